@@ -1,0 +1,176 @@
+"""The shapes that flow through the package, and their glossary.
+
+Shape letters, used in every docstring:
+
+* ``B`` clips of a batch, ``G`` completions of a clip (``num_generations``), ``C`` completion tokens,
+* ``P`` prompt tokens, ``V`` vocabulary, ``D`` hidden size,
+* ``F`` video frames of a clip, ``W`` audio windows of a clip, ``S`` samples of an audio window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+Modality: TypeAlias = Literal["video", "audio", "text"]
+MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
+
+EmotionSet: TypeAlias = tuple[str, ...]
+"""Emotion words of one clip, parsed and in order, duplicates kept (their number is reported)."""
+
+
+class SkippedClip(NamedTuple):
+    """A clip that could not be read, and why; it is counted and listed, never replaced by zeros."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip as a dataset yields it.
+
+    Attributes:
+        name: The row's ``name``.
+        subtitle: What is said, ``""`` where nothing is.
+        labels: The target emotion words.
+        reason: The target reasoning, ``""`` where the set has none.
+        modalities: What the prompt may use; a dropped modality leaves its prompt segment out.
+        frames: ``(F, 3, H, W)`` uint8, RGB: frames or face crops by ``data.visual``; None if not loaded.
+        waveform: ``(W, S)`` float32 in [-1, 1] at 16 kHz; None if not loaded.
+        features: Frozen-tower outputs read from the feature store, by modality, in place of media.
+        cues: Recorded cues of a synthetic clip; only ``stage=towers`` asks for them.
+        skipped: Clips that were drawn before this one and could not be read.
+    """
+
+    name: str
+    subtitle: str
+    labels: EmotionSet
+    reason: str
+    modalities: tuple[Modality, ...]
+    frames: Tensor | None = None
+    waveform: Tensor | None = None
+    features: Mapping[str, Tensor] | None = None
+    cues: Mapping[str, float] | None = None
+    skipped: tuple[SkippedClip, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """A collated batch of ``B`` clips.
+
+    Attributes:
+        names: ``B`` clip names.
+        subtitles: ``B`` subtitles.
+        labels: ``B`` target emotion sets.
+        reasons: ``B`` target reasonings.
+        modalities: ``B`` tuples of what each clip's prompt may use.
+        frames: ``(B, F, 3, H, W)`` uint8 RGB, or None if the video modality is not loaded.
+        waveforms: ``(B, W, S)`` float32, or None if the audio modality is not loaded.
+        features: Frozen-tower outputs in place of media: ``"video" -> (B, F, D_video)``,
+            ``"audio" -> (B, W, D_audio)``; empty where media are given.
+        cues: ``(B,)`` float32 per recorded cue; empty unless asked for.
+        skipped: Clips that were drawn for this batch and could not be read.
+    """
+
+    names: tuple[str, ...]
+    subtitles: tuple[str, ...]
+    labels: tuple[EmotionSet, ...]
+    reasons: tuple[str, ...]
+    modalities: tuple[tuple[Modality, ...], ...]
+    frames: Tensor | None = None
+    waveforms: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    cues: Mapping[str, Tensor] = field(default_factory=dict)
+    skipped: tuple[SkippedClip, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of clips ``B``."""
+        return len(self.names)
+
+
+class TokenBatch(NamedTuple):
+    """Completions as tokens, right-padded."""
+
+    ids: Tensor  # (B, G, C) int64
+    mask: Tensor  # (B, G, C) float32; 1 on completion tokens up to and including the stop token
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. ``temperature == 0`` decodes greedily.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the most likely token.
+        top_p: Nucleus mass in (0, 1]; 1 keeps every token.
+        top_k: Number of most likely tokens kept; 0 keeps every token.
+        max_completion_length: Most tokens of a completion, the stop token included.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_completion_length: int = 32
+
+
+class Rollout(NamedTuple):
+    """``G`` completions for each of ``B`` clips, and the log-probs under which they were drawn."""
+
+    completions: TokenBatch  # (B, G, C)
+    per_token_logps: Tensor  # (B, G, C), without gradient
+    texts: list[list[str]]  # B lists of G decoded completions, stop token left out
+    truncated: Tensor  # (B, G) bool: reached max_completion_length before a stop token
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion, parsed once and read by every reward and metric.
+
+    Attributes:
+        text: The decoded completion.
+        reasoning: What stands between the think tags, None where there is none.
+        answer: What stands between the answer tags, None where there is none.
+        labels: The emotion words of the answer, duplicates kept.
+        well_formed: Whether each tag that the prompt mode asks for stands exactly once, in order, non-empty.
+        num_tokens: Completion tokens, the stop token included.
+        truncated: Whether the token limit ended it.
+    """
+
+    text: str
+    reasoning: str | None
+    answer: str | None
+    labels: EmotionSet
+    well_formed: bool
+    num_tokens: int = 0
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class CompletionRecord:
+    """One row of the completions table."""
+
+    name: str
+    prompt: str
+    target: str
+    completion: str
+    rewards: Mapping[str, float | None]
+    reward: float
+    advantage: float
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What a stage returns for one batch.
+
+    Attributes:
+        loss: Scalar with gradient.
+        logs: Scalars by log name, without the ``train/`` prefix.
+        records: Rows for the completions table; empty where the stage samples nothing.
+    """
+
+    loss: Tensor
+    logs: Mapping[str, Tensor | float]
+    records: Sequence[CompletionRecord] = ()
