@@ -1,0 +1,1 @@
+"""Pure tensor functions: log-probabilities, advantages, KL estimators and policy losses."""

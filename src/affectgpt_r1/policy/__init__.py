@@ -1,0 +1,1 @@
+"""The multimodal policy: frozen towers, fusion, language model, prompts and sampling."""

@@ -1,0 +1,1 @@
+"""Rewards of a completion, their weighting and the length penalties."""

@@ -1,0 +1,60 @@
+"""The weighted sum of reward parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.rewards.base import Reward
+from affectgpt_r1.types import Completion, EmotionSet
+
+
+class RewardScores(NamedTuple):
+    """Scores of ``N`` completions."""
+
+    total: Tensor  # (N,) float32; NaN where no part applied
+    parts: dict[str, Tensor]  # name -> (N,) float32; NaN where the part did not apply
+
+
+class WeightedRewards:
+    """``sum_k w_k r_k`` over the parts that apply to a completion.
+
+    Args:
+        rewards: The parts, by the name under which they are logged.
+        weights: A weight for each part.
+
+    Raises:
+        ConfigError: ``rewards`` and ``weights`` name different parts, or there is none.
+    """
+
+    def __init__(self, rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
+        if set(rewards) != set(weights) or not rewards:
+            raise ConfigError(
+                f"reward.rewards names {sorted(rewards)} and reward.weights {sorted(weights)}: give each part one weight"
+            )
+        self.rewards = dict(rewards)
+        self.weights = {name: float(weight) for name, weight in weights.items()}
+
+    def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> RewardScores:
+        """Score ``N`` completions against their targets."""
+        parts = {
+            name: torch.tensor(
+                [float("nan") if score is None else score for score in self._checked(name, completions, targets)]
+            )
+            for name, reward in self.rewards.items()
+        }
+        stacked = torch.stack([self.weights[name] * part for name, part in parts.items()])
+        total = stacked.nansum(0).masked_fill(stacked.isnan().all(0), float("nan"))
+        return RewardScores(total, parts)
+
+    def _checked(
+        self, name: str, completions: Sequence[Completion], targets: Sequence[EmotionSet]
+    ) -> list[float | None]:
+        scores = self.rewards[name](completions=completions, targets=targets)
+        if len(scores) != len(completions):
+            raise ConfigError(f"reward {name} returned {len(scores)} scores for {len(completions)} completions")
+        return scores

@@ -1,0 +1,1 @@
+"""Training stages: SFT, GRPO and the tower pretraining of the synthetic clips."""
