@@ -16,9 +16,7 @@ class Reward(Protocol):
 
     name: str
 
-    def __call__(
-        self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]
-    ) -> list[float | None]:
+    def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
         """One score for each completion.
 
         Args:

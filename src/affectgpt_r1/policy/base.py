@@ -1,0 +1,58 @@
+"""What stages ask of a policy."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
+
+
+class TokenScores(NamedTuple):
+    """Scores of completion tokens; 0 where the mask is 0."""
+
+    per_token_logps: Tensor  # (B, G, C) with gradient
+    entropies: Tensor  # (B, G, C) nats, without gradient
+
+
+class Policy(Protocol):
+    """A multimodal language model. The media reach generation and scoring through one code path."""
+
+    thinks: bool
+
+    def with_features(self, batch: ClipBatch) -> ClipBatch:
+        """The batch with frozen-tower features in place of media, so that the towers run once a clip."""
+        ...
+
+    def prompts(self, batch: ClipBatch) -> list[str]:
+        """The ``B`` prompts as text."""
+        ...
+
+    def encode_targets(self, batch: ClipBatch) -> TokenBatch:
+        """The target answers as ``(B, 1, C)`` tokens, closed by the stop token."""
+        ...
+
+    def score(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> TokenScores:
+        """Log-probabilities and entropies of ``(B, G, C)`` completion tokens given prompts and media."""
+        ...
+
+    def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
+        """The log-probabilities alone, ``(B, G, C)``."""
+        ...
+
+    def generate(
+        self, batch: ClipBatch, num_generations: int, sampling: Sampling, generator: torch.Generator | None = None
+    ) -> Rollout:
+        """Draw ``num_generations`` completions of every clip, without gradient and in evaluation mode."""
+        ...
+
+    def snapshot_reference(self) -> None:
+        """Keep a frozen copy of the trainable weights: what KL is measured against."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """A context in which the policy's weights are the reference's; no gradient may be taken in it."""
+        ...

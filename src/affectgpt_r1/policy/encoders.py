@@ -1,0 +1,126 @@
+"""The frozen towers: images and waveforms to features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from affectgpt_r1.types import ClipBatch
+
+WaveformNormalization: TypeAlias = Literal["none", "clip", "joint"]
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""CLIP's channel means (Radford et al. 2021)."""
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's channel standard deviations."""
+AVERAGED_HIDDEN_LAYERS = 4
+"""AffectGPT averages HuBERT's last four hidden layers."""
+
+
+class VideoTower(nn.Module):
+    """CLIP's projected image features of every frame.
+
+    Args:
+        model: A ``CLIPVisionModelWithProjection``.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+
+    @property
+    def feature_size(self) -> int:
+        """Size of a frame's features."""
+        return int(self.model.config.projection_dim)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """``(B, F, 3, H, W)`` uint8 RGB to ``(B, F, feature_size)``."""
+        pixels = (frames.flatten(0, 1).to(self.model.dtype) / 255.0 - self.mean) / self.std
+        features: Tensor = self.model(pixel_values=pixels.to(self.model.dtype)).image_embeds
+        return features.unflatten(0, frames.shape[:2])
+
+
+class AudioTower(nn.Module):
+    """HuBERT: the mean of the last four hidden layers, averaged over each window's time.
+
+    Args:
+        model: A ``HubertModel``.
+        normalization: Zero mean and unit variance per ``clip``, over the whole batch (``joint``, as published), or
+            ``none``.
+    """
+
+    def __init__(self, model: Any, normalization: WaveformNormalization = "clip") -> None:
+        super().__init__()
+        self.model = model
+        self.normalization = normalization
+
+    @property
+    def feature_size(self) -> int:
+        """Size of a window's features."""
+        return int(self.model.config.hidden_size)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """``(B, W, S)`` at 16 kHz to ``(B, W, feature_size)``."""
+        if self.normalization != "none":
+            dims = (1, 2) if self.normalization == "clip" else (0, 1, 2)
+            centred = waveforms - waveforms.mean(dims, keepdim=True)
+            waveforms = centred / (centred.square().mean(dims, keepdim=True) + 1e-7).sqrt()
+        output = self.model(waveforms.flatten(0, 1).to(self.model.dtype), output_hidden_states=True)
+        layers = torch.stack(output.hidden_states[1:][-AVERAGED_HIDDEN_LAYERS:])
+        features: Tensor = layers.mean(0).mean(1)
+        return features.unflatten(0, waveforms.shape[:2])
+
+
+class Towers(nn.Module):
+    """Both encoders, frozen unless ``stage=towers`` trains them.
+
+    Args:
+        video: Frame encoder.
+        audio: Waveform encoder.
+    """
+
+    def __init__(self, video: VideoTower, audio: AudioTower) -> None:
+        super().__init__()
+        self.video = video
+        self.audio = audio
+        self.frozen = True
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Stop training the towers; they also stay in evaluation mode."""
+        self.frozen = True
+        self.requires_grad_(False)
+        self.eval()
+
+    def unfreeze(self) -> None:
+        """Train the towers."""
+        self.frozen = False
+        self.requires_grad_(True)
+        self.train()
+
+    def train(self, mode: bool = True) -> Towers:
+        """Switch the mode; frozen towers stay in evaluation mode, so that their features never vary."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, batch: ClipBatch) -> Mapping[str, Tensor]:
+        """Features by modality: those that the batch carries, or else those of its media.
+
+        Returns:
+            ``"video" -> (B, F, D_video)`` and ``"audio" -> (B, W, D_audio)``, where the batch has them.
+        """
+        if batch.features:
+            return batch.features
+        features: dict[str, Tensor] = {}
+        with torch.no_grad() if self.frozen else nullcontext():
+            if batch.frames is not None:
+                features["video"] = self.video(batch.frames)
+            if batch.waveforms is not None:
+                features["audio"] = self.audio(batch.waveforms)
+        return features

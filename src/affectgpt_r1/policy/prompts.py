@@ -1,0 +1,96 @@
+"""The published prompt, and the target text that goes with it.
+
+AffectGPT names its input modes by what they hold (``multiface_audio_face_text`` and its frame twin); leaving a modality
+out of a clip leaves its sentence out of the prompt. Two published quirks are not followed: ``audio_text``,
+``face_text`` and ``frame_text`` lack ``###Human:``, and inference lacks the BOS token that training has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from affectgpt_r1.types import EmotionSet, Modality
+
+Visual: TypeAlias = Literal["face", "frame"]
+
+MULTI_TOKEN = "<MultiHere>"
+AUDIO_TOKEN = "<AudioHere>"
+FACE_TOKEN = "<FaceHere>"
+FRAME_TOKEN = "<FrameHere>"
+IMAGE_TOKEN = "<ImageHere>"
+MEDIA_TOKENS: tuple[str, ...] = (IMAGE_TOKEN, AUDIO_TOKEN, FRAME_TOKEN, FACE_TOKEN, MULTI_TOKEN)
+TURN = "###"
+"""Opens a speaker's turn, and ends an answer."""
+
+OPENING = f"{TURN}Human: "
+MULTI_SENTENCE = f"The audio and video merged info is: <Multi>{MULTI_TOKEN}</Multi>. "
+AUDIO_SENTENCE = f"The audio content is as follows: <Audio>{AUDIO_TOKEN}</Audio>. "
+FACE_SENTENCE = (
+    "Meanwhile, we uniformly sample raw frames from the video and extract faces from these frames: "
+    f"<Video>{FACE_TOKEN}</Video>. "
+)
+FRAME_SENTENCE = f"Meanwhile, we uniformly sample raw frames from the video: <Video>{FRAME_TOKEN}</Video>. "
+SUBTITLE_OPENING = "The subtitle of this video is: <Subtitle>"
+SUBTITLE_CLOSING = "</Subtitle>. "
+REQUEST = "Now, please answer my question based on all the provided information. "
+ASSISTANT = f" {TURN}Assistant: "
+
+THINK_TEMPLATE = "<think> {reason} </think> "
+ANSWER_TEMPLATE = "<answer> {labels} </answer>"
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A question, and whether its answer opens with reasoning.
+
+    Attributes:
+        question: What the character's emotions are asked with.
+        thinks: The target holds ``<think> reason </think>`` before the answer (``prompt=think``).
+        visual: Which twin of the prompt stands for the video, ``face`` or ``frame``.
+    """
+
+    question: str
+    thinks: bool = False
+    visual: Visual = "face"
+
+    def prompt(self, subtitle: str, modalities: Sequence[Modality]) -> str:
+        """The prompt of one clip, with a placeholder token for each media embedding.
+
+        Args:
+            subtitle: What is said; text in it that looks like a placeholder or a turn is broken up.
+            modalities: What the clip offers.
+
+        Returns:
+            The text up to and including ``###Assistant: ``.
+        """
+        has_audio, has_video = "audio" in modalities, "video" in modalities
+        sentences = [
+            MULTI_SENTENCE if has_audio and has_video else "",
+            AUDIO_SENTENCE if has_audio else "",
+            (FACE_SENTENCE if self.visual == "face" else FRAME_SENTENCE) if has_video else "",
+            f"{SUBTITLE_OPENING}{_harmless(subtitle)}{SUBTITLE_CLOSING}" if "text" in modalities else "",
+        ]
+        return f"{OPENING}{''.join(sentences)}{REQUEST}{self.question}{ASSISTANT}"
+
+    def target(self, labels: EmotionSet, reason: str) -> str:
+        """The answer that SFT teaches, without the closing ``###``."""
+        answer = ANSWER_TEMPLATE.format(labels=", ".join(labels))
+        return THINK_TEMPLATE.format(reason=reason) + answer if self.thinks else answer
+
+    def phrases(self) -> list[str]:
+        """The fixed parts of prompt and target, longest first; a small tokenizer may take each as one token."""
+        parts = {OPENING, REQUEST, self.question, ASSISTANT, SUBTITLE_OPENING, SUBTITLE_CLOSING}
+        for sentence in (MULTI_SENTENCE, AUDIO_SENTENCE, FACE_SENTENCE, FRAME_SENTENCE):
+            for token in MEDIA_TOKENS:
+                if token in sentence:
+                    parts.update(sentence.split(token))
+        parts.update(("<think>", "</think>", "<answer>", "</answer>"))
+        return sorted((part.strip() for part in parts), key=len, reverse=True)
+
+
+def _harmless(subtitle: str) -> str:
+    for token in MEDIA_TOKENS:
+        subtitle = subtitle.replace(token, token.strip("<>"))
+    return subtitle.replace(TURN, "#")
