@@ -1,0 +1,1 @@
+"""Emotion words: parsing them, and mapping them onto emotion wheels. Pure Python."""

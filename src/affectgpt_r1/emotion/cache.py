@@ -1,0 +1,81 @@
+"""Compiled lexicons on disk, one JSON file per content, so that workbooks are parsed once a machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from affectgpt_r1.emotion.wheels import Entry, Lexicon
+
+_log = logging.getLogger(__name__)
+_COMPILER_VERSION = 1
+
+
+def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexicon:
+    """The lexicon stored under ``digest``, or a newly compiled one, which is then stored.
+
+    A cache that cannot be read or written is passed over.
+
+    Args:
+        digest: Identifies the source's content.
+        compile_lexicon: Compiles it.
+    """
+    path = cache_folder() / f"lexicon-v{_COMPILER_VERSION}-{digest}.json"
+    try:
+        return lexicon_from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        _log.debug("the cached lexicon %s is passed over: %s", path, error)
+    lexicon = compile_lexicon()
+    try:
+        _write_atomically(path, lexicon_to_json(lexicon))
+    except OSError as error:
+        _log.debug("the lexicon is not cached: %s", error)
+    return lexicon
+
+
+def cache_folder() -> Path:
+    """The package's folder below the user's cache directory (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "affectgpt_r1"
+
+
+def lexicon_to_json(lexicon: Lexicon) -> str:
+    """``lexicon`` as one JSON object."""
+    content = {"name": lexicon.name, "cluster_names": lexicon.cluster_names, "entries": lexicon.entries}
+    return json.dumps(content, separators=(",", ":"))
+
+
+def lexicon_from_json(text: str) -> Lexicon:
+    """The inverse of :func:`lexicon_to_json`.
+
+    Raises:
+        ValueError: If ``text`` is not JSON.
+        KeyError: If a part is missing.
+        TypeError: If a part has another shape.
+    """
+    content = json.loads(text)
+    return Lexicon(
+        name=content["name"],
+        cluster_names=tuple(tuple(tuple(names) for names in level) for level in content["cluster_names"]),
+        entries={
+            form: Entry(base, synonym, tuple(level1), tuple(level2))
+            for form, (base, synonym, level1, level2) in content["entries"].items()
+        },
+    )
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise

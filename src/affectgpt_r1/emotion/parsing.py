@@ -1,0 +1,96 @@
+"""Label strings and tagged completions, parsed once.
+
+Every scan is one pass of ``str.find`` or ``str.count``, so that a degenerate completion of a megabyte costs
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from affectgpt_r1.types import Completion
+
+if TYPE_CHECKING:
+    from affectgpt_r1.types import EmotionSet
+
+_SEPARATORS = re.compile(r"[',\"]")
+_THINK = ("<think>", "</think>")
+_ANSWER = ("<answer>", "</answer>")
+
+
+def parse_labels(openset: str | Sequence[str] | None) -> EmotionSet:
+    """Emotion words of an ``openset`` cell, as the published parser reads it.
+
+    One leading ``[`` and one trailing ``]`` are taken off, the rest is split on any of ``'``, ``"`` and ``,``.
+    A sequence is taken as already split. Words are stripped and empty ones dropped; duplicates, order and case stay.
+
+    Args:
+        openset: A cell such as ``"[concern, pessimism]"`` or ``"shocked,care,serious"``, a list of words, or None.
+
+    Returns:
+        The words, ``()`` where there are none.
+
+    >>> parse_labels("['Happy', 'sad', 'sad']")
+    ('Happy', 'sad', 'sad')
+    """
+    if openset is None:
+        return ()
+    parts: Sequence[str] = openset
+    if isinstance(openset, str):
+        parts = _SEPARATORS.split(openset.removeprefix("[").removesuffix("]"))
+    return tuple(word for part in parts if (word := part.strip()))
+
+
+def parse_completion(text: str, *, thinks: bool, num_tokens: int = 0, truncated: bool = False) -> Completion:
+    """A completion with its reasoning, its answer and its form.
+
+    It is well formed if each tag of the prompt mode stands exactly once and in order, what they enclose is not blank,
+    and nothing but white space stands outside them. ``reasoning`` and ``answer`` are read leniently: from the first
+    opening tag to the closing tag that follows it, stripped, whatever else the text holds.
+
+    Args:
+        text: The decoded completion.
+        thinks: Whether the prompt asks for ``<think> ... </think>`` before the answer. If not, a think tag is a fault.
+        num_tokens: Completion tokens, the stop token included.
+        truncated: Whether the token limit ended it.
+
+    >>> parse_completion("<think>A smile.</think> <answer>happy, calm</answer>", thinks=True).labels
+    ('happy', 'calm')
+    """
+    answer = _between(text, *_ANSWER)
+    return Completion(
+        text=text,
+        reasoning=_between(text, *_THINK),
+        answer=answer,
+        labels=parse_labels(answer),
+        well_formed=_is_well_formed(text, (*_THINK, *_ANSWER) if thinks else _ANSWER),
+        num_tokens=num_tokens,
+        truncated=truncated,
+    )
+
+
+def _between(text: str, opening: str, closing: str) -> str | None:
+    start = text.find(opening)
+    if start < 0:
+        return None
+    start += len(opening)
+    end = text.find(closing, start)
+    return text[start:end].strip() if end >= 0 else None
+
+
+def _is_well_formed(text: str, tags: tuple[str, ...]) -> bool:
+    """Whether ``tags`` (opening and closing by turns) enclose all that ``text`` says."""
+    if any(text.count(tag) != (tag in tags) for tag in (*_THINK, *_ANSWER)):
+        return False
+    cursor = 0
+    for index, tag in enumerate(tags):
+        position = text.find(tag, cursor)
+        if position < 0:
+            return False
+        inside = index % 2 == 1
+        if bool(text[cursor:position].strip()) != inside:
+            return False
+        cursor = position + len(tag)
+    return not text[cursor:].strip()

@@ -1,0 +1,1 @@
+"""Metrics over a corpus, each built on the pure functions in ``metrics.functional``."""

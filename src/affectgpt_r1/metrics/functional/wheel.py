@@ -1,0 +1,213 @@
+"""The emotion-wheel score: set overlap of predicted and target emotion words after mapping onto wheel clusters.
+
+The corpus score and the per-sample reward rest on the same counts (:func:`wheel_counts`). With G and Y the clusters of
+the target and of the prediction on one wheel, a sample counts if G is not empty, and
+
+    P = mean |G & Y| / |Y|  (0 where Y is empty),   R = mean |G & Y| / |G|,   F = 2 P R / (P + R).
+
+F, P and R are then averaged over the five wheels (Lian et al., "AffectGPT", ICML 2025; MER2025 and MER2026 challenges).
+Words that map nowhere are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
+from affectgpt_r1.types import EmotionSet
+
+ZeroDivision = Literal["zero", "nan"]
+
+
+class WheelCounts(NamedTuple):
+    """Sizes of cluster sets, per sample and wheel."""
+
+    hits: Tensor  # (N, 5) float64: clusters in both
+    predicted: Tensor  # (N, 5) float64: clusters of the prediction
+    relevant: Tensor  # (N, 5) float64: clusters of the target
+
+
+class WheelScores(NamedTuple):
+    """Set scores, per sample and wheel."""
+
+    precision: Tensor  # (N, 5) float64
+    recall: Tensor  # (N, 5) float64
+    f1: Tensor  # (N, 5) float64
+    counted: Tensor  # (N, 5) bool: the target maps onto the wheel
+
+
+class WheelSums(NamedTuple):
+    """Sums over samples from which the corpus score follows; they add up over batches and processes."""
+
+    precision: Tensor  # (..., 5) float64
+    recall: Tensor  # (..., 5) float64
+    counted: Tensor  # (..., 5) float64: number of counted samples
+
+
+class CorpusScore(NamedTuple):
+    """Corpus precision, recall and F, per wheel; NaN on a wheel for which no sample counts."""
+
+    precision: Tensor  # (..., 5) float64
+    recall: Tensor  # (..., 5) float64
+    f1: Tensor  # (..., 5) float64
+
+
+def wheel_counts(
+    predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon, level: int = 1
+) -> WheelCounts:
+    """Cluster counts of ``N`` samples on the five wheels.
+
+    Args:
+        predictions: ``N`` predicted emotion sets; duplicates, case and order do not matter.
+        targets: ``N`` target emotion sets.
+        lexicon: Maps words onto clusters.
+        level: Ring of the wheels, 1 (inner) or 2.
+
+    Raises:
+        ValueError: If the lengths differ, or the level is neither 1 nor 2.
+    """
+    return _count(predictions, targets, lambda word: lexicon.masks(word, level), NUM_WHEELS)
+
+
+def _count(
+    predictions: Sequence[EmotionSet],
+    targets: Sequence[EmotionSet],
+    masks: Callable[[str], tuple[int, ...]],
+    columns: int,
+) -> WheelCounts:
+    """Counts of set bits; ``masks`` gives one bit (or none) for each of ``columns`` partitions of the words."""
+    if len(predictions) != len(targets):
+        raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
+    rows: list[list[tuple[int, int, int]]] = []
+    for prediction, target in zip(predictions, targets, strict=True):
+        pairs = zip(_union(prediction, masks, columns), _union(target, masks, columns), strict=True)
+        rows.append([((y & g).bit_count(), y.bit_count(), g.bit_count()) for y, g in pairs])
+    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, columns, 3)
+    return WheelCounts(*table.unbind(-1))
+
+
+def _union(words: EmotionSet, masks: Callable[[str], tuple[int, ...]], columns: int) -> list[int]:
+    union = [0] * columns
+    for word in words:
+        union = [bits | mask for bits, mask in zip(union, masks(word), strict=True)]
+    return union
+
+
+def per_sample_scores(counts: WheelCounts) -> WheelScores:
+    """Set precision, recall and F1 of each sample on each wheel; 0 where a set is empty."""
+    hits, predicted, relevant = counts
+    return WheelScores(
+        precision=hits / predicted.clamp(min=1),
+        recall=hits / relevant.clamp(min=1),
+        f1=2 * hits / (predicted + relevant).clamp(min=1),
+        counted=relevant > 0,
+    )
+
+
+def _update(counts: WheelCounts) -> WheelSums:
+    """Sums over the samples of ``counts``."""
+    scores = per_sample_scores(counts)
+    counted = scores.counted.double()
+    return WheelSums((scores.precision * counted).sum(0), (scores.recall * counted).sum(0), counted.sum(0))
+
+
+def _compute(sums: WheelSums, zero_division: ZeroDivision = "zero") -> CorpusScore:
+    """Corpus score of ``sums``.
+
+    Args:
+        sums: Of shape ``(..., 5)``.
+        zero_division: F where precision and recall are both 0: 0 (the 2026 scorer) or NaN (the 2025 scorer).
+    """
+    precision = sums.precision / sums.counted
+    recall = sums.recall / sums.counted
+    f1 = 2 * precision * recall / (precision + recall)
+    if zero_division == "zero":
+        f1 = torch.where(precision + recall == 0, 0.0, f1)
+    return CorpusScore(precision, recall, f1)
+
+
+def _mean_over_wheels(values: Tensor, counted: Tensor) -> Tensor:
+    """Mean of ``values`` (..., 5) over the wheels on which any sample counts; NaN if there is none."""
+    scored = counted > 0
+    return torch.where(scored, values, 0.0).sum(-1) / scored.sum(-1)
+
+
+def mean_set_f1(prediction: EmotionSet, target: EmotionSet, lexicon: Lexicon, level: int = 1) -> float | None:
+    """The per-sample score: set F1, averaged over the wheels onto which ``target`` maps.
+
+    Returns:
+        A number in [0, 1], or None if the target maps onto no wheel.
+
+    Raises:
+        ValueError: If the level is neither 1 nor 2.
+    """
+    return batch_mean_set_f1([prediction], [target], lexicon, level)[0]
+
+
+def batch_mean_set_f1(
+    predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon, level: int = 1
+) -> list[float | None]:
+    """:func:`mean_set_f1` of ``N`` samples.
+
+    Raises:
+        ValueError: If the lengths differ, or the level is neither 1 nor 2.
+    """
+    scores = per_sample_scores(wheel_counts(predictions, targets, lexicon, level))
+    means: list[float] = _mean_over_wheels(scores.f1, scores.counted).tolist()
+    return [mean if counts else None for mean, counts in zip(means, scores.counted.any(-1).tolist(), strict=True)]
+
+
+def score_table(
+    predictions: Sequence[EmotionSet],
+    targets: Sequence[EmotionSet],
+    lexicon: Lexicon,
+    zero_division: ZeroDivision = "zero",
+) -> dict[str, dict[str, float]]:
+    """Every published score of a corpus.
+
+    Args:
+        predictions: ``N`` predicted emotion sets.
+        targets: ``N`` target emotion sets.
+        lexicon: Maps words onto base forms, synonyms and clusters.
+        zero_division: F where precision and recall are both 0: 0 (the 2026 scorer) or NaN (the 2025 scorer).
+
+    Returns:
+        ``precision``, ``recall`` and ``f1`` under ``case1`` (base forms), ``case2`` (synonyms),
+        ``case3_wheel{1..5}_level{1,2}`` (clusters), ``mean_level1`` and ``mean_level2`` (means over the wheels);
+        and ``mer2025_challenge`` with the mean ``f1`` of both levels.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    table: dict[str, dict[str, float]] = {}
+    for name, stands_for in (("case1", lexicon.base_form), ("case2", lexicon.synonym)):
+        sums = _update(_count(predictions, targets, _one_column_masks(stands_for), 1))
+        table[name] = _as_floats(_compute(sums, zero_division), 0)
+    for level in LEVELS:
+        sums = _update(wheel_counts(predictions, targets, lexicon, level))
+        score = _compute(sums, zero_division)
+        for wheel in range(NUM_WHEELS):
+            table[f"case3_wheel{wheel + 1}_level{level}"] = _as_floats(score, wheel)
+        means = CorpusScore(*(_mean_over_wheels(values, sums.counted).unsqueeze(-1) for values in score))
+        table[f"mean_level{level}"] = _as_floats(means, 0)
+    table["mer2025_challenge"] = {"f1": (table["mean_level1"]["f1"] + table["mean_level2"]["f1"]) / 2}
+    return table
+
+
+def _one_column_masks(stands_for: Callable[[str], str | None]) -> Callable[[str], tuple[int, ...]]:
+    """A single partition of the words: one bit for each value of ``stands_for``, given out as they come."""
+    bits: dict[str, int] = {}
+
+    def masks(word: str) -> tuple[int, ...]:
+        value = stands_for(word)
+        return (0,) if value is None else (bits.setdefault(value, 1 << len(bits)),)
+
+    return masks
+
+
+def _as_floats(score: CorpusScore, column: int) -> dict[str, float]:
+    return {name: float(values[column]) for name, values in score._asdict().items()}
