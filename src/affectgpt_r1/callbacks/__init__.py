@@ -1,0 +1,1 @@
+"""Lightning callbacks: progress, completions tables, checkpoints, unreadable clips."""

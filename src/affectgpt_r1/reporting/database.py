@@ -1,0 +1,116 @@
+"""The MLflow database of an outputs folder, created once however many processes start at the same time.
+
+Processes that create one SQLite database together corrupt it. So it is made under a file lock, beside its place, and
+moved there when complete: a process that dies half-way leaves none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from affectgpt_r1.errors import ConfigError
+
+DATABASE_NAME = "mlflow.db"
+_SQLITE_HEADER = b"SQLite format 3\x00"
+_LOCK_SECONDS = 120.0
+
+
+def ensure_database(folder: Path) -> str:
+    """Return the tracking URI of ``<folder>/mlflow.db``, creating the database if there is none.
+
+    Args:
+        folder: The outputs folder; created if absent.
+
+    Returns:
+        ``sqlite:///`` followed by the absolute path.
+
+    Raises:
+        ConfigError: If the file there is no SQLite database, or the folder cannot be written or locked.
+    """
+    database = folder.resolve() / DATABASE_NAME
+    if not _is_database(database):
+        with _locked(database):
+            if not _is_database(database):
+                _create(database)
+    return _uri(database)
+
+
+def ensure_experiment(uri: str, name: str, artifact_root: Path) -> str:
+    """Return the id of experiment ``name``, creating it with an explicit artifact folder or undeleting it.
+
+    Args:
+        uri: What :func:`ensure_database` returned.
+        name: The experiment's name.
+        artifact_root: Folder below which the experiment's artifacts get a folder of their own.
+
+    Returns:
+        The experiment id.
+    """
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    with _locked(Path(uri.removeprefix("sqlite:///"))):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            location = artifact_root.resolve() / re.sub(r"[^\w.-]+", "_", name)
+            return str(client.create_experiment(name, artifact_location=location.as_uri()))
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+
+def _uri(database: Path) -> str:
+    return f"sqlite:///{database}"
+
+
+def _is_database(path: Path) -> bool:
+    """Tell a database from an absent or empty file; anything else is an error."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(len(_SQLITE_HEADER))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigError(f"{path}: the MLflow database cannot be read ({error.strerror}); check its rights") from error
+    if header and header != _SQLITE_HEADER:
+        raise ConfigError(f"{path}: this is no SQLite database; move it away, or log with `logger=csv`")
+    return bool(header)
+
+
+@contextmanager
+def _locked(database: Path) -> Iterator[None]:
+    lock_path = database.with_name(f".{database.name}.lock")
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(lock_path, timeout=_LOCK_SECONDS)
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"{lock_path}: another process has held this lock for {_LOCK_SECONDS:.0f} s; "
+            "end it, or log with `logger=csv`"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{database.parent}: the outputs folder cannot be written ({error.strerror}); "
+            "choose another by `paths.outputs=`"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _create(database: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    partial = database.with_name(f".{database.name}.partial")
+    partial.unlink(missing_ok=True)
+    store = SqlAlchemyStore(_uri(partial), (database.parent / "artifacts").as_uri())
+    store.engine.dispose()
+    os.replace(partial, database)

@@ -1,0 +1,75 @@
+"""What a run was made from: the code's commit, the command line, the configuration."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PARAM_CHARACTERS = 250
+"""MLflow's interface shows no more of a param; the whole value stands in the YAML artifact."""
+
+_TAG_CHARACTERS = 5000
+
+
+def git_tags(folder: Path | None = None) -> dict[str, str]:
+    """Return ``git_commit`` and ``git_dirty`` of the repository around ``folder``.
+
+    Args:
+        folder: Any folder of the repository; this package's by default.
+
+    Returns:
+        ``{"git_commit": ..., "git_dirty": "true" | "false"}``, both ``"unknown"`` outside a repository.
+    """
+    folder = folder or Path(__file__).parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    if commit is None or changes is None:
+        return {"git_commit": "unknown", "git_dirty": "unknown"}
+    return {"git_commit": commit, "git_dirty": str(bool(changes)).lower()}
+
+
+def command_line() -> str:
+    """Return the command that started this process, quoted for a shell."""
+    return shlex.join(sys.argv)[:_TAG_CHARACTERS]
+
+
+def flatten_config(config: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten nested mappings to dotted keys, as Hydra overrides name them, with values MLflow accepts.
+
+    Args:
+        config: A resolved configuration; lists are leaves.
+
+    Returns:
+        Values as text of at most :data:`PARAM_CHARACTERS`; a longer one is cut and ends in ``…``.
+
+    >>> flatten_config({"stage": {"beta": 0.04, "rewards": ["accuracy", "format"]}})
+    {'stage.beta': '0.04', 'stage.rewards': "['accuracy', 'format']"}
+    """
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{_param_name(key)}.{inner}": text for inner, text in flatten_config(value).items()}
+        else:
+            flat[_param_name(key)] = _cut(str(value))
+    return flat
+
+
+def _param_name(key: object) -> str:
+    return re.sub(r"[^\w\-. /:]", "_", str(key))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= PARAM_CHARACTERS else text[: PARAM_CHARACTERS - 1] + "…"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
