@@ -1,0 +1,138 @@
+"""Sound of a clip; the only module that knows torchaudio, which it imports when it first needs it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affectgpt_r1.errors import AffectGPTError, MediaError
+
+SAMPLE_RATE = 16_000
+"""Samples a second that HuBERT and the published windows expect."""
+
+
+def read_waveform(path: Path) -> tuple[NDArray[np.float32], int]:
+    """Read a sound file, or the sound of an mp4, as one channel.
+
+    Channels are averaged. The published loader averages two and has no rule for more; its sets are mono.
+
+    Returns:
+        Samples ``(N,)`` in [-1, 1], and how many make a second.
+
+    Raises:
+        MediaError: The file cannot be read, has no sound, or holds samples that are not finite.
+    """
+    if not path.exists():
+        raise MediaError(f"{path}: no such file")
+    channels, rate = _read_wav(path) if path.suffix.lower() == ".wav" else _read_track(path)
+    if not channels.size:
+        raise MediaError(f"{path}: the sound is empty")
+    waveform = channels.mean(axis=0, dtype=np.float32)
+    if not np.isfinite(waveform).all():
+        raise MediaError(f"{path}: the sound holds samples that are not finite")
+    return waveform, rate
+
+
+def resample(waveform: Tensor, rate: int, target_rate: int = SAMPLE_RATE) -> Tensor:
+    """Resample ``(..., N)`` by ``torchaudio.functional.resample``."""
+    if rate == target_rate:
+        return waveform
+    resampled: Tensor = _torchaudio().functional.resample(waveform, rate, target_rate)
+    return resampled
+
+
+def audio_windows(waveform: Tensor, rate: int = SAMPLE_RATE, count: int = 8, seconds: float = 2.0) -> Tensor:
+    """Cut ``count`` windows whose starts are evenly spaced over ``[0, duration - seconds]``.
+
+    Windows overlap where the clip is shorter than ``count`` of them. A clip shorter than one window is padded with
+    silence at its end, as published: the sound that there is stays whole.
+
+    Args:
+        waveform: ``(N,)``.
+        rate: Samples a second.
+        count: Windows ``W``.
+        seconds: Length of a window.
+
+    Returns:
+        ``(W, S)``.
+    """
+    length = round(seconds * rate)
+    if waveform.shape[0] < length:
+        waveform = torch.nn.functional.pad(waveform, (0, length - waveform.shape[0]))
+    last_start = waveform.shape[0] - length
+    starts = [index * last_start // max(count - 1, 1) for index in range(count)]
+    return torch.stack([waveform[start : start + length] for start in starts])
+
+
+def read_audio_windows(path: Path, count: int = 8, seconds: float = 2.0) -> Tensor:
+    """Read a clip's sound as ``(W, S)`` float32 windows at 16 kHz; see the functions above for what is refused."""
+    waveform, rate = read_waveform(path)
+    return audio_windows(resample(torch.from_numpy(waveform), rate), SAMPLE_RATE, count, seconds)
+
+
+def log_mel(waveforms: Tensor, num_mels: int = 32, hop_length: int = 160) -> Tensor:
+    """Log mel energies, the regression target of the towers' pretraining.
+
+    Args:
+        waveforms: ``(..., S)`` at 16 kHz.
+        num_mels: Mel bands.
+        hop_length: Samples from one column to the next.
+
+    Returns:
+        ``(..., T, num_mels)`` with ``T = S // hop_length + 1``; ``log(power + 1e-6)`` of 25 ms Hann windows.
+    """
+    power: Tensor = _mel_spectrogram(num_mels, hop_length, waveforms.device)(waveforms)
+    return (power + 1e-6).log().transpose(-1, -2)
+
+
+@lru_cache(maxsize=8)
+def _mel_spectrogram(num_mels: int, hop_length: int, device: torch.device) -> Any:
+    transform = _torchaudio().transforms.MelSpectrogram(
+        sample_rate=SAMPLE_RATE, n_fft=400, hop_length=hop_length, n_mels=num_mels
+    )
+    return transform.to(device)
+
+
+def _torchaudio() -> Any:
+    # Its CPU wheel links CUDA libraries, so a CPU-only torch makes the import fail with OSError.
+    try:
+        import torchaudio
+    except (ImportError, OSError) as error:
+        raise AffectGPTError(
+            f"torchaudio cannot be loaded ({error}); install the torch and torchaudio that constraints.txt pins"
+        ) from error
+    return torchaudio
+
+
+def _read_wav(path: Path) -> tuple[NDArray[np.float32], int]:
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise MediaError(f"{path}: cannot be read as sound: {error}") from error
+    return samples.T, int(rate)
+
+
+def _read_track(path: Path) -> tuple[NDArray[np.float32], int]:
+    planar = av.AudioResampler(format="fltp")
+    pieces: list[NDArray[np.float32]] = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise MediaError(f"{path}: has no audio track")
+            stream = container.streams.audio[0]
+            rate = stream.rate
+            for frame in container.decode(stream):
+                pieces.extend(piece.to_ndarray().astype(np.float32) for piece in planar.resample(frame))
+            if pieces:
+                pieces.extend(piece.to_ndarray().astype(np.float32) for piece in planar.resample(None))
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(f"{path}: its sound cannot be decoded: {error}") from error
+    return (np.concatenate(pieces, axis=1) if pieces else np.empty((1, 0), np.float32)), rate

@@ -1,0 +1,64 @@
+"""Clips to batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from affectgpt_r1.types import Clip, ClipBatch, SkippedClip
+
+
+def collate(items: Sequence[Clip | SkippedClip]) -> ClipBatch:
+    """Stack the clips that could be read; the others are left out and listed in ``skipped``.
+
+    Returns:
+        A batch of ``B <= len(items)`` clips, ``B = 0`` if none could be read.
+    """
+    clips = [item for item in items if isinstance(item, Clip)]
+    skipped: list[SkippedClip] = []
+    for item in items:
+        skipped.extend(item.skipped if isinstance(item, Clip) else [item])
+    return ClipBatch(
+        names=tuple(clip.name for clip in clips),
+        subtitles=tuple(clip.subtitle for clip in clips),
+        labels=tuple(clip.labels for clip in clips),
+        reasons=tuple(clip.reason for clip in clips),
+        modalities=tuple(clip.modalities for clip in clips),
+        frames=_stack([clip.frames for clip in clips]),
+        waveforms=_stack([clip.waveform for clip in clips]),
+        features=_stack_by_key([clip.features or {} for clip in clips]),
+        cues=_stack_by_key(
+            [
+                {cue: torch.tensor(value, dtype=torch.float32) for cue, value in (clip.cues or {}).items()}
+                for clip in clips
+            ]
+        ),
+        skipped=tuple(skipped),
+    )
+
+
+def batch_to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
+    """The batch with its tensors on ``device``."""
+
+    def moved(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(device, non_blocking=True)
+
+    return dataclasses.replace(
+        batch,
+        frames=moved(batch.frames),
+        waveforms=moved(batch.waveforms),
+        features={key: value.to(device, non_blocking=True) for key, value in batch.features.items()},
+        cues={key: value.to(device, non_blocking=True) for key, value in batch.cues.items()},
+    )
+
+
+def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present) if present else None
+
+
+def _stack_by_key(maps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {key: torch.stack([values[key] for values in maps]) for key in (maps[0] if maps else {})}

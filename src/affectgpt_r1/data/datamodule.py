@@ -1,0 +1,292 @@
+"""Lightning data modules over data folders in the published layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from affectgpt_r1.data.collate import batch_to_device, collate
+from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
+from affectgpt_r1.data.features import FeatureStore, store_features
+from affectgpt_r1.data.layout import media_files
+from affectgpt_r1.data.manifest import ManifestRow, check_media
+from affectgpt_r1.data.samplers import ResumableSampler
+from affectgpt_r1.data.skipped import SkippedClips
+from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
+from affectgpt_r1.data.video import DECODERS, ChannelOrder
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.types import MODALITIES, ClipBatch, Modality
+
+WORKER_TIMEOUT_SECONDS = 300
+"""How long a batch may take before a worker counts as hung in native decoder code."""
+
+
+class ClipDataModule(LightningDataModule):
+    """Training, validation and test clips of one data folder.
+
+    The Trainer must run with ``use_distributed_sampler=False``: the samplers deal clips to processes themselves.
+
+    Args:
+        root: Data folder in the published layout.
+        train_labels: Label file of the training set.
+        train_reasons: Reasons of the training set.
+        validation_labels: Label file of the validation set; None splits ``validation_share`` off the training set.
+        test_labels: Label file of the test set.
+        subtitles: Subtitle file; not read when the text modality is off.
+        modalities: Modalities that are on.
+        visual: Face crops or whole frames.
+        num_frames: Frames of a clip.
+        image_size: Height and width of a frame in pixels.
+        channel_order: How face-crop files store their channels.
+        num_windows: Audio windows of a clip.
+        window_seconds: Length of an audio window.
+        decoder: Video decoder: ``auto``, ``decord`` or ``pyav``.
+        batch_size: Clips of a training batch and process.
+        eval_batch_size: Clips of any other batch.
+        num_workers: Worker processes of each loader.
+        seed: Seed of order, modality dropout and redraws.
+        subset: Train on this many clips only, the same ones everywhere.
+        modality_dropout: Chance to leave a modality out of a training prompt.
+        feature_store: Folder of the stores of frozen-tower outputs; see :meth:`open_feature_store`.
+        cues_file: Recorded cues of synthetic clips.
+        max_unreadable_share: Share of clips that may be lost.
+        validation_share: Share of the training clips, chosen by name, that validates when no file is given.
+
+    Raises:
+        ConfigError: A value is unknown.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train_labels: str,
+        *,
+        train_reasons: str | None = None,
+        validation_labels: str | None = None,
+        test_labels: str | None = None,
+        subtitles: str | None = "subtitle_chieng.csv",
+        modalities: Sequence[Modality] = MODALITIES,
+        visual: Literal["face", "frame"] = "face",
+        num_frames: int = 8,
+        image_size: int = 224,
+        channel_order: ChannelOrder = "bgr",
+        num_windows: int = 8,
+        window_seconds: float = 2.0,
+        decoder: str = "auto",
+        batch_size: int = 8,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        subset: int | None = None,
+        modality_dropout: float = 0.0,
+        feature_store: str | None = None,
+        cues_file: str | None = None,
+        max_unreadable_share: float = 0.02,
+        validation_share: float = 0.1,
+    ) -> None:
+        super().__init__()
+        _check_choice("modalities", modalities, MODALITIES)
+        _check_choice("visual", [visual], ("face", "frame"))
+        _check_choice("channel_order", [channel_order], ("bgr", "rgb"))
+        _check_choice("decoder", [decoder], tuple(DECODERS))
+        self.root = Path(root)
+        self.files = SplitFiles(
+            train_labels,
+            train_reasons,
+            validation_labels,
+            test_labels,
+            subtitles if "text" in modalities else None,
+            cues_file,
+        )
+        self.media = MediaSettings(
+            modalities=tuple(modality for modality in MODALITIES if modality in modalities),
+            visual=visual,
+            num_frames=num_frames,
+            image_size=image_size,
+            channel_order=channel_order,
+            num_windows=num_windows,
+            window_seconds=window_seconds,
+            decoder=decoder,
+        )
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.subset = subset
+        self.modality_dropout = modality_dropout
+        self.feature_store = feature_store
+        self.max_unreadable_share = max_unreadable_share
+        self.validation_share = validation_share
+        self.features: FeatureStore | None = None
+        self.splits = Splits([], [], [])
+        self._cues: dict[str, dict[str, float]] | None = None
+        self._train_sampler: ResumableSampler | None = None
+        self._resume = (-1, 0)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read every label file and check splits and media, whatever the stage.
+
+        Raises:
+            DataError: A file, a split or a clip's media cannot be used; says which row.
+        """
+        if self.splits.train:
+            return
+        splits = read_splits(self.root, self.files, validation_share=self.validation_share, subset=self.subset)
+        check_media(splits.rows(), self.root, self.media.modalities, visual=self.media.visual)
+        if self.files.cues:
+            self._cues = read_split_cues(self.root / self.files.cues, splits)
+        self.splits = splits
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training batches; unreadable clips are redrawn."""
+        dataset = self._dataset(
+            self.splits.train,
+            modality_dropout=self.modality_dropout,
+            features=self.features,
+            on_unreadable="redraw",
+        )
+        self._train_sampler = self._sampler(self.splits.train, self.batch_size, train=True)
+        self._train_sampler.start_at(*self._resume)
+        return self._loader(dataset, self._train_sampler, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation batches in order; unreadable clips are left out and listed."""
+        return self._evaluation_loader(self.splits.validation)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test batches in order; unreadable clips are left out and listed."""
+        return self._evaluation_loader(self.splits.test)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The test batches."""
+        return self.test_dataloader()
+
+    def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_idx: int) -> ClipBatch:
+        """Move a batch; Lightning cannot move frozen dataclasses itself."""
+        return batch_to_device(batch, device)
+
+    def resume_position(self, epoch: int, batch: int) -> None:
+        """Let the training epoch ``epoch`` start at its batch ``batch``; later epochs are whole."""
+        self._resume = (epoch, batch)
+        if self._train_sampler is not None:
+            self._train_sampler.start_at(epoch, batch)
+
+    def open_feature_store(self, tower_digest: str) -> FeatureStore:
+        """Open the store of these towers, media settings and data folder; loaders made from now on read it.
+
+        Raises:
+            ConfigError: ``feature_store`` is not set.
+        """
+        if self.feature_store is None:
+            raise ConfigError("data.feature_store is not set; give a folder for frozen-tower outputs")
+        identity = [tower_digest, dataclasses.asdict(self.media), str(self.root.resolve())]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.features = FeatureStore(Path(self.feature_store) / digest[:16])
+        return self.features
+
+    def rows_without_features(self, store: FeatureStore) -> list[ManifestRow]:
+        """Rows of every split whose features are not stored, or are older than the media."""
+        missing = []
+        for row in self.splits.rows():
+            files = media_files(self.root, row.name, self.media.modalities, self.media.visual)
+            if not store.has(row.name, files) and not store.has_refused(row.name, files):
+                missing.append(row)
+        return missing
+
+    def media_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
+        """Batches of decoded media, in order; unreadable clips are left out and listed."""
+        sampler = self._sampler(rows, self.eval_batch_size, train=False)
+        return self._loader(self._dataset(rows), sampler, self.eval_batch_size)
+
+    def digest(self) -> str:
+        """SHA-256 over the label files, to tell which data a run saw."""
+        return self.files.digest(self.root)
+
+    def _evaluation_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
+        sampler = self._sampler(rows, self.eval_batch_size, train=False)
+        return self._loader(self._dataset(rows, features=self.features), sampler, self.eval_batch_size)
+
+    def _dataset(self, rows: Sequence[ManifestRow], **options: Any) -> ClipDataset:
+        return ClipDataset(rows, self.root, self.media, seed=self.seed, cues=self._cues, **options)
+
+    def _sampler(self, rows: Sequence[ManifestRow], batch_size: int, *, train: bool) -> ResumableSampler:
+        return ResumableSampler(
+            len(rows),
+            seed=self.seed,
+            shuffle=train,
+            batch_size=batch_size,
+            num_replicas=self.trainer.world_size if self.trainer else 1,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            equal_shares=train,
+        )
+
+    def _loader(self, dataset: ClipDataset, sampler: ResumableSampler, batch_size: int) -> DataLoader[Any]:
+        has_workers = self.num_workers > 0
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            timeout=WORKER_TIMEOUT_SECONDS if has_workers else 0,
+            persistent_workers=has_workers,
+            # Its own generator: making an iterator must not draw from the global one, or a resumed run differs.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+
+class OVMERDataModule(ClipDataModule):
+    """Human-labelled open-vocabulary clips (OV-MERD); reasons where ``train_reasons`` names them."""
+
+    def __init__(self, root: str, train_labels: str = "track2_train_ovmerd.csv", **options: Any) -> None:
+        super().__init__(root, train_labels, **options)
+
+
+class MERCaptionDataModule(ClipDataModule):
+    """Machine-captioned clips with reasons (MER-Caption+)."""
+
+    def __init__(
+        self,
+        root: str,
+        train_labels: str = "track2_train_mercaptionplus.csv",
+        train_reasons: str | None = "track3_train_mercaptionplus.csv",
+        **options: Any,
+    ) -> None:
+        super().__init__(root, train_labels, train_reasons=train_reasons, **options)
+
+
+def fill_feature_store(datamodule: ClipDataModule, encode: Callable[[ClipBatch], Mapping[str, Tensor]]) -> SkippedClips:
+    """Encode every clip that the opened feature store lacks; a second call finds nothing to do.
+
+    Args:
+        datamodule: Set up, with its feature store opened.
+        encode: Gives ``{"video": (B, F, D_video), "audio": (B, W, D_audio)}`` of a batch, which is on the CPU.
+
+    Returns:
+        The account of the clips that could not be read.
+
+    Raises:
+        ConfigError: No feature store is open.
+        DataError: More than ``max_unreadable_share`` of the clips could not be read.
+    """
+    if datamodule.features is None:
+        raise ConfigError("no feature store is open; call open_feature_store first")
+    rows = datamodule.rows_without_features(datamodule.features)
+    account = store_features(datamodule.features, datamodule.media_loader(rows), encode)
+    account.raise_if_over(datamodule.max_unreadable_share)
+    return account
+
+
+def _check_choice(key: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [value for value in chosen if value not in known]
+    if unknown or not chosen:
+        raise ConfigError(f"data.{key}={list(chosen)} is unknown; choose among {', '.join(known)}")

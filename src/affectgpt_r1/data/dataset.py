@@ -1,0 +1,161 @@
+"""Manifest rows to clips: media are opened where the item is made, in the worker, and let go at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from affectgpt_r1.data.audio import read_audio_windows
+from affectgpt_r1.data.features import FeatureStore
+from affectgpt_r1.data.layout import audio_file, face_file, video_file
+from affectgpt_r1.data.manifest import ManifestRow
+from affectgpt_r1.data.samplers import SampleKey
+from affectgpt_r1.data.video import ChannelOrder, read_face_crops, read_frames, resize_faces, resize_frames
+from affectgpt_r1.errors import DataError, MediaError
+from affectgpt_r1.types import MODALITIES, Clip, Modality, SkippedClip
+
+MOST_REDRAWS = 10
+"""Clips that are drawn in place of an unreadable one before the dataset gives up, as published."""
+
+
+@dataclass(frozen=True)
+class MediaSettings:
+    """What is read of a clip, and in which shape.
+
+    Attributes:
+        modalities: Modalities that are on.
+        visual: Face crops or whole frames.
+        num_frames: Frames ``F``.
+        image_size: Height and width in pixels.
+        channel_order: How face-crop files store their channels.
+        num_windows: Audio windows ``W``.
+        window_seconds: Length of an audio window.
+        decoder: Video decoder, a key of :data:`affectgpt_r1.data.video.DECODERS`.
+    """
+
+    modalities: tuple[Modality, ...] = MODALITIES
+    visual: Literal["face", "frame"] = "face"
+    num_frames: int = 8
+    image_size: int = 224
+    channel_order: ChannelOrder = "bgr"
+    num_windows: int = 8
+    window_seconds: float = 2.0
+    decoder: str = "auto"
+
+
+class ClipDataset(Dataset[Clip | SkippedClip]):
+    """Clips by :class:`SampleKey`; every draw depends on ``(seed, epoch, index)`` alone.
+
+    Args:
+        rows: The clips.
+        root: Data folder.
+        media: What to read.
+        seed: Seed of modality dropout and redraws.
+        modality_dropout: Chance to leave a modality out of a clip's prompt, each on its own, never all.
+        features: Read these in place of video and audio.
+        cues: Recorded cues by clip name.
+        on_unreadable: ``redraw`` another clip (training) or ``drop`` it (evaluation).
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[ManifestRow],
+        root: Path,
+        media: MediaSettings,
+        *,
+        seed: int,
+        modality_dropout: float = 0.0,
+        features: FeatureStore | None = None,
+        cues: Mapping[str, Mapping[str, float]] | None = None,
+        on_unreadable: Literal["redraw", "drop"] = "drop",
+    ) -> None:
+        self.rows = list(rows)
+        self.root = root
+        self.media = media
+        self.seed = seed
+        self.modality_dropout = modality_dropout
+        self.features = features
+        self.cues = cues
+        self.on_unreadable = on_unreadable
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: SampleKey) -> Clip | SkippedClip:
+        """Read one clip.
+
+        Returns:
+            The clip, or with ``on_unreadable="drop"`` the account of why it cannot be read.
+
+        Raises:
+            DataError: Neither the clip nor any of ``MOST_REDRAWS`` others can be read.
+        """
+        random = np.random.default_rng((self.seed, key.epoch, key.index))
+        modalities = self._kept_modalities(random)
+        skipped: list[SkippedClip] = []
+        row = self.rows[key.index]
+        for _ in range(1 + MOST_REDRAWS):
+            try:
+                return self._read(row, modalities, tuple(skipped))
+            except MediaError as error:
+                skipped.append(SkippedClip(row.name, str(error)))
+            if self.on_unreadable == "drop":
+                return skipped[0]
+            row = self.rows[int(random.integers(len(self.rows)))]
+        reasons = "; ".join(clip.reason for clip in skipped)
+        raise DataError(f"{len(skipped)} clips in a row could not be read: {reasons}")
+
+    def _kept_modalities(self, random: np.random.Generator) -> tuple[Modality, ...]:
+        switched_on = self.media.modalities
+        kept = random.random(len(switched_on)) >= self.modality_dropout
+        if not kept.any():
+            kept[random.integers(len(switched_on))] = True
+        return tuple(modality for modality, keep in zip(switched_on, kept, strict=True) if keep)
+
+    def _read(self, row: ManifestRow, modalities: tuple[Modality, ...], skipped: tuple[SkippedClip, ...]) -> Clip:
+        frames = waveform = features = None
+        if self.features is not None:
+            features = self._read_features(self.features, row.name)
+        else:
+            frames = self._read_pictures(row.name) if "video" in self.media.modalities else None
+            waveform = self._read_sound(row.name) if "audio" in self.media.modalities else None
+        return Clip(
+            name=row.name,
+            subtitle=row.subtitle,
+            labels=row.labels,
+            reason=row.reason,
+            modalities=modalities,
+            frames=frames,
+            waveform=waveform,
+            features=features,
+            cues=None if self.cues is None else self.cues[row.name],
+            skipped=skipped,
+        )
+
+    def _read_features(self, store: FeatureStore, name: str) -> dict[str, Tensor]:
+        wanted = [modality for modality in self.media.modalities if modality != "text"]
+        if not wanted:
+            return {}
+        if name in store.unreadable and not store.has(name):
+            raise MediaError(store.unreadable[name])
+        stored = store.read(name)
+        if lacking := [modality for modality in wanted if modality not in stored]:
+            raise DataError(f"{store.folder}: {name!r} has no {' and no '.join(lacking)} features; fill another store")
+        return {modality: stored[modality] for modality in wanted}
+
+    def _read_pictures(self, name: str) -> Tensor:
+        media = self.media
+        if media.visual == "face":
+            crops = read_face_crops(face_file(self.root, name), media.num_frames, media.channel_order)
+            return resize_faces(crops, media.image_size)
+        frames = read_frames(video_file(self.root, name), media.num_frames, media.decoder)
+        return resize_frames(frames, media.image_size)
+
+    def _read_sound(self, name: str) -> Tensor:
+        return read_audio_windows(audio_file(self.root, name), self.media.num_windows, self.media.window_seconds)

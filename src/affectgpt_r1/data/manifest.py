@@ -1,0 +1,206 @@
+"""Label files of the published layout, read into rows and checked before any media are touched.
+
+Rows are numbered as a spreadsheet shows them: the header is row 1, the first clip row 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from affectgpt_r1.data.layout import is_safe_name, media_files
+from affectgpt_r1.emotion.parsing import parse_labels
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.types import EmotionSet, Modality
+
+_LISTED_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One labelled clip.
+
+    Attributes:
+        name: Clip name, a plain file name without its suffix.
+        labels: Parsed emotion words; ``("neutral",)`` for an empty field of a training set.
+        reason: Target reasoning, ``""`` where the set has none.
+        subtitle: What is said, ``""`` where nothing is.
+        row: Row of the label file.
+    """
+
+    name: str
+    labels: EmotionSet
+    reason: str = ""
+    subtitle: str = ""
+    row: int = 0
+
+
+def read_manifest(
+    root: Path,
+    labels: str,
+    *,
+    reasons: str | None = None,
+    subtitles: str | None = "subtitle_chieng.csv",
+    subtitle_column: str = "english",
+    empty_as_neutral: bool = False,
+) -> list[ManifestRow]:
+    """Read a label file and what belongs to its clips.
+
+    Args:
+        root: Data folder.
+        labels: Label file in ``root`` with the columns ``name`` and ``openset``.
+        reasons: File in ``root`` with ``name`` and ``reason``; it must cover every labelled clip.
+        subtitles: File in ``root`` with ``name`` and ``subtitle_column``; it must cover every labelled clip, an
+            empty field means that nothing is said. None leaves the subtitles out.
+        subtitle_column: Column of the subtitle file.
+        empty_as_neutral: Read an empty ``openset`` as ``neutral``, as the published training does.
+
+    Raises:
+        DataError: A file is missing, empty or not UTF-8, lacks a column or a clip, names a clip twice, or names one
+            that would lie outside ``root``.
+    """
+    opensets = read_columns(root / labels, "openset")
+    names = list(opensets)
+    reason_of = _covering(root / reasons, "reason", names) if reasons else {}
+    subtitle_of = _covering(root / subtitles, subtitle_column, names) if subtitles else {}
+    rows = []
+    for row, (name, openset) in enumerate(opensets.items(), start=2):
+        words = parse_labels(openset)
+        if not words and empty_as_neutral:
+            words = ("neutral",)
+        rows.append(ManifestRow(name, words, reason_of.get(name, ""), subtitle_of.get(name, ""), row))
+    return rows
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
+
+    Args:
+        path: The file.
+        columns: Columns that it must have besides ``name``.
+
+    Raises:
+        DataError: The file cannot be read, lacks a column or clips, or has an unsafe or repeated name.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, encoding="utf-8").fillna("")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; set the data folder (paths.data) or the file's name") from error
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"{path}: the file is empty") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
+    except (pd.errors.ParserError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}") from error
+    lacking = [column for column in ("name", *columns) if column not in table.columns]
+    if lacking:
+        raise DataError(f"{path}: lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}")
+    if table.empty:
+        raise DataError(f"{path}: has a header but no rows")
+    _check_names(path, table["name"].tolist())
+    return table
+
+
+def read_columns(path: Path, column: str) -> dict[str, str]:
+    """One column of a CSV file by clip name, in file order; see :func:`read_table` for what is refused."""
+    table = read_table(path, [column])
+    return dict(zip(table["name"].tolist(), table[column].tolist(), strict=True))
+
+
+def read_cues(path: Path) -> dict[str, dict[str, float]]:
+    """Recorded cues of synthetic clips: a CSV of ``name`` and one number a column.
+
+    Raises:
+        DataError: As :func:`read_table`, or a field is not a number.
+    """
+    table = read_table(path).set_index("name")
+    try:
+        numbers = table.astype(float)
+    except ValueError as error:
+        raise DataError(f"{path}: every column but name must hold numbers: {error}") from error
+    return {
+        str(name): dict(zip(numbers.columns, values, strict=True))
+        for name, values in zip(numbers.index, numbers.to_numpy().tolist(), strict=True)
+    }
+
+
+def check_media(
+    rows: Iterable[ManifestRow],
+    root: Path,
+    modalities: Sequence[Modality],
+    *,
+    visual: Literal["face", "frame"] = "frame",
+    strict: bool = True,
+) -> list[ManifestRow]:
+    """Find rows whose media files do not exist. Nothing is opened.
+
+    Args:
+        rows: Rows to look at.
+        root: Data folder.
+        modalities: Modalities that are on; only their files are asked for.
+        visual: Whether the video modality reads face crops or frames.
+        strict: Raise instead of returning such rows.
+
+    Returns:
+        Rows that lack a file.
+
+    Raises:
+        DataError: ``strict``, and some row lacks a file; rows and files are named.
+    """
+    missing = [
+        (row, path) for row in rows for path in media_files(root, row.name, modalities, visual) if not path.exists()
+    ]
+    if missing and strict:
+        listed = _listing(f"row {row.row} ({row.name}): {path.relative_to(root)}" for row, path in missing)
+        raise DataError(
+            f"{len(missing)} media files are missing under {root}: {listed}; "
+            "fetch them, take the rows out, or switch the modality off (data.modalities)"
+        )
+    return list(dict.fromkeys(row for row, _ in missing))
+
+
+def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow]) -> None:
+    """Refuse clips that stand in a training and in an evaluation set.
+
+    Raises:
+        DataError: Names the clips and their rows in both sets.
+    """
+    train_row_of = {row.name: row.row for row in train}
+    shared = [row for row in evaluation if row.name in train_row_of]
+    if shared:
+        listed = _listing(f"{row.name} (rows {train_row_of[row.name]} and {row.row})" for row in shared)
+        raise DataError(f"{len(shared)} clips stand in two splits: {listed}; take them out of the training file")
+
+
+def hash_order(rows: Iterable[ManifestRow], salt: str) -> list[ManifestRow]:
+    """Rows in an order that depends on their names alone, so that a subset or split is the same everywhere."""
+    return sorted(rows, key=lambda row: hashlib.sha256(f"{salt}:{row.name}".encode()).digest())
+
+
+def _covering(path: Path, column: str, names: list[str]) -> dict[str, str]:
+    values = read_columns(path, column)
+    lacking = [name for name in names if name not in values]
+    if lacking:
+        raise DataError(f"{path}: has no row for {len(lacking)} of {len(names)} labelled clips: {_listing(lacking)}")
+    return values
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    first_row: dict[str, int] = {}
+    for row, name in enumerate(names, start=2):
+        if not is_safe_name(name):
+            raise DataError(f"{path}: row {row}: the name {name!r} is empty or points outside the data folder")
+        if name in first_row:
+            raise DataError(f"{path}: the name {name!r} stands in rows {first_row[name]} and {row}; keep one")
+        first_row[name] = row
+
+
+def _listing(items: Iterable[str]) -> str:
+    shown = list(items)
+    rest = len(shown) - _LISTED_AT_MOST
+    return ", ".join(shown[:_LISTED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")

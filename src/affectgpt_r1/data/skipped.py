@@ -1,0 +1,66 @@
+"""The account of clips that could not be read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.types import ClipBatch, SkippedClip
+
+
+class SkippedClips:
+    """Counts the clips that were drawn and those among them that could not be read.
+
+    Example:
+        >>> skipped = SkippedClips()
+        >>> skipped.add([SkippedClip("a", "a.wav: the file is empty")], num_read=9)
+        >>> skipped.count, skipped.seen, skipped.share
+        (1, 10, 0.1)
+        >>> skipped.rows()
+        [('a', 'a.wav: the file is empty', 1)]
+    """
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self._times: Counter[str] = Counter()
+        self._reason: dict[str, str] = {}
+
+    def add(self, clips: Iterable[SkippedClip], *, num_read: int = 0) -> None:
+        """Count skipped clips, and ``num_read`` clips that were drawn beside them and read."""
+        self.seen += num_read
+        for clip in clips:
+            self.seen += 1
+            self._times[clip.name] += 1
+            self._reason[clip.name] = clip.reason
+
+    def add_batch(self, batch: ClipBatch) -> None:
+        """Count what a batch read and what it skipped."""
+        self.add(batch.skipped, num_read=len(batch))
+
+    @property
+    def count(self) -> int:
+        """How often a drawn clip could not be read."""
+        return self._times.total()
+
+    @property
+    def share(self) -> float:
+        """Skipped over drawn clips, 0 before the first."""
+        return self.count / self.seen if self.seen else 0.0
+
+    def rows(self) -> list[tuple[str, str, int]]:
+        """``(name, reason, times)`` of every unreadable clip, by name."""
+        return [(name, self._reason[name], self._times[name]) for name in sorted(self._times)]
+
+    def raise_if_over(self, share: float) -> None:
+        """Fail when more than ``share`` of the drawn clips was lost; ask at the end of an epoch, not every batch.
+
+        Raises:
+            DataError: Lists the first reasons.
+        """
+        if self.share > share:
+            reasons = "; ".join(reason for _, reason, _ in self.rows()[:5])
+            raise DataError(
+                f"{self.count} of {self.seen} drawn clips could not be read ({self.share:.1%}; at most {share:.1%} "
+                f"may be lost, data.max_unreadable_share): {reasons}"
+            )

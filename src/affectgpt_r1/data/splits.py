@@ -1,0 +1,96 @@
+"""Label files to training, validation and test rows that share no clip."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from affectgpt_r1.data.manifest import ManifestRow, check_disjoint, hash_order, read_cues, read_manifest
+from affectgpt_r1.errors import DataError
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """Names of the label files in a data folder; None where there is none.
+
+    Attributes:
+        train_labels: Label file of the training set.
+        train_reasons: Reasons of the training set.
+        validation_labels: Label file of the validation set.
+        test_labels: Label file of the test set.
+        subtitles: Subtitles of every set.
+        cues: Recorded cues of synthetic clips.
+    """
+
+    train_labels: str
+    train_reasons: str | None = None
+    validation_labels: str | None = None
+    test_labels: str | None = None
+    subtitles: str | None = None
+    cues: str | None = None
+
+    def digest(self, root: Path) -> str:
+        """SHA-256 over names and contents of the files."""
+        digest = hashlib.sha256()
+        for file in filter(None, astuple(self)):
+            digest.update(f"{file}\n".encode())
+            digest.update(hashlib.sha256((root / file).read_bytes()).digest())
+        return digest.hexdigest()
+
+
+class Splits(NamedTuple):
+    """Rows of each split; a clip stands in one at most."""
+
+    train: list[ManifestRow]
+    validation: list[ManifestRow]
+    test: list[ManifestRow]
+
+    def rows(self) -> list[ManifestRow]:
+        """Rows of every split."""
+        return [*self.train, *self.validation, *self.test]
+
+
+def read_splits(root: Path, files: SplitFiles, *, validation_share: float, subset: int | None) -> Splits:
+    """Read the label files.
+
+    Args:
+        root: Data folder.
+        files: Files to read.
+        validation_share: Share of the training clips, chosen by name, that validates where no file is given.
+        subset: Keep this many training clips, chosen by name.
+
+    Raises:
+        DataError: A file cannot be used, splits overlap, or nothing is left to train on.
+    """
+    train = read_manifest(
+        root, files.train_labels, reasons=files.train_reasons, subtitles=files.subtitles, empty_as_neutral=True
+    )
+    test = read_manifest(root, files.test_labels, subtitles=files.subtitles) if files.test_labels else []
+    if files.validation_labels:
+        validation = read_manifest(root, files.validation_labels, subtitles=files.subtitles)
+    else:
+        held_out = round(validation_share * len(train))
+        ordered = hash_order(train, salt="validation")
+        validation, train = ordered[:held_out], ordered[held_out:]
+    for one, other in ((train, validation), (train, test), (validation, test)):
+        check_disjoint(one, other)
+    if subset is not None:
+        train = hash_order(train, salt="subset")[:subset]
+    if not train:
+        raise DataError(f"{root / files.train_labels}: no clip is left to train on")
+    return Splits(train, validation, test)
+
+
+def read_split_cues(path: Path, splits: Splits) -> dict[str, dict[str, float]]:
+    """Read recorded cues and check that they cover every split.
+
+    Raises:
+        DataError: The file cannot be used, or lacks a clip.
+    """
+    cues = read_cues(path)
+    lacking = [row.name for row in splits.rows() if row.name not in cues]
+    if lacking:
+        raise DataError(f"{path}: has no row for {len(lacking)} clips, the first is {lacking[0]}")
+    return cues

@@ -1,0 +1,223 @@
+"""Frames and face crops of a clip; the only module that knows decord.
+
+decord is fast but unmaintained: asked for a frame past the decodable end it spins in native code, where no timeout
+reaches it. It is therefore never asked for the last frames that a container promises; whatever it cannot give, PyAV
+reads or refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affectgpt_r1.errors import ConfigError, MediaError
+
+Frames: TypeAlias = NDArray[np.uint8]
+ChannelOrder: TypeAlias = Literal["bgr", "rgb"]
+
+UNVERIFIED_TAIL = 2
+"""Frames at the end of a container's count that may not exist; decord must not be asked for them."""
+
+
+class VideoDecoder(Protocol):
+    """Reads frames of one opened file by their index."""
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames ``V``."""
+        ...
+
+    def get_frames(self, indices: Sequence[int]) -> Frames:
+        """Frames ``(len(indices), H, W, 3)``, uint8 RGB. Indices may repeat; they are in ``[0, V)``."""
+        ...
+
+
+class DecordDecoder:
+    """decord, opened for one call with one thread, so that it survives forked workers.
+
+    Raises:
+        MediaError: decord cannot open the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import decord
+
+        self._path = path
+        self._failures = (decord.DECORDError, RuntimeError)
+        try:
+            self._reader = decord.VideoReader(str(path), num_threads=1)
+        except self._failures as error:
+            raise MediaError(f"{path}: decord cannot open it: {error}") from error
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames that the container promises."""
+        return len(self._reader)
+
+    def get_frames(self, indices: Sequence[int]) -> Frames:
+        """Frames ``(len(indices), H, W, 3)``, uint8 RGB.
+
+        Raises:
+            MediaError: decord fails, or an index is within ``UNVERIFIED_TAIL`` of the end.
+        """
+        if max(indices) >= self.num_frames - UNVERIFIED_TAIL:
+            raise MediaError(f"{self._path}: decord is not trusted with the last {UNVERIFIED_TAIL} frames; use pyav")
+        try:
+            frames: Frames = self._reader.get_batch(list(indices)).asnumpy()
+        except self._failures as error:
+            raise MediaError(f"{self._path}: decord cannot decode it: {error}") from error
+        if frames.shape[0] != len(indices) or frames.ndim != 4 or frames.shape[3] != 3:
+            raise MediaError(f"{self._path}: decord gave frames of shape {frames.shape}")
+        return frames
+
+
+class PyAVDecoder:
+    """PyAV, decoding from the start: slower, exact, and sure to end.
+
+    Raises:
+        MediaError: The file cannot be opened or decoded, or has no video stream.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._num_frames = self._decode(lambda index, frame: None)
+        if not self._num_frames:
+            raise MediaError(f"{path}: the video stream has no frames")
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames that really decode."""
+        return self._num_frames
+
+    def get_frames(self, indices: Sequence[int]) -> Frames:
+        """Frames ``(len(indices), H, W, 3)``, uint8 RGB."""
+        wanted: dict[int, Frames] = {}
+
+        def keep(index: int, frame: av.VideoFrame) -> None:
+            if index in indices:
+                wanted[index] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+
+        self._decode(keep)
+        return np.stack([wanted[index] for index in indices])
+
+    def _decode(self, visit: Callable[[int, av.VideoFrame], None]) -> int:
+        count = 0
+        try:
+            with av.open(str(self._path)) as container:
+                if not container.streams.video:
+                    raise MediaError(f"{self._path}: has no video stream")
+                stream = container.streams.video[0]
+                stream.codec_context.thread_count = 1
+                for frame in container.decode(stream):
+                    visit(count, frame)
+                    count += 1
+                promised = stream.frames
+        except (av.FFmpegError, OSError) as error:
+            raise MediaError(f"{self._path}: cannot be decoded after {count} frames: {error}") from error
+        if count < promised - max(UNVERIFIED_TAIL, promised // 10):
+            raise MediaError(f"{self._path}: cut short: {count} of {promised} frames decode")
+        return count
+
+
+DECODERS: dict[str, tuple[Callable[[Path], VideoDecoder], ...]] = {
+    "decord": (DecordDecoder,),
+    "pyav": (PyAVDecoder,),
+    "auto": (DecordDecoder, PyAVDecoder),
+}
+"""Decoders by their setting, in the order in which they are tried."""
+
+
+def uniform_indices(num_frames: int, count: int = 8) -> list[int]:
+    """Indices of ``count`` frames spread over ``num_frames``, as AffectGPT publishes them.
+
+    ``floor(arange(0, V, V / min(count, V)))``; a clip shorter than ``count`` repeats its last frame.
+
+    >>> uniform_indices(48), uniform_indices(3)
+    ([0, 6, 12, 18, 24, 30, 36, 42], [0, 1, 2, 2, 2, 2, 2, 2])
+    """
+    distinct = min(count, num_frames)
+    indices = [index * num_frames // distinct for index in range(distinct)]
+    return indices + indices[-1:] * (count - distinct)
+
+
+def read_frames(path: Path, count: int = 8, decoder: str = "auto") -> Frames:
+    """Read ``count`` uniform frames of a video file.
+
+    Args:
+        path: The file.
+        count: Frames ``F``.
+        decoder: Key of ``DECODERS``.
+
+    Returns:
+        ``(F, H, W, 3)`` uint8 RGB.
+
+    Raises:
+        MediaError: No decoder can read the file; names the file and the last decoder's reason.
+        ConfigError: ``decoder`` is unknown.
+    """
+    if decoder not in DECODERS:
+        raise ConfigError(f"data.decoder={decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
+    if not path.exists():
+        raise MediaError(f"{path}: no such file")
+    failure: Exception | None = None
+    for open_decoder in DECODERS[decoder]:
+        try:
+            reader = open_decoder(path)
+            return reader.get_frames(uniform_indices(reader.num_frames, count))
+        # decord is not packaged for every platform; PyAV reads there alone.
+        except (MediaError, ImportError, OSError) as error:
+            failure = error
+    if isinstance(failure, MediaError):
+        raise failure
+    raise ConfigError(f"data.decoder={decoder} is not installed here ({failure}); use data.decoder=pyav") from failure
+
+
+def read_face_crops(path: Path, count: int = 8, channel_order: ChannelOrder = "bgr") -> Frames:
+    """Read ``count`` uniform face crops from an ``.npy`` of ``(T, H, W, 3)`` uint8.
+
+    Only the crops asked for are read from disk.
+
+    Args:
+        path: The file.
+        count: Crops ``F``.
+        channel_order: How the file stores its channels.
+
+    Returns:
+        ``(F, H, W, 3)`` uint8 RGB.
+
+    Raises:
+        MediaError: The file is no such array, or holds no crops.
+    """
+    try:
+        crops = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise MediaError(f"{path}: cannot be read as face crops: {error}") from error
+    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[3] != 3 or 0 in crops.shape:
+        raise MediaError(f"{path}: face crops must be uint8 (T, H, W, 3), not {crops.dtype} {crops.shape}")
+    chosen = crops[uniform_indices(crops.shape[0], count)]
+    return np.ascontiguousarray(chosen[..., ::-1] if channel_order == "bgr" else chosen)
+
+
+def resize_faces(crops: Frames, size: int) -> Tensor:
+    """Scale face crops straight to ``(F, 3, size, size)`` uint8, bilinear, as the published loader does."""
+    pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
+    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+
+
+def resize_frames(frames: Frames, size: int) -> Tensor:
+    """Scale the shortest edge to ``size`` (bicubic), crop the centre: CLIP's way; ``(F, 3, size, size)`` uint8."""
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    height, width = pixels.shape[-2:]
+    scale = size / min(height, width)
+    scaled = (max(size, int(height * scale)), max(size, int(width * scale)))
+    resized = F.interpolate(pixels, size=scaled, mode="bicubic", antialias=True)
+    top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+    return resized[..., top : top + size, left : left + size].contiguous()
