@@ -1,0 +1,34 @@
+"""Supervised fine-tuning: masked token negative log-likelihood of the target answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from affectgpt_r1.functional.logprobs import masked_mean
+from affectgpt_r1.policy.base import Policy
+from affectgpt_r1.types import ClipBatch, StageOutput
+
+
+class SFTStage:
+    """Teaches the target text of each clip; the prompt carries no loss."""
+
+    answers = True
+
+    def prepare(self, policy: Policy) -> None:
+        """Nothing to prepare: what trains was chosen when the policy was built."""
+
+    def training_step(self, policy: Policy, batch: ClipBatch, *, seed: int) -> StageOutput:
+        """See :class:`~affectgpt_r1.stages.base.Stage`."""
+        targets = policy.encode_targets(batch)
+        logps = policy.per_token_logps(batch, targets)
+        loss = -masked_mean(logps, targets.mask)
+        return StageOutput(loss, {"loss": loss.detach(), "num_tokens": targets.mask.sum()})
+
+    @torch.no_grad()
+    def validation_step(self, policy: Policy, batch: ClipBatch) -> Mapping[str, Tensor]:
+        """The loss on held-out clips."""
+        targets = policy.encode_targets(batch)
+        return {"loss": -masked_mean(policy.per_token_logps(batch, targets), targets.mask)}
