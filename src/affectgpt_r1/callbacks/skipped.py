@@ -1,0 +1,115 @@
+"""Clips that could not be read: counted, listed with their reasons, and fatal when they are too many."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.reporting.logger import mlflow_loggers
+
+log = logging.getLogger(__name__)
+
+_ROWS_IN_MESSAGE = 5
+
+
+class SkippedClips(Protocol):
+    """What a module's ``skipped`` collector offers."""
+
+    @property
+    def count(self) -> int:
+        """Clips drawn that could not be read."""
+
+    @property
+    def total(self) -> int:
+        """Clips drawn, the unreadable ones included."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and reason of each unreadable clip."""
+
+
+class UnreadableClips(pl.Callback):
+    """Reports the module's ``skipped`` clips when training ends, and ends it early when too many are lost.
+
+    The report is a warning in the log, ``<folder>/unreadable_clips.csv``, the metric ``data/unreadable_clips`` and,
+    with MLflow, the artifact ``data/unreadable_clips.csv``.
+
+    Args:
+        folder: This run's output folder.
+        max_share: Largest share of the drawn clips that may be unreadable.
+        judge_after: Clips to draw before the share is judged; at the end of training it is judged in any case.
+    """
+
+    def __init__(self, folder: str | Path, max_share: float = 0.05, judge_after: int = 100) -> None:
+        self._folder = Path(folder)
+        self._max_share = max_share
+        self._judge_after = judge_after
+        self._reported = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Raise :class:`DataError` once too large a share is lost."""
+        skipped = _skipped(pl_module)
+        if skipped.total >= self._judge_after:
+            self._judge(skipped)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report, then judge."""
+        skipped = _skipped(pl_module)
+        self._report(trainer, skipped)
+        self._judge(skipped)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Report what was lost until then."""
+        if not self._reported:
+            self._report(trainer, _skipped(pl_module))
+
+    def _judge(self, skipped: SkippedClips) -> None:
+        if skipped.count <= self._max_share * skipped.total:
+            return
+        named = "; ".join(f"{name}: {reason}" for name, reason in _unique_rows(skipped)[:_ROWS_IN_MESSAGE])
+        raise DataError(
+            f"{skipped.count} of {skipped.total} clips could not be read, more than the share of {self._max_share:g} "
+            f"allowed by `callbacks.unreadable_clips.max_share`: {named}. "
+            f"Mend or remove them; all are listed in {self._folder / 'unreadable_clips.csv'}"
+        )
+
+    def _report(self, trainer: pl.Trainer, skipped: SkippedClips) -> None:
+        self._reported = True
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            logger.log_metrics({"data/unreadable_clips": float(skipped.count)}, step=trainer.global_step)
+        if not skipped.count:
+            return
+        rows = _unique_rows(skipped)
+        log.warning("%d of %d clips drawn could not be read:", skipped.count, skipped.total)
+        for name, reason in rows:
+            log.warning("  %s: %s", name, reason)
+        text = _csv(rows)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "unreadable_clips.csv").write_text(text, encoding="utf-8", newline="")
+        for tracked in mlflow_loggers(trainer.loggers):
+            tracked.log_text(text, "data/unreadable_clips.csv")
+
+
+def _skipped(module: pl.LightningModule) -> SkippedClips:
+    skipped: SkippedClips = module.skipped  # type: ignore[assignment]
+    return skipped
+
+
+def _unique_rows(skipped: SkippedClips) -> list[tuple[str, str]]:
+    """One row a clip: a clip is drawn again in each epoch."""
+    return list(dict(skipped.rows()).items())
+
+
+def _csv(rows: list[tuple[str, str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows([("name", "reason"), *rows])
+    return text.getvalue()
