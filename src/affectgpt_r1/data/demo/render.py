@@ -1,0 +1,134 @@
+"""Rendering a planned set to disk, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from affectgpt_r1.data.demo.face import draw_face, face_crops
+from affectgpt_r1.data.demo.labels import digest, label_files
+from affectgpt_r1.data.demo.media import write_face_crops, write_mp4, write_wav
+from affectgpt_r1.data.demo.plan import ClipPlan, plan_clips
+from affectgpt_r1.data.demo.settings import SAMPLE_RATE, SPLITS, DemoSettings
+from affectgpt_r1.data.demo.voice import render_voice
+from affectgpt_r1.data.layout import audio_file, face_file, video_file
+from affectgpt_r1.errors import DataError
+
+STAMP_FILE = "demo.json"
+VERSION = 1  # raise it when the rendering changes, so that old folders are rendered anew
+
+_MEDIA_STREAM = 104_729  # keeps the renderer's draws apart from the plan's
+_PARTIAL_MARK = "partial-demo"
+
+
+def render_demo(root: Path, settings: DemoSettings, *, workers: int = 2) -> None:
+    """Render the synthetic clips into the published layout below ``root``.
+
+    A folder that already holds the same set is left as it is; one that holds another synthetic set is replaced.
+    The set is built beside ``root`` and moved there when it is complete.
+
+    Args:
+        root: Folder to fill, such as ``data/synthetic``.
+        settings: What to render; label files depend on nothing else.
+        workers: Processes; 1 renders in this one. The result does not depend on it.
+
+    Raises:
+        DataError: If ``root`` holds something that this function did not write.
+    """
+    plans = plan_clips(settings)
+    files = label_files(plans)
+    stamp = _stamp(settings, files)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.parent / f".{root.name}.lock"):
+        if is_rendered(root, plans, stamp):
+            return
+        _refuse_foreign(root)
+        with _partial_folder(root) as partial:
+            _render_clips(partial, plans, settings, workers)
+            for name, content in files.items():
+                (partial / name).write_text(content, encoding="utf-8", newline="")
+            (partial / STAMP_FILE).write_text(stamp, encoding="utf-8", newline="")
+            (partial / _PARTIAL_MARK).unlink()
+            if root.exists():
+                shutil.rmtree(root)
+            os.replace(partial, root)
+
+
+def is_rendered(root: Path, plans: list[ClipPlan], stamp: str) -> bool:
+    """Whether ``root`` holds this set, with all its media."""
+    path = root / STAMP_FILE
+    if not path.exists() or path.read_text(encoding="utf-8") != stamp:
+        return False
+    places = (video_file, audio_file, face_file)
+    return all(place(root, plan.name).exists() for plan in plans for place in places)
+
+
+def render_clip(root: Path, plan: ClipPlan, settings: DemoSettings) -> None:
+    """Render the mp4, the wav and the face crops of one clip."""
+    key = (settings.seed, _MEDIA_STREAM, SPLITS.index(plan.split), plan.number)
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+    voice = render_voice(plan.identity, plan.cues, plan.seconds, generator)
+    moments = np.arange(int(plan.seconds * settings.fps)) * SAMPLE_RATE // settings.fps
+    frames = draw_face(plan.identity, plan.cues, voice.syllables[moments], settings.fps, settings.frame_size, generator)
+    write_mp4(root / "video" / f"{plan.name}.mp4", frames, voice.waveform, settings.fps)
+    write_wav(root / "audio" / f"{plan.name}.wav", voice.waveform)
+    write_face_crops(root / "openface_face" / plan.name / f"{plan.name}.npy", face_crops(frames))
+
+
+def _stamp(settings: DemoSettings, files: dict[str, str]) -> str:
+    content = {
+        "synthetic": True,
+        "version": VERSION,
+        "settings": settings.as_dict(),
+        "labels_sha256": digest(files),
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _refuse_foreign(root: Path) -> None:
+    if root.exists() and not (root / STAMP_FILE).exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(
+            f"{root} exists and is no synthetic set (it has no {STAMP_FILE}); choose another folder or empty it"
+        )
+
+
+@contextmanager
+def _partial_folder(root: Path) -> Iterator[Path]:
+    """A fresh marked folder beside ``root``; what an earlier, interrupted render left there is cleared."""
+    partial = root.parent / f".{root.name}.partial"
+    if partial.exists():
+        if not (partial / _PARTIAL_MARK).exists():
+            raise DataError(f"{partial} is in the way and was not written by a demo render; remove it")
+        shutil.rmtree(partial)
+    partial.mkdir()
+    (partial / _PARTIAL_MARK).touch()
+    try:
+        for name in ("video", "audio", "openface_face"):
+            (partial / name).mkdir()
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _render_clips(root: Path, plans: list[ClipPlan], settings: DemoSettings, workers: int) -> None:
+    if workers <= 1:
+        _render_share(root, plans, settings)
+        return
+    shares = [plans[start::workers] for start in range(workers)]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in [pool.submit(_render_share, root, share, settings) for share in shares]:
+            done.result()
+
+
+def _render_share(root: Path, plans: list[ClipPlan], settings: DemoSettings) -> None:
+    for plan in plans:
+        render_clip(root, plan, settings)

@@ -1,0 +1,114 @@
+"""What a synthetic set is made of: sizes, noise, media format."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+from affectgpt_r1.errors import ConfigError
+
+NoiseName: TypeAlias = Literal["none", "moderate", "hard"]
+SplitName: TypeAlias = Literal["caption", "human", "validation", "test"]
+
+SPLITS: tuple[SplitName, ...] = ("caption", "human", "validation", "test")
+SAMPLE_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class NoiseRates:
+    """How often a machine-like caption errs, each a probability.
+
+    Attributes:
+        flip: A claimed emotion is taken for one of its neighbours.
+        ignore_voice: A caption leaves out what only the voice tells.
+        drop: A claimed emotion is left out.
+        insert: A caption claims an emotion that nothing shows.
+        filler: A caption adds a vague word.
+        miss_sarcasm: A caption believes sarcastic words.
+        weak_cues: A clip, of any split, shows its face and voice cues faintly. This alone alters media.
+    """
+
+    flip: float = 0.0
+    ignore_voice: float = 0.0
+    drop: float = 0.0
+    insert: float = 0.0
+    filler: float = 0.0
+    miss_sarcasm: float = 0.0
+    weak_cues: float = 0.0
+
+
+NOISE: dict[NoiseName, NoiseRates] = {
+    "none": NoiseRates(),
+    "moderate": NoiseRates(
+        flip=0.15, ignore_voice=0.6, drop=0.15, insert=0.2, filler=0.3, miss_sarcasm=0.7, weak_cues=0.2
+    ),
+    "hard": NoiseRates(
+        flip=0.25, ignore_voice=0.75, drop=0.25, insert=0.35, filler=0.5, miss_sarcasm=0.8, weak_cues=0.8
+    ),
+}
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Settings of a synthetic set; equal settings give byte-identical label files.
+
+    Attributes:
+        seed: Draws every clip, with the clip's split and number; a split does not depend on the other sizes.
+        num_caption: Clips with noisy machine-like captions (``*_mercaptionplus.csv``), for SFT.
+        num_human: Clips with exact labels (``*_ovmerd.csv``), for RL.
+        num_validation: Clips with exact labels, to choose learning rates and checkpoints on.
+        num_test: Clips with exact labels, held out.
+        noise: Key of ``NOISE``.
+        frame_size: Side of the square video frames in pixels; even, as 4:2:0 video wants.
+        fps: Video frames per second.
+        min_seconds: Shortest clip.
+        max_seconds: Longest clip.
+    """
+
+    seed: int = 1
+    num_caption: int = 1500
+    num_human: int = 300
+    num_validation: int = 150
+    num_test: int = 600
+    noise: NoiseName = "moderate"
+    frame_size: int = 96
+    fps: int = 8
+    min_seconds: float = 2.5
+    max_seconds: float = 3.2
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: If a value cannot be rendered.
+        """
+        if self.noise not in NOISE:
+            raise ConfigError(f"demo noise={self.noise!r} is unknown; choose one of {', '.join(NOISE)}")
+        if self.seed < 0:
+            raise ConfigError(f"demo seed={self.seed} is negative; choose a seed from 0 up")
+        if min(self.size(split) for split in SPLITS) < 0:
+            raise ConfigError("a demo split has a negative number of clips; give 0 or more")
+        if self.frame_size < 48 or self.frame_size % 2:
+            raise ConfigError(f"demo frame_size={self.frame_size} must be even and at least 48")
+        if self.fps < 4:
+            raise ConfigError(f"demo fps={self.fps} must be at least 4: eight face crops are cut from a clip")
+        if not 2.0 <= self.min_seconds <= self.max_seconds:
+            raise ConfigError("demo clips need 2 <= min_seconds <= max_seconds: audio is read in windows of 2 s")
+
+    @property
+    def rates(self) -> NoiseRates:
+        """The noise probabilities."""
+        return NOISE[self.noise]
+
+    def size(self, split: SplitName) -> int:
+        """Number of clips in ``split``."""
+        return {
+            "caption": self.num_caption,
+            "human": self.num_human,
+            "validation": self.num_validation,
+            "test": self.num_test,
+        }[split]
+
+    def as_dict(self) -> dict[str, int | float | str]:
+        """The settings as plain values."""
+        return asdict(self)

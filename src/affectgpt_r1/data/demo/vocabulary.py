@@ -1,0 +1,53 @@
+"""The emotion words of the synthetic clips, and which of them may meet in one clip."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+Cluster: TypeAlias = Literal["joy", "calm", "sadness", "anger", "fear", "surprise", "disgust", "shame"]
+
+WORDS: dict[Cluster, tuple[str, ...]] = {
+    "joy": ("happy", "joyful", "delighted", "pleased"),
+    "calm": ("calm", "peaceful", "serene"),
+    "sadness": ("sad", "sorrowful", "gloomy", "miserable"),
+    "anger": ("angry", "furious", "irritated", "annoyed"),
+    "fear": ("scared", "nervous", "anxious", "worried"),
+    "surprise": ("surprised", "amazed", "startled"),
+    "disgust": ("disgusted", "repulsed", "revolted"),
+    "shame": ("ashamed", "embarrassed", "guilty"),
+}
+"""Words of a cluster cannot be told apart by any cue: which one a clip carries is drawn."""
+
+CLUSTERS: tuple[Cluster, ...] = tuple(WORDS)
+EMOTION_WORDS: tuple[str, ...] = tuple(word for words in WORDS.values() for word in words)
+CLUSTER_OF: dict[str, Cluster] = {word: cluster for cluster, words in WORDS.items() for word in words}
+
+FILLERS: tuple[str, ...] = ("concern", "emotional", "engaged", "serious", "expressive")
+"""Vague words that machine captions add; none of them is ever true of a clip."""
+
+COMPATIBLE: dict[Cluster, tuple[Cluster, ...]] = {
+    "joy": ("calm", "surprise"),
+    "calm": ("joy",),
+    "sadness": ("anger", "fear", "surprise", "disgust", "shame"),
+    "anger": ("sadness", "fear", "surprise", "disgust", "shame"),
+    "fear": ("sadness", "anger", "surprise", "disgust", "shame"),
+    "surprise": ("joy", "sadness", "anger", "fear", "disgust", "shame"),
+    "disgust": ("sadness", "anger", "fear", "surprise", "shame"),
+    "shame": ("sadness", "anger", "fear", "surprise", "disgust"),
+}
+"""Which clusters may stand beside another in one clip; the rest contradict it."""
+
+SARCASTIC: tuple[Cluster, ...] = ("sadness", "anger", "fear", "disgust")
+"""What face and voice may show against glad or calm words."""
+
+CONFUSED_WITH: dict[Cluster, tuple[Cluster, Cluster]] = {
+    "joy": ("surprise", "calm"),
+    "calm": ("joy", "sadness"),
+    "sadness": ("shame", "fear"),
+    "anger": ("disgust", "fear"),
+    "fear": ("surprise", "sadness"),
+    "surprise": ("joy", "fear"),
+    "disgust": ("anger", "sadness"),
+    "shame": ("sadness", "fear"),
+}
+"""The neighbours for which a machine-like caption takes a cluster."""
