@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from importlib import resources
 
-from affectgpt_r1.emotion.cache import lexicon_from_json
-from affectgpt_r1.emotion.wheels import Lexicon
+from affectgpt_r1.emotion.wheels import Entry, Lexicon
 
 
 @cache
 def load_bundled() -> Lexicon:
-    """Our own lexicon: five wheels after the psychological literature, sources in the file's header."""
+    """Our own lexicon: five wheels after the psychological literature, sources in the file's header.
+
+    Case 1 stands for the word that a form inflects, case 2 for the name of its group of near-synonyms.
+    """
     file = resources.files("affectgpt_r1.emotion") / "resources" / "bundled.json"
-    return lexicon_from_json(file.read_text(encoding="utf-8"))
+    content = json.loads(file.read_text(encoding="utf-8"))
+    groups = [(group["name"], tuple(group["level1"]), tuple(group["level2"])) for group in content["groups"]]
+    return Lexicon(
+        name="bundled",
+        cluster_names=tuple(tuple(tuple(names) for names in level) for level in content["cluster_names"]),
+        entries={
+            form: Entry(word, *groups[group]) for word, (group, forms) in content["words"].items() for form in forms
+        },
+    )
