@@ -136,6 +136,12 @@ def _mean_over_wheels(values: Tensor, counted: Tensor) -> Tensor:
     return torch.where(scored, values, 0.0).sum(-1) / scored.sum(-1)
 
 
+def count_unmapped(predictions: Sequence[EmotionSet], lexicon: Lexicon) -> tuple[int, int]:
+    """Number of predicted words that map onto no wheel at level 1, and of all predicted words, duplicates included."""
+    words = [word for prediction in predictions for word in prediction]
+    return sum(word not in lexicon for word in words), len(words)
+
+
 def mean_set_f1(prediction: EmotionSet, target: EmotionSet, lexicon: Lexicon, level: int = 1) -> float | None:
     """The per-sample score: set F1, averaged over the wheels onto which ``target`` maps.
 

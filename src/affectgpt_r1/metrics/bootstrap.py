@@ -1,0 +1,125 @@
+"""Percentile bootstrap intervals of the corpus score, resampling clips (Efron & Tibshirani, 1993)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from affectgpt_r1.metrics.functional.wheel import (
+    WheelCounts,
+    WheelSums,
+    _compute,
+    _mean_over_wheels,
+    per_sample_scores,
+)
+
+Statistic = Literal["f1", "precision", "recall"]
+_WEIGHTS_AT_ONCE = 4_000_000
+
+
+class Interval(NamedTuple):
+    """A statistic of the corpus and the interval that holds it."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    counts: WheelCounts,
+    statistic: Statistic = "f1",
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of a corpus score, the mean over the wheels.
+
+    Each resample draws ``N`` clips with replacement and takes the corpus score of those clips, not the mean of
+    per-clip scores.
+
+    Args:
+        counts: Counts of ``N`` clips, from :func:`~affectgpt_r1.metrics.functional.wheel.wheel_counts`.
+        statistic: Which score.
+        resamples: Number of resamples.
+        confidence: Share of resamples that the interval holds, in (0, 1).
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If there is no clip, or no clip that counts, or an argument is out of range.
+    """
+    return _interval([counts], statistic, resamples, confidence, seed)
+
+
+def paired_difference_interval(
+    first: WheelCounts,
+    second: WheelCounts,
+    statistic: Statistic = "f1",
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of ``first`` minus ``second``, two systems on the same clips in the same order.
+
+    Each resample takes the same clips of both, so that what makes a clip hard cancels out.
+
+    Args:
+        first: Counts of the one system on ``N`` clips.
+        second: Counts of the other on the same clips.
+        statistic: Which score.
+        resamples: Number of resamples.
+        confidence: Share of resamples that the interval holds, in (0, 1).
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If the clips differ, there is none that counts, or an argument is out of range.
+    """
+    if not torch.equal(first.relevant, second.relevant):
+        raise ValueError("the two systems were not scored on the same clips in the same order: their targets differ")
+    return _interval([first, second], statistic, resamples, confidence, seed)
+
+
+def _interval(
+    systems: list[WheelCounts], statistic: Statistic, resamples: int, confidence: float, seed: int
+) -> Interval:
+    if statistic not in ("f1", "precision", "recall"):
+        raise ValueError(f"no statistic {statistic!r}: take 'f1', 'precision' or 'recall'")
+    if resamples < 1 or not 0 < confidence < 1:
+        raise ValueError(f"resamples={resamples} must be positive, confidence={confidence} between 0 and 1")
+    if not bool((systems[0].relevant > 0).any()):
+        raise ValueError("no clip counts: none of the targets maps onto a wheel")
+    num_clips = len(systems[0].relevant)
+    estimate = _difference(systems, torch.ones(1, num_clips, dtype=torch.float64), statistic)
+    draws = [_difference(systems, weights, statistic) for weights in _resample(num_clips, resamples, seed)]
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(torch.cat(draws).numpy(), [tail, 1 - tail])
+    return Interval(float(estimate), float(low), float(high))
+
+
+def _resample(num_clips: int, resamples: int, seed: int) -> Iterator[Tensor]:
+    """How often each resample draws each clip: chunks of ``(R, N)`` float64."""
+    generator = np.random.default_rng(seed)
+    chunk = max(1, _WEIGHTS_AT_ONCE // num_clips)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        rows = generator.integers(num_clips, size=(size, num_clips)) + num_clips * np.arange(size)[:, None]
+        weights = np.bincount(rows.ravel(), minlength=size * num_clips).reshape(size, num_clips)
+        yield torch.from_numpy(weights.astype(np.float64))
+
+
+def _difference(systems: list[WheelCounts], weights: Tensor, statistic: Statistic) -> Tensor:
+    """Score of the one system, or of the first minus the second, under each row of ``weights``: ``(R,)``."""
+    first, *rest = (_weighted_score(counts, weights, statistic) for counts in systems)
+    return first - rest[0] if rest else first
+
+
+def _weighted_score(counts: WheelCounts, weights: Tensor, statistic: Statistic) -> Tensor:
+    scores = per_sample_scores(counts)
+    counted = scores.counted.double()
+    sums = WheelSums(weights @ (scores.precision * counted), weights @ (scores.recall * counted), weights @ counted)
+    return _mean_over_wheels(_compute(sums)._asdict()[statistic], sums.counted)
