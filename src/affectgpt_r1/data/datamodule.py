@@ -57,7 +57,7 @@ class ClipDataModule(LightningDataModule):
         subset: Train on this many clips only, the same ones everywhere.
         modality_dropout: Chance to leave a modality out of a training prompt.
         feature_store: Folder of the stores of frozen-tower outputs; see :meth:`open_feature_store`.
-        cues_file: Recorded cues of synthetic clips.
+        cues_file: Recorded cues of synthetic clips, as JSON lines.
         max_unreadable_share: Share of clips that may be lost.
         validation_share: Share of the training clips, chosen by name, that validates when no file is given.
 

@@ -6,6 +6,7 @@ Rows are numbered as a spreadsheet shows them: the header is row 1, the first cl
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,20 +114,23 @@ def read_columns(path: Path, column: str) -> dict[str, str]:
 
 
 def read_cues(path: Path) -> dict[str, dict[str, float]]:
-    """Recorded cues of synthetic clips: a CSV of ``name`` and one number a column.
+    """Recorded cues of synthetic clips: JSON lines with a ``name`` and the numbers under ``cues``.
 
     Raises:
-        DataError: As :func:`read_table`, or a field is not a number.
+        DataError: The file is missing, or a line holds no such object; says which.
     """
-    table = read_table(path).set_index("name")
     try:
-        numbers = table.astype(float)
-    except ValueError as error:
-        raise DataError(f"{path}: every column but name must hold numbers: {error}") from error
-    return {
-        str(name): dict(zip(numbers.columns, values, strict=True))
-        for name, values in zip(numbers.index, numbers.to_numpy().tolist(), strict=True)
-    }
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    cues: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            clip = json.loads(line)
+            cues[clip["name"]] = {cue: float(value) for cue, value in clip["cues"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f'{path}: line {number} is not {{"name": ..., "cues": {{...}}}}: {error!r}') from error
+    return cues
 
 
 def check_media(

@@ -1,0 +1,233 @@
+import os
+import shutil
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+
+from affectgpt_r1.data.datamodule import (
+    ClipDataModule,
+    MERCaptionDataModule,
+    OVMERDataModule,
+    fill_feature_store,
+)
+from affectgpt_r1.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def root(tmp_path, tiny_data_root):
+    return tiny_data_root(tmp_path / "data")
+
+
+def ready(root, kind=OVMERDataModule, **options):
+    datamodule = kind(
+        str(root),
+        **({"test_labels": "test.csv", "image_size": 16, "batch_size": 3, "validation_share": 0.25} | options),
+    )
+    datamodule.setup("fit")
+    return datamodule
+
+
+def names(rows):
+    return [row.name for row in rows]
+
+
+def test_splits_and_subsets_are_chosen_by_name(root):
+    datamodule = ready(root)
+    train, validation, test = (names(rows) for rows in datamodule.splits)
+    assert len(train) == 6
+    assert len(validation) == 2
+    assert sorted(train + validation) == [f"sample_{number:02d}" for number in range(8)]
+    assert test == [f"sample_{number:02d}" for number in range(8, 12)]
+    assert names(ready(root, seed=9).splits.validation) == validation
+    four, two = ready(root, subset=4), ready(root, subset=2)
+    assert names(two.splits.train) == names(four.splits.train)[:2]
+    assert names(four.splits.validation) == validation
+
+
+def test_both_variants_read_their_published_files(root):
+    (root / "track3_train_ovmerd.csv").write_text((root / "track3_train_mercaptionplus.csv").read_text())
+    caption = ready(root, MERCaptionDataModule).splits.train
+    human = ready(root).splits.train
+    explained = ready(root, train_reasons="track3_train_ovmerd.csv").splits.train
+    assert names(caption) == names(human)
+    assert {row.reason for row in human} == {""}
+    assert [row.reason for row in caption] == [row.reason for row in explained]
+    assert caption[0].reason.startswith("The voice sounds")
+    assert [row.labels for row in caption] == [row.labels for row in human]
+
+
+def test_subtitles_are_read_for_the_text_modality_only(root):
+    (root / "subtitle_chieng.csv").unlink()
+    assert {row.subtitle for row in ready(root, modalities=["audio"]).splits.rows()} == {""}
+    with pytest.raises(DataError, match=r"subtitle_chieng\.csv: no such file"):
+        ready(root)
+
+
+def test_overlapping_splits_fail(root):
+    (root / "test.csv").write_text("name,openset\nsample_09,sad\nsample_03,sad\n")
+    with pytest.raises(DataError, match=r"sample_03 \(rows 5 and 3\)"):
+        ready(root)
+    with pytest.raises(DataError, match="stand in two splits"):
+        ready(root, test_labels=None, validation_labels="track2_train_mercaptionplus.csv")
+
+
+def test_names_without_media_fail_only_for_modalities_that_are_on(root):
+    (root / "openface_face" / "sample_09" / "sample_09.npy").unlink()
+    with pytest.raises(DataError, match=r"row 3 \(sample_09\): openface_face/sample_09/sample_09\.npy"):
+        ready(root)
+    assert len(ready(root, modalities=["audio", "text"]).splits.test) == 4
+
+
+@pytest.mark.parametrize(
+    "option", [{"modalities": ["smell"]}, {"modalities": []}, {"visual": "body"}, {"channel_order": "gbr"},
+               {"decoder": "opencv"}]
+)  # fmt: skip
+def test_unknown_settings_are_refused(root, option):
+    with pytest.raises(ConfigError, match=rf"data\.{next(iter(option))}="):
+        ready(root, **option)
+
+
+def test_cues_must_cover_the_clips(root):
+    batch = next(iter(ready(root, cues_file="cues.jsonl").test_dataloader()))
+    assert batch.cues["pitch"].tolist() == pytest.approx([0.8, 0.9, 1.0, 1.1])
+    assert ready(root).train_dataloader().dataset.cues is None
+    lines = (root / "cues.jsonl").read_text().splitlines()
+    (root / "cues.jsonl").write_text("\n".join(lines[:-1]))
+    with pytest.raises(DataError, match=r"cues\.jsonl: has no row for 1 clips, the first is sample_11"):
+        ready(root, cues_file="cues.jsonl")
+
+
+def same(one, other):
+    assert (one.names, one.modalities, one.skipped) == (other.names, other.modalities, other.skipped)
+    assert torch.equal(one.frames, other.frames)
+    assert torch.equal(one.waveforms, other.waveforms)
+
+
+def test_workers_change_nothing(root):
+    (root / "audio" / "sample_02.wav").write_bytes(b"")
+    alone = list(ready(root, modality_dropout=0.5, visual="frame").train_dataloader())
+    workers = list(ready(root, modality_dropout=0.5, visual="frame", num_workers=2).train_dataloader())
+    assert len(alone) == len(workers) == 2
+    for one, other in zip(alone, workers, strict=True):
+        same(one, other)
+
+
+def test_resuming_continues_batches_bit_by_bit(root):
+    def batches(datamodule, epoch):
+        loader = datamodule.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return list(loader)
+
+    whole = [batches(ready(root, modality_dropout=0.5, batch_size=2), epoch) for epoch in (2, 3)]
+    resumed = ready(root, modality_dropout=0.5, batch_size=2)
+    resumed.resume_position(2, 1)
+    for epoch, expected in ((2, whole[0][1:]), (3, whole[1])):
+        got = batches(resumed, epoch)
+        assert len(got) == len(expected)
+        for one, other in zip(got, expected, strict=True):
+            same(one, other)
+    assert whole[0][0].names != whole[1][0].names
+
+
+def test_making_iterators_leaves_the_global_random_state_alone(root):
+    datamodule = ready(root)
+    state = torch.get_rng_state()
+    for loader in (datamodule.train_dataloader(), datamodule.val_dataloader(), datamodule.test_dataloader()):
+        next(iter(loader))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_evaluation_drops_what_cannot_be_read(root):
+    (root / "video" / "sample_09.mp4").write_text("text")
+    (batch,) = ready(root, visual="frame").test_dataloader()
+    assert batch.names == ("sample_08", "sample_10", "sample_11")
+    assert [clip.name for clip in batch.skipped] == ["sample_09"]
+
+
+def encode(batch):
+    return {
+        "video": batch.frames.float().mean(dim=(-1, -2)),
+        "audio": batch.waveforms.std(dim=-1, keepdim=True),
+    }
+
+
+def test_the_feature_store_fills_once_and_replaces_media(root, tmp_path):
+    options = {"feature_store": str(tmp_path / "store"), "visual": "face", "eval_batch_size": 5}
+    datamodule = ready(root, **options)
+    (media_batch,) = ready(root).test_dataloader()
+    store = datamodule.open_feature_store("towers")
+    assert len(datamodule.rows_without_features(store)) == 12
+    assert fill_feature_store(datamodule, encode).count == 0
+    again = ready(root, **options)
+    assert again.open_feature_store("towers").folder == store.folder
+    assert again.open_feature_store("other towers").folder != store.folder
+    again.open_feature_store("towers")
+
+    def never(batch):
+        raise AssertionError
+
+    assert fill_feature_store(again, never).seen == 0
+    for folder in ("video", "audio", "openface_face"):
+        shutil.rmtree(root / folder)
+    (batch,) = again._evaluation_loader(again.splits.test)
+    assert batch.frames is None
+    assert batch.names == media_batch.names
+    assert all(torch.equal(batch.features[key], value) for key, value in encode(media_batch).items())
+
+
+def test_filling_fails_above_the_share_and_does_not_retry(root, tmp_path):
+    (root / "audio" / "sample_02.wav").write_bytes(b"")
+    datamodule = ready(root, feature_store=str(tmp_path / "store"))
+    store = datamodule.open_feature_store("towers")
+    with pytest.raises(DataError, match=r"1 of 12 .*sample_02\.wav"):
+        fill_feature_store(datamodule, encode)
+    assert datamodule.rows_without_features(store) == []
+    later = (store.folder / "unreadable.json").stat().st_mtime + 10
+    os.utime(root / "audio" / "sample_02.wav", (later, later))
+    assert names(datamodule.rows_without_features(store)) == ["sample_02"]
+
+
+def test_a_store_must_be_named_and_opened(root):
+    with pytest.raises(ConfigError, match=r"data\.feature_store is not set"):
+        ready(root).open_feature_store("towers")
+    with pytest.raises(ConfigError, match="no feature store is open"):
+        fill_feature_store(ready(root), encode)
+
+
+def test_the_digest_follows_label_files(root):
+    before = ready(root).digest()
+    assert before == ready(root, batch_size=1).digest()
+    (root / "test.csv").write_text((root / "test.csv").read_text().replace("happy", "sad"))
+    assert ready(root).digest() != before
+
+
+class Recorder(LightningModule):
+    """Records the clips of each training batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((self.current_epoch, batch_idx, batch.names))
+        return (self.weight * batch.waveforms.std()).sum()
+
+    def validation_step(self, batch, batch_idx):
+        assert batch.names
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_lightning_sets_epochs_and_moves_batches(root, tmp_path):
+    trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+                      enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+                      default_root_dir=tmp_path)  # fmt: skip
+    module = Recorder()
+    trainer.fit(module, datamodule=ready(root, ClipDataModule, train_labels="track2_train_ovmerd.csv", batch_size=4))
+    assert [(epoch, index) for epoch, index, _ in module.seen] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    orders = [module.seen[0][2] + module.seen[1][2], module.seen[2][2] + module.seen[3][2]]
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]

@@ -1,0 +1,77 @@
+import os
+
+import pytest
+import torch
+
+from affectgpt_r1.data.features import FeatureStore, store_features
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.types import ClipBatch, SkippedClip
+
+
+def batch(*names, skipped=()):
+    return ClipBatch(names, ("",) * len(names), ((),) * len(names), ("",) * len(names), ((),) * len(names),
+                     skipped=skipped)  # fmt: skip
+
+
+def test_what_is_written_is_read(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    features = {"video": torch.randn(8, 4).T, "audio": torch.randn(8, 6, requires_grad=True)}
+    assert not store.has("a")
+    store.write("a", features)
+    read = store.read("a")
+    assert store.has("a")
+    assert read.keys() == features.keys()
+    assert all(torch.equal(read[key], features[key]) for key in features)
+    # sha256("a") begins with "ca".
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == ["store/ca/a.safetensors"]
+
+
+def test_absent_and_damaged_features_are_named(tmp_path):
+    store = FeatureStore(tmp_path)
+    with pytest.raises(DataError, match="no features of 'a'; fill the feature store"):
+        store.read("a")
+    store.write("a", {"video": torch.zeros(1)})
+    next(tmp_path.rglob("*.safetensors")).write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"a\.safetensors: .*delete it"):
+        store.read("a")
+
+
+def test_a_failing_write_leaves_the_earlier_features(tmp_path, monkeypatch):
+    store = FeatureStore(tmp_path)
+    store.write("a", {"video": torch.zeros(2)})
+
+    def full_disk(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("affectgpt_r1.data.features.save_file", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        store.write("a", {"video": torch.ones(2)})
+    assert store.read("a")["video"].tolist() == [0, 0]
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+
+
+def test_newer_media_make_features_stale(tmp_path):
+    store, media = FeatureStore(tmp_path / "store"), tmp_path / "a.mp4"
+    media.touch()
+    store.write("a", {"video": torch.zeros(1)})
+    store.record_unreadable([SkippedClip("b", "broken")])
+    assert store.has("a", [media])
+    assert store.has_refused("b", [media])
+    later = media.stat().st_mtime + 100
+    os.utime(media, (later, later))
+    assert not store.has("a", [media])
+    assert not store.has_refused("b", [media])
+
+
+def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
+    store = FeatureStore(tmp_path)
+    batches = [batch("a", "b"), batch(skipped=(SkippedClip("c", "c.mp4: broken"),)), batch("d")]
+    account = store_features(
+        store, batches, lambda given: {"video": torch.tensor([[float(ord(name))] for name in given.names])}
+    )
+    assert [store.read(name)["video"].item() for name in "abd"] == [97, 98, 100]
+    assert (account.count, account.seen) == (1, 4)
+    assert FeatureStore(tmp_path).unreadable == {"c": "c.mp4: broken"}
+    store.record_unreadable([SkippedClip("e", "é")])
+    assert FeatureStore(tmp_path).unreadable == {"c": "c.mp4: broken", "e": "é"}

@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import pytest
+
+from affectgpt_r1.data.manifest import (
+    ManifestRow,
+    check_disjoint,
+    check_media,
+    hash_order,
+    read_cues,
+    read_manifest,
+)
+from affectgpt_r1.errors import DataError
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_reads_labels_reasons_and_subtitles(tmp_path):
+    write(tmp_path / "labels.csv", 'name,openset\na,"[concern, pessimism]"\nb,"shocked,care,serious"\nc,\n')
+    write(tmp_path / "reasons.csv", "name,reason\nc,Third.\nb,\na,First; ok\nunused,x\n")
+    write(tmp_path / "subtitle_chieng.csv", 'name,chinese,english\na,你好,"Hello, you"\nb,,\nc,,NaN\n')
+    assert read_manifest(tmp_path, "labels.csv", reasons="reasons.csv", empty_as_neutral=True) == [
+        ManifestRow("a", ("concern", "pessimism"), "First; ok", "Hello, you", 2),
+        ManifestRow("b", ("shocked", "care", "serious"), "", "", 3),
+        ManifestRow("c", ("neutral",), "Third.", "", 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("[happy]", ("happy",)),
+        ("\"['happy', 'sad']\"", ("happy", "sad")),
+        ("happy;sad", ("happy;sad",)),
+        ('"don\'t know,sad"', ("don", "t know", "sad")),
+        ('" happy ,,sad,"', ("happy", "sad")),
+        ("[]", ()),
+    ],
+)
+def test_published_label_cells(tmp_path, cell, words):
+    write(tmp_path / "labels.csv", f"name,openset\na,{cell}\n")
+    assert read_manifest(tmp_path, "labels.csv", subtitles=None)[0].labels == words
+
+
+def test_names_stay_strings_and_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
+    write(tmp_path / "labels.csv", "\ufeffname,openset\n00012,happy\n")
+    assert read_manifest(tmp_path, "labels.csv", subtitles=None)[0].name == "00012"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,emotion\na,happy\n", r"labels\.csv: lacks the column openset; it has name, emotion"),
+        ("clip,openset\na,happy\n", r"lacks the column name; it has clip, openset"),
+        ("name,openset\na,happy\nb,sad\na,sad\n", r"'a' stands in rows 2 and 4"),
+        ("name,openset\na,happy\n../../etc/passwd,sad\n", r"row 3: the name '../../etc/passwd' .* outside"),
+        ("name,openset\n/etc/passwd,sad\n", r"row 2: .* outside"),
+        ("name,openset\na\\b,sad\n", r"row 2: .* outside"),
+        ("name,openset\n..,sad\n", r"row 2: .* outside"),
+        ("name,openset\n,sad\n", r"row 2: .* empty"),
+        ("", "the file is empty"),
+        ("name,openset\n", "no rows"),
+        ('name,openset\na,"happy\n', "cannot be read as CSV"),
+    ],
+)
+def test_unusable_label_files_are_refused(tmp_path, text, message):
+    write(tmp_path / "labels.csv", text)
+    with pytest.raises(DataError, match=message):
+        read_manifest(tmp_path, "labels.csv", subtitles=None)
+
+
+def test_a_name_with_nul_is_refused(tmp_path):
+    write(tmp_path / "labels.csv", "name,openset\nb,sad\na\0c,sad\n")
+    with pytest.raises(DataError):
+        read_manifest(tmp_path, "labels.csv", subtitles=None)
+
+
+def test_other_encodings_and_missing_files_are_refused(tmp_path):
+    write(tmp_path / "labels.csv", "name,openset\na,悲\n", encoding="gbk")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_manifest(tmp_path, "labels.csv", subtitles=None)
+    with pytest.raises(DataError, match=r"other\.csv: no such file; set the data folder"):
+        read_manifest(tmp_path, "other.csv")
+
+
+@pytest.mark.parametrize("option", ["reasons", "subtitles"])
+def test_companion_files_must_cover_the_labels(tmp_path, option):
+    write(tmp_path / "labels.csv", "name,openset\na,happy\nb,sad\n")
+    write(tmp_path / "more.csv", "name,reason,english\na,x,y\n")
+    options = {"subtitles": None} | {option: "more.csv"}
+    with pytest.raises(DataError, match=r"more\.csv: has no row for 1 of 2 labelled clips: b"):
+        read_manifest(tmp_path, "labels.csv", **options)
+
+
+def test_names_without_media_are_named_with_their_rows(tmp_path, write_wav, write_mp4):
+    rows = [ManifestRow(name, (), row=row) for row, name in enumerate("abc", start=2)]
+    write_wav(tmp_path / "audio" / "a.wav")
+    write_mp4(tmp_path / "video" / "a.mp4")
+    write_mp4(tmp_path / "video" / "b.mp4")
+    assert check_media(rows, tmp_path, ["text"]) == []
+    assert check_media(rows, tmp_path, ["video", "audio"], strict=False) == [rows[2]]
+    assert check_media(rows, tmp_path, ["video"], visual="face", strict=False) == rows
+    with pytest.raises(DataError, match=r"row 4 \(c\): video/c\.mp4"):
+        check_media(rows, tmp_path, ["video", "text"])
+
+
+def test_overlapping_splits_are_refused():
+    train = [ManifestRow("a", (), row=2), ManifestRow("b", (), row=3)]
+    check_disjoint(train, [ManifestRow("c", (), row=2)])
+    with pytest.raises(DataError, match=r"1 clips stand in two splits: b \(rows 3 and 9\)"):
+        check_disjoint(train, [ManifestRow("b", (), row=9)])
+
+
+def test_hash_order_depends_on_names_and_salt_alone():
+    rows = [ManifestRow(f"clip{number}", ()) for number in range(50)]
+    one = hash_order(rows, "subset")
+    assert one == hash_order(reversed(rows), "subset")
+    assert one != hash_order(rows, "validation")
+    assert [row.name for row in one[:3]] == ["clip32", "clip2", "clip37"]
+
+
+def test_cues_are_numbers_by_name(tmp_path):
+    path = write(tmp_path / "cues.jsonl", '{"name": "a", "cues": {"pitch": 1, "smile": -0.5}, "other": "x"}\n')
+    assert read_cues(path) == {"a": {"pitch": 1.0, "smile": -0.5}}
+    write(path, '{"name": "a", "cues": {}}\n{"name": "b"}\n')
+    with pytest.raises(DataError, match="line 2"):
+        read_cues(path)

@@ -1,0 +1,60 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from affectgpt_r1.data.samplers import ResumableSampler, SampleKey
+
+
+def keys(epoch, start=None, **options):
+    sampler = ResumableSampler(**({"length": 11, "seed": 3, "shuffle": True, "batch_size": 2} | options))
+    if start:
+        sampler.start_at(*start)
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("epoch", [0, 1, 5])
+@pytest.mark.parametrize("batch", [0, 1, 2])
+def test_a_resumed_epoch_continues_the_order(replicas, epoch, batch):
+    for rank in range(replicas):
+        options = {"num_replicas": replicas, "rank": rank}
+        whole = keys(epoch, **options)
+        assert keys(epoch, (epoch, batch), **options) == whole[2 * batch :]
+        assert keys(epoch + 1, (epoch, batch), **options) == keys(epoch + 1, **options)
+
+
+def test_length_stays_that_of_the_whole_epoch():
+    sampler = ResumableSampler(11, seed=0, shuffle=True, batch_size=2, num_replicas=2, rank=1)
+    sampler.start_at(0, 2)
+    assert len(sampler) == 6
+    assert len(list(sampler)) == 2
+
+
+def test_order_depends_on_seed_and_epoch():
+    assert keys(0) == keys(0)
+    assert [key.index for key in keys(0)] != [key.index for key in keys(1)]
+    assert keys(0) != keys(0, seed=4)
+    assert keys(2)[0].epoch == 2
+
+
+@given(length=st.integers(1, 60), replicas=st.integers(1, 7), epoch=st.integers(0, 9), shuffle=st.booleans())
+def test_training_shares_are_equal_and_cover_every_clip(length, replicas, epoch, shuffle):
+    shares = [keys(epoch, length=length, shuffle=shuffle, num_replicas=replicas, rank=rank) for rank in range(replicas)]
+    assert len({len(share) for share in shares}) == 1
+    assert {key.index for share in shares for key in share} == set(range(length))
+    assert sum(map(len, shares)) < length + replicas
+
+
+@given(length=st.integers(0, 60), replicas=st.integers(1, 7))
+def test_evaluation_shares_repeat_nothing(length, replicas):
+    options = {"length": length, "shuffle": False, "num_replicas": replicas, "equal_shares": False}
+    dealt = [keys(0, rank=rank, **options) for rank in range(replicas)]
+    assert sorted(key.index for share in dealt for key in share) == list(range(length))
+    for rank, share in enumerate(dealt):
+        sampler = ResumableSampler(**(options | {"seed": 0, "batch_size": 2, "rank": rank}))
+        assert len(sampler) == len(share)
+
+
+def test_keys_name_clip_and_epoch():
+    assert keys(4, shuffle=False, length=2) == [SampleKey(0, 4), SampleKey(1, 4)]
