@@ -33,7 +33,7 @@ def load_lexicon(spec: str | Path) -> Lexicon:
     if spec in PUBLISHED_VERSIONS:
         return read_published(_published_folder(str(spec)), name=str(spec))
     folder = Path(spec)
-    if not folder.is_dir():
+    if not str(spec) or not folder.is_dir():
         raise LexiconError(
             f"no lexicon {str(spec)!r}: give 'bundled', {' or '.join(map(repr, PUBLISHED_VERSIONS))}, "
             "or an existing folder with wheel1.xlsx to wheel5.xlsx, synonym.xlsx and format.csv"

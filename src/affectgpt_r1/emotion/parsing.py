@@ -10,10 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from affectgpt_r1.types import Completion
-
 if TYPE_CHECKING:
-    from affectgpt_r1.types import EmotionSet
+    from affectgpt_r1.types import Completion, EmotionSet
 
 _SEPARATORS = re.compile(r"[',\"]")
 _THINK = ("<think>", "</think>")
@@ -59,6 +57,9 @@ def parse_completion(text: str, *, thinks: bool, num_tokens: int = 0, truncated:
     >>> parse_completion("<think>A smile.</think> <answer>happy, calm</answer>", thinks=True).labels
     ('happy', 'calm')
     """
+    # Imported late: the module loads torch, and whoever only reads lexicons or label files should not wait for it.
+    from affectgpt_r1.types import Completion
+
     answer = _between(text, *_ANSWER)
     return Completion(
         text=text,

@@ -34,7 +34,7 @@ class Lexicon:
     """
 
     name: str
-    cluster_names: tuple[tuple[tuple[str, ...], ...], ...]
+    cluster_names: tuple[tuple[tuple[str, ...], ...], ...] = field(repr=False)
     entries: Mapping[str, Entry] = field(repr=False, hash=False)
 
     def masks(self, word: str, level: int = 1) -> tuple[int, ...]:

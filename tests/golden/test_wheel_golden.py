@@ -1,0 +1,117 @@
+"""The published scorer's own numbers: every score and every word, both versions."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.emotion.parsing import parse_labels
+from affectgpt_r1.metrics.functional.wheel import score_table, wheel_counts
+from affectgpt_r1.metrics.wheel import EmotionWheelScore
+
+VERSIONS = ("mer2025", "mer2026")
+
+
+def _fixture(version):
+    wheels = os.environ.get("AFFECTGPT_WHEELS")
+    if not wheels:
+        pytest.skip("AFFECTGPT_WHEELS does not name the published lexicons")
+    folder = Path(os.environ.get("AFFECTGPT_FIXTURES") or Path(wheels).parent / "fixtures")
+    path = folder / f"ew_parity_{version}.json"
+    if not path.is_file():
+        pytest.skip(f"no published scores at {path} (AFFECTGPT_FIXTURES names their folder)")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=VERSIONS)
+def golden(request):
+    return _fixture(request.param), load_lexicon(request.param)
+
+
+def _sets(fixture, key):
+    return [parse_labels(sample[key]) for sample in fixture["samples"]]
+
+
+def test_every_score(golden):
+    fixture, lexicon = golden
+    table = score_table(_sets(fixture, "prediction"), _sets(fixture, "target"), lexicon)
+    assert table.keys() == fixture["scores"].keys()
+    assert len(table) == 15
+    for name, scores in fixture["scores"].items():
+        assert table[name] == pytest.approx(scores, abs=1e-12, rel=0), name
+
+
+def test_every_word(golden):
+    fixture, lexicon = golden
+    for word, expected in fixture["words"].items():
+        found = {"case1": lexicon.base_form(word), "case2": lexicon.synonym(word)}
+        for wheel in range(1, 6):
+            for level in (1, 2):
+                found[f"wheel{wheel}_level{level}"] = lexicon.cluster(word, wheel, level)
+        assert found == expected, word
+
+
+def test_the_metric_class(golden):
+    fixture, lexicon = golden
+    for level in (1, 2):
+        metric = EmotionWheelScore(lexicon, level)
+        metric.update(_sets(fixture, "prediction"), _sets(fixture, "target"))
+        result = {name: float(value) for name, value in metric.compute().items()}
+        expected = fixture["scores"][f"mean_level{level}"]
+        assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-12, rel=0)
+        for wheel in range(1, 6):
+            f1 = fixture["scores"][f"case3_wheel{wheel}_level{level}"]["f1"]
+            assert result[f"wheel{wheel}_f1"] == pytest.approx(f1, abs=1e-12, rel=0)
+        assert result["num_samples"] == len(fixture["samples"])
+
+
+def test_size_of_the_published_lexicons():
+    # The published table lists one word ("no words") without any form; it counts there, and maps nowhere here.
+    for version, forms in (("mer2025", 7386), ("mer2026", 7356)):
+        assert _fixture(version)["forms"] == forms
+        assert len(load_lexicon(version)) == forms - 1
+
+
+@pytest.mark.parametrize(
+    ("word", "clusters"),
+    [
+        ("happy", ["happy", "happy", "joyful", "joy", "powerful"]),
+        ("sad", ["sad"] * 5),
+        ("angry", ["mad", "angry", "mad", "anger", "mad"]),
+        ("worried", ["scared", "fearful", "scared", "fear", "scared"]),
+        ("overwhelmed", ["surprised", "bad", "scared", "sad", None]),
+        ("helpless", ["sad", "fearful", "scared", None, "scared"]),
+        ("frustrated", ["sad", "sad", "mad", "sad", "mad"]),
+        ("neutral", [None] * 5),
+    ],
+)
+def test_vectors_of_2026(word, clusters):
+    _fixture("mer2026")
+    lexicon = load_lexicon("mer2026")
+    assert [lexicon.cluster(word, wheel) for wheel in range(1, 6)] == clusters
+    assert (word in lexicon) is any(clusters)
+
+
+def test_further_vectors_of_2026():
+    _fixture("mer2026")
+    lexicon = load_lexicon("mer2026")
+    assert lexicon.cluster("excited", 1) == "surprised"
+    assert lexicon.cluster("surprise", 3) == "powerful"
+    assert lexicon.cluster("surprise", 4) == "fear"
+    assert lexicon.synonym("happy") == lexicon.synonym("joyful") == "joy"
+    assert lexicon.base_form("help") != lexicon.base_form("helpless")
+
+
+def test_2025_scorer_gives_nan_where_2026_gives_zero():
+    _fixture("mer2025")
+    lexicon = load_lexicon("mer2025")
+    predictions, targets = [("happy",)], [("sad",)]
+    assert wheel_counts(predictions, targets, lexicon).hits.sum() == 0
+    assert score_table(predictions, targets, lexicon, "zero")["mean_level1"]["f1"] == 0
+    old = score_table(predictions, targets, lexicon, "nan")
+    assert math.isnan(old["mean_level1"]["f1"])
+    assert math.isnan(old["case1"]["f1"])
+    assert old["mean_level1"]["recall"] == 0
