@@ -20,7 +20,6 @@ from affectgpt_r1.data.demo.media import write_face_crops, write_mp4, write_wav
 from affectgpt_r1.data.demo.plan import ClipPlan, plan_clips
 from affectgpt_r1.data.demo.settings import SAMPLE_RATE, SPLITS, DemoSettings
 from affectgpt_r1.data.demo.voice import render_voice
-from affectgpt_r1.data.layout import audio_file, face_file, video_file
 from affectgpt_r1.errors import DataError
 
 STAMP_FILE = "demo.json"
@@ -68,8 +67,7 @@ def is_rendered(root: Path, plans: list[ClipPlan], stamp: str) -> bool:
     path = root / STAMP_FILE
     if not path.exists() or path.read_text(encoding="utf-8") != stamp:
         return False
-    places = (video_file, audio_file, face_file)
-    return all(place(root, plan.name).exists() for plan in plans for place in places)
+    return all(file.exists() for plan in plans for file in _media_files(root, plan.name))
 
 
 def render_clip(root: Path, plan: ClipPlan, settings: DemoSettings) -> None:
@@ -79,9 +77,19 @@ def render_clip(root: Path, plan: ClipPlan, settings: DemoSettings) -> None:
     voice = render_voice(plan.identity, plan.cues, plan.seconds, generator)
     moments = np.arange(int(plan.seconds * settings.fps)) * SAMPLE_RATE // settings.fps
     frames = draw_face(plan.identity, plan.cues, voice.syllables[moments], settings.fps, settings.frame_size, generator)
-    write_mp4(root / "video" / f"{plan.name}.mp4", frames, voice.waveform, settings.fps)
-    write_wav(root / "audio" / f"{plan.name}.wav", voice.waveform)
-    write_face_crops(root / "openface_face" / plan.name / f"{plan.name}.npy", face_crops(frames))
+    video, audio, faces = _media_files(root, plan.name)
+    write_mp4(video, frames, voice.waveform, settings.fps)
+    write_wav(audio, voice.waveform)
+    write_face_crops(faces, face_crops(frames))
+
+
+def _media_files(root: Path, name: str) -> tuple[Path, Path, Path]:
+    """The mp4, the wav and the face crops of a clip."""
+    return (
+        root / "video" / f"{name}.mp4",
+        root / "audio" / f"{name}.wav",
+        root / "openface_face" / name / f"{name}.npy",
+    )
 
 
 def _stamp(settings: DemoSettings, files: dict[str, str]) -> str:
