@@ -1,0 +1,74 @@
+"""From a composed configuration to the objects of a run; shared by training and evaluation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from affectgpt_r1.config import instantiate
+from affectgpt_r1.data.datamodule import ClipDataModule, fill_feature_store
+from affectgpt_r1.data.skipped import SkippedClips
+from affectgpt_r1.policy.checkpoint import load_policy_weights, load_tower_weights, module_digest
+from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.policy.prompts import PromptTemplate
+from affectgpt_r1.types import ClipBatch, Sampling
+
+log = logging.getLogger(__name__)
+
+
+def seed_run(config: DictConfig) -> None:
+    """Seed every generator and set the number of threads."""
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_num_threads(config.num_threads)
+
+
+def build_policy(config: DictConfig) -> MultimodalPolicy:
+    """The policy with pretrained towers and, if ``init_from`` names a checkpoint, trained weights."""
+    template = PromptTemplate(config.prompt.question, config.prompt.thinks, config.data.visual)
+    policy: MultimodalPolicy = instantiate(config.model, template=template)
+    if config.towers_from is not None:
+        load_tower_weights(policy.towers, config.towers_from)
+    if config.init_from is not None:
+        load_policy_weights(policy, config.init_from)
+    return policy
+
+
+def build_data(config: DictConfig, policy: MultimodalPolicy) -> tuple[ClipDataModule, SkippedClips]:
+    """The data module, set up; with ``data.feature_store`` every clip has passed the frozen towers once.
+
+    Returns:
+        The data module, and the account of clips that could not be read while the store was filled.
+    """
+    data: ClipDataModule = instantiate(config.data)
+    data.setup()
+    if config.data.feature_store is None:
+        return data, SkippedClips()
+    data.open_feature_store(module_digest(policy.towers))
+
+    def encode(batch: ClipBatch) -> Mapping[str, Tensor]:
+        return policy.towers(batch)
+
+    missing = len(data.rows_without_features(data.features)) if data.features is not None else 0
+    if missing:
+        log.info("Encoding %d clips with the frozen towers, once", missing)
+    return data, fill_feature_store(data, encode)
+
+
+def answer_sampling(config: DictConfig) -> Sampling:
+    """Greedy decoding up to the prompt mode's limit, for validation and evaluation."""
+    return Sampling(temperature=0.0, max_completion_length=config.prompt.max_completion_length)
+
+
+def checkpoint_to_resume(config: DictConfig) -> Path | None:
+    """The path that ``ckpt_path`` names; ``last`` stands for this run's last checkpoint."""
+    if config.ckpt_path is None:
+        return None
+    if config.ckpt_path == "last":
+        return Path(config.paths.run) / "checkpoints" / "last.ckpt"
+    return Path(config.ckpt_path)

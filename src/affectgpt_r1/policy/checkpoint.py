@@ -1,0 +1,103 @@
+"""Reading policy weights from a training checkpoint, and saying clearly when they do not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.policy.encoders import Towers
+from affectgpt_r1.policy.policy import MultimodalPolicy
+
+POLICY_PREFIX = "policy."
+TOWERS_PREFIX = "policy.towers."
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint with ``weights_only=True``, so that no code in it can run.
+
+    Raises:
+        CheckpointError: There is no such file, or it is no checkpoint of this package.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"No checkpoint at {path}: train that stage first (`make sft`), or correct the path")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint ({error}); train that stage again") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(f"{path} holds no state_dict: it is not a checkpoint of this package")
+    return checkpoint
+
+
+def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:
+    """Load what trained into a policy; its frozen parts keep their weights.
+
+    Raises:
+        CheckpointError: The checkpoint belongs to another model, other towers or another tokenizer.
+    """
+    checkpoint = read_checkpoint(path)
+    check_fits(checkpoint, policy, str(path))
+    state = _below(checkpoint["state_dict"], POLICY_PREFIX)
+    policy.load_state_dict({name: state[name] for name in policy.trainable_parameters()}, strict=False)
+
+
+def load_tower_weights(towers: Towers, path: str | Path) -> None:
+    """Load pretrained towers.
+
+    Raises:
+        CheckpointError: The checkpoint holds no towers of this shape.
+    """
+    state = _below(read_checkpoint(path)["state_dict"], TOWERS_PREFIX)
+    _check_tensors(state, dict(towers.named_parameters()), str(path))
+    towers.load_state_dict(state, strict=False)
+
+
+def check_fits(checkpoint: Mapping[str, Any], policy: MultimodalPolicy, origin: str) -> None:
+    """Check that a checkpoint was written by a policy of this shape, these towers and this tokenizer.
+
+    Raises:
+        CheckpointError: Names the first difference.
+    """
+    _check_tensors(_below(checkpoint["state_dict"], POLICY_PREFIX), policy.trainable_parameters(), origin)
+    for part, digest in policy_digests(policy).items():
+        if checkpoint.get("digests", {}).get(part) not in (None, digest):
+            raise CheckpointError(f"{origin} was trained with another {part}: use the one it was trained with, or retrain")
+
+
+def policy_digests(policy: MultimodalPolicy) -> dict[str, str]:
+    """Digests of what a checkpoint does not hold but depends on: frozen towers and the tokenizer."""
+    digests = {"tokenizer": hashlib.sha256(policy.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]}
+    if policy.towers.frozen:
+        digests["tower weights"] = module_digest(policy.towers)
+    return digests
+
+
+def module_digest(module: nn.Module) -> str:
+    """A digest of a module's weights: names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_tensors(state: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], origin: str) -> None:
+    for name, parameter in parameters.items():
+        if name not in state:
+            raise CheckpointError(f"{origin} is a checkpoint of another model: it lacks {name}; choose its model= config")
+        if state[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{origin} is a checkpoint of another model: {name} has shape {tuple(state[name].shape)}, "
+                f"here {tuple(parameter.shape)}; choose the model= config that it was trained with"
+            )
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

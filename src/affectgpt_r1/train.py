@@ -1,0 +1,96 @@
+"""Train one stage: ``python -m affectgpt_r1.train experiment=sft``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig
+
+from affectgpt_r1.config import CONFIGS, run_with_clear_errors
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from affectgpt_r1.module import AffectModule
+
+
+def train(config: DictConfig) -> dict[str, float]:
+    """Build everything from the configuration, fit, and record what came of it.
+
+    Args:
+        config: The composed ``configs/train.yaml``.
+
+    Returns:
+        The last logged metrics, and ``best``, the best value of the monitored one.
+    """
+    from affectgpt_r1.assembly import build_data, build_policy, checkpoint_to_resume, seed_run
+    from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
+    from affectgpt_r1.config import instantiate, resolved
+    from affectgpt_r1.policy.checkpoint import read_checkpoint
+    from affectgpt_r1.reporting.logger import mlflow_loggers
+    from affectgpt_r1.reporting.tracking import tracked_run
+    from affectgpt_r1.run_record import PhaseClock, wall_time_of, write_record
+
+    clock = PhaseClock()
+    resume_from = checkpoint_to_resume(config)
+    if resume_from is not None:
+        read_checkpoint(resume_from)  # fail before anything is logged
+    seed_run(config)
+    loggers = list((instantiate(config.logger) or {}).values())
+    with tracked_run(loggers):
+        for logger in mlflow_loggers(loggers):
+            logger.log_config(resolved(config))
+        policy = build_policy(config)
+        with clock.phase("data_seconds"):
+            data, skipped = build_data(config, policy)
+        for logger in mlflow_loggers(loggers):
+            logger.log_data(data.digest(), config.synthetic)
+        module = _build_module(config, policy, skipped)
+        options: dict[str, Any] = {}
+        if config.match_wall_time is not None:
+            options["max_time"] = {"seconds": wall_time_of(config.match_wall_time)}
+        trainer: L.Trainer = instantiate(
+            config.trainer,
+            logger=loggers or False,
+            callbacks=list((instantiate(config.callbacks) or {}).values()),
+            plugins=[AtomicCheckpointIO()],
+            **options,
+        )
+        with clock.phase("fit_seconds"):
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        return write_record(config, trainer, clock, metrics)
+
+
+def _build_module(config: DictConfig, policy: Any, skipped: Any) -> AffectModule:
+    from affectgpt_r1.assembly import answer_sampling
+    from affectgpt_r1.config import instantiate, instantiate_stage
+    from affectgpt_r1.emotion.lexicon import load_lexicon
+    from affectgpt_r1.module import AffectModule
+
+    return AffectModule(
+        policy,
+        instantiate_stage(config.stage),
+        load_lexicon(config.emotion.lexicon),
+        instantiate(config.optim.optimizer),
+        instantiate(config.optim.scheduler),
+        weight_decay=config.optim.weight_decay,
+        answer_sampling=answer_sampling(config),
+        seed=config.seed,
+        skipped=skipped,
+    )
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
+def _entry(config: DictConfig) -> float:
+    return train(config)["best"]
+
+
+def main() -> None:
+    """The command line."""
+    run_with_clear_errors(_entry)
+
+
+if __name__ == "__main__":
+    main()
