@@ -74,7 +74,7 @@ def _is_database(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             header = file.read(len(_SQLITE_HEADER))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise ConfigError(f"{path}: the MLflow database cannot be read ({error.strerror}); check its rights") from error

@@ -1,0 +1,140 @@
+"""The evaluation as tables: systems side by side, wheel by wheel, what each modality is worth, paired differences.
+
+Every table reads one summary, the content of ``summary.json``; scores are fractions there and points (times 100) here:
+
+``synthetic`` bool, ``lexicon``, ``experiment``, ``num_clips``; one entry per system, ``sft``, ``control``, ``grpo``
+(absent ones have no row), and ``baselines`` by the words that are sprayed. A system has ``mean_level1`` (``f1``,
+``precision``, ``recall``), ``interval`` (``[low, high]`` by the same names), ``wheels`` (the same scores by wheel),
+``words_per_answer``, ``distinct_words``, ``repeated_words``, ``format_rate``, ``unmapped_share``, and ``without``
+(``f1``, ``drop``, ``interval`` by modality left out). ``differences`` holds ``f1`` and ``interval`` by name, such as
+``grpo_minus_sft``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from rich.table import Table
+from rich.text import Text
+
+Summary: TypeAlias = Mapping[str, Any]
+
+SYSTEMS = ("sft", "control", "grpo")
+SCORES = ("f1", "precision", "recall")
+MEASURES = {
+    "words_per_answer": "words",
+    "distinct_words": "distinct",
+    "repeated_words": "repeated",
+    "format_rate": "in format %",
+    "unmapped_share": "unmapped %",
+}
+_ABSENT = ""
+
+
+def evaluation_tables(summary: Summary) -> list[Table]:
+    """Return every table that the summary has figures for, the comparison first."""
+    makers = (comparison_table, answer_table, wheel_table, modality_table, difference_table)
+    return [table for table in (make(summary) for make in makers) if table.row_count]
+
+
+def comparison_table(summary: Summary) -> Table:
+    """Return one row a system and baseline: F, P and R in points with 95 % intervals."""
+    table = _table(summary, f"Level-1 emotion-wheel score, {summary['lexicon']} lexicon", ["system", "F", "P", "R"])
+    for name, system in _all_systems(summary).items():
+        table.add_row(Text(name), *(_score(system, key) for key in SCORES))
+    return table
+
+
+def answer_table(summary: Summary) -> Table:
+    """Return one row a system: how many words it says, how many of them twice, and how well-formed it answers."""
+    table = _table(summary, "Answers", ["system", *MEASURES.values()])
+    for name in (name for name in SYSTEMS if name in summary):
+        table.add_row(_shown(name), *(_measure(summary[name], key) for key in MEASURES))
+    return table
+
+
+def wheel_table(summary: Summary) -> Table:
+    """Return one row a system and baseline: F in points on each wheel."""
+    systems = {name: system for name, system in _all_systems(summary).items() if system.get("wheels")}
+    wheels = list(dict.fromkeys(wheel for system in systems.values() for wheel in system["wheels"]))
+    table = _table(summary, "F by wheel", ["system", *wheels])
+    for name, system in systems.items():
+        table.add_row(Text(name), *(_points(system["wheels"].get(wheel, {}).get("f1")) for wheel in wheels))
+    return table
+
+
+def modality_table(summary: Summary) -> Table:
+    """Return one row a system: the drop of F in points, with its interval, for each modality left out."""
+    systems = {name: summary[name] for name in SYSTEMS if summary.get(name, {}).get("without")}
+    modalities = list(dict.fromkeys(modality for system in systems.values() for modality in system["without"]))
+    table = _table(summary, "Drop of F without a modality", ["system", *(f"without {name}" for name in modalities)])
+    for name, system in systems.items():
+        drops = (system["without"].get(modality, {}) for modality in modalities)
+        table.add_row(
+            _shown(name), *(_with_interval(drop.get("drop"), drop.get("interval"), signed=True) for drop in drops)
+        )
+    return table
+
+
+def difference_table(summary: Summary) -> Table:
+    """Return one row a paired difference of F in points, with its interval."""
+    table = _table(summary, "Paired differences of F", ["difference", "F"])
+    for name, difference in summary.get("differences", {}).items():
+        shown = " - ".join(_shown(side) for side in name.split("_minus_"))
+        table.add_row(shown, _with_interval(difference["f1"], difference.get("interval"), signed=True))
+    return table
+
+
+def table_cells(summary: Summary) -> tuple[list[str], list[list[str | float | None]]]:
+    """Return the comparison as plain columns and rows, scores as fractions, for an artifact."""
+    bounds = [f"f1_{end}" for end in ("low", "high")]
+    columns = ["system", *SCORES, *bounds, *MEASURES]
+    rows: list[list[str | float | None]] = []
+    for name, system in _all_systems(summary).items():
+        low, high = system.get("interval", {}).get("f1", (None, None))
+        scores = (system["mean_level1"].get(score) for score in SCORES)
+        rows.append([name, *scores, low, high, *(system.get(measure) for measure in MEASURES)])
+    return columns, rows
+
+
+def _shown(system: str) -> str:
+    return "control" if system == "control" else system.upper()
+
+
+def _all_systems(summary: Summary) -> dict[str, Summary]:
+    systems = {_shown(name): summary[name] for name in SYSTEMS if name in summary}
+    return systems | {f"always “{words}”": system for words, system in summary.get("baselines", {}).items()}
+
+
+def _table(summary: Summary, what: str, columns: Sequence[str]) -> Table:
+    kind = "synthetic clips" if summary["synthetic"] else "clips"
+    table = Table(title=f"{what} ({summary['num_clips']} {kind}, {summary['experiment']})", title_justify="left")
+    table.add_column(columns[0])
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _score(system: Summary, key: str) -> str:
+    return _with_interval(system["mean_level1"].get(key), system.get("interval", {}).get(key))
+
+
+def _with_interval(value: float | None, interval: Iterable[float] | None, signed: bool = False) -> str:
+    if value is None or interval is None:
+        return _points(value, signed)
+    low, high = (_points(end, signed) for end in interval)
+    return f"{_points(value, signed)} [{low}, {high}]"
+
+
+def _points(value: float | None, signed: bool = False) -> str:
+    if value is None:
+        return _ABSENT
+    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+
+
+def _measure(system: Summary, key: str) -> str:
+    value = system.get(key)
+    if value is None:
+        return _ABSENT
+    return f"{100 * value:.1f}" if key in ("format_rate", "unmapped_share") else f"{value:.2f}"

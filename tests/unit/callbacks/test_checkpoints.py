@@ -1,0 +1,146 @@
+import errno
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from affectgpt_r1.errors import CheckpointError
+
+
+def _checkpoints(folder, **options):
+    return [BestCheckpoint(folder, **options), LastCheckpoint(folder, every_n_steps=3)]
+
+
+def _fill_the_disk(monkeypatch):
+    """From now on torch.save writes half a file, then finds the disk full."""
+    real = torch.save
+
+    def half(checkpoint, file):
+        import io
+
+        whole = io.BytesIO()
+        real(checkpoint, whole)
+        file.write(whole.getvalue()[: whole.tell() // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+
+
+def test_names_are_fixed_and_best_is_the_best(tmp_path, tiny_module, fit):
+    trainer = fit(tiny_module((0.5, 0.7, 0.6)), _checkpoints(tmp_path / "run"), plugins=[AtomicCheckpointIO()])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.ckpt", "last.ckpt"]
+    io = AtomicCheckpointIO()
+    best, last = (io.load_checkpoint(tmp_path / "run" / name) for name in ("best.ckpt", "last.ckpt"))
+    assert (best["global_step"], last["global_step"]) == (8, 12)
+    assert torch.equal(last["state_dict"]["weight.weight"], trainer.lightning_module.weight.weight.detach())
+    scores = [state["best_model_score"] for key, state in last["callbacks"].items() if "val/f1" in key]
+    assert [float(score) for score in scores] == [pytest.approx(0.7)]
+
+
+def test_last_is_written_though_the_score_falls(tmp_path, tiny_module, fit):
+    fit(tiny_module((0.9, 0.5, 0.1)), _checkpoints(tmp_path), plugins=[AtomicCheckpointIO()], max_steps=11)
+    io = AtomicCheckpointIO()
+    assert io.load_checkpoint(tmp_path / "best.ckpt")["global_step"] == 4
+    assert io.load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 11
+
+
+def test_resumed_run_keeps_the_earlier_best(tmp_path, tiny_module, fit):
+    plugins = [AtomicCheckpointIO()]
+    fit(tiny_module((0.5, 0.9)), _checkpoints(tmp_path), plugins=plugins, max_epochs=2)
+    trainer = fit(tiny_module((0.7,)), _checkpoints(tmp_path), plugins=plugins, ckpt_path="last")
+    assert trainer.global_step == 12
+    assert AtomicCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")["global_step"] == 8
+
+
+def test_resume_in_mid_epoch_ends_with_the_same_weights(tmp_path, tiny_module, fit):
+    plugins = [AtomicCheckpointIO()]
+    torch.manual_seed(3)
+    whole = fit(tiny_module(), [], max_epochs=3).lightning_module
+    torch.manual_seed(3)
+    fit(tiny_module(), _checkpoints(tmp_path), plugins=plugins, max_steps=6)
+    resumed = fit(tiny_module(), _checkpoints(tmp_path), plugins=plugins, ckpt_path="last")
+    assert resumed.global_step == 12
+    assert torch.equal(resumed.lightning_module.weight.weight, whole.weight.weight)
+
+
+def test_full_disk_leaves_the_previous_checkpoint(tmp_path, tiny_module, fit, monkeypatch):
+    plugins = [AtomicCheckpointIO()]
+    fit(tiny_module((0.5,)), _checkpoints(tmp_path), plugins=plugins, max_epochs=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.ckpt")}
+    assert set(before) == {"best.ckpt", "last.ckpt"}
+    _fill_the_disk(monkeypatch)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: .*No space left.* previous .*intact.*ckpt_path=last"):
+        fit(tiny_module(), _checkpoints(tmp_path), plugins=plugins, ckpt_path="last")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.ckpt*")} == before
+
+
+def test_full_disk_at_the_first_checkpoint_leaves_nothing(tmp_path, monkeypatch):
+    _fill_the_disk(monkeypatch)
+    with pytest.raises(CheckpointError, match="there is no earlier one"):
+        AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "deep" / "last.ckpt")
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_interrupt_while_writing_stays_an_interrupt(tmp_path, monkeypatch):
+    def interrupted(checkpoint, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, path)
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        AtomicCheckpointIO().save_checkpoint({"a": 2}, path)
+    assert AtomicCheckpointIO().load_checkpoint(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_system_that_refuses_to_write_more(tmp_path):
+    """The kernel itself ends the write: a file size limit stands for a full disk."""
+    io = AtomicCheckpointIO()
+    path = tmp_path / "last.ckpt"
+    io.save_checkpoint({"weights": torch.ones(10)}, path)
+    script = f"""
+import resource, signal, torch
+from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
+from affectgpt_r1.errors import CheckpointError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, {resource.RLIM_INFINITY}))
+try:
+    AtomicCheckpointIO().save_checkpoint({{"weights": torch.zeros(1_000_000)}}, {str(path)!r})
+except CheckpointError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+    assert (
+        "last.ckpt: the checkpoint cannot be written (File too large); the previous checkpoint is intact" in done.stdout
+    )
+    assert torch.equal(io.load_checkpoint(path)["weights"], torch.ones(10))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class NotPlain:
+    pass
+
+
+@pytest.mark.parametrize("content", ["text", "half", "object", "empty"])
+def test_file_that_is_no_plain_checkpoint_is_named(tmp_path, content):
+    path = tmp_path / "model.ckpt"
+    if content == "object":
+        torch.save({"payload": NotPlain()}, path)
+    else:
+        torch.save({"weights": torch.ones(1000)}, path)
+        whole = path.read_bytes()
+        path.write_bytes({"text": b"hello", "half": whole[: len(whole) // 2], "empty": b""}[content])
+    with pytest.raises(CheckpointError, match=r"model\.ckpt: damaged, or no checkpoint"):
+        AtomicCheckpointIO().load_checkpoint(path)
+
+
+def test_absent_file_and_unsafe_loading_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
+    with pytest.raises(CheckpointError, match="weights_only=True"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt", weights_only=False)

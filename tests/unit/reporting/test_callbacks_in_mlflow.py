@@ -1,0 +1,33 @@
+import json
+from types import SimpleNamespace
+
+from affectgpt_r1.callbacks.completions import CompletionsTable
+from affectgpt_r1.callbacks.skipped import UnreadableClips
+from affectgpt_r1.reporting.tracking import tracked_run
+from affectgpt_r1.types import CompletionRecord
+
+
+def _trainer(logger, step):
+    return SimpleNamespace(loggers=[logger], global_step=step, is_global_zero=True)
+
+
+def test_completions_are_one_table_a_step(logger, read_artifact, tmp_path):
+    callback = CompletionsTable(tmp_path / "run", every_n_steps=50, console_rows=0)
+    record = CompletionRecord("a", "p", "sad", "<answer>sad</answer>", {"accuracy": 1.0}, 1.0, 0.5)
+    with tracked_run([logger]):
+        for step in range(101):
+            callback.on_train_batch_end(_trainer(logger, step), None, {"records": [record]}, None, 0)
+    paths = [artifact.path for artifact in logger.experiment.list_artifacts(logger.run_id, "completions")]
+    assert paths == [f"completions/step_{step:06d}.json" for step in (1, 50, 100)]
+    table = json.loads(read_artifact("completions/step_000050.json"))
+    assert table["data"] == [[50, "a", "p", "sad", "<answer>sad</answer>", 1.0, 1.0, 0.5]]
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_clips_are_an_artifact_and_a_metric(logger, read_artifact, tmp_path):
+    skipped = SimpleNamespace(count=1, total=50, rows=lambda: [("clip_a", "zero bytes")])
+    callback = UnreadableClips(tmp_path, max_share=0.05)
+    callback.on_train_end(_trainer(logger, 12), SimpleNamespace(skipped=skipped))
+    assert read_artifact("data/unreadable_clips.csv").splitlines() == ["name,reason", "clip_a,zero bytes"]
+    (point,) = logger.experiment.get_metric_history(logger.run_id, "data/unreadable_clips")
+    assert (point.step, point.value) == (12, 1.0)
