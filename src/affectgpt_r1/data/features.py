@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -60,9 +59,12 @@ class FeatureStore:
         path = self._file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {key: value.detach().cpu().contiguous() for key, value in features.items()}
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            save_file(tensors, Path(scratch) / path.name)
-            os.replace(Path(scratch) / path.name, path)
+        scratch = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            save_file(tensors, scratch)
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     @cached_property
     def unreadable(self) -> dict[str, str]:

@@ -15,9 +15,9 @@ def video_file(root: Path, name: str) -> Path:
 
 
 def audio_file(root: Path, name: str) -> Path:
-    """The extracted sound ``audio/<name>.wav``, or the clip's mp4 where no wav was extracted."""
-    wav = root / "audio" / f"{name}.wav"
-    return wav if wav.exists() else video_file(root, name)
+    """The extracted sound ``audio/<name>.wav``, or the clip's mp4 where only that exists."""
+    wav, mp4 = root / "audio" / f"{name}.wav", video_file(root, name)
+    return mp4 if mp4.exists() and not wav.exists() else wav
 
 
 def face_file(root: Path, name: str) -> Path:
