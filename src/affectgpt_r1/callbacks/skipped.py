@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,8 +30,8 @@ class SkippedClips(Protocol):
     def total(self) -> int:
         """Clips drawn, the unreadable ones included."""
 
-    def rows(self) -> list[tuple[str, str]]:
-        """Name and reason of each unreadable clip."""
+    def rows(self) -> Sequence[tuple[Any, ...]]:
+        """Name and reason of each unreadable clip, and whatever else is known of it."""
 
 
 class UnreadableClips(pl.Callback):
@@ -106,7 +107,7 @@ def _skipped(module: pl.LightningModule) -> SkippedClips:
 
 def _unique_rows(skipped: SkippedClips) -> list[tuple[str, str]]:
     """One row a clip: a clip is drawn again in each epoch."""
-    return list(dict(skipped.rows()).items())
+    return [(name, reason) for name, reason, *_ in skipped.rows()]
 
 
 def _csv(rows: list[tuple[str, str]]) -> str:

@@ -15,22 +15,22 @@ class SkippedClips:
     Example:
         >>> skipped = SkippedClips()
         >>> skipped.add([SkippedClip("a", "a.wav: the file is empty")], num_read=9)
-        >>> skipped.count, skipped.seen, skipped.share
+        >>> skipped.count, skipped.total, skipped.share
         (1, 10, 0.1)
         >>> skipped.rows()
         [('a', 'a.wav: the file is empty', 1)]
     """
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.total = 0
         self._times: Counter[str] = Counter()
         self._reason: dict[str, str] = {}
 
     def add(self, clips: Iterable[SkippedClip], *, num_read: int = 0) -> None:
         """Count skipped clips, and ``num_read`` clips that were drawn beside them and read."""
-        self.seen += num_read
+        self.total += num_read
         for clip in clips:
-            self.seen += 1
+            self.total += 1
             self._times[clip.name] += 1
             self._reason[clip.name] = clip.reason
 
@@ -46,7 +46,7 @@ class SkippedClips:
     @property
     def share(self) -> float:
         """Skipped over drawn clips, 0 before the first."""
-        return self.count / self.seen if self.seen else 0.0
+        return self.count / self.total if self.total else 0.0
 
     def rows(self) -> list[tuple[str, str, int]]:
         """``(name, reason, times)`` of every unreadable clip, by name."""
@@ -61,6 +61,6 @@ class SkippedClips:
         if self.share > share:
             reasons = "; ".join(reason for _, reason, _ in self.rows()[:5])
             raise DataError(
-                f"{self.count} of {self.seen} drawn clips could not be read ({self.share:.1%}; at most {share:.1%} "
+                f"{self.count} of {self.total} drawn clips could not be read ({self.share:.1%}; at most {share:.1%} "
                 f"may be lost, data.max_unreadable_share): {reasons}"
             )
