@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.metrics.functional.wheel import mean_set_f1
+from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
 from affectgpt_r1.rewards.penalty import Penalty, length_factor
 from affectgpt_r1.types import Completion, EmotionSet
 
@@ -26,13 +26,13 @@ class AccuracyReward:
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
         """See :class:`~affectgpt_r1.rewards.base.Reward`; None where the target maps on no wheel."""
-        return [self._score(completion.labels, target) for completion, target in zip(completions, targets, strict=True)]
-
-    def _score(self, labels: EmotionSet, target: EmotionSet) -> float | None:
-        score = mean_set_f1(labels, target, self.lexicon)
-        if score is None:
-            return None
-        return score * length_factor(self.penalty, _num_distinct(labels), _num_distinct(target))
+        scores = batch_mean_set_f1([completion.labels for completion in completions], targets, self.lexicon)
+        return [
+            None if score is None else score * length_factor(self.penalty, _num_distinct(labels), _num_distinct(target))
+            for score, labels, target in zip(
+                scores, (completion.labels for completion in completions), targets, strict=True
+            )
+        ]
 
 
 def _num_distinct(labels: EmotionSet) -> int:

@@ -1,0 +1,133 @@
+"""Systems side by side: greedy answers, wheel scores with intervals, what each modality is worth, constant sprays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.metrics.bootstrap import bootstrap_interval, paired_difference_interval
+from affectgpt_r1.metrics.functional.wheel import WheelCounts, _compute, _update, batch_mean_set_f1, wheel_counts
+from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
+from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Modality, Sampling, SkippedClip
+
+SCORES = ("f1", "precision", "recall")
+SPRAY: EmotionSet = ("happy", "sad", "angry")
+"""The constant answer that the metric is known to reward."""
+
+
+class Answers(NamedTuple):
+    """Greedy answers to the clips of a split, in order."""
+
+    names: list[str]
+    targets: list[EmotionSet]
+    completions: list[Completion]
+    skipped: list[SkippedClip]
+
+    @property
+    def labels(self) -> list[EmotionSet]:
+        """The answered emotion words."""
+        return [completion.labels for completion in self.completions]
+
+
+def decode_answers(
+    policy: MultimodalPolicy, batches: Iterable[ClipBatch], sampling: Sampling, *, without: Modality | None = None
+) -> Answers:
+    """Answer every clip.
+
+    Args:
+        policy: The policy.
+        batches: Evaluation batches; clips that could not be read stand in their ``skipped``.
+        sampling: How answers are decoded.
+        without: Leave this modality out of every prompt.
+    """
+    answers = Answers([], [], [], [])
+    for batch in batches:
+        answers.skipped.extend(batch.skipped)
+        if len(batch) == 0:
+            continue
+        kept = tuple(tuple(kind for kind in kinds if kind != without) for kinds in batch.modalities)
+        rollout = policy.generate(dataclasses.replace(batch, modalities=kept), 1, sampling)
+        answers.names.extend(batch.names)
+        answers.targets.extend(batch.labels)
+        answers.completions.extend(parse_rollout(rollout, thinks=policy.thinks))
+    return answers
+
+
+def score_labels(labels: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon) -> dict[str, Any]:
+    """``mean_level1``, its 95 % bootstrap ``interval`` over clips, and the scores of each of the ``wheels``."""
+    counts = wheel_counts(labels, targets, lexicon)
+    intervals = {score: bootstrap_interval(counts, score) for score in SCORES}
+    corpus = _compute(_update(counts))._asdict()
+    return {
+        "mean_level1": {score: interval.estimate for score, interval in intervals.items()},
+        "interval": {score: [interval.low, interval.high] for score, interval in intervals.items()},
+        "wheels": {
+            f"wheel{wheel + 1}": {score: float(corpus[score][wheel]) for score in SCORES}
+            for wheel in range(counts.hits.shape[1])
+        },
+    }
+
+
+def system_summary(answers: Answers, without: Mapping[Modality, Answers], lexicon: Lexicon) -> dict[str, Any]:
+    """Everything that the evaluation says of one system.
+
+    Args:
+        answers: To the clips with all their modalities.
+        without: To the same clips with one modality left out.
+        lexicon: The words' clusters.
+    """
+    full = wheel_counts(answers.labels, answers.targets, lexicon)
+    drops = {}
+    for modality, left_out in without.items():
+        counts = wheel_counts(left_out.labels, left_out.targets, lexicon)
+        drop = paired_difference_interval(full, counts)
+        f1 = bootstrap_interval(counts, resamples=1).estimate
+        drops[modality] = {"f1": f1, "drop": drop.estimate, "interval": [drop.low, drop.high]}
+    return {
+        **score_labels(answers.labels, answers.targets, lexicon),
+        **answer_statistics(answers.completions, lexicon),
+        "without": drops,
+    }
+
+
+def differences(systems: Mapping[str, Answers], pairs: Iterable[tuple[str, str]], lexicon: Lexicon) -> dict[str, Any]:
+    """Paired differences of F on the same clips, with 95 % intervals, for the pairs whose systems are there."""
+    counts: dict[str, WheelCounts] = {
+        name: wheel_counts(answers.labels, answers.targets, lexicon) for name, answers in systems.items()
+    }
+    found = {}
+    for first, second in pairs:
+        if first in counts and second in counts:
+            interval = paired_difference_interval(counts[first], counts[second])
+            found[f"{first}_minus_{second}"] = {"f1": interval.estimate, "interval": [interval.low, interval.high]}
+    return found
+
+
+def best_spray(targets: Sequence[EmotionSet], lexicon: Lexicon, num_words: int = 5, candidates: int = 60) -> EmotionSet:
+    """The constant answer of ``num_words`` words that scores best on these targets, built greedily.
+
+    Args:
+        targets: Targets of clips that are not the test clips.
+        lexicon: The words' clusters.
+        num_words: Its length.
+        candidates: Most frequent target words among which it is chosen.
+
+    Returns:
+        The words, in the order in which they were added.
+    """
+    frequent = Counter(word for target in targets for word in target)
+    words = [word for word, _ in sorted(frequent.items(), key=lambda item: (-item[1], item[0]))[:candidates]]
+    chosen: EmotionSet = ()
+    while len(chosen) < min(num_words, len(words)):
+        scores = {word: _mean_score((*chosen, word), targets, lexicon) for word in words if word not in chosen}
+        chosen = (*chosen, max(scores, key=lambda word: scores[word]))
+    return chosen
+
+
+def _mean_score(spray: EmotionSet, targets: Sequence[EmotionSet], lexicon: Lexicon) -> float:
+    scores = [score for score in batch_mean_set_f1([spray] * len(targets), targets, lexicon) if score is not None]
+    return sum(scores) / max(1, len(scores))

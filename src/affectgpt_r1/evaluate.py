@@ -1,0 +1,131 @@
+"""Compare trained policies on held-out clips: ``python -m affectgpt_r1.evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from affectgpt_r1.config import CONFIGS, run_with_clear_errors
+
+if TYPE_CHECKING:
+    from affectgpt_r1.comparison import Answers
+
+PAIRS = (("grpo", "sft"), ("grpo", "control"), ("control", "sft"))
+
+
+def evaluate(config: DictConfig) -> dict[str, float]:
+    """Decode every system's answers greedily, score them, print the tables and write them down.
+
+    Args:
+        config: The composed ``configs/evaluate.yaml``.
+
+    Returns:
+        The logged metrics, such as ``test/grpo/f1``.
+    """
+    from rich.console import Console
+
+    from affectgpt_r1.assembly import seed_run
+    from affectgpt_r1.config import instantiate, resolved
+    from affectgpt_r1.reporting.evaluation import log_evaluation
+    from affectgpt_r1.reporting.logger import mlflow_loggers
+    from affectgpt_r1.reporting.tables import evaluation_tables
+    from affectgpt_r1.reporting.tracking import tracked_run
+
+    seed_run(config)
+    loggers = list((instantiate(config.logger) or {}).values())
+    with tracked_run(loggers):
+        for logger in mlflow_loggers(loggers):
+            logger.log_config(resolved(config))
+        summary = compare(config, loggers)
+        for table in evaluation_tables(summary):
+            Console().print(table)
+        return log_evaluation(loggers, summary, Path(config.paths.experiment))
+
+
+def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
+    """The evaluation's summary: each system of ``systems`` whose checkpoint is there, sprays and paired differences.
+
+    Raises:
+        CheckpointError: No system has a checkpoint, or one does not fit.
+    """
+    from affectgpt_r1.assembly import answer_sampling, build_data, build_policy
+    from affectgpt_r1.comparison import SPRAY, best_spray, decode_answers, differences, score_labels, system_summary
+    from affectgpt_r1.emotion.lexicon import load_lexicon
+    from affectgpt_r1.policy.checkpoint import load_policy_weights
+    from affectgpt_r1.reporting.logger import mlflow_loggers
+
+    lexicon = load_lexicon(config.emotion.lexicon)
+    checkpoints = _checkpoints(config)
+    policy = build_policy(config)
+    data, _ = build_data(config, policy)
+    for logger in mlflow_loggers(loggers):
+        logger.log_data(data.digest(), config.synthetic)
+    loader = data.test_dataloader() if config.split == "test" else data.val_dataloader()
+    batches = [policy.with_features(batch) for batch in loader if len(batch) or batch.skipped]
+    sampling = answer_sampling(config)
+    answers: dict[str, Answers] = {}
+    summary: dict[str, Any] = {
+        "synthetic": config.synthetic,
+        "lexicon": lexicon.name,
+        "experiment": config.experiment_name,
+        "split": config.split,
+    }
+    for name, checkpoint in checkpoints.items():
+        load_policy_weights(policy, checkpoint)
+        answers[name] = decode_answers(policy, batches, sampling)
+        without = {kind: decode_answers(policy, batches, sampling, without=kind) for kind in config.data.modalities}
+        summary[name] = system_summary(answers[name], without, lexicon)
+        _write_predictions(answers[name], Path(config.paths.experiment) / "predictions" / f"{name}.jsonl")
+    first = next(iter(answers.values()))
+    sprays = (SPRAY, best_spray([row.labels for row in data.splits.validation], lexicon))
+    summary["num_clips"] = len(first.names)
+    summary["unreadable_clips"] = [list(clip) for clip in first.skipped]
+    summary["baselines"] = {
+        ", ".join(spray): score_labels([spray] * len(first.targets), first.targets, lexicon) for spray in sprays
+    }
+    summary["differences"] = differences(answers, PAIRS, lexicon)
+    return summary
+
+
+def _checkpoints(config: DictConfig) -> dict[str, str]:
+    from affectgpt_r1.errors import CheckpointError
+
+    named = OmegaConf.to_container(config.systems, resolve=True)
+    assert isinstance(named, dict)
+    found = {str(name): path for name, path in named.items() if path is not None and Path(path).is_file()}
+    if not found:
+        raise CheckpointError(
+            f"None of {', '.join(map(str, named.values()))} exists: run `make sft` and `make grpo` first"
+        )
+    return found
+
+
+def _write_predictions(answers: Answers, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = zip(answers.names, answers.targets, answers.completions, strict=True)
+    lines = [
+        json.dumps(
+            {"name": name, "openset": list(completion.labels), "target": list(target), "completion": completion.text},
+            ensure_ascii=False,
+        )
+        for name, target, completion in rows
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
+def _entry(config: DictConfig) -> None:
+    evaluate(config)
+
+
+def main() -> None:
+    """The command line."""
+    run_with_clear_errors(_entry)
+
+
+if __name__ == "__main__":
+    main()
