@@ -124,7 +124,7 @@ def _ranks(values):
 
 
 def test_the_bundled_lexicon_ranks_samples_much_as_the_published_ones_do(golden):
-    """Measured: 0.77 on both; other wheels and other word forms, so not the same score."""
+    """Measured: 0.78 on mer2025, 0.77 on mer2026; other wheels and other word forms, so not the same score."""
     fixture, lexicon = golden
     predictions, targets = _sets(fixture, "prediction"), _sets(fixture, "target")
     ours = batch_mean_set_f1(predictions, targets, load_lexicon("bundled"))
