@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -56,13 +57,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if weights_only is False:
             raise CheckpointError(f"{path}: checkpoints are loaded with weights_only=True; leave the option out")
+        if not Path(path).is_file():
+            raise CheckpointError(f"{path}: no such checkpoint; check `ckpt_path`")
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f"{path}: damaged or no checkpoint; take another, such as best.ckpt")
         try:
             loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path}: no such checkpoint; check `ckpt_path`") from error
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{path}: damaged, or no checkpoint of this package ({error}); take another, such as best.ckpt"
+                f"{path}: damaged, or made by something other than this package ({error}); take another checkpoint"
             ) from error
         return loaded
 
@@ -89,9 +92,12 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps the newest state as ``<folder>/last.ckpt``, whatever its score: every N steps and at the end.
+    """Keeps the newest state as ``<folder>/last.ckpt``, whatever its score; ``ckpt_path=last`` finds it.
 
-    ``ckpt_path=last`` finds it. List it after :class:`BestCheckpoint`, whose score it stores.
+    It is written every N steps, after the last step of an epoch or of the run, and after each validation, for it holds
+    the score of the best checkpoint; so list it after :class:`BestCheckpoint`. It is not written when training has
+    ended: Lightning then counts an epoch that ``max_steps`` cut short as complete, and a resumed run would skip the
+    rest of it.
 
     Args:
         folder: Where it is written.
@@ -107,9 +113,18 @@ class LastCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the final state, unless the last step has just done so."""
-        if not self._should_skip_saving_checkpoint(trainer):
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write if the step is due or training stops here."""
+        step = trainer.global_step
+        due = step % self._every_n_train_steps == 0 or step == trainer.max_steps
+        if (due or trainer.is_last_batch or trainer.should_stop) and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the best score that this validation may have set."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not getattr(trainer, "fast_dev_run", False):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 

@@ -80,13 +80,13 @@ def completion_rows(records: Sequence[CompletionRecord], step: int) -> tuple[lis
 
 
 def console_table(records: Sequence[CompletionRecord], step: int) -> Table:
-    """Return the table for the console; prompts, which repeat, are left out."""
+    """Return the table for the console, which has room for what was said and what it earned only."""
     columns, rows = completion_rows(records, step)
-    shown = [index for index, column in enumerate(columns) if column not in ("step", "prompt")]
+    shown = [index for index, column in enumerate(columns) if column not in ("step", "name", "prompt")]
     table = Table(title=f"Completions at step {step}", title_justify="left")
     for index in shown:
-        is_text = columns[index] in ("name", "target", "completion")
-        table.add_column(columns[index], justify="left" if is_text else "right", overflow="fold")
+        is_text = columns[index] in ("target", "completion")
+        table.add_column(columns[index], justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for row in rows:
         table.add_row(*(_console_cell(row[index]) for index in shown))
     return table

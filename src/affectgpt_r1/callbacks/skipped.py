@@ -107,7 +107,7 @@ def _skipped(module: pl.LightningModule) -> SkippedClips:
 
 def _unique_rows(skipped: SkippedClips) -> list[tuple[str, str]]:
     """One row a clip: a clip is drawn again in each epoch."""
-    return [(name, reason) for name, reason, *_ in skipped.rows()]
+    return list({name: reason for name, reason, *_ in skipped.rows()}.items())
 
 
 def _csv(rows: list[tuple[str, str]]) -> str:

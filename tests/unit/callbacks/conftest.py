@@ -55,8 +55,8 @@ def tiny_module():
 def fit(tmp_path):
     """Fit 3 epochs of 4 steps, validating after each, on the CPU."""
 
-    def run(module, callbacks, *, plugins=(), logger=False, ckpt_path=None, **options):
-        data = DataLoader(torch.arange(8.0).reshape(4, 2), batch_size=1)
+    def run(module, callbacks, *, plugins=(), logger=False, ckpt_path=None, data=None, **options):
+        validation = DataLoader(torch.arange(8.0).reshape(4, 2), batch_size=1)
         options = {"max_epochs": 3, "log_every_n_steps": 1, "enable_model_summary": False} | options
         trainer = Trainer(
             accelerator="cpu",
@@ -68,7 +68,7 @@ def fit(tmp_path):
             enable_checkpointing=any("Checkpoint" in type(callback).__name__ for callback in callbacks),
             **options,
         )
-        trainer.fit(module, data, data, ckpt_path=ckpt_path)
+        trainer.fit(module, validation if data is None else data, validation, ckpt_path=ckpt_path)
         return trainer
 
     return run

@@ -1,7 +1,16 @@
 import json
 
+import pytest
+from rich.console import Console
+
+from affectgpt_r1.callbacks import completions
 from affectgpt_r1.callbacks.completions import CompletionsTable, completion_rows
 from affectgpt_r1.types import CompletionRecord
+
+
+@pytest.fixture(autouse=True)
+def wide_console(monkeypatch):
+    monkeypatch.setattr(completions, "get_console", lambda: Console(width=140))
 
 
 def _record(**changes):
@@ -43,7 +52,7 @@ def test_tables_of_the_first_and_every_fifth_step(tmp_path, tiny_module, fit, ca
     }
     printed = capsys.readouterr().out
     assert "Completions at step 10" in printed
-    assert printed.count("<answer>sad</answer>") == 3
+    assert printed.count("sad, tired │ <answer>sad</answer> │    0.500 │      - │  0.500 │") == 3
 
 
 def test_accumulated_batches_log_a_step_once(tmp_path, tiny_module, fit, capsys):

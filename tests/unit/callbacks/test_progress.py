@@ -70,7 +70,8 @@ def test_live_bar_shows_steps_figures_and_time(tiny_module, fit, monkeypatch):
     bar = progress_bar("grpo")
     assert isinstance(bar, LiveProgress)
     fit(tiny_module((0.5, 0.7, 0.625)), [bar])
-    final = console.file.getvalue().rstrip().splitlines()[-1]
+    shown = re.sub(r"\x1b\[[?\d]*[a-zA-Z]", "", console.file.getvalue())
+    final = [line for line in shown.splitlines() if line.startswith("grpo")][-1]
     assert re.search(r"grpo .* 12/12 loss \d+\.\d{3}  reward 0\.250  F1 0\.625 \d:\d\d:\d\d 0:00:00 left", final), final
 
 
