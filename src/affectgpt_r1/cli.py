@@ -1,0 +1,63 @@
+"""The console script: ``affectgpt-r1 <command> [overrides]``.
+
+A command's module is imported only when it is asked for, so that ``--help`` and a mistyped command answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+PROGRAM = "affectgpt-r1"
+
+COMMANDS = {
+    "render": "render the synthetic clips (overrides: configs/demo.yaml)",
+    "train": "train one stage (overrides: configs/train.yaml), as in `experiment=grpo stage.beta=0.04`",
+    "evaluate": "compare trained policies on held-out clips (overrides: configs/evaluate.yaml)",
+}
+"""What each command does; a command is a module of this package with a ``main()`` on Hydra."""
+
+
+def usage() -> str:
+    """Return the help text."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} COMMAND [KEY=VALUE ...]",
+            "",
+            "commands:",
+            *lines,
+            "",
+            f"`{PROGRAM} COMMAND --help` shows a command's configuration, `--cfg job` the composed one.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        arguments: The command and its Hydra overrides; by default those of the process.
+
+    Raises:
+        SystemExit: With code 2 after an unknown or missing command.
+    """
+    command, *overrides = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if command in ("-h", "--help"):
+        print(usage())
+    elif command in COMMANDS:
+        sys.argv = [f"{PROGRAM} {command}", *overrides]
+        import_module(f"affectgpt_r1.{command}").main()
+    else:
+        print(_complaint(command), file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _complaint(command: str) -> str:
+    if not command:
+        return usage()
+    nearest = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
+    return f"{PROGRAM}: there is no command {command!r}; the nearest is {nearest!r}\n\n{usage()}"
