@@ -63,16 +63,16 @@ def completion_rows(records: Sequence[CompletionRecord], step: int) -> tuple[lis
         step: The optimiser step that they belong to.
 
     Returns:
-        The columns ``step name prompt target completion``, one per reward part, ``reward advantage``; and the rows.
-        A reward part that does not apply is None.
+        The columns ``step name target completion``, one per reward part, ``reward advantage prompt``; and the rows.
+        A reward part that does not apply is None. The prompt, long and much the same in every row, stands last.
     """
     parts = list(dict.fromkeys(part for record in records for part in record.rewards))
-    columns = ["step", "name", "prompt", "target", "completion", *parts, "reward", "advantage"]
+    columns = ["step", "name", "target", "completion", *parts, "reward", "advantage", "prompt"]
     rows: list[list[Cell]] = [
         [
-            *(step, record.name, record.prompt, record.target, record.completion),
+            *(step, record.name, record.target, record.completion),
             *(record.rewards.get(part) for part in parts),
-            *(record.reward, record.advantage),
+            *(record.reward, record.advantage, record.prompt),
         ]
         for record in records
     ]

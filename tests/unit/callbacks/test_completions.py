@@ -28,9 +28,9 @@ def _record(**changes):
 
 def test_columns_hold_every_reward_part():
     columns, rows = completion_rows([_record(), _record(rewards={"format": None, "accuracy": 0.0})], step=7)
-    assert columns == ["step", "name", "prompt", "target", "completion", "accuracy", "format", "reward", "advantage"]
-    assert rows[0] == [7, "a", "p", "sad", "<answer>[/b] sad</answer>", 1.0, None, 1.0, 0.5]
-    assert rows[1][5:7] == [0.0, None]
+    assert columns == ["step", "name", "target", "completion", "accuracy", "format", "reward", "advantage", "prompt"]
+    assert rows[0] == [7, "a", "sad", "<answer>[/b] sad</answer>", 1.0, None, 1.0, 0.5, "p"]
+    assert rows[1][4:6] == [0.0, None]
 
 
 def test_tables_of_the_first_and_every_fifth_step(tmp_path, tiny_module, fit, capsys):

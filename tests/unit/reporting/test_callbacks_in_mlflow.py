@@ -20,7 +20,7 @@ def test_completions_are_one_table_a_step(logger, read_artifact, tmp_path):
     paths = [artifact.path for artifact in logger.experiment.list_artifacts(logger.run_id, "completions")]
     assert paths == [f"completions/step_{step:06d}.json" for step in (1, 50, 100)]
     table = json.loads(read_artifact("completions/step_000050.json"))
-    assert table["data"] == [[50, "a", "p", "sad", "<answer>sad</answer>", 1.0, 1.0, 0.5]]
+    assert table["data"] == [[50, "a", "sad", "<answer>sad</answer>", 1.0, 1.0, 0.5, "p"]]
     assert not (tmp_path / "run").exists()
 
 
