@@ -19,8 +19,6 @@ from affectgpt_r1.errors import ConfigError
 DATABASE_NAME = "mlflow.db"
 _SQLITE_HEADER = b"SQLite format 3\x00"
 _LOCK_SECONDS = 120.0
-# Without it MLflow opens an experiment on its pages for language-model traces, which stay empty here.
-_TRAINING_PAGES = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def ensure_database(folder: Path) -> str:
@@ -61,7 +59,7 @@ def ensure_experiment(uri: str, name: str, artifact_root: Path) -> str:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             location = artifact_root.resolve() / re.sub(r"[^\w.-]+", "_", name)
-            return str(client.create_experiment(name, artifact_location=location.as_uri(), tags=_TRAINING_PAGES))
+            return str(client.create_experiment(name, artifact_location=location.as_uri()))
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)

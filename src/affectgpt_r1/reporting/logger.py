@@ -173,10 +173,10 @@ class TrackedMLFlowLogger(MLFlowLogger):
 
         Args:
             columns: Column names.
-            rows: Cells by row; NaN and infinities become empty cells.
+            rows: Cells by row; figures are rounded to four decimals, NaN and infinities become empty cells.
             path: Artifact path, ``….json``.
         """
-        cells = [[finite_or_none(cell) for cell in row] for row in rows]
+        cells = [[_table_cell(cell) for cell in row] for row in rows]
         self.log_text(json.dumps({"columns": list(columns), "data": cells}, ensure_ascii=False), path)
         shown = json.loads(self.experiment.get_run(self.run_id).data.tags.get(_TABLES_TAG, "[]"))
         shown = [table for table in shown if table["path"] != path] + [{"path": path, "type": "table"}]
@@ -230,3 +230,8 @@ def finite_or_none(value: Cell) -> Cell:
     ['a', 1.5, None]
     """
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table_cell(cell: Cell) -> Cell:
+    cell = finite_or_none(cell)
+    return round(cell, 4) if isinstance(cell, float) else cell

@@ -92,11 +92,11 @@ def test_folder_without_a_run_has_no_run_id(tmp_path):
     assert read_run_id(tmp_path) is None
 
 
-def test_table_is_replaced_and_nan_is_an_empty_cell(logger, read_artifact):
+def test_table_is_replaced_its_figures_rounded_and_nan_an_empty_cell(logger, read_artifact):
     logger.log_table(["text", "reward"], [["a", float("nan")]], "completions/step_000001.json")
-    logger.log_table(["text", "reward"], [["émü", 0.5], [None, float("inf")]], "completions/step_000001.json")
+    logger.log_table(["text", "reward"], [["émü", 0.123456], [None, float("inf")]], "completions/step_000001.json")
     table = json.loads(read_artifact("completions/step_000001.json"))
-    assert table == {"columns": ["text", "reward"], "data": [["émü", 0.5], [None, None]]}
+    assert table == {"columns": ["text", "reward"], "data": [["émü", 0.1235], [None, None]]}
     listed = json.loads(_run(logger).data.tags["mlflow.loggedArtifacts"])
     assert listed == [{"path": "completions/step_000001.json", "type": "table"}]
 
