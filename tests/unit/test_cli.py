@@ -1,0 +1,82 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+import affectgpt_r1.evaluate
+import affectgpt_r1.render
+import affectgpt_r1.train
+from affectgpt_r1.cli import COMMANDS, main
+
+MODULES = {
+    "train": affectgpt_r1.train,
+    "evaluate": affectgpt_r1.evaluate,
+    "render": affectgpt_r1.render,
+}
+
+
+def test_every_command_is_tested_here():
+    assert set(COMMANDS) == set(MODULES)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_command_runs_its_module_with_the_overrides(command, monkeypatch):
+    seen = []
+    monkeypatch.setattr(MODULES[command], "main", lambda: seen.append(list(sys.argv)))
+    monkeypatch.setattr(sys, "argv", ["/somewhere/affectgpt-r1", command, "seed=3", "--cfg", "job"])
+
+    main()
+
+    assert seen == [[f"affectgpt-r1 {command}", "seed=3", "--cfg", "job"]]
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_commands(flag, capsys):
+    main([flag])
+
+    printed = capsys.readouterr().out
+    assert all(f"  {command} " in printed for command in COMMANDS)
+
+
+@pytest.mark.parametrize(("typed", "nearest"), [("trian", "train"), ("eval", "evaluate"), ("rendr", "render")])
+def test_unknown_command_names_the_nearest(typed, nearest, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([typed, "seed=3"])
+
+    assert stopped.value.code == 2
+    assert f"the nearest is {nearest!r}" in capsys.readouterr().err
+
+
+def test_no_command_is_an_error_with_the_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+
+    printed = capsys.readouterr()
+    assert (stopped.value.code, printed.out) == (2, "")
+    assert "commands:" in printed.err
+
+
+def test_help_is_quick_and_loads_no_torch():
+    program = (
+        "import sys; from affectgpt_r1.cli import main; main(['--help']); "
+        "print([name for name in ('torch', 'lightning', 'hydra', 'mlflow') if name in sys.modules])"
+    )
+
+    started = time.perf_counter()
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert finished.stdout.splitlines()[-1] == "[]"
+    assert time.perf_counter() - started < 2.0
+
+
+def test_overrides_reach_the_composed_configuration():
+    program = "from affectgpt_r1.cli import main; main()"
+    arguments = ["train", "experiment=grpo", "stage.beta=0.25", "seed=7", "--cfg", "job"]
+
+    finished = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+
+    lines = finished.stdout.splitlines()
+    assert "seed: 7" in lines
+    assert "  beta: 0.25" in lines
+    assert "  name: grpo" in lines

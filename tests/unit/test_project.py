@@ -1,0 +1,137 @@
+"""pyproject.toml is the only list of dependencies; what stands beside it must agree."""
+
+import ast
+import json
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+REPOSITORY = Path(__file__).parents[2]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+INSTALLED = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["dev"])]
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+
+def constraints():
+    lines = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+PINS = {canonicalize_name(pin.name): pin for pin in constraints()}
+
+
+def pinned_version(name):
+    (specifier,) = PINS[canonicalize_name(name)].specifier
+    return Version(specifier.version)
+
+
+@pytest.mark.parametrize("requirement", INSTALLED, ids=lambda requirement: requirement.name)
+def test_constraints_pin_every_dependency_within_its_specifier(requirement):
+    assert requirement.specifier.contains(pinned_version(requirement.name), prereleases=False)
+
+
+def test_constraints_are_exact_pins_each_once_and_in_order():
+    pins = constraints()
+
+    assert [[part.operator for part in pin.specifier] for pin in pins] == [["=="]] * len(pins)
+    assert len(PINS) == len(pins)
+    names = [str(pin).lower() for pin in pins]
+    assert names == sorted(names)
+
+
+def test_constraints_serve_other_builds_of_torch():
+    assert not [name for name in PINS if name.startswith(("nvidia-", "cuda-")) or name == "triton"]
+    assert all(pin.marker is None and pin.url is None for pin in PINS.values())
+    assert PINS["torch"].specifier.contains(Version("2.14.1+cpu"))
+
+
+def test_the_bad_releases_of_lightning_are_refused():
+    (lightning,) = (requirement for requirement in INSTALLED if requirement.name == "lightning")
+
+    assert not lightning.specifier.contains("2.6.2")
+    assert not lightning.specifier.contains("2.6.3")
+
+
+def test_extras_that_constraints_leave_out_pin_themselves():
+    others = [Requirement(line) for name, lines in EXTRAS.items() if name != "dev" for line in lines]
+
+    assert others
+    assert all(next(iter(requirement.specifier)).operator == "==" for requirement in others)
+
+
+def test_conda_environment_adds_python_and_pip_only():
+    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text("utf-8"))
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    python, installer = conda
+
+    assert environment["name"] == PROJECT["name"]
+    assert python == "python=3.11"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python="))
+    assert installer == "pip"
+    assert pip == ["-c constraints.txt", "-e .[dev]"]
+    assert "dev" in EXTRAS
+
+
+def imported_packages(folder):
+    for path in (REPOSITORY / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("folder", ["src", "tests"])
+def test_every_import_is_a_stated_dependency(folder):
+    distributions = packages_distributions()
+    stated = {canonicalize_name(requirement.name) for requirement in INSTALLED}
+    foreign = set(imported_packages(folder)) - sys.stdlib_module_names - {"affectgpt_r1"}
+    if folder == "tests":
+        foreign -= {path.stem for path in (REPOSITORY / "tests").rglob("*.py")}
+
+    undeclared = {
+        package for package in foreign if stated.isdisjoint(map(canonicalize_name, distributions.get(package, [])))
+    }
+
+    assert len(foreign) > 5
+    # decord is installed on Linux x86-64 only.
+    assert undeclared <= ({"decord"} if "decord" not in distributions else set())
+
+
+def test_console_script_names_a_function():
+    from importlib import import_module
+
+    module, function = PROJECT["scripts"]["affectgpt-r1"].split(":")
+
+    assert callable(getattr(import_module(module), function))
+
+
+def test_licence_is_the_one_that_the_project_states():
+    text = (REPOSITORY / "LICENSE").read_text("utf-8")
+
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Version 2.0, January 2004" in text
+    assert "Copyright 2026 The affectgpt-r1 authors" in text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_is_stripped_and_defines_nothing(path):
+    notebook = json.loads(path.read_text("utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+    assert notebook["nbformat"] == 4
+    assert code
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    lines = [line for cell in code for line in "".join(cell["source"]).splitlines()]
+    assert any("affectgpt_r1" in line for line in lines)
+    assert not [line for line in lines if line.lstrip().startswith(("def ", "class ", "async def ", "!", "%"))]
