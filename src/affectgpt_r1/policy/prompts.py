@@ -7,6 +7,7 @@ out of a clip leaves its sentence out of the prompt. Two published quirks are no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -75,9 +76,9 @@ class PromptTemplate:
         return f"{OPENING}{''.join(sentences)}{REQUEST}{self.question}{ASSISTANT}"
 
     def target(self, labels: EmotionSet, reason: str) -> str:
-        """The answer that SFT teaches, without the closing ``###``."""
-        answer = ANSWER_TEMPLATE.format(labels=", ".join(labels))
-        return THINK_TEMPLATE.format(reason=reason) + answer if self.thinks else answer
+        """The answer that SFT teaches, without the closing ``###``; one inside a reason would end it early."""
+        answer = ANSWER_TEMPLATE.format(labels=_harmless(", ".join(labels)))
+        return THINK_TEMPLATE.format(reason=_harmless(reason)) + answer if self.thinks else answer
 
     def phrases(self) -> list[str]:
         """The fixed parts of prompt and target, longest first; a small tokenizer may take each as one token."""
@@ -90,7 +91,7 @@ class PromptTemplate:
         return sorted((part.strip() for part in parts), key=len, reverse=True)
 
 
-def _harmless(subtitle: str) -> str:
+def _harmless(text: str) -> str:
     for token in MEDIA_TOKENS:
-        subtitle = subtitle.replace(token, token.strip("<>"))
-    return subtitle.replace(TURN, "#")
+        text = text.replace(token, f"({token[1:-1]})")  # without brackets, <<FaceHere>> would leave a placeholder
+    return re.sub(f"{TURN}+", "#", text)
