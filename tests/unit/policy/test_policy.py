@@ -1,0 +1,300 @@
+"""Media in both passes, generation against update, and the reference."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.types import ClipBatch, Sampling, TokenBatch
+
+LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
+MIXED = (("video", "audio", "text"), ("video", "text"), ("audio",), ("text",))
+SAMPLING = Sampling(max_completion_length=14)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def raise_stop_weight(policy: MultimodalPolicy) -> None:
+    """Make the stop token common, so that completions end at different lengths."""
+    with torch.no_grad():
+        policy.language_model.get_input_embeddings().weight[policy.turn_ids[0]] *= -3.0
+
+
+def move_adapters(policy: MultimodalPolicy) -> None:
+    """Fresh adapters are zero: give them something to say."""
+    with torch.no_grad():
+        for name, parameter in policy.trainable_parameters().items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=generator(5))
+
+
+@pytest.fixture(params=[None, LORA], ids=["full", "lora"])
+def policy(request, make_policy) -> MultimodalPolicy:
+    built = make_policy(lora=request.param)
+    raise_stop_weight(built)
+    move_adapters(built)
+    return built
+
+
+@pytest.fixture(scope="module")
+def completions() -> TokenBatch:
+    """``(4, 2, 6)`` random tokens of unequal lengths."""
+    lengths = torch.tensor([[6, 3], [1, 6], [4, 2], [5, 6]])
+    ids = torch.randint(7, 380, (4, 2, 6), generator=generator(9))
+    return TokenBatch(ids, (torch.arange(6) < lengths.unsqueeze(-1)).float())
+
+
+def weighted_gradients(policy: MultimodalPolicy, batch: ClipBatch, completions: TokenBatch) -> dict[str, torch.Tensor]:
+    """Gradients of a weighted mean of log-probs, as an advantage would weight them."""
+    weights = torch.randn(completions.ids.shape, generator=generator(2)) * completions.mask
+    policy.zero_grad()
+    ((policy.per_token_logps(batch, completions) * weights).sum() / completions.mask.sum()).backward()
+    return {name: parameter.grad.clone() for name, parameter in policy.trainable_parameters().items()}
+
+
+@pytest.mark.parametrize("share_prompt", [True, False])
+@pytest.mark.parametrize(("temperature", "training"), [(1.0, True), (0.7, False)])
+def test_update_sees_what_generation_saw(policy, make_batch, share_prompt, temperature, training):
+    batch = make_batch(modalities=MIXED)
+    policy.train(training)
+    policy.share_prompt = share_prompt
+    sampling = dataclasses.replace(SAMPLING, temperature=temperature)
+    rollout = policy.generate(batch, 4, sampling, generator())
+    assert policy.training is training
+    prompt_lengths = policy.embed_prompts(batch).mask.sum(1)
+    completion_lengths = rollout.completions.mask.sum(-1).flatten()
+    assert len(set(prompt_lengths.tolist())) == 4
+    assert len(set(completion_lengths.tolist())) >= 4
+    logps = policy.per_token_logps(batch, rollout.completions, temperature)
+    assert (logps - rollout.per_token_logps).abs().max().item() < 1e-4
+    assert not rollout.per_token_logps.requires_grad
+
+
+def test_both_ways_of_scoring_agree_in_values_and_gradients(policy, make_batch, completions):
+    batch, results = make_batch(modalities=MIXED), []
+    for policy.share_prompt in (True, False):
+        scores = policy.score(batch, completions)
+        gradients = weighted_gradients(policy, batch, completions)
+        results.append((scores.per_token_logps.detach(), scores.entropies, gradients))
+    for first, second in zip(results[0][:2], results[1][:2], strict=True):
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+    assert set(results[0][2]) == set(results[1][2])
+    for name, gradient in results[0][2].items():
+        torch.testing.assert_close(gradient, results[1][2][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_scores_are_zero_where_the_mask_is_zero(policy, make_batch, completions):
+    scores = policy.score(make_batch(), completions)
+    hidden = completions.mask == 0
+    assert (scores.per_token_logps[hidden] == 0).all()
+    assert (scores.entropies[hidden] == 0).all()
+    assert (scores.per_token_logps[~hidden] < 0).all()
+    assert not scores.entropies.requires_grad
+
+
+def test_a_clip_scores_alone_as_it_does_in_a_batch(policy, make_batch, completions):
+    batch = make_batch(modalities=MIXED)
+    together = policy.per_token_logps(batch, completions)
+    for clip in range(4):
+        alone = dataclasses.replace(
+            batch,
+            names=batch.names[clip : clip + 1],
+            subtitles=batch.subtitles[clip : clip + 1],
+            labels=batch.labels[clip : clip + 1],
+            reasons=batch.reasons[clip : clip + 1],
+            modalities=batch.modalities[clip : clip + 1],
+            frames=batch.frames[clip : clip + 1],
+            waveforms=batch.waveforms[clip : clip + 1],
+        )
+        tokens = TokenBatch(completions.ids[clip : clip + 1], completions.mask[clip : clip + 1])
+        torch.testing.assert_close(policy.per_token_logps(alone, tokens)[0], together[clip], atol=2e-5, rtol=0)
+
+
+def change_one_modality(batch: ClipBatch, modality: str, clip: int) -> ClipBatch:
+    """The same batch but for one modality of one clip."""
+    if modality == "text":
+        subtitles = list(batch.subtitles)
+        subtitles[clip] = "I did not expect that."
+        return dataclasses.replace(batch, subtitles=tuple(subtitles))
+    if modality == "video":
+        frames = batch.frames.clone()
+        frames[clip] = 255 - frames[clip]
+        return dataclasses.replace(batch, frames=frames)
+    waveforms = batch.waveforms.clone()
+    waveforms[clip] = 0.1 * waveforms[clip].flip(-1)
+    return dataclasses.replace(batch, waveforms=waveforms)
+
+
+@pytest.mark.parametrize("share_prompt", [True, False])
+@pytest.mark.parametrize("modality", ["video", "audio", "text"])
+@pytest.mark.parametrize("clip", [0, 2])
+def test_each_modality_reaches_both_passes_of_its_clip_and_of_no_other(
+    make_policy, make_batch, completions, modality, clip, share_prompt
+):
+    policy = make_policy(share_prompt=share_prompt)
+    batch = make_batch()
+    changed = change_one_modality(batch, modality, clip)
+    greedy = Sampling(temperature=0.0, max_completion_length=1)
+    passes = {
+        "update": [policy.per_token_logps(one, completions).detach() for one in (batch, changed)],
+        "generation": [policy.generate(one, 1, greedy).per_token_logps for one in (batch, changed)],
+    }
+    for name, (before, after) in passes.items():
+        difference = (before - after).abs().flatten(1).amax(1)
+        others = [row for row in range(4) if row != clip]
+        assert difference[clip] > 1e-3, name
+        assert (difference[others] < 1e-5).all(), name
+
+
+@pytest.mark.parametrize("modality", ["video", "audio", "text"])
+def test_a_modality_left_out_of_the_prompt_has_no_effect(tiny_policy, make_batch, completions, modality):
+    kept = tuple(kind for kind in ("video", "audio", "text") if kind != modality)
+    batch = make_batch(modalities=(kept,) * 4)
+    changed = change_one_modality(batch, modality, 1)
+    before, after = (tiny_policy.per_token_logps(one, completions) for one in (batch, changed))
+    torch.testing.assert_close(before, after, atol=1e-6, rtol=0)
+
+
+def test_features_stand_in_for_media(policy, make_batch, completions):
+    batch = make_batch()
+    features = policy.with_features(batch)
+    assert features.frames is None
+    assert features.waveforms is None
+    assert {name: tuple(one.shape) for name, one in features.features.items()} == {
+        "video": (4, 3, 64),
+        "audio": (4, 2, 64),
+    }
+    torch.testing.assert_close(
+        policy.per_token_logps(features, completions), policy.per_token_logps(batch, completions), atol=1e-6, rtol=0
+    )
+    drawn = [policy.generate(one, 2, SAMPLING, generator()).completions.ids for one in (batch, features)]
+    assert torch.equal(*drawn)
+
+
+def test_media_that_were_not_loaded_are_an_error(tiny_policy, make_batch, completions):
+    with pytest.raises(ConfigError, match=r"FaceHere|MultiHere"):
+        tiny_policy.per_token_logps(make_batch(frames=None), completions)
+    with pytest.raises(ConfigError, match=r"AudioHere|MultiHere"):
+        tiny_policy.generate(make_batch(waveforms=None), 1, SAMPLING)
+
+
+def test_frozen_towers_take_no_gradient_and_stay_in_evaluation_mode(policy, make_batch, completions):
+    policy.train()
+    gradients = weighted_gradients(policy, make_batch(), completions)
+    assert not policy.towers.training
+    assert all(parameter.grad is None for parameter in policy.towers.parameters())
+    assert not any(name.startswith("towers.") for name in gradients)
+
+
+def test_what_trains(make_policy):
+    full, lora = make_policy().trainable_parameters(), make_policy(lora=LORA).trainable_parameters()
+    assert {name.split(".")[0] for name in full} == {"language_model", "fusion"}
+    assert all("lora_" in name or name.startswith("fusion.") for name in lora)
+    # 4 layers, 2 targets, A and B of rank 4 at hidden size 128.
+    assert sum(one.numel() for name, one in lora.items() if "lora_" in name) == 4 * 2 * 2 * 4 * 128
+    assert {name for name in full if name.startswith("fusion.")} == {
+        name for name in lora if name.startswith("fusion.")
+    }
+
+
+def test_every_trainable_parameter_gets_a_gradient(policy, make_batch, completions):
+    gradients = weighted_gradients(policy, make_batch(), completions)
+    without = [name for name, gradient in gradients.items() if not gradient.abs().max() > 0]
+    assert without == []
+
+
+def test_same_generator_same_completions(policy, make_batch):
+    batch = make_batch()
+    first, again, other = (policy.generate(batch, 3, SAMPLING, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.completions.ids, again.completions.ids)
+    assert first.texts == again.texts
+    assert first.texts != other.texts
+
+
+def test_texts_are_the_tokens_without_the_stop(policy, make_batch):
+    rollout = policy.generate(make_batch(), 4, SAMPLING, generator())
+    ids, lengths = rollout.completions.ids, rollout.completions.mask.sum(-1).int()
+    assert len(rollout.texts) == 4
+    for clip in range(4):
+        for row in range(4):
+            kept = ids[clip, row, : lengths[clip, row]].tolist()
+            if not rollout.truncated[clip, row]:
+                assert kept.pop() in (policy.turn_ids[0], policy.tokenizer.eos_token_id)
+            assert rollout.texts[clip][row] == policy.tokenizer.decode(kept, skip_special_tokens=False)
+    assert rollout.truncated.any()
+    assert not rollout.truncated.all()
+
+
+def test_no_completion_holds_a_media_placeholder(tiny_policy, make_batch):
+    with torch.no_grad():
+        tiny_policy.language_model.get_input_embeddings().weight[list(tiny_policy.media_ids.values())] *= 20.0
+    rollout = tiny_policy.generate(make_batch(), 8, SAMPLING, generator())
+    assert not torch.isin(rollout.completions.ids, torch.tensor(list(tiny_policy.media_ids.values()))).any()
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_targets_are_the_template_and_the_stop(make_policy, make_batch, thinks):
+    policy, batch = make_policy(thinks=thinks), make_batch()
+    tokens = policy.encode_targets(batch)
+    for clip in range(4):
+        row = tokens.ids[clip, 0][tokens.mask[clip, 0].bool()].tolist()
+        target = policy.template.target(batch.labels[clip], batch.reasons[clip])
+        assert policy.tokenizer.decode(row, skip_special_tokens=False) == f"{target}###"
+        assert row[-1:] == policy.turn_ids
+
+
+def take_a_step(policy: MultimodalPolicy, batch: ClipBatch, completions: TokenBatch) -> None:
+    optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=1e-2)
+    policy.per_token_logps(batch, completions).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_the_reference_is_the_policy_at_the_snapshot(policy, make_batch, completions):
+    batch = make_batch()
+    assert policy.reference_state() == {}
+    policy.snapshot_reference()
+    with torch.no_grad():
+        before = policy.per_token_logps(batch, completions)
+    take_a_step(policy, batch, completions)
+    with torch.no_grad():
+        after = policy.per_token_logps(batch, completions)
+        with policy.reference():
+            reference = policy.per_token_logps(batch, completions)
+        again = policy.per_token_logps(batch, completions)
+    assert torch.equal(reference, before)
+    assert torch.equal(again, after)
+    assert (after - before).abs().max() > 1e-2
+
+
+def test_the_reference_ends_with_its_context_even_after_an_error(tiny_policy):
+    tiny_policy.snapshot_reference()
+    parameter = tiny_policy.fusion.video.projection.weight
+    with torch.no_grad():
+        parameter.add_(1.0)
+    current = parameter.clone()
+    with pytest.raises(KeyError), tiny_policy.reference():
+        assert torch.allclose(parameter, current - 1.0, atol=1e-6)
+        raise KeyError
+    assert torch.equal(parameter, current)
+
+
+def test_a_restored_reference_is_the_saved_one(make_policy, make_batch, completions):
+    batch, saved, restored = make_batch(), make_policy(), make_policy()
+    saved.snapshot_reference()
+    take_a_step(restored, batch, completions)
+    restored.load_reference_state(saved.reference_state())
+    with torch.no_grad(), restored.reference():
+        reference = restored.per_token_logps(batch, completions)
+    assert torch.equal(reference, saved.per_token_logps(batch, completions))
+
+
+def test_no_reference_without_a_snapshot(tiny_policy):
+    with pytest.raises(ConfigError, match=r"stage\.beta"), tiny_policy.reference():
+        pass
