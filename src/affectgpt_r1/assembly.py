@@ -31,7 +31,7 @@ def seed_run(config: DictConfig) -> None:
 def build_policy(config: DictConfig) -> MultimodalPolicy:
     """The policy with pretrained towers and, if ``init_from`` names a checkpoint, trained weights."""
     template = PromptTemplate(config.prompt.question, config.prompt.thinks, config.data.visual)
-    policy: MultimodalPolicy = instantiate(config.model, template=template)
+    policy: MultimodalPolicy = instantiate(config.model, _partial_=True)(template=template)
     if config.towers_from is not None:
         load_tower_weights(policy.towers, config.towers_from)
     if config.init_from is not None:
@@ -52,7 +52,8 @@ def build_data(config: DictConfig, policy: MultimodalPolicy) -> tuple[ClipDataMo
     data.open_feature_store(module_digest(policy.towers))
 
     def encode(batch: ClipBatch) -> Mapping[str, Tensor]:
-        return policy.towers(batch)
+        features: Mapping[str, Tensor] = policy.towers(batch)
+        return features
 
     missing = len(data.rows_without_features(data.features)) if data.features is not None else 0
     if missing:

@@ -1,0 +1,83 @@
+# Each target makes what it needs: `make grpo` on a fresh clone installs, renders, trains both stages and compares them.
+# ARGS passes Hydra overrides to the run that the target names: make grpo ARGS="stage.beta=0.01 seed=3"
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DATA := data/synthetic
+SEED := $(or $(lastword $(patsubst seed=%,%,$(filter seed=%,$(ARGS)))),1)
+EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),demo-seed$(SEED))
+# Keys that name the experiment reach the runs that a target needs, too; the others are for the target's own run.
+SHARED := $(filter seed=% experiment_name=% prompt=% model=% data.root=% paths.data=% paths.outputs=% logger=%,$(ARGS))
+RUN := outputs/$(EXPERIMENT)
+TRAIN := $(BIN)/python -m affectgpt_r1.train
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo-data towers sft grpo control evaluate mlflow lint test test-slow bench clean
+
+help: ## Show this help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(VENV)/.installed ## Install the package and its development tools into .venv, once
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+demo-data: setup ## Render the synthetic clips and build their tokenizer (ARGS="noise=hard")
+	$(BIN)/python -m affectgpt_r1.render $(ARGS)
+
+$(DATA)/tokenizer/tokenizer.json: | $(VENV)/.installed
+	$(BIN)/python -m affectgpt_r1.render
+
+outputs/towers/checkpoints/best.ckpt: | $(DATA)/tokenizer/tokenizer.json
+	$(TRAIN) experiment=towers
+
+$(RUN)/sft/run.json: | outputs/towers/checkpoints/best.ckpt
+	$(TRAIN) experiment=sft $(SHARED)
+
+$(RUN)/grpo/run.json: | $(RUN)/sft/run.json
+	$(TRAIN) experiment=grpo $(SHARED)
+
+$(RUN)/control/run.json: | $(RUN)/grpo/run.json
+	$(TRAIN) experiment=control $(SHARED)
+
+towers: $(DATA)/tokenizer/tokenizer.json ## Pretrain the small towers on recorded cues (synthetic clips only)
+	$(TRAIN) experiment=towers $(ARGS)
+
+sft: | outputs/towers/checkpoints/best.ckpt ## Train the SFT policy on machine captions
+	$(TRAIN) experiment=sft $(ARGS)
+
+grpo: | $(RUN)/sft/run.json ## Train the GRPO policy and its control from the SFT policy, and compare all three
+	$(TRAIN) experiment=grpo $(ARGS)
+	$(TRAIN) experiment=control $(SHARED)
+	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED)
+
+control: | $(RUN)/grpo/run.json ## SFT continued on GRPO's clips for GRPO's wall time
+	$(TRAIN) experiment=control $(ARGS)
+
+evaluate: | $(RUN)/control/run.json ## Compare SFT, control and GRPO on held-out clips
+	$(BIN)/python -m affectgpt_r1.evaluate $(ARGS)
+
+mlflow: | $(VENV)/.installed ## Browse the runs at http://127.0.0.1:5000
+	$(BIN)/python -m affectgpt_r1.reporting.serve
+
+lint: | $(VENV)/.installed ## ruff, mypy, import-linter
+	$(BIN)/ruff check src tests notebooks
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: | $(VENV)/.installed ## All tests but the slow ones
+	$(BIN)/pytest -n 2 -m 'not slow' src tests
+
+test-slow: | $(VENV)/.installed ## The slow tests
+	$(BIN)/pytest -m slow src tests
+
+bench: | $(VENV)/.installed ## Benchmarks; they print ratios
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]' --constraint constraints.txt
+	$(BIN)/pytest -s tests/benchmarks
+
+clean: ## Remove outputs and synthetic clips; .venv stays
+	rm -rf outputs $(DATA) .pytest_cache .mypy_cache .ruff_cache .hypothesis
