@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.metrics.bootstrap import bootstrap_interval, paired_difference_interval
+from affectgpt_r1.metrics.bootstrap import Statistic, bootstrap_interval, paired_difference_interval
 from affectgpt_r1.metrics.functional.wheel import WheelCounts, _compute, _update, batch_mean_set_f1, wheel_counts
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
 from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Modality, Sampling, SkippedClip
 
-SCORES = ("f1", "precision", "recall")
+SCORES: tuple[Statistic, ...] = ("f1", "precision", "recall")
 SPRAY: EmotionSet = ("happy", "sad", "angry")
 """The constant answer that the metric is known to reward."""
 

@@ -50,7 +50,10 @@ def render(config: DictConfig) -> dict[str, float]:
 
 
 def _questions() -> list[str]:
-    return [str(OmegaConf.load(path)["question"]).strip() for path in sorted((CONFIGS / "prompt").glob("*.yaml"))]
+    return [
+        str(OmegaConf.select(OmegaConf.load(path), "question")).strip()
+        for path in sorted((CONFIGS / "prompt").glob("*.yaml"))
+    ]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="demo")

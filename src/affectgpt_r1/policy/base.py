@@ -23,6 +23,11 @@ class Policy(Protocol):
 
     thinks: bool
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
     def with_features(self, batch: ClipBatch) -> ClipBatch:
         """The batch with frozen-tower features in place of media, so that the towers run once a clip."""
         ...

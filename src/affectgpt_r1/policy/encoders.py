@@ -28,6 +28,9 @@ class VideoTower(nn.Module):
         model: A ``CLIPVisionModelWithProjection``.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
@@ -43,7 +46,7 @@ class VideoTower(nn.Module):
         """``(B, F, 3, H, W)`` uint8 RGB to ``(B, F, feature_size)``."""
         pixels = (frames.flatten(0, 1).to(self.model.dtype) / 255.0 - self.mean) / self.std
         features: Tensor = self.model(pixel_values=pixels.to(self.model.dtype)).image_embeds
-        return features.unflatten(0, frames.shape[:2])
+        return features.reshape(*frames.shape[:2], features.shape[-1])
 
 
 class AudioTower(nn.Module):
@@ -74,7 +77,7 @@ class AudioTower(nn.Module):
         output = self.model(waveforms.flatten(0, 1).to(self.model.dtype), output_hidden_states=True)
         layers = torch.stack(output.hidden_states[1:][-AVERAGED_HIDDEN_LAYERS:])
         features: Tensor = layers.mean(0).mean(1)
-        return features.unflatten(0, waveforms.shape[:2])
+        return features.reshape(*waveforms.shape[:2], features.shape[-1])
 
 
 class Towers(nn.Module):

@@ -21,7 +21,8 @@ class LinearAttentionPooling(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool ``(N, T, input_size)`` over time to ``(N, output_size)``."""
-        return self.projection((self.attention(features) * features).sum(1))
+        token: Tensor = self.projection((self.attention(features) * features).sum(1))
+        return token
 
 
 class PreFusion(nn.Module):
@@ -49,7 +50,8 @@ class PreFusion(nn.Module):
         """Fuse ``(N, F, video_size)`` and ``(N, W, audio_size)`` to ``(N, output_size)``."""
         video, audio = self.video(video.mean(1)), self.audio(audio.mean(1))
         scores = self.scores(self.joint(torch.cat([video, audio], dim=-1)))
-        return self.projection(scores[:, :1] * video + scores[:, 1:] * audio)
+        token: Tensor = self.projection(scores[:, :1] * video + scores[:, 1:] * audio)
+        return token
 
 
 class AttentionFusion(nn.Module):

@@ -78,7 +78,8 @@ class MultimodalPolicy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.language_model.parameters()).device
+        parameter: Tensor = next(self.language_model.parameters())
+        return parameter.device
 
     def with_features(self, batch: ClipBatch) -> ClipBatch:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""

@@ -34,7 +34,7 @@ class WeightedRewards:
     def __init__(self, rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
         if set(rewards) != set(weights) or not rewards:
             raise ConfigError(
-                f"reward.rewards names {sorted(rewards)} and reward.weights {sorted(weights)}: give each part one weight"
+                f"reward.rewards names {sorted(rewards)} and reward.weights {sorted(weights)}: each needs one weight"
             )
         self.rewards = dict(rewards)
         self.weights = {name: float(weight) for name, weight in weights.items()}
