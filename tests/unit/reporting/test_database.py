@@ -1,6 +1,6 @@
-import multiprocessing
 import sqlite3
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,15 +9,17 @@ from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
 
 
-def _log_from_a_process(folder, index, results):
-    from affectgpt_r1.reporting.logger import TrackedMLFlowLogger
-    from affectgpt_r1.reporting.tracking import tracked_run
-
-    logger = TrackedMLFlowLogger(folder, "race", run_name=f"run{index}")
-    with tracked_run([logger]):
-        for step in range(20):
-            logger.log_metrics({"train/loss": float(index)}, step=step)
-    results.put((index, logger.run_id, logger.experiment_id))
+LOG_A_RUN = """
+import sys
+from affectgpt_r1.reporting.logger import TrackedMLFlowLogger
+from affectgpt_r1.reporting.tracking import tracked_run
+folder, index = sys.argv[1:]
+logger = TrackedMLFlowLogger(folder, "race", run_name=f"run{index}")
+with tracked_run([logger]):
+    for step in range(20):
+        logger.log_metrics({"train/loss": float(index)}, step=step)
+print(logger.run_id, logger.experiment_id)
+"""
 
 
 def test_database_is_made_once_and_is_whole(outputs):
@@ -69,23 +71,18 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_four_processes_share_a_fresh_folder(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=_log_from_a_process, args=(tmp_path, i, results)) for i in range(4)]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + 200
-    for process in processes:
-        process.join(timeout=max(deadline - time.monotonic(), 1))
-    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
-    logged = [results.get(timeout=5) for _ in processes]
-    assert len({run_id for _, run_id, _ in logged}) == 4
-    assert len({experiment_id for _, _, experiment_id in logged}) == 1
+    commands = [[sys.executable, "-c", LOG_A_RUN, str(tmp_path), str(index)] for index in range(4)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    printed = [process.communicate(timeout=250)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+    run_ids, experiment_ids = zip(*(line.split() for line in printed), strict=True)
+    assert len(set(run_ids)) == 4
+    assert len(set(experiment_ids)) == 1
 
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    for index, run_id, _ in logged:
+    for index, run_id in enumerate(run_ids):
         assert client.get_run(run_id).info.status == "FINISHED"
         assert [m.value for m in client.get_metric_history(run_id, "train/loss")] == [float(index)] * 20
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
