@@ -8,7 +8,6 @@ import pytest
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
 
-
 LOG_A_RUN = """
 import sys
 from affectgpt_r1.reporting.logger import TrackedMLFlowLogger
