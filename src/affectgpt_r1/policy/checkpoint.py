@@ -68,7 +68,9 @@ def check_fits(checkpoint: Mapping[str, Any], policy: MultimodalPolicy, origin: 
     _check_tensors(_below(checkpoint["state_dict"], POLICY_PREFIX), policy.trainable_parameters(), origin)
     for part, digest in policy_digests(policy).items():
         if checkpoint.get("digests", {}).get(part) not in (None, digest):
-            raise CheckpointError(f"{origin} was trained with another {part}: use the one it was trained with, or retrain")
+            raise CheckpointError(
+                f"{origin} was trained with another {part}: use the one it was trained with, or retrain"
+            )
 
 
 def policy_digests(policy: MultimodalPolicy) -> dict[str, str]:
@@ -89,14 +91,18 @@ def module_digest(module: nn.Module) -> str:
 
 
 def _check_tensors(state: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], origin: str) -> None:
+    another = f"{origin} is a checkpoint of another model:"
     for name, parameter in parameters.items():
         if name not in state:
-            raise CheckpointError(f"{origin} is a checkpoint of another model: it lacks {name}; choose its model= config")
+            raise CheckpointError(f"{another} it lacks {name}; choose its model= config")
         if state[name].shape != parameter.shape:
             raise CheckpointError(
-                f"{origin} is a checkpoint of another model: {name} has shape {tuple(state[name].shape)}, "
-                f"here {tuple(parameter.shape)}; choose the model= config that it was trained with"
+                f"{another} {name} has shape {tuple(state[name].shape)}, here {tuple(parameter.shape)}; "
+                "choose the model= config that it was trained with"
             )
+    for name in state:
+        if name not in parameters:
+            raise CheckpointError(f"{another} {name} has no place in this one; choose its model= config")
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
