@@ -38,7 +38,22 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_policy(tokenizer_file: Path) -> Callable[..., MultimodalPolicy]:
+def tiny_config() -> dict[str, Any]:
+    """The keywords of ``configs/model/tiny.yaml``, for frames of 48 pixels."""
+    from omegaconf import OmegaConf
+
+    from affectgpt_r1.config import CONFIGS
+
+    config = OmegaConf.load(CONFIGS / "model" / "tiny.yaml")
+    config.tokenizer, config.video_tower.image_size = "", 48
+    config.language_model.initializer_range = 0.1
+    arguments = {str(key): value for key, value in OmegaConf.to_container(config, resolve=True).items()}
+    del arguments["_target_"]
+    return arguments
+
+
+@pytest.fixture(scope="session")
+def make_policy(tokenizer_file: Path, tiny_config: dict[str, Any]) -> Callable[..., MultimodalPolicy]:
     """``make_policy(seed=0, thinks=False, **changes)``: ``configs/model/tiny.yaml`` with keys replaced.
 
     The language model's weights are drawn five times wider than Qwen2's, so that distributions are far from uniform.
@@ -46,21 +61,14 @@ def make_policy(tokenizer_file: Path) -> Callable[..., MultimodalPolicy]:
 
     def build(seed: int = 0, *, thinks: bool = False, **changes: Any) -> MultimodalPolicy:
         import torch
-        from omegaconf import OmegaConf
 
-        from affectgpt_r1.config import CONFIGS
         from affectgpt_r1.policy.build import build_policy
         from affectgpt_r1.policy.prompts import PromptTemplate
 
-        config = OmegaConf.load(CONFIGS / "model" / "tiny.yaml")
-        config.tokenizer = str(tokenizer_file)
-        config.video_tower.image_size = 48
-        config.language_model.initializer_range = 0.1
-        arguments = {str(key): value for key, value in OmegaConf.to_container(config, resolve=True).items()}
-        del arguments["_target_"]
+        arguments = {**tiny_config, "tokenizer": str(tokenizer_file), **changes}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return build_policy(**{**arguments, **changes}, template=PromptTemplate(QUESTION, thinks))
+            return build_policy(**arguments, template=PromptTemplate(QUESTION, thinks))
 
     return build
 

@@ -279,9 +279,14 @@ def test_the_reference_ends_with_its_context_even_after_an_error(tiny_policy):
     with torch.no_grad():
         parameter.add_(1.0)
     current = parameter.clone()
-    with pytest.raises(KeyError), tiny_policy.reference():
-        assert torch.allclose(parameter, current - 1.0, atol=1e-6)
-        raise KeyError
+
+    def fail_inside() -> None:
+        with tiny_policy.reference():
+            assert torch.allclose(parameter, current - 1.0, atol=1e-6)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
     assert torch.equal(parameter, current)
 
 

@@ -1,0 +1,43 @@
+"""Parameter groups and the learning-rate schedule by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from affectgpt_r1.optim import linear_schedule, parameter_groups
+
+
+def test_matrices_decay_biases_and_norms_do_not():
+    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Embedding(4, 2), nn.Linear(2, 2))
+    model[3].requires_grad_(False)
+    decayed, plain = parameter_groups(model.named_parameters(), 0.05)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+    assert [tuple(one.shape) for one in decayed["params"]] == [(2, 3), (4, 2)]
+    assert [tuple(one.shape) for one in plain["params"]] == [(2,), (2,), (2,)]
+
+
+def rates(steps: int, **settings) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = linear_schedule(optimizer, **settings)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def test_rise_and_fall():
+    # Warm-up 1/4 2/4 3/4, then from 1 down by 1/4 a step, and 0 for ever after.
+    assert rates(9, warmup_steps=3, total_steps=7) == pytest.approx([0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0, 0])
+
+
+def test_final_share():
+    assert rates(7, warmup_steps=0, total_steps=4, final_share=0.2) == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
+    assert rates(6, warmup_steps=1, total_steps=4, final_share=1.0) == pytest.approx([0.5, 1, 1, 1, 1, 1])
+
+
+def test_a_run_shorter_than_its_warm_up_stays_finite():
+    assert rates(5, warmup_steps=20, total_steps=2) == pytest.approx([1 / 21, 2 / 21, 3 / 21, 4 / 21, 5 / 21])
