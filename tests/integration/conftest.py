@@ -1,0 +1,82 @@
+"""A dozen synthetic clips, their tokenizer and briefly pretrained towers, made once a session through the real code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.render import render
+from affectgpt_r1.train import train
+
+SMALL = (
+    "trainer.log_every_n_steps=1",
+    "callbacks.completions.console_rows=0",
+    "callbacks.progress.every_n_steps=1",
+    "data.eval_batch_size=4",
+)
+
+
+def compose_config(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``data/`` rendered, and ``outputs/towers`` trained for two steps."""
+    folder = tmp_path_factory.mktemp("workspace")
+    sizes = ("num_caption=6", "num_human=4", "num_validation=3", "num_test=4", "workers=1", "vocab_size=400")
+    render(compose_config("demo", f"paths.data={folder}/data", *sizes))
+    train(
+        compose_config(
+            "train",
+            "experiment=towers",
+            *paths(folder),
+            *steps(2),
+            "trainer.val_check_interval=2",
+            "logger=none",
+            *SMALL,
+        )
+    )
+    return folder
+
+
+def paths(folder: Path) -> tuple[str, ...]:
+    return (f"paths.data={folder}/data", f"paths.outputs={folder}/outputs", "experiment_name=test")
+
+
+def steps(number: int) -> tuple[str, ...]:
+    """A run of ``number`` steps in epochs of three or two, whose schedule does not depend on ``number``."""
+    return (
+        f"trainer.max_steps={number}",
+        "trainer.val_check_interval=4",
+        "data.batch_size=2",
+        "optim.scheduler.total_steps=20",
+    )
+
+
+@pytest.fixture
+def run_stage(workspace: Path) -> Callable[..., Path]:
+    """Run a stage in this process; returns the run's folder."""
+
+    def run(experiment: str, run_folder: Path, number: int, *overrides: str) -> Path:
+        train(
+            compose_config(
+                "train",
+                f"experiment={experiment}",
+                *paths(workspace),
+                *steps(number),
+                f"paths.run={run_folder}",
+                *(override for override in ("logger=none",) if not any("logger=" in given for given in overrides)),
+                *SMALL,
+                *overrides,
+            )
+        )
+        return run_folder
+
+    return run

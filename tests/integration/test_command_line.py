@@ -1,0 +1,163 @@
+"""Both stages through the command line on a dozen clips, with MLflow; how a terminated run is recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from affectgpt_r1.reporting.database import ensure_database
+
+OVERRIDES = (
+    "trainer.log_every_n_steps=1",
+    "callbacks.progress.every_n_steps=1",
+    "callbacks.completions.every_n_steps=1",
+    "data.eval_batch_size=4",
+    "data.batch_size=2",
+    "trainer.val_check_interval=2",
+)
+
+
+def _command(module, workspace, *overrides):
+    locations = (f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", "experiment_name=cli")
+    return [sys.executable, "-m", f"affectgpt_r1.{module}", *locations, *overrides]
+
+
+def _run(module, workspace, *overrides):
+    done = subprocess.run(_command(module, workspace, *overrides), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(workspace):
+    """SFT, GRPO, control and evaluation, one after the other; returns the workspace and what evaluation printed."""
+    for experiment in ("sft", "grpo", "control"):
+        limit = () if experiment == "control" else ("trainer.max_steps=4",)
+        _run("train", workspace, f"experiment={experiment}", *OVERRIDES, *limit)
+    return workspace, _run("evaluate", workspace, "data.eval_batch_size=4")
+
+
+def _client(workspace):
+    return MlflowClient(ensure_database(workspace / "outputs"))
+
+
+def _run_of(workspace, stage):
+    client = _client(workspace)
+    experiment = client.get_experiment_by_name("cli")
+    runs = client.search_runs([experiment.experiment_id], f"tags.stage = '{stage}'")
+    assert len(runs) == 1
+    return client, runs[0]
+
+
+def test_summary_holds_every_system_and_figure(trained):
+    workspace, printed = trained
+    summary = json.loads((workspace / "outputs" / "cli" / "summary.json").read_text())
+    assert summary["synthetic"] is True
+    assert summary["num_clips"] == 4
+    for system in ("sft", "control", "grpo"):
+        assert set(summary[system]["mean_level1"]) == {"f1", "precision", "recall"}
+        assert set(summary[system]["without"]) == {"video", "audio", "text"}
+        assert 0.0 <= summary[system]["format_rate"] <= 1.0
+        assert summary[system]["words_per_answer"] == pytest.approx(
+            summary[system]["distinct_words"] + summary[system]["repeated_words"]
+        )
+    assert set(summary["differences"]) == {"grpo_minus_sft", "grpo_minus_control", "control_minus_sft"}
+    assert len(summary["baselines"]) == 2
+    assert "synthetic" in printed
+
+
+def test_predictions_are_one_row_a_clip(trained):
+    workspace, _ = trained
+    rows = [json.loads(line) for line in (workspace / "outputs/cli/predictions/grpo.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == [f"synthetic_test_{number:05d}" for number in range(4)]
+    assert all(isinstance(row["openset"], list) for row in rows)
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo", "control", "evaluate"])
+def test_mlflow_run_is_finished_and_says_where_it_comes_from(trained, stage):
+    _, run = _run_of(trained[0], stage)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["seed"] == "1"
+    assert run.data.params["prompt.thinks"] == "False"
+    assert {"git_commit", "git_dirty", "data_digest", "command"} <= set(run.data.tags)
+    assert run.data.tags["synthetic"] == "true"
+
+
+def test_mlflow_holds_trl_names_for_every_step(trained):
+    client, run = _run_of(trained[0], "grpo")
+    names = ("reward", "reward_std", "frac_reward_zero_std", "rewards/accuracy/mean", "rewards/format/mean")
+    names += ("completions/mean_length", "completions/clipped_ratio", "entropy", "clip_ratio/high_mean", "loss")
+    for name in names:
+        assert len(client.get_metric_history(run.info.run_id, f"train/{name}")) == 4, name
+    assert len(client.get_metric_history(run.info.run_id, "val/f1")) == 2
+
+
+def test_mlflow_holds_completions_config_and_evaluation(trained):
+    client, run = _run_of(trained[0], "grpo")
+    tables = [file.path for file in client.list_artifacts(run.info.run_id, "completions")]
+    assert len(tables) == 4
+    table = json.loads(open(client.download_artifacts(run.info.run_id, tables[0])).read())
+    assert {"name", "prompt", "target", "completion", "accuracy", "format", "reward", "advantage"} <= set(
+        table["columns"]
+    )
+    assert len(table["data"]) == 2 * 8
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "config")] == ["config/resolved.yaml"]
+    client, evaluation = _run_of(trained[0], "evaluate")
+    assert "test/grpo/f1" in evaluation.data.metrics
+    assert "evaluation/table.json" in {
+        file.path for file in client.list_artifacts(evaluation.info.run_id, "evaluation")
+    }
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, "KILLED"), (signal.SIGINT, "KILLED")])
+def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, number, status):
+    name = f"cli-{number.name.lower()}"
+    command = _command(
+        "train", workspace, "experiment=sft", *OVERRIDES, "trainer.max_steps=100000", f"experiment_name={name}"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if line.startswith("sft 6/"):
+                run.send_signal(number)
+                break
+        run.stdout.read()
+    assert run.returncode != 0
+    client = _client(workspace)
+    experiment = client.get_experiment_by_name(name)
+    (record,) = client.search_runs([experiment.experiment_id])
+    assert record.info.status == status
+    assert (workspace / "outputs" / name / "sft" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_failing_run_is_recorded_as_failed(workspace):
+    command = _command(
+        "train", workspace, "experiment=sft", "experiment_name=cli-fails", "data.train_labels=track9_missing.csv"
+    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "track9_missing.csv" in done.stderr.splitlines()[-1]
+    client = _client(workspace)
+    (record,) = client.search_runs([client.get_experiment_by_name("cli-fails").experiment_id])
+    assert record.info.status == "FAILED"
+
+
+def test_csv_logging_works_without_mlflow(workspace):
+    code = "import sys; sys.modules['mlflow'] = None; from affectgpt_r1.train import main; main()"
+    command = [
+        *(sys.executable, "-c", code, *_command("train", workspace, "experiment=sft", *OVERRIDES)[3:]),
+        *("trainer.max_steps=2", "logger=csv", "experiment_name=cli-csv"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (metrics,) = (workspace / "outputs/cli-csv/sft/csv").rglob("metrics.csv")
+    assert "train/loss" in metrics.read_text().splitlines()[0]
