@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -14,10 +15,13 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from affectgpt_r1.config import _config_keys
+
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 INSTALLED = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["dev"])]
+README = (REPOSITORY / "README.md").read_text("utf-8")
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
@@ -135,3 +139,44 @@ def test_notebook_is_stripped_and_defines_nothing(path):
     lines = [line for cell in code for line in "".join(cell["source"]).splitlines()]
     assert any("affectgpt_r1" in line for line in lines)
     assert not [line for line in lines if line.lstrip().startswith(("def ", "class ", "async def ", "!", "%"))]
+
+
+def readme_switches():
+    """``(group, choice)`` of every row of the table of switches whose override names a config group."""
+    rows = re.findall(r"^\| `(\w+)=`[^|]*\| ([^|]+)\|$", README, flags=re.MULTILINE)
+    for group, choices in rows:
+        if (REPOSITORY / "configs" / group).is_dir():
+            yield from ((group, choice) for choice in re.findall(r"`(\w+)`", choices))
+
+
+def test_readme_stays_short_and_keeps_a_place_for_the_figures():
+    assert len(README.splitlines()) < 200
+    assert README.index("<!-- measured -->") < README.index("<!-- /measured -->")
+
+
+def test_readme_names_targets_that_exist():
+    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    named = {
+        target for line in re.findall(r"(?:^|`)make ([a-z -]+)", README, flags=re.MULTILINE) for target in line.split()
+    }
+
+    assert named >= {"sft", "grpo", "mlflow", "lint", "test"}
+    assert named <= targets
+
+
+def test_readme_names_choices_that_exist():
+    choices = list(readme_switches())
+
+    assert len(choices) > 15
+    assert [
+        choice for choice in choices if not (REPOSITORY / "configs" / choice[0] / f"{choice[1]}.yaml").exists()
+    ] == []
+
+
+def test_readme_names_keys_that_exist():
+    known = set(_config_keys())
+    keys = set(re.findall(r"`((?:stage|data|model|optim|emotion)\.[a-z_.]+)=", README))
+
+    assert len(keys) > 8
+    assert keys - known == set()
