@@ -1,0 +1,85 @@
+"""The towers against their formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from affectgpt_r1.policy.backbone import build_towers
+from affectgpt_r1.policy.encoders import IMAGE_MEAN, IMAGE_STD
+
+
+@pytest.fixture
+def make_towers(tiny_config):
+    def build(normalization: str = "clip", **audio):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return build_towers(tiny_config["video_tower"], {**tiny_config["audio_tower"], **audio}, normalization)
+
+    return build
+
+
+def test_video_features_are_clips_projection_of_each_frame(make_towers, make_batch):
+    towers, frames = make_towers(), make_batch().frames
+    pixels = frames[1, 2].float().div(255)
+    for channel in range(3):
+        pixels[channel] = (pixels[channel] - IMAGE_MEAN[channel]) / IMAGE_STD[channel]
+    expected = towers.video.model(pixel_values=pixels[None]).image_embeds[0]
+    features = towers.video(frames)
+    assert features.shape == (4, 3, 64)
+    torch.testing.assert_close(features[1, 2], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_audio_features_average_the_last_four_layers_over_time(make_towers, make_batch):
+    towers, waveforms = make_towers("none", num_hidden_layers=5), make_batch().waveforms
+    states = towers.audio.model(waveforms[2, 1][None], output_hidden_states=True).hidden_states
+    assert len(states) == 6  # the input of the first layer, and five outputs
+    expected = sum(state[0].mean(0) for state in states[2:]) / 4
+    features = towers.audio(waveforms)
+    assert features.shape == (4, 2, 64)
+    torch.testing.assert_close(features[2, 1], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_normalisation_by_clip_hears_no_loudness_and_no_other_clip(make_towers, make_batch):
+    towers, waveforms = make_towers("clip"), make_batch().waveforms
+    features = towers.audio(waveforms)
+    torch.testing.assert_close(towers.audio(0.1 * waveforms + 0.1), features, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(towers.audio(waveforms[1:2])[0], features[1], atol=1e-5, rtol=1e-5)
+
+
+def test_joint_normalisation_is_over_the_batch_as_published(make_towers, make_batch):
+    waveforms = make_batch().waveforms
+    centred = (waveforms - waveforms.mean()) / waveforms.std(correction=0)
+    torch.testing.assert_close(
+        make_towers("joint").audio(waveforms), make_towers("none").audio(centred), atol=1e-5, rtol=1e-5
+    )
+    quiet = torch.cat([waveforms[:1], 1e-3 * waveforms[1:]])
+    changed, kept = make_towers("joint").audio(quiet)[0], make_towers("joint").audio(waveforms)[0]
+    assert (changed - kept).abs().max() > 5e-5
+
+
+def test_without_normalisation_loudness_is_heard(make_towers, make_batch):
+    towers, waveforms = make_towers("none"), make_batch().waveforms
+    assert (towers.audio(0.01 * waveforms) - towers.audio(waveforms)).abs().max() > 1e-3
+
+
+def test_towers_read_what_the_batch_has(make_towers, make_batch):
+    towers = make_towers()
+    assert set(towers(make_batch())) == {"video", "audio"}
+    assert set(towers(make_batch(frames=None))) == {"audio"}
+    assert towers(make_batch(frames=None, waveforms=None)) == {}
+    stored = {"video": torch.ones(4, 3, 64)}
+    assert towers(make_batch(features=stored)) is stored
+
+
+def test_freezing(make_towers, make_batch):
+    towers = make_towers().train()
+    assert not towers.training
+    assert not towers(make_batch())["video"].requires_grad
+    towers.unfreeze()
+    assert towers.training
+    assert all(value.requires_grad for value in towers(make_batch()).values())
+    towers.freeze()
+    towers.train()
+    assert not any(module.training for module in towers.modules())
+    assert not any(parameter.requires_grad for parameter in towers.parameters())
