@@ -30,14 +30,17 @@ def instantiate(config: Any, **arguments: Any) -> Any:
     """Hydra's ``instantiate`` for allowed targets only.
 
     Raises:
-        ConfigError: A ``_target_`` outside :data:`ALLOWED_TARGETS`.
+        ConfigError: A ``_target_`` outside :data:`ALLOWED_TARGETS`, or one that does not exist.
     """
     from hydra.utils import instantiate as hydra_instantiate
 
     plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
     for target in _targets(plain):
-        if not target.startswith(ALLOWED_TARGETS):
-            raise ConfigError(f"_target_: {target} is not allowed; it must begin with {' or '.join(ALLOWED_TARGETS)}")
+        if not (target.startswith(ALLOWED_TARGETS) and _home_of(target).startswith(ALLOWED_TARGETS)):
+            raise ConfigError(
+                f"_target_: {target} is not allowed; it must begin with {' or '.join(ALLOWED_TARGETS)}, and be defined "
+                "there, not only imported"
+            )
     return hydra_instantiate(plain, _convert_="all", **arguments)
 
 
@@ -121,6 +124,16 @@ def _targets(tree: Any) -> Iterator[str]:
     elif isinstance(tree, list | tuple):
         for value in tree:
             yield from _targets(value)
+
+
+def _home_of(target: str) -> str:
+    """The module that defines a target, with a closing dot: ``affectgpt_r1.config.os.system`` is at home in ``posix``."""
+    from hydra.utils import get_object
+
+    try:
+        return f"{getattr(get_object(target), '__module__', '')}."
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"_target_: {target} does not exist ({error})") from error
 
 
 def _fail(message: str) -> None:
