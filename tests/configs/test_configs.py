@@ -1,0 +1,219 @@
+"""Every choice of every group composes and binds; experiments change only what is there; the command line is quick."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from affectgpt_r1.config import ALLOWED_TARGETS, CONFIGS, STAGE_KEYS, instantiate, instantiate_stage, resolved
+
+ENTRIES = ("train", "evaluate", "demo")
+OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
+OUTSIDE = ("hydra",)  # launchers: Hydra's own
+
+
+def groups_of(entry: str) -> list[str]:
+    """Groups of the entry's defaults list."""
+    keys = [key for item in OmegaConf.load(CONFIGS / f"{entry}.yaml").defaults if item != "_self_" for key in item]
+    return [str(key).removeprefix("optional ").removeprefix("override ").removeprefix("/") for key in keys]
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+CASES = [(entry, group, choice) for entry in ENTRIES for group in groups_of(entry) for choice in choices(group)]
+OVERLAY_FILES = [(group, choice) for group in OVERLAYS for choice in choices(group)]
+
+
+def composed(entry: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(entry, overrides=list(overrides))
+
+
+def with_overlay(group: str, choice: str) -> str:
+    return f"{'' if group in groups_of('train') else '+'}{group}={choice}"
+
+
+def targets(tree: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(tree, Mapping):
+        if "_target_" in tree:
+            yield where, dict(tree)
+        for key, value in tree.items():
+            yield from targets(value, f"{where}.{key}".strip("."))
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            yield from targets(value, f"{where}[{index}]")
+
+
+def assert_binds(config: DictConfig) -> int:
+    """Every ``_target_`` exists and takes its keys; returns how many there are."""
+    found = list(targets(resolved(config)))
+    for where, node in found:
+        target = node.pop("_target_")
+        assert target.startswith(ALLOWED_TARGETS), where
+        ignored = {"_partial_", *(STAGE_KEYS if where == "stage" else ())}
+        arguments = {key: value for key, value in node.items() if key not in ignored}
+        try:
+            inspect.signature(get_object(target)).bind_partial(**arguments)
+        except TypeError as error:
+            pytest.fail(f"{where}: {target}: {error}")
+    return len(found)
+
+
+def leaf_keys(tree: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from leaf_keys(value, f"{prefix}{key}.")
+    else:
+        yield prefix.removesuffix(".")
+
+
+def test_every_file_belongs_to_a_group_that_some_entry_offers():
+    known = {group for entry in ENTRIES for group in groups_of(entry)} | set(OVERLAYS) | set(OUTSIDE)
+    for path in CONFIGS.rglob("*.yaml"):
+        parts = path.relative_to(CONFIGS).parts
+        assert path.stem in ENTRIES if len(parts) == 1 else parts[0] in known, path
+
+
+@pytest.mark.parametrize(("entry", "group", "choice"), CASES)
+def test_every_choice_composes_and_binds(entry, group, choice):
+    config = composed(entry, f"{group}={choice}")
+    assert assert_binds(config) >= {"train": 10, "evaluate": 2, "demo": 0}[entry]
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+@pytest.mark.parametrize("prompt", choices("prompt"))
+def test_every_experiment_binds_with_every_prompt(experiment, prompt):
+    config = composed("train", f"experiment={experiment}", f"prompt={prompt}", "logger=none")
+    assert assert_binds(config) >= 9
+    assert config.stage.name == experiment
+    assert str(config.paths.run).endswith(experiment)
+
+
+@pytest.mark.parametrize(("group", "choice"), OVERLAY_FILES)
+def test_an_overlay_changes_only_keys_that_are_there(group, choice):
+    overlay = OmegaConf.load(CONFIGS / group / f"{choice}.yaml")
+    plain = OmegaConf.to_container(overlay, resolve=False) or {}
+    chosen = [
+        f"{str(key).removeprefix('override ').removeprefix('/')}={value}"
+        for item in plain.pop("defaults", [])
+        if isinstance(item, dict)
+        for key, value in item.items()
+    ]
+    bases = [["~experiment"]] if group == "experiment" else [[f"experiment={one}"] for one in choices("experiment")]
+    keys = list(leaf_keys(plain)) if plain else []
+    baselines = [composed("train", *base, *chosen) for base in bases]
+    missing = [
+        [key for key in keys if key not in set(leaf_keys(OmegaConf.to_container(baseline, resolve=False)))]
+        for baseline in baselines
+    ]
+    assert [] in missing, missing
+    assert_binds(composed("train", with_overlay(group, choice)))
+
+
+def test_the_command_line_wins_over_an_experiment():
+    config = composed("train", "experiment=grpo", "trainer.max_steps=7", "stage.beta=0.04", "data=mercaption")
+    assert (config.trainer.max_steps, config.stage.beta) == (7, 0.04)
+    assert config.data.train_labels == "track2_train_mercaptionplus.csv"
+    assert resolved(config)["optim"]["scheduler"]["total_steps"] == 7
+
+
+def test_evaluation_looks_for_checkpoints_where_training_puts_them():
+    evaluation = resolved(composed("evaluate"))
+    for name in ("sft", "control", "grpo"):
+        training = resolved(composed("train", f"experiment={name}"))
+        assert evaluation["systems"][name] == f"{training['callbacks']['best_checkpoint']['folder']}/best.ckpt"
+        assert training["towers_from"] == evaluation["towers_from"]
+        assert training["model"]["language_model"] == evaluation["model"]["language_model"]
+    towers = resolved(composed("train", "experiment=towers"))
+    assert evaluation["towers_from"] == f"{towers['callbacks']['best_checkpoint']['folder']}/best.ckpt"
+
+
+@pytest.mark.parametrize("stage", choices("stage"))
+@pytest.mark.parametrize("reward", choices("reward"))
+def test_every_stage_and_reward_can_be_built(stage, reward):
+    built = instantiate_stage(composed("train", f"stage={stage}", f"reward={reward}").stage)
+    assert callable(built.training_step)
+    if stage == "grpo":
+        assert set(built.rewards.weights) == set(reward.split("_"))
+
+
+@pytest.mark.parametrize("penalty", choices("penalty"))
+def test_every_penalty_reaches_the_reward(penalty):
+    rewards = instantiate(composed("train", f"penalty={penalty}").reward)
+    assert rewards.rewards["accuracy"].penalty == penalty
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_the_small_models_can_be_built(model, tmp_path):
+    from affectgpt_r1.policy.prompts import PromptTemplate
+    from affectgpt_r1.policy.tokenizer import build_tokenizer
+
+    template = PromptTemplate("Which?")
+    build_tokenizer(["happy and sad"], template.phrases(), 300, tmp_path / "tokenizer.json")
+    if not model.startswith("tiny"):
+        pytest.skip("downloads weights of several gigabytes; its signature is checked above")
+    config = composed("train", f"model={model}", f"paths.tokenizer={tmp_path / 'tokenizer.json'}")
+    policy = instantiate(config.model, template=template)
+    assert 500_000 < sum(one.numel() for one in policy.parameters()) < 3_000_000
+
+
+def test_callbacks_loggers_optimizer_and_trainer_can_be_built(tmp_path):
+    import torch
+
+    config = composed("train", f"paths.outputs={tmp_path}", "logger=csv", "trainer.max_steps=7")
+    loggers = list(instantiate(config.logger).values())
+    callbacks = list(instantiate(config.callbacks).values())
+    trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks)
+    assert trainer.max_steps == 7
+    assert [type(one).__name__ for one in callbacks if one not in trainer.callbacks] == []
+    optimizer = instantiate(config.optim.optimizer)([torch.nn.Parameter(torch.zeros(2, 2))])
+    assert optimizer.defaults["lr"] == 2e-3
+    assert instantiate(config.optim.scheduler)(optimizer).get_last_lr() == pytest.approx([2e-3 / 21])
+
+
+def test_choices_that_switch_something_off_build_nothing():
+    config = composed("train", "logger=none", "callbacks=none")
+    assert not instantiate(config.logger)
+    assert not instantiate(config.callbacks)
+
+
+def run_train(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """The command and the CPU seconds that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "affectgpt_r1.train", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_is_quick_and_lists_the_groups():
+    done, seconds = run_train("--help")
+    assert done.returncode == 0
+    assert all(f"{group}:" in done.stdout for group in ("stage", "data", "model", "reward", "experiment"))
+    assert seconds < 4
+
+
+def test_a_misspelt_override_ends_with_code_two_and_the_nearest_key():
+    done, _ = run_train("stage.bata=1")
+    assert done.returncode == 2
+    assert "the nearest is stage.beta" in done.stderr
+    assert "Traceback" not in done.stderr
