@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from affectgpt_r1.policy.policy import MultimodalPolicy
     from affectgpt_r1.types import ClipBatch
+
+# A busy machine is no reason to fail, and a test run should find what the last one found.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 QUESTION = "Please recognize emotional states of the character. Output the final answer in <answer> </answer> tags."
 TEXTS = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,6 +136,22 @@ def test_a_file_that_is_no_checkpoint_says_so(tmp_path, content):
     (tmp_path / "one.ckpt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"one\.ckpt"):
         read_checkpoint(tmp_path / "one.ckpt")
+
+
+def test_damaged_bytes_never_raise_anything_else(tmp_path, save):
+    content = {"state_dict": {"policy.weight": torch.zeros(2)}, "position": [1, 2]}
+    path, draw = Path(save(content)), random.Random(0)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(4):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 50
 
 
 @pytest.mark.parametrize("content", [{"weights": 1}, [1, 2], {"state_dict": {}}])
