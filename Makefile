@@ -5,10 +5,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := data/synthetic
+PROMPT := $(or $(lastword $(patsubst prompt=%,%,$(filter prompt=%,$(ARGS)))),no_think)
 SEED := $(or $(lastword $(patsubst seed=%,%,$(filter seed=%,$(ARGS)))),1)
-EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),demo-seed$(SEED))
+EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),demo-$(PROMPT)-seed$(SEED))
 # Keys that name the experiment reach the runs that a target needs, too; the others are for the target's own run.
-SHARED := $(filter seed=% experiment_name=% prompt=% model=% data.root=% paths.data=% paths.outputs=% logger=%,$(ARGS))
+SHARED := $(filter seed=% experiment_name=% prompt=% model=% paths.data=% logger=%,$(ARGS))
 RUN := outputs/$(EXPERIMENT)
 TRAIN := $(BIN)/python -m affectgpt_r1.train
 

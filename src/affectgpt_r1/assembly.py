@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,11 +22,21 @@ from affectgpt_r1.types import ClipBatch, Sampling
 
 log = logging.getLogger(__name__)
 
+UNTRUE_HERE = (
+    ".*your dataloader is not resumable.*",  # the data module resumes its sampler itself
+    ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen towers, on purpose
+    ".*Checkpoint directory .* exists and is not empty.*",  # best.ckpt and last.ckpt are replaced whole
+    ".*LeafSpec.* is deprecated.*",  # inside Lightning
+)
+"""Lightning's warnings that a user would wrongly worry about."""
+
 
 def seed_run(config: DictConfig) -> None:
     """Seed every generator and set the number of threads."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.num_threads)
+    for message in UNTRUE_HERE:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def build_policy(config: DictConfig) -> MultimodalPolicy:

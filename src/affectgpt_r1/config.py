@@ -127,7 +127,7 @@ def _targets(tree: Any) -> Iterator[str]:
 
 
 def _home_of(target: str) -> str:
-    """The module that defines a target, with a closing dot: ``affectgpt_r1.config.os.system`` is at home in ``posix``."""
+    """The module that defines a target, with a closing dot: ``os.system`` is at home in ``posix``."""
     from hydra.utils import get_object
 
     try:

@@ -37,7 +37,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if resume_from is not None:
         read_checkpoint(resume_from)  # fail before anything is logged
     seed_run(config)
-    loggers = list((instantiate(config.logger) or {}).values())
+    loggers = _build_loggers(config, resumed=resume_from is not None)
     with tracked_run(loggers):
         for logger in mlflow_loggers(loggers):
             logger.log_config(resolved(config))
@@ -61,6 +61,16 @@ def train(config: DictConfig) -> dict[str, float]:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         return write_record(config, trainer, clock, metrics)
+
+
+def _build_loggers(config: DictConfig, *, resumed: bool) -> list[Any]:
+    """The loggers; a resumed run goes on with the MLflow run that it was cut from."""
+    from affectgpt_r1.config import instantiate
+    from affectgpt_r1.reporting.logger import read_run_id
+
+    if resumed and "mlflow" in config.logger and config.logger.mlflow.run_id is None:
+        config.logger.mlflow.run_id = read_run_id(config.paths.run)
+    return list((instantiate(config.logger) or {}).values())
 
 
 def _build_module(config: DictConfig, policy: Any, skipped: Any) -> AffectModule:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -102,7 +103,7 @@ def test_mlflow_holds_completions_config_and_evaluation(trained):
     client, run = _run_of(trained[0], "grpo")
     tables = [file.path for file in client.list_artifacts(run.info.run_id, "completions")]
     assert len(tables) == 4
-    table = json.loads(open(client.download_artifacts(run.info.run_id, tables[0])).read())
+    table = json.loads(Path(client.download_artifacts(run.info.run_id, tables[0])).read_text())
     assert {"name", "prompt", "target", "completion", "accuracy", "format", "reward", "advantage"} <= set(
         table["columns"]
     )

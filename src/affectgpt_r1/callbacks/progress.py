@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from rich import get_console
 from rich.progress import (
     BarColumn,
@@ -131,6 +131,8 @@ class LiveProgress(ProgressBar):
     def _show_figures(self, trainer: pl.Trainer) -> None:
         if self._train_task is not None and self._enabled:
             figures = "  ".join(f"{name} {value:.3f}" for name, value in shown_metrics(trainer).items())
+            if (limit := time_limit_left(trainer)) is not None:
+                figures += f"  wall time left {timedelta(seconds=round(limit))}"
             self._live().update(self._train_task, completed=trainer.global_step, figures=figures)
 
     def _advance_eval_bar(self, name: str, total: float, batch_idx: int) -> None:
@@ -200,7 +202,8 @@ class PlainProgress(ProgressBar):
         total = total_steps(trainer)
         figures = [f"{name} {value:.3f}" for name, value in shown_metrics(trainer).items() if name in names]
         elapsed = time.monotonic() - self._started
-        left = seconds_left(trainer.global_step - self._first_step, elapsed, trainer.global_step, total)
+        paced = seconds_left(trainer.global_step - self._first_step, elapsed, trainer.global_step, total)
+        left = min((bound for bound in (paced, time_limit_left(trainer)) if bound is not None), default=None)
         times = [f"{timedelta(seconds=round(elapsed))} gone"]
         times += [] if left is None else [f"{timedelta(seconds=round(left))} left"]
         steps = f"{trainer.global_step}" if total is None else f"{trainer.global_step}/{total}"
@@ -226,6 +229,14 @@ def shown_metrics(trainer: pl.Trainer) -> dict[str, float]:
     logged = trainer.callback_metrics
     found = {name: logged.get(f"{key}_step", logged.get(key)) for name, key in SHOWN_METRICS.items()}
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def time_limit_left(trainer: pl.Trainer) -> float | None:
+    """Return the seconds that ``trainer.max_time`` still grants, None without such a limit."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    timers = [callback for callback in callbacks if isinstance(callback, Timer)]
+    remaining = [timer.time_remaining() for timer in timers]
+    return min((seconds for seconds in remaining if seconds is not None), default=None)
 
 
 def seconds_left(done: int, elapsed: float, step: int, total: int | None) -> float | None:

@@ -167,7 +167,7 @@ def test_the_feature_store_fills_once_and_replaces_media(root, tmp_path):
     def never(batch):
         raise AssertionError
 
-    assert fill_feature_store(again, never).seen == 0
+    assert fill_feature_store(again, never).total == 0
     for folder in ("video", "audio", "openface_face"):
         shutil.rmtree(root / folder)
     (batch,) = again._evaluation_loader(again.splits.test)
@@ -208,10 +208,10 @@ class Recorder(LightningModule):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen = []
+        self.total = []
 
     def training_step(self, batch, batch_idx):
-        self.seen.append((self.current_epoch, batch_idx, batch.names))
+        self.total.append((self.current_epoch, batch_idx, batch.names))
         return (self.weight * batch.waveforms.std()).sum()
 
     def validation_step(self, batch, batch_idx):
@@ -227,7 +227,7 @@ def test_lightning_sets_epochs_and_moves_batches(root, tmp_path):
                       default_root_dir=tmp_path)  # fmt: skip
     module = Recorder()
     trainer.fit(module, datamodule=ready(root, ClipDataModule, train_labels="track2_train_ovmerd.csv", batch_size=4))
-    assert [(epoch, index) for epoch, index, _ in module.seen] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    orders = [module.seen[0][2] + module.seen[1][2], module.seen[2][2] + module.seen[3][2]]
+    assert [(epoch, index) for epoch, index, _ in module.total] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    orders = [module.total[0][2] + module.total[1][2], module.total[2][2] + module.total[3][2]]
     assert sorted(orders[0]) == sorted(orders[1])
     assert orders[0] != orders[1]

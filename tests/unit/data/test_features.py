@@ -71,7 +71,7 @@ def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
         store, batches, lambda given: {"video": torch.tensor([[float(ord(name))] for name in given.names])}
     )
     assert [store.read(name)["video"].item() for name in "abd"] == [97, 98, 100]
-    assert (account.count, account.seen) == (1, 4)
+    assert (account.count, account.total) == (1, 4)
     assert FeatureStore(tmp_path).unreadable == {"c": "c.mp4: broken"}
     store.record_unreadable([SkippedClip("e", "é")])
     assert FeatureStore(tmp_path).unreadable == {"c": "c.mp4: broken", "e": "é"}
