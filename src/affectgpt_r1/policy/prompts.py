@@ -88,7 +88,7 @@ class PromptTemplate:
                 if token in sentence:
                     parts.update(sentence.split(token))
         parts.update(("<think>", "</think>", "<answer>", "</answer>"))
-        return sorted((part.strip() for part in parts), key=len, reverse=True)
+        return sorted((part.strip() for part in parts), key=lambda phrase: (-len(phrase), phrase))
 
 
 def _harmless(text: str) -> str:

@@ -104,8 +104,9 @@ def test_a_heading_in_a_reason_does_not_end_the_target():
     assert "<FaceHere>" not in target
 
 
-def test_phrases_come_longest_first_and_none_twice():
+def test_phrases_come_longest_first_then_by_letter_and_none_twice():
+    """Token ids follow from their order, which must not hang on the hash seed of the process."""
     phrases = PromptTemplate(QUESTION).phrases()
-    assert [len(phrase) for phrase in phrases] == sorted(map(len, phrases), reverse=True)
+    assert phrases == sorted(phrases, key=lambda phrase: (-len(phrase), phrase))
     assert len(set(phrases)) == len(phrases)
     assert "" not in phrases
