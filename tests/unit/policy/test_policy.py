@@ -76,6 +76,17 @@ def test_update_sees_what_generation_saw(policy, make_batch, share_prompt, tempe
     assert not rollout.per_token_logps.requires_grad
 
 
+def test_generation_is_without_dropout(make_policy, make_batch):
+    policy = make_policy(lora={**LORA, "dropout": 0.5})
+    move_adapters(policy)
+    policy.train()
+    rollout = policy.generate(make_batch(), 2, SAMPLING, generator())
+    dropped = policy.per_token_logps(make_batch(), rollout.completions)
+    exact = policy.eval().per_token_logps(make_batch(), rollout.completions)
+    assert (exact - rollout.per_token_logps).abs().max().item() < 1e-4
+    assert (exact - dropped).abs().max().item() > 1e-2
+
+
 def test_both_ways_of_scoring_agree_in_values_and_gradients(policy, make_batch, completions):
     batch, results = make_batch(modalities=MIXED), []
     for policy.share_prompt in (True, False):
@@ -127,7 +138,7 @@ def change_one_modality(batch: ClipBatch, modality: str, clip: int) -> ClipBatch
         frames[clip] = 255 - frames[clip]
         return dataclasses.replace(batch, frames=frames)
     waveforms = batch.waveforms.clone()
-    waveforms[clip] = 0.1 * waveforms[clip].flip(-1)
+    waveforms[clip] = 0.8 * torch.sin(torch.arange(32_000) * (2 * torch.pi * 220 / 16_000))  # noise becomes a tone
     return dataclasses.replace(batch, waveforms=waveforms)
 
 
