@@ -34,6 +34,13 @@ def test_worked_by_hand(loss_type):
     assert result.kl.item() == 0
 
 
+@pytest.mark.parametrize(("advantage", "low", "high"), [(1.0, 0.0, 2 / 5), (-1.0, 2 / 5, 0.0), (0.0, 0.0, 0.0)])
+def test_only_the_side_that_the_advantage_pushes_to_counts_as_clipped(advantage, low, high):
+    logps = OLD + RATIOS.log()
+    result = clipped_policy_loss(logps, OLD, torch.full((2,), advantage, dtype=torch.float64), MASK)
+    assert (result.clip_low.item(), result.clip_high.item()) == pytest.approx((low, high))
+
+
 def test_upper_clip_range_alone():
     _, result = policy_loss(epsilon_high=0.6)  # 1.5 is inside: the first token gives -3
     assert result.loss.item() == pytest.approx(((-3.0 - 1.0) / 2 + 1.1) / 2, abs=1e-12)
