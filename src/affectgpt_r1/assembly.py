@@ -15,7 +15,7 @@ from torch import Tensor
 from affectgpt_r1.config import instantiate
 from affectgpt_r1.data.datamodule import ClipDataModule, fill_feature_store
 from affectgpt_r1.data.skipped import SkippedClips
-from affectgpt_r1.policy.checkpoint import load_policy_weights, load_tower_weights, module_digest
+from affectgpt_r1.policy.checkpoint import load_policy_weights, load_tower_weights, tower_digest
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import ClipBatch, Sampling
@@ -60,7 +60,7 @@ def build_data(config: DictConfig, policy: MultimodalPolicy) -> tuple[ClipDataMo
     data.setup()
     if config.data.feature_store is None:
         return data, SkippedClips()
-    data.open_feature_store(module_digest(policy.towers))
+    data.open_feature_store(tower_digest(policy.towers))
 
     def encode(batch: ClipBatch) -> Mapping[str, Tensor]:
         features: Mapping[str, Tensor] = policy.towers(batch)

@@ -8,8 +8,7 @@ from typing import Any
 
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.encoders import AudioTower, Towers, VideoTower, WaveformNormalization
-from affectgpt_r1.policy.prompts import MEDIA_TOKENS
-from affectgpt_r1.policy.tokenizer import BOS_TOKEN, EOS_TOKEN
+from affectgpt_r1.policy.prompts import BOS_TOKEN, EOS_TOKEN, MEDIA_TOKENS
 
 
 def build_towers(

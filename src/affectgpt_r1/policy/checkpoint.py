@@ -67,17 +67,20 @@ def check_fits(checkpoint: Mapping[str, Any], policy: MultimodalPolicy, origin: 
     _check_tensors(_below(checkpoint["state_dict"], POLICY_PREFIX), policy.trainable_parameters(), origin)
     for part, digest in policy_digests(policy).items():
         if checkpoint.get("digests", {}).get(part) not in (None, digest):
-            raise CheckpointError(
-                f"{origin} was trained with another {part}: use the one it was trained with, or retrain"
-            )
+            raise CheckpointError(f"{origin} does not fit the {part} here: use what it was trained with, or retrain")
 
 
 def policy_digests(policy: MultimodalPolicy) -> dict[str, str]:
     """Digests of what a checkpoint does not hold but depends on: frozen towers and the tokenizer."""
     digests = {"tokenizer": hashlib.sha256(policy.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]}
     if policy.towers.frozen:
-        digests["tower weights"] = module_digest(policy.towers)
+        digests["tower weights"] = tower_digest(policy.towers)
     return digests
+
+
+def tower_digest(towers: Towers) -> str:
+    """A digest of everything but the media that tower features depend on: weights and settings."""
+    return hashlib.sha256(f"{module_digest(towers)}{sorted(towers.settings.items())}".encode()).hexdigest()[:16]
 
 
 def module_digest(module: nn.Module) -> str:

@@ -19,6 +19,8 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's channel standard deviations."""
 AVERAGED_HIDDEN_LAYERS = 4
 """AffectGPT averages HuBERT's last four hidden layers."""
+FEATURES_VERSION = 2
+"""Raised when the towers compute other features from the same weights, so that stored features are not mistaken."""
 
 
 class VideoTower(nn.Module):
@@ -75,7 +77,8 @@ class AudioTower(nn.Module):
             centred = waveforms - waveforms.mean(dims, keepdim=True)
             waveforms = centred / (centred.square().mean(dims, keepdim=True) + 1e-7).sqrt()
         output = self.model(waveforms.flatten(0, 1).to(self.model.dtype), output_hidden_states=True)
-        layers = torch.stack(output.hidden_states[1:][-AVERAGED_HIDDEN_LAYERS:])
+        # transformers 5 leaves the encoder's closing norm out of hidden_states[-1]; the published features have it.
+        layers = torch.stack([*output.hidden_states[1:-1], output.last_hidden_state][-AVERAGED_HIDDEN_LAYERS:])
         features: Tensor = layers.mean(0).mean(1)
         return features.reshape(*waveforms.shape[:2], features.shape[-1])
 
@@ -111,6 +114,11 @@ class Towers(nn.Module):
         """Switch the mode; frozen towers stay in evaluation mode, so that their features never vary."""
         super().train(mode and not self.frozen)
         return self
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the features depend on beside the weights and the media."""
+        return {"version": FEATURES_VERSION, "waveform_normalization": self.audio.normalization}
 
     def forward(self, batch: ClipBatch) -> Mapping[str, Tensor]:
         """Features by modality: those that the batch carries, or else those of its media.

@@ -22,6 +22,8 @@ FACE_TOKEN = "<FaceHere>"
 FRAME_TOKEN = "<FrameHere>"
 IMAGE_TOKEN = "<ImageHere>"
 MEDIA_TOKENS: tuple[str, ...] = (IMAGE_TOKEN, AUDIO_TOKEN, FRAME_TOKEN, FACE_TOKEN, MULTI_TOKEN)
+BOS_TOKEN = "<|im_start|>"
+EOS_TOKEN = "<|im_end|>"
 TURN = "###"
 """Opens a speaker's turn, and ends an answer."""
 
@@ -92,6 +94,6 @@ class PromptTemplate:
 
 
 def _harmless(text: str) -> str:
-    for token in MEDIA_TOKENS:
+    for token in (*MEDIA_TOKENS, BOS_TOKEN, EOS_TOKEN):
         text = text.replace(token, f"({token[1:-1]})")  # without brackets, <<FaceHere>> would leave a placeholder
     return re.sub(f"{TURN}+", "#", text)

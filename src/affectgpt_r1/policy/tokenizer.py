@@ -7,10 +7,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from affectgpt_r1.policy.prompts import MEDIA_TOKENS, TURN
-
-BOS_TOKEN = "<|im_start|>"
-EOS_TOKEN = "<|im_end|>"
+from affectgpt_r1.policy.prompts import BOS_TOKEN, EOS_TOKEN, MEDIA_TOKENS, TURN
 
 
 def build_tokenizer(texts: Iterable[str], phrases: Sequence[str], vocab_size: int, path: Path) -> Tokenizer:

@@ -32,9 +32,11 @@ def test_video_features_are_clips_projection_of_each_frame(make_towers, make_bat
 
 def test_audio_features_average_the_last_four_layers_over_time(make_towers, make_batch):
     towers, waveforms = make_towers("none", num_hidden_layers=5), make_batch().waveforms
-    states = towers.audio.model(waveforms[2, 1][None], output_hidden_states=True).hidden_states
-    assert len(states) == 6  # the input of the first layer, and five outputs
-    expected = sum(state[0].mean(0) for state in states[2:]) / 4
+    output = towers.audio.model(waveforms[2, 1][None], output_hidden_states=True)
+    assert len(output.hidden_states) == 6  # the input of the first layer, and five outputs
+    normed = torch.nn.functional.layer_norm(output.hidden_states[-1], (64,))  # the closing norm, with fresh weights
+    torch.testing.assert_close(normed, output.last_hidden_state, atol=1e-5, rtol=1e-5)
+    expected = sum(state[0].mean(0) for state in (*output.hidden_states[2:-1], normed)) / 4
     features = towers.audio(waveforms)
     assert features.shape == (4, 2, 64)
     torch.testing.assert_close(features[2, 1], expected, atol=1e-5, rtol=1e-5)
