@@ -67,6 +67,7 @@ def test_a_subtitle_can_hold_neither_placeholder_nor_turn(subtitle):
         token: plain.count(token) for token in MEDIA_TOKENS
     }
     assert prompt.count(TURN) == 2
+    assert "<|im_" not in prompt
 
 
 @given(st.lists(st.sampled_from(["<", ">", "#", "FaceHere", "<MultiHere>", "###", " "]), max_size=12).map("".join))
