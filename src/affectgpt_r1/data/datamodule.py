@@ -22,7 +22,7 @@ from affectgpt_r1.data.manifest import ManifestRow, check_media
 from affectgpt_r1.data.samplers import ResumableSampler
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
-from affectgpt_r1.data.video import DECODERS, ChannelOrder
+from affectgpt_r1.data.video import ChannelOrder
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import MODALITIES, ClipBatch, Modality
 
@@ -94,28 +94,11 @@ class ClipDataModule(LightningDataModule):
         validation_share: float = 0.1,
     ) -> None:
         super().__init__()
-        _check_choice("modalities", modalities, MODALITIES)
-        _check_choice("visual", [visual], ("face", "frame"))
-        _check_choice("channel_order", [channel_order], ("bgr", "rgb"))
-        _check_choice("decoder", [decoder], tuple(DECODERS))
         self.root = Path(root)
-        self.files = SplitFiles(
-            train_labels,
-            train_reasons,
-            validation_labels,
-            test_labels,
-            subtitles if "text" in modalities else None,
-            cues_file,
-        )
+        subtitle_file = subtitles if "text" in modalities else None
+        self.files = SplitFiles(train_labels, train_reasons, validation_labels, test_labels, subtitle_file, cues_file)
         self.media = MediaSettings(
-            modalities=tuple(modality for modality in MODALITIES if modality in modalities),
-            visual=visual,
-            num_frames=num_frames,
-            image_size=image_size,
-            channel_order=channel_order,
-            num_windows=num_windows,
-            window_seconds=window_seconds,
-            decoder=decoder,
+            tuple(modalities), visual, num_frames, image_size, channel_order, num_windows, window_seconds, decoder
         )
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -284,9 +267,3 @@ def fill_feature_store(datamodule: ClipDataModule, encode: Callable[[ClipBatch],
     account = store_features(datamodule.features, datamodule.media_loader(rows), encode)
     account.raise_if_over(datamodule.max_unreadable_share)
     return account
-
-
-def _check_choice(key: str, chosen: Sequence[str], known: Sequence[str]) -> None:
-    unknown = [value for value in chosen if value not in known]
-    if unknown or not chosen:
-        raise ConfigError(f"data.{key}={list(chosen)} is unknown; choose among {', '.join(known)}")

@@ -16,8 +16,8 @@ from affectgpt_r1.data.features import FeatureStore
 from affectgpt_r1.data.layout import audio_file, face_file, video_file
 from affectgpt_r1.data.manifest import ManifestRow
 from affectgpt_r1.data.samplers import SampleKey
-from affectgpt_r1.data.video import ChannelOrder, read_face_crops, read_frames, resize_faces, resize_frames
-from affectgpt_r1.errors import DataError, MediaError
+from affectgpt_r1.data.video import DECODERS, ChannelOrder, read_face_crops, read_frames, resize_faces, resize_frames
+from affectgpt_r1.errors import ConfigError, DataError, MediaError
 from affectgpt_r1.types import MODALITIES, Clip, Modality, SkippedClip
 
 MOST_REDRAWS = 10
@@ -37,6 +37,9 @@ class MediaSettings:
         num_windows: Audio windows ``W``.
         window_seconds: Length of an audio window.
         decoder: Video decoder, a key of :data:`affectgpt_r1.data.video.DECODERS`.
+
+    Raises:
+        ConfigError: A value is unknown.
     """
 
     modalities: tuple[Modality, ...] = MODALITIES
@@ -47,6 +50,14 @@ class MediaSettings:
     num_windows: int = 8
     window_seconds: float = 2.0
     decoder: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("modalities", self.modalities, MODALITIES)
+        _check_choice("visual", [self.visual], ("face", "frame"))
+        _check_choice("channel_order", [self.channel_order], ("bgr", "rgb"))
+        _check_choice("decoder", [self.decoder], tuple(DECODERS))
+        in_order = tuple(modality for modality in MODALITIES if modality in self.modalities)
+        object.__setattr__(self, "modalities", in_order)
 
 
 class ClipDataset(Dataset[Clip | SkippedClip]):
@@ -159,3 +170,9 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
 
     def _read_sound(self, name: str) -> Tensor:
         return read_audio_windows(audio_file(self.root, name), self.media.num_windows, self.media.window_seconds)
+
+
+def _check_choice(key: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [value for value in chosen if value not in known]
+    if unknown or not chosen:
+        raise ConfigError(f"data.{key}={list(chosen)} is unknown; choose among {', '.join(known)}")

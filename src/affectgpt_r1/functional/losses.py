@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from affectgpt_r1.functional.logprobs import masked_mean
+
 LossType: TypeAlias = Literal["grpo", "bnpo", "dr_grpo"]
 
 
@@ -99,11 +101,8 @@ def clipped_policy_loss(
     if ref_per_token_logps is not None:
         kl = k3_kl(per_token_logps, ref_per_token_logps)
         per_token = per_token + beta * kl
-    tokens = mask.sum().clamp(min=1.0)
     with torch.no_grad():
-        low_share = (((ratio < 1 - epsilon) & (advantage < 0)) * mask).sum() / tokens
-        high_share = (((ratio > 1 + high) & (advantage > 0)) * mask).sum() / tokens
-        mean_kl = (kl * mask).sum() / tokens
-    return PolicyLoss(
-        aggregate(per_token, mask, loss_type, max_completion_length), mean_kl.detach(), low_share, high_share
-    )
+        low_share = masked_mean((ratio < 1 - epsilon) & (advantage < 0), mask)
+        high_share = masked_mean((ratio > 1 + high) & (advantage > 0), mask)
+        mean_kl = masked_mean(kl, mask)
+    return PolicyLoss(aggregate(per_token, mask, loss_type, max_completion_length), mean_kl, low_share, high_share)

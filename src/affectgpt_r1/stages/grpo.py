@@ -143,7 +143,6 @@ def completion_logs(rollout: Rollout, scored: TokenScores) -> dict[str, Tensor]:
     terminated = lengths[~rollout.truncated]
     difference = (scored.per_token_logps.detach() - rollout.per_token_logps).abs() * mask
     return {
-        "num_tokens": mask.sum(),
         "completions/mean_length": lengths.mean(),
         "completions/min_length": lengths.min(),
         "completions/max_length": lengths.max(),

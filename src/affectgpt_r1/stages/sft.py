@@ -25,7 +25,7 @@ class SFTStage:
         targets = policy.encode_targets(batch)
         logps = policy.per_token_logps(batch, targets)
         loss = -masked_mean(logps, targets.mask)
-        return StageOutput(loss, {"loss": loss.detach(), "num_tokens": targets.mask.sum()})
+        return StageOutput(loss, {"loss": loss.detach()})
 
     @torch.no_grad()
     def validation_step(self, policy: Policy, batch: ClipBatch) -> Mapping[str, Tensor]:

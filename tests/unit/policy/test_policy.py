@@ -11,43 +11,12 @@ from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.types import ClipBatch, Sampling, TokenBatch
 
-LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
 MIXED = (("video", "audio", "text"), ("video", "text"), ("audio",), ("text",))
 SAMPLING = Sampling(max_completion_length=14)
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def raise_stop_weight(policy: MultimodalPolicy) -> None:
-    """Make the stop token common, so that completions end at different lengths."""
-    with torch.no_grad():
-        policy.language_model.get_input_embeddings().weight[policy.turn_ids[0]] *= -3.0
-
-
-def move_adapters(policy: MultimodalPolicy) -> None:
-    """Fresh adapters are zero: give them something to say."""
-    with torch.no_grad():
-        for name, parameter in policy.trainable_parameters().items():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1, generator=generator(5))
-
-
-@pytest.fixture(params=[None, LORA], ids=["full", "lora"])
-def policy(request, make_policy) -> MultimodalPolicy:
-    built = make_policy(lora=request.param)
-    raise_stop_weight(built)
-    move_adapters(built)
-    return built
-
-
-@pytest.fixture(scope="module")
-def completions() -> TokenBatch:
-    """``(4, 2, 6)`` random tokens of unequal lengths."""
-    lengths = torch.tensor([[6, 3], [1, 6], [4, 2], [5, 6]])
-    ids = torch.randint(7, 380, (4, 2, 6), generator=generator(9))
-    return TokenBatch(ids, (torch.arange(6) < lengths.unsqueeze(-1)).float())
 
 
 def weighted_gradients(policy: MultimodalPolicy, batch: ClipBatch, completions: TokenBatch) -> dict[str, torch.Tensor]:
@@ -76,9 +45,8 @@ def test_update_sees_what_generation_saw(policy, make_batch, share_prompt, tempe
     assert not rollout.per_token_logps.requires_grad
 
 
-def test_generation_is_without_dropout(make_policy, make_batch):
-    policy = make_policy(lora={**LORA, "dropout": 0.5})
-    move_adapters(policy)
+def test_generation_is_without_dropout(make_lora_policy, make_batch):
+    policy = make_lora_policy(dropout=0.5)
     policy.train()
     rollout = policy.generate(make_batch(), 2, SAMPLING, generator())
     dropped = policy.per_token_logps(make_batch(), rollout.completions)
@@ -203,8 +171,8 @@ def test_frozen_towers_take_no_gradient_and_stay_in_evaluation_mode(policy, make
     assert not any(name.startswith("towers.") for name in gradients)
 
 
-def test_what_trains(make_policy):
-    full, lora = make_policy().trainable_parameters(), make_policy(lora=LORA).trainable_parameters()
+def test_what_trains(make_policy, make_lora_policy):
+    full, lora = make_policy().trainable_parameters(), make_lora_policy().trainable_parameters()
     assert {name.split(".")[0] for name in full} == {"language_model", "fusion"}
     assert all("lora_" in name or name.startswith("fusion.") for name in lora)
     # 4 layers, 2 targets, A and B of rank 4 at hidden size 128.
@@ -258,59 +226,3 @@ def test_targets_are_the_template_and_the_stop(make_policy, make_batch, thinks):
         target = policy.template.target(batch.labels[clip], batch.reasons[clip])
         assert policy.tokenizer.decode(row, skip_special_tokens=False) == f"{target}###"
         assert row[-1:] == policy.turn_ids
-
-
-def take_a_step(policy: MultimodalPolicy, batch: ClipBatch, completions: TokenBatch) -> None:
-    optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=1e-2)
-    policy.per_token_logps(batch, completions).sum().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def test_the_reference_is_the_policy_at_the_snapshot(policy, make_batch, completions):
-    batch = make_batch()
-    assert policy.reference_state() == {}
-    policy.snapshot_reference()
-    with torch.no_grad():
-        before = policy.per_token_logps(batch, completions)
-    take_a_step(policy, batch, completions)
-    with torch.no_grad():
-        after = policy.per_token_logps(batch, completions)
-        with policy.reference():
-            reference = policy.per_token_logps(batch, completions)
-        again = policy.per_token_logps(batch, completions)
-    assert torch.equal(reference, before)
-    assert torch.equal(again, after)
-    assert (after - before).abs().max() > 1e-2
-
-
-def test_the_reference_ends_with_its_context_even_after_an_error(tiny_policy):
-    tiny_policy.snapshot_reference()
-    parameter = tiny_policy.fusion.video.projection.weight
-    with torch.no_grad():
-        parameter.add_(1.0)
-    current = parameter.clone()
-
-    def fail_inside() -> None:
-        with tiny_policy.reference():
-            assert torch.allclose(parameter, current - 1.0, atol=1e-6)
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail_inside()
-    assert torch.equal(parameter, current)
-
-
-def test_a_restored_reference_is_the_saved_one(make_policy, make_batch, completions):
-    batch, saved, restored = make_batch(), make_policy(), make_policy()
-    saved.snapshot_reference()
-    take_a_step(restored, batch, completions)
-    restored.load_reference_state(saved.reference_state())
-    with torch.no_grad(), restored.reference():
-        reference = restored.per_token_logps(batch, completions)
-    assert torch.equal(reference, saved.per_token_logps(batch, completions))
-
-
-def test_no_reference_without_a_snapshot(tiny_policy):
-    with pytest.raises(ConfigError, match=r"stage\.beta"), tiny_policy.reference():
-        pass
