@@ -1,7 +1,7 @@
 # Each target makes what it needs: `make grpo` on a fresh clone installs, renders, trains both stages and compares them.
 # ARGS passes Hydra overrides to the run that the target names: make grpo ARGS="stage.beta=0.01 seed=3"
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := data/synthetic
@@ -9,7 +9,7 @@ PROMPT := $(or $(lastword $(patsubst prompt=%,%,$(filter prompt=%,$(ARGS)))),no_
 SEED := $(or $(lastword $(patsubst seed=%,%,$(filter seed=%,$(ARGS)))),1)
 EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),demo-$(PROMPT)-seed$(SEED))
 # Keys that name the experiment reach the runs that a target needs, too; the others are for the target's own run.
-SHARED := $(filter seed=% experiment_name=% prompt=% model=% paths.data=% logger=%,$(ARGS))
+SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.lexicon=% paths.data=% logger=%,$(ARGS))
 RUN := outputs/$(EXPERIMENT)
 TRAIN := $(BIN)/python -m affectgpt_r1.train
 
@@ -71,14 +71,14 @@ lint: | $(VENV)/.installed ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test: | $(VENV)/.installed ## All tests but the slow ones
-	$(BIN)/pytest -n 2 -m 'not slow' src tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow' src tests
 
 test-slow: | $(VENV)/.installed ## The slow tests
-	$(BIN)/pytest -m slow src tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow src tests
 
 bench: | $(VENV)/.installed ## Benchmarks; they print ratios
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]' --constraint constraints.txt
-	$(BIN)/pytest -s tests/benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/benchmarks
 
 clean: ## Remove outputs and synthetic clips; .venv stays
 	rm -rf outputs $(DATA) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -57,12 +57,12 @@ def test_without_runs_it_says_what_to_run(repository):
 
 def test_with_runs_it_shows_curves_and_tables(repository):
     outputs = repository / "outputs"
-    grpo = TrackedMLFlowLogger(outputs, "demo-seed1", run_name="grpo-seed1", stage="grpo")
+    grpo = TrackedMLFlowLogger(outputs, "demo-no_think-seed1", run_name="grpo-seed1", stage="grpo")
     for step in (10, 20):
         grpo.log_metrics({"train/reward": step / 100, "val/f1": step / 50}, step)
         grpo.log_table(["step", "completion"], [[step, "happy"]], f"completions/step_{step:06d}.json")
     grpo.log_data("digest", synthetic=True)
-    evaluate = TrackedMLFlowLogger(outputs, "demo-seed1", run_name="evaluate-seed1", stage="evaluate")
+    evaluate = TrackedMLFlowLogger(outputs, "demo-no_think-seed1", run_name="evaluate-seed1", stage="evaluate")
     evaluate.log_table(["system", "f1"], [["SFT", 0.5], ["GRPO", 0.75]], "evaluation/table.json")
     evaluate.end("FINISHED")
 

@@ -29,6 +29,10 @@ MEASURES = {
     "format_rate": "in format %",
     "unmapped_share": "unmapped %",
 }
+SYNTHETIC_NOTE = (
+    "Synthetic clips, whose small towers were pretrained on the cues that the renderer recorded (stage=towers). "
+    "Not comparable with figures on recorded clips."
+)
 _ABSENT = ""
 
 
@@ -43,6 +47,8 @@ def comparison_table(summary: Summary) -> Table:
     table = _table(summary, f"Level-1 emotion-wheel score, {summary['lexicon']} lexicon", ["system", "F", "P", "R"])
     for name, system in _all_systems(summary).items():
         table.add_row(Text(name), *(_score(system, key) for key in SCORES))
+    if summary["synthetic"]:
+        table.caption = SYNTHETIC_NOTE
     return table
 
 
