@@ -5,33 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning.pytorch as pl
 
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.reporting.logger import mlflow_loggers
 
 log = logging.getLogger(__name__)
-
-_ROWS_IN_MESSAGE = 5
-
-
-class SkippedClips(Protocol):
-    """What a module's ``skipped`` collector offers."""
-
-    @property
-    def count(self) -> int:
-        """Clips drawn that could not be read."""
-
-    @property
-    def total(self) -> int:
-        """Clips drawn, the unreadable ones included."""
-
-    def rows(self) -> Sequence[tuple[Any, ...]]:
-        """Name and reason of each unreadable clip, and whatever else is known of it."""
 
 
 class UnreadableClips(pl.Callback):
@@ -58,28 +40,18 @@ class UnreadableClips(pl.Callback):
         """Raise :class:`DataError` once too large a share is lost."""
         skipped = _skipped(pl_module)
         if skipped.total >= self._judge_after:
-            self._judge(skipped)
+            skipped.raise_if_over(self._max_share)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report, then judge."""
         skipped = _skipped(pl_module)
         self._report(trainer, skipped)
-        self._judge(skipped)
+        skipped.raise_if_over(self._max_share)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Report what was lost until then."""
         if not self._reported:
             self._report(trainer, _skipped(pl_module))
-
-    def _judge(self, skipped: SkippedClips) -> None:
-        if skipped.count <= self._max_share * skipped.total:
-            return
-        named = "; ".join(f"{name}: {reason}" for name, reason in _unique_rows(skipped)[:_ROWS_IN_MESSAGE])
-        raise DataError(
-            f"{skipped.count} of {skipped.total} clips could not be read, more than the share of {self._max_share:g} "
-            f"allowed by `callbacks.unreadable_clips.max_share`: {named}. "
-            f"Mend or remove them; all are listed in {self._folder / 'unreadable_clips.csv'}"
-        )
 
     def _report(self, trainer: pl.Trainer, skipped: SkippedClips) -> None:
         self._reported = True
@@ -89,7 +61,7 @@ class UnreadableClips(pl.Callback):
             logger.log_metrics({"data/unreadable_clips": float(skipped.count)}, step=trainer.global_step)
         if not skipped.count:
             return
-        rows = _unique_rows(skipped)
+        rows = [(name, reason) for name, reason, _ in skipped.rows()]
         log.warning("%d of %d clips drawn could not be read:", skipped.count, skipped.total)
         for name, reason in rows:
             log.warning("  %s: %s", name, reason)
@@ -103,11 +75,6 @@ class UnreadableClips(pl.Callback):
 def _skipped(module: pl.LightningModule) -> SkippedClips:
     skipped: SkippedClips = module.skipped  # type: ignore[assignment]
     return skipped
-
-
-def _unique_rows(skipped: SkippedClips) -> list[tuple[str, str]]:
-    """One row a clip: a clip is drawn again in each epoch."""
-    return list({name: reason for name, reason, *_ in skipped.rows()}.items())
 
 
 def _csv(rows: list[tuple[str, str]]) -> str:

@@ -53,7 +53,7 @@ class SkippedClips:
         return [(name, self._reason[name], self._times[name]) for name in sorted(self._times)]
 
     def raise_if_over(self, share: float) -> None:
-        """Fail when more than ``share`` of the drawn clips was lost; ask at the end of an epoch, not every batch.
+        """Fail when more than ``share`` of the drawn clips was lost; early in a run one clip may be a large share.
 
         Raises:
             DataError: Lists the first reasons.

@@ -1,50 +1,56 @@
 import csv
 import logging
-from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from affectgpt_r1.callbacks.skipped import UnreadableClips
+from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.types import SkippedClip
 
-ROWS = [("clip_a", "truncated mp4, 12 frames"), ("clip_b", "empty wav"), ("clip_a", "truncated mp4, 12 frames")]
+LOST = [
+    SkippedClip("clip_a", "a.mp4: truncated, 12 frames"),
+    SkippedClip("clip_b", "b.wav: empty"),
+    SkippedClip("clip_a", "a.mp4: truncated, 12 frames"),
+]
 
 
-def _module(tiny_module, count, total, rows=ROWS):
+def _module(tiny_module, num_read, lost=LOST):
     module = tiny_module()
-    module.skipped = SimpleNamespace(count=count, total=total, rows=lambda: list(rows))
+    module.skipped = SkippedClips()
+    module.skipped.add(lost, num_read=num_read)
     return module
 
 
 def test_list_reasons_and_metric_without_mlflow(tmp_path, tiny_module, fit, caplog):
     logger = CSVLogger(tmp_path, name="csv")
     with caplog.at_level(logging.WARNING):
-        fit(_module(tiny_module, 3, 100), [UnreadableClips(tmp_path / "run", max_share=0.03)], logger=logger)
+        fit(_module(tiny_module, 97), [UnreadableClips(tmp_path / "run", max_share=0.03)], logger=logger)
     with (tmp_path / "run" / "unreadable_clips.csv").open(newline="") as file:
-        assert list(csv.reader(file)) == [["name", "reason"], *map(list, ROWS[:2])]
+        assert list(csv.reader(file)) == [["name", "reason"], *map(list, LOST[:2])]
     assert "3 of 100 clips drawn could not be read" in caplog.text
-    assert "clip_b: empty wav" in caplog.text
+    assert "clip_b: b.wav: empty" in caplog.text
     with (tmp_path / "csv" / "version_0" / "metrics.csv").open(newline="") as file:
         logged = [row["data/unreadable_clips"] for row in csv.DictReader(file) if row["data/unreadable_clips"]]
     assert logged == ["3.0"]
 
 
 def test_nothing_lost_writes_no_list(tmp_path, tiny_module, fit):
-    fit(_module(tiny_module, 0, 100, []), [UnreadableClips(tmp_path / "run", max_share=0.0)])
+    fit(_module(tiny_module, 100, []), [UnreadableClips(tmp_path / "run", max_share=0.0)])
     assert not (tmp_path / "run").exists()
 
 
 def test_too_large_a_share_ends_the_run_early_with_the_list(tmp_path, tiny_module, fit):
-    module = _module(tiny_module, 3, 99)
-    with pytest.raises(DataError, match=r"3 of 99 .*share of 0\.03 .*clip_a: truncated mp4, 12 frames; clip_b"):
+    module = _module(tiny_module, 96)
+    with pytest.raises(DataError, match=r"3 of 99 .*at most 3\.0%.*a\.mp4: truncated, 12 frames; b\.wav: empty"):
         fit(module, [UnreadableClips(tmp_path, max_share=0.03, judge_after=99)])
     assert module.trainer.global_step == 1
     assert (tmp_path / "unreadable_clips.csv").is_file()
 
 
 def test_few_clips_are_judged_at_the_end_only(tmp_path, tiny_module, fit, caplog):
-    module = _module(tiny_module, 3, 99)
+    module = _module(tiny_module, 96)
     with pytest.raises(DataError), caplog.at_level(logging.WARNING):
         fit(module, [UnreadableClips(tmp_path, max_share=0.03, judge_after=100)])
     assert module.trainer.global_step == 12
