@@ -12,12 +12,14 @@ Words that map nowhere are dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
+from affectgpt_r1.metrics.functional.cluster_table import cluster_sets, cluster_table, set_sizes, word_rows
 from affectgpt_r1.types import EmotionSet
 
 ZeroDivision = Literal["zero", "nan"]
@@ -70,31 +72,38 @@ def wheel_counts(
     Raises:
         ValueError: If the lengths differ, or the level is neither 1 nor 2.
     """
-    return _count(predictions, targets, lambda word: lexicon.masks(word, level), NUM_WHEELS)
+    _check_lengths(predictions, targets)
+    table = cluster_table(lexicon, level)
+    predicted, relevant = cluster_sets(predictions, table), cluster_sets(targets, table)
+    sizes = (set_sizes(sets, table) for sets in (predicted & relevant, predicted, relevant))
+    return WheelCounts(*map(torch.from_numpy, sizes))
 
 
-def _count(
-    predictions: Sequence[EmotionSet],
-    targets: Sequence[EmotionSet],
-    masks: Callable[[str], tuple[int, ...]],
-    columns: int,
+def word_counts(
+    predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], stands_for: Callable[[str], str | None]
 ) -> WheelCounts:
-    """Counts of set bits; ``masks`` gives one bit (or none) for each of ``columns`` partitions of the words."""
+    """Counts of ``N`` samples when words, not clusters, are compared: cases 1 and 2, ``(N, 1)``.
+
+    Args:
+        predictions: ``N`` predicted emotion sets.
+        targets: ``N`` target emotion sets.
+        stands_for: What a word is taken for, such as its base form; None drops it.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    _check_lengths(predictions, targets)
+    stands_for = cache(stands_for)
+    rows = []
+    for prediction, target in zip(predictions, targets, strict=True):
+        y, g = ({value for word in words if (value := stands_for(word)) is not None} for words in (prediction, target))
+        rows.append((len(y & g), len(y), len(g)))
+    return WheelCounts(*torch.tensor(rows, dtype=torch.float64).reshape(-1, 1, 3).unbind(-1))
+
+
+def _check_lengths(predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet]) -> None:
     if len(predictions) != len(targets):
         raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
-    rows: list[list[tuple[int, int, int]]] = []
-    for prediction, target in zip(predictions, targets, strict=True):
-        pairs = zip(_union(prediction, masks, columns), _union(target, masks, columns), strict=True)
-        rows.append([((y & g).bit_count(), y.bit_count(), g.bit_count()) for y, g in pairs])
-    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, columns, 3)
-    return WheelCounts(*table.unbind(-1))
-
-
-def _union(words: EmotionSet, masks: Callable[[str], tuple[int, ...]], columns: int) -> list[int]:
-    union = [0] * columns
-    for word in words:
-        union = [bits | mask for bits, mask in zip(union, masks(word), strict=True)]
-    return union
 
 
 def per_sample_scores(counts: WheelCounts) -> WheelScores:
@@ -138,8 +147,9 @@ def _mean_over_wheels(values: Tensor, counted: Tensor) -> Tensor:
 
 def count_unmapped(predictions: Sequence[EmotionSet], lexicon: Lexicon) -> tuple[int, int]:
     """Number of predicted words that map onto no wheel at level 1, and of all predicted words, duplicates included."""
-    words = [word for prediction in predictions for word in prediction]
-    return sum(word not in lexicon for word in words), len(words)
+    table = cluster_table(lexicon, LEVELS[0])
+    unmapped = (table.masks == 0).all(axis=1).take(word_rows(predictions, table))
+    return int(unmapped.sum()), len(unmapped)
 
 
 def mean_set_f1(prediction: EmotionSet, target: EmotionSet, lexicon: Lexicon, level: int = 1) -> float | None:
@@ -191,7 +201,7 @@ def score_table(
     """
     table: dict[str, dict[str, float]] = {}
     for name, stands_for in (("case1", lexicon.base_form), ("case2", lexicon.synonym)):
-        sums = _update(_count(predictions, targets, _one_column_masks(stands_for), 1))
+        sums = _update(word_counts(predictions, targets, stands_for))
         table[name] = _as_floats(_compute(sums, zero_division), 0)
     for level in LEVELS:
         sums = _update(wheel_counts(predictions, targets, lexicon, level))
@@ -202,17 +212,6 @@ def score_table(
         table[f"mean_level{level}"] = _as_floats(means, 0)
     table["mer2025_challenge"] = {"f1": (table["mean_level1"]["f1"] + table["mean_level2"]["f1"]) / 2}
     return table
-
-
-def _one_column_masks(stands_for: Callable[[str], str | None]) -> Callable[[str], tuple[int, ...]]:
-    """A single partition of the words: one bit for each value of ``stands_for``, given out as they come."""
-    bits: dict[str, int] = {}
-
-    def masks(word: str) -> tuple[int, ...]:
-        value = stands_for(word)
-        return (0,) if value is None else (bits.setdefault(value, 1 << len(bits)),)
-
-    return masks
 
 
 def _as_floats(score: CorpusScore, column: int) -> dict[str, float]:

@@ -1,0 +1,104 @@
+"""A lexicon level as one array of bit masks, so that cluster sets are united and counted without a loop over words.
+
+The clusters of the five wheels are bits of one number, wheel after wheel, cut into lanes of 64 bits. A word is a row of
+lanes, the clusters of a set are the union of its rows, and the size of a set on a wheel is the number of bits in that
+wheel's field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate, chain
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
+from affectgpt_r1.types import EmotionSet
+
+Bits = npt.NDArray[np.uint64]
+_LANE = 64
+_UNKNOWN = 0
+_MOST_SPELLINGS = 200_000
+_LONGEST_SPELLING = 64
+
+
+class RowIndex(dict[str, int]):
+    """Row of each word form; row 0 stands for words that the lexicon does not know.
+
+    Spellings that differ in case or outer white space are looked up once and then remembered, up to a bound.
+    """
+
+    def __missing__(self, word: str) -> int:
+        row = self.get(word.strip().lower(), _UNKNOWN)
+        if len(self) < _MOST_SPELLINGS and len(word) <= _LONGEST_SPELLING:
+            self[word] = row
+        return row
+
+
+class ClusterTable(NamedTuple):
+    """A compiled level of a lexicon, ``R`` rows of ``L`` lanes."""
+
+    rows: RowIndex
+    masks: Bits  # (R, L): clusters of each word
+    fields: Bits  # (5, L): bits that belong to each wheel
+
+
+@lru_cache(maxsize=16)
+def cluster_table(lexicon: Lexicon, level: int) -> ClusterTable:
+    """The table of one level, compiled on first use.
+
+    Args:
+        lexicon: Maps words onto clusters.
+        level: Ring of the wheels, 1 (inner) or 2.
+
+    Raises:
+        ValueError: If ``level`` is neither 1 nor 2.
+    """
+    sizes = [len(lexicon.clusters(wheel, level)) for wheel in range(1, NUM_WHEELS + 1)]
+    shifts = list(accumulate(sizes[:-1], initial=0))
+    num_lanes = max(1, -(-sum(sizes) // _LANE))
+    rows, numbers = RowIndex(), [0]
+    row_of_number = {0: _UNKNOWN}
+    for form, entry in lexicon.entries.items():
+        masks = entry.level1 if level == LEVELS[0] else entry.level2
+        number = sum(mask << shift for mask, shift in zip(masks, shifts, strict=True))
+        rows[form] = row_of_number.setdefault(number, len(numbers))
+        if rows[form] == len(numbers):
+            numbers.append(number)
+    fields = [((1 << size) - 1) << shift for size, shift in zip(sizes, shifts, strict=True)]
+    return ClusterTable(rows, _lanes(numbers, num_lanes), _lanes(fields, num_lanes))
+
+
+def _lanes(numbers: Sequence[int], num_lanes: int) -> Bits:
+    lanes = [[number >> (_LANE * lane) & (1 << _LANE) - 1 for lane in range(num_lanes)] for number in numbers]
+    return np.array(lanes, dtype=np.uint64)
+
+
+def word_rows(sets: Sequence[EmotionSet], table: ClusterTable) -> npt.NDArray[np.int64]:
+    """Row of every word of every set, one after another; one hash a word."""
+    return np.fromiter(map(table.rows.__getitem__, chain.from_iterable(sets)), dtype=np.int64)
+
+
+def cluster_sets(sets: Sequence[EmotionSet], table: ClusterTable) -> Bits:
+    """Clusters of each of ``N`` sets, ``(L, N)``."""
+    sizes = np.fromiter(map(len, sets), dtype=np.int64, count=len(sets))
+    rows = word_rows(sets, table)
+    filled = sizes > 0
+    starts = (np.cumsum(sizes) - sizes)[filled]
+    union = np.zeros((table.masks.shape[1], len(sets)), dtype=np.uint64)
+    if len(starts):
+        for lane, masks in zip(union, table.masks.T, strict=True):
+            lane[filled] = np.bitwise_or.reduceat(masks[rows], starts)
+    return union
+
+
+def set_sizes(sets: Bits, table: ClusterTable) -> npt.NDArray[np.float64]:
+    """Number of clusters on each wheel of ``N`` sets given as ``(L, N)`` bits: ``(N, 5)``."""
+    sizes = np.zeros((sets.shape[1], NUM_WHEELS))
+    for wheel, field in enumerate(table.fields):
+        for lane in np.flatnonzero(field):
+            sizes[:, wheel] += np.bitwise_count(sets[lane] & field[lane])
+    return sizes
