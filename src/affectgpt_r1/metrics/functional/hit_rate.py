@@ -1,0 +1,99 @@
+"""The hit rate of open-vocabulary predictions on sets with one basic emotion a clip (MER-UniBench).
+
+With G the cluster of the target and Y the clusters of the prediction on one wheel at level 1, over samples whose target
+maps onto the wheel,
+
+    hit rate = mean |G & Y|,    mscore = mean |G & Y| / |Y & C|  (0 where Y & C is empty),
+
+C being the clusters of all classes of the set. Both are averaged over the five wheels (Lian et al., "AffectGPT", ICML
+2025). So neutral clips are dropped, since no wheel has a place for them, and a prediction that names everything scores
+1. The corrected figure gives ``neutral`` a cluster of its own and divides by what was predicted,
+
+    corrected = mean |G & Y| / |Y|,
+
+which is the accuracy of an answer drawn from the predicted clusters. Words that map nowhere still cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from affectgpt_r1.emotion.wheels import Lexicon
+from affectgpt_r1.metrics.functional.neutral import counts_with_neutral
+from affectgpt_r1.metrics.functional.wheel import _mean_over_wheels, wheel_counts
+from affectgpt_r1.types import EmotionSet
+
+
+class HitRateSums(NamedTuple):
+    """Sums over samples, per wheel; they add up over batches and processes."""
+
+    hits: Tensor  # (5,) float64
+    mscore: Tensor  # (5,) float64
+    counted: Tensor  # (5,) float64: samples whose target maps onto the wheel
+    corrected: Tensor  # (5,) float64
+    counted_corrected: Tensor  # (5,) float64: the same with neutral targets
+
+
+class HitRateScores(NamedTuple):
+    """Means over the wheels, NaN where no sample counts."""
+
+    hit_rate: Tensor
+    mscore: Tensor
+    corrected: Tensor
+
+
+def _update(
+    predictions: Sequence[EmotionSet], targets: Sequence[str], classes: Sequence[str], lexicon: Lexicon
+) -> HitRateSums:
+    """Sums over ``N`` samples.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    single = [(target,) for target in targets]
+    counts = wheel_counts(predictions, single, lexicon)
+    counted = (counts.relevant > 0).double()
+    among_classes = wheel_counts(predictions, [tuple(classes)] * len(single), lexicon).hits
+    extended = counts_with_neutral(predictions, single, lexicon)
+    precision = extended.hits / extended.predicted.clamp(min=1)
+    return HitRateSums(
+        hits=counts.hits.sum(0),
+        mscore=(counts.hits / among_classes.clamp(min=1) * counted).sum(0),
+        counted=counted.sum(0),
+        corrected=precision.sum(0),
+        counted_corrected=(extended.relevant > 0).double().sum(0),
+    )
+
+
+def _compute(sums: HitRateSums) -> HitRateScores:
+    """Scores of ``sums``: means over the wheels on which any sample counts."""
+    return HitRateScores(
+        hit_rate=_mean_over_wheels(sums.hits / sums.counted, sums.counted),
+        mscore=_mean_over_wheels(sums.mscore / sums.counted, sums.counted),
+        corrected=_mean_over_wheels(sums.corrected / sums.counted_corrected, sums.counted_corrected),
+    )
+
+
+def hit_rate(
+    predictions: Sequence[EmotionSet], targets: Sequence[str], classes: Sequence[str], lexicon: Lexicon
+) -> HitRateScores:
+    """Hit rate, mscore and corrected figure of ``N`` samples, float64 scalars.
+
+    Args:
+        predictions: ``N`` predicted emotion sets; duplicates, case and order do not matter.
+        targets: ``N`` target classes.
+        classes: All classes of the set.
+        lexicon: Maps words onto clusters.
+
+    Raises:
+        ValueError: If the lengths differ.
+
+    >>> from affectgpt_r1.emotion.bundled import load_bundled
+    >>> scores = hit_rate([("joyful", "afraid")], ["happy"], ["happy", "sad", "neutral"], load_bundled())
+    >>> float(scores.hit_rate), float(scores.mscore), float(scores.corrected)
+    (1.0, 1.0, 0.5)
+    """
+    return _compute(_update(predictions, targets, classes, lexicon))

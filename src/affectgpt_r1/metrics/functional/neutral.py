@@ -1,0 +1,47 @@
+"""Cluster counts in which ``neutral`` is a cluster of its own.
+
+The published wheels have no place for ``neutral``: a neutral clip is dropped, and a prediction of ``neutral`` is free.
+The corrected figures count both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from affectgpt_r1.emotion.wheels import Lexicon
+from affectgpt_r1.metrics.functional.wheel import WheelCounts, wheel_counts
+from affectgpt_r1.types import EmotionSet
+
+
+def is_neutral(word: str) -> bool:
+    """Whether ``word`` says that there is no emotion, whatever its case."""
+    return word.strip().lower() == "neutral"
+
+
+def counts_with_neutral(
+    predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon
+) -> WheelCounts:
+    """Cluster counts at level 1 of ``N`` samples, each wheel having one more cluster, which only ``neutral`` maps to.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    counts = wheel_counts([_emotions(words) for words in predictions], [_emotions(words) for words in targets], lexicon)
+    predicted, relevant = _has_neutral(predictions), _has_neutral(targets)
+    return WheelCounts(
+        hits=counts.hits + predicted * relevant,
+        predicted=counts.predicted + predicted,
+        relevant=counts.relevant + relevant,
+    )
+
+
+def _emotions(words: EmotionSet) -> EmotionSet:
+    return tuple(word for word in words if not is_neutral(word))
+
+
+def _has_neutral(samples: Sequence[EmotionSet]) -> Tensor:
+    """``(N, 1)`` float64."""
+    return torch.tensor([[float(any(map(is_neutral, words)))] for words in samples], dtype=torch.float64).reshape(-1, 1)

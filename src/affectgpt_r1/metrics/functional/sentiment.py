@@ -1,0 +1,81 @@
+"""Weighted F1 and accuracy of predicted sentiment (CMU-MOSI, CMU-MOSEI, CH-SIMS, CH-SIMS v2 in MER-UniBench).
+
+Clips with the value 0 are dropped. The target is positive if the value is above 0, else negative. As published, the
+prediction is positive if it is above 0, so that a predicted neutral counts as negative. With TP, FP and FN of class c
+and its share w of the clips,
+
+    WAF = sum_c w_c 2 TP_c / (2 TP_c + FP_c + FN_c),    ACC = correct / clips.
+
+In the corrected figures a predicted neutral is an abstention: wrong for the clip, and for no class a false positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NEGATIVE, NEUTRAL, POSITIVE = 0, 1, 2
+
+
+class SentimentScores(NamedTuple):
+    """Float64 scalars; NaN where no clip counts."""
+
+    waf: Tensor
+    accuracy: Tensor
+    waf_corrected: Tensor
+    accuracy_corrected: Tensor
+
+
+def _update(predictions: Sequence[int], values: Sequence[float]) -> Tensor:
+    """Number of clips by target (negative, positive) and prediction (negative, neutral, positive): ``(2, 3)`` float64.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    if len(predictions) != len(values):
+        raise ValueError(f"{len(predictions)} predictions for {len(values)} values")
+    table = torch.zeros(2, 3, dtype=torch.float64)
+    for prediction, value in zip(predictions, values, strict=True):
+        if value != 0:
+            column = POSITIVE if prediction > 0 else NEGATIVE if prediction < 0 else NEUTRAL
+            table[int(value > 0), column] += 1
+    return table
+
+
+def _compute(table: Tensor) -> SentimentScores:
+    """Scores of a ``(2, 3)`` table of clips."""
+    abstained = table[:, NEUTRAL]
+    decided = table[:, [NEGATIVE, POSITIVE]]
+    published = decided.clone()
+    published[:, 0] += abstained
+    return SentimentScores(
+        *_weighted_f1_and_accuracy(published, table.sum(1)), *_weighted_f1_and_accuracy(decided, table.sum(1))
+    )
+
+
+def _weighted_f1_and_accuracy(decided: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of a table (2, 2) of target by prediction, out of ``clips`` (2,) of each target."""
+    correct = decided.diagonal()
+    f1 = 2 * correct / (clips + decided.sum(0)).clamp(min=1)
+    return (clips * f1).sum() / clips.sum(), correct.sum() / clips.sum()
+
+
+def sentiment_scores(predictions: Sequence[int], values: Sequence[float]) -> SentimentScores:
+    """Published and corrected weighted F1 and accuracy of ``N`` clips.
+
+    Args:
+        predictions: ``N`` sentiments, +1, 0 or -1, of
+            :meth:`~affectgpt_r1.metrics.functional.polarity.PolarityMap.sentiment` or of a language model.
+        values: ``N`` target values.
+
+    Raises:
+        ValueError: If the lengths differ.
+
+    >>> scores = sentiment_scores([1, 0, 0, -1], [0.5, -1.0, 0.0, -0.2])
+    >>> float(scores.accuracy), round(float(scores.accuracy_corrected), 3)
+    (1.0, 0.667)
+    """
+    return _compute(_update(predictions, values))

@@ -1,0 +1,84 @@
+"""The MER-UniBench summary as one rich table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+TITLES = {
+    "mer2023": "MER2023",
+    "mer2024": "MER2024",
+    "meld": "MELD",
+    "iemocap": "IEMOCAP",
+    "cmumosi": "CMU-MOSI",
+    "cmumosei": "CMU-MOSEI",
+    "sims": "CH-SIMS",
+    "simsv2": "CH-SIMS v2",
+    "ovmerdplus": "OV-MERD+",
+}
+_MORE = {"mscore": "mscore", "accuracy": "ACC", "precision": "P", "recall": "R"}
+
+
+def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
+    """Return one row a set and one for the mean of nine: the published figure, the corrected one, both in points.
+
+    Args:
+        summary: Of :func:`~affectgpt_r1.reporting.unibench.unibench_table` or
+            :func:`~affectgpt_r1.reporting.unibench.unibench_over_checkpoints`.
+    """
+    table = Table(title=f"MER-UniBench, {summary['lexicon']} lexicon", title_justify="left", caption_justify="left")
+    for column in ("set", "metric"):
+        table.add_column(column)
+    for column in ("clips", "published", "corrected"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("more", no_wrap=True)
+    for name, figures in summary["sets"].items():
+        table.add_row(
+            TITLES[name],
+            figures["metric"],
+            _clips(figures),
+            _points(figures["published"]),
+            _points(figures["corrected"]),
+            Text(_more(figures)),
+        )
+    table.add_section()
+    mean = summary["mean"]
+    table.add_row("mean of nine", "", "", _points(mean["published"]), _points(mean["corrected"]), _missing(summary))
+    table.caption = _caption(summary)
+    return table
+
+
+def _clips(figures: Mapping[str, Any]) -> str:
+    """The number of clips, beside that of the papers where it differs."""
+    if figures["num_clips"] == figures["published_clips"]:
+        return f"{figures['num_clips']:,}"
+    return f"{figures['num_clips']:,} (papers: {figures['published_clips']:,})"
+
+
+def _more(figures: Mapping[str, Any]) -> str:
+    parts = [f"{short} {_points(figures['details'][key])}" for key, short in _MORE.items() if key in figures["details"]]
+    if "checkpoint" in figures:
+        parts.append(f"{figures['checkpoint']}; the chosen one has {_points(figures['published_chosen'])}")
+    return ", ".join(parts)
+
+
+def _missing(summary: Mapping[str, Any]) -> str:
+    return f"not scored: {', '.join(TITLES[name] for name in summary['missing'])}" if summary["missing"] else ""
+
+
+def _caption(summary: Mapping[str, Any]) -> Text:
+    checkpoints = summary["checkpoints"]
+    scored = (
+        "Here, one checkpoint was scored: no figure was picked on test clips."
+        if checkpoints is None
+        else f"Here, out of {', '.join(checkpoints['names'])}; corrected: {checkpoints['chosen']}."
+    )
+    notes = dict(summary["notes"])
+    return Text("\n".join([f"{notes.pop('checkpoint')} {scored}", *notes.values()]))
+
+
+def _points(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
