@@ -12,7 +12,8 @@ from pathlib import Path
 from affectgpt_r1.emotion.wheels import Entry, Lexicon
 
 _log = logging.getLogger(__name__)
-_COMPILER_VERSION = 1
+_COMPILER_VERSION = 2
+_BETWEEN_FORMS = "\0"
 
 
 def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexicon:
@@ -29,7 +30,7 @@ def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexic
         return lexicon_from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         _log.debug("the cached lexicon %s is passed over: %s", path, error)
     lexicon = compile_lexicon()
     try:
@@ -45,8 +46,20 @@ def cache_folder() -> Path:
 
 
 def lexicon_to_json(lexicon: Lexicon) -> str:
-    """``lexicon`` as one JSON object."""
-    content = {"name": lexicon.name, "cluster_names": lexicon.cluster_names, "entries": lexicon.entries}
+    """``lexicon`` as one JSON object.
+
+    Many forms share an entry and many entries share their masks, so that each stands there once; forms are one string.
+    """
+    entries = {entry: row for row, entry in enumerate(dict.fromkeys(lexicon.entries.values()))}
+    masks = {pair: row for row, pair in enumerate(dict.fromkeys((entry.level1, entry.level2) for entry in entries))}
+    content = {
+        "name": lexicon.name,
+        "cluster_names": lexicon.cluster_names,
+        "masks": list(masks),
+        "entries": [(entry.base, entry.synonym, masks[entry.level1, entry.level2]) for entry in entries],
+        "forms": _BETWEEN_FORMS.join(lexicon.entries),
+        "entry_of_form": [entries[entry] for entry in lexicon.entries.values()],
+    }
     return json.dumps(content, separators=(",", ":"))
 
 
@@ -54,18 +67,19 @@ def lexicon_from_json(text: str) -> Lexicon:
     """The inverse of :func:`lexicon_to_json`.
 
     Raises:
-        ValueError: If ``text`` is not JSON.
+        ValueError: If ``text`` is not JSON, or forms and entries do not pair up.
         KeyError: If a part is missing.
+        IndexError: If an entry or its masks are missing.
         TypeError: If a part has another shape.
     """
     content = json.loads(text)
+    masks = [(tuple(level1), tuple(level2)) for level1, level2 in content["masks"]]
+    entries = [Entry(base, synonym, *masks[row]) for base, synonym, row in content["entries"]]
+    forms = content["forms"].split(_BETWEEN_FORMS) if content["entry_of_form"] else []
     return Lexicon(
         name=content["name"],
         cluster_names=tuple(tuple(tuple(names) for names in level) for level in content["cluster_names"]),
-        entries={
-            form: Entry(base, synonym, tuple(level1), tuple(level2))
-            for form, (base, synonym, level1, level2) in content["entries"].items()
-        },
+        entries=dict(zip(forms, map(entries.__getitem__, content["entry_of_form"]), strict=True)),
     )
 
 
