@@ -1,0 +1,110 @@
+"""Free text to labels: answers, longest forms, word boundaries, negation, and text of any kind and length."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from affectgpt_r1.emotion.extraction import extract_labels
+from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.emotion.wheels import Entry, Lexicon
+
+BUNDLED = load_lexicon("bundled")
+ENTRY = Entry("", None, (0,) * 5, (0,) * 5)
+FORMS = ["happy", "sad", "angry", "afraid", "anger", "fear", "calm", "proud", "ease"]
+FORMS += ["at ease", "at a loss", "cold-hearted", "don\u2019t care", "let down"]
+WORDS = Lexicon("words", (), dict.fromkeys(FORMS, ENTRY))
+
+
+def labels(text):
+    return extract_labels(text, WORDS).labels
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "negated"),
+    [
+        ("He is happy.", ("happy",), ()),
+        ("HAPPY and Sad, happy", ("happy", "sad"), ()),
+        ("not happy", (), ("not happy",)),
+        ("She isn't afraid", (), ("isn't afraid",)),
+        ("She isn\u2019t really afraid", (), ("isn't really afraid",)),
+        ("never angry but sad", ("sad",), ("never angry",)),
+        ("no longer sad", (), ("no longer sad",)),
+        ("speaks without fear", (), ("without fear",)),
+        ("there is no sign of anger", (), ("no sign of anger",)),
+        ("does not seem to be very happy", (), ("not seem to be very happy",)),
+        ("neither happy nor sad", (), ("neither happy", "nor sad")),
+        ("not angry or afraid", (), ("not angry", "or afraid")),
+        ("not only happy but also proud", ("happy", "proud"), ()),
+        ("not because he is sad", ("sad",), ()),
+        ("No. Happy!", ("happy",), ()),
+        ("not happy, sad", ("sad",), ("not happy",)),
+        ("not sad but happy or calm", ("happy", "calm"), ("not sad",)),
+        ("dont feel happy", (), ("dont feel happy",)),
+        ("", (), ()),
+    ],
+)
+def test_negation(text, found, negated):
+    assert extract_labels(text, WORDS) == (found, negated, "text")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("he feels at ease", ("at ease",)),
+        ("ease", ("ease",)),
+        ("at a loss, at ease", ("at a loss", "at ease")),
+        ("let. down", ()),
+        ("let\n down", ("let down",)),
+        ("a cold hearted man", ("cold-hearted",)),
+        ("a Cold-Hearted man", ("cold-hearted",)),
+        ("I don't care", ("don\u2019t care",)),
+        ("unhappy, sadly, angrier, fearless", ()),
+        ("_happy_ **sad** (angry)", ("happy", "sad", "angry")),
+        ("happy😀sad", ("happy", "sad")),
+    ],
+)
+def test_longest_form_within_word_boundaries(text, found):
+    assert labels(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "source"),
+    [
+        ("<answer>not happy, zzz</answer>", ("not happy", "zzz"), "answer"),
+        ("<think>angry?</think><answer>sad, sad</answer>", ("sad", "sad"), "answer"),
+        ("<think>angry?</think><answer>sad</answer> proud", ("sad",), "text"),
+        ("<answer>sad, calm", ("sad", "calm"), "text"),
+    ],
+)
+def test_a_well_formed_answer_comes_first(text, found, source):
+    extraction = extract_labels(text, WORDS)
+    assert (extraction.labels, extraction.source) == (found, source)
+
+
+@given(st.text())
+def test_any_text_gives_forms_of_the_lexicon(text):
+    extraction = extract_labels(f"{text} (", WORDS)
+    if extraction.source == "text":
+        assert set(extraction.labels) <= set(WORDS.entries)
+        assert len(set(extraction.labels)) == len(extraction.labels)
+
+
+@given(st.lists(st.sampled_from(sorted(BUNDLED.entries)), max_size=6))
+def test_a_list_of_forms_is_found_again(forms):
+    found = extract_labels("; ".join(forms), BUNDLED)
+    assert [BUNDLED.masks(label) for label in found.labels] == [BUNDLED.masks(form) for form in dict.fromkeys(forms)]
+    assert found.negated == ()
+
+
+@pytest.mark.parametrize("piece", ["happy ", "not a ", "at a ", "a'", "<answer>", "-_", "\u0130 "])
+def test_a_megabyte_takes_linear_time(piece):
+    def spent(size):
+        text = piece * (size // len(piece))
+        started = time.process_time()
+        extract_labels(text, WORDS)
+        return time.process_time() - started
+
+    small, large = min(spent(125_000) for _ in range(2)), spent(1_000_000)
+    assert large < 24 * small + 0.3
