@@ -31,10 +31,11 @@ UNTRUE_HERE = (
 """Lightning's warnings that a user would wrongly worry about."""
 
 
-def seed_run(config: DictConfig) -> None:
-    """Seed every generator and set the number of threads."""
+def prepare_process(config: DictConfig) -> None:
+    """Seed every generator, set the number of threads, and silence what Lightning says without need."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.num_threads)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes would stand twice beside Hydra's log
     for message in UNTRUE_HERE:
         warnings.filterwarnings("ignore", message=message)
 

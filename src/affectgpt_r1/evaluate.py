@@ -28,14 +28,14 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """
     from rich.console import Console
 
-    from affectgpt_r1.assembly import seed_run
+    from affectgpt_r1.assembly import prepare_process
     from affectgpt_r1.config import instantiate, resolved
     from affectgpt_r1.reporting.evaluation import log_evaluation
     from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tables import evaluation_tables
     from affectgpt_r1.reporting.tracking import tracked_run
 
-    seed_run(config)
+    prepare_process(config)
     loggers = list((instantiate(config.logger) or {}).values())
     with tracked_run(loggers):
         for logger in mlflow_loggers(loggers):
@@ -53,8 +53,9 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
         CheckpointError: No system has a checkpoint, or one does not fit.
     """
     from affectgpt_r1.assembly import answer_sampling, build_data, build_policy
-    from affectgpt_r1.comparison import SPRAY, best_spray, decode_answers, differences, score_labels, system_summary
+    from affectgpt_r1.comparison import best_spray, decode_answers, differences, score_labels, system_summary
     from affectgpt_r1.emotion.lexicon import load_lexicon
+    from affectgpt_r1.metrics.baselines import SPRAY
     from affectgpt_r1.policy.checkpoint import load_policy_weights
     from affectgpt_r1.reporting.logger import mlflow_loggers
 

@@ -24,7 +24,7 @@ def train(config: DictConfig) -> dict[str, float]:
     Returns:
         The last logged metrics, and ``best``, the best value of the monitored one.
     """
-    from affectgpt_r1.assembly import build_data, build_policy, checkpoint_to_resume, seed_run
+    from affectgpt_r1.assembly import build_data, build_policy, checkpoint_to_resume, prepare_process
     from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
     from affectgpt_r1.config import instantiate, resolved
     from affectgpt_r1.policy.checkpoint import read_checkpoint
@@ -36,7 +36,7 @@ def train(config: DictConfig) -> dict[str, float]:
     resume_from = checkpoint_to_resume(config)
     if resume_from is not None:
         read_checkpoint(resume_from)  # fail before anything is logged
-    seed_run(config)
+    prepare_process(config)
     loggers = _build_loggers(config, resumed=resume_from is not None)
     with tracked_run(loggers):
         for logger in mlflow_loggers(loggers):
