@@ -142,37 +142,33 @@ def read_unibench_set(folder: Path, name: str, *, transcription: bool = True) ->
     """
     if name not in LAYOUTS:
         raise DataError(f"there is no MER-UniBench set {name!r}: take one of {', '.join(LAYOUTS)}")
-    layout = LAYOUTS[name]
+    clips = _labelled(folder, name, LAYOUTS[name])
+    return replace(clips, transcription=_transcription(folder, clips)) if transcription else clips
+
+
+def _labelled(folder: Path, name: str, layout: UniBenchLayout) -> UniBenchSet:
     path = folder / layout.label_file
-    said = _transcription(folder, layout) if transcription else None
     if layout.group == "fine":
         opensets = read_columns(path, "openset")
-        names = tuple(opensets)
-        return _checked(path, UniBenchSet(name, "fine", names, tuple(map(parse_labels, opensets.values())), (), said))
+        return UniBenchSet(name, "fine", tuple(opensets), labels=tuple(map(parse_labels, opensets.values())))
     clips = _test_clips(path, layout)
-    names = tuple(clips)
     if layout.group == "basic":
         labels = tuple((_class(path, clip, entry, layout.classes),) for clip, entry in clips.items())
-        return _checked(path, UniBenchSet(name, "basic", names, labels, (), said, layout.classes))
+        return UniBenchSet(name, "basic", tuple(clips), labels=labels, classes=layout.classes)
     values = tuple(_value(path, clip, entry) for clip, entry in clips.items())
-    return _checked(path, UniBenchSet(name, "sentiment", names, (), values, said))
+    return UniBenchSet(name, "sentiment", tuple(clips), values=values)
 
 
-def _transcription(folder: Path, layout: UniBenchLayout) -> dict[str, str]:
+def _transcription(folder: Path, clips: UniBenchSet) -> dict[str, str]:
+    layout = LAYOUTS[clips.name]
     file, column = layout.transcript
-    return read_columns(folder / file, column)
-
-
-def _checked(path: Path, clips: UniBenchSet) -> UniBenchSet:
-    """Transcripts cut down to the test clips, all of which they must cover."""
-    if clips.transcription is None:
-        return clips
-    lacking = [name for name in clips.names if name not in clips.transcription]
+    said = read_columns(folder / file, column)
+    lacking = [name for name in clips.names if name not in said]
     if lacking:
-        file = path.parent / LAYOUTS[clips.name].transcript[0]
-        raise DataError(f"{file}: has no row for {len(lacking)} clips of {path.name}, such as {lacking[0]}")
-    said = {name: clips.transcription[name] for name in clips.names}
-    return replace(clips, transcription=said)
+        raise DataError(
+            f"{folder / file}: has no row for {len(lacking)} clips of {layout.label_file}, such as {lacking[0]}"
+        )
+    return {name: said[name] for name in clips.names}
 
 
 def _test_clips(path: Path, layout: UniBenchLayout) -> dict[str, Mapping[str, Any]]:

@@ -1,0 +1,268 @@
+"""Hit rate, sentiment and recall against slow loops, and their properties."""
+
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.utilities import dim_zero_sum
+
+from affectgpt_r1.emotion.bundled import load_bundled
+from affectgpt_r1.metrics.functional.hit_rate import hit_rate
+from affectgpt_r1.metrics.functional.neutral import counts_with_neutral
+from affectgpt_r1.metrics.functional.polarity import load_polarity
+from affectgpt_r1.metrics.functional.recognition import CLASSES, normalise_class, recognition_scores
+from affectgpt_r1.metrics.functional.sentiment import sentiment_scores
+from affectgpt_r1.metrics.hit_rate import HitRate
+from affectgpt_r1.metrics.recognition import ClassRecall
+from affectgpt_r1.metrics.sentiment import SentimentF1
+
+LEXICON = load_bundled()
+BASIC = ("neutral", "angry", "happy", "sad", "worried", "surprise")
+WORDS = [*BASIC, "Joyful", " furious ", "disgusted", "calm", "zzz", "grief", "amused", "NEUTRAL"]
+labels = st.lists(st.sampled_from(WORDS), max_size=5).map(tuple)
+basic_corpora = st.lists(st.tuples(labels, st.sampled_from(BASIC)), min_size=1, max_size=12)
+sentiment_corpora = st.lists(
+    st.tuples(st.sampled_from((-1, 0, 1)), st.sampled_from((-1.0, -0.2, 0.0, 0.4, 3.0))), min_size=1, max_size=20
+)
+recall_corpora = st.lists(
+    st.tuples(
+        st.sampled_from([*CLASSES["mafw"], "Fearful.", "happiness", "fine", "", None]), st.sampled_from(CLASSES["mafw"])
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+def clusters(words, wheel):
+    return {cluster for word in words if (cluster := LEXICON.cluster(word, wheel)) is not None}
+
+
+def clusters_with_neutral(words, wheel):
+    neutral = {"neutral"} if any(word.strip().lower() == "neutral" for word in words) else set()
+    return clusters(words, wheel) | neutral
+
+
+def mean(numbers):
+    return sum(numbers) / len(numbers) if numbers else math.nan
+
+
+def slow_hit_rate(predictions, targets):
+    rates, mscores, corrected = [], [], []
+    for wheel in range(1, 6):
+        hits, shares, precisions = [], [], []
+        candidates = clusters(BASIC, wheel)
+        for prediction, target in zip(predictions, targets, strict=True):
+            g, y = clusters([target], wheel), clusters(prediction, wheel)
+            if g:
+                hits.append(len(g & y))
+                shares.append(len(g & y) / len(y & candidates) if y & candidates else 0)
+            g, y = clusters_with_neutral([target], wheel), clusters_with_neutral(prediction, wheel)
+            if g:
+                precisions.append(len(g & y) / len(y) if y else 0)
+        for scores, per_clip in ((rates, hits), (mscores, shares), (corrected, precisions)):
+            if per_clip:
+                scores.append(mean(per_clip))
+    return mean(rates), mean(mscores), mean(corrected)
+
+
+def slow_f1(predicted, targets, name):
+    right = sum(p == g == name for p, g in zip(predicted, targets, strict=True))
+    precision = right / predicted.count(name) if name in predicted else 0
+    recall = right / targets.count(name) if name in targets else 0
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0
+
+
+def slow_sentiment(predictions, values, neutral):
+    kept = [(p, v) for p, v in zip(predictions, values, strict=True) if v != 0]
+    predicted = ["positive" if p > 0 else neutral if p == 0 else "negative" for p, _ in kept]
+    targets = ["positive" if v > 0 else "negative" for _, v in kept]
+    if not targets:
+        return math.nan, math.nan
+    waf = sum(targets.count(name) / len(targets) * slow_f1(predicted, targets, name) for name in set(targets))
+    return waf, mean([p == g for p, g in zip(predicted, targets, strict=True)])
+
+
+@settings(deadline=None, max_examples=60)
+@given(basic_corpora)
+def test_hit_rate_equals_the_slow_loop(corpus):
+    predictions, targets = map(list, zip(*corpus, strict=True))
+
+    assert [float(score) for score in hit_rate(predictions, targets, BASIC, LEXICON)] == pytest.approx(
+        slow_hit_rate(predictions, targets), abs=1e-12, nan_ok=True
+    )
+
+
+def test_hit_rate_by_hand():
+    predictions = [("joyful",), ("sad", "angry", "happy"), (), ("neutral",), ("happy", "neutral")]
+    targets = ["happy", "sad", "angry", "neutral", "happy"]
+
+    scores = hit_rate(predictions, targets, BASIC, LEXICON)
+
+    # Neutral is dropped: hits 1, 1, 0, 1 of four. mscore: 1, 1/3, 0, 1. Corrected, five clips: 1, 1/3, 0, 1, 1/2.
+    assert float(scores.hit_rate) == pytest.approx(3 / 4)
+    assert float(scores.mscore) == pytest.approx((1 + 1 / 3 + 0 + 1) / 4)
+    assert float(scores.corrected) == pytest.approx((1 + 1 / 3 + 0 + 1 + 1 / 2) / 5)
+
+
+def test_naming_every_class_is_free_as_published_and_punished_as_corrected():
+    targets = [name for name in BASIC if name != "neutral"]
+
+    scores = hit_rate([BASIC] * len(targets), targets, BASIC, LEXICON)
+
+    assert float(scores.hit_rate) == 1
+    assert float(scores.corrected) < 1 / 4
+
+
+def test_neutral_is_one_cluster_of_its_own():
+    counts = counts_with_neutral([(" Neutral", "neutral", "happy")], [("neutral",)], LEXICON)
+
+    assert counts.hits.tolist() == [[1] * 5]
+    assert counts.predicted.tolist() == [[2] * 5]
+    assert counts.relevant.tolist() == [[1] * 5]
+
+
+@settings(deadline=None, max_examples=60)
+@given(sentiment_corpora)
+def test_sentiment_equals_the_slow_loop(corpus):
+    predictions, values = map(list, zip(*corpus, strict=True))
+
+    scores = [float(score) for score in sentiment_scores(predictions, values)]
+
+    assert scores[:2] == pytest.approx(slow_sentiment(predictions, values, "negative"), abs=1e-12, nan_ok=True)
+    assert scores[2:] == pytest.approx(slow_sentiment(predictions, values, "neutral"), abs=1e-12, nan_ok=True)
+
+
+def test_sentiment_by_hand():
+    scores = sentiment_scores([1, 0, -1, 0, 1, -1], [0.4, 1.0, -2.0, -0.1, -3.0, 0.0])
+
+    # Published, five clips: positive TP 1 FP 1 FN 1, F1 1/2; negative TP 2 FP 1 FN 1, F1 2/3.
+    assert float(scores.waf) == pytest.approx(2 / 5 * 1 / 2 + 3 / 5 * 2 / 3)
+    assert float(scores.accuracy) == pytest.approx(3 / 5)
+    # Corrected: negative TP 1 FP 0 FN 2, F1 1/2; the neutral of the second clip is no false negative of "negative".
+    assert float(scores.waf_corrected) == pytest.approx(2 / 5 * 1 / 2 + 3 / 5 * 1 / 2)
+    assert float(scores.accuracy_corrected) == pytest.approx(2 / 5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(recall_corpora)
+def test_recall_equals_the_slow_loop(corpus):
+    predictions, targets = map(list, zip(*corpus, strict=True))
+    names = [normalise_class(prediction or "") for prediction in predictions]
+    right = [name == target for name, target in zip(names, targets, strict=True)]
+    by_class = [mean([hit for hit, of in zip(right, targets, strict=True) if of == name]) for name in set(targets)]
+
+    scores = recognition_scores(predictions, targets, CLASSES["mafw"])
+
+    assert float(scores.war) == pytest.approx(mean(right), abs=1e-12)
+    assert float(scores.uar) == pytest.approx(mean(by_class), abs=1e-12)
+    assert float(scores.unparsed_share) == pytest.approx(mean([name not in CLASSES["mafw"] for name in names]))
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("fearful", "fear"), ("Surprised.", "surprise"), (" Happiness ", "happy"), ("anger", "angry"),
+        ("sadness", "sad"), ("contemptuous", "contempt"), ("disappointed", "disappointment"),
+        ("helpless", "helplessness"), ("anxious", "anxiety"), ("calm", "calm"), ("neutral", "neutral"),
+    ],
+)  # fmt: skip
+def test_class_names(label, name):
+    assert normalise_class(label) == name
+
+
+def test_recall_refuses_what_it_cannot_count():
+    with pytest.raises(ValueError, match="'calm' is none of the classes happy, sad"):
+        recognition_scores(["calm"], ["calm"], CLASSES["dfew"])
+    with pytest.raises(ValueError, match="1 predictions for 2 targets"):
+        recognition_scores(["sad"], ["sad", "sad"], CLASSES["dfew"])
+    with pytest.raises(ValueError, match="1 predictions for 2 values"):
+        sentiment_scores([1], [1.0, 2.0])
+
+
+def test_every_group_and_word_has_one_polarity():
+    polarity = load_polarity()
+    groups = {LEXICON.synonym(word) for word in LEXICON.entries}
+
+    assert set(polarity.groups) == groups
+    assert set(polarity.words.values()) | set(polarity.groups.values()) == {-1, 0, 1}
+    assert all(polarity.polarity(word) is not None for word in LEXICON.entries)
+
+
+@pytest.mark.parametrize(
+    ("words", "sign"),
+    [
+        (("happy",), 1), (("Worried", "sad"), -1), (("neutral",), 0), ((), 0), (("zzz",), 0), (("zzz", "angry"), -1),
+        (("sad", "happy"), 0), (("sad", "Sad ", "happy"), 0), (("surprised",), 0), (("shocked",), -1),
+        (("positive",), 1), (("negative",), -1), (("pity",), -1), (("calm", "serious"), 0),
+    ],
+)  # fmt: skip
+def test_sentiment_of_words(words, sign):
+    assert load_polarity().sentiment(words) == sign
+
+
+def test_polarity_has_one_sign_a_word():
+    polarity = load_polarity()
+
+    assert polarity.polarity("zzz") is None
+    assert polarity.polarity("worries") == polarity.polarity("worry") == -1
+
+
+METRICS = [
+    (lambda: HitRate(BASIC, LEXICON), [("joyful",), ("sad", "angry"), ("neutral",)], ["happy", "sad", "neutral"]),
+    (SentimentF1, [("joyful",), ("sad", "angry"), ()], [0.5, 1.0, -2.0]),
+    (lambda: ClassRecall(CLASSES["dfew"]), ["happy", None, "fearful"], ["happy", "sad", "sad"]),
+]
+
+
+@pytest.mark.parametrize(("make", "predictions", "targets"), METRICS, ids=["hit_rate", "sentiment", "recall"])
+def test_metrics_do_not_depend_on_batching_and_merge(make, predictions, targets):
+    whole, first, second = make(), make(), pickle.loads(pickle.dumps(make()))
+    whole.update(predictions, targets)
+    first.update(predictions[2:], targets[2:])
+    second.update(predictions[:1], targets[:1])
+    second.update(predictions[1:2], targets[1:2])
+
+    first.merge_state(second)
+
+    assert first.higher_is_better
+    expected = whole.compute()
+    for name, value in first.compute().items():
+        assert value.dtype == torch.float64
+        assert float(value) == pytest.approx(float(expected[name]), abs=1e-15)
+    assert set(whole._reductions.values()) == {dim_zero_sum}
+
+
+def test_metrics_equal_the_functions():
+    hit, sentiment, recall = (make() for make, *_ in METRICS)
+    hit.update(*METRICS[0][1:])
+    sentiment.update(*METRICS[1][1:])
+    recall.update(*METRICS[2][1:])
+
+    assert hit.compute() == hit_rate(*METRICS[0][1:], BASIC, LEXICON)._asdict()
+    assert sentiment.compute() == sentiment_scores([1, -1, 0], METRICS[1][2])._asdict()
+    assert {name: float(value) for name, value in recall.compute().items()} == pytest.approx(
+        {"war": 1 / 3, "uar": 1 / 2, "unparsed_share": 1 / 3}
+    )
+
+
+def test_sentiment_may_come_from_elsewhere():
+    metric = SentimentF1(sentiment_of=len)
+    metric.update([("a",), ()], [1.0, -1.0])
+
+    assert float(metric.compute()["waf"]) == 1
+    assert float(metric.compute()["waf_corrected"]) == 1 / 2
+
+
+def test_metrics_plot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    metric = ClassRecall(CLASSES["dfew"])
+    metric.update(["happy"], ["happy"])
+
+    figure, _ = metric.plot()
+
+    assert len(figure.axes) == 1
