@@ -16,8 +16,10 @@ COMMANDS = {
     "render": "render the synthetic clips (overrides: configs/demo.yaml)",
     "train": "train one stage (overrides: configs/train.yaml), as in `experiment=grpo stage.beta=0.04`",
     "evaluate": "compare trained policies on held-out clips (overrides: configs/evaluate.yaml)",
+    "score": "score a file of predictions: --predictions P --targets T",
+    "submit": "write a challenge's -openset.npz: --predictions P --output NAME-openset.npz",
 }
-"""What each command does; a command is a module of this package with a ``main()`` on Hydra."""
+"""What each command does; a command is a module of this package with a ``main()`` on Hydra or argparse."""
 
 
 def usage() -> str:
@@ -26,12 +28,12 @@ def usage() -> str:
     lines = [f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items()]
     return "\n".join(
         [
-            f"usage: {PROGRAM} COMMAND [KEY=VALUE ...]",
+            f"usage: {PROGRAM} COMMAND [KEY=VALUE ... | --OPTION ...]",
             "",
             "commands:",
             *lines,
             "",
-            f"`{PROGRAM} COMMAND --help` shows a command's configuration, `--cfg job` the composed one.",
+            f"`{PROGRAM} COMMAND --help` shows a command's options or configuration, `--cfg job` the composed one.",
         ]
     )
 
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command.
 
     Args:
-        arguments: The command and its Hydra overrides; by default those of the process.
+        arguments: The command and its overrides or options; by default those of the process.
 
     Raises:
         SystemExit: With code 2 after an unknown or missing command.

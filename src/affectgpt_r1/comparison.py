@@ -15,8 +15,6 @@ from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
 from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Modality, Sampling, SkippedClip
 
 SCORES: tuple[Statistic, ...] = ("f1", "precision", "recall")
-SPRAY: EmotionSet = ("happy", "sad", "angry")
-"""The constant answer that the metric is known to reward."""
 
 
 class Answers(NamedTuple):

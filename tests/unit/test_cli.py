@@ -6,6 +6,8 @@ import pytest
 
 import affectgpt_r1.evaluate
 import affectgpt_r1.render
+import affectgpt_r1.score
+import affectgpt_r1.submit
 import affectgpt_r1.train
 from affectgpt_r1.cli import COMMANDS, main
 
@@ -13,6 +15,8 @@ MODULES = {
     "train": affectgpt_r1.train,
     "evaluate": affectgpt_r1.evaluate,
     "render": affectgpt_r1.render,
+    "score": affectgpt_r1.score,
+    "submit": affectgpt_r1.submit,
 }
 
 
@@ -57,9 +61,12 @@ def test_no_command_is_an_error_with_the_help(capsys):
     assert "commands:" in printed.err
 
 
-def test_help_is_quick_and_loads_no_torch():
+@pytest.mark.parametrize("arguments", ["['--help']", "['score', '--help']", "['submit', '--help']"])
+def test_help_is_quick_and_loads_no_torch(arguments):
     program = (
-        "import sys; from affectgpt_r1.cli import main; main(['--help']); "
+        "import sys; from affectgpt_r1.cli import main\n"
+        f"try: main({arguments})\n"
+        "except SystemExit as stopped: assert stopped.code == 0\n"
         "print([name for name in ('torch', 'lightning', 'hydra', 'mlflow') if name in sys.modules])"
     )
 

@@ -1,0 +1,221 @@
+"""Files of named answers or targets: CSV, JSONL, and the challenges' ``.npz``. Nothing is ever unpickled.
+
+CSV and JSONL carry ``name`` and ``openset`` (labels) or, where there is no ``openset``, ``reason`` (free text, whose
+labels are extracted). An ``.npz`` carries the arrays ``filenames`` and ``fileitems`` (labels).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from affectgpt_r1.emotion.extraction import extract_labels
+from affectgpt_r1.emotion.parsing import parse_labels
+from affectgpt_r1.emotion.wheels import Lexicon
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.types import EmotionSet
+
+NAME, LABELS, FREE_TEXT = "name", "openset", "reason"
+_NPZ_NAMES, _NPZ_ITEMS = "filenames", "fileitems"
+_LARGEST_CELL = 1 << 30
+_LARGEST_ARRAY = 1 << 28
+_SHOWN_NAMES = 5
+
+
+class NamedSets(NamedTuple):
+    """What a file holds, row by row."""
+
+    names: list[str]
+    labels: list[EmotionSet]
+    negated: list[tuple[str, ...]]
+    """Negated spans that the extraction from free text skipped; empty where labels were given."""
+
+
+class _Row(NamedTuple):
+    place: str  # such as "row 3"
+    name: Any
+    labels: Any
+    free_text: Any
+
+
+def read_named_sets(path: Path, lexicon: Lexicon) -> NamedSets:
+    """Read ``path``; its suffix says how.
+
+    Args:
+        path: A ``.csv``, ``.jsonl`` or ``.npz`` file.
+        lexicon: Whose forms are looked for in free text.
+
+    Raises:
+        DataError: If the file is missing, empty, pickled or damaged, lacks a column or names a clip twice.
+    """
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".npz": _npz_rows}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: the suffix is none of {', '.join(readers)}; convert the file")
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    found = NamedSets([], [], [])
+    places: dict[str, str] = {}
+    for row in reader(path):
+        name = row.name.strip() if isinstance(row.name, str) else ""
+        if not name:
+            raise DataError(f"{path}, {row.place}: {NAME!r} is {row.name!r}; give the clip's name as text")
+        if name in places:
+            raise DataError(f"{path}, {row.place}: {name!r} stands in {places[name]} already; keep one")
+        places[name] = row.place
+        labels, negated = _labels(row, path, lexicon)
+        found.names.append(name)
+        found.labels.append(labels)
+        found.negated.append(negated)
+    if not found.names:
+        raise DataError(f"{path}: the file has no rows")
+    return found
+
+
+def _labels(row: _Row, path: Path, lexicon: Lexicon) -> tuple[EmotionSet, tuple[str, ...]]:
+    given = row.labels if row.labels is not None else row.free_text
+    if row.labels is None and isinstance(given, str):
+        extraction = extract_labels(given, lexicon)
+        return extraction.labels, extraction.negated
+    if isinstance(given, str) or (isinstance(given, list) and all(isinstance(word, str) for word in given)):
+        return parse_labels(given), ()
+    if given is None:
+        raise DataError(f"{path}, {row.place}: neither {LABELS!r} nor {FREE_TEXT!r}; give one, empty if need be")
+    raise DataError(f"{path}, {row.place}: labels are text or a list of texts, not {type(given).__name__}")
+
+
+def _csv_rows(path: Path) -> Iterator[_Row]:
+    limit = csv.field_size_limit(_LARGEST_CELL)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = list(reader.fieldnames or ())
+            if not columns:
+                raise DataError(f"{path}: the file is empty")
+            if NAME not in columns or not {LABELS, FREE_TEXT} & set(columns):
+                raise DataError(
+                    f"{path}, row 1: needs the columns {NAME!r} and {LABELS!r} (or {FREE_TEXT!r}), "
+                    f"has {', '.join(map(repr, columns))}"
+                )
+            for number, cells in enumerate(reader, start=2):
+                if None in cells or None in cells.values():
+                    raise DataError(f"{path}, row {number}: has not {len(columns)} cells; quote texts with commas")
+                yield _Row(f"row {number}", cells[NAME], cells.get(LABELS), cells.get(FREE_TEXT))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read as CSV ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _jsonl_rows(path: Path) -> Iterator[_Row]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _jsonl_row(json.loads(line), f"line {number}", path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+
+
+def _jsonl_row(content: object, place: str, path: Path) -> _Row:
+    if not isinstance(content, dict):
+        raise DataError(f"{path}, {place}: not an object with the fields {NAME!r} and {LABELS!r} or {FREE_TEXT!r}")
+    if NAME not in content or not {LABELS, FREE_TEXT} & content.keys():
+        raise DataError(
+            f"{path}, {place}: needs the fields {NAME!r} and {LABELS!r} (or {FREE_TEXT!r}), "
+            f"has {', '.join(map(repr, content)) or 'none'}"
+        )
+    return _Row(place, content[NAME], content.get(LABELS), content.get(FREE_TEXT))
+
+
+def _npz_rows(path: Path) -> Iterator[_Row]:
+    names, items = (_npz_array(path, key) for key in (_NPZ_NAMES, _NPZ_ITEMS))
+    if names.ndim != 1 or items.ndim not in (1, 2) or len(names) != len(items):
+        raise DataError(f"{path}: {_NPZ_NAMES!r} {names.shape} and {_NPZ_ITEMS!r} {items.shape} do not pair up")
+    for number, (name, item) in enumerate(zip(names.tolist(), items.tolist(), strict=True)):
+        yield _Row(f"item {number}", name, item, None)
+
+
+def _npz_array(path: Path, key: str) -> np.ndarray[Any, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: not an archive of arrays; write it with numpy.savez_compressed")
+            if key not in archive:
+                raise DataError(f"{path}: no array {key!r}, only {', '.join(map(repr, archive)) or 'none'}")
+            array: np.ndarray[Any, Any] = archive[key]
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error) or "pickled" in str(error):
+            raise DataError(
+                f"{path}: holds pickled objects, which could run code and are never loaded; "
+                f"save {_NPZ_NAMES!r} and {_NPZ_ITEMS!r} as arrays of text"
+            ) from error
+        raise DataError(f"{path}: cannot be read as .npz ({error})") from error
+    if array.dtype.kind != "U":
+        raise DataError(f"{path}: array {key!r} is of type {array.dtype}, not of text")
+    return array
+
+
+def write_submission(path: Path, names: Sequence[str], labels: Sequence[EmotionSet]) -> None:
+    """Write a challenge's ``-openset.npz``: text arrays ``filenames`` and ``fileitems`` (words joined by ", ").
+
+    Args:
+        path: Must end in ``-openset.npz``.
+        names: Of the clips.
+        labels: Their words.
+
+    Raises:
+        DataError: If the path ends otherwise or cannot be written, or an answer is too long for an array of text.
+    """
+    if not path.name.endswith("-openset.npz"):
+        raise DataError(f"{path}: the challenges take files named *-openset.npz; rename it")
+    items = [", ".join(words) for words in labels]
+    longest = max(range(len(items)), key=lambda index: len(items[index]))
+    if 4 * len(items) * len(items[longest]) > _LARGEST_ARRAY:
+        raise DataError(f"the answer to {names[longest]!r} has {len(items[longest]):,} characters; shorten it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, filenames=np.array(names, np.str_), fileitems=np.array(items, np.str_))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error})") from error
+
+
+def align(predictions: NamedSets, targets: NamedSets, *, subset: bool = False) -> tuple[NamedSets, NamedSets]:
+    """Both in the order of ``targets``, so that their rows pair up.
+
+    Args:
+        predictions: The answers.
+        targets: What they are scored against.
+        subset: Leave out targets without an answer.
+
+    Raises:
+        DataError: If names differ; the message lists some.
+    """
+    answered, known = set(predictions.names), set(targets.names)
+    if unknown := [name for name in predictions.names if name not in known]:
+        raise DataError(f"{_some(unknown)} with a prediction and no target: score each clip against its own target")
+    if not subset and (missing := [name for name in targets.names if name not in answered]):
+        raise DataError(f"{_some(missing)} with a target and no prediction: answer them, or give --subset")
+    names = [name for name in targets.names if name in answered]
+    return _rows_of(predictions, names), _rows_of(targets, names)
+
+
+def _rows_of(sets: NamedSets, names: Sequence[str]) -> NamedSets:
+    row_of = {name: row for row, name in enumerate(sets.names)}
+    rows = [row_of[name] for name in names]
+    return NamedSets(list(names), [sets.labels[row] for row in rows], [sets.negated[row] for row in rows])
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN_NAMES])
+    return f"{len(names)} clip{'s' * (len(names) > 1)} ({shown}{', …' if len(names) > _SHOWN_NAMES else ''})"

@@ -1,0 +1,68 @@
+"""The scores of a file of predictions as tables, in points (times 100)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isnan
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+_COLUMNS = {"f1": "F", "precision": "P", "recall": "R"}
+
+
+def score_tables(report: Mapping[str, Any], level: int) -> list[Table]:
+    """The mean over the wheels beside the constant answers, and every other score of the level.
+
+    Args:
+        report: From :func:`~affectgpt_r1.metrics.corpus_report.corpus_report`.
+        level: Ring of the wheels.
+    """
+    return [_means(report, level), _details(report, level)]
+
+
+def _means(report: Mapping[str, Any], level: int) -> Table:
+    table = _table(
+        f"Emotion-wheel score, level {level}, mean over five wheels ({report['samples']} samples, {report['lexicon']})"
+    )
+    key = f"mean_level{level}"
+    table.add_row("predictions", *_cells(report, key))
+    constant, frequent = report["baselines"]["constant"], report["baselines"]["frequent"]
+    table.add_row(Text(f"always “{', '.join(constant['words'])}”"), *_cells(constant, key))
+    table.add_row(Text(f"always “{', '.join(frequent['words'])}” (most frequent targets)"), *_cells(frequent, key))
+    table.caption = "95 % bootstrap intervals over samples. The metric rewards constant answers: compare with them."
+    return table
+
+
+def _details(report: Mapping[str, Any], level: int) -> Table:
+    table = _table("Other scores")
+    names = {"case1": "base forms (case1)", "case2": "synonyms (case2)"}
+    for wheel, counted in enumerate(report["counted"].values(), start=1):
+        names[f"case3_wheel{wheel}_level{level}"] = f"wheel {wheel}, level {level} ({counted} samples count)"
+    names[f"mean_level{3 - level}"] = f"mean over wheels, level {3 - level}"
+    names["mer2025_challenge"] = "mean of both levels (mer2025_challenge)"
+    for key, name in names.items():
+        table.add_row(name, *_cells(report, key))
+    table.caption = f"{100 * report['unmapped_share']:.1f} % of the predicted words map onto no wheel."
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in _COLUMNS.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _cells(report: Mapping[str, Any], key: str) -> list[str]:
+    bounds = report["intervals"].get(key, {})
+    return [_cell(report["scores"][key].get(statistic), bounds.get(statistic)) for statistic in _COLUMNS]
+
+
+def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None or isnan(value):
+        return ""
+    shown = f"{100 * value:.2f}"
+    return shown if interval is None else f"{shown} [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"

@@ -1,0 +1,112 @@
+"""Score anyone's predictions: ``affectgpt-r1 score --predictions P --targets T``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from affectgpt_r1.errors import AffectGPTError
+
+_FORMATS = "CSV or JSONL with name and openset (labels) or reason (free text), or .npz with filenames and fileitems"
+_TABLE_WIDTH = 140
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line.
+
+    Raises:
+        SystemExit: With code 2 after bad input, which is named in one line.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        score(options)
+    except AffectGPTError as error:
+        print(f"affectgpt-r1 score: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def score(options: argparse.Namespace) -> dict[str, Any]:
+    """Read both files, print the tables and write ``--json``.
+
+    Args:
+        options: See ``--help``.
+
+    Returns:
+        See :func:`~affectgpt_r1.metrics.corpus_report.corpus_report`.
+
+    Raises:
+        AffectGPTError: If a file, the lexicon or the pairing of names is at fault.
+    """
+    from rich.console import Console
+
+    from affectgpt_r1.emotion.lexicon import load_lexicon
+    from affectgpt_r1.metrics.corpus_report import corpus_report
+    from affectgpt_r1.metrics.prediction_files import align, read_named_sets
+    from affectgpt_r1.reporting.score_tables import score_tables
+
+    lexicon = load_lexicon(options.lexicon)
+    predictions, targets = align(
+        *(read_named_sets(path, lexicon) for path in (options.predictions, options.targets)), subset=options.subset
+    )
+    report = corpus_report(predictions.labels, targets.labels, lexicon, options.no_match)
+    negated = {name: list(spans) for name, spans in zip(predictions.names, predictions.negated, strict=True) if spans}
+    report["negated"] = negated
+    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+    for table in score_tables(report, options.level):
+        console.print(table)
+    if negated:
+        console.print(f"{sum(map(len, negated.values()))} negated spans were skipped, as in {next(iter(negated))}.")
+    if options.json is not None:
+        write_json(options.json, report)
+    return report
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write ``report``; NaN, which JSON lacks, becomes null.
+
+    Raises:
+        DataError: If ``path`` cannot be written.
+    """
+    from affectgpt_r1.errors import DataError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_finite(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error})") from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="affectgpt-r1 score", description="Score a file of predictions with the emotion wheels."
+    )
+    parser.add_argument("--predictions", type=Path, required=True, help=_FORMATS)
+    parser.add_argument("--targets", type=Path, required=True, help="the same formats, the same names")
+    parser.add_argument("--lexicon", default="bundled", help="bundled, mer2025, mer2026 or a folder (%(default)s)")
+    parser.add_argument("--level", type=int, choices=(1, 2), default=1, help="ring of the wheels (%(default)s)")
+    parser.add_argument("--subset", action="store_true", help="let targets without a prediction pass")
+    parser.add_argument(
+        "--no-match",
+        choices=("zero", "nan"),
+        default="zero",
+        help="F where nothing matches: 0 as in 2026 or NaN as in 2025 (%(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every score, interval and baseline")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
