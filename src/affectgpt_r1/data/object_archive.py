@@ -46,11 +46,17 @@ class _Array:
         self.elements = state[4]
 
 
-def _scalar(dtype: _Dtype, content: bytes) -> object:
-    plain = np.dtype(dtype.order + dtype.code)
-    if plain.kind not in _SCALAR_KINDS or plain.itemsize != len(content):
-        raise pickle.UnpicklingError(f"a scalar of type {dtype.code!r} from {len(content)} bytes")
-    return np.frombuffer(content, plain).item() if content else plain.type().item()
+class _Scalar:
+    """Stands in for the function that makes a scalar. A class, for a pickle may set what it likes on a function."""
+
+    def __new__(cls, dtype: _Dtype, content: bytes) -> Any:
+        plain = np.dtype(dtype.order + dtype.code)
+        if plain.kind not in _SCALAR_KINDS or plain.itemsize != len(content):
+            raise pickle.UnpicklingError(f"a scalar of type {dtype.code!r} from {len(content)} bytes")
+        return np.frombuffer(content, plain).item() if content else plain.type().item()
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a scalar with a state")
 
 
 _STAND_INS: dict[tuple[str, str], Any] = {
@@ -58,8 +64,8 @@ _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy.core.multiarray", "scalar"): _Scalar,
+    ("numpy._core.multiarray", "scalar"): _Scalar,
 }
 
 

@@ -72,7 +72,7 @@ def _missing(summary: Mapping[str, Any]) -> str:
 def _caption(summary: Mapping[str, Any]) -> Text:
     checkpoints = summary["checkpoints"]
     scored = (
-        "Here, one checkpoint was scored: no figure was picked on test clips."
+        "Here, one checkpoint was scored; none was picked by set."
         if checkpoints is None
         else f"Here, out of {', '.join(checkpoints['names'])}; corrected: {checkpoints['chosen']}."
     )

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from affectgpt_r1.data import object_archive
 from affectgpt_r1.data.object_archive import read_object_dict
 from affectgpt_r1.data.unibench import LAYOUTS, read_unibench, read_unibench_set
 from affectgpt_r1.errors import DataError
@@ -220,6 +221,9 @@ def write_member(path, content):
         # Objects of object type from raw bytes would be pointers of the file's choosing.
         pickle.dumps(np.float64(1.0)).replace(b"f8", b"O8"),
         pickle.dumps(np.array({"a": np.float64(1.0)}, dtype=object)).replace(b"f8", b"O8"),
+        # Setting an attribute on what a name stands for: `name`, then its state `(None, {"mark": 1})`.
+        *(f"cnumpy.core.multiarray\n{name}\n(N(Vmark\nI1\ndtb.".encode() for name in ("scalar", "_reconstruct")),
+        *(f"cnumpy\n{name}\n(N(Vmark\nI1\ndtb.".encode() for name in ("dtype", "ndarray")),
     ],
 )
 def test_a_damaged_pickle_is_one_error(tmp_path, content):
@@ -227,6 +231,7 @@ def test_a_damaged_pickle_is_one_error(tmp_path, content):
 
     with pytest.raises(DataError, match=r"label\.npz: corpus cannot be read as a pickled label array"):
         read_object_dict(tmp_path / "label.npz", "corpus")
+    assert not any(hasattr(stand_in, "mark") for stand_in in object_archive._STAND_INS.values())
 
 
 def test_other_files_are_one_error(tmp_path):
@@ -242,6 +247,14 @@ def test_other_files_are_one_error(tmp_path):
         read_object_dict(tmp_path / "list.npz", "corpus")
     with pytest.raises(DataError, match=r"none\.npz: no such file"):
         read_object_dict(tmp_path / "none.npz", "corpus")
+
+
+def test_an_archive_too_large_for_labels_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(object_archive, "_MAX_BYTES", 100)
+    np.savez_compressed(tmp_path / "label.npz", corpus={"a": {"val": 1.0}})
+
+    with pytest.raises(DataError, match=r"label\.npz: corpus has \d+ bytes, too many for labels"):
+        read_object_dict(tmp_path / "label.npz", "corpus")
 
 
 @pytest.mark.parametrize(
