@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,13 +149,14 @@ def _npz_rows(path: Path) -> Iterator[_Row]:
 
 def _npz_array(path: Path, key: str) -> np.ndarray[Any, Any]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: not an archive of arrays; write it with numpy.savez_compressed")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: not an archive of arrays; write it with numpy.savez_compressed")
+        with loaded as archive:
             if key not in archive:
                 raise DataError(f"{path}: no array {key!r}, only {', '.join(map(repr, archive)) or 'none'}")
             array: np.ndarray[Any, Any] = archive[key]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error) or "pickled" in str(error):
             raise DataError(
                 f"{path}: holds pickled objects, which could run code and are never loaded; "

@@ -1,0 +1,177 @@
+"""Files of predictions: every format, every fault, submissions, and the pairing of names."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.metrics.prediction_files import NamedSets, align, read_named_sets, write_submission
+
+LEXICON = load_lexicon("bundled")
+
+
+def write(path, content):
+    if isinstance(content, dict):
+        np.savez_compressed(path, **content)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read(path):
+    return read_named_sets(path, LEXICON)
+
+
+FORMATS = {
+    "labels.csv": 'name,openset\na,"happy, sad"\nb,"[\'calm\']"\nc,\n',
+    "others.csv": 'openset,extra,name\n"happy,sad",1,a\ncalm,,b\n"",,c\n',
+    "bom.csv": b'\xef\xbb\xbfname,openset\na,"happy,sad"\nb,calm\nc,\n',
+    "text.csv": "name,reason\na,Happy and sad.\nb,She is calm.\nc,He walks.\n",
+    "labels.jsonl": '{"name": "a", "openset": ["happy", "sad"]}\n\n{"name": "b", "openset": "calm"}\n'
+    '{"name": "c", "openset": []}\n',
+    "text.jsonl": '{"name": "a", "reason": "<answer>happy, sad</answer>"}\n{"name": "b", "reason": "calm"}\n'
+    '{"name": "c", "reason": "not sad"}\n',
+    "array.npz": {"filenames": np.array(["a", "b", "c"]), "fileitems": np.array(["happy, sad", "['calm']", ""])},
+}
+
+
+@pytest.mark.parametrize("file", FORMATS)
+def test_every_format(tmp_path, file):
+    found = read(write(tmp_path / file, FORMATS[file]))
+    assert found.names == ["a", "b", "c"]
+    assert found.labels == [("happy", "sad"), ("calm",), ()]
+    assert found.negated == [(), (), ("not sad",) if file == "text.jsonl" else ()]
+
+
+def test_lists_of_equal_length_and_labels_before_free_text(tmp_path):
+    items = {"filenames": np.array(["a", "b"]), "fileitems": np.array([["happy", "sad"], ["calm", ""]])}
+    assert read(write(tmp_path / "list.npz", items)).labels == [("happy", "sad"), ("calm",)]
+    both = write(tmp_path / "both.csv", "name,reason,openset\na,angry,happy\n")
+    assert read(both).labels == [("happy",)]
+
+
+def test_predictions_that_evaluate_writes(tmp_path):
+    line = {"name": "a", "openset": ["happy"], "target": ["sad"], "completion": "<answer>happy</answer>"}
+    assert read(write(tmp_path / "grpo.jsonl", json.dumps(line))).labels == [("happy",)]
+
+
+def test_very_long_cells(tmp_path):
+    label, text = "x" * 100_000, "happy " * 100_000
+    assert read(write(tmp_path / "a.csv", f"name,openset\na,{label}\n")).labels == [(label,)]
+    assert read(write(tmp_path / "b.csv", f"name,reason\na,{text}\n")).labels == [("happy",)]
+    assert read(write(tmp_path / "c.jsonl", json.dumps({"name": "a", "openset": [label]}))).labels == [(label,)]
+
+
+class Trap:
+    """Would leave a trace if it were unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", ["pickled.npz", "bare.npz"])
+def test_pickles_are_refused_and_never_loaded(tmp_path, name):
+    items = np.array([Trap(tmp_path / "trace"), ["sad"]], dtype=object)
+    if name == "bare.npz":
+        items.dump(tmp_path / name)
+    else:
+        np.savez(tmp_path / name, filenames=np.array(["a", "b"]), fileitems=items)
+    with pytest.raises(DataError, match=rf"{name}: holds pickled objects.*never loaded"):
+        read(tmp_path / name)
+    assert not (tmp_path / "trace").exists()
+
+
+FAULTS = {
+    "column.csv": ("name,labels\na,happy\n", "row 1: needs the columns 'name' and 'openset'.*has 'name', 'labels'"),
+    "noname.csv": ("clip,openset\na,happy\n", "row 1: needs the columns 'name'"),
+    "twice.csv": ("name,openset\na,happy\nb,sad\na,calm\n", "row 4: 'a' stands in row 2 already"),
+    "twice.jsonl": ('{"name":"a","openset":""}\n{"name":"a","openset":""}\n', "line 2: 'a' stands in line 1 already"),
+    "blank.csv": ("name,openset\n ,happy\n", "row 2: 'name' is ' '"),
+    "cells.csv": ("name,openset\na,happy,sad\n", "row 2: has not 2 cells"),
+    "short.csv": ("name,openset\na\n", "row 2: has not 2 cells"),
+    "quote.csv": ('name,openset\na,"happy\n', "cannot be read as CSV"),
+    "empty.csv": ("", "the file is empty"),
+    "header.csv": ("name,openset\n", "the file has no rows"),
+    "empty.jsonl": ("\n\n", "the file has no rows"),
+    "latin.csv": ("name,openset\na,hé\n".encode("latin-1"), "not UTF-8.*save it as UTF-8"),
+    "wide.csv": ("name,openset\na,happy\n".encode("utf-16"), "not UTF-8.*save it as UTF-8"),
+    "latin.jsonl": ('{"name": "é"}'.encode("latin-1"), "not UTF-8"),
+    "json.jsonl": ('{"name":"a","openset":""}\n{', "line 2: not JSON"),
+    "deep.jsonl": ("[" * 200_000, "line 1: not JSON"),
+    "list.jsonl": ("[1]", "line 1: not an object"),
+    "field.jsonl": ('{"name":"a","labels":[]}', "line 1: needs the fields.*has 'name', 'labels'"),
+    "null.jsonl": ('{"name":"a","openset":null}', "line 1: neither 'openset' nor 'reason'"),
+    "number.jsonl": ('{"name":"a","openset":3}', "line 1: labels are text or a list of texts, not int"),
+    "name.jsonl": ('{"name":3,"openset":""}', "line 1: 'name' is 3"),
+    "key.npz": ({"filenames": np.array(["a"])}, "no array 'fileitems', only 'filenames'"),
+    "pair.npz": ({"filenames": np.array(["a"]), "fileitems": np.array(["x", "y"])}, "do not pair up"),
+    "type.npz": ({"filenames": np.array([1]), "fileitems": np.array(["x"])}, "'filenames' is of type int64"),
+    "damaged.npz": (b"PK\x03\x04 and no more", "cannot be read as .npz"),
+    "none.npz": (b"", "cannot be read as .npz"),
+    "labels.txt": ("", "the suffix is none of .csv, .jsonl, .npz"),
+}
+
+
+@pytest.mark.parametrize("file", FAULTS)
+def test_one_clear_error(tmp_path, file):
+    content, message = FAULTS[file]
+    with pytest.raises(DataError, match=f"{re.escape(file)}.*{message}") as raised:
+        read(write(tmp_path / file, content))
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match="there is no such file"):
+        read(tmp_path / "none.csv")
+
+
+def test_a_bare_array_is_no_archive(tmp_path):
+    with (tmp_path / "bare.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(DataError, match="not an archive of arrays"):
+        read(tmp_path / "bare.npz")
+
+
+def test_submission_is_text_that_loads_without_pickle(tmp_path):
+    path = tmp_path / "new" / "team-openset.npz"
+    write_submission(path, ["b", "a"], [("happy", "sad"), ()])
+    with np.load(path, allow_pickle=False) as archive:
+        assert sorted(archive) == ["fileitems", "filenames"]
+        assert archive["filenames"].tolist() == ["b", "a"]
+        assert archive["fileitems"].tolist() == ["happy, sad", ""]
+    assert read(path) == NamedSets(["b", "a"], [("happy", "sad"), ()], [(), ()])
+
+
+def test_submissions_that_cannot_be_written(tmp_path):
+    with pytest.raises(DataError, match=r"named \*-openset.npz"):
+        write_submission(tmp_path / "team.npz", ["a"], [("happy",)])
+    with pytest.raises(DataError, match="the answer to 'b' has 100,000 characters"):
+        write_submission(tmp_path / "t-openset.npz", ["a", "b"] * 1000, [(), ("x" * 100_000,)] * 1000)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_submission(tmp_path / "file" / "t-openset.npz", ["a"], [()])
+
+
+def named(*names):
+    return NamedSets(list(names), [(f"of {name}",) for name in names], [()] * len(names))
+
+
+def test_names_pair_up():
+    predictions, targets = align(named("c", "a", "b"), named("a", "b", "c"))
+    assert predictions == targets == named("a", "b", "c")
+    predictions, targets = align(named("c", "a"), named("a", "b", "c"), subset=True)
+    assert predictions == targets == named("a", "c")
+
+
+def test_names_that_differ():
+    with pytest.raises(DataError, match=r"2 clips \(c, d\) with a target and no prediction.*--subset"):
+        align(named("a", "b"), named("a", "b", "c", "d"))
+    for subset in (False, True):
+        with pytest.raises(DataError, match=r"7 clips \(t, u, v, w, x, …\) with a prediction and no target"):
+            align(named("a", *"tuvwxyz"), named("a"), subset=subset)
