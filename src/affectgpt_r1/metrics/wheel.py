@@ -11,11 +11,11 @@ from torchmetrics import Metric
 
 from affectgpt_r1.emotion.wheels import NUM_WHEELS, Lexicon
 from affectgpt_r1.metrics.functional.wheel import (
-    WheelSums,
     _compute,
     _mean_over_wheels,
-    _update,
     count_unmapped,
+    hits_by_size,
+    sums_of_hits,
     wheel_counts,
 )
 from affectgpt_r1.types import EmotionSet
@@ -24,7 +24,8 @@ from affectgpt_r1.types import EmotionSet
 class EmotionWheelScore(Metric):
     """Corpus precision, recall and F of emotion sets, averaged over five emotion wheels.
 
-    The states are sums over samples, so the result does not depend on batching, order or the number of processes.
+    The states are whole numbers summed over samples, so that the result does not depend, to the last bit, on batching,
+    order or the number of processes.
     See :mod:`affectgpt_r1.metrics.functional.wheel` for the formula.
 
     Args:
@@ -40,8 +41,8 @@ class EmotionWheelScore(Metric):
     full_state_update = False
     is_differentiable = False
 
-    precision_sum: Tensor
-    recall_sum: Tensor
+    hits_by_predicted: Tensor
+    hits_by_relevant: Tensor
     counted: Tensor
     predicted_words: Tensor
     unmapped_words: Tensor
@@ -49,11 +50,13 @@ class EmotionWheelScore(Metric):
 
     def __init__(self, lexicon: Lexicon, level: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        lexicon.clusters(1, level)
+        self.most_clusters = max(len(lexicon.clusters(wheel, level)) for wheel in range(1, NUM_WHEELS + 1))
         self.lexicon = lexicon
         self.level = level
-        for state in ("precision_sum", "recall_sum", "counted"):
-            self.add_state(state, torch.zeros(NUM_WHEELS, dtype=torch.float64), dist_reduce_fx="sum")
+        for state in ("hits_by_predicted", "hits_by_relevant"):
+            zeros = torch.zeros(NUM_WHEELS, self.most_clusters + 1, dtype=torch.float64)
+            self.add_state(state, zeros, dist_reduce_fx="sum")
+        self.add_state("counted", torch.zeros(NUM_WHEELS, dtype=torch.float64), dist_reduce_fx="sum")
         for state in ("predicted_words", "unmapped_words", "num_samples"):
             self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -67,11 +70,12 @@ class EmotionWheelScore(Metric):
         Raises:
             ValueError: If the lengths differ.
         """
-        sums = _update(wheel_counts(predictions, targets, self.lexicon, self.level))
+        counts = wheel_counts(predictions, targets, self.lexicon, self.level)
+        by_predicted, by_relevant, counted = hits_by_size(counts, self.most_clusters)
         unmapped, predicted = count_unmapped(predictions, self.lexicon)
-        self.precision_sum += sums.precision.to(self.device)
-        self.recall_sum += sums.recall.to(self.device)
-        self.counted += sums.counted.to(self.device)
+        self.hits_by_predicted += by_predicted.to(self.device)
+        self.hits_by_relevant += by_relevant.to(self.device)
+        self.counted += counted.to(self.device)
         self.unmapped_words += unmapped
         self.predicted_words += predicted
         self.num_samples += len(targets)
@@ -84,7 +88,7 @@ class EmotionWheelScore(Metric):
             none; ``wheel1_f1`` to ``wheel5_f1``; ``unmapped_share``: the share of predicted words (duplicates
             included) that map onto no wheel at level 1, 0 if nothing was predicted; ``num_samples``.
         """
-        sums = WheelSums(self.precision_sum, self.recall_sum, self.counted)
+        sums = sums_of_hits(self.hits_by_predicted, self.hits_by_relevant, self.counted)
         score = _compute(sums)
         result = {name: _mean_over_wheels(values, self.counted) for name, values in score._asdict().items()}
         result |= {f"wheel{wheel}_f1": f1 for wheel, f1 in enumerate(score.f1.unbind(), start=1)}

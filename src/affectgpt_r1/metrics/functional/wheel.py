@@ -124,6 +124,29 @@ def _update(counts: WheelCounts) -> WheelSums:
     return WheelSums((scores.precision * counted).sum(0), (scores.recall * counted).sum(0), counted.sum(0))
 
 
+def hits_by_size(counts: WheelCounts, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole numbers from which the sums follow exactly, whatever the order in which samples were added up.
+
+    Args:
+        counts: Of ``N`` samples; those whose target maps nowhere add nothing.
+        most: Largest possible number of clusters of a set.
+
+    Returns:
+        Hits by number of predicted clusters and by number of target clusters, ``(5, most + 1)`` each, and the number
+        of counted samples ``(5,)``; float64.
+    """
+    hits, predicted, relevant = counts
+    zeros = torch.zeros(hits.shape[1], most + 1, dtype=torch.float64)
+    by_predicted, by_relevant = (zeros.scatter_add(1, sizes.T.long(), hits.T) for sizes in (predicted, relevant))
+    return by_predicted, by_relevant, (relevant > 0).double().sum(0)
+
+
+def sums_of_hits(by_predicted: Tensor, by_relevant: Tensor, counted: Tensor) -> WheelSums:
+    """The sums that the results of :func:`hits_by_size`, added up over batches and processes, stand for."""
+    sizes = torch.arange(by_predicted.shape[-1], dtype=by_predicted.dtype, device=by_predicted.device).clamp(min=1)
+    return WheelSums((by_predicted / sizes).sum(-1), (by_relevant / sizes).sum(-1), counted)
+
+
 def _compute(sums: WheelSums, zero_division: ZeroDivision = "zero") -> CorpusScore:
     """Corpus score of ``sums``.
 
