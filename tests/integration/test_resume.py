@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
+
+from affectgpt_r1.reporting.database import ensure_database
 
 
 def _weights(folder):
@@ -59,3 +62,14 @@ def _assert_equal(whole, resumed):
     for key, moments in first.items():
         for name, tensor in moments.items():
             assert torch.equal(tensor, second[key][name]), (key, name)
+
+
+def test_a_resumed_run_goes_on_with_its_mlflow_run(run_stage, workspace, tmp_path):
+    options = ("logger=mlflow", "experiment_name=resumed")
+    run_stage("sft", tmp_path / "run", 2, *options)
+    run_stage("sft", tmp_path / "run", 4, *options, "ckpt_path=last")
+    client = MlflowClient(ensure_database(workspace / "outputs"))
+    (run,) = client.search_runs([client.get_experiment_by_name("resumed").experiment_id])
+    assert run.info.status == "FINISHED"
+    losses = client.get_metric_history(run.info.run_id, "train/loss")
+    assert sorted({metric.step for metric in losses}) == [0, 1, 2, 3]
