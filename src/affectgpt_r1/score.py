@@ -44,14 +44,16 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     """
     from rich.console import Console
 
+    from affectgpt_r1.emotion.chat_extraction import text_extractor
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.metrics.corpus_report import corpus_report
     from affectgpt_r1.metrics.prediction_files import align, read_named_sets
     from affectgpt_r1.reporting.score_tables import score_tables
 
     lexicon = load_lexicon(options.lexicon)
+    extract = text_extractor(lexicon, options.chat_url, options.chat_model)
     predictions, targets = align(
-        *(read_named_sets(path, lexicon) for path in (options.predictions, options.targets)), subset=options.subset
+        *(read_named_sets(path, extract) for path in (options.predictions, options.targets)), subset=options.subset
     )
     report = corpus_report(predictions.labels, targets.labels, lexicon, options.no_match)
     negated = {name: list(spans) for name, spans in zip(predictions.names, predictions.negated, strict=True) if spans}
@@ -105,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
         help="F where nothing matches: 0 as in 2026 or NaN as in 2025 (%(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every score, interval and baseline")
+    parser.add_argument("--chat-url", help="ask this OpenAI-compatible API for the labels of free text")
+    parser.add_argument("--chat-model", help="the model's name there")
     return parser
 
 

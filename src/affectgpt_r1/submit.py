@@ -36,10 +36,12 @@ def submit(options: argparse.Namespace) -> str:
     Raises:
         AffectGPTError: If a file or the lexicon is at fault.
     """
+    from affectgpt_r1.emotion.chat_extraction import text_extractor
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.metrics.prediction_files import read_named_sets, write_submission
 
-    predictions = read_named_sets(options.predictions, load_lexicon(options.lexicon))
+    extract = text_extractor(load_lexicon(options.lexicon), options.chat_url, options.chat_model)
+    predictions = read_named_sets(options.predictions, extract)
     write_submission(options.output, predictions.names, predictions.labels)
     blank = sum(not words for words in predictions.labels)
     return f"{options.output}: {len(predictions.names)} clips, {blank} of them without a label"
@@ -52,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--predictions", type=Path, required=True, help="as for `affectgpt-r1 score`")
     parser.add_argument("--output", type=Path, required=True, help="must end in -openset.npz")
     parser.add_argument("--lexicon", default="bundled", help="whose forms are looked for in free text (%(default)s)")
+    parser.add_argument("--chat-url", help="ask this OpenAI-compatible API for the labels of free text")
+    parser.add_argument("--chat-model", help="the model's name there")
     return parser
 
 

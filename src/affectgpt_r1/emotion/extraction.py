@@ -48,8 +48,8 @@ class Extraction(NamedTuple):
     """Emotion words in order; those that were searched for are distinct and spelt as in the lexicon."""
     negated: tuple[str, ...]
     """Skipped spans in order, from the negation to the form, in lower case."""
-    source: Literal["answer", "text"]
-    """Whether a well-formed answer was parsed or the text was searched."""
+    source: Literal["answer", "text", "chat"]
+    """Whether a well-formed answer was parsed, the text was searched, or a chat model was asked."""
 
 
 class _Forms(NamedTuple):

@@ -10,15 +10,14 @@ import csv
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from affectgpt_r1.emotion.extraction import extract_labels
+from affectgpt_r1.emotion.extraction import Extraction
 from affectgpt_r1.emotion.parsing import parse_labels
-from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import EmotionSet
 
@@ -45,12 +44,12 @@ class _Row(NamedTuple):
     free_text: Any
 
 
-def read_named_sets(path: Path, lexicon: Lexicon) -> NamedSets:
+def read_named_sets(path: Path, extract: Callable[[str], Extraction]) -> NamedSets:
     """Read ``path``; its suffix says how.
 
     Args:
         path: A ``.csv``, ``.jsonl`` or ``.npz`` file.
-        lexicon: Whose forms are looked for in free text.
+        extract: Finds the labels of free text.
 
     Raises:
         DataError: If the file is missing, empty, pickled or damaged, lacks a column or names a clip twice.
@@ -70,7 +69,7 @@ def read_named_sets(path: Path, lexicon: Lexicon) -> NamedSets:
         if name in places:
             raise DataError(f"{path}, {row.place}: {name!r} stands in {places[name]} already; keep one")
         places[name] = row.place
-        labels, negated = _labels(row, path, lexicon)
+        labels, negated = _labels(row, path, extract)
         found.names.append(name)
         found.labels.append(labels)
         found.negated.append(negated)
@@ -79,10 +78,10 @@ def read_named_sets(path: Path, lexicon: Lexicon) -> NamedSets:
     return found
 
 
-def _labels(row: _Row, path: Path, lexicon: Lexicon) -> tuple[EmotionSet, tuple[str, ...]]:
+def _labels(row: _Row, path: Path, extract: Callable[[str], Extraction]) -> tuple[EmotionSet, tuple[str, ...]]:
     given = row.labels if row.labels is not None else row.free_text
     if row.labels is None and isinstance(given, str):
-        extraction = extract_labels(given, lexicon)
+        extraction = extract(given)
         return extraction.labels, extraction.negated
     if isinstance(given, str) or (isinstance(given, list) and all(isinstance(word, str) for word in given)):
         return parse_labels(given), ()

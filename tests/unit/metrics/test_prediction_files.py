@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.metrics.prediction_files import NamedSets, align, read_named_sets, write_submission
@@ -22,7 +23,7 @@ def write(path, content):
 
 
 def read(path):
-    return read_named_sets(path, LEXICON)
+    return read_named_sets(path, lambda text: extract_labels(text, LEXICON))
 
 
 FORMATS = {

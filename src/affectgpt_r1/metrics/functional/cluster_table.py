@@ -79,7 +79,8 @@ def _lanes(numbers: Sequence[int], num_lanes: int) -> Bits:
 
 def word_rows(sets: Sequence[EmotionSet], table: ClusterTable) -> npt.NDArray[np.int64]:
     """Row of every word of every set, one after another; one hash a word."""
-    return np.fromiter(map(table.rows.__getitem__, chain.from_iterable(sets)), dtype=np.int64)
+    num_words = sum(map(len, sets))
+    return np.fromiter(map(table.rows.__getitem__, chain.from_iterable(sets)), dtype=np.int64, count=num_words)
 
 
 def cluster_sets(sets: Sequence[EmotionSet], table: ClusterTable) -> Bits:
