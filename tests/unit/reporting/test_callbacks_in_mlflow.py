@@ -3,8 +3,9 @@ from types import SimpleNamespace
 
 from affectgpt_r1.callbacks.completions import CompletionsTable
 from affectgpt_r1.callbacks.skipped import UnreadableClips
+from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.reporting.tracking import tracked_run
-from affectgpt_r1.types import CompletionRecord
+from affectgpt_r1.types import CompletionRecord, SkippedClip
 
 
 def _trainer(logger, step):
@@ -25,7 +26,8 @@ def test_completions_are_one_table_a_step(logger, read_artifact, tmp_path):
 
 
 def test_unreadable_clips_are_an_artifact_and_a_metric(logger, read_artifact, tmp_path):
-    skipped = SimpleNamespace(count=1, total=50, rows=lambda: [("clip_a", "zero bytes")])
+    skipped = SkippedClips()
+    skipped.add([SkippedClip("clip_a", "zero bytes")], num_read=49)
     callback = UnreadableClips(tmp_path, max_share=0.05)
     callback.on_train_end(_trainer(logger, 12), SimpleNamespace(skipped=skipped))
     assert read_artifact("data/unreadable_clips.csv").splitlines() == ["name,reason", "clip_a,zero bytes"]
