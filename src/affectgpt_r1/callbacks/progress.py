@@ -236,7 +236,7 @@ def time_limit_left(trainer: pl.Trainer) -> float | None:
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
     timers = [callback for callback in callbacks if isinstance(callback, Timer)]
     remaining = [timer.time_remaining() for timer in timers]
-    return min((seconds for seconds in remaining if seconds is not None), default=None)
+    return min((max(0.0, seconds) for seconds in remaining if seconds is not None), default=None)
 
 
 def seconds_left(done: int, elapsed: float, step: int, total: int | None) -> float | None:

@@ -3,10 +3,18 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.callbacks import Timer
 from rich.console import Console
 
 from affectgpt_r1.callbacks import progress
-from affectgpt_r1.callbacks.progress import LiveProgress, PlainProgress, progress_bar, seconds_left, total_steps
+from affectgpt_r1.callbacks.progress import (
+    LiveProgress,
+    PlainProgress,
+    progress_bar,
+    seconds_left,
+    time_limit_left,
+    total_steps,
+)
 
 
 def _trainer(**values):
@@ -91,3 +99,10 @@ def test_live_bar_gives_the_console_back_after_an_error(tiny_module, fit, monkey
 def test_no_terminal_gives_plain_lines(monkeypatch):
     monkeypatch.setattr(progress, "get_console", lambda: Console(file=io.StringIO()))
     assert isinstance(progress_bar("sft"), PlainProgress)
+
+
+@pytest.mark.parametrize(("remaining", "shown"), [(12.5, 12.5), (-1.0, 0.0), (None, None)])
+def test_a_wall_time_limit_bounds_the_time_left(remaining, shown):
+    timer = Timer(duration={"seconds": 60})
+    timer.time_remaining = lambda: remaining
+    assert time_limit_left(SimpleNamespace(callbacks=[timer])) == shown
