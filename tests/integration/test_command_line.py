@@ -44,6 +44,11 @@ def trained(workspace):
     return workspace, _run("evaluate", workspace, "data.eval_batch_size=4")
 
 
+def _heed_interrupts():
+    """A shell's background jobs, such as a CI run, ignore SIGINT, and so would the programs that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _client(workspace):
     return MlflowClient(ensure_database(workspace / "outputs"))
 
@@ -124,7 +129,12 @@ def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, numbe
     )
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        preexec_fn=_heed_interrupts,
     ) as run:
         assert run.stdout is not None
         for line in run.stdout:
