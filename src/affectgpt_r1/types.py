@@ -137,6 +137,8 @@ class Completion:
         well_formed: Whether each tag that the prompt mode asks for stands exactly once, in order, non-empty.
         num_tokens: Completion tokens, the stop token included.
         truncated: Whether the token limit ended it.
+        clip: Name of the clip that it answers.
+        group: Which group of the rollout it belongs to; completions of one group answer one prompt.
     """
 
     text: str
@@ -146,6 +148,8 @@ class Completion:
     well_formed: bool
     num_tokens: int = 0
     truncated: bool = False
+    clip: str = ""
+    group: int = 0
 
 
 @dataclass(frozen=True)
