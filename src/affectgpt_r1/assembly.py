@@ -42,7 +42,9 @@ def prepare_process(config: DictConfig) -> None:
 
 def build_policy(config: DictConfig) -> MultimodalPolicy:
     """The policy with pretrained towers and, if ``init_from`` names a checkpoint, trained weights."""
-    template = PromptTemplate(config.prompt.question, config.prompt.thinks, config.data.visual)
+    template = PromptTemplate(
+        config.prompt.question, config.prompt.thinks, config.data.visual, config.prompt.force_answer
+    )
     policy: MultimodalPolicy = instantiate(config.model, _partial_=True)(template=template)
     if config.towers_from is not None:
         load_tower_weights(policy.towers, config.towers_from)

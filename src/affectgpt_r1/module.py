@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.optim import parameter_groups
 from affectgpt_r1.policy.checkpoint import check_fits, policy_digests
@@ -82,7 +83,13 @@ class AffectModule(L.LightningModule):
         self._step_started = time.perf_counter()
 
     def setup(self, stage: str) -> None:
-        """Let the stage choose what trains, before the optimizer is built."""
+        """Let the stage choose what trains, before the optimizer is built.
+
+        Raises:
+            ConfigError: The answer is forced open; log-probs of a text that the policy did not write teach nothing.
+        """
+        if stage == "fit" and self.policy.template.force_answer:
+            raise ConfigError("prompt.force_answer is for evaluation: leave it out of training")
         if stage == "fit" and not self._prepared:
             self.stage.prepare(self.policy)
             self._prepared = True
@@ -128,7 +135,7 @@ class AffectModule(L.LightningModule):
         self.log_dict(logs, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
         if self.stage.answers:
             rollout = self.policy.generate(batch, 1, self.answer_sampling)
-            completions = parse_rollout(rollout, thinks=self.policy.thinks)
+            completions = parse_rollout(rollout, batch.names, thinks=self.policy.thinks)
             self.val_score.update([completion.labels for completion in completions], list(batch.labels))
             self._val_completions.extend(completions)
 

@@ -68,12 +68,13 @@ class MultimodalPolicy(nn.Module):
         self.share_prompt = share_prompt
         self.media_ids: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in MEDIA_TOKENS}
         self.turn_ids: list[int] = tokenizer.encode(TURN, add_special_tokens=False)
+        self.prefill_ids: list[int] = tokenizer.encode(template.prefill, add_special_tokens=False)
         self._reference: dict[str, Tensor] = {}
 
     @property
     def thinks(self) -> bool:
         """Whether the prompt asks for reasoning before the answer."""
-        return self.template.thinks
+        return self.template.expects_reasoning
 
     @property
     def device(self) -> torch.device:
@@ -113,6 +114,7 @@ class MultimodalPolicy(nn.Module):
         rows = self.tokenizer(
             [self.tokenizer.bos_token + text for text in self.prompts(batch)], add_special_tokens=False
         )
+        rows = {"input_ids": [row + self.prefill_ids for row in rows["input_ids"]]}
         length = max(len(row) for row in rows["input_ids"])
         padded = [[self.tokenizer.pad_token_id] * (length - len(row)) + row for row in rows["input_ids"]]
         ids = torch.tensor(padded, device=self.device)
@@ -241,7 +243,7 @@ class MultimodalPolicy(nn.Module):
             [token for token, kept in zip(row, keep, strict=True) if kept and token not in stops]
             for row, keep in zip(ids.tolist(), mask.tolist(), strict=True)
         ]
-        return [self.tokenizer.decode(row, skip_special_tokens=False) for row in rows]
+        return [self.template.prefill + self.tokenizer.decode(row, skip_special_tokens=False) for row in rows]
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters that train, by name."""

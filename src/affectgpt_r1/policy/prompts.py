@@ -40,6 +40,7 @@ SUBTITLE_CLOSING = "</Subtitle>. "
 REQUEST = "Now, please answer my question based on all the provided information. "
 ASSISTANT = f" {TURN}Assistant: "
 
+ANSWER_OPENING = "<answer>"
 THINK_TEMPLATE = "<think> {reason} </think> "
 ANSWER_TEMPLATE = "<answer> {labels} </answer>"
 
@@ -52,11 +53,24 @@ class PromptTemplate:
         question: What the character's emotions are asked with.
         thinks: The target holds ``<think> reason </think>`` before the answer (``prompt=think``).
         visual: Which twin of the prompt stands for the video, ``face`` or ``frame``.
+        force_answer: The model's turn begins with an opened answer, so that it cannot reason first: both prompt modes
+            can then be compared on equal terms. For evaluation; training refuses it.
     """
 
     question: str
     thinks: bool = False
     visual: Visual = "face"
+    force_answer: bool = False
+
+    @property
+    def prefill(self) -> str:
+        """What the model's turn begins with, as if the model had said it; ``""`` where it begins freely."""
+        return ANSWER_OPENING if self.force_answer else ""
+
+    @property
+    def expects_reasoning(self) -> bool:
+        """Whether a well-formed completion reasons before it answers."""
+        return self.thinks and not self.force_answer
 
     def prompt(self, subtitle: str, modalities: Sequence[Modality]) -> str:
         """The prompt of one clip, with a placeholder token for each media embedding.
@@ -89,7 +103,7 @@ class PromptTemplate:
             for token in MEDIA_TOKENS:
                 if token in sentence:
                     parts.update(sentence.split(token))
-        parts.update(("<think>", "</think>", "<answer>", "</answer>"))
+        parts.update(("<think>", "</think>", ANSWER_OPENING, "</answer>"))
         return sorted((part.strip() for part in parts), key=lambda phrase: (-len(phrase), phrase))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -9,19 +10,26 @@ from affectgpt_r1.emotion.parsing import parse_completion
 from affectgpt_r1.types import Completion, Rollout
 
 
-def parse_rollout(rollout: Rollout, *, thinks: bool) -> list[Completion]:
+def parse_rollout(rollout: Rollout, clips: Sequence[str], *, thinks: bool) -> list[Completion]:
     """The ``B * G`` completions of a rollout, clip by clip.
 
     Args:
         rollout: What the policy drew.
+        clips: ``B`` clip names.
         thinks: Whether the prompt asks for reasoning.
     """
     lengths = rollout.completions.mask.sum(-1).flatten().int().tolist()
     truncated = rollout.truncated.flatten().tolist()
-    texts = [text for group in rollout.texts for text in group]
+    drawn = [
+        (text, clip, group)
+        for group, (clip, texts) in enumerate(zip(clips, rollout.texts, strict=True))
+        for text in texts
+    ]
     return [
-        parse_completion(text, thinks=thinks, num_tokens=length, truncated=cut)
-        for text, length, cut in zip(texts, lengths, truncated, strict=True)
+        dataclasses.replace(
+            parse_completion(text, thinks=thinks, num_tokens=length, truncated=cut), clip=clip, group=group
+        )
+        for (text, clip, group), length, cut in zip(drawn, lengths, truncated, strict=True)
     ]
 
 

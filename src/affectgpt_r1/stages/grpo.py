@@ -74,7 +74,7 @@ class GRPOStage:
         """See :class:`~affectgpt_r1.stages.base.Stage`."""
         batch = policy.with_features(batch)
         rollout = policy.generate(batch, self.num_generations, self.sampling, _generator(seed, policy))
-        completions = parse_rollout(rollout, thinks=policy.thinks)
+        completions = parse_rollout(rollout, batch.names, thinks=policy.thinks)
         targets = [target for target in batch.labels for _ in range(self.num_generations)]
         scores = self.rewards(completions=completions, targets=targets)
         rewards = scores.total.view(len(batch), self.num_generations)

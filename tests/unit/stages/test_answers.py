@@ -21,9 +21,10 @@ def test_rollouts_are_parsed_clip_by_clip():
     rollout = Rollout(
         TokenBatch(mask.long(), mask), torch.zeros_like(mask), texts, torch.tensor([[False, True], [False, False]])
     )
-    completions = parse_rollout(rollout, thinks=False)
+    completions = parse_rollout(rollout, ["first", "second"], thinks=False)
     assert [one.labels for one in completions] == [("happy",), (), (), ("sad", "sad")]
     assert [one.num_tokens for one in completions] == [2, 3, 1, 3]
+    assert [(one.clip, one.group) for one in completions] == [("first", 0), ("first", 0), ("second", 1), ("second", 1)]
     assert [one.truncated for one in completions] == [False, True, False, False]
 
 
@@ -31,7 +32,7 @@ def test_answer_statistics_by_hand(lexicon):
     mask = torch.ones(1, 4, 1)
     texts = [["<answer> nervous, nervous, Nervous </answer>", "<answer> sad, qwertz </answer>", "", "sad"]]
     rollout = Rollout(TokenBatch(mask.long(), mask), mask, texts, torch.zeros(1, 4, dtype=torch.bool))
-    assert answer_statistics(parse_rollout(rollout, thinks=False), lexicon) == {
+    assert answer_statistics(parse_rollout(rollout, ["clip"], thinks=False), lexicon) == {
         "words_per_answer": 5 / 4,
         "distinct_words": 3 / 4,
         "repeated_words": 2 / 4,
