@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.scoring import add_chat_options, chat_from, write_json
 
 _FORMATS = "CSV or JSONL with name and openset (labels) or reason (free text), or .npz with filenames and fileitems"
 _TABLE_WIDTH = 140
@@ -51,7 +50,7 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     from affectgpt_r1.reporting.score_tables import score_tables
 
     lexicon = load_lexicon(options.lexicon)
-    extract = text_extractor(lexicon, options.chat_url, options.chat_model)
+    extract = text_extractor(lexicon, chat_from(options))
     predictions, targets = align(
         *(read_named_sets(path, extract) for path in (options.predictions, options.targets)), subset=options.subset
     )
@@ -66,29 +65,6 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     if options.json is not None:
         write_json(options.json, report)
     return report
-
-
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write ``report``; NaN, which JSON lacks, becomes null.
-
-    Raises:
-        DataError: If ``path`` cannot be written.
-    """
-    from affectgpt_r1.errors import DataError
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_finite(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error})") from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,8 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         help="F where nothing matches: 0 as in 2026 or NaN as in 2025 (%(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every score, interval and baseline")
-    parser.add_argument("--chat-url", help="ask this OpenAI-compatible API for the labels of free text")
-    parser.add_argument("--chat-model", help="the model's name there")
+    add_chat_options(parser)
     return parser
 
 

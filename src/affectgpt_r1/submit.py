@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.scoring import add_chat_options, chat_from
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,7 +41,7 @@ def submit(options: argparse.Namespace) -> str:
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.metrics.prediction_files import read_named_sets, write_submission
 
-    extract = text_extractor(load_lexicon(options.lexicon), options.chat_url, options.chat_model)
+    extract = text_extractor(load_lexicon(options.lexicon), chat_from(options))
     predictions = read_named_sets(options.predictions, extract)
     write_submission(options.output, predictions.names, predictions.labels)
     blank = sum(not words for words in predictions.labels)
@@ -54,8 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--predictions", type=Path, required=True, help="as for `affectgpt-r1 score`")
     parser.add_argument("--output", type=Path, required=True, help="must end in -openset.npz")
     parser.add_argument("--lexicon", default="bundled", help="whose forms are looked for in free text (%(default)s)")
-    parser.add_argument("--chat-url", help="ask this OpenAI-compatible API for the labels of free text")
-    parser.add_argument("--chat-model", help="the model's name there")
+    add_chat_options(parser)
     return parser
 
 

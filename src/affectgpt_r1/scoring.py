@@ -1,0 +1,63 @@
+"""What the commands that score share: the chat model's options and the JSON report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from affectgpt_r1.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from affectgpt_r1.emotion.chat import Chat
+
+
+def add_chat_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--chat-url`` and ``--chat-model``."""
+    parser.add_argument("--chat-url", help="ask this OpenAI-compatible API for the labels of free text")
+    parser.add_argument(
+        "--chat-model", help="the model's name there; without --chat-url, a folder with a transformers chat model"
+    )
+
+
+def chat_from(options: argparse.Namespace) -> Chat | None:
+    """The chat model that the options name, its answers kept on disk; None where they name none.
+
+    Raises:
+        ConfigError: If there is a URL and no model.
+        ChatError: If the folder holds no chat model.
+    """
+    from affectgpt_r1.emotion.chat import CachedChat, UrlChat
+
+    if options.chat_model is None:
+        if options.chat_url is None:
+            return None
+        raise ConfigError("--chat-url needs the model's name there, too: --chat-model NAME")
+    if options.chat_url is not None:
+        return CachedChat(UrlChat(options.chat_url, options.chat_model))
+    from affectgpt_r1.policy.chat import load_local_chat
+
+    return CachedChat(load_local_chat(Path(options.chat_model)))
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write ``report``; NaN, which JSON lacks, becomes null.
+
+    Raises:
+        DataError: If ``path`` cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_finite(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error})") from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
