@@ -48,7 +48,7 @@ def sentiment_by(chat: Chat) -> Callable[[EmotionSet], int]:
     def sentiment(labels: EmotionSet) -> int:
         if not labels:
             return 0
-        words = chat(", ".join(labels), _SENTIMENT_WANTED).strip().lower().split()
+        words = _concluded(chat(", ".join(labels), _SENTIMENT_WANTED)).lower().split()
         return _SENTIMENTS.get(words[0].strip(".,;:!\"'*"), 0) if words else 0
 
     return sentiment
@@ -63,6 +63,12 @@ def _extract_by_chat(text: str, chat: Chat) -> Extraction:
 
 def _listed(answer: str) -> EmotionSet:
     """Words of the last bracketed list, of the whole answer where there is none."""
+    answer = _concluded(answer)
     end = answer.rfind("]")
     start = answer.rfind("[", 0, max(0, end))
-    return parse_labels(answer[start : end + 1] if 0 <= start < end else answer.strip())
+    return parse_labels(answer[start : end + 1] if 0 <= start < end else answer)
+
+
+def _concluded(answer: str) -> str:
+    """What follows the thoughts of a model that thinks aloud."""
+    return answer.rpartition("</think>")[2].strip()

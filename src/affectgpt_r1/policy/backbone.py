@@ -79,6 +79,58 @@ def load_tokenizer(path: str | Path) -> Any:
     return tokenizer
 
 
+def load_chat_model(folder: Path) -> tuple[Any, Any]:
+    """A tokenizer with a chat template and a causal language model, from files on this machine and without their code.
+
+    Args:
+        folder: In the layout of ``save_pretrained``: ``config.json``, ``tokenizer.json``, safetensors weights.
+
+    Raises:
+        ConfigError: The folder or a file of it is missing, damaged or of an unknown kind, or there is no chat template.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    for file in ("config.json", "tokenizer.json"):
+        if not (folder / file).is_file():
+            raise ConfigError(f"{folder}: has no {file}; give the folder of a transformers chat model on this machine")
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype="auto",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ConfigError(f"{folder}: cannot be loaded as a chat model with safetensors weights ({error})") from error
+    if lacking := sorted(report["missing_keys"]):
+        raise ConfigError(f"{folder}: the weights lack {len(lacking)} tensors, such as {lacking[0]}; fetch them again")
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{folder}: the tokenizer has no chat template; take an instruction-tuned model")
+    return tokenizer, model
+
+
+def greedy_tokens(model: Any, inputs: Mapping[str, Any], max_tokens: int) -> list[int]:
+    """Tokens that ``model`` goes on with, each the most likely one, whatever the model's own generation settings are.
+
+    Args:
+        model: A transformers language model.
+        inputs: ``input_ids`` and ``attention_mask``, ``(1, P)``.
+        max_tokens: Most tokens to add.
+    """
+    from transformers import GenerationConfig
+
+    ends = model.generation_config.eos_token_id
+    ends = model.config.eos_token_id if ends is None else ends
+    padding = ends[0] if isinstance(ends, list) else ends
+    settings = GenerationConfig(do_sample=False, max_new_tokens=max_tokens, eos_token_id=ends, pad_token_id=padding)
+    tokens = model.generate(**inputs, generation_config=settings)
+    return list(tokens[0, inputs["input_ids"].shape[1] :].tolist())
+
+
 def new_cache(config: Any) -> Any:
     """An empty key-value cache for a language model."""
     from transformers import DynamicCache

@@ -30,6 +30,7 @@ class Answering:
         ("First [sad], then [happy]", ("happy",)),
         ("happy, sad", ("happy", "sad")),
         ("] [", ("] [",)),
+        ("<think>[sad]?</think> happy", ("happy",)),
         ("", ()),
     ],
 )
@@ -63,6 +64,7 @@ def test_without_a_chat_the_text_is_searched():
         (" **neutral** ", 0),
         ("Positive, on the whole", 1),
         ("mixed", 0),
+        ("<think>positive</think>negative", -1),
         ("", 0),
     ],
 )
