@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from affectgpt_r1.policy.backbone import add_lora, build_language_model, build_towers, load_tokenizer
 from affectgpt_r1.policy.encoders import WaveformNormalization
-from affectgpt_r1.policy.fusion import AttentionFusion
+from affectgpt_r1.policy.fusion import Fusion
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 
@@ -22,6 +23,7 @@ def build_policy(
     fusion_hidden_size: int,
     lora: Mapping[str, Any] | None,
     template: PromptTemplate,
+    fusion: str | Mapping[str, str] = "attention",
     share_prompt: bool = True,
 ) -> MultimodalPolicy:
     """A policy with fresh weights; checkpoints are loaded into it afterwards.
@@ -35,14 +37,15 @@ def build_policy(
         fusion_hidden_size: Hidden size of the pre-fusion.
         lora: Keywords of :func:`~affectgpt_r1.policy.backbone.add_lora`; None trains the whole language model.
         template: Question and target format.
+        fusion: See :class:`~affectgpt_r1.policy.fusion.Fusion`.
         share_prompt: See :class:`~affectgpt_r1.policy.policy.MultimodalPolicy`.
     """
     loaded = load_tokenizer(tokenizer)
     towers = build_towers(video_tower, audio_tower, waveform_normalization)
     model = build_language_model(len(loaded), language_model)
-    fusion = AttentionFusion(
-        towers.video.feature_size, towers.audio.feature_size, fusion_hidden_size, model.config.hidden_size
-    )
+    sizes = towers.video.feature_size, towers.audio.feature_size, fusion_hidden_size, model.config.hidden_size
+    media_fusion = Fusion(*sizes, fusion, image=template.visual == "image")
+    template = dataclasses.replace(template, pre_fusion=media_fusion.multi is not None)
     if lora is not None:
         add_lora(model, **lora)
-    return MultimodalPolicy(model, towers, fusion, loaded, template, share_prompt=share_prompt)
+    return MultimodalPolicy(model, towers, media_fusion, loaded, template, share_prompt=share_prompt)

@@ -1,9 +1,28 @@
-"""AffectGPT's projectors: one token a modality, and the pre-fused token of audio and video."""
+"""AffectGPT's projectors: media tokens for the language model, and the pre-fused tokens of audio and video."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
+
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.policy.qformer import QFormer
+
+FUSIONS: Mapping[str, Mapping[str, str]] = {
+    "attention": {"video": "attention", "audio": "attention", "multi": "attention"},
+    "qformer": {"video": "qformer", "audio": "qformer", "multi": "qformer"},
+    "mean": {"video": "mean", "audio": "mean", "multi": "attention"},
+    "none": {"video": "attention", "audio": "attention", "multi": "none"},
+}
+"""How each part is pooled; ``none`` is the paper's ablation without pre-fusion, and ``mean`` has no pre-fusion of its
+own in the published code."""
+
+NUM_QUERIES: Mapping[str, int] = {"video": 32, "audio": 8, "multi": 16}
+"""Q-Former tokens of each part."""
+NUM_POSITIONS: Mapping[str, int] = {"video": 32, "audio": 8, "multi": 264}
+"""Position tables of the Q-Formers."""
 
 
 class LinearAttentionPooling(nn.Module):
@@ -20,9 +39,48 @@ class LinearAttentionPooling(nn.Module):
         self.projection = nn.Linear(input_size, output_size)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Pool ``(N, T, input_size)`` over time to ``(N, output_size)``."""
-        token: Tensor = self.projection((self.attention(features) * features).sum(1))
+        """Pool ``(N, T, input_size)`` over time to ``(N, 1, output_size)``."""
+        token: Tensor = self.projection((self.attention(features) * features).sum(1, keepdim=True))
         return token
+
+
+class MeanPooling(nn.Module):
+    """``P(mean_t h_t)``.
+
+    Args:
+        input_size: Size of the encoder's features.
+        output_size: Hidden size of the language model.
+    """
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(input_size, output_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool ``(N, T, input_size)`` over time to ``(N, 1, output_size)``."""
+        token: Tensor = self.projection(features.mean(1, keepdim=True))
+        return token
+
+
+class QueryPooling(nn.Module):
+    """``P(Q-Former(h))``.
+
+    Args:
+        input_size: Size of the encoder's features.
+        output_size: Hidden size of the language model.
+        num_queries: Tokens ``Q``.
+        num_positions: Longest sequence.
+    """
+
+    def __init__(self, input_size: int, output_size: int, num_queries: int, num_positions: int) -> None:
+        super().__init__()
+        self.reader = QFormer(input_size, num_queries, num_positions)
+        self.projection = nn.Linear(self.reader.hidden_size, output_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Read ``(N, T, input_size)``; ``(N, Q, output_size)``."""
+        tokens: Tensor = self.projection(self.reader(features))
+        return tokens
 
 
 class PreFusion(nn.Module):
@@ -47,44 +105,117 @@ class PreFusion(nn.Module):
         self.projection = nn.Linear(hidden_size, output_size)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
-        """Fuse ``(N, F, video_size)`` and ``(N, W, audio_size)`` to ``(N, output_size)``."""
-        video, audio = self.video(video.mean(1)), self.audio(audio.mean(1))
+        """Fuse ``(N, F, video_size)`` and ``(N, W, audio_size)`` to ``(N, 1, output_size)``."""
+        video, audio = self.video(video.mean(1, keepdim=True)), self.audio(audio.mean(1, keepdim=True))
         scores = self.scores(self.joint(torch.cat([video, audio], dim=-1)))
-        token: Tensor = self.projection(scores[:, :1] * video + scores[:, 1:] * audio)
+        token: Tensor = self.projection(scores[..., :1] * video + scores[..., 1:] * audio)
         return token
 
 
-class AttentionFusion(nn.Module):
-    """The published ``attention`` fusion: a video token, an audio token and the pre-fused token.
+class QueryPreFusion(nn.Module):
+    """The ``multi`` tokens of a Q-Former over both sequences, video first.
+
+    Args:
+        video_size: Size of the video encoder's features.
+        audio_size: Size of the audio encoder's features.
+        hidden_size: Common size of the two sequences.
+        output_size: Hidden size of the language model.
+    """
+
+    def __init__(self, video_size: int, audio_size: int, hidden_size: int, output_size: int) -> None:
+        super().__init__()
+        self.video = nn.Linear(video_size, hidden_size)
+        self.audio = nn.Linear(audio_size, hidden_size)
+        self.tokens = QueryPooling(hidden_size, output_size, NUM_QUERIES["multi"], NUM_POSITIONS["multi"])
+
+    def forward(self, video: Tensor, audio: Tensor) -> Tensor:
+        """Fuse ``(N, F, video_size)`` and ``(N, W, audio_size)`` to ``(N, Q, output_size)``."""
+        tokens: Tensor = self.tokens(torch.cat([self.video(video), self.audio(audio)], 1))
+        return tokens
+
+
+class Fusion(nn.Module):
+    """Media tokens of every modality, and with pre-fusion those of audio and video together.
+
+    Face crops and whole frames share one projector, as published. ``Q`` is 1 but for Q-Formers.
 
     Args:
         video_size: Size of the video encoder's features.
         audio_size: Size of the audio encoder's features.
         hidden_size: Hidden size of the pre-fusion.
         output_size: Hidden size of the language model.
+        kind: A key of :data:`FUSIONS`, or the kind of each part: ``{"video": ..., "audio": ..., "multi": ...}``.
+        image: Add the projector of still images.
+
+    Raises:
+        ConfigError: An unknown kind.
     """
 
-    def __init__(self, video_size: int, audio_size: int, hidden_size: int, output_size: int) -> None:
+    def __init__(
+        self,
+        video_size: int,
+        audio_size: int,
+        hidden_size: int,
+        output_size: int,
+        kind: str | Mapping[str, str] = "attention",
+        *,
+        image: bool = False,
+    ) -> None:
         super().__init__()
-        self.video = LinearAttentionPooling(video_size, output_size)
-        self.audio = LinearAttentionPooling(audio_size, output_size)
-        self.multi = PreFusion(video_size, audio_size, hidden_size, output_size)
+        kinds = FUSIONS.get(kind) if isinstance(kind, str) else kind
+        if kinds is None or set(kinds) != set(NUM_QUERIES):
+            raise ConfigError(
+                f"model.fusion={kind} is unknown; choose among {', '.join(FUSIONS)}, or give video, audio and multi"
+            )
+        self.video = _pooling("video", kinds["video"], video_size, output_size)
+        self.audio = _pooling("audio", kinds["audio"], audio_size, output_size)
+        self.multi = _pre_fusion(kinds["multi"], video_size, audio_size, hidden_size, output_size)
+        self.image = MeanPooling(video_size, output_size) if image else None
+        queries = {part: NUM_QUERIES[part] if kinds[part] == "qformer" else 1 for part in kinds}
+        self.num_tokens: dict[str, int] = {**queries, "frame": queries["video"], "image": 1}
 
-    def forward(self, video: Tensor | None, audio: Tensor | None) -> dict[str, Tensor]:
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Media tokens by name.
 
         Args:
-            video: ``(N, F, video_size)`` or None.
-            audio: ``(N, W, audio_size)`` or None.
+            features: ``"video" -> (N, F, video_size)`` of face crops or frames, ``"frame" -> (N, F, video_size)`` of
+                frames beside face crops, ``"audio" -> (N, W, audio_size)``; each where there is one.
 
         Returns:
-            ``(N, output_size)`` under ``video`` and ``audio`` where given, and under ``multi`` where both are.
+            ``(N, Q, output_size)`` under each name given, under ``multi`` where video and audio are, and under
+            ``image`` where this model reads still images.
         """
-        tokens: dict[str, Tensor] = {}
-        if video is not None:
-            tokens["video"] = self.video(video)
-        if audio is not None:
-            tokens["audio"] = self.audio(audio)
-        if video is not None and audio is not None:
-            tokens["multi"] = self.multi(video, audio)
+        features = {name: values.to(self.dtype) for name, values in features.items()}
+        if self.image is not None and "video" in features:
+            return {"image": self.image(features["video"])}
+        parts = {"video": self.video, "frame": self.video, "audio": self.audio}
+        tokens = {name: parts[name](values) for name, values in features.items()}
+        if self.multi is not None and {"video", "audio"} <= features.keys():
+            tokens["multi"] = self.multi(features["video"], features["audio"])
         return tokens
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the weights."""
+        return next(self.parameters()).dtype
+
+
+def _pooling(part: str, kind: str, input_size: int, output_size: int) -> nn.Module:
+    if kind == "attention":
+        return LinearAttentionPooling(input_size, output_size)
+    if kind == "mean":
+        return MeanPooling(input_size, output_size)
+    if kind == "qformer":
+        return QueryPooling(input_size, output_size, NUM_QUERIES[part], NUM_POSITIONS[part])
+    raise ConfigError(f"model.fusion.{part}={kind} is unknown; choose among attention, qformer, mean")
+
+
+def _pre_fusion(
+    kind: str, video_size: int, audio_size: int, hidden_size: int, output_size: int
+) -> PreFusion | QueryPreFusion | None:
+    if kind == "none":
+        return None
+    if kind not in ("attention", "qformer"):
+        raise ConfigError(f"model.fusion.multi={kind} is unknown; choose among attention, qformer, none")
+    fusion = PreFusion if kind == "attention" else QueryPreFusion
+    return fusion(video_size, audio_size, hidden_size, output_size)

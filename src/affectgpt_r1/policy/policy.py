@@ -15,11 +15,12 @@ from affectgpt_r1.functional.logprobs import entropy_from_logits, selective_log_
 from affectgpt_r1.policy.backbone import new_cache
 from affectgpt_r1.policy.base import TokenScores
 from affectgpt_r1.policy.encoders import Towers
-from affectgpt_r1.policy.fusion import AttentionFusion
+from affectgpt_r1.policy.fusion import Fusion
 from affectgpt_r1.policy.prompts import (
     AUDIO_TOKEN,
     FACE_TOKEN,
     FRAME_TOKEN,
+    IMAGE_TOKEN,
     MEDIA_TOKENS,
     MULTI_TOKEN,
     TURN,
@@ -53,7 +54,7 @@ class MultimodalPolicy(nn.Module):
         self,
         language_model: Any,
         towers: Towers,
-        fusion: AttentionFusion,
+        fusion: Fusion,
         tokenizer: Any,
         template: PromptTemplate,
         *,
@@ -105,15 +106,27 @@ class MultimodalPolicy(nn.Module):
         mask = torch.tensor([[1.0] * len(row) + [0.0] * (length - len(row)) for row in rows])
         return TokenBatch(ids.unsqueeze(1).to(self.device), mask.unsqueeze(1).to(self.device))
 
-    def embed_prompts(self, batch: ClipBatch) -> EmbeddedPrompts:
+    def embed_prompts(self, batch: ClipBatch, *, bos: bool = True) -> EmbeddedPrompts:
         """Embed the prompts and put the media tokens in place of their placeholders.
+
+        Args:
+            batch: ``B`` clips.
+            bos: Open every prompt with the BOS token.
 
         Raises:
             ConfigError: A prompt holds a placeholder whose media the batch lacks.
         """
-        rows = self.tokenizer(
-            [self.tokenizer.bos_token + text for text in self.prompts(batch)], add_special_tokens=False
-        )
+        names = {
+            FACE_TOKEN: "video",
+            FRAME_TOKEN: "frame" if self.template.visual == "both" else "video",
+            IMAGE_TOKEN: "image",
+            AUDIO_TOKEN: "audio",
+            MULTI_TOKEN: "multi",
+        }
+        texts = [(self.tokenizer.bos_token if bos else "") + text for text in self.prompts(batch)]
+        for placeholder, name in names.items():
+            texts = [text.replace(placeholder, placeholder * self.fusion.num_tokens[name]) for text in texts]
+        rows = self.tokenizer(texts, add_special_tokens=False)
         rows = {"input_ids": [row + self.prefill_ids for row in rows["input_ids"]]}
         length = max(len(row) for row in rows["input_ids"])
         padded = [[self.tokenizer.pad_token_id] * (length - len(row)) + row for row in rows["input_ids"]]
@@ -123,17 +136,15 @@ class MultimodalPolicy(nn.Module):
         )
         placeholders = torch.isin(ids, torch.tensor(list(self.media_ids.values()), device=self.device))
         embeds = self.language_model.get_input_embeddings()(ids.masked_fill(placeholders, 0))
-        features = self.towers(batch)
-        tokens = self.fusion(features.get("video"), features.get("audio"))
-        names = {FACE_TOKEN: "video", FRAME_TOKEN: "video", AUDIO_TOKEN: "audio", MULTI_TOKEN: "multi"}
+        tokens = self.fusion(self.towers(batch))
         for placeholder, name in names.items():
             where = ids == self.media_ids[placeholder]
             if not where.any():
                 continue
             if name not in tokens:
                 raise ConfigError(f"The prompt holds {placeholder}, but {name} was not loaded: see data.modalities")
-            clips = where.nonzero()[:, 0]
-            embeds = embeds.index_put((where,), tokens[name][clips].to(embeds.dtype))
+            clips, order = where.nonzero()[:, 0], (where.cumsum(1) - 1)[where]
+            embeds = embeds.index_put((where,), tokens[name][clips, order].to(embeds.dtype))
         return EmbeddedPrompts(embeds, mask)
 
     def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
@@ -211,7 +222,7 @@ class MultimodalPolicy(nn.Module):
         training = self.training
         self.eval()
         try:
-            prompts = self.embed_prompts(batch)
+            prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference)
             last, cache = self._prefill(prompts, num_generations)
             prompt_mask = prompts.mask.repeat_interleave(num_generations, 0)
 

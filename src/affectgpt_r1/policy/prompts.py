@@ -1,20 +1,20 @@
 """The published prompt, and the target text that goes with it.
 
 AffectGPT names its input modes by what they hold (``multiface_audio_face_text`` and its frame twin); leaving a modality
-out of a clip leaves its sentence out of the prompt. Two published quirks are not followed: ``audio_text``,
-``face_text`` and ``frame_text`` lack ``###Human:``, and inference lacks the BOS token that training has.
+out of a clip leaves its sentence out of the prompt. A published quirk is not followed: ``audio_text``, ``face_text``
+and ``frame_text`` lack ``###Human:``. Another is a switch: inference lacks the BOS token that training has.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from affectgpt_r1.types import EmotionSet, Modality
 
-Visual: TypeAlias = Literal["face", "frame"]
+Visual: TypeAlias = Literal["face", "frame", "both", "image"]
 
 MULTI_TOKEN = "<MultiHere>"
 AUDIO_TOKEN = "<AudioHere>"
@@ -35,6 +35,17 @@ FACE_SENTENCE = (
     f"<Video>{FACE_TOKEN}</Video>. "
 )
 FRAME_SENTENCE = f"Meanwhile, we uniformly sample raw frames from the video: <Video>{FRAME_TOKEN}</Video>. "
+BOTH_SENTENCE = (
+    f"Meanwhile, we uniformly sample raw frames from the video: <Video>{FRAME_TOKEN}</Video>. "
+    f"The faces extracted from these frames are: <Video>{FACE_TOKEN}</Video>. "
+)
+IMAGE_SENTENCE = f"The image content is as follows: <Image>{IMAGE_TOKEN}</Image>. "
+VISUAL_SENTENCES: Mapping[str, str] = {
+    "face": FACE_SENTENCE,
+    "frame": FRAME_SENTENCE,
+    "both": BOTH_SENTENCE,
+    "image": IMAGE_SENTENCE,
+}
 SUBTITLE_OPENING = "The subtitle of this video is: <Subtitle>"
 SUBTITLE_CLOSING = "</Subtitle>. "
 REQUEST = "Now, please answer my question based on all the provided information. "
@@ -52,7 +63,9 @@ class PromptTemplate:
     Attributes:
         question: What the character's emotions are asked with.
         thinks: The target holds ``<think> reason </think>`` before the answer (``prompt=think``).
-        visual: Which twin of the prompt stands for the video, ``face`` or ``frame``.
+        visual: What stands for the video: ``face`` crops, whole ``frame``s, ``both``, or one still ``image``.
+        pre_fusion: The prompt also holds the pre-fused tokens of audio and video.
+        bos_at_inference: Generation opens the prompt with the BOS token, as training does; off as published.
         force_answer: The model's turn begins with an opened answer, so that it cannot reason first: both prompt modes
             can then be compared on equal terms. For evaluation; training refuses it.
     """
@@ -61,6 +74,8 @@ class PromptTemplate:
     thinks: bool = False
     visual: Visual = "face"
     force_answer: bool = False
+    pre_fusion: bool = True
+    bos_at_inference: bool = True
 
     @property
     def prefill(self) -> str:
@@ -84,9 +99,9 @@ class PromptTemplate:
         """
         has_audio, has_video = "audio" in modalities, "video" in modalities
         sentences = [
-            MULTI_SENTENCE if has_audio and has_video else "",
+            MULTI_SENTENCE if has_audio and has_video and self.pre_fusion and self.visual != "image" else "",
             AUDIO_SENTENCE if has_audio else "",
-            (FACE_SENTENCE if self.visual == "face" else FRAME_SENTENCE) if has_video else "",
+            VISUAL_SENTENCES[self.visual] if has_video else "",
             f"{SUBTITLE_OPENING}{_harmless(subtitle)}{SUBTITLE_CLOSING}" if "text" in modalities else "",
         ]
         return f"{OPENING}{''.join(sentences)}{REQUEST}{self.question}{ASSISTANT}"

@@ -78,7 +78,8 @@ def decode(
         advance: Takes ``(N,)`` drawn tokens and the ``(N, c)`` mask so far; returns the next ``(N, V)`` logits.
         sampling: How tokens are drawn.
         stop_ids: Tokens that end a completion.
-        banned_ids: Media placeholders, which would break the next forward pass if they were drawn.
+        banned_ids: Media placeholders, which would break the next forward pass if they were drawn; those beyond the
+            vocabulary (an embedding table that was not resized) cannot be.
         pad_id: Stands after the stop token.
         generator: Source of randomness.
 
@@ -88,7 +89,9 @@ def decode(
     """
     temperature = sampling.temperature or 1.0
     stops = torch.tensor(list(stop_ids), device=first_logits.device)
-    banned = torch.tensor(list(banned_ids), dtype=torch.long, device=first_logits.device)
+    banned = torch.tensor(
+        [token for token in banned_ids if token < first_logits.shape[-1]], dtype=torch.long, device=first_logits.device
+    )
     running = torch.ones(first_logits.shape[0], dtype=torch.bool, device=first_logits.device)
     ids, masks, logps, logits = [], [], [], first_logits
     for _ in range(sampling.max_completion_length):
