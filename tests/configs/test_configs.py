@@ -144,16 +144,36 @@ def test_evaluation_looks_for_checkpoints_where_training_puts_them():
 @pytest.mark.parametrize("stage", choices("stage"))
 @pytest.mark.parametrize("reward", choices("reward"))
 def test_every_stage_and_reward_can_be_built(stage, reward):
-    built = instantiate_stage(composed("train", f"stage={stage}", f"reward={reward}").stage)
+    built = instantiate_stage(composed("train", f"stage={stage}", f"reward={reward}", "prompt=think").stage)
     assert callable(built.training_step)
     if stage == "grpo":
-        assert set(built.rewards.weights) == set(reward.split("_"))
+        parts = {"all": "accuracy format dual alignment perception", "r1_omni": "single_label format"}
+        assert set(built.rewards.weights) == set(parts.get(reward, reward.replace("_", " ")).split())
 
 
 @pytest.mark.parametrize("penalty", choices("penalty"))
 def test_every_penalty_reaches_the_reward(penalty):
     rewards = instantiate(composed("train", f"penalty={penalty}").reward)
     assert rewards.rewards["accuracy"].penalty == penalty
+    assert set(rewards.weights) == {"accuracy", "format"}
+
+
+@pytest.mark.parametrize("reward", choices("reward"))
+@pytest.mark.parametrize("penalty", choices("penalty"))
+def test_the_overlong_penalty_joins_every_reward(reward, penalty):
+    off = [f"reward={reward}", f"penalty={penalty}", "prompt=think"]
+    without = instantiate(composed("train", *off).reward)
+    rewards = instantiate(composed("train", *off, "penalty.overlong_tokens=16").reward)
+    assert rewards.weights == without.weights | {"overlong": 1.0}
+    assert (rewards.rewards["overlong"].free, rewards.rewards["overlong"].ramp) == (80, 16)
+
+
+@pytest.mark.parametrize("reward", ["dual", "alignment", "perception"])
+def test_a_reward_of_the_reasoning_alone_is_refused_without_reasoning(reward):
+    from hydra.errors import InstantiationException
+
+    with pytest.raises(InstantiationException, match="prompt=think"):
+        instantiate(composed("train", f"reward={reward}").reward)
 
 
 @pytest.mark.parametrize("model", choices("model"))

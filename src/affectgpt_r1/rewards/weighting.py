@@ -10,6 +10,7 @@ from torch import Tensor
 
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.rewards.base import Reward
+from affectgpt_r1.rewards.overlong import OverlongReward
 from affectgpt_r1.types import Completion, EmotionSet
 
 
@@ -26,18 +27,41 @@ class WeightedRewards:
     Args:
         rewards: The parts, by the name under which they are logged.
         weights: A weight for each part.
+        overlong_tokens: Adds the part ``overlong`` of weight 1, which falls from 0 to -1 over this many tokens before
+            the limit; None adds none.
+        max_completion_length: The limit; needed with ``overlong_tokens``.
 
     Raises:
-        ConfigError: ``rewards`` and ``weights`` name different parts, or there is none.
+        ConfigError: ``rewards`` and ``weights`` name different parts, there is none, or every part reads a reasoning
+            for which the prompt does not ask.
     """
 
-    def __init__(self, rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        rewards: Mapping[str, Reward],
+        weights: Mapping[str, float],
+        *,
+        overlong_tokens: int | None = None,
+        max_completion_length: int | None = None,
+    ) -> None:
         if set(rewards) != set(weights) or not rewards:
             raise ConfigError(
                 f"reward.rewards names {sorted(rewards)} and reward.weights {sorted(weights)}: each needs one weight"
             )
+        if not any(getattr(reward, "thinks", True) for reward in rewards.values()):
+            raise ConfigError(f"reward.rewards {sorted(rewards)} read the reasoning: take prompt=think, or reward=all")
         self.rewards = dict(rewards)
         self.weights = {name: float(weight) for name, weight in weights.items()}
+        if overlong_tokens is not None:
+            if max_completion_length is None:
+                raise ConfigError("penalty.overlong_tokens needs reward.max_completion_length")
+            self.rewards["overlong"] = OverlongReward(max_completion_length, overlong_tokens)
+            self.weights["overlong"] = 1.0
+
+    def without_comparisons(self) -> WeightedRewards | None:
+        """The parts that score a completion by itself, with their weights; None where every part compares a group."""
+        alone = {name: one for name, one in self.rewards.items() if not getattr(one, "compares_group", False)}
+        return WeightedRewards(alone, {name: self.weights[name] for name in alone}) if alone else None
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> RewardScores:
         """Score ``N`` completions against their targets."""

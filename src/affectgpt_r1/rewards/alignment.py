@@ -1,0 +1,63 @@
+"""The alignment reward of AffectGPT-R1: the emotions of the reasoning against those of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1, wheel_counts
+from affectgpt_r1.rewards.wheel_score import reasoning_labels
+from affectgpt_r1.types import Completion, EmotionSet
+
+AlignmentForm: TypeAlias = Literal["binary", "jaccard"]
+AGREES_FROM = 0.5
+
+
+class AlignmentReward:
+    """How far reasoning and answer name the same clusters; the target is not read.
+
+    ``binary`` is 1 where the wheel F of reasoning and answer is at least 0.5, else 0. ``jaccard`` is the mean over the
+    wheels on which the answer maps of ``|R & A| / |R | A|``. Accounts of the paper differ in which it is. Where
+    reasoning or answer name no known emotion there is nothing to agree on, and both are 0.
+
+    Args:
+        lexicon: The words' clusters, and the forms that are looked for in the reasoning.
+        form: ``binary`` or ``jaccard``.
+        thinks: Whether the prompt asks for reasoning; if not, the reward never applies.
+
+    Raises:
+        ConfigError: ``form`` is neither.
+    """
+
+    name = "alignment"
+
+    def __init__(self, lexicon: Lexicon, form: AlignmentForm = "binary", *, thinks: bool = True) -> None:
+        if form not in ("binary", "jaccard"):
+            raise ConfigError(f"alignment: form={form!r} is neither binary nor jaccard")
+        self.lexicon = lexicon
+        self.form = form
+        self.thinks = thinks
+
+    def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
+        """See :class:`~affectgpt_r1.rewards.base.Reward`."""
+        if not self.thinks:
+            return [None] * len(completions)
+        reasoned = reasoning_labels(completions, self.lexicon)
+        answered = [completion.labels for completion in completions]
+        if self.form == "binary":
+            scores = batch_mean_set_f1(reasoned, answered, self.lexicon)
+            return [float(score is not None and score >= AGREES_FROM) for score in scores]
+        return list(_mean_jaccard(reasoned, answered, self.lexicon))
+
+
+def _mean_jaccard(first: Sequence[EmotionSet], second: Sequence[EmotionSet], lexicon: Lexicon) -> list[float]:
+    counts = wheel_counts(first, second, lexicon)
+    counted = counts.relevant > 0  # (N, 5)
+    union = counts.predicted + counts.relevant - counts.hits
+    overlap = torch.where(counted, counts.hits / union.clamp(min=1), 0.0)
+    means: list[float] = (overlap.sum(-1) / counted.sum(-1).clamp(min=1)).tolist()
+    return means

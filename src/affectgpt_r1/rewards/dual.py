@@ -1,0 +1,33 @@
+"""The dual reward of AffectGPT-R1: the emotions of the reasoning against the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.rewards.penalty import Penalty
+from affectgpt_r1.rewards.wheel_score import penalised_scores, reasoning_labels
+from affectgpt_r1.types import Completion, EmotionSet
+
+
+class DualReward:
+    """The accuracy reward of the emotion words that the reasoning affirms; 0 where a reasoning is missing.
+
+    Args:
+        lexicon: The words' clusters, and the forms that are looked for.
+        penalty: The length penalty that multiplies the score.
+        thinks: Whether the prompt asks for reasoning; if not, the reward never applies.
+    """
+
+    name = "dual"
+
+    def __init__(self, lexicon: Lexicon, penalty: Penalty = "none", *, thinks: bool = True) -> None:
+        self.lexicon = lexicon
+        self.penalty = penalty
+        self.thinks = thinks
+
+    def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
+        """See :class:`~affectgpt_r1.rewards.base.Reward`; None where the target maps on no wheel."""
+        if not self.thinks:
+            return [None] * len(completions)
+        return penalised_scores(reasoning_labels(completions, self.lexicon), targets, self.lexicon, self.penalty)

@@ -1,0 +1,148 @@
+"""Who prefers which of a group's reasonings: the recorded cues of synthetic clips, or a chat model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from affectgpt_r1.emotion.chat import Chat, ChatError
+from affectgpt_r1.errors import DataError
+
+
+class Judge(Protocol):
+    """Compares reasonings about one clip, each with each."""
+
+    def wins(self, clip: str, reasonings: Sequence[str]) -> list[list[float]]:
+        """The preferences inside one group.
+
+        Args:
+            clip: The clip's name.
+            reasonings: ``G`` texts.
+
+        Returns:
+            ``(G, G)``: 1 where the row's text was preferred to the column's, 0.5 for a tie; the diagonal is 0.
+        """
+        ...
+
+
+class RecordedCuesJudge:
+    """Prefers the reasoning that states more of a synthetic clip's recorded cues truly.
+
+    A reasoning is worth the number of distinct recorded phrases that it states, minus the number of phrases recorded
+    only for other clips. Without the subtraction, reciting every phrase there is would beat any honest account; with
+    it, each guess pays only if it is more likely right than wrong. The record holds the two clearest cues of each
+    channel that shows an emotion, so a fainter cue counts as false although it is there.
+
+    Args:
+        path: The ``cues.jsonl`` that ``make demo-data`` writes; read when first asked.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._stated = lru_cache(maxsize=4096)(self._find_stated)
+
+    def wins(self, clip: str, reasonings: Sequence[str]) -> list[list[float]]:
+        """See :class:`Judge`."""
+        worths = [self.worth(clip, reasoning) for reasoning in reasonings]
+        return [
+            [0.0 if i == j else 0.5 * (1 + (mine > other) - (mine < other)) for j, other in enumerate(worths)]
+            for i, mine in enumerate(worths)
+        ]
+
+    def worth(self, clip: str, reasoning: str) -> int:
+        """Phrases that are recorded for the clip minus those that are not.
+
+        Raises:
+            DataError: The record cannot be read or lacks the clip.
+        """
+        if clip not in self._recorded:
+            raise DataError(f"{self.path} records no clip {clip!r}: this judge is for the synthetic clips it lists")
+        stated = self._stated(reasoning)
+        num_true = len(stated & self._recorded[clip])
+        return num_true - (len(stated) - num_true)
+
+    @cached_property
+    def _recorded(self) -> Mapping[str, frozenset[str]]:
+        try:
+            rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return {row["name"]: frozenset(phrase.lower() for phrase in row["cue_phrases"]) for row in rows}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{self.path} cannot be read as recorded cues ({error!r}): run `make demo-data`, or choose judge=url"
+            ) from error
+
+    @cached_property
+    def _phrases(self) -> re.Pattern[str]:
+        """Every recorded phrase, longest first: "inner brows raised" does not also state "brows raised"."""
+        known = sorted(frozenset().union(*self._recorded.values()), key=lambda phrase: (-len(phrase), phrase))
+        return re.compile(rf"\b(?:{'|'.join(map(re.escape, known))})\b")
+
+    def _find_stated(self, reasoning: str) -> frozenset[str]:
+        return frozenset(self._phrases.findall(reasoning.lower()))
+
+
+_INSTRUCTION = (
+    "You compare two accounts of how a person in a video clip feels and how that shows. A reference description of the "
+    "clip is given. Prefer the account whose statements about face, voice and words agree better with the reference; "
+    "statements that contradict it count against an account, and length in itself counts for nothing. Answer with one "
+    "word: A, B or TIE."
+)
+_VERDICT = re.compile(r"\b(A|B|TIE)\b")
+
+
+class ChatJudge:
+    """Asks a chat model which of two reasonings agrees better with a description of the clip.
+
+    The paper's judge sees the video; a chat model that reads text is given the clip's reference description in its
+    place. Each pair is asked in both orders, and models that favour a place cancel out: one win each is a tie. Equal
+    texts are tied without asking.
+
+    Args:
+        chat: The model; wrap it in :class:`~affectgpt_r1.emotion.chat.CachedChat` to ask each question once.
+        descriptions: CSV file with the columns ``name`` and ``reason``; read when first asked.
+    """
+
+    def __init__(self, chat: Chat, descriptions: str | Path) -> None:
+        self.chat = chat
+        self.path = Path(descriptions)
+
+    def wins(self, clip: str, reasonings: Sequence[str]) -> list[list[float]]:
+        """See :class:`Judge`.
+
+        Raises:
+            ChatError: The model cannot be asked, or gives no verdict.
+            DataError: The descriptions cannot be read or lack the clip.
+        """
+        table = [[0.0] * len(reasonings) for _ in reasonings]
+        for i, first in enumerate(reasonings):
+            for j in range(i):
+                second = reasonings[j]
+                share = 0.5
+                if first != second:
+                    share = (self._share(clip, first, second) + 1 - self._share(clip, second, first)) / 2
+                table[i][j], table[j][i] = share, 1 - share
+        return table
+
+    def _share(self, clip: str, first: str, second: str) -> float:
+        """1, 0.5 or 0 for the first."""
+        if clip not in self._descriptions:
+            raise DataError(f"{self.path} describes no clip {clip!r}: the judge needs a description of every clip")
+        prompt = f"Reference: {self._descriptions[clip]}\n\nAccount A: {first}\n\nAccount B: {second}\n\nA, B or TIE?"
+        answer = self.chat(prompt, _INSTRUCTION)
+        verdict = _VERDICT.search(answer.upper())
+        if verdict is None:
+            raise ChatError(f"the judge answered {answer[:80]!r} in place of A, B or TIE: take a model that follows")
+        return {"A": 1.0, "TIE": 0.5, "B": 0.0}[verdict.group()]
+
+    @cached_property
+    def _descriptions(self) -> Mapping[str, str]:
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as file:
+                return {row["name"]: row["reason"] for row in csv.DictReader(file)}
+        except (OSError, ValueError, LookupError, csv.Error) as error:
+            raise DataError(f"{self.path} needs the columns name and reason ({error!r})") from error

@@ -1,0 +1,76 @@
+"""The perception reward of AffectGPT-R1: whose reasoning describes the clip better than the rest of its group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from affectgpt_r1.rewards.bradley_terry import bradley_terry_strengths
+from affectgpt_r1.rewards.judges import Judge
+from affectgpt_r1.types import Completion, EmotionSet
+
+_EQUAL = 1e-6  # relative difference of strengths below which two completions are as good
+
+
+class PerceptionReward:
+    """1 for the better half of a group, ``ceil(G / 2)`` completions, by pairwise preferences; 0 for the rest.
+
+    A judge compares the reasonings of a group each with each, and Bradley-Terry strengths rank them. Completions as
+    strong as the last of the better half earn 1 too: to cut between equals would reward their order. A completion
+    without reasoning is not compared and earns 0; in a group of one there is nothing to prefer, and the reward does
+    not apply.
+
+    Args:
+        judge: Who compares.
+        thinks: Whether the prompt asks for reasoning; if not, the reward never applies.
+    """
+
+    name = "perception"
+    compares_group = True
+
+    def __init__(self, judge: Judge, *, thinks: bool = True) -> None:
+        self.judge = judge
+        self.thinks = thinks
+
+    def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
+        """See :class:`~affectgpt_r1.rewards.base.Reward`."""
+        scores: list[float | None] = [None] * len(completions)
+        if not self.thinks:
+            return scores
+        rows_of: dict[tuple[int, str], list[int]] = {}
+        for row, completion in enumerate(completions):
+            rows_of.setdefault((completion.group, completion.clip), []).append(row)
+        groups = [rows for rows in rows_of.values() if len(rows) > 1]
+        strengths = self._strengths(groups, completions)
+        for rows, group_strengths in zip(groups, strengths, strict=True):
+            for row, score in zip(rows, _better_half(group_strengths), strict=True):
+                scores[row] = score
+        return scores
+
+    def _strengths(
+        self, groups: Sequence[Sequence[int]], completions: Sequence[Completion]
+    ) -> list[list[float | None]]:
+        """Strengths by group, None for a completion without reasoning; all groups are solved at once."""
+        largest = max(map(len, groups), default=0)
+        wins = torch.zeros(len(groups), largest, largest, dtype=torch.float64)
+        for group, rows in enumerate(groups):
+            reasonings = {place: completions[row].reasoning or "" for place, row in enumerate(rows)}
+            compared = [place for place, reasoning in reasonings.items() if reasoning]
+            if compared:
+                table = self.judge.wins(completions[rows[0]].clip, [reasonings[place] for place in compared])
+                places = torch.tensor(compared)
+                wins[group, places.unsqueeze(1), places] = torch.tensor(table, dtype=torch.float64)
+        solved = bradley_terry_strengths(wins).tolist()
+        return [
+            [strength if completions[row].reasoning else None for row, strength in zip(rows, padded, strict=False)]
+            for rows, padded in zip(groups, solved, strict=True)
+        ]
+
+
+def _better_half(strengths: Sequence[float | None]) -> list[float]:
+    ranked = sorted((strength for strength in strengths if strength is not None), reverse=True)
+    if not ranked:
+        return [0.0] * len(strengths)
+    last = ranked[min(len(ranked), -(-len(strengths) // 2)) - 1]
+    return [float(strength is not None and strength >= last * (1 - _EQUAL)) for strength in strengths]
