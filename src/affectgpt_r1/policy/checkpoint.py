@@ -85,8 +85,13 @@ def tower_digest(towers: Towers) -> str:
 
 def module_digest(module: nn.Module) -> str:
     """A digest of a module's weights: names, shapes and values."""
+    return state_digest(module.state_dict())
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """A digest of named tensors: names, shapes and values."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
