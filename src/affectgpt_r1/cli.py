@@ -16,7 +16,10 @@ COMMANDS = {
     "render": "render the synthetic clips (overrides: configs/demo.yaml)",
     "train": "train one stage (overrides: configs/train.yaml), as in `experiment=grpo stage.beta=0.04`",
     "evaluate": "compare trained policies on held-out clips (overrides: configs/evaluate.yaml)",
+    "predict": "answer any video: VIDEO... [--checkpoint C] [--subtitle TEXT|FILE.srt]",
     "score": "score a file of predictions: --predictions P --targets T",
+    "report": "write the report on the ablation sweeps: --outputs outputs",
+    "unibench": "score folders of predictions on MER-UniBench: --predictions FOLDER --data FOLDER",
     "submit": "write a challenge's -openset.npz: --predictions P --output NAME-openset.npz",
 }
 """What each command does; a command is a module of this package with a ``main()`` on Hydra or argparse."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import wave
+from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,3 +108,62 @@ def make_batch() -> Callable[..., ClipBatch]:
         return ClipBatch(**{**values, **changes})
 
     return build
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    """``write_video(path, times=2 s at 10 a second, size=, codec=, pixels=, sound=)``."""
+    return _write_video
+
+
+@pytest.fixture(scope="session")
+def write_wave() -> Callable[..., Path]:
+    """``write_wave(path, seconds, rate=8000)``."""
+    return _write_wave
+
+
+def _write_video(
+    path: Path,
+    times: Iterable[float] = tuple(index / 10 for index in range(20)),
+    *,
+    size: tuple[int, int] = (64, 48),
+    codec: str = "mpeg4",
+    pixels: str = "yuv420p",
+    sound: bool = False,
+) -> Path:
+    """A video whose ``n``-th frame has a red top half and a lower half of brightness ``n`` (wrapping at 250)."""
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = *size, pixels
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        voice = container.add_stream("aac", rate=16_000, layout="mono") if sound else None
+        for number, time in enumerate(times):
+            picture = np.full((size[1], size[0], 3), number % 250, np.uint8)
+            picture[: size[1] // 2] = (220, 20, 20)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if voice is not None:
+            tone = np.sin(np.arange(32_000) * 2 * np.pi * 440 / 16_000).astype(np.float32)[None] / 2
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate = 16_000
+            container.mux(voice.encode(frame))
+            container.mux(voice.encode(None))
+    return path
+
+
+def _write_wave(path: Path, seconds: float, rate: int = 8_000) -> Path:
+    """Sound whose amplitude is its time in seconds, divided by the duration: a ramp."""
+    import numpy as np
+
+    samples = (np.arange(int(seconds * rate)) / (seconds * rate) * 30_000).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return path

@@ -1,0 +1,180 @@
+"""Answer any video: ``affectgpt-r1 predict VIDEO... [--checkpoint C] [--subtitle TEXT|FILE.srt]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from affectgpt_r1.errors import AffectGPTError, CheckpointError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from affectgpt_r1.prediction import Predictor
+
+DEFAULT_CHECKPOINTS = ("grpo", "sft")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line.
+
+    Raises:
+        SystemExit: With code 2 after bad input, 1 if a file could not be answered.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        failures = predict(options)
+    except AffectGPTError as error:
+        print(f"affectgpt-r1 predict: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    for path, reason in failures.items():
+        print(reason if reason.startswith(str(path)) else f"{path}: {reason}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} files could not be answered; they are listed above", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def predict(options: argparse.Namespace) -> Mapping[Path, str]:
+    """Answer every file and write a JSON line for each as soon as it is there.
+
+    Args:
+        options: See ``--help``.
+
+    Returns:
+        Why each unanswered file was not.
+
+    Raises:
+        AffectGPTError: A path, the subtitles or the checkpoint are at fault.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from affectgpt_r1.prediction import find_media, predict_files
+
+    files = find_media(options.videos)
+    subtitles = {path: subtitle_of(path, options.subtitle) for path in files}
+    predictor = load_predictor(options)
+    failures: dict[Path, str] = {}
+    rows = predict_files(predictor, subtitles, failures)
+    console = Console(stderr=True)
+    with _writable(options.output) if options.output else nullcontext(sys.stdout) as output:
+        for row in track(rows, "predicting", len(files), console=console, disable=not console.is_terminal):
+            if row is not None:
+                output.write(json.dumps(row, ensure_ascii=False) + "\n")
+                output.flush()
+    return failures
+
+
+def subtitle_of(path: Path, subtitle: str | None) -> str:
+    """What is said in a file: ``--subtitle`` as text or ``.srt``, else the ``.srt`` of the same name, else nothing.
+
+    Raises:
+        DataError: The ``.srt`` cannot be read.
+    """
+    from affectgpt_r1.data.subtitles import read_srt
+
+    if subtitle is not None:
+        return read_srt(Path(subtitle)) if subtitle.lower().endswith(".srt") else subtitle
+    beside = path.with_suffix(".srt")
+    return read_srt(beside) if beside.is_file() else ""
+
+
+def load_predictor(options: argparse.Namespace) -> Predictor:
+    """The policy of a checkpoint, with the configuration that its run wrote beside it.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or its run's configuration is gone.
+    """
+    from affectgpt_r1.assembly import answer_sampling, build_policy, prepare_process
+    from affectgpt_r1.config import instantiate
+    from affectgpt_r1.emotion.lexicon import load_lexicon
+    from affectgpt_r1.prediction import Predictor
+
+    checkpoint = options.checkpoint or _newest_checkpoint()
+    written = checkpoint.parent.parent / ".hydra" / "config.yaml"
+    if not checkpoint.is_file() or not written.is_file():
+        missing = written if checkpoint.is_file() else checkpoint
+        raise CheckpointError(
+            f"{missing}: no such file; --checkpoint names OUTPUT/checkpoints/best.ckpt of a training run, whose "
+            "OUTPUT/.hydra/config.yaml must be there, too"
+        )
+    config = config_of_run(written, options.set)
+    config.init_from, config.ckpt_path = str(checkpoint), None
+    prepare_process(config)
+    policy = build_policy(config).to(options.device)
+    policy.eval()
+    media = instantiate(config.data).media
+    lexicon = load_lexicon(options.lexicon or config.emotion.lexicon)
+    return Predictor(policy, media, answer_sampling(config), lexicon, options.faces, not options.no_contributions)
+
+
+def config_of_run(written: Path, changes: Sequence[str]) -> DictConfig:
+    """The configuration that a run wrote, on top of today's defaults for keys that it did not know.
+
+    Args:
+        written: Its ``.hydra/config.yaml``.
+        changes: ``key=value`` pairs.
+    """
+    from hydra import compose, initialize_config_dir
+    from omegaconf import DictConfig, OmegaConf
+
+    from affectgpt_r1.config import CONFIGS
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        defaults = compose("train")
+    OmegaConf.set_struct(defaults, False)
+    config = OmegaConf.merge(defaults, OmegaConf.load(written), OmegaConf.from_dotlist(list(changes)))
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def _newest_checkpoint() -> Path:
+    from affectgpt_r1.config import REPOSITORY
+
+    outputs = REPOSITORY / "outputs"
+    for stage in DEFAULT_CHECKPOINTS:
+        found = list(outputs.glob(f"*/{stage}/checkpoints/best.ckpt"))
+        if found:
+            return max(found, key=lambda path: path.stat().st_mtime)
+    raise CheckpointError(f"no trained policy below {outputs}: run `make grpo`, or name one with --checkpoint")
+
+
+def _writable(path: Path) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("w", encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="affectgpt-r1 predict", description="Answer videos that nobody labelled; one JSON line for each."
+    )
+    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="any file that FFmpeg reads, or a folder")
+    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a training run (the newest GRPO run of outputs/)")
+    parser.add_argument("--subtitle", help="what is said, as text or .srt; else VIDEO.srt beside the video, if any")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write JSON lines here, not to the terminal")
+    parser.add_argument("--lexicon", help="names the clusters; by default the one of training")
+    parser.add_argument(
+        "--faces",
+        choices=("detect", "centre"),
+        default="detect",
+        help="crop faces, or each frame's middle",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys that differ here from training: paths.root=/data",
+    )
+    parser.add_argument("--no-contributions", action="store_true", help="do not answer again without each modality")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

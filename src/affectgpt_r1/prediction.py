@@ -1,0 +1,217 @@
+"""From a video file that nobody prepared to a policy's answer, and what each modality contributed to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from affectgpt_r1.data.any_media import inspect, read_sound_windows, read_uniform_frames
+from affectgpt_r1.data.collate import batch_to_device, collate
+from affectgpt_r1.data.dataset import MediaSettings
+from affectgpt_r1.data.faces import centre_square, face_crops
+from affectgpt_r1.data.video import Frames, resize_faces, resize_frames
+from affectgpt_r1.emotion.extraction import extract_labels
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.wheels import NUM_WHEELS
+from affectgpt_r1.errors import DataError, MediaError
+from affectgpt_r1.metrics.functional.polarity import SIGNS, load_polarity
+from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.stages.answers import parse_rollout
+from affectgpt_r1.types import Clip, ClipBatch, Modality, Sampling, TokenBatch
+
+Faces: TypeAlias = Literal["detect", "centre"]
+
+VIDEO_SUFFIXES = "3g2 3gp asf avi f4v flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm ts vob webm wmv"
+SOUND_SUFFIXES = "aac flac m4a mp3 oga ogg opus wav"
+MEDIA_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split())
+"""What a folder is searched for; a file that is named itself may have any suffix."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Answers clips one at a time, so that memory does not grow with their number.
+
+    Attributes:
+        policy: The trained policy.
+        media: How its clips are read.
+        sampling: How answers are decoded.
+        lexicon: Names the clusters of the answered words.
+        faces: ``detect`` crops the largest face of each frame, ``centre`` the middle of the frame.
+        contributions: Answer again without each modality.
+    """
+
+    policy: MultimodalPolicy
+    media: MediaSettings
+    sampling: Sampling
+    lexicon: Lexicon
+    faces: Faces = "detect"
+    contributions: bool = True
+
+    def __call__(self, path: Path, subtitle: str) -> dict[str, Any]:
+        """Answer one file.
+
+        Args:
+            path: Any file that FFmpeg reads.
+            subtitle: What is said in it; ``""`` leaves the text modality out.
+
+        Returns:
+            A row of plain values: ``file``, ``labels``, ``reasoning``, ``answer``, ``completion``, ``clusters`` (by
+            wheel), ``unmapped``, ``polarity``, ``modalities``, ``notes``, ``contributions``, ``seconds``.
+
+        Raises:
+            MediaError: The file cannot be read, or holds nothing that the policy was trained on.
+        """
+        started = time.perf_counter()
+        clip, notes = read_clip(path, subtitle, self.media, self.faces)
+        answer, contributions = self._answer(clip)
+        if not answer["labels"]:
+            answer["labels"] = list(extract_labels(answer["completion"], self.lexicon).labels)
+            notes.append("no well-formed answer: the labels are the emotion words found in the whole completion")
+        return {
+            "file": str(path),
+            **answer,
+            **self._meaning(answer["labels"]),
+            "modalities": list(clip.modalities),
+            "notes": notes,
+            "contributions": contributions,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+
+    @torch.no_grad()
+    def _answer(self, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The answer, and by modality what leaving it out changes."""
+        batch = self.policy.with_features(batch_to_device(collate([clip]), self.policy.device))
+        rollout = self.policy.generate(batch, 1, self.sampling)
+        completion = parse_rollout(rollout, batch.names, thinks=self.policy.thinks)[0]
+        answer = {
+            "labels": list(completion.labels),
+            "reasoning": completion.reasoning,
+            "answer": completion.answer,
+            "completion": completion.text,
+            "well_formed": completion.well_formed,
+        }
+        if not self.contributions or len(clip.modalities) == 1:
+            return answer, {}
+        full = self._log_probability(batch, rollout.completions)
+        contributions: dict[str, Any] = {}
+        for modality in clip.modalities:
+            kept = tuple(other for other in clip.modalities if other != modality)
+            without = dataclasses.replace(batch, modalities=(kept,))
+            labels = parse_rollout(
+                self.policy.generate(without, 1, self.sampling), batch.names, thinks=self.policy.thinks
+            )[0].labels
+            drop = full - self._log_probability(without, rollout.completions)
+            contributions[modality] = {"log_probability": round(drop, 4), "labels_without": list(labels)}
+        return answer, contributions
+
+    def _log_probability(self, batch: ClipBatch, completions: TokenBatch) -> float:
+        return float(self.policy.per_token_logps(batch, completions).sum())
+
+    def _meaning(self, labels: Sequence[str]) -> dict[str, Any]:
+        clusters: dict[str, list[str]] = {}
+        for wheel in range(1, NUM_WHEELS + 1):
+            found = [self.lexicon.cluster(label, wheel) for label in labels]
+            clusters[f"wheel{wheel}"] = sorted({cluster for cluster in found if cluster is not None})
+        sentiment = load_polarity().sentiment(tuple(labels))
+        return {
+            "clusters": clusters,
+            "unmapped": [label for label in labels if label not in self.lexicon],
+            "polarity": next(name for name, sign in SIGNS.items() if sign == sentiment),
+        }
+
+
+def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> tuple[Clip, list[str]]:
+    """Read a file as the policy's training clips were read.
+
+    A modality that the file lacks is left out of the prompt, never made of zeros. Where no frame shows a face, the
+    middle of each frame stands in for it.
+
+    Returns:
+        The clip, and what a reader of the answer should know about it.
+
+    Raises:
+        MediaError: See :class:`Predictor`.
+    """
+    streams = inspect(path)
+    notes: list[str] = []
+    frames: Tensor | None = None
+    waveform: Tensor | None = None
+    if streams.has_video and "video" in media.modalities:
+        frames, about_faces = _pictures(read_uniform_frames(path, streams, media.num_frames), media, faces)
+        notes += about_faces
+    if streams.has_audio and "audio" in media.modalities:
+        waveform = read_sound_windows(path, streams, media.num_windows, media.window_seconds)
+    present: dict[Modality, bool] = {
+        "video": frames is not None,
+        "audio": waveform is not None,
+        "text": bool(subtitle.strip()),
+    }
+    kept = tuple(kind for kind in media.modalities if present[kind])
+    lacking = [kind for kind in media.modalities if not present[kind]]
+    if not kept:
+        raise MediaError(f"{path}: has none of the modalities that the policy reads ({', '.join(media.modalities)})")
+    if lacking:
+        notes.append(f"answered without {' and '.join(lacking)}, which the file does not have")
+    return Clip(path.name, subtitle, (), "", kept, frames, waveform), notes
+
+
+def find_media(paths: Sequence[Path]) -> list[Path]:
+    """The files themselves, and in place of a folder all media files below it, by name.
+
+    Raises:
+        DataError: A path does not exist, or a folder holds no media file.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in MEDIA_SUFFIXES)
+            if not inside:
+                raise DataError(f"{path}: holds no media file; name the files themselves if their suffix is unusual")
+            found.extend(inside)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"{path}: no such file")
+    return found
+
+
+def predict_files(
+    predictor: Predictor, subtitles: Mapping[Path, str], failures: dict[Path, str]
+) -> Iterator[dict[str, Any] | None]:
+    """A row for each file as it comes, None for one that could not be answered.
+
+    Args:
+        predictor: Answers a file.
+        subtitles: What is said, by file, in the order wanted.
+        failures: Receives the reason for every file that could not be read.
+    """
+    for path, subtitle in subtitles.items():
+        try:
+            row: dict[str, Any] | None = predictor(path, subtitle)
+        except MediaError as error:
+            failures[path] = str(error)
+            row = None
+        yield row
+
+
+def _pictures(pictures: list[Frames], media: MediaSettings, faces: Faces) -> tuple[Tensor, list[str]]:
+    if media.visual == "frame":
+        return torch.cat([resize_frames(picture[None], media.image_size) for picture in pictures]), []
+    found = face_crops(pictures) if faces == "detect" else [None] * len(pictures)
+    crops = [crop for crop in found if crop is not None]
+    notes = []
+    if not crops:
+        crops = [centre_square(picture) for picture in pictures]
+        notes = ["no face found: the middle of each frame stands in for it"] if faces == "detect" else []
+    elif len(crops) < len(pictures):
+        notes = [f"a face in {len(crops)} of {len(pictures)} frames; these are repeated"]
+        crops = [crops[index * len(crops) // len(pictures)] for index in range(len(pictures))]
+    return torch.cat([resize_faces(np.ascontiguousarray(crop)[None], media.image_size) for crop in crops]), notes

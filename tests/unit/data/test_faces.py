@@ -1,0 +1,30 @@
+"""Face crops; the detector itself is tried on a drawn face and on noise, its real use is `predict` on real files."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from affectgpt_r1.data.faces import _detector, centre_square, face_crops
+from affectgpt_r1.errors import ConfigError
+
+
+def test_the_centre_square():
+    picture = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
+    assert (centre_square(picture) == picture[:, 2:6]).all()
+    assert (centre_square(picture.transpose(1, 0, 2)) == picture.transpose(1, 0, 2)[2:6]).all()
+
+
+def test_noise_has_no_face():
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    assert face_crops([noise]) == [None]
+
+
+def test_a_missing_detector_names_the_remedy(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+    _detector.cache_clear()
+    with pytest.raises(ConfigError, match="--no-deps facenet-pytorch"):
+        face_crops([np.zeros((60, 60, 3), np.uint8)])
+    _detector.cache_clear()

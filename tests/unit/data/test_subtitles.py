@@ -1,0 +1,37 @@
+"""Reading ``.srt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from affectgpt_r1.data.subtitles import read_srt
+from affectgpt_r1.errors import DataError
+
+SRT = """1
+00:00:01,000 --> 00:00:02,500
+<i>I am fine.</i>
+
+2
+00:00:03,000 --> 00:00:04,000 X1:40 Y1:20
+{\\an8}Really,
+42
+"""
+
+
+def test_spoken_text_without_numbers_times_and_markup(tmp_path: Path):
+    path = tmp_path / "clip.srt"
+    path.write_text("\ufeff" + SRT, encoding="utf-8")
+    assert read_srt(path) == "I am fine. Really, 42"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"\xff\xfe\x00", "UTF-8"), (b"just text", "no `00:00:01,000"), (None, "cannot be read")]
+)
+def test_what_is_no_srt_is_refused_by_name(tmp_path: Path, content: bytes | None, reason: str):
+    path = tmp_path / "clip.srt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"clip\.srt: .*{reason}"):
+        read_srt(path)
