@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.metrics.bootstrap import Statistic, bootstrap_interval, paired_difference_interval
-from affectgpt_r1.metrics.functional.wheel import WheelCounts, _compute, _update, batch_mean_set_f1, wheel_counts
+from affectgpt_r1.metrics.functional.wheel import WheelCounts, _compute, _update, wheel_counts
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
 from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Modality, Sampling, SkippedClip
@@ -87,7 +86,7 @@ def system_summary(answers: Answers, without: Mapping[Modality, Answers], lexico
         drops[modality] = {"f1": f1, "drop": drop.estimate, "interval": [drop.low, drop.high]}
     return {
         **score_labels(answers.labels, answers.targets, lexicon),
-        **answer_statistics(answers.completions, lexicon),
+        **answer_statistics(answers.completions, answers.targets, lexicon),
         "without": drops,
     }
 
@@ -103,29 +102,3 @@ def differences(systems: Mapping[str, Answers], pairs: Iterable[tuple[str, str]]
             interval = paired_difference_interval(counts[first], counts[second])
             found[f"{first}_minus_{second}"] = {"f1": interval.estimate, "interval": [interval.low, interval.high]}
     return found
-
-
-def best_spray(targets: Sequence[EmotionSet], lexicon: Lexicon, num_words: int = 5, candidates: int = 60) -> EmotionSet:
-    """The constant answer of ``num_words`` words that scores best on these targets, built greedily.
-
-    Args:
-        targets: Targets of clips that are not the test clips.
-        lexicon: The words' clusters.
-        num_words: Its length.
-        candidates: Most frequent target words among which it is chosen.
-
-    Returns:
-        The words, in the order in which they were added.
-    """
-    frequent = Counter(word for target in targets for word in target)
-    words = [word for word, _ in sorted(frequent.items(), key=lambda item: (-item[1], item[0]))[:candidates]]
-    chosen: EmotionSet = ()
-    while len(chosen) < min(num_words, len(words)):
-        scores = {word: _mean_score((*chosen, word), targets, lexicon) for word in words if word not in chosen}
-        chosen = (*chosen, max(scores, key=lambda word: scores[word]))
-    return chosen
-
-
-def _mean_score(spray: EmotionSet, targets: Sequence[EmotionSet], lexicon: Lexicon) -> float:
-    scores = [score for score in batch_mean_set_f1([spray] * len(targets), targets, lexicon) if score is not None]
-    return sum(scores) / max(1, len(scores))

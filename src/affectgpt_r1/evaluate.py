@@ -53,9 +53,9 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
         CheckpointError: No system has a checkpoint, or one does not fit.
     """
     from affectgpt_r1.assembly import answer_sampling, build_data, build_policy
-    from affectgpt_r1.comparison import best_spray, decode_answers, differences, score_labels, system_summary
+    from affectgpt_r1.comparison import decode_answers, differences, score_labels, system_summary
     from affectgpt_r1.emotion.lexicon import load_lexicon
-    from affectgpt_r1.metrics.baselines import SPRAY
+    from affectgpt_r1.metrics.baselines import SPRAY, best_spray
     from affectgpt_r1.policy.checkpoint import load_policy_weights
     from affectgpt_r1.reporting.logger import mlflow_loggers
 

@@ -7,9 +7,10 @@ import itertools
 
 import pytest
 
-from affectgpt_r1.comparison import Answers, best_spray, decode_answers, differences, score_labels, system_summary
+from affectgpt_r1.comparison import Answers, decode_answers, differences, score_labels, system_summary
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
+from affectgpt_r1.metrics.baselines import best_spray
 from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
 from affectgpt_r1.types import Sampling, SkippedClip
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
-from affectgpt_r1.types import Completion, Rollout
+from affectgpt_r1.emotion.wheels import NUM_WHEELS
+from affectgpt_r1.metrics.functional.wheel import wheel_counts
+from affectgpt_r1.types import Completion, EmotionSet, Rollout
 
 
 def parse_rollout(rollout: Rollout, clips: Sequence[str], *, thinks: bool) -> list[Completion]:
@@ -33,24 +38,43 @@ def parse_rollout(rollout: Rollout, clips: Sequence[str], *, thinks: bool) -> li
     ]
 
 
-def answer_statistics(completions: Sequence[Completion], lexicon: Lexicon) -> Mapping[str, float]:
-    """What a spraying or repeating policy cannot hide.
+def answer_statistics(
+    completions: Sequence[Completion], targets: Sequence[EmotionSet], lexicon: Lexicon
+) -> Mapping[str, float]:
+    """What a spraying, repeating or collapsing policy cannot hide.
 
     Args:
         completions: At least one.
+        targets: The target of each.
         lexicon: Decides which words map on a wheel.
 
     Returns:
-        ``words_per_answer`` and ``distinct_words`` (means), ``repeated_words`` (mean words of an answer that had stood
-        in it before), ``unmapped_share`` (of all words) and ``format_rate``.
+        ``words_per_answer``, ``distinct_words`` and ``target_words`` (means, the last distinct too),
+        ``distinct_per_target`` (their ratio), ``repeated_words`` (mean words of an answer that had stood in it
+        before), ``unmapped_share`` (of all words), ``clusters_named_share`` (of the level-1 clusters of the five
+        wheels, mean over answers), ``answer_entropy`` (Shannon entropy, in nats, of the sets of words that were
+        answered: 0 if every answer is the same set) and ``format_rate``.
     """
-    answers = [[label.strip().lower() for label in completion.labels] for completion in completions]
-    words = [word for answer in answers for word in answer]
-    distinct = sum(len(set(answer)) for answer in answers)
+    answers = [tuple(label.strip().lower() for label in completion.labels) for completion in completions]
+    words = list(chain.from_iterable(answers))
+    answered = [frozenset(answer) for answer in answers]
+    distinct = sum(map(len, answered))
+    target_words = sum(len({label.strip().lower() for label in target}) for target in targets)
+    named = wheel_counts(answers, answers, lexicon).predicted.sum().item()
+    num_clusters = sum(len(lexicon.clusters(wheel)) for wheel in range(1, NUM_WHEELS + 1))
     return {
         "words_per_answer": len(words) / len(answers),
         "distinct_words": distinct / len(answers),
+        "target_words": target_words / len(answers),
+        "distinct_per_target": distinct / max(1, target_words),
         "repeated_words": (len(words) - distinct) / len(answers),
         "unmapped_share": sum(word not in lexicon for word in words) / max(1, len(words)),
+        "clusters_named_share": named / (num_clusters * len(answers)),
+        "answer_entropy": _entropy(answered),
         "format_rate": sum(completion.well_formed for completion in completions) / len(completions),
     }
+
+
+def _entropy(outcomes: Sequence[Hashable]) -> float:
+    shares = [count / len(outcomes) for count in Counter(outcomes).values()]
+    return sum(share * math.log(1 / share) for share in shares)

@@ -1,0 +1,121 @@
+"""Signs that the reward is earned without the task: what a constant answer earns, and which part follows the metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.parsing import parse_completion
+from affectgpt_r1.metrics.baselines import SPRAY, best_spray
+from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
+from affectgpt_r1.rewards.weighting import WeightedRewards
+from affectgpt_r1.types import Completion, EmotionSet
+
+
+class HackingProbe:
+    """Probes the current reward, its comparisons inside a group left out.
+
+    Args:
+        rewards: The stage's rewards.
+        lexicon: The words' clusters.
+        validation_targets: Choose the five words that pay best there; without any, only "happy, sad, angry" is tried.
+        thinks: Whether the prompt asks for reasoning; a constant completion then reasons with the same words.
+    """
+
+    def __init__(
+        self,
+        rewards: WeightedRewards,
+        lexicon: Lexicon,
+        validation_targets: Sequence[EmotionSet],
+        *,
+        thinks: bool,
+    ) -> None:
+        self.rewards = rewards.without_comparisons()
+        self.lexicon = lexicon
+        self.sprays = {"spray3": SPRAY}
+        if validation_targets:
+            self.sprays["spray5"] = best_spray(validation_targets, lexicon)
+        self._completions = {name: _constant_completion(spray, thinks) for name, spray in self.sprays.items()}
+        self._earned: dict[tuple[str, EmotionSet], float] = {}
+
+    def spray_rewards(self, targets: Sequence[EmotionSet]) -> dict[str, float]:
+        """Mean reward that each constant answer would earn.
+
+        Args:
+            targets: Of the clips at hand.
+
+        Returns:
+            ``spray3_reward``, and ``spray5_reward`` where it was chosen; empty without targets or where every part of
+            the reward compares a group.
+        """
+        if self.rewards is None or not targets:
+            return {}
+        means = {}
+        for name in self.sprays:
+            new = [target for target in dict.fromkeys(targets) if (name, target) not in self._earned]
+            scores = self.rewards(completions=[self._completions[name]] * len(new), targets=new) if new else None
+            if scores is not None:
+                self._earned |= {(name, key): value for key, value in zip(new, scores.total.tolist(), strict=True)}
+            earned = torch.tensor([self._earned[name, target] for target in targets])
+            means[f"{name}_reward"] = earned.nanmean().item()
+        return means
+
+    def part_correlations(
+        self, completions: Sequence[Completion], targets: Sequence[EmotionSet]
+    ) -> Mapping[str, float]:
+        """Spearman's correlation over clips of each reward part with the wheel F of the answer.
+
+        A part that does not rise with F on held-out clips is one that training can raise for nothing.
+
+        Args:
+            completions: Held-out answers, one a clip.
+            targets: Their targets.
+
+        Returns:
+            ``spearman/<part>``; a part that is equal on all clips has no correlation and is left out.
+        """
+        if self.rewards is None:
+            return {}
+        labels = [completion.labels for completion in completions]
+        f1 = torch.tensor([_nan_if_none(score) for score in batch_mean_set_f1(labels, targets, self.lexicon)])
+        parts = self.rewards(completions=completions, targets=targets).parts
+        found = {name: spearman(part.double(), f1.double()) for name, part in parts.items()}
+        return {f"spearman/{name}": value for name, value in found.items() if value is not None}
+
+
+def spearman(first: Tensor, second: Tensor) -> float | None:
+    """Spearman's rank correlation: Pearson's of the ranks, ties sharing their mean rank.
+
+    Args:
+        first: ``(N,)``; pairs with a NaN are left out.
+        second: ``(N,)``.
+
+    Returns:
+        A number in [-1, 1], None where fewer than two pairs are left or one side is constant.
+    """
+    both = ~(first.isnan() | second.isnan())
+    if both.sum() < 2:
+        return None
+    ranks = torch.stack([_ranks(first[both]), _ranks(second[both])]).double()
+    centred = ranks - ranks.mean(1, keepdim=True)
+    norms = centred.norm(dim=1)
+    return None if (norms == 0).any() else float(centred[0] @ centred[1] / norms.prod())
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks from 1, ties sharing their mean."""
+    ordered = values.sort().values
+    return (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True) + 1) / 2.0
+
+
+def _constant_completion(words: EmotionSet, thinks: bool) -> Completion:
+    said = ", ".join(words)
+    reasoning = f"<think> The person seems {said}. </think> " if thinks else ""
+    return parse_completion(f"{reasoning}<answer> {said} </answer>", thinks=thinks)
+
+
+def _nan_if_none(score: float | None) -> float:
+    return float("nan") if score is None else score
