@@ -8,6 +8,7 @@ import affectgpt_r1.evaluate
 import affectgpt_r1.render
 import affectgpt_r1.score
 import affectgpt_r1.submit
+import affectgpt_r1.unibench
 import affectgpt_r1.train
 from affectgpt_r1.cli import COMMANDS, main
 
@@ -17,6 +18,7 @@ MODULES = {
     "render": affectgpt_r1.render,
     "score": affectgpt_r1.score,
     "submit": affectgpt_r1.submit,
+    "unibench": affectgpt_r1.unibench,
 }
 
 

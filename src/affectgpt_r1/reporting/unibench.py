@@ -10,14 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from affectgpt_r1.data.recognition import RecognitionSet
 from affectgpt_r1.data.unibench import LAYOUTS, UniBenchSet
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.metrics.functional.hit_rate import hit_rate
-from affectgpt_r1.metrics.functional.neutral import counts_with_neutral
+from affectgpt_r1.metrics.functional.neutral import counts_with_neutral, is_neutral
 from affectgpt_r1.metrics.functional.polarity import load_polarity
+from affectgpt_r1.metrics.functional.recognition import CLASSES, normalise_class, recognition_scores
 from affectgpt_r1.metrics.functional.sentiment import sentiment_scores
-from affectgpt_r1.metrics.functional.wheel import WheelCounts, _compute, _mean_over_wheels, _update, wheel_counts
+from affectgpt_r1.metrics.functional.wheel import (
+    WheelCounts,
+    _compute,
+    _mean_over_wheels,
+    _update,
+    count_unmapped,
+    wheel_counts,
+)
 from affectgpt_r1.types import EmotionSet
 
 SetPredictions = Mapping[str, Mapping[str, EmotionSet]]
@@ -32,6 +41,9 @@ NOTES = {
     "Corrected: the share of the predicted clusters that is right.",
     "abstention": "Published: on sentiment sets, clips of value 0 are dropped and a predicted neutral counts as "
     "negative. Corrected: a predicted neutral is wrong for either target.",
+    "extraction": "Published: Qwen2.5-7B-Instruct, sampled at temperature 0.7, takes the labels out of free text and "
+    "judges their sentiment. Whatever does so here gives other figures.",
+    "unmapped": "Predicted words that no wheel knows cost nothing in either figure; their share is shown.",
 }
 
 
@@ -52,8 +64,8 @@ def unibench_table(
     Returns:
         ``lexicon``; ``sets``: by name ``group``, ``metric``, ``published``, ``corrected``, the secondary figures under
         ``details``, ``num_clips`` and ``published_clips`` (how many the papers score); ``mean``: the plain mean of
-        ``published`` and ``corrected`` over the nine sets, each None unless all nine are there; ``missing`` sets;
-        ``notes``. Scores are fractions.
+        ``published`` and of ``corrected`` over the sets that are there, comparable with the papers' only where
+        ``missing`` is empty; the ``missing`` sets; ``notes``. Scores are fractions.
 
     Raises:
         DataError: A set is unknown, its predictions are missing, or they are not of its clips.
@@ -61,6 +73,8 @@ def unibench_table(
     unknown = [name for name in (*sets, *predictions) if name not in LAYOUTS]
     if unknown:
         raise DataError(f"there is no MER-UniBench set {unknown[0]!r}: take some of {', '.join(LAYOUTS)}")
+    if not sets:
+        raise DataError(f"no MER-UniBench set to score: predict some of {', '.join(LAYOUTS)}")
     unread = [name for name in predictions if name not in sets]
     if unread:
         raise DataError(f"{unread[0]}: predictions without targets; read the set, or leave its predictions out")
@@ -116,13 +130,12 @@ def unibench_over_checkpoints(
 def _summary(lexicon: Lexicon, scored: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     missing = [name for name in LAYOUTS if name not in scored]
     means = {
-        kind: None if missing else sum(figures[kind] for figures in scored.values()) / len(scored)
-        for kind in ("published", "corrected")
+        kind: sum(figures[kind] for figures in scored.values()) / len(scored) for kind in ("published", "corrected")
     }
     return {"lexicon": lexicon.name, "sets": scored, "mean": means, "missing": missing, "notes": NOTES}
 
 
-def _in_order(predicted: Mapping[str, EmotionSet] | None, clips: UniBenchSet) -> list[EmotionSet]:
+def _in_order(predicted: Mapping[str, EmotionSet] | None, clips: UniBenchSet | RecognitionSet) -> list[EmotionSet]:
     if predicted is None:
         raise DataError(f"{clips.name}: no predictions; leave the set out, or predict its {len(clips)} clips")
     lacking = [name for name in clips.names if name not in predicted]
@@ -161,7 +174,15 @@ _Scored = tuple[str, float, float, dict[str, float]]
 def _fine(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon) -> _Scored:
     scores = _wheel_means(wheel_counts(predicted, clips.labels, lexicon))
     corrected = _wheel_means(counts_with_neutral(predicted, clips.labels, lexicon))
-    return "EW F", scores["f1"], corrected["f1"], {name: scores[name] for name in ("precision", "recall")}
+    details = {name: scores[name] for name in ("precision", "recall")}
+    return "EW F", scores["f1"], corrected["f1"], details | {"unmapped_share": _unmapped_share(predicted, lexicon)}
+
+
+def _unmapped_share(predicted: list[EmotionSet], lexicon: Lexicon) -> float:
+    """Share of the predicted words but ``neutral`` that no wheel knows."""
+    emotions = [tuple(word for word in words if not is_neutral(word)) for words in predicted]
+    unmapped, num_words = count_unmapped(emotions, lexicon)
+    return unmapped / max(1, num_words)
 
 
 def _wheel_means(counts: WheelCounts) -> dict[str, float]:
@@ -172,7 +193,8 @@ def _wheel_means(counts: WheelCounts) -> dict[str, float]:
 
 def _basic(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon) -> _Scored:
     scores = hit_rate(predicted, [label for (label,) in clips.labels], clips.classes, lexicon)
-    return "hit rate", float(scores.hit_rate), float(scores.corrected), {"mscore": float(scores.mscore)}
+    details = {"mscore": float(scores.mscore), "unmapped_share": _unmapped_share(predicted, lexicon)}
+    return "hit rate", float(scores.hit_rate), float(scores.corrected), details
 
 
 def _sentiment(clips: UniBenchSet, predicted: list[EmotionSet], sentiment_of: Callable[[EmotionSet], int]) -> _Scored:
@@ -184,3 +206,31 @@ def _sentiment(clips: UniBenchSet, predicted: list[EmotionSet], sentiment_of: Ca
         "predicted_neutral": sentiments.count(0) / len(sentiments),
     }
     return "WAF", float(scores.waf), float(scores.waf_corrected), details
+
+
+def recognition_table(predictions: SetPredictions, sets: Mapping[str, RecognitionSet]) -> dict[str, dict[str, Any]]:
+    """Score single-label sets.
+
+    Args:
+        predictions: Of every clip of every set in ``sets``, and of no other clip. An answer with several distinct
+            labels counts as none.
+        sets: DFEW, MAFW and RAVDESS, some or all, by name.
+
+    Returns:
+        By set ``war``, ``uar`` and ``unparsed_share``, fractions; ``num_clips``; ``source`` of the labels.
+
+    Raises:
+        DataError: The predictions of a set are missing, or they are not of its clips.
+    """
+    table = {}
+    for name, clips in sets.items():
+        answers = [_single(words) for words in _in_order(predictions.get(name), clips)]
+        scores = recognition_scores(answers, clips.labels, CLASSES[name])
+        rates = {key: float(getattr(scores, key)) for key in ("war", "uar", "unparsed_share")}
+        table[name] = {**rates, "num_clips": len(clips), "source": clips.source}
+    return table
+
+
+def _single(words: EmotionSet) -> str | None:
+    distinct = {normalise_class(word) for word in words}
+    return distinct.pop() if len(distinct) == 1 else None

@@ -19,19 +19,27 @@ TITLES = {
     "simsv2": "CH-SIMS v2",
     "ovmerdplus": "OV-MERD+",
 }
-_MORE = {"mscore": "mscore", "accuracy": "ACC", "precision": "P", "recall": "R"}
+_MORE = {
+    "mscore": "mscore",
+    "accuracy": "ACC",
+    "precision": "P",
+    "recall": "R",
+    "unmapped_share": "unmapped",
+    "predicted_neutral": "neutral",
+}
+_RECOGNITION_TITLES = {"dfew": "DFEW", "mafw": "MAFW", "ravdess": "RAVDESS"}
 
 
 def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
-    """Return one row a set and one for the mean of nine: the published figure, the corrected one, both in points.
+    """Return one row a set and one for the mean: the published figure, the corrected one, both in points.
 
     Args:
         summary: Of :func:`~affectgpt_r1.reporting.unibench.unibench_table` or
             :func:`~affectgpt_r1.reporting.unibench.unibench_over_checkpoints`.
     """
     table = Table(title=f"MER-UniBench, {summary['lexicon']} lexicon", title_justify="left", caption_justify="left")
-    for column in ("set", "metric"):
-        table.add_column(column)
+    table.add_column("set", no_wrap=True)
+    table.add_column("metric")
     for column in ("clips", "published", "corrected"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("more", no_wrap=True)
@@ -46,8 +54,26 @@ def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
         )
     table.add_section()
     mean = summary["mean"]
-    table.add_row("mean of nine", "", "", _points(mean["published"]), _points(mean["corrected"]), _missing(summary))
+    table.add_row(_mean_of(summary), "", "", _points(mean["published"]), _points(mean["corrected"]), _missing(summary))
     table.caption = _caption(summary)
+    return table
+
+
+def recognition_rich_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return one row a set, in points.
+
+    Args:
+        scores: Of :func:`~affectgpt_r1.reporting.unibench.recognition_table`.
+    """
+    table = Table(title="Single-label recognition", title_justify="left", caption_justify="left")
+    table.add_column("set")
+    for column in ("clips", "WAR", "UAR", "no class"):
+        table.add_column(column, justify="right")
+    table.add_column("labels")
+    for name, figures in scores.items():
+        shares = [_points(figures[key]) for key in ("war", "uar", "unparsed_share")]
+        table.add_row(_RECOGNITION_TITLES[name], f"{figures['num_clips']:,}", *shares, Text(figures["source"]))
+    table.caption = Text("An answer with several labels, or with one that is no class of the set, is wrong.")
     return table
 
 
@@ -65,8 +91,15 @@ def _more(figures: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _missing(summary: Mapping[str, Any]) -> str:
-    return f"not scored: {', '.join(TITLES[name] for name in summary['missing'])}" if summary["missing"] else ""
+def _mean_of(summary: Mapping[str, Any]) -> str:
+    return f"mean of {len(summary['sets'])} of the nine" if summary["missing"] else "mean of nine"
+
+
+def _missing(summary: Mapping[str, Any]) -> Text:
+    if not summary["missing"]:
+        return Text("")
+    titles = [TITLES[name] for name in summary["missing"]]
+    return Text(f"not comparable with a mean of nine; not scored:\n{', '.join(titles)}")
 
 
 def _caption(summary: Mapping[str, Any]) -> Text:
@@ -80,5 +113,5 @@ def _caption(summary: Mapping[str, Any]) -> Text:
     return Text("\n".join([f"{notes.pop('checkpoint')} {scored}", *notes.values()]))
 
 
-def _points(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"
+def _points(value: float) -> str:
+    return f"{100 * value:.2f}"

@@ -120,12 +120,13 @@ def test_mean_of_nine_is_plain(summary):
 def test_secondary_figures(summary):
     details = {name: figures["details"] for name, figures in summary["sets"].items()}
 
-    assert details["mer2023"] == {"mscore": pytest.approx(1 / 2)}
+    assert details["mer2023"] == {"mscore": pytest.approx(1 / 2), "unmapped_share": 0}
     # Of m2's three words all are classes of MELD: 1, 1/3, 0.
-    assert details["meld"] == {"mscore": pytest.approx((1 + 1 / 3 + 0) / 3)}
+    assert details["meld"] == {"mscore": pytest.approx((1 + 1 / 3 + 0) / 3), "unmapped_share": 0}
     assert details["cmumosi"] == {"accuracy": pytest.approx(2 / 3), "accuracy_corrected": pytest.approx(1 / 3),
                                   "predicted_neutral": 1 / 4}  # fmt: skip
-    assert details["ovmerdplus"] == {"precision": pytest.approx(3 / 4), "recall": pytest.approx(3 / 4)}
+    assert details["ovmerdplus"] == {"precision": pytest.approx(3 / 4), "recall": pytest.approx(3 / 4),
+                                     "unmapped_share": 0}  # fmt: skip
 
 
 def test_summary_is_json_and_says_how_many_clips_the_papers_score(summary):
@@ -150,14 +151,34 @@ def test_the_table_prints_both_figures_and_what_is_questionable(summary):
         assert note in flat
 
 
-def test_the_mean_needs_all_nine(sets):
+def test_the_mean_of_fewer_says_so(sets):
     few = {name: sets[name] for name in ("meld", "sims")}
 
     summary = unibench_table({name: PREDICTIONS[name] for name in few}, few, LEXICON)
 
-    assert summary["mean"] == {"published": None, "corrected": None}
+    assert summary["mean"] == {"published": pytest.approx(2 / 3 / 2), "corrected": pytest.approx(1 / 3 / 2)}
     assert len(summary["missing"]) == 7
-    assert "not scored: MER2023, MER2024, IEMOCAP" in printed(summary)
+    text = printed(summary)
+    assert "mean of 2 of the nine" in text
+    assert "not comparable with a mean of nine; not scored:" in text
+    assert "MER2023, MER2024, IEMOCAP" in text
+    assert "mean of nine " not in text
+
+
+def test_words_that_no_wheel_knows_are_counted_beside_the_scores(sets):
+    answers = {"p": ("happy", "sad", "zzz", "neutral", "Zzz"), "q": ("neutral",)}
+
+    summary = unibench_table({"mer2023": answers}, {"mer2023": sets["mer2023"]}, LEXICON)
+
+    assert summary["sets"]["mer2023"]["details"]["unmapped_share"] == 2 / 4
+    assert summary["sets"]["mer2023"]["published"] == 1
+    assert "unmapped 50.00" in printed(summary)
+    assert "that no wheel knows cost nothing" in " ".join(printed(summary).split())
+
+
+def test_no_set_at_all():
+    with pytest.raises(DataError, match="no MER-UniBench set to score: predict some of mer2023"):
+        unibench_table({}, {}, LEXICON)
 
 
 def test_published_figures_take_the_best_checkpoint_of_each_set_and_corrected_ones_the_chosen(sets):
