@@ -18,6 +18,9 @@ from torch import Tensor
 Modality: TypeAlias = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 
+Visual: TypeAlias = Literal["face", "frame", "both", "image"]
+"""What is seen of a clip: face crops, whole frames, both, or one still image."""
+
 EmotionSet: TypeAlias = tuple[str, ...]
 """Emotion words of one clip, parsed and in order, duplicates kept (their number is reported)."""
 
@@ -40,10 +43,12 @@ class Clip:
         reason: The target reasoning, ``""`` where the set has none.
         modalities: What the prompt may use; a dropped modality leaves its prompt segment out.
         frames: ``(F, 3, H, W)`` uint8, RGB: frames or face crops by ``data.visual``; None if not loaded.
+        context_frames: ``(F, 3, H, W)`` uint8, RGB: whole frames beside face crops with ``data.visual=both``.
         waveform: ``(W, S)`` float32 in [-1, 1] at 16 kHz; None if not loaded.
         features: Frozen-tower outputs read from the feature store, by modality, in place of media.
         cues: Recorded cues of a synthetic clip; only ``stage=towers`` asks for them.
         skipped: Clips that were drawn before this one and could not be read.
+        question: The kind of question that is asked, drawn from ``data.questions``; ``""`` is the prompt's own.
     """
 
     name: str
@@ -56,6 +61,8 @@ class Clip:
     features: Mapping[str, Tensor] | None = None
     cues: Mapping[str, float] | None = None
     skipped: tuple[SkippedClip, ...] = ()
+    context_frames: Tensor | None = None
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,8 @@ class ClipBatch:
             ``"audio" -> (B, W, D_audio)``; empty where media are given.
         cues: ``(B,)`` float32 per recorded cue; empty unless asked for.
         skipped: Clips that were drawn for this batch and could not be read.
+        context_frames: ``(B, F, 3, H, W)`` uint8 RGB, whole frames beside face crops, or None.
+        questions: ``B`` kinds of question; empty where every clip is asked the prompt's own.
     """
 
     names: tuple[str, ...]
@@ -86,6 +95,8 @@ class ClipBatch:
     features: Mapping[str, Tensor] = field(default_factory=dict)
     cues: Mapping[str, Tensor] = field(default_factory=dict)
     skipped: tuple[SkippedClip, ...] = ()
+    context_frames: Tensor | None = None
+    questions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of clips ``B``."""
@@ -107,12 +118,16 @@ class Sampling:
         temperature: Divides the logits; 0 takes the most likely token.
         top_p: Nucleus mass in (0, 1]; 1 keeps every token.
         top_k: Number of most likely tokens kept; 0 keeps every token.
+        min_p: Least probability kept, as a share of the most likely token's; 0 keeps every token (Nguyen et al. 2024).
+        stop_strings: Texts that end a completion like a stop token; they stay in it.
         max_completion_length: Most tokens of a completion, the stop token included.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    stop_strings: Sequence[str] = ()
     max_completion_length: int = 32
 
 

@@ -80,9 +80,7 @@ def _normalize(states: Tensor, weight: Tensor, entropy: bool) -> tuple[Tensor, T
 
 class _VocabularyScores(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, states: Tensor, weight: Tensor, ids: Tensor, entropy: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(ctx: Any, states: Tensor, weight: Tensor, ids: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
         with torch.autocast(states.device.type, enabled=False):
             parts = [_normalize(states[rows], weight, entropy) for rows in _row_slices(len(states))]
             chosen = (states.float() * weight[ids].float()).sum(-1)

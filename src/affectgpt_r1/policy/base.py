@@ -15,7 +15,7 @@ class TokenScores(NamedTuple):
     """Scores of completion tokens; 0 where the mask is 0."""
 
     per_token_logps: Tensor  # (B, G, C) with gradient
-    entropies: Tensor  # (B, G, C) nats, without gradient
+    entropies: Tensor  # (B, G, C) nats, with gradient where asked for
 
 
 class Policy(Protocol):
@@ -40,8 +40,13 @@ class Policy(Protocol):
         """The target answers as ``(B, 1, C)`` tokens, closed by the stop token."""
         ...
 
-    def score(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> TokenScores:
-        """Log-probabilities and entropies of ``(B, G, C)`` completion tokens given prompts and media."""
+    def score(
+        self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0, *, entropy_gradient: bool = False
+    ) -> TokenScores:
+        """Log-probabilities and entropies of ``(B, G, C)`` completion tokens given prompts and media.
+
+        Masks are 1 up to the last token of a completion. ``entropy_gradient`` is for an entropy bonus.
+        """
         ...
 
     def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:

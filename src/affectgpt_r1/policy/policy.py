@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,11 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.functional.logprobs import entropy_from_logits, selective_log_softmax
-from affectgpt_r1.policy.backbone import new_cache
+from affectgpt_r1.policy import shared_attention
+from affectgpt_r1.policy.backbone import use_attention
 from affectgpt_r1.policy.base import TokenScores
 from affectgpt_r1.policy.encoders import Towers
 from affectgpt_r1.policy.fusion import Fusion
+from affectgpt_r1.policy.language_model import (
+    Decoder,
+    EmbeddedPrompts,
+    Prefill,
+    prefill,
+    repeated_states,
+    shared_states,
+    token_scores,
+)
 from affectgpt_r1.policy.prompts import (
     AUDIO_TOKEN,
     FACE_TOKEN,
@@ -27,14 +36,14 @@ from affectgpt_r1.policy.prompts import (
     PromptTemplate,
 )
 from affectgpt_r1.policy.sampler import decode
+from affectgpt_r1.timing import phase
 from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
 
 
-class EmbeddedPrompts(NamedTuple):
-    """Prompts as embeddings, left-padded so that every prompt ends at the same place."""
-
-    embeds: Tensor  # (B, P, D)
-    mask: Tensor  # (B, P) int64
+class _KeptPrefill(NamedTuple):
+    batch: ClipBatch
+    weights: list[tuple[int, int]]
+    prefilled: Prefill
 
 
 class MultimodalPolicy(nn.Module):
@@ -47,7 +56,7 @@ class MultimodalPolicy(nn.Module):
         tokenizer: A transformers fast tokenizer that knows the media placeholders.
         template: Question and target format.
         share_prompt: Run each prompt once and share its states among its completions, forward and backward; off, every
-            completion repeats its prompt, as gradient checkpointing needs.
+            completion repeats its prompt. Both ways work under gradient checkpointing.
     """
 
     def __init__(
@@ -71,6 +80,8 @@ class MultimodalPolicy(nn.Module):
         self.turn_ids: list[int] = tokenizer.encode(TURN, add_special_tokens=False)
         self.prefill_ids: list[int] = tokenizer.encode(template.prefill, add_special_tokens=False)
         self._reference: dict[str, Tensor] = {}
+        self._kept_prefill: _KeptPrefill | None = None
+        use_attention(language_model, shared_attention.NAME, shared_attention.attention)
 
     @property
     def thinks(self) -> bool:
@@ -87,7 +98,7 @@ class MultimodalPolicy(nn.Module):
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         if not self.towers.frozen:
             return batch
-        return dataclasses.replace(batch, frames=None, waveforms=None, features=self.towers(batch))
+        return dataclasses.replace(batch, frames=None, context_frames=None, waveforms=None, features=self.towers(batch))
 
     def prompts(self, batch: ClipBatch) -> list[str]:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
@@ -149,97 +160,75 @@ class MultimodalPolicy(nn.Module):
 
     def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        return self.score(batch, completions, temperature).per_token_logps
+        return self._score(batch, completions, temperature, entropy=False)[0]
 
-    def score(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> TokenScores:
+    def score(
+        self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0, *, entropy_gradient: bool = False
+    ) -> TokenScores:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        prompts = self.embed_prompts(batch)
-        states = (self._shared_states if self.share_prompt else self._repeated_states)(prompts, completions)
+        logps, entropies = self._score(batch, completions, temperature, entropy=True)
+        return TokenScores(logps, entropies if entropy_gradient else entropies.detach())
+
+    def _score(
+        self, batch: ClipBatch, completions: TokenBatch, temperature: float, *, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         chosen = completions.mask.flatten(0, 1).bool()
-        logits = self.language_model.lm_head(states[chosen]) / temperature
-        logps = selective_log_softmax(logits, completions.ids.flatten(0, 1)[chosen])
-        with torch.no_grad():
-            entropies = entropy_from_logits(logits)
+        states, ids = self._states(batch, completions), completions.ids.flatten(0, 1)[chosen]
+        scores = token_scores(self.language_model, states, ids, temperature=temperature, entropy=entropy)
         blank = torch.zeros(chosen.shape, device=chosen.device)
-        shape = completions.ids.shape
-        return TokenScores(
-            blank.index_put((chosen,), logps).view(shape), blank.index_put((chosen,), entropies).view(shape)
+        logps, entropies = (
+            blank if one is None else blank.index_put((chosen,), one) for one in (scores.logps, scores.entropies)
         )
+        return logps.view(completions.ids.shape), entropies.view(completions.ids.shape)
 
-    def _prefill(self, prompts: EmbeddedPrompts, num_generations: int) -> tuple[Tensor, Any]:
-        """States ``(N, D)`` at each prompt's last position, and the cache, both repeated for ``N = B * G``."""
-        cache = new_cache(self.language_model.config)
-        states = self.language_model.model(
-            inputs_embeds=prompts.embeds,
-            attention_mask=prompts.mask,
-            position_ids=_positions(prompts.mask),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        if num_generations > 1:
-            cache.batch_repeat_interleave(num_generations)
-        return states.repeat_interleave(num_generations, 0), cache
+    def _states(self, batch: ClipBatch, completions: TokenBatch) -> Tensor:
+        if not self.share_prompt:
+            return repeated_states(self.language_model, self.embed_prompts(batch), completions)
+        if torch.is_grad_enabled():
+            kept, self._kept_prefill = self._kept_prefill, None
+            if kept is not None and kept.batch is batch and kept.weights == self._weights():
+                return shared_states(self.language_model, kept.prefilled, completions)
+        return shared_states(self.language_model, self.embed_prompts(batch), completions)
 
-    def _continue(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """States ``(N, c, D)`` of the last ``c`` tokens, given the cache; ``mask`` covers prompt and tokens."""
-        states: Tensor = self.language_model.model(
-            inputs_embeds=self.language_model.get_input_embeddings()(ids),
-            attention_mask=mask,
-            position_ids=_positions(mask)[:, -ids.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return states
+    def _weights(self) -> list[tuple[int, int]]:
+        """Changes with every change of a trainable weight, in place or by exchange."""
+        return [(weight.data_ptr(), weight._version) for weight in self.trainable_parameters().values()]
 
-    def _shared_states(self, prompts: EmbeddedPrompts, completions: TokenBatch) -> Tensor:
-        """States ``(N, C, D)`` that predict each completion token; each prompt runs once."""
-        num_generations, length = completions.ids.shape[1:]
-        last, cache = self._prefill(prompts, num_generations)
-        if length == 1:
-            return last.unsqueeze(1)
-        ids, mask = completions.ids.flatten(0, 1)[:, :-1], completions.mask.flatten(0, 1)[:, :-1]
-        full = torch.cat([prompts.mask.repeat_interleave(num_generations, 0), mask.long()], 1)
-        return torch.cat([last.unsqueeze(1), self._continue(ids, full, cache)], 1)
+    def _prefill_serves_update(self) -> bool:
+        """Whether an update on the same clips would run the prompts through exactly the same computation."""
+        dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
+        checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
+        return self.share_prompt and self.template.bos_at_inference and not dropout and not checkpointing
 
-    def _repeated_states(self, prompts: EmbeddedPrompts, completions: TokenBatch) -> Tensor:
-        """The same states by one pass over prompt and completion, the prompt repeated for each completion."""
-        num_generations, length = completions.ids.shape[1:]
-        ids, mask = completions.ids.flatten(0, 1), completions.mask.flatten(0, 1).long()
-        embeds = torch.cat(
-            [prompts.embeds.repeat_interleave(num_generations, 0), self.language_model.get_input_embeddings()(ids)], 1
-        )
-        full = torch.cat([prompts.mask.repeat_interleave(num_generations, 0), mask], 1)
-        states: Tensor = self.language_model.model(
-            inputs_embeds=embeds, attention_mask=full, position_ids=_positions(full), use_cache=False
-        ).last_hidden_state
-        return states[:, -length - 1 : -1]
-
-    @torch.no_grad()
     def generate(
         self, batch: ClipBatch, num_generations: int, sampling: Sampling, generator: torch.Generator | None = None
     ) -> Rollout:
-        """See :class:`~affectgpt_r1.policy.base.Policy`."""
+        """See :class:`~affectgpt_r1.policy.base.Policy`.
+
+        While a group is drawn for an update, the prompts' pass stays in the autograd graph: the next :meth:`score` of
+        the same batch object with the same weights continues it instead of repeating it.
+        """
         training = self.training
+        keep = training and torch.is_grad_enabled() and num_generations > 1 and self._prefill_serves_update()
+        self._kept_prefill = None
         self.eval()
         try:
-            prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference)
-            last, cache = self._prefill(prompts, num_generations)
-            prompt_mask = prompts.mask.repeat_interleave(num_generations, 0)
-
-            def advance(drawn: Tensor, mask: Tensor) -> Tensor:
-                full = torch.cat([prompt_mask, mask.long()], 1)
-                logits: Tensor = self.language_model.lm_head(self._continue(drawn.unsqueeze(1), full, cache)[:, -1])
-                return logits
-
-            decoded = decode(
-                self.language_model.lm_head(last),
-                advance,
-                sampling=sampling,
-                stop_ids=[self.turn_ids[0], self.tokenizer.eos_token_id],
-                banned_ids=list(self.media_ids.values()),
-                pad_id=self.tokenizer.pad_token_id,
-                generator=generator,
-            )
+            with phase("prefill"), torch.set_grad_enabled(keep):
+                prefilled = prefill(self.language_model, self.embed_prompts(batch, bos=self.template.bos_at_inference))
+            if keep:
+                self._kept_prefill = _KeptPrefill(batch, self._weights(), prefilled)
+            with phase("decode"), torch.no_grad():
+                decoder = Decoder(self.language_model, prefilled, num_generations, sampling.max_completion_length)
+                decoded = decode(
+                    decoder.first_logits,
+                    decoder.advance,
+                    sampling=sampling,
+                    stop_ids=[self.turn_ids[0], self.tokenizer.eos_token_id],
+                    banned_ids=list(self.media_ids.values()),
+                    pad_id=self.tokenizer.pad_token_id,
+                    generator=generator,
+                    ends=self._holds_stop_string(sampling.stop_strings) if sampling.stop_strings else None,
+                )
         finally:
             self.train(training)
         shape = (len(batch), num_generations, -1)
@@ -247,6 +236,15 @@ class MultimodalPolicy(nn.Module):
         grouped = [texts[row : row + num_generations] for row in range(0, len(texts), num_generations)]
         tokens = TokenBatch(decoded.ids.view(shape), decoded.mask.view(shape))
         return Rollout(tokens, decoded.per_token_logps.view(shape), grouped, decoded.truncated.view(shape[:2]))
+
+    def _holds_stop_string(self, stops: Sequence[str]) -> Callable[[Tensor], Tensor]:
+        longest = max(len(stop.encode()) for stop in stops)  # a token has at least one byte
+
+        def ends(ids: Tensor) -> Tensor:
+            texts = self.tokenizer.batch_decode(ids[:, -longest - 1 :].tolist(), skip_special_tokens=False)
+            return torch.tensor([any(stop in text for stop in stops) for text in texts], device=ids.device)
+
+        return ends
 
     def _decode_texts(self, ids: Tensor, mask: Tensor) -> list[str]:
         stops = {self.turn_ids[0], self.tokenizer.eos_token_id}
@@ -294,7 +292,3 @@ class MultimodalPolicy(nn.Module):
         finally:
             for name, parameter in parameters.items():
                 parameter.data = kept[name]
-
-
-def _positions(mask: Tensor) -> Tensor:
-    return (mask.cumsum(-1) - 1).clamp(min=0)

@@ -20,7 +20,7 @@ class Ragged:
         self.lengths = list(lengths)
         self.count, self.total, self.longest = len(self.lengths), sum(self.lengths), max(self.lengths)
         self.equal = self.total == self.count * self.longest
-        counts = torch.tensor(self.lengths, device=device)
+        self.counts = counts = torch.tensor(self.lengths, device=device)  # (n,)
         steps = torch.arange(self.longest, device=device)
         self.kept = steps < counts.unsqueeze(-1)  # (n, longest)
         self.starts = counts.cumsum(0) - counts  # (n,)

@@ -1,4 +1,4 @@
-"""Drawing tokens, and the decoding loop over an expanded prompt cache."""
+"""Drawing tokens, and the decoding loop over the completions that still run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from affectgpt_r1.functional.logprobs import selective_log_softmax
 from affectgpt_r1.types import Sampling
+
+BLOCK = 128
 
 
 class Decoded(NamedTuple):
@@ -21,13 +22,21 @@ class Decoded(NamedTuple):
     truncated: Tensor  # (N,) bool
 
 
-def filter_logits(logits: Tensor, *, top_k: int, top_p: float) -> Tensor:
-    """Keep the ``top_k`` most likely tokens, then the smallest set whose probability reaches ``top_p``.
+class Drawn(NamedTuple):
+    """A token for each of ``m`` rows."""
+
+    ids: Tensor  # (m,) int64
+    logps: Tensor  # (m,) float32, under the whole distribution at the sampling temperature (1 if greedy)
+
+
+def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float = 0.0) -> Tensor:
+    """Keep the ``top_k`` most likely tokens, then the smallest set that reaches ``top_p``, then by ``min_p``.
 
     Args:
         logits: ``(N, V)``.
         top_k: 0 keeps all.
         top_p: 1 keeps all; the most likely token always stays.
+        min_p: Least probability as a share of the most likely token's; 0 keeps all.
 
     Returns:
         ``(N, V)`` with ``-inf`` at the tokens left out.
@@ -41,24 +50,81 @@ def filter_logits(logits: Tensor, *, top_k: int, top_p: float) -> Tensor:
         before = probabilities.cumsum(-1) - probabilities
         drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
         logits = logits.masked_fill(drop, -torch.inf)
+    if min_p > 0.0:
+        relative = (logits - logits.amax(-1, keepdim=True)).exp()
+        logits = logits.masked_fill(relative < min_p, -torch.inf)
     return logits
 
 
-def draw_tokens(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
+def draw_tokens(
+    logits: Tensor, sampling: Sampling, uniforms: Tensor | None = None, banned: Tensor | None = None
+) -> Drawn:
     """Draw one token a row; the most likely one at temperature 0.
 
     Args:
-        logits: ``(N, V)`` before the temperature.
+        logits: ``(m, V)`` before the temperature.
         sampling: Temperature and filters.
-        generator: Source of randomness.
+        uniforms: ``(m,)`` float64 in [0, 1), one random number a row; greedy decoding needs none.
+        banned: Tokens that are never drawn.
 
     Returns:
-        ``(N,)`` int64.
+        The tokens. Log-probs are those before filters and bans, as the update pass computes them.
+
+    Raises:
+        ValueError: The temperature is above 0 and no random numbers were given.
     """
+    scaled = logits.float() / (sampling.temperature or 1.0)
+    allowed = scaled if banned is None else scaled.index_fill(-1, banned, -torch.inf)
+    top = allowed.amax(-1, keepdim=True)
+    weights = (allowed - top).exp_()
+    normalizer = top.squeeze(-1) + weights.sum(-1).log()
+    if banned is not None and len(banned):
+        normalizer = torch.logaddexp(normalizer, scaled[:, banned].logsumexp(-1))
     if sampling.temperature == 0:
-        return logits.argmax(-1)
-    kept = filter_logits(logits / sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
-    return torch.multinomial(kept.softmax(-1), 1, generator=generator).squeeze(-1)
+        ids = allowed.argmax(-1)
+    else:
+        if uniforms is None:
+            raise ValueError("drawing at a temperature above 0 needs random numbers")
+        if sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0:
+            kept = filter_logits(allowed, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p)
+            weights.masked_fill_(kept == -torch.inf, 0.0)
+        ids = invert_distribution(weights, uniforms)
+    return Drawn(ids, scaled.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - normalizer)
+
+
+def invert_distribution(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw by inverting the cumulative distribution: first among blocks of tokens, then inside the block.
+
+    Only the sums of blocks need all weights; double precision, where it matters, touches few numbers.
+
+    Args:
+        weights: ``(m, V)``, not negative, not all zero in any row.
+        uniforms: ``(m,)`` float64 in [0, 1).
+
+    Returns:
+        ``(m,)`` int64; a token of weight 0 is never drawn.
+    """
+    size = weights.shape[-1]
+    whole = size // BLOCK * BLOCK
+    sums = weights[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1)
+    if whole < size:
+        sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
+    block, inside = _invert(sums.double(), uniforms)
+    members = block.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=weights.device)
+    chosen = weights.gather(-1, members.clamp(max=size - 1)).masked_fill_(members >= size, 0.0)
+    token, _ = _invert(chosen.double(), inside)
+    return block * BLOCK + token
+
+
+def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The first index whose cumulative share exceeds the number, and where in that index's share the number falls."""
+    cumulative = weights.cumsum(-1)
+    target = (uniforms * cumulative[:, -1]).unsqueeze(-1)
+    last = (weights > 0).long().mul(torch.arange(weights.shape[-1], device=weights.device)).amax(-1, keepdim=True)
+    index = torch.searchsorted(cumulative, target, right=True).minimum(last)  # rounding may pass the last by a hair
+    share = weights.gather(-1, index)
+    inside = (target - (cumulative.gather(-1, index) - share)) / share
+    return index.squeeze(-1), inside.squeeze(-1).clamp(0.0, 1.0)
 
 
 def decode(
@@ -70,41 +136,43 @@ def decode(
     banned_ids: Sequence[int],
     pad_id: int,
     generator: torch.Generator | None = None,
+    ends: Callable[[Tensor], Tensor] | None = None,
 ) -> Decoded:
-    """Decode until every row has drawn a stop token or the limit is reached.
+    """Decode until every row has drawn a stop token or the limit is reached; finished rows are not computed further.
 
     Args:
         first_logits: ``(N, V)`` after the prompt.
-        advance: Takes ``(N,)`` drawn tokens and the ``(N, c)`` mask so far; returns the next ``(N, V)`` logits.
+        advance: Takes the ``(m,)`` newest tokens and the ``(m,)`` rows that still run; returns ``(m, V)`` logits.
         sampling: How tokens are drawn.
         stop_ids: Tokens that end a completion.
         banned_ids: Media placeholders, which would break the next forward pass if they were drawn; those beyond the
             vocabulary (an embedding table that was not resized) cannot be.
         pad_id: Stands after the stop token.
-        generator: Source of randomness.
+        generator: Source of randomness; every row takes one number a step, so that no row depends on another's length.
+        ends: Takes ``(m, c)`` tokens so far; returns which of the ``m`` rows end here, beside stop tokens.
 
     Returns:
-        The completions. Log-probs are those of the full distribution at the sampling temperature (1 if greedy),
-        before filters and bans, as the update pass computes them.
+        The completions, with log-probs as :func:`draw_tokens` gives them.
     """
-    temperature = sampling.temperature or 1.0
-    stops = torch.tensor(list(stop_ids), device=first_logits.device)
-    banned = torch.tensor(
-        [token for token in banned_ids if token < first_logits.shape[-1]], dtype=torch.long, device=first_logits.device
-    )
-    running = torch.ones(first_logits.shape[0], dtype=torch.bool, device=first_logits.device)
-    ids, masks, logps, logits = [], [], [], first_logits
-    for _ in range(sampling.max_completion_length):
-        allowed = logits.index_fill(-1, banned, -torch.inf)
-        drawn = draw_tokens(allowed, sampling, generator).where(
-            running, torch.full_like(running, pad_id, dtype=torch.long)
+    count, device, limit = len(first_logits), first_logits.device, sampling.max_completion_length
+    stops = torch.tensor(list(stop_ids), device=device)
+    known = [token for token in banned_ids if token < first_logits.shape[-1]]
+    banned = torch.tensor(known, dtype=torch.long, device=device)
+    ids = torch.full((count, limit), pad_id, device=device)
+    mask, logps = torch.zeros(count, limit, device=device), torch.zeros(count, limit, device=device)
+    rows, logits = torch.arange(count, device=device), first_logits
+    for step in range(limit):
+        uniforms = (
+            torch.rand(count, dtype=torch.float64, generator=generator, device=device) if sampling.temperature else None
         )
-        logps.append(selective_log_softmax(logits / temperature, drawn) * running)
-        ids.append(drawn)
-        masks.append(running.float())
-        running = running & ~torch.isin(drawn, stops)
-        if not running.any():
+        drawn = draw_tokens(logits, sampling, None if uniforms is None else uniforms[rows], banned)
+        ids[rows, step], logps[rows, step], mask[rows, step] = drawn.ids, drawn.logps, 1.0
+        ended = torch.isin(drawn.ids, stops)
+        if ends is not None:
+            ended |= ends(ids[rows, : step + 1])
+        rows, newest = rows[~ended], drawn.ids[~ended]
+        if len(rows) == 0 or step + 1 == limit:
             break
-        if len(ids) < sampling.max_completion_length:
-            logits = advance(drawn, torch.stack(masks, 1))
-    return Decoded(torch.stack(ids, 1), torch.stack(masks, 1), torch.stack(logps, 1), running)
+        logits = advance(newest, rows)
+    truncated = torch.zeros(count, dtype=torch.bool, device=device).index_fill_(0, rows, True)
+    return Decoded(ids[:, : step + 1], mask[:, : step + 1], logps[:, : step + 1], truncated)

@@ -279,7 +279,7 @@ class _CompletionAttention(torch.autograd.Function):
 
 
 def _gather_groups(padded: Tensor, num_prompts: int, key_heads: int) -> Tensor:
-    """``(N, C, H, d)`` to ``(B, KV heads, H / KV heads * G * C, d)``: all queries of a prompt's key head in one list."""
+    """``(N, C, H, d)`` to ``(B, KV heads, H / KV heads * G * C, d)``: one list of queries a key head."""
     rows, length, heads, size = padded.shape
     shape = (num_prompts, rows // num_prompts * length, key_heads, heads // key_heads, size)
     return padded.reshape(shape).permute(0, 2, 3, 1, 4).reshape(num_prompts, key_heads, -1, size)

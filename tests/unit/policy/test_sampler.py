@@ -44,7 +44,7 @@ def test_filters_leave_the_kept_logits_alone():
 
 def test_greedy_takes_the_most_likely_token():
     logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, -1.0, 1.0]])
-    assert draw_tokens(logits, Sampling(temperature=0.0), None).tolist() == [1, 0]
+    assert draw_tokens(logits, Sampling(temperature=0.0)).ids.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -59,21 +59,22 @@ def test_greedy_takes_the_most_likely_token():
 def test_frequencies_of_twenty_thousand_draws(sampling, expected):
     count = 20_000
     logits = PROBABILITIES.log().expand(count, -1)
-    drawn = draw_tokens(logits, sampling, torch.Generator().manual_seed(7))
+    uniforms = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    drawn = draw_tokens(logits, sampling, uniforms).ids
     frequencies = torch.bincount(drawn, minlength=5) / count
     sigma = (expected * (1 - expected) / count).sqrt()
     assert (frequencies[expected == 0] == 0).all()
     assert ((frequencies - expected).abs() <= 3 * sigma).all()
 
 
-def script(rows: list[list[int]]) -> tuple[torch.Tensor, object, list[tuple[list[int], torch.Tensor]]]:
+def script(rows: list[list[int]]) -> tuple[torch.Tensor, object, list[tuple[list[int], list[int]]]]:
     """Logits that make row ``n`` draw ``rows[n][step]``; every call of ``advance`` is kept."""
     steps = torch.nn.functional.one_hot(torch.tensor(rows), VOCABULARY).float().transpose(0, 1) * 10
-    calls: list[tuple[list[int], torch.Tensor]] = []
+    calls: list[tuple[list[int], list[int]]] = []
 
-    def advance(drawn: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        calls.append((drawn.tolist(), mask.clone()))
-        return steps[len(calls)]
+    def advance(drawn: torch.Tensor, running: torch.Tensor) -> torch.Tensor:
+        calls.append((drawn.tolist(), running.tolist()))
+        return steps[len(calls)][running]
 
     return steps[0], advance, calls
 
@@ -94,9 +95,8 @@ def test_stop_mask_and_truncation():
     assert decoded.ids.tolist() == [[5, STOP, PAD, PAD], [4, 4, 4, 4], [4, 4, 4, OTHER_STOP]]
     assert decoded.mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
     assert decoded.truncated.tolist() == [False, True, False]
-    assert [drawn for drawn, _ in calls] == [[5, 4, 4], [STOP, 4, 4], [PAD, 4, 4]]
-    assert [mask.shape[1] for _, mask in calls] == [1, 2, 3]  # no pass after the last token
-    assert calls[2][1][0].tolist() == [1, 1, 0]
+    # Finished rows are not computed further, and there is no pass after the last token.
+    assert calls == [([5, 4, 4], [0, 1, 2]), ([4, 4], [1, 2]), ([4, 4], [1, 2])]
 
 
 def test_decoding_ends_when_every_row_has_stopped():
@@ -111,7 +111,7 @@ def test_log_probs_are_those_of_the_unfiltered_distribution():
     sampling = Sampling(temperature=0.7, top_k=2, top_p=0.8, max_completion_length=1)
     decoded = decode(
         logits,
-        lambda drawn, mask: logits,
+        lambda drawn, running: logits[running],
         sampling=sampling,
         stop_ids=[STOP],
         banned_ids=[BANNED],
@@ -134,7 +134,7 @@ def test_banned_tokens_are_never_drawn(temperature):
     logits[:, BANNED] = 20.0
     decoded = decode(
         logits,
-        lambda drawn, mask: logits,
+        lambda drawn, running: logits[running],
         sampling=Sampling(temperature=temperature, max_completion_length=3),
         stop_ids=[STOP],
         banned_ids=[BANNED],
@@ -150,7 +150,7 @@ def test_same_generator_same_tokens():
     def ids(seed: int) -> torch.Tensor:
         return decode(
             logits,
-            lambda drawn, mask: logits,
+            lambda drawn, running: logits[running],
             sampling=Sampling(max_completion_length=5),
             stop_ids=[STOP],
             banned_ids=[],
