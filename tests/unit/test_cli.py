@@ -8,8 +8,8 @@ import affectgpt_r1.evaluate
 import affectgpt_r1.render
 import affectgpt_r1.score
 import affectgpt_r1.submit
-import affectgpt_r1.unibench
 import affectgpt_r1.train
+import affectgpt_r1.unibench
 from affectgpt_r1.cli import COMMANDS, main
 
 MODULES = {
