@@ -22,15 +22,16 @@ def train(config: DictConfig) -> dict[str, float]:
         config: The composed ``configs/train.yaml``.
 
     Returns:
-        The last logged metrics, and ``best``, the best value of the monitored one.
+        The last logged metrics, with ``best``, the best value of the monitored one, and with ``evaluate_after`` the
+        figures of the test clips.
     """
     from affectgpt_r1.assembly import build_data, build_policy, checkpoint_to_resume, prepare_process
-    from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
-    from affectgpt_r1.config import instantiate, resolved
+    from affectgpt_r1.config import resolved
+    from affectgpt_r1.held_out import evaluate_best_weights
     from affectgpt_r1.policy.checkpoint import read_checkpoint
     from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tracking import tracked_run
-    from affectgpt_r1.run_record import PhaseClock, wall_time_of, write_record
+    from affectgpt_r1.run_record import PhaseClock, write_record
 
     clock = PhaseClock()
     resume_from = checkpoint_to_resume(config)
@@ -46,20 +47,16 @@ def train(config: DictConfig) -> dict[str, float]:
             data, skipped = build_data(config, policy)
         for logger in mlflow_loggers(loggers):
             logger.log_data(data.digest(), config.synthetic)
-        module = _build_module(config, policy, skipped)
-        options: dict[str, Any] = {}
-        if config.match_wall_time is not None:
-            options["max_time"] = {"seconds": wall_time_of(config.match_wall_time)}
-        trainer: L.Trainer = instantiate(
-            config.trainer,
-            logger=loggers or False,
-            callbacks=list((instantiate(config.callbacks) or {}).values()),
-            plugins=[AtomicCheckpointIO()],
-            **options,
-        )
+        trainer = _build_trainer(config, loggers)
         with clock.phase("fit_seconds"):
-            trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+            if config.trainer.max_steps != 0:  # 0: the policy is tested as it is
+                trainer.fit(_build_module(config, policy, skipped), datamodule=data, ckpt_path=resume_from)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if config.evaluate_after:
+            with clock.phase("test_seconds"):
+                metrics |= evaluate_best_weights(
+                    config, policy, data, loggers, device=trainer.strategy.root_device, step=trainer.global_step
+                )
         return write_record(config, trainer, clock, metrics)
 
 
@@ -71,6 +68,24 @@ def _build_loggers(config: DictConfig, *, resumed: bool) -> list[Any]:
     if resumed and "mlflow" in config.logger and config.logger.mlflow.run_id is None:
         config.logger.mlflow.run_id = read_run_id(config.paths.run)
     return list((instantiate(config.logger) or {}).values())
+
+
+def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
+    from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
+    from affectgpt_r1.config import instantiate
+    from affectgpt_r1.run_record import wall_time_of
+
+    options: dict[str, Any] = {}
+    if config.match_wall_time is not None:
+        options["max_time"] = {"seconds": wall_time_of(config.match_wall_time)}
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        logger=loggers or False,
+        callbacks=list((instantiate(config.callbacks) or {}).values()),
+        plugins=[AtomicCheckpointIO()],
+        **options,
+    )
+    return trainer
 
 
 def _build_module(config: DictConfig, policy: Any, skipped: Any) -> AffectModule:
@@ -94,7 +109,11 @@ def _build_module(config: DictConfig, policy: Any, skipped: Any) -> AffectModule
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def _entry(config: DictConfig) -> float:
-    return train(config)["best"]
+    if config.sweep.name is None:
+        return train(config)["best"]
+    from affectgpt_r1.sweep import run_cell
+
+    return run_cell(config, train)
 
 
 def main() -> None:

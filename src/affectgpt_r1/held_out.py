@@ -1,0 +1,110 @@
+"""A trained policy's greedy answers to the test clips: the figures and the answers themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from affectgpt_r1.assembly import answer_sampling
+from affectgpt_r1.comparison import Answers, decode_answers
+from affectgpt_r1.data.datamodule import ClipDataModule
+from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.emotion.wheels import Lexicon
+from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
+from affectgpt_r1.metrics.wheel import EmotionWheelScore
+from affectgpt_r1.policy.checkpoint import load_policy_weights
+from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.reporting.logger import mlflow_loggers
+from affectgpt_r1.stages.answers import answer_statistics
+
+
+def evaluate_best_weights(
+    config: DictConfig,
+    policy: MultimodalPolicy,
+    data: ClipDataModule,
+    loggers: Sequence[Logger],
+    *,
+    device: torch.device,
+    step: int,
+) -> dict[str, float]:
+    """Answer the test clips with the weights of the best validation, and log figures and answers.
+
+    Args:
+        config: The run's configuration.
+        policy: The policy; it gets the best weights, if the run has stored any.
+        data: The data module, set up.
+        loggers: The run's loggers; with MLflow the answers are the artifact ``test/answers.jsonl``.
+        device: Where the answers are decoded.
+        step: Step to log at.
+
+    Returns:
+        See :func:`held_out_metrics`.
+    """
+    best = Path(config.paths.run) / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        load_policy_weights(policy, best)
+    policy.to(device).eval()
+    lexicon = load_lexicon(config.emotion.lexicon)
+    batches = (
+        policy.with_features(data.transfer_batch_to_device(batch, device, 0)) if len(batch) else batch
+        for batch in data.test_dataloader()
+    )
+    answers = decode_answers(policy, batches, answer_sampling(config))
+    metrics = held_out_metrics(answers, lexicon)
+    text = answer_lines(answers, lexicon)
+    path = Path(config.paths.run) / "test" / "answers.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    for logger in loggers:
+        logger.log_metrics(metrics, step=step)
+        logger.save()
+    for tracked in mlflow_loggers(loggers):
+        tracked.log_text(text, "test/answers.jsonl")
+    return metrics
+
+
+def held_out_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
+    """Figures of greedy answers by log name.
+
+    Args:
+        answers: To the test clips.
+        lexicon: The words' clusters.
+
+    Returns:
+        ``test/f1``, ``test/precision`` and ``test/recall`` (means over the five level-1 wheels, in [0, 1]),
+        ``test/answers/<statistic>``, and ``test/target_words``, the mean number of distinct target words.
+    """
+    score = EmotionWheelScore(lexicon)
+    score.update(answers.labels, answers.targets)
+    scores = score.compute()
+    statistics = answer_statistics(answers.completions, answers.targets, lexicon)
+    return {
+        **{f"test/{name}": float(scores[name]) for name in ("f1", "precision", "recall")},
+        **{f"test/answers/{name}": float(value) for name, value in statistics.items()},
+        "test/target_words": float(statistics["target_words"]),
+    }
+
+
+def answer_lines(answers: Answers, lexicon: Lexicon) -> str:
+    """The answers as JSON lines: ``name``, ``target``, ``openset``, ``completion`` and ``f1``, the clip's mean set F1.
+
+    ``f1`` is None where no target word is on a wheel.
+    """
+    scores = batch_mean_set_f1(answers.labels, answers.targets, lexicon)
+    rows = zip(answers.names, answers.targets, answers.completions, scores, strict=True)
+    lines = [
+        {
+            "name": name,
+            "target": list(target),
+            "openset": list(completion.labels),
+            "completion": completion.text,
+            "f1": score,
+        }
+        for name, target, completion, score in rows
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
