@@ -124,7 +124,7 @@ def _ranks(values):
 
 
 def test_the_bundled_lexicon_ranks_samples_much_as_the_published_ones_do(golden):
-    """Measured: 0.78 on mer2025, 0.77 on mer2026; other wheels and other word forms, so not the same score."""
+    """Measured: 0.81 on mer2025, 0.80 on mer2026, against 0.66 to 0.81 for one published wheel and the other four."""
     fixture, lexicon = golden
     predictions, targets = _sets(fixture, "prediction"), _sets(fixture, "target")
     ours = batch_mean_set_f1(predictions, targets, load_lexicon("bundled"))
@@ -132,4 +132,4 @@ def test_the_bundled_lexicon_ranks_samples_much_as_the_published_ones_do(golden)
     pairs = [pair for pair in zip(ours, theirs, strict=True) if None not in pair]
     assert len(pairs) >= 270
     first, second = (_ranks(np.round(column, 12)) for column in zip(*pairs, strict=True))
-    assert np.corrcoef(first, second)[0, 1] > 0.75
+    assert np.corrcoef(first, second)[0, 1] > 0.78

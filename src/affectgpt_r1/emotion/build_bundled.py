@@ -1,10 +1,11 @@
-"""Builds ``resources/bundled.json`` from the hand-written ``resources/groups.txt``.
+"""Builds ``resources/bundled.json`` from the hand-written ``resources/groups.txt`` and ``resources/charts.txt``.
 
 Run by hand, from a checkout with the ``dev`` extra: ``python -m affectgpt_r1.emotion.build_bundled``. Word forms come
 from lemminflect and from the regular suffixes -ly and -ness.
 
-Each group of near-synonyms is placed on each wheel by that wheel's own source: its families are the clusters, and a
-group has no place where the source has none. Plutchik's dyads stand below one of their two components.
+Three wheels rest on closed charts (Plutchik, Shaver and Parrott, Willcox): a chart's words have the place where it
+prints them, their near-synonyms follow them, and what it does not print is not on that wheel. Two rest on accounts of
+open families of emotions (Geneva, Ekman): each group of near-synonyms is placed in a family, or in none.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from affectgpt_r1.emotion.wheels import NUM_WHEELS
 from affectgpt_r1.errors import LexiconError
 
-VERSION = "1.0"
+VERSION = "2.0"
+NUM_CHARTS = 3
 _RESOURCES = Path(__file__).parent / "resources"
 _HEADER = {
     "version": VERSION,
     "licence": "Apache-2.0.",
-    "provenance": "Compiled for this package. Places on the wheels were decided group by group from the sources below; "
-    "no placement was copied from another lexicon. Coverage was checked against the word list of the MER2025 wheels, "
-    "and words for feelings that were missing were added.",
+    "provenance": "Compiled for this package. Places on the wheels follow from the words that the sources below print, "
+    "or were decided group by group from them; no placement was copied from another lexicon. Coverage was checked "
+    "against the word list of the MER2025 wheels, and words for feelings that were missing were added.",
     "wheels": [
         "Plutchik, R. (1980). Emotion: A psychoevolutionary synthesis. Harper & Row. "
         "Eight primary emotions; their intensities and dyads.",
@@ -32,52 +34,91 @@ _HEADER = {
         "Social Psychology 52(6), 1061-1086; as tabulated by Parrott, W. G. (2001). Emotions in Social Psychology. "
         "Psychology Press. Six primary and their secondary emotions.",
         "Willcox, G. (1982). The feeling wheel. Transactional Analysis Journal 12(4), 274-276. "
-        "Six centres and their second ring.",
+        "Six centres and two rings.",
         "Scherer, K. R. (2005). What are emotions? And how can they be measured? Social Science Information 44(4), "
-        "695-729: Geneva emotion wheel and affect label coder. Families grouped by neighbourhood; confusion "
-        "beside surprise after Silvia, P. J. (2009). Psychology of Aesthetics, Creativity, and the Arts 3(1).",
-        "Ekman, P. (1999). Basic emotions. In Dalgleish & Power (eds), Handbook of Cognition and Emotion, Wiley; "
-        "Ekman, P., & Ekman, E. (2016). Atlas of Emotions. Families and their states; shame, guilt and embarrassment "
-        "as one family.",
+        "695-729: affect label coder; the twenty families of the wheel after Sacharin, V., Schlegel, K., & Scherer, "
+        "K. R. (2012). Geneva emotion wheel rating study. University of Geneva. Confusion by surprise after Silvia, "
+        "P. J. (2009). Psychology of Aesthetics, Creativity, and the Arts 3(1).",
+        "Ekman, P. (1999). Basic emotions. In Dalgleish & Power (eds), Handbook of Cognition and Emotion, Wiley; its "
+        "families, with surprise and the enjoyable emotions of Ekman, P. (2003). Emotions Revealed. Times Books. "
+        "States within them, and compassion, after Ekman, P., & Ekman, E. (2016). Atlas of Emotions.",
     ],
 }
+
+
+Place: TypeAlias = tuple[str, str]  # level-1 and level-2 cluster
+Chart: TypeAlias = dict[str, Place]  # place of each printed word
 
 
 class Group(NamedTuple):
     """Near-synonyms and their place on each wheel."""
 
     name: str
-    places: tuple[tuple[str, str] | None, ...]  # (level-1 cluster, level-2 cluster) on each of the five wheels
+    places: tuple[Place | None, ...]
     members: tuple[str, ...]
 
 
 def main() -> None:
     """Writes the file and prints what it holds."""
-    groups = read_groups((_RESOURCES / "groups.txt").read_text(encoding="utf-8"))
-    content = build(groups)
+    content = build(read_source())
     path = _RESOURCES / "bundled.json"
     path.write_text(to_json(content), encoding="utf-8")
     forms = sum(len(word[1]) for word in content["words"].values())
-    print(f"{path}: {len(groups)} groups, {len(content['words'])} words, {forms} forms")
+    print(f"{path}: {len(content['groups'])} groups, {len(content['words'])} words, {forms} forms")
+
+
+def read_source() -> list[Group]:
+    """Groups with a place on each of the five wheels, from both hand-written files.
+
+    Raises:
+        LexiconError: If a file is malformed; the message names line or word.
+    """
+    charts = read_charts((_RESOURCES / "charts.txt").read_text(encoding="utf-8"))
+    return place_on_charts(read_groups((_RESOURCES / "groups.txt").read_text(encoding="utf-8")), charts)
+
+
+def read_charts(text: str) -> list[Chart]:
+    """Charts of ``charts.txt``, in order.
+
+    Raises:
+        LexiconError: If a line is malformed, a chart prints a word twice, or a chart is missing.
+    """
+    charts: list[Chart] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            charts.append({})
+            continue
+        cell, colon, words = line.partition(":")
+        place = _place(cell, "charts.txt", number)
+        if not (charts and colon and place):
+            raise LexiconError(f"charts.txt, line {number}: {line!r} is not 'level1/level2: words' below a [chart]")
+        for word in (word.strip() for word in words.split(",")):
+            if charts[-1].setdefault(word, place) != place:
+                raise LexiconError(f"charts.txt, line {number}: {word!r} has another place above; keep one")
+    if len(charts) != NUM_CHARTS:
+        raise LexiconError(f"charts.txt: {len(charts)} charts where {NUM_CHARTS} belong")
+    return charts
 
 
 def read_groups(text: str) -> list[Group]:
-    """Groups of ``groups.txt``; its comments say how it is written.
+    """Groups of ``groups.txt`` with their places in the open families; its comments say how it is written.
 
     Raises:
         LexiconError: If a line is malformed or a word stands in two groups; the message names line or word.
     """
     groups: list[Group] = []
     owner: dict[str, str] = {}
-    heading: tuple[str, tuple[tuple[str, str] | None, ...]] | None = None
+    heading: tuple[str, tuple[Place | None, ...]] | None = None
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         if heading is None:
             name, *places = (cell.strip() for cell in line.split("|"))
-            if len(places) != NUM_WHEELS:
-                raise LexiconError(f"groups.txt, line {number}: {len(places)} places for {NUM_WHEELS} wheels")
-            heading = name, tuple(_place(cell, number) for cell in places)
+            if len(places) != NUM_WHEELS - NUM_CHARTS:
+                raise LexiconError(f"groups.txt, line {number}: {len(places)} places for {NUM_WHEELS - NUM_CHARTS}")
+            heading = name, tuple(_place(cell, "groups.txt", number) for cell in places)
             continue
         group = Group(*heading, tuple(word.strip() for word in line.split(",")))
         for word in group.members:
@@ -88,12 +129,34 @@ def read_groups(text: str) -> list[Group]:
     return groups
 
 
-def _place(cell: str, number: int) -> tuple[str, str] | None:
+def place_on_charts(groups: list[Group], charts: list[Chart]) -> list[Group]:
+    """``groups``, each split where a chart prints members apart, with their places on the charts put first.
+
+    Raises:
+        LexiconError: If a chart prints a word that no group has.
+    """
+    known = {member.removeprefix("=") for group in groups for member in group.members}
+    for word in (word for chart in charts for word in chart):
+        if word not in known:
+            raise LexiconError(f"charts.txt: {word!r} stands in no group of groups.txt; add it to its synonyms")
+    placed: list[Group] = []
+    for group in groups:
+        words = [member.removeprefix("=") for member in group.members]
+        heads = [next((chart[word] for word in words if word in chart), None) for chart in charts]
+        split: dict[tuple[Place | None, ...], list[str]] = {}
+        for member, word in zip(group.members, words, strict=True):
+            places = tuple(chart.get(word, head) for chart, head in zip(charts, heads, strict=True))
+            split.setdefault(places, []).append(member)
+        placed += [Group(group.name, (*places, *group.places), tuple(part)) for places, part in split.items()]
+    return placed
+
+
+def _place(cell: str, file: str, number: int) -> Place | None:
     if cell == "-":
         return None
     level1, slash, level2 = cell.partition("/")
     if not (level1 and slash and level2):
-        raise LexiconError(f"groups.txt, line {number}: {cell!r} is neither 'level1/level2' nor '-'")
+        raise LexiconError(f"{file}, line {number}: {cell!r} is neither 'level1/level2' nor '-'")
     return level1, level2
 
 

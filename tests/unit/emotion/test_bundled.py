@@ -14,6 +14,9 @@ from affectgpt_r1.errors import LexiconError
 LEXICON = load_lexicon("bundled")
 RESOURCES = Path(build_bundled.__file__).parent / "resources"
 
+# Clusters of each wheel at level 1 and at level 2.
+SIZES = [(8, 48), (6, 25), (6, 43), (20, 36), (19, 41)]
+
 FAMILIES = {
     "joy": "happy joyful excited proud cheerful delighted amused",
     "sadness": "sad lonely disappointed hurt depressed heartbroken hopeless",
@@ -28,9 +31,13 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("word", [word for words in FAMILIES.values() for word in words.split()])
+# Few of the sources speak of shyness, boredom or (Willcox alone) tiredness.
+ON_TWO_WHEELS = ("shy", "bored")
+
+
+@pytest.mark.parametrize("word", [word for words in FAMILIES.values() for word in words.split() if word != "tired"])
 def test_everyday_words_map_on_most_wheels(word):
-    assert sum(mask > 0 for mask in LEXICON.masks(word)) >= 3
+    assert sum(mask > 0 for mask in LEXICON.masks(word)) >= 3 - (word in ON_TWO_WHEELS)
     for wheel in range(1, 6):
         assert (LEXICON.cluster(word, wheel, 1) is None) == (LEXICON.cluster(word, wheel, 2) is None)
 
@@ -82,9 +89,8 @@ def test_words_without_emotion_map_nowhere(word):
 
 
 def test_each_wheel_has_two_levels():
-    for wheel, num_centres in enumerate((8, 6, 6, 11, 8), start=1):
-        assert len(LEXICON.clusters(wheel, 1)) == num_centres
-        assert len(LEXICON.clusters(wheel, 2)) > 2 * num_centres
+    sizes = [tuple(len(LEXICON.clusters(wheel, level)) for level in (1, 2)) for wheel in range(1, 6)]
+    assert sizes == SIZES
 
 
 def test_loading_is_fast():
@@ -98,17 +104,67 @@ def test_loading_is_fast():
 
 def test_the_file_is_what_its_source_builds():
     pytest.importorskip("lemminflect", reason="word forms are built with the dev extra")
-    groups = build_bundled.read_groups((RESOURCES / "groups.txt").read_text(encoding="utf-8"))
-    expected = build_bundled.to_json(build_bundled.build(groups))
+    expected = build_bundled.to_json(build_bundled.build(build_bundled.read_source()))
     assert (RESOURCES / "bundled.json").read_text(encoding="utf-8") == expected
+
+
+CHARTS = build_bundled.read_charts((RESOURCES / "charts.txt").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("wheel", [1, 2, 3])
+def test_printed_words_have_the_place_of_their_chart(wheel):
+    for word, (inner, outer) in CHARTS[wheel - 1].items():
+        assert (LEXICON.cluster(word, wheel, 1), LEXICON.cluster(word, wheel, 2)) == (inner, outer)
+
+
+@pytest.mark.parametrize(
+    ("word", "wheel", "cluster"),
+    [
+        ("joviality", 2, "joy"),
+        ("homesick", 2, "sadness"),  # Shaver et al. list it under neglect, apart from longing
+        ("yearning", 2, "love"),
+        ("surprised", 3, "powerful"),  # Willcox: aware
+        ("astonished", 3, None),
+        ("disgusted", 3, None),
+        ("nervous", 1, None),
+        ("anxious", 1, "fear"),
+    ],
+)
+def test_a_chart_places_its_words_and_no_others(word, wheel, cluster):
+    assert LEXICON.cluster(word, wheel) == cluster
+
+
+def test_a_group_follows_its_first_printed_member():
+    groups = [build_bundled.Group("a", (("g", "h"), None), ("x", "=y", "z"))]
+    charts = [{"y": ("b", "c"), "z": ("d", "e")}, {}, {"x": ("f", "f")}]
+    first, second = build_bundled.place_on_charts(groups, charts)
+    assert first == ("a", (("b", "c"), None, ("f", "f"), ("g", "h"), None), ("x", "=y"))
+    assert second == ("a", (("d", "e"), None, ("f", "f"), ("g", "h"), None), ("z",))
+    with pytest.raises(LexiconError, match="'q' stands in no group"):
+        build_bundled.place_on_charts(groups, [{"q": ("b", "c")}, {}, {}])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a | b/c | - | -\nx\n", "line 1: 3 places for 5 wheels"),
-        ("a | b/c | - | - | - | d\nx\n", "line 1: 'd' is neither"),
-        ("a | b/c | - | - | - | -\nx, y\nb | b/c | - | - | - | -\ny\n", "line 4: 'y' is also in 'a'"),
+        ("a/b: x\n", "line 1: .* below a \\[chart\\]"),
+        ("[one]\na/b x\n", "line 2: 'a/b x' is not"),
+        ("[one]\nab: x\n", "charts.txt, line 2: 'ab' is neither"),
+        ("[one]\na/b: x\na/c: x\n", "line 3: 'x' has another place above"),
+        ("[one]\na/b: x\n", "1 charts where 3 belong"),
+    ],
+)
+def test_a_malformed_chart_is_named(text, message):
+    with pytest.raises(LexiconError, match=message):
+        build_bundled.read_charts(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a | b/c | - | -\nx\n", "line 1: 3 places for 2"),
+        ("a | b/c | d\nx\n", "line 1: 'd' is neither"),
+        ("a | b/c | -\nx, y\nb | b/c | -\ny\n", "line 4: 'y' is also in 'a'"),
     ],
 )
 def test_a_malformed_source_is_named(text, message):

@@ -167,9 +167,9 @@ def test_numbers_by_hand():
 
 
 def test_wheels_without_a_counted_sample_stay_out_of_the_mean():
-    # surprise has no place on the third wheel
-    assert LEXICON.cluster("surprised", 3) is None
-    found = result(scored([[(("surprised",), ("surprised",))]]))
+    # Willcox prints nothing like amazement
+    assert LEXICON.cluster("amazed", 3) is None
+    found = result(scored([[(("amazed",), ("amazed",))]]))
     assert math.isnan(found["wheel3_f1"])
     assert found["f1"] == found["precision"] == found["recall"] == 1
 
