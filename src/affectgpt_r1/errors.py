@@ -25,3 +25,7 @@ class ConfigError(AffectGPTError):
 
 class CheckpointError(AffectGPTError):
     """A checkpoint that cannot be written, read, or does not fit the model."""
+
+
+class TrainingError(AffectGPTError):
+    """Training that cannot go on: a loss that is infinite or no number."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from affectgpt_r1.data.samplers import GenerationSchedule
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import ConfigError
@@ -20,9 +22,19 @@ from affectgpt_r1.optim import parameter_groups
 from affectgpt_r1.policy.checkpoint import check_fits, policy_digests
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.random_state import capture_random_state, derive_seed, restore_random_state
+from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
-from affectgpt_r1.stages.base import Stage
-from affectgpt_r1.types import ClipBatch, Completion, Sampling
+from affectgpt_r1.stages.base import BufferedStage, Stage
+from affectgpt_r1.stages.guards import (
+    check_finite,
+    check_gradients,
+    check_loss_has_gradient,
+    check_trainable,
+    gradient_norm,
+)
+from affectgpt_r1.stages.hacking import HackingProbe
+from affectgpt_r1.timing import add_seconds, now, peak_memory_mib, take_phases
+from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Sampling
 
 
 class ResumableData(Protocol):
@@ -30,6 +42,10 @@ class ResumableData(Protocol):
 
     def resume_position(self, epoch: int, batch: int) -> None:
         """Start the next training epoch ``epoch`` at batch ``batch``."""
+        ...
+
+    def use_schedule(self, schedule: GenerationSchedule) -> None:
+        """Repeat training batches for the steps that share what was sampled at once."""
         ...
 
 
@@ -77,10 +93,13 @@ class AffectModule(L.LightningModule):
         self.skipped = skipped or SkippedClips()
         self.val_score = EmotionWheelScore(lexicon)
         self._val_completions: list[Completion] = []
+        self._val_targets: list[EmotionSet] = []
+        self._probe: HackingProbe | None = None
         self._position = (0, 0)
         self._random_state: dict[str, Any] | None = None
         self._prepared = False
-        self._step_started = time.perf_counter()
+        self._gradients: dict[str, Tensor] = {}
+        self._step_started = self._phase_started = now()
 
     def setup(self, stage: str) -> None:
         """Let the stage choose what trains, before the optimizer is built.
@@ -92,7 +111,18 @@ class AffectModule(L.LightningModule):
             raise ConfigError("prompt.force_answer is for evaluation: leave it out of training")
         if stage == "fit" and not self._prepared:
             self.stage.prepare(self.policy)
+            check_trainable(self.named_parameters(), self._stage_name)
             self._prepared = True
+        if stage == "fit" and isinstance(self.stage, BufferedStage) and (data := self._resumable_data()):
+            data.use_schedule(self.stage.schedule)
+
+    def on_fit_start(self) -> None:
+        """Choose the constant answers by which reward hacking is judged."""
+        rewards: WeightedRewards | None = getattr(self.stage, "rewards", None)
+        if rewards is not None:
+            splits = getattr(getattr(self.trainer, "datamodule", None), "splits", None)
+            targets = [] if splits is None else [row.labels for row in splits.validation]
+            self._probe = HackingProbe(rewards, self.lexicon, targets, thinks=self.policy.thinks)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on what trains; the schedule counts optimizer steps."""
@@ -103,11 +133,17 @@ class AffectModule(L.LightningModule):
         }
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Restore the random state once, right before the first resumed batch."""
-        self._step_started = time.perf_counter()
+        """Restore the random state, and gradients that were being accumulated, right before the first resumed batch."""
+        self._step_started = now()
+        take_phases()  # validation's are no training step's
         if self._random_state is not None:
             restore_random_state(self._random_state)
             self._random_state = None
+        if self._gradients:
+            for name, parameter in self.named_parameters():
+                if name in self._gradients:
+                    parameter.grad = self._gradients[name].to(parameter.device)
+            self._gradients = {}
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
         """Run the stage on a batch.
@@ -119,11 +155,40 @@ class AffectModule(L.LightningModule):
         self.skipped.add_batch(batch)
         seed = derive_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
         output = self.stage.training_step(self.policy, batch, seed=seed)
+        check_loss_has_gradient(output.loss, self._stage_name)
+        check_finite(output, batch, Path(self.trainer.default_root_dir), self.global_step)
         logs = {f"train/{name}": torch.as_tensor(value, dtype=torch.float32) for name, value in output.logs.items()}
+        if self._probe is not None and len(batch):
+            sprays = self._probe.spray_rewards(batch.labels)
+            logs |= {f"train/hacking/{name}": torch.tensor(value) for name, value in sprays.items()}
         logs["train/learning_rate"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-        logs["train/step_time"] = torch.tensor(time.perf_counter() - self._step_started)
-        self.log_dict(logs, on_step=True, on_epoch=False, batch_size=len(batch))
+        self._log_step(logs)
         return {"loss": output.loss, "records": output.records}
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Time the backward pass."""
+        self._phase_started = now()
+
+    def on_after_backward(self) -> None:
+        """Stop if no weight got a gradient."""
+        add_seconds("backward", now() - self._phase_started)
+        check_gradients(self.parameters(), self._stage_name)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the norm that clipping sees, and time the step."""
+        self._phase_started = now()
+        self._log_step({"train/grad_norm": gradient_norm(self.parameters())})
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Step as the Trainer does, and time it; the closure inside it runs forward and backward pass."""
+        super().optimizer_step(*arguments, **options)
+        add_seconds("optimizer", now() - self._phase_started)
+
+    def on_train_batch_end(self, outputs: Any, batch: ClipBatch, batch_idx: int) -> None:
+        """Log how long the step and its phases took, and the peak memory."""
+        times = {f"time/{name}": seconds for name, seconds in take_phases().items()}
+        figures = {"step_time": now() - self._step_started, "memory/peak_mib": peak_memory_mib(), **times}
+        self._log_step({f"train/{name}": torch.tensor(value) for name, value in figures.items()})
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Decode greedily and count."""
@@ -138,17 +203,22 @@ class AffectModule(L.LightningModule):
             completions = parse_rollout(rollout, batch.names, thinks=self.policy.thinks)
             self.val_score.update([completion.labels for completion in completions], list(batch.labels))
             self._val_completions.extend(completions)
+            self._val_targets.extend(batch.labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the wheel scores and the answers' statistics."""
         if not self._val_completions:
             return
         scores = self.val_score.compute()
-        statistics = answer_statistics(self._val_completions, self.lexicon)
+        completions, targets = self._val_completions, self._val_targets
+        statistics = answer_statistics(completions, targets, self.lexicon)
         self.log_dict({f"val/{name}": float(scores[name]) for name in ("f1", "precision", "recall")})
         self.log_dict({f"val/answers/{name}": value for name, value in statistics.items()}, sync_dist=True)
+        if self._probe is not None:
+            signs = {**self._probe.spray_rewards(targets), **self._probe.part_correlations(completions, targets)}
+            self.log_dict({f"val/hacking/{name}": value for name, value in signs.items()}, sync_dist=True)
         self.val_score.reset()
-        self._val_completions = []
+        self._val_completions, self._val_targets = [], []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what trains, and add all else that an exact resume needs."""
@@ -159,6 +229,9 @@ class AffectModule(L.LightningModule):
         checkpoint["digests"] = policy_digests(self.policy)
         checkpoint["reference"] = self.policy.reference_state()
         checkpoint["position"] = list(self._position)
+        checkpoint["gradients"] = self._accumulated_gradients()
+        if isinstance(self.stage, BufferedStage):
+            checkpoint["rollout_buffer"] = self.stage.buffer_state()
         checkpoint["random_state"] = capture_random_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -168,6 +241,26 @@ class AffectModule(L.LightningModule):
         epoch, batch = checkpoint["position"]
         self._position = (epoch, batch)
         self._random_state = checkpoint["random_state"]
-        data: ResumableData | None = getattr(self.trainer, "datamodule", None)
-        if data is not None:
+        self._gradients = checkpoint["gradients"]
+        if isinstance(self.stage, BufferedStage):
+            self.stage.load_buffer_state(checkpoint["rollout_buffer"])
+        if data := self._resumable_data():
             data.resume_position(epoch, batch)
+
+    @property
+    def _stage_name(self) -> str:
+        return type(self.stage).__name__
+
+    def _resumable_data(self) -> ResumableData | None:
+        data: ResumableData | None = getattr(self.trainer, "datamodule", None)
+        return data
+
+    def _log_step(self, values: dict[str, Tensor]) -> None:
+        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1, sync_dist=True)
+
+    def _accumulated_gradients(self) -> dict[str, Tensor]:
+        """Gradients of batches whose optimizer step is still to come, by parameter."""
+        trainer = self._trainer
+        if trainer is None or self._position[1] % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+            return {}
+        return {name: one.grad for name, one in self.named_parameters() if one.grad is not None}

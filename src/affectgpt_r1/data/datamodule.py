@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -19,12 +19,12 @@ from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.features import FeatureStore, store_features
 from affectgpt_r1.data.layout import media_files
 from affectgpt_r1.data.manifest import ManifestRow, check_media
-from affectgpt_r1.data.samplers import ResumableSampler
+from affectgpt_r1.data.samplers import GenerationBatchSampler, GenerationSchedule, ResumableSampler
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
 from affectgpt_r1.data.video import ChannelOrder
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.types import MODALITIES, ClipBatch, Modality
+from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
 
 WORKER_TIMEOUT_SECONDS = 300
 """How long a batch may take before a worker counts as hung in native decoder code."""
@@ -43,7 +43,7 @@ class ClipDataModule(LightningDataModule):
         test_labels: Label file of the test set.
         subtitles: Subtitle file; not read when the text modality is off.
         modalities: Modalities that are on.
-        visual: Face crops or whole frames.
+        visual: Face crops, whole frames, both, or one still image.
         num_frames: Frames of a clip.
         image_size: Height and width of a frame in pixels.
         channel_order: How face-crop files store their channels.
@@ -60,6 +60,7 @@ class ClipDataModule(LightningDataModule):
         cues_file: Recorded cues of synthetic clips, as JSON lines.
         max_unreadable_share: Share of clips that may be lost.
         validation_share: Share of the training clips, chosen by name, that validates when no file is given.
+        questions: Kinds of question that training draws among; see :class:`~affectgpt_r1.data.dataset.ClipDataset`.
 
     Raises:
         ConfigError: A value is unknown.
@@ -75,7 +76,7 @@ class ClipDataModule(LightningDataModule):
         test_labels: str | None = None,
         subtitles: str | None = "subtitle_chieng.csv",
         modalities: Sequence[Modality] = MODALITIES,
-        visual: Literal["face", "frame"] = "face",
+        visual: Visual = "face",
         num_frames: int = 8,
         image_size: int = 224,
         channel_order: ChannelOrder = "bgr",
@@ -92,6 +93,7 @@ class ClipDataModule(LightningDataModule):
         cues_file: str | None = None,
         max_unreadable_share: float = 0.02,
         validation_share: float = 0.1,
+        questions: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.root = Path(root)
@@ -109,10 +111,12 @@ class ClipDataModule(LightningDataModule):
         self.feature_store = feature_store
         self.max_unreadable_share = max_unreadable_share
         self.validation_share = validation_share
+        self.questions = tuple(questions)
         self.features: FeatureStore | None = None
         self.splits = Splits([], [], [])
         self._cues: dict[str, dict[str, float]] | None = None
-        self._train_sampler: ResumableSampler | None = None
+        self._train_sampler: GenerationBatchSampler | None = None
+        self._schedule = GenerationSchedule()
         self._resume = (-1, 0)
 
     def setup(self, stage: str | None = None) -> None:
@@ -136,10 +140,12 @@ class ClipDataModule(LightningDataModule):
             modality_dropout=self.modality_dropout,
             features=self.features,
             on_unreadable="redraw",
+            questions=self.questions,
         )
-        self._train_sampler = self._sampler(self.splits.train, self.batch_size, train=True)
+        clips = self._sampler(self.splits.train, self.batch_size, train=True)
+        self._train_sampler = GenerationBatchSampler(clips, self.batch_size, self._schedule)
         self._train_sampler.start_at(*self._resume)
-        return self._loader(dataset, self._train_sampler, self.batch_size)
+        return self._loader(dataset, batch_sampler=self._train_sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches in order; unreadable clips are left out and listed."""
@@ -162,6 +168,10 @@ class ClipDataModule(LightningDataModule):
         self._resume = (epoch, batch)
         if self._train_sampler is not None:
             self._train_sampler.start_at(epoch, batch)
+
+    def use_schedule(self, schedule: GenerationSchedule) -> None:
+        """Let each generation batch of clips be followed by the empty batches of the steps that reuse it."""
+        self._schedule = schedule
 
     def open_feature_store(self, tower_digest: str) -> FeatureStore:
         """Open the store of these towers, media settings and data folder; loaders made from now on read it.
@@ -188,7 +198,7 @@ class ClipDataModule(LightningDataModule):
     def media_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
         """Batches of decoded media, in order; unreadable clips are left out and listed."""
         sampler = self._sampler(rows, self.eval_batch_size, train=False)
-        return self._loader(self._dataset(rows), sampler, self.eval_batch_size)
+        return self._loader(self._dataset(rows), sampler=sampler, batch_size=self.eval_batch_size)
 
     def digest(self) -> str:
         """SHA-256 over the label files, to tell which data a run saw."""
@@ -196,7 +206,8 @@ class ClipDataModule(LightningDataModule):
 
     def _evaluation_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
         sampler = self._sampler(rows, self.eval_batch_size, train=False)
-        return self._loader(self._dataset(rows, features=self.features), sampler, self.eval_batch_size)
+        dataset = self._dataset(rows, features=self.features)
+        return self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size)
 
     def _dataset(self, rows: Sequence[ManifestRow], **options: Any) -> ClipDataset:
         return ClipDataset(rows, self.root, self.media, seed=self.seed, cues=self._cues, **options)
@@ -212,12 +223,11 @@ class ClipDataModule(LightningDataModule):
             equal_shares=train,
         )
 
-    def _loader(self, dataset: ClipDataset, sampler: ResumableSampler, batch_size: int) -> DataLoader[Any]:
+    def _loader(self, dataset: ClipDataset, **batching: Any) -> DataLoader[Any]:
         has_workers = self.num_workers > 0
         return DataLoader(
             dataset,
-            batch_size=batch_size,
-            sampler=sampler,
+            **batching,
             num_workers=self.num_workers,
             collate_fn=collate,
             timeout=WORKER_TIMEOUT_SECONDS if has_workers else 0,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
+
+from affectgpt_r1.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,18 @@ class SampleKey:
 
     index: int
     epoch: int
+
+
+class GenerationSchedule(NamedTuple):
+    """How training steps share what was sampled at once."""
+
+    steps_per_generation: int = 1  # batches that are drawn together
+    num_iterations: int = 1  # passes over them
+
+    @property
+    def steps(self) -> int:
+        """Training steps that visit one generation batch."""
+        return self.steps_per_generation * self.num_iterations
 
 
 class ResumableSampler(Sampler[SampleKey]):
@@ -68,6 +83,11 @@ class ResumableSampler(Sampler[SampleKey]):
         """Choose the epoch whose order the next iteration yields."""
         self._epoch = epoch
 
+    @property
+    def is_resumed_epoch(self) -> bool:
+        """Whether the next iteration is of the epoch that :meth:`start_at` named."""
+        return self._started_epoch == self._epoch
+
     def start_at(self, epoch: int, batch: int) -> None:
         """Let iterations of ``epoch`` leave out its first ``batch`` batches; other epochs stay whole."""
         self._started_epoch = epoch
@@ -90,3 +110,57 @@ class ResumableSampler(Sampler[SampleKey]):
         if not self._equal_shares:
             return self._length
         return -(-self._length // self._num_replicas) * self._num_replicas
+
+
+class GenerationBatchSampler(Sampler[list[SampleKey]]):
+    """Batches of an epoch: the clips of a whole generation, then an empty batch for each further step that uses them.
+
+    The empty batches keep the Trainer's count of batches, and with it clipping, accumulation and schedules, while no
+    clip is read twice. As TRL's sampler, it leaves out the clips of an epoch that fill no whole generation, where a
+    generation has several steps.
+
+    Args:
+        sampler: Deals the clips.
+        batch_size: Clips of a training step.
+        schedule: Steps of a generation.
+
+    Raises:
+        ConfigError: The epoch fills no generation.
+
+    Example:
+        >>> clips = ResumableSampler(5, seed=0, shuffle=False, batch_size=1)
+        >>> batches = GenerationBatchSampler(clips, 1, GenerationSchedule(steps_per_generation=2, num_iterations=2))
+        >>> [[key.index for key in batch] for batch in batches]
+        [[0, 1], [], [], [], [2, 3], [], [], []]
+    """
+
+    def __init__(self, sampler: ResumableSampler, batch_size: int, schedule: GenerationSchedule) -> None:
+        self.sampler = sampler  # the Trainer calls its set_epoch
+        self._schedule = schedule
+        self._size = batch_size * schedule.steps_per_generation
+        self._first = 0
+        if not len(self):
+            raise ConfigError(
+                f"{len(sampler)} training clips a process fill no generation of {self._size}: lower data.batch_size or "
+                "stage.steps_per_generation"
+            )
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Let iterations of ``epoch`` leave out its first ``batch`` batches; other epochs stay whole."""
+        self._first = batch
+        self.sampler.start_at(epoch, 0)
+
+    def __len__(self) -> int:
+        return self._generations * self._schedule.steps
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        keys = list(self.sampler)
+        first = self._first if self.sampler.is_resumed_epoch else 0
+        for number in range(first, len(self)):
+            generation, step = divmod(number, self._schedule.steps)
+            yield [] if step else keys[generation * self._size : (generation + 1) * self._size]
+
+    @property
+    def _generations(self) -> int:
+        whole, rest = divmod(len(self.sampler), self._size)
+        return whole + bool(rest and self._schedule.steps_per_generation == 1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from affectgpt_r1.data.samplers import GenerationSchedule
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.types import ClipBatch, StageOutput
 
@@ -36,4 +37,22 @@ class Stage(Protocol):
 
     def validation_step(self, policy: MultimodalPolicy, batch: ClipBatch) -> Mapping[str, Tensor]:
         """Scalars to average over the validation batches, beside the wheel scores."""
+        ...
+
+
+@runtime_checkable
+class BufferedStage(Stage, Protocol):
+    """A stage that samples once for several training steps."""
+
+    @property
+    def schedule(self) -> GenerationSchedule:
+        """How many training steps visit each generation batch."""
+        ...
+
+    def buffer_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on in the middle of a buffer: tensors and plain values."""
+        ...
+
+    def load_buffer_state(self, state: Mapping[str, Any]) -> None:
+        """Take up a buffer where :meth:`buffer_state` left it."""
         ...

@@ -2,181 +2,255 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from affectgpt_r1.data.samplers import GenerationSchedule
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.functional.advantages import group_advantages, zero_variance_groups
-from affectgpt_r1.functional.logprobs import masked_mean
-from affectgpt_r1.functional.losses import LossType, clipped_policy_loss
+from affectgpt_r1.functional.advantages import group_advantages, objective_advantages, zero_variance_groups
+from affectgpt_r1.functional.collective import num_processes, sum_over_processes
+from affectgpt_r1.functional.losses import LossInputs, clipped_policy_loss
+from affectgpt_r1.functional.options import GRPOOptions
 from affectgpt_r1.policy.base import Policy, TokenScores
+from affectgpt_r1.random_state import derive_seed
 from affectgpt_r1.rewards.weighting import RewardScores, WeightedRewards
 from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
-from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, Rollout, Sampling, StageOutput
+from affectgpt_r1.stages.grpo_logs import (
+    completion_logs,
+    completion_records,
+    reward_logs,
+    sampling_logs,
+    tokens_per_second,
+)
+from affectgpt_r1.stages.rollouts import RolloutBuffer, ScoredRollout, select_clips
+from affectgpt_r1.timing import now, phase
+from affectgpt_r1.types import ClipBatch, Sampling, StageOutput, TokenBatch
+
+log = logging.getLogger(__name__)
 
 
 class GRPOStage:
     """Samples a group of completions for each clip and reinforces those above the group's mean.
 
+    A batch of clips is a generation batch: it is sampled at once and fills the rollout buffer. The empty batches that
+    follow it visit the buffer's other steps, ``num_iterations`` times each.
+
     Args:
         rewards: The weighted rewards.
         lexicon: For the statistics of the answers.
         sampling: How completions are drawn; log-probs are taken at its temperature.
-        num_generations: ``G`` completions of a clip.
-        beta: Weight of the KL penalty to the policy that training started from; 0 builds no reference.
-        epsilon: Lower clip range.
-        epsilon_high: Upper clip range; ``epsilon`` when None.
-        loss_type: ``grpo``, ``bnpo`` or ``dr_grpo``.
-        scale_rewards: Divide advantages by the group's standard deviation.
+        **options: See :class:`~affectgpt_r1.functional.options.GRPOOptions`.
 
     Raises:
-        ConfigError: A group of fewer than two, or greedy sampling: neither has a gradient.
+        ConfigError: An option is unknown or contradicts another, or decoding is greedy: equal completions teach
+            nothing.
     """
 
     answers = True
 
-    def __init__(
-        self,
-        rewards: WeightedRewards,
-        lexicon: Lexicon,
-        sampling: Sampling,
-        *,
-        num_generations: int = 8,
-        beta: float = 0.0,
-        epsilon: float = 0.2,
-        epsilon_high: float | None = None,
-        loss_type: LossType = "grpo",
-        scale_rewards: bool = True,
-    ) -> None:
-        if num_generations < 2:
-            raise ConfigError(f"stage.num_generations={num_generations}: a group needs at least 2 completions")
+    def __init__(self, rewards: WeightedRewards, lexicon: Lexicon, sampling: Sampling, **options: Any) -> None:
         if sampling.temperature <= 0:
             raise ConfigError("stage.sampling.temperature must be above 0: equal completions have no advantage")
         self.rewards = rewards
         self.lexicon = lexicon
         self.sampling = sampling
-        self.num_generations = num_generations
-        self.beta = beta
-        self.epsilon = epsilon
-        self.epsilon_high = epsilon_high
-        self.loss_type = loss_type
-        self.scale_rewards = scale_rewards
+        self.options = GRPOOptions(**options)
+        self._buffer: RolloutBuffer | None = None
+        self._visits = 0
+
+    @property
+    def schedule(self) -> GenerationSchedule:
+        """How many training steps visit each generation batch."""
+        return GenerationSchedule(self.options.steps_per_generation, self.options.num_iterations)
 
     def prepare(self, policy: Policy) -> None:
         """Freeze a copy of the weights that training starts from, if KL is measured against it."""
-        if self.beta != 0.0:
+        if self.options.beta != 0.0:
             policy.snapshot_reference()
 
     def training_step(self, policy: Policy, batch: ClipBatch, *, seed: int) -> StageOutput:
-        """See :class:`~affectgpt_r1.stages.base.Stage`."""
-        batch = policy.with_features(batch)
-        rollout = policy.generate(batch, self.num_generations, self.sampling, _generator(seed, policy))
-        completions = parse_rollout(rollout, batch.names, thinks=policy.thinks)
-        targets = [target for target in batch.labels for _ in range(self.num_generations)]
-        scores = self.rewards(completions=completions, targets=targets)
-        rewards = scores.total.view(len(batch), self.num_generations)
-        advantages = group_advantages(rewards, scale=self.scale_rewards).to(rollout.completions.mask.device)
-        reference = self._reference_logps(policy, batch, rollout)
-        scored = policy.score(batch, rollout.completions, self.sampling.temperature)
-        mask = rollout.completions.mask.flatten(0, 1)
-        loss = clipped_policy_loss(
-            scored.per_token_logps.flatten(0, 1),
-            scored.per_token_logps.detach().flatten(0, 1),
-            advantages.flatten(),
-            mask,
-            ref_per_token_logps=None if reference is None else reference.flatten(0, 1),
-            beta=self.beta,
-            epsilon=self.epsilon,
-            epsilon_high=self.epsilon_high,
-            loss_type=self.loss_type,
-            max_completion_length=self.sampling.max_completion_length,
-        )
+        """See :class:`~affectgpt_r1.stages.base.Stage`; an empty batch visits the buffer's next step.
+
+        Raises:
+            ConfigError: An empty batch comes when the buffer has been visited to its end.
+        """
+        if len(batch):
+            self._buffer, self._visits = self._fill_buffer(policy, batch, seed), 0
+        step = self._next_step(policy.device)
+        with phase("forward"):
+            scored = self._score(policy, step)
+            loss = clipped_policy_loss(
+                self._loss_inputs(step, scored),
+                self.options,
+                max_completion_length=self.sampling.max_completion_length,
+                tokens_per_step=step.tokens_per_step,
+            )
+        mask = step.completions.mask
         logs: dict[str, Tensor | float] = {
             "loss": loss.loss.detach(),
-            "clip_ratio/low_mean": loss.clip_low,
-            "clip_ratio/high_mean": loss.clip_high,
-            **({"kl": loss.kl} if reference is not None else {}),
-            **reward_logs(rewards, scores),
-            **completion_logs(rollout, scored),
-            **{f"answers/{name}": value for name, value in answer_statistics(completions, self.lexicon).items()},
+            **loss.logs,
+            **sampling_logs(scored.per_token_logps, step.sampling_per_token_logps, mask),
+            **step.logs,
+            "step_without_advantage": float(not (step.advantages.unsqueeze(-1) * step.loss_mask).any()),
         }
-        records = completion_records(policy.prompts(batch), batch, completions, scores, advantages.flatten())
-        return StageOutput(loss.loss, logs, records)
+        return StageOutput(loss.loss, logs, step.records)
 
     def validation_step(self, policy: Policy, batch: ClipBatch) -> Mapping[str, Tensor]:
         """Nothing beside the wheel scores of the greedy answers."""
         return {}
 
-    @torch.no_grad()
-    def _reference_logps(self, policy: Policy, batch: ClipBatch, rollout: Rollout) -> Tensor | None:
-        if self.beta == 0.0:
-            return None
-        with policy.reference():
-            return policy.per_token_logps(batch, rollout.completions, self.sampling.temperature)
+    def buffer_state(self) -> dict[str, Any]:
+        """The rollout buffer and the position in it, as tensors and plain values; empty where it has been used up."""
+        if self._buffer is None or self._visits == self.schedule.steps:
+            return {}
+        return {"visits": self._visits, "buffer": self._buffer.state()}
 
+    def load_buffer_state(self, state: Mapping[str, Any]) -> None:
+        """Take up a buffer where :meth:`buffer_state` left it."""
+        self._buffer, self._visits = None, 0
+        if state:
+            self._buffer = RolloutBuffer.from_state(state["buffer"], torch.device("cpu"))
+            self._visits = state["visits"]
 
-def reward_logs(rewards: Tensor, scores: RewardScores) -> dict[str, Tensor]:
-    """TRL's reward metrics: ``reward``, ``reward_std``, ``frac_reward_zero_std``, ``rewards/<name>/{mean,std}``.
+    def _next_step(self, device: torch.device) -> RolloutBuffer:
+        if self._buffer is None or self._visits == self.schedule.steps:
+            raise ConfigError("The rollout buffer is used up and no clips came: use the data module's own sampler")
+        if self._buffer.advantages.device != device:
+            self._buffer = RolloutBuffer.from_state(self._buffer.state(), device)
+        num_steps = self.options.steps_per_generation
+        step = self._buffer.step(self._visits % num_steps, num_steps)
+        self._visits += 1
+        return step
 
-    Args:
-        rewards: ``(B, G)``.
-        scores: The parts.
-    """
-    logs = {
-        "reward": rewards.nanmean(),
-        "reward_std": rewards.nan_to_num().std(1).mean(),
-        "frac_reward_zero_std": zero_variance_groups(rewards).float().mean(),
-    }
-    for name, part in scores.parts.items():
-        logs[f"rewards/{name}/mean"] = part.nanmean()
-        logs[f"rewards/{name}/std"] = part[~part.isnan()].std()
-    return logs
-
-
-def completion_logs(rollout: Rollout, scored: TokenScores) -> dict[str, Tensor]:
-    """TRL's completion metrics, and the sampling-time against update-time difference of log-probs."""
-    mask = rollout.completions.mask
-    lengths = mask.sum(-1)
-    terminated = lengths[~rollout.truncated]
-    difference = (scored.per_token_logps.detach() - rollout.per_token_logps).abs() * mask
-    return {
-        "completions/mean_length": lengths.mean(),
-        "completions/min_length": lengths.min(),
-        "completions/max_length": lengths.max(),
-        "completions/clipped_ratio": rollout.truncated.float().mean(),
-        "completions/mean_terminated_length": terminated.mean() if len(terminated) else lengths.new_zeros(()),
-        "entropy": masked_mean(scored.entropies, mask),
-        "sampling/sampling_logp_difference/max": difference.max(),
-    }
-
-
-def completion_records(
-    prompts: Sequence[str],
-    batch: ClipBatch,
-    completions: Sequence[Completion],
-    scores: RewardScores,
-    advantages: Tensor,
-) -> list[CompletionRecord]:
-    """A row of the completions table for each completion, clip by clip."""
-    num_generations = len(completions) // len(batch)
-    parts = {name: part.tolist() for name, part in scores.parts.items()}
-    totals, advantage_values = scores.total.tolist(), advantages.tolist()
-    return [
-        CompletionRecord(
-            name=batch.names[row // num_generations],
-            prompt=prompts[row // num_generations],
-            target=", ".join(batch.labels[row // num_generations]),
-            completion=completion.text,
-            rewards={name: None if values[row] != values[row] else values[row] for name, values in parts.items()},
-            reward=totals[row],
-            advantage=advantage_values[row],
+    def _fill_buffer(self, policy: Policy, batch: ClipBatch, seed: int) -> RolloutBuffer:
+        """Sample, reward and score a generation batch."""
+        with phase("towers"):
+            batch = policy.with_features(batch)
+        drawn, logs = self._draw_groups(policy, batch, seed)
+        rollout, completions, scores, _ = drawn
+        targets = [target for target in batch.labels for _ in range(self.options.num_generations)]
+        statistics = answer_statistics(completions, targets, self.lexicon)
+        device = rollout.completions.mask.device
+        advantages = self._advantages(scores, rollout.truncated).to(device)
+        loss_mask = rollout.completions.mask
+        if self.options.mask_truncated_completions:
+            loss_mask = loss_mask * (~rollout.truncated).unsqueeze(-1)
+        if self.options.max_resamples:
+            silent = self._silent_groups(scores, rollout.truncated).to(device)
+            loss_mask = loss_mask * (~silent).view(-1, 1, 1)
+            logs["groups/skipped"] = float(silent.sum())
+        if not (advantages.unsqueeze(-1) * loss_mask).any():
+            log.warning("Every group earned equal rewards: this rollout teaches nothing (%s)", ", ".join(batch.names))
+        tokens = sum_over_processes(loss_mask.sum()).clamp(min=1.0) / num_processes()
+        with phase("reference"):
+            reference = self._reference_logps(policy, batch, rollout.completions)
+        return RolloutBuffer(
+            batch=dataclasses.replace(batch, skipped=()),
+            completions=rollout.completions,
+            loss_mask=loss_mask,
+            sampling_per_token_logps=rollout.per_token_logps,
+            ref_per_token_logps=reference,
+            advantages=advantages,
+            tokens_per_step=tokens.item() / self.options.steps_per_generation,
+            records=completion_records(policy.prompts(batch), batch, completions, scores, advantages),
+            logs={
+                **logs,
+                **reward_logs(scores, self.options.num_generations),
+                **completion_logs(rollout),
+                **{f"answers/{name}": value for name, value in statistics.items()},
+            },
         )
-        for row, completion in enumerate(completions)
-    ]
 
+    def _draw_groups(self, policy: Policy, batch: ClipBatch, seed: int) -> tuple[ScoredRollout, dict[str, float]]:
+        """A rollout in which groups of equal rewards were drawn anew, up to ``max_resamples`` times."""
+        drawn = self._draw(policy, batch, seed)
+        resampled = 0
+        for attempt in range(1, self.options.max_resamples + 1):
+            silent = self._silent_groups(drawn.scores, drawn.rollout.truncated).nonzero().flatten().tolist()
+            if not silent:
+                break
+            resampled += len(silent)
+            again = self._draw(policy, select_clips(batch, silent), derive_seed(seed, attempt))
+            drawn = drawn.replace_groups(silent, again)
+        logs = {"tokens_per_second": tokens_per_second(drawn.rollout, drawn.seconds)}
+        if self.options.max_resamples:
+            logs["groups/resampled"] = float(resampled)
+        return drawn, logs
 
-def _generator(seed: int, policy: Policy) -> torch.Generator:
-    return torch.Generator(device=policy.device).manual_seed(seed)
+    def _draw(self, policy: Policy, batch: ClipBatch, seed: int) -> ScoredRollout:
+        generator = torch.Generator(device=policy.device).manual_seed(seed)
+        started = now()
+        rollout = policy.generate(batch, self.options.num_generations, self.sampling, generator)
+        seconds = now() - started
+        with phase("reward"):
+            completions = parse_rollout(rollout, batch.names, thinks=policy.thinks)
+            targets = [target for target in batch.labels for _ in range(self.options.num_generations)]
+            scores = self.rewards(completions=completions, targets=targets)
+        return ScoredRollout(rollout, completions, scores, seconds)
+
+    def _advantages(self, scores: RewardScores, truncated: Tensor) -> Tensor:
+        """``(B, G)``."""
+        if self.options.multi_objective_aggregation == "normalize_then_sum":
+            weights = torch.tensor([self.rewards.weights[name] for name in scores.parts])
+            return objective_advantages(self._parts(scores, truncated), weights)
+        return group_advantages(self._baseline(scores.total, truncated), self.options.scale_rewards)
+
+    def _silent_groups(self, scores: RewardScores, truncated: Tensor) -> Tensor:
+        """``(B,)`` groups whose completions all earn the same: in total, or in each reward where each counts alone."""
+        if self.options.multi_objective_aggregation == "normalize_then_sum":
+            parts = self._parts(scores, truncated)
+            return torch.stack([zero_variance_groups(part) for part in parts.unbind(-1)]).all(0)
+        return zero_variance_groups(self._baseline(scores.total, truncated))
+
+    def _parts(self, scores: RewardScores, truncated: Tensor) -> Tensor:
+        return torch.stack([self._baseline(part, truncated) for part in scores.parts.values()], -1)
+
+    def _baseline(self, rewards: Tensor, truncated: Tensor) -> Tensor:
+        """``(B, G)`` rewards, NaN where they are left out of the group's baseline."""
+        grouped = rewards.view(-1, self.options.num_generations)
+        if not self.options.truncated_leave_baseline:
+            return grouped
+        return grouped.masked_fill(truncated.to(grouped.device), torch.nan)
+
+    @torch.no_grad()
+    def _reference_logps(self, policy: Policy, batch: ClipBatch, completions: TokenBatch) -> Tensor | None:
+        if self.options.beta == 0.0:
+            return None
+        size = len(batch) // self.options.steps_per_generation
+        temperature = self.sampling.temperature
+        if size == len(batch):
+            with policy.reference():
+                return policy.per_token_logps(batch, completions, temperature)
+        scored = []
+        with policy.reference():
+            for first in range(0, len(batch), size):
+                tokens = TokenBatch(completions.ids[first : first + size], completions.mask[first : first + size])
+                clips = select_clips(batch, range(first, first + size))
+                scored.append(policy.per_token_logps(clips, tokens, temperature))
+        return torch.cat(scored)
+
+    def _score(self, policy: Policy, step: RolloutBuffer) -> TokenScores:
+        temperature = self.sampling.temperature
+        if self.options.entropy_coef == 0.0:
+            return policy.score(step.batch, step.completions, temperature)
+        return policy.score(step.batch, step.completions, temperature, entropy_gradient=True)
+
+    def _loss_inputs(self, step: RolloutBuffer, scored: TokenScores) -> LossInputs:
+        """Rows of the loss. Where a rollout is used once, the sampling policy is the present one, exactly."""
+        logps = scored.per_token_logps.flatten(0, 1)
+        is_on_policy = self.schedule.steps == 1
+        reference = step.ref_per_token_logps
+        return LossInputs(
+            logps,
+            logps.detach() if is_on_policy else step.sampling_per_token_logps.flatten(0, 1),
+            step.advantages.flatten(),
+            step.loss_mask.flatten(0, 1),
+            scored.entropies.flatten(0, 1),
+            None if reference is None else reference.flatten(0, 1),
+        )

@@ -116,7 +116,7 @@ def test_workers_change_nothing(root):
 def test_resuming_continues_batches_bit_by_bit(root):
     def batches(datamodule, epoch):
         loader = datamodule.train_dataloader()
-        loader.sampler.set_epoch(epoch)
+        loader.batch_sampler.sampler.set_epoch(epoch)  # as the Trainer does
         return list(loader)
 
     whole = [batches(ready(root, modality_dropout=0.5, batch_size=2), epoch) for epoch in (2, 3)]

@@ -1,0 +1,95 @@
+"""What stops a run that would otherwise train nothing, or train on nonsense."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from affectgpt_r1.errors import ConfigError, TrainingError
+from affectgpt_r1.types import ClipBatch, StageOutput
+
+CAUSES = "check init_from, model.lora.target_modules and what model= freezes: the loss must reach a weight that trains"
+
+
+def check_trainable(named_parameters: Iterable[tuple[str, nn.Parameter]], stage: str) -> None:
+    """Refuse a model of which nothing trains.
+
+    Raises:
+        ConfigError: No parameter requires a gradient.
+    """
+    if not any(parameter.requires_grad for _, parameter in named_parameters):
+        raise ConfigError(f"stage={stage}: no weight trains; {CAUSES}")
+
+
+def check_loss_has_gradient(loss: Tensor, stage: str) -> None:
+    """Refuse a loss that no weight had a part in.
+
+    Raises:
+        ConfigError: The loss is a constant.
+    """
+    if not loss.requires_grad:
+        raise ConfigError(f"stage={stage}: the loss depends on no weight that trains; {CAUSES}")
+
+
+def check_gradients(parameters: Iterable[nn.Parameter], stage: str) -> None:
+    """Refuse a step after whose backward pass no weight has a gradient.
+
+    A gradient of zeros is left alone: a rollout of equal rewards rightly gives one, and is counted as such.
+
+    Raises:
+        ConfigError: Every gradient is missing.
+    """
+    if all(parameter.grad is None for parameter in parameters if parameter.requires_grad):
+        raise ConfigError(f"stage={stage}: the loss gave no weight a gradient; {CAUSES}")
+
+
+def check_finite(output: StageOutput, batch: ClipBatch, folder: Path, step: int) -> None:
+    """Stop at a loss or KL that is infinite or no number, and keep what it came from.
+
+    Args:
+        output: What the stage returned.
+        batch: The clips, where the output has no records.
+        folder: Where ``nonfinite_step_000012.jsonl`` is written: a line for each completion, or clip.
+        step: The optimizer step.
+
+    Raises:
+        TrainingError: Names the file and the first clips.
+    """
+    suspects = {"loss": output.loss.detach(), **{name: output.logs[name] for name in ("kl",) if name in output.logs}}
+    values = {name: float(value) for name, value in suspects.items()}
+    if all(math.isfinite(value) for value in values.values()):
+        return
+    rows = [
+        {
+            "name": record.name,
+            "completion": record.completion,
+            "reward": _plain(record.reward),
+            "advantage": _plain(record.advantage),
+        }
+        for record in output.records
+    ] or [{"name": name, "target": ", ".join(words)} for name, words in zip(batch.names, batch.labels, strict=True)]
+    path = folder / f"nonfinite_step_{step:06d}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    found = ", ".join(f"{name} = {value}" for name, value in values.items())
+    clips = ", ".join(dict.fromkeys(str(row["name"]) for row in rows))
+    raise TrainingError(
+        f"Step {step}: {found} on {clips}; clips and completions are in {path}. Lower optim.optimizer.lr or raise "
+        "stage.beta, then go on with ckpt_path=last"
+    )
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The Euclidean norm of all gradients, before clipping."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no word for NaN and infinity."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,172 @@
+"""Rollouts with their rewards, and the buffer that several training steps visit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from affectgpt_r1.rewards.weighting import RewardScores
+from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, Rollout, TokenBatch
+
+
+class ScoredRollout(NamedTuple):
+    """``G`` completions for each of ``B`` clips, parsed and rewarded."""
+
+    rollout: Rollout
+    completions: list[Completion]  # B * G, clip by clip
+    scores: RewardScores  # of B * G completions
+    seconds: float  # that sampling took
+
+    def replace_groups(self, groups: Sequence[int], drawn: ScoredRollout) -> ScoredRollout:
+        """This rollout with some groups exchanged for newly drawn ones.
+
+        Args:
+            groups: ``b`` clip numbers.
+            drawn: A rollout of these ``b`` clips.
+        """
+        num_generations = self.rollout.truncated.shape[1]
+        rows = [group * num_generations + number for group in groups for number in range(num_generations)]
+        completions = list(self.completions)
+        for row, completion in zip(rows, drawn.completions, strict=True):
+            completions[row] = dataclasses.replace(completion, group=row // num_generations)
+        texts = list(self.rollout.texts)
+        for group, new in zip(groups, drawn.rollout.texts, strict=True):
+            texts[group] = new
+        old, new_tokens = self.rollout.completions, drawn.rollout.completions
+        return ScoredRollout(
+            Rollout(
+                TokenBatch(_with_rows(old.ids, groups, new_tokens.ids), _with_rows(old.mask, groups, new_tokens.mask)),
+                _with_rows(self.rollout.per_token_logps, groups, drawn.rollout.per_token_logps),
+                texts,
+                _with_rows(self.rollout.truncated, groups, drawn.rollout.truncated),
+            ),
+            completions,
+            RewardScores(
+                _with_rows(self.scores.total, rows, drawn.scores.total),
+                {name: _with_rows(part, rows, drawn.scores.parts[name]) for name, part in self.scores.parts.items()},
+            ),
+            self.seconds + drawn.seconds,
+        )
+
+
+@dataclass(frozen=True)
+class RolloutBuffer:
+    """What the training steps of one generation batch need, or of one step of it.
+
+    Attributes:
+        batch: ``B`` clips with tower features.
+        completions: ``(B, G, C)``.
+        loss_mask: ``(B, G, C)``; 1 on tokens that the loss counts.
+        sampling_per_token_logps: ``(B, G, C)`` under which the tokens were drawn.
+        ref_per_token_logps: ``(B, G, C)`` of the reference; None without one.
+        advantages: ``(B, G)``.
+        tokens_per_step: Tokens of ``loss_mask`` over the steps, averaged over processes.
+        records: ``B * G`` rows of the completions table.
+        logs: What is logged about the generation, at each step of it.
+    """
+
+    batch: ClipBatch
+    completions: TokenBatch
+    loss_mask: Tensor
+    sampling_per_token_logps: Tensor
+    ref_per_token_logps: Tensor | None
+    advantages: Tensor
+    tokens_per_step: float
+    records: Sequence[CompletionRecord]
+    logs: Mapping[str, float] = field(default_factory=dict)
+
+    def step(self, index: int, num_steps: int) -> RolloutBuffer:
+        """The part of one of ``num_steps`` training steps: whole groups, padding cut to the longest completion."""
+        if num_steps == 1:
+            return self
+        size = len(self.batch) // num_steps
+        clips = slice(index * size, (index + 1) * size)
+        length = int(self.completions.mask[clips].sum(-1).max())
+        num_generations = self.advantages.shape[1]
+        return dataclasses.replace(
+            self,
+            batch=select_clips(self.batch, range(clips.start, clips.stop)),
+            completions=TokenBatch(self.completions.ids[clips, :, :length], self.completions.mask[clips, :, :length]),
+            loss_mask=self.loss_mask[clips, :, :length],
+            sampling_per_token_logps=self.sampling_per_token_logps[clips, :, :length],
+            ref_per_token_logps=(
+                None if self.ref_per_token_logps is None else self.ref_per_token_logps[clips, :, :length]
+            ),
+            advantages=self.advantages[clips],
+            records=self.records[clips.start * num_generations : clips.stop * num_generations],
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that a checkpoint loads with ``weights_only=True``."""
+        state = {key.name: getattr(self, key.name) for key in dataclasses.fields(self)}
+        batch = {key.name: getattr(self.batch, key.name) for key in dataclasses.fields(self.batch)}
+        batch |= {"features": dict(self.batch.features), "cues": dict(self.batch.cues), "skipped": ()}
+        records = [
+            {key.name: getattr(record, key.name) for key in dataclasses.fields(record)} for record in self.records
+        ]
+        for record in records:
+            record["rewards"] = dict(record["rewards"])
+        return {
+            **state,
+            "batch": batch,
+            "completions": tuple(self.completions),
+            "records": records,
+            "logs": dict(self.logs),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], device: torch.device) -> RolloutBuffer:
+        """The buffer that :meth:`state` described, on ``device``."""
+        moved = _to_device(dict(state), device)
+        return cls(
+            **{
+                **moved,
+                "batch": ClipBatch(**moved["batch"]),
+                "completions": TokenBatch(*moved["completions"]),
+                "records": [CompletionRecord(**record) for record in moved["records"]],
+            }
+        )
+
+
+def select_clips(batch: ClipBatch, clips: Sequence[int]) -> ClipBatch:
+    """The batch of some of a batch's clips."""
+    index = torch.tensor(list(clips), dtype=torch.long)
+
+    def rows(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[index.to(values.device)]
+
+    return ClipBatch(
+        names=tuple(batch.names[clip] for clip in clips),
+        subtitles=tuple(batch.subtitles[clip] for clip in clips),
+        labels=tuple(batch.labels[clip] for clip in clips),
+        reasons=tuple(batch.reasons[clip] for clip in clips),
+        modalities=tuple(batch.modalities[clip] for clip in clips),
+        frames=rows(batch.frames),
+        waveforms=rows(batch.waveforms),
+        features={name: values[index.to(values.device)] for name, values in batch.features.items()},
+        cues={name: values[index.to(values.device)] for name, values in batch.cues.items()},
+    )
+
+
+def _with_rows(values: Tensor, rows: Sequence[int], new: Tensor) -> Tensor:
+    """``values`` with rows replaced; token tensors are padded with zeros to the longer of the two."""
+    if values.dim() > 2:
+        length = max(values.shape[-1], new.shape[-1])
+        values, new = (F.pad(one, (0, length - one.shape[-1])) for one in (values, new))
+    return values.index_copy(0, torch.tensor(list(rows), device=values.device), new)
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _to_device(one, device) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_to_device(one, device) for one in value)
+    return value
