@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -52,7 +52,7 @@ def bootstrap_interval(
     Raises:
         ValueError: If there is no clip, or no clip that counts, or an argument is out of range.
     """
-    return _interval([counts], statistic, resamples, confidence, seed)
+    return _interval([counts], [], statistic, resamples, confidence, seed)
 
 
 def paired_difference_interval(
@@ -79,23 +79,58 @@ def paired_difference_interval(
     Raises:
         ValueError: If the clips differ, there is none that counts, or an argument is out of range.
     """
-    if not torch.equal(first.relevant, second.relevant):
+    return mean_difference_interval([first], [second], statistic, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def mean_difference_interval(
+    first: Sequence[WheelCounts],
+    second: Sequence[WheelCounts],
+    statistic: Statistic = "f1",
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of a difference of means: two methods, each trained a few times, on the same clips.
+
+    Each resample takes the same clips of every training; its value is the mean corpus score of the trainings of
+    ``first`` minus that of ``second``. The trainings themselves are not resampled.
+
+    Args:
+        first: Counts of the one method's trainings, each on the same ``N`` clips in the same order.
+        second: Counts of the other method's trainings on those clips; their number may differ.
+        statistic: Which score.
+        resamples: Number of resamples.
+        confidence: Share of resamples that the interval holds, in (0, 1).
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If a method has no training, the clips differ, none counts, or an argument is out of range.
+    """
+    if not first or not second:
+        raise ValueError("each method needs at least one training")
+    if any(not torch.equal(first[0].relevant, counts.relevant) for counts in [*first, *second]):
         raise ValueError("the two systems were not scored on the same clips in the same order: their targets differ")
-    return _interval([first, second], statistic, resamples, confidence, seed)
+    return _interval(first, second, statistic, resamples, confidence, seed)
 
 
 def _interval(
-    systems: list[WheelCounts], statistic: Statistic, resamples: int, confidence: float, seed: int
+    first: Sequence[WheelCounts],
+    second: Sequence[WheelCounts],
+    statistic: Statistic,
+    resamples: int,
+    confidence: float,
+    seed: int,
 ) -> Interval:
     if statistic not in ("f1", "precision", "recall"):
         raise ValueError(f"no statistic {statistic!r}: take 'f1', 'precision' or 'recall'")
     if resamples < 1 or not 0 < confidence < 1:
         raise ValueError(f"resamples={resamples} must be positive, confidence={confidence} between 0 and 1")
-    if not bool((systems[0].relevant > 0).any()):
+    if not bool((first[0].relevant > 0).any()):
         raise ValueError("no clip counts: none of the targets maps onto a wheel")
-    num_clips = len(systems[0].relevant)
-    estimate = _difference(systems, torch.ones(1, num_clips, dtype=torch.float64), statistic)
-    draws = [_difference(systems, weights, statistic) for weights in _resample(num_clips, resamples, seed)]
+    num_clips = len(first[0].relevant)
+    estimate = _difference(first, second, torch.ones(1, num_clips, dtype=torch.float64), statistic)
+    draws = [_difference(first, second, weights, statistic) for weights in _resample(num_clips, resamples, seed)]
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(torch.cat(draws).numpy(), [tail, 1 - tail])
     return Interval(float(estimate), float(low), float(high))
@@ -112,10 +147,16 @@ def _resample(num_clips: int, resamples: int, seed: int) -> Iterator[Tensor]:
         yield torch.from_numpy(weights.astype(np.float64))
 
 
-def _difference(systems: list[WheelCounts], weights: Tensor, statistic: Statistic) -> Tensor:
-    """Score of the one system, or of the first minus the second, under each row of ``weights``: ``(R,)``."""
-    first, *rest = (_weighted_score(counts, weights, statistic) for counts in systems)
-    return first - rest[0] if rest else first
+def _difference(
+    first: Sequence[WheelCounts], second: Sequence[WheelCounts], weights: Tensor, statistic: Statistic
+) -> Tensor:
+    """Mean score of ``first``, less that of ``second`` if there is any, under each row of ``weights``: ``(R,)``."""
+    means = [
+        torch.stack([_weighted_score(counts, weights, statistic) for counts in trainings]).mean(0)
+        for trainings in (first, second)
+        if trainings
+    ]
+    return means[0] - means[1] if second else means[0]
 
 
 def _weighted_score(counts: WheelCounts, weights: Tensor, statistic: Statistic) -> Tensor:

@@ -1,0 +1,50 @@
+"""From the MLflow database to the files of the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.reporting.report.page import heading, page
+from affectgpt_r1.reporting.report.queries import read_sweeps
+from affectgpt_r1.reporting.report.summary import summarise
+from affectgpt_r1.reporting.report.tables import all_tables
+from affectgpt_r1.reporting.report.text_formats import latex, markdown
+
+
+def build_report(outputs: Path, folder: Path) -> list[Path]:
+    """Write ``report.html``, ``tables.md``, ``tables.tex`` and ``tables.json``.
+
+    Args:
+        outputs: The folder that holds ``mlflow.db``.
+        folder: Where the files go; created if absent.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        ConfigError: If there is no MLflow database, no ablation in it, or ``folder`` cannot be written.
+        DataError: If an artifact of a sweep is damaged.
+        LexiconError: If the lexicon of a run is not at hand.
+    """
+    sweeps = read_sweeps(outputs)
+    summary = summarise(sweeps)
+    lexicon = load_lexicon(next((cell.lexicon for sweep in sweeps for cell in sweep.cells), "bundled"))
+    tables, title = all_tables(summary), heading(summary)
+    contents = {
+        "report.html": page(summary, sweeps, lexicon),
+        "tables.md": markdown(tables, title, summary["missing"]),
+        "tables.tex": latex(tables, title, summary["missing"]),
+        "tables.json": json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: the report cannot be written ({error.strerror}); choose another --folder"
+        ) from error
+    return [folder / name for name in contents]
