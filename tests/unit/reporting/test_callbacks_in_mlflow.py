@@ -2,6 +2,7 @@ import json
 from types import SimpleNamespace
 
 from affectgpt_r1.callbacks.completions import CompletionsTable
+from affectgpt_r1.callbacks.hacking import HACKING_TAG, RewardHackingAlarm
 from affectgpt_r1.callbacks.skipped import UnreadableClips
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.reporting.tracking import tracked_run
@@ -33,3 +34,15 @@ def test_unreadable_clips_are_an_artifact_and_a_metric(logger, read_artifact, tm
     assert read_artifact("data/unreadable_clips.csv").splitlines() == ["name,reason", "clip_a,zero bytes"]
     (point,) = logger.experiment.get_metric_history(logger.run_id, "data/unreadable_clips")
     assert (point.step, point.value) == (12, 1.0)
+
+
+def test_the_step_at_which_reward_hacking_showed_is_a_tag(logger):
+    callback = RewardHackingAlarm(window=3)
+    with tracked_run([logger]):
+        for index in range(4):
+            trainer = _trainer(logger, 25 * index)
+            trainer.sanity_checking, trainer.callback_metrics = False, {"val/f1": 0.8 - 0.1 * index}
+            record = CompletionRecord("a", "p", "sad", "x", {}, 0.5 + 0.1 * index, 0.5)
+            callback.on_train_batch_end(trainer, None, {"records": [record]}, None, 0)
+            callback.on_validation_end(trainer, None)
+    assert logger.experiment.get_run(logger.run_id).data.tags[HACKING_TAG] == "50"
