@@ -37,6 +37,8 @@ def collate(items: Sequence[Clip | SkippedClip]) -> ClipBatch:
             ]
         ),
         skipped=tuple(skipped),
+        context_frames=_stack([clip.context_frames for clip in clips]),
+        questions=tuple(clip.question for clip in clips),
     )
 
 
@@ -49,6 +51,7 @@ def batch_to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
     return dataclasses.replace(
         batch,
         frames=moved(batch.frames),
+        context_frames=moved(batch.context_frames),
         waveforms=moved(batch.waveforms),
         features={key: value.to(device, non_blocking=True) for key, value in batch.features.items()},
         cues={key: value.to(device, non_blocking=True) for key, value in batch.cues.items()},

@@ -18,6 +18,7 @@ from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.features import FeatureStore, store_features
 from affectgpt_r1.data.layout import media_files
+from affectgpt_r1.data.leakage import check_content, check_unseen
 from affectgpt_r1.data.manifest import ManifestRow, check_media
 from affectgpt_r1.data.samplers import GenerationBatchSampler, GenerationSchedule, ResumableSampler
 from affectgpt_r1.data.skipped import SkippedClips
@@ -60,6 +61,7 @@ class ClipDataModule(LightningDataModule):
         cues_file: Recorded cues of synthetic clips, as JSON lines.
         max_unreadable_share: Share of clips that may be lost.
         validation_share: Share of the training clips, chosen by name, that validates when no file is given.
+        seen_labels: Label files that the initial policy was trained on; no evaluation clip may stand there.
         questions: Kinds of question that training draws among; see :class:`~affectgpt_r1.data.dataset.ClipDataset`.
 
     Raises:
@@ -93,6 +95,7 @@ class ClipDataModule(LightningDataModule):
         cues_file: str | None = None,
         max_unreadable_share: float = 0.02,
         validation_share: float = 0.1,
+        seen_labels: Sequence[str] = (),
         questions: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -111,6 +114,7 @@ class ClipDataModule(LightningDataModule):
         self.feature_store = feature_store
         self.max_unreadable_share = max_unreadable_share
         self.validation_share = validation_share
+        self.seen_labels = tuple(seen_labels)
         self.questions = tuple(questions)
         self.features: FeatureStore | None = None
         self.splits = Splits([], [], [])
@@ -128,7 +132,10 @@ class ClipDataModule(LightningDataModule):
         if self.splits.train:
             return
         splits = read_splits(self.root, self.files, validation_share=self.validation_share, subset=self.subset)
+        evaluated = [*splits.validation, *splits.test]
+        check_unseen(self.root, self.seen_labels, evaluated)
         check_media(splits.rows(), self.root, self.media.modalities, visual=self.media.visual)
+        check_content(self.root, splits.train, evaluated, self.media.modalities, self.media.visual)
         if self.files.cues:
             self._cues = read_split_cues(self.root / self.files.cues, splits)
         self.splits = splits

@@ -18,7 +18,7 @@ from affectgpt_r1.data.manifest import ManifestRow
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.data.video import DECODERS, ChannelOrder, read_face_crops, read_frames, resize_faces, resize_frames
 from affectgpt_r1.errors import ConfigError, DataError, MediaError
-from affectgpt_r1.types import MODALITIES, Clip, Modality, SkippedClip
+from affectgpt_r1.types import MODALITIES, Clip, Modality, SkippedClip, Visual
 
 MOST_REDRAWS = 10
 """Clips that are drawn in place of an unreadable one before the dataset gives up, as published."""
@@ -30,7 +30,7 @@ class MediaSettings:
 
     Attributes:
         modalities: Modalities that are on.
-        visual: Face crops or whole frames.
+        visual: Face crops, whole frames, both, or one still image from the middle of the clip.
         num_frames: Frames ``F``.
         image_size: Height and width in pixels.
         channel_order: How face-crop files store their channels.
@@ -43,7 +43,7 @@ class MediaSettings:
     """
 
     modalities: tuple[Modality, ...] = MODALITIES
-    visual: Literal["face", "frame"] = "face"
+    visual: Visual = "face"
     num_frames: int = 8
     image_size: int = 224
     channel_order: ChannelOrder = "bgr"
@@ -53,7 +53,7 @@ class MediaSettings:
 
     def __post_init__(self) -> None:
         _check_choice("modalities", self.modalities, MODALITIES)
-        _check_choice("visual", [self.visual], ("face", "frame"))
+        _check_choice("visual", [self.visual], ("face", "frame", "both", "image"))
         _check_choice("channel_order", [self.channel_order], ("bgr", "rgb"))
         _check_choice("decoder", [self.decoder], tuple(DECODERS))
         in_order = tuple(modality for modality in MODALITIES if modality in self.modalities)
@@ -72,6 +72,7 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
         features: Read these in place of video and audio.
         cues: Recorded cues by clip name.
         on_unreadable: ``redraw`` another clip (training) or ``drop`` it (evaluation).
+        questions: Kinds of question, one drawn at random on each access; none asks the prompt's own.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
         features: FeatureStore | None = None,
         cues: Mapping[str, Mapping[str, float]] | None = None,
         on_unreadable: Literal["redraw", "drop"] = "drop",
+        questions: Sequence[str] = (),
     ) -> None:
         self.rows = list(rows)
         self.root = root
@@ -94,6 +96,7 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
         self.features = features
         self.cues = cues
         self.on_unreadable = on_unreadable
+        self.questions = tuple(questions)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,11 +112,12 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
         """
         random = np.random.default_rng((self.seed, key.epoch, key.index))
         modalities = self._kept_modalities(random)
+        question = self.questions[int(random.integers(len(self.questions)))] if self.questions else ""
         skipped: list[SkippedClip] = []
         row = self.rows[key.index]
         for _ in range(1 + MOST_REDRAWS):
             try:
-                return self._read(row, modalities, tuple(skipped))
+                return self._read(row, modalities, question, tuple(skipped))
             except MediaError as error:
                 skipped.append(SkippedClip(row.name, str(error)))
             if self.on_unreadable == "drop":
@@ -129,12 +133,18 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
             kept[random.integers(len(switched_on))] = True
         return tuple(modality for modality, keep in zip(switched_on, kept, strict=True) if keep)
 
-    def _read(self, row: ManifestRow, modalities: tuple[Modality, ...], skipped: tuple[SkippedClip, ...]) -> Clip:
-        frames = waveform = features = None
+    def _read(
+        self, row: ManifestRow, modalities: tuple[Modality, ...], question: str, skipped: tuple[SkippedClip, ...]
+    ) -> Clip:
+        frames = context_frames = waveform = features = None
         if self.features is not None:
             features = self._read_features(self.features, row.name)
         else:
-            frames = self._read_pictures(row.name) if "video" in self.media.modalities else None
+            if "video" in self.media.modalities:
+                frames = self._read_faces(row.name) if self.media.visual in ("face", "both") else None
+                context_frames = self._read_frames(row.name) if self.media.visual != "face" else None
+                if frames is None:
+                    frames, context_frames = context_frames, None
             waveform = self._read_sound(row.name) if "audio" in self.media.modalities else None
         return Clip(
             name=row.name,
@@ -147,10 +157,14 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
             features=features,
             cues=None if self.cues is None else self.cues[row.name],
             skipped=skipped,
+            context_frames=context_frames,
+            question=question,
         )
 
     def _read_features(self, store: FeatureStore, name: str) -> dict[str, Tensor]:
-        wanted = [modality for modality in self.media.modalities if modality != "text"]
+        wanted: list[str] = [modality for modality in self.media.modalities if modality != "text"]
+        if "video" in wanted and self.media.visual == "both":
+            wanted.append("frame")
         if not wanted:
             return {}
         if name in store.unreadable and not store.has(name):
@@ -158,15 +172,17 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
         stored = store.read(name)
         if lacking := [modality for modality in wanted if modality not in stored]:
             raise DataError(f"{store.folder}: {name!r} has no {' and no '.join(lacking)} features; fill another store")
-        return {modality: stored[modality] for modality in wanted}
+        return {name: stored[name] for name in wanted}
 
-    def _read_pictures(self, name: str) -> Tensor:
-        media = self.media
-        if media.visual == "face":
-            crops = read_face_crops(face_file(self.root, name), media.num_frames, media.channel_order)
-            return resize_faces(crops, media.image_size)
-        frames = read_frames(video_file(self.root, name), media.num_frames, media.decoder)
-        return resize_frames(frames, media.image_size)
+    def _read_faces(self, name: str) -> Tensor:
+        crops = read_face_crops(face_file(self.root, name), self.media.num_frames, self.media.channel_order)
+        return resize_faces(crops, self.media.image_size)
+
+    def _read_frames(self, name: str) -> Tensor:
+        frames = read_frames(video_file(self.root, name), self.media.num_frames, self.media.decoder)
+        if self.media.visual == "image":
+            frames = frames[len(frames) // 2 :][:1]
+        return resize_frames(frames, self.media.image_size)
 
     def _read_sound(self, name: str) -> Tensor:
         return read_audio_windows(audio_file(self.root, name), self.media.num_windows, self.media.window_seconds)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from affectgpt_r1.types import Modality
+from affectgpt_r1.types import Modality, Visual
 
 
 def video_file(root: Path, name: str) -> Path:
@@ -27,11 +26,12 @@ def face_file(root: Path, name: str) -> Path:
     return flat if flat.exists() and not nested.exists() else nested
 
 
-def media_files(root: Path, name: str, modalities: Sequence[Modality], visual: Literal["face", "frame"]) -> list[Path]:
+def media_files(root: Path, name: str, modalities: Sequence[Modality], visual: Visual) -> list[Path]:
     """The files that the modalities read of a clip, whether or not they exist."""
     files = []
     if "video" in modalities:
-        files.append(face_file(root, name) if visual == "face" else video_file(root, name))
+        files += [face_file(root, name)] if visual in ("face", "both") else []
+        files += [video_file(root, name)] if visual != "face" else []
     if "audio" in modalities:
         files.append(audio_file(root, name))
     return files

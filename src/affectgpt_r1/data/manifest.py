@@ -10,14 +10,13 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
 from affectgpt_r1.data.layout import is_safe_name, media_files
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
-from affectgpt_r1.types import EmotionSet, Modality
+from affectgpt_r1.types import EmotionSet, Modality, Visual
 
 _LISTED_AT_MOST = 5
 
@@ -138,7 +137,7 @@ def check_media(
     root: Path,
     modalities: Sequence[Modality],
     *,
-    visual: Literal["face", "frame"] = "frame",
+    visual: Visual = "frame",
     strict: bool = True,
 ) -> list[ManifestRow]:
     """Find rows whose media files do not exist. Nothing is opened.
@@ -168,8 +167,13 @@ def check_media(
     return list(dict.fromkeys(row for row, _ in missing))
 
 
-def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow]) -> None:
+def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow], known: str = "") -> None:
     """Refuse clips that stand in a training and in an evaluation set.
+
+    Args:
+        train: Training rows.
+        evaluation: Evaluation rows.
+        known: What is known about such clips of these files.
 
     Raises:
         DataError: Names the clips and their rows in both sets.
@@ -178,7 +182,8 @@ def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRo
     shared = [row for row in evaluation if row.name in train_row_of]
     if shared:
         listed = _listing(f"{row.name} (rows {train_row_of[row.name]} and {row.row})" for row in shared)
-        raise DataError(f"{len(shared)} clips stand in two splits: {listed}; take them out of the training file")
+        note = f" ({known})" if known else ""
+        raise DataError(f"{len(shared)} clips stand in two splits: {listed}{note}; take them out of the training file")
 
 
 def hash_order(rows: Iterable[ManifestRow], salt: str) -> list[ManifestRow]:

@@ -1,4 +1,4 @@
-"""The only door to transformers and peft: small models from configs, and LoRA."""
+"""The only door to transformers and peft: models from configs or pretrained weights, tokenizers, and LoRA."""
 
 from __future__ import annotations
 
@@ -8,37 +8,53 @@ from typing import Any
 
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.encoders import AudioTower, Towers, VideoTower, WaveformNormalization
+from affectgpt_r1.policy.pretrained import build_part, local_weights, weights_missing
 from affectgpt_r1.policy.prompts import BOS_TOKEN, EOS_TOKEN, MEDIA_TOKENS
 
 
 def build_towers(
-    video: Mapping[str, Any], audio: Mapping[str, Any], waveform_normalization: WaveformNormalization
+    video: Mapping[str, Any],
+    audio: Mapping[str, Any],
+    waveform_normalization: WaveformNormalization,
+    weights: str | Path | None = None,
 ) -> Towers:
-    """Towers with fresh weights.
+    """Towers with fresh or pretrained weights.
+
+    :func:`~affectgpt_r1.policy.pretrained.build_part` takes the keys beside the architecture's.
 
     Args:
-        video: Keywords of ``CLIPVisionConfig``.
+        video: Keywords of ``CLIPVisionConfig``; ``image_mean`` and ``image_std`` where they are not CLIP's.
         audio: Keywords of ``HubertConfig``.
         waveform_normalization: See :class:`~affectgpt_r1.policy.encoders.AudioTower`.
+        weights: Folder whose subfolders hold pretrained weights.
     """
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, HubertConfig, HubertModel
 
-    return Towers(
-        VideoTower(CLIPVisionModelWithProjection(CLIPVisionConfig(**video))),
-        AudioTower(HubertModel(HubertConfig(**audio)), waveform_normalization),
-    )
+    clip = build_part("video_tower", CLIPVisionModelWithProjection, CLIPVisionConfig, video, weights)
+    hubert = build_part("audio_tower", HubertModel, HubertConfig, audio, weights)
+    scaling = {key: tuple(video[key]) for key in ("image_mean", "image_std") if key in video}
+    return Towers(VideoTower(clip, **scaling), AudioTower(hubert, waveform_normalization))
 
 
-def build_language_model(vocab_size: int, config: Mapping[str, Any]) -> Any:
-    """A ``Qwen2ForCausalLM`` with fresh weights.
+def build_language_model(
+    vocab_size: int | None, config: Mapping[str, Any], weights: str | Path | None = None, *, checkpointing: bool = False
+) -> Any:
+    """A causal language model with fresh or pretrained weights.
 
     Args:
-        vocab_size: Size of the tokenizer.
-        config: Keywords of ``Qwen2Config``.
+        vocab_size: Size of the tokenizer, where ``config`` names no ``vocab_size``.
+        config: ``model_type`` (``qwen2`` by default) and the keywords of its transformers configuration; see
+            :func:`~affectgpt_r1.policy.pretrained.build_part` for the others.
+        weights: Folder whose subfolders hold pretrained weights.
+        checkpointing: Compute activations anew in the backward pass instead of keeping them.
     """
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocab_size, **config))
+    settings = {"model_type": "qwen2", "vocab_size": vocab_size, **config}
+    model = build_part("language_model", AutoModelForCausalLM, AutoConfig.for_model, settings, weights)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
 
 
 def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: Sequence[str]) -> None:
@@ -58,23 +74,43 @@ def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: 
     model.requires_grad_(False)
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules))
     inject_adapter_in_model(config, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # small steps would be lost in a frozen model's bfloat16
 
 
-def load_tokenizer(path: str | Path) -> Any:
-    """A ``PreTrainedTokenizerFast`` from ``tokenizer.json``.
+def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
+    """A fast tokenizer that knows the media placeholders, with AffectGPT's BOS, EOS and padding tokens.
 
-    The tokenizer object is passed on as it is: rebuilding it from a model folder could choose another class.
+    A ``tokenizer.json`` is passed on as it is: rebuilding it from a model folder could choose another class.
+
+    Args:
+        path: A ``tokenizer.json``, a model folder or a hub id.
+        weights: Folder whose subfolders hold pretrained weights.
 
     Raises:
-        ConfigError: There is no such file, or it lacks a media token.
+        ConfigError: There is no such tokenizer, or it lacks the BOS or EOS token.
     """
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    if not Path(path).is_file():
-        raise ConfigError(f"No tokenizer at {path}: run `make demo-data`, or set model.tokenizer to a tokenizer.json")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(path), bos_token=BOS_TOKEN, eos_token=EOS_TOKEN, pad_token=EOS_TOKEN
-    )
+    tokenizer: Any
+    ends = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "pad_token": EOS_TOKEN}
+    if Path(path).suffix == ".json":
+        if not Path(path).is_file():
+            raise ConfigError(
+                f"No tokenizer at {path}: run `make demo-data`, or set model.tokenizer to a tokenizer.json"
+            )
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), **ends)
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                local_weights(str(path), weights), trust_remote_code=False, use_fast=True, **ends
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(weights_missing("tokenizer", str(path), weights, error)) from error
+    vocabulary = tokenizer.get_vocab()
+    if BOS_TOKEN not in vocabulary or EOS_TOKEN not in vocabulary:
+        raise ConfigError(f"The tokenizer {path} has no {BOS_TOKEN} or no {EOS_TOKEN}, which AffectGPT's prompt needs")
     tokenizer.add_special_tokens({"additional_special_tokens": list(MEDIA_TOKENS)})
     return tokenizer
 

@@ -25,12 +25,14 @@ def build_policy(
     template: PromptTemplate,
     fusion: str | Mapping[str, str] = "attention",
     share_prompt: bool = True,
+    weights: str | None = None,
+    gradient_checkpointing: bool = False,
 ) -> MultimodalPolicy:
-    """A policy with fresh weights; checkpoints are loaded into it afterwards.
+    """A policy with fresh or pretrained weights; checkpoints are loaded into it afterwards.
 
     Args:
-        tokenizer: Path of a ``tokenizer.json``.
-        language_model: Keywords of ``Qwen2Config``.
+        tokenizer: A ``tokenizer.json``, a model folder or a hub id.
+        language_model: See :func:`~affectgpt_r1.policy.backbone.build_language_model`.
         video_tower: Keywords of ``CLIPVisionConfig``.
         audio_tower: Keywords of ``HubertConfig``.
         waveform_normalization: See :class:`~affectgpt_r1.policy.encoders.AudioTower`.
@@ -38,11 +40,13 @@ def build_policy(
         lora: Keywords of :func:`~affectgpt_r1.policy.backbone.add_lora`; None trains the whole language model.
         template: Question and target format.
         fusion: See :class:`~affectgpt_r1.policy.fusion.Fusion`.
+        weights: Folder whose subfolders hold pretrained weights.
+        gradient_checkpointing: Compute activations anew in the backward pass; slower, and needs less memory.
         share_prompt: See :class:`~affectgpt_r1.policy.policy.MultimodalPolicy`.
     """
-    loaded = load_tokenizer(tokenizer)
-    towers = build_towers(video_tower, audio_tower, waveform_normalization)
-    model = build_language_model(len(loaded), language_model)
+    loaded = load_tokenizer(tokenizer, weights)
+    towers = build_towers(video_tower, audio_tower, waveform_normalization, weights)
+    model = build_language_model(len(loaded), language_model, weights, checkpointing=gradient_checkpointing)
     sizes = towers.video.feature_size, towers.audio.feature_size, fusion_hidden_size, model.config.hidden_size
     media_fusion = Fusion(*sizes, fusion, image=template.visual == "image")
     template = dataclasses.replace(template, pre_fusion=media_fusion.multi is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, TypeAlias
 
@@ -28,16 +28,21 @@ class VideoTower(nn.Module):
 
     Args:
         model: A ``CLIPVisionModelWithProjection``.
+        image_mean: Channel means of its preprocessing.
+        image_std: Channel standard deviations of its preprocessing.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self, model: Any, image_mean: Sequence[float] = IMAGE_MEAN, image_std: Sequence[float] = IMAGE_STD
+    ) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+        self.scaling = (tuple(image_mean), tuple(image_std))
+        self.register_buffer("mean", torch.tensor(image_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(image_std).view(3, 1, 1), persistent=False)
 
     @property
     def feature_size(self) -> int:
@@ -46,9 +51,9 @@ class VideoTower(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """``(B, F, 3, H, W)`` uint8 RGB to ``(B, F, feature_size)``."""
-        pixels = (frames.flatten(0, 1).to(self.model.dtype) / 255.0 - self.mean) / self.std
+        pixels = (frames.flatten(0, 1).float() / 255.0 - self.mean) / self.std
         features: Tensor = self.model(pixel_values=pixels.to(self.model.dtype)).image_embeds
-        return features.reshape(*frames.shape[:2], features.shape[-1])
+        return features.float().reshape(*frames.shape[:2], features.shape[-1])
 
 
 class AudioTower(nn.Module):
@@ -79,7 +84,7 @@ class AudioTower(nn.Module):
         output = self.model(waveforms.flatten(0, 1).to(self.model.dtype), output_hidden_states=True)
         # transformers 5 leaves the encoder's closing norm out of hidden_states[-1]; the published features have it.
         layers = torch.stack([*output.hidden_states[1:-1], output.last_hidden_state][-AVERAGED_HIDDEN_LAYERS:])
-        features: Tensor = layers.mean(0).mean(1)
+        features: Tensor = layers.float().mean(0).mean(1)
         return features.reshape(*waveforms.shape[:2], features.shape[-1])
 
 
@@ -118,13 +123,15 @@ class Towers(nn.Module):
     @property
     def settings(self) -> dict[str, object]:
         """What the features depend on beside the weights and the media."""
-        return {"version": FEATURES_VERSION, "waveform_normalization": self.audio.normalization}
+        scaling = {} if self.video.scaling == (IMAGE_MEAN, IMAGE_STD) else {"image_scaling": self.video.scaling}
+        return {"version": FEATURES_VERSION, "waveform_normalization": self.audio.normalization, **scaling}
 
     def forward(self, batch: ClipBatch) -> Mapping[str, Tensor]:
         """Features by modality: those that the batch carries, or else those of its media.
 
         Returns:
-            ``"video" -> (B, F, D_video)`` and ``"audio" -> (B, W, D_audio)``, where the batch has them.
+            ``"video" -> (B, F, D_video)`` and ``"audio" -> (B, W, D_audio)``, where the batch has them; with
+            ``data.visual=both`` also ``"frame"``, of the whole frames beside the face crops.
         """
         if batch.features:
             return batch.features
@@ -132,6 +139,8 @@ class Towers(nn.Module):
         with torch.no_grad() if self.frozen else nullcontext():
             if batch.frames is not None:
                 features["video"] = self.video(batch.frames)
+            if batch.context_frames is not None:
+                features["frame"] = self.video(batch.context_frames)
             if batch.waveforms is not None:
                 features["audio"] = self.audio(batch.waveforms)
         return features

@@ -10,11 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-from affectgpt_r1.types import EmotionSet, Modality
-
-Visual: TypeAlias = Literal["face", "frame", "both", "image"]
+from affectgpt_r1.types import EmotionSet, Modality, Visual
 
 MULTI_TOKEN = "<MultiHere>"
 AUDIO_TOKEN = "<AudioHere>"
@@ -35,15 +32,11 @@ FACE_SENTENCE = (
     f"<Video>{FACE_TOKEN}</Video>. "
 )
 FRAME_SENTENCE = f"Meanwhile, we uniformly sample raw frames from the video: <Video>{FRAME_TOKEN}</Video>. "
-BOTH_SENTENCE = (
-    f"Meanwhile, we uniformly sample raw frames from the video: <Video>{FRAME_TOKEN}</Video>. "
-    f"The faces extracted from these frames are: <Video>{FACE_TOKEN}</Video>. "
-)
 IMAGE_SENTENCE = f"The image content is as follows: <Image>{IMAGE_TOKEN}</Image>. "
 VISUAL_SENTENCES: Mapping[str, str] = {
     "face": FACE_SENTENCE,
     "frame": FRAME_SENTENCE,
-    "both": BOTH_SENTENCE,
+    "both": FACE_SENTENCE + FRAME_SENTENCE,
     "image": IMAGE_SENTENCE,
 }
 SUBTITLE_OPENING = "The subtitle of this video is: <Subtitle>"

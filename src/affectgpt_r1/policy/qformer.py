@@ -39,14 +39,14 @@ class QueryAttention(nn.Module):
 
     def forward(self, queries: Tensor, context: Tensor) -> Tensor:
         """``(N, Q, hidden_size)`` queries on ``(N, T, context_size)``; ``(N, Q, hidden_size)``."""
-        heads = [self._heads(part) for part in (self.query(queries), self.key(context), self.value(context))]
+        query, key, value = map(self._heads, (self.query(queries), self.key(context), self.value(context)))
         dropout = DROPOUT if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*heads, dropout_p=dropout).transpose(1, 2).flatten(2)
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).flatten(2)
         normed: Tensor = self.norm(queries + F.dropout(self.output(mixed), DROPOUT, self.training))
         return normed
 
     def _heads(self, states: Tensor) -> Tensor:
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return states.view(*states.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
 class QueryLayer(nn.Module):

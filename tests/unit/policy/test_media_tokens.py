@@ -18,7 +18,7 @@ def test_prompts_hold_the_fusions_tokens(kind, make_policy, make_batch):
     policy, batch = make_policy(fusion=kind).eval(), make_batch()
     tokens = policy.fusion(policy.towers(batch))
     prompts = policy.embed_prompts(batch)
-    for name, values in tokens.items():
+    for values in tokens.values():
         for clip in range(len(batch)):
             at = (prompts.embeds[clip].unsqueeze(1) == values[clip, 0]).all(-1).any(-1).nonzero().flatten()
             start = int(at[0])
