@@ -60,11 +60,31 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
     for table in score_tables(report, options.level):
         console.print(table)
+    if options.train:
+        report["leakage"] = _leakage(options.train, options.targets, targets.names)
+        for line in _leakage_lines(report["leakage"], len(targets.names)):
+            console.print(line)
     if negated:
         console.print(f"{sum(map(len, negated.values()))} negated spans were skipped, as in {next(iter(negated))}.")
     if options.json is not None:
         write_json(options.json, report)
     return report
+
+
+def _leakage(train: Sequence[Path], targets: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Scored names that stand in training files, and what is known of these files."""
+    from affectgpt_r1.data.leakage import known_overlap, leaked_names
+
+    known = known_overlap(path.name for path in (*train, targets))
+    return {"names": {str(path): leaked_names(path, names) for path in train}, "known": known}
+
+
+def _leakage_lines(leakage: dict[str, Any], num_scored: int) -> list[str]:
+    lines = [f"Beware: {leakage['known']}."] if leakage["known"] else []
+    for file, names in leakage["names"].items():
+        such = f", such as {names[0]}: the scores are not of unseen clips" if names else ""
+        lines.append(f"Leakage: {len(names)} of {num_scored} scored names stand in {file}{such}.")
+    return lines
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         help="F where nothing matches: 0 as in 2026 or NaN as in 2025 (%(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every score, interval and baseline")
+    parser.add_argument(
+        "--train", type=Path, nargs="+", default=[], metavar="CSV", help="report scored names that stand in these files"
+    )
     add_chat_options(parser)
     return parser
 

@@ -133,3 +133,23 @@ def test_submission_errors_are_one_line(files, capsys):
         affectgpt_r1.submit.main(["--predictions", str(files / "p.csv"), "--output", str(files / "team.npz")])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("affectgpt-r1 submit: ")
+
+
+def test_leaked_names_are_reported(files, capsys):
+    (files / "seen.csv").write_text("name,openset\nb,sad\nd,sad\n")
+    (files / "track2_train_mercaptionplus.csv").write_text("name,openset\nd,sad\n")
+    (files / "track2_train_human.csv").write_text(TARGETS)
+    train = [str(files / file) for file in ("seen.csv", "track2_train_mercaptionplus.csv")]
+    report = run(files, "--train", *train, targets="track2_train_human.csv")
+    assert report["leakage"]["names"] == {train[0]: ["b"], train[1]: []}
+    assert report["leakage"]["known"].startswith("548 names")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Leakage: 1 of 3 scored names stand in" in printed
+    assert "such as b: the scores are not of unseen clips." in printed
+    assert "Leakage: 0 of 3 scored names stand in" in printed
+    assert "Beware: 548 names are known to stand in both" in printed
+    assert run(files, "--train", train[0])["leakage"]["known"] == ""
+    assert "leakage" not in run(files)
+    with pytest.raises(SystemExit) as stopped:
+        run(files, "--train", str(files / "gone.csv"))
+    assert stopped.value.code == 2
