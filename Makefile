@@ -12,9 +12,12 @@ EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment
 SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.lexicon=% paths.data=% logger=%,$(ARGS))
 RUN := outputs/$(EXPERIMENT)
 TRAIN := $(BIN)/python -m affectgpt_r1.train
+JOBS ?= $(shell nproc)
+SWEEPS ?= reward reasoning penalty
+SFT_POLICIES := outputs/demo-no_think-seed1/sft/run.json outputs/demo-think-seed1/sft/run.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo-data towers sft grpo control evaluate mlflow lint test test-slow bench clean
+.PHONY: help setup demo-data towers sft grpo control evaluate ablations report mlflow lint test test-slow bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -38,6 +41,9 @@ outputs/towers/checkpoints/best.ckpt: | $(DATA)/tokenizer/tokenizer.json
 $(RUN)/sft/run.json: | outputs/towers/checkpoints/best.ckpt
 	$(TRAIN) experiment=sft $(SHARED)
 
+outputs/demo-%-seed1/sft/run.json: | outputs/towers/checkpoints/best.ckpt
+	$(TRAIN) experiment=sft $(filter-out prompt=% seed=% experiment_name=%,$(SHARED)) prompt=$*
+
 $(RUN)/grpo/run.json: | $(RUN)/sft/run.json
 	$(TRAIN) experiment=grpo $(SHARED)
 
@@ -60,6 +66,18 @@ control: | $(RUN)/grpo/run.json ## SFT continued on GRPO's clips for GRPO's wall
 
 evaluate: | $(RUN)/control/run.json ## Compare SFT, control and GRPO on held-out clips
 	$(BIN)/python -m affectgpt_r1.evaluate $(ARGS)
+
+$(VENV)/.sweep: pyproject.toml constraints.txt | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,sweep]' --constraint constraints.txt
+	@touch $@
+
+ablations: | outputs/towers/checkpoints/best.ckpt $(VENV)/.sweep ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
+	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)
+	set -e; for sweep in $(SWEEPS); do \
+	  $(TRAIN) -m +ablation=$$sweep hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS) $(ARGS); done
+
+report: | $(VENV)/.installed ## Write the report on the sweeps to outputs/report/
+	$(BIN)/python -m affectgpt_r1.report $(ARGS)
 
 mlflow: | $(VENV)/.installed ## Browse the runs at http://127.0.0.1:5000
 	$(BIN)/python -m affectgpt_r1.reporting.serve

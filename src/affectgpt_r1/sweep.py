@@ -107,6 +107,10 @@ class SweepCallback(Callback):  # type: ignore[misc]
         self._close: Callable[[RunStatus], None] | None = None
         self._at_exit: Callable[[], None] | None = None
 
+    def __reduce__(self) -> tuple[type[SweepCallback], tuple[()]]:
+        """Hydra sends its callbacks to the processes that train; those lead no sweep and hold no lock."""
+        return (SweepCallback, ())
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Mark killed runs, open the parent run and log the clips that a report will show."""
         if config.sweep.name is None:
@@ -122,7 +126,7 @@ class SweepCallback(Callback):  # type: ignore[misc]
         leader = os.getpid()
 
         def close(status: RunStatus) -> None:
-            if os.getpid() == leader:
+            if os.getpid() == leader:  # a forked worker inherits what runs at exit
                 runs.mark_killed()
                 runs.close_sweep(run_id, read_entries(folder), status)
                 held.close()

@@ -151,10 +151,12 @@ class SweepRuns:
 
         Args:
             run_id: A sweep's parent run.
-            cells: ``choice``, ``seed``, ``config_hash`` and ``run_id`` of each, in display order.
+            cells: ``choice``, ``seed``, ``config_hash`` and ``run_id`` of each, in display order; without any, a list
+                that an earlier attempt wrote stays.
             status: How the sweep ended.
         """
-        self._client.log_text(run_id, _json(cells), "cells.json")
+        if cells:
+            self._client.log_text(run_id, _json(cells), "cells.json")
         self._client.set_terminated(run_id, status)
 
     def _lock(self, name: str) -> FileLock:
