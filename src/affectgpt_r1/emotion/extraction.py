@@ -2,8 +2,9 @@
 
 The search takes the longest form of the lexicon at each word, within a clause. A form is negated, and skipped, if a
 negation stands before it with nothing between but words that carry a negation on ("not very happy", "isn't afraid",
-"no longer sad", "no sign of anger"), or if "or" or "nor" joins it to a form that is ("neither happy nor sad"). What is
-said with other means ("far from happy", "couldn't be happier") is not understood.
+"no longer sad", "no sign of anger"). So is the rest of a list that such a form opens, as far as its last "or", "nor" or
+"and" ("no anger, fear or sadness"), and without one after a negation of nouns ("without anger, fear"), but not after
+others ("not happy, sad"). What is said with other means ("far from happy", "couldn't be happier") is not understood.
 
 One pass over the words: a megabyte takes about a second.
 """
@@ -37,7 +38,14 @@ _CARRIERS = _words(
     "express expresses expressing have having to sign signs trace traces hint hints sense evidence "
     "obviously clearly visibly overly entirely completely anymore him her them it he she they"
 )
-_JOINING = frozenset(("or", "nor"))
+_OF_NOUNS = _words("no without neither lacks lacking lack absence")
+_OF_TIME = frozenset(("longer", "more"))
+_COMMA = ","
+_ALTERNATIVES = frozenset(("or", "nor"))
+_CONJUNCTIONS = _ALTERNATIVES | {"and"}
+_DETERMINERS = _words(
+    "a an the any even very really particularly especially much of sign signs trace traces hint hints sense evidence"
+)
 _FARTHEST_NEGATION = 7
 
 
@@ -96,11 +104,11 @@ def _compiled(lexicon: Lexicon) -> _Forms:
 
 
 def _clauses(text: str) -> Iterator[list[str]]:
-    """Lower-case words between punctuation marks; hyphens part words, not clauses."""
+    """Lower-case words and commas between other punctuation marks; hyphens part words, not clauses."""
     words: list[str] = []
     for found in _WORD_OR_MARK.finditer(text.lower()):
         token = found.group().replace("\u2019", "'")
-        if token[0].isalnum():
+        if token[0].isalnum() or token == _COMMA:
             words.append(token)
         elif token not in _HYPHENS:
             yield words
@@ -108,21 +116,70 @@ def _clauses(text: str) -> Iterator[list[str]]:
     yield words
 
 
+class _Found(NamedTuple):
+    """A form of the lexicon in a clause."""
+
+    start: int
+    end: int
+    negation: int | None  # place of its own negation
+
+
 def _matches(text: str, forms: _Forms) -> Iterator[tuple[str, str | None]]:
     """Forms in order, each with its negated span, None where it is affirmed."""
     for words in _clauses(text):
-        place, end_of_negated = 0, None
-        while place < len(words):
-            length = _longest_form(words, place, forms)
-            if length == 0:
-                place += 1
-                continue
-            start = _negation(words, place, end_of_negated)
-            end = place + length
-            end_of_negated = end if start is not None else None
-            span = None if start is None else " ".join(words[start:end])
-            yield forms.form_of[" ".join(words[place:end])], span
-            place = end
+        found = list(_found(words, forms))
+        spans = _negated_spans(words, found)
+        for place, item in enumerate(found):
+            yield forms.form_of[" ".join(words[item.start : item.end])], spans.get(place)
+
+
+def _found(words: Sequence[str], forms: _Forms) -> Iterator[_Found]:
+    place = 0
+    while place < len(words):
+        length = _longest_form(words, place, forms)
+        if length:
+            yield _Found(place, place + length, _negation(words, place))
+        place += max(1, length)
+
+
+def _negated_spans(words: Sequence[str], found: Sequence[_Found]) -> dict[int, str]:
+    """Text of the negated forms by their place in ``found``, from the negation, or from what joins them to a list."""
+    spans: dict[int, str] = {}
+    place = 0
+    while place < len(found):
+        negation = found[place].negation
+        last = place
+        if negation is not None:
+            spans[place] = " ".join(words[negation : found[place].end])
+            last = _end_of_list(words, found, place)
+        for member in range(place + 1, last + 1):
+            spans[member] = " ".join(words[found[member - 1].end : found[member].end])
+        place = last + 1
+    return spans
+
+
+def _end_of_list(words: Sequence[str], found: Sequence[_Found], first: int) -> int:
+    """Place of the last form to which the negation of ``found[first]`` reaches."""
+    negation = found[first].negation or 0
+    bare = words[negation] in _OF_NOUNS and words[negation + 1] not in _OF_TIME
+    last = place = first
+    while place + 1 < len(found) and found[place + 1].negation is None:
+        joint = _joint(words[found[place].end : found[place + 1].start])
+        if joint is None:
+            break
+        place += 1
+        if joint != _COMMA:
+            last, bare = place, False
+    return place if bare else last
+
+
+def _joint(between: Sequence[str]) -> str | None:
+    """The comma or conjunction by which ``between`` makes one list of two forms, None if it does not."""
+    rest = between[1:] if between[:1] == [_COMMA] else between
+    if rest and rest[0] in _CONJUNCTIONS:
+        carriers = _CARRIERS if rest[0] in _ALTERNATIVES else _DETERMINERS
+        return rest[0] if all(word in carriers for word in rest[1:]) else None
+    return _COMMA if len(rest) < len(between) and all(word in _DETERMINERS for word in rest) else None
 
 
 def _longest_form(words: Sequence[str], place: int, forms: _Forms) -> int:
@@ -131,19 +188,11 @@ def _longest_form(words: Sequence[str], place: int, forms: _Forms) -> int:
     return next((n for n in range(most, 0, -1) if " ".join(words[place : place + n]) in forms.form_of), 0)
 
 
-def _negation(words: Sequence[str], place: int, end_of_negated: int | None) -> int | None:
-    """Where the negation of the form at ``place`` starts, None where it is affirmed.
-
-    Args:
-        words: Of the clause.
-        place: Of the form.
-        end_of_negated: End of the form before it if that one is negated.
-    """
+def _negation(words: Sequence[str], place: int) -> int | None:
+    """Where the negation that stands before the form at ``place`` is, None where there is none."""
     for before in range(place - 1, max(-1, place - 1 - _FARTHEST_NEGATION), -1):
         word = words[before]
         if word in _NEGATIONS or word.endswith("n't"):
-            return before
-        if word in _JOINING and before == end_of_negated:
             return before
         if word not in _CARRIERS:
             return None

@@ -13,7 +13,7 @@ from affectgpt_r1.emotion.wheels import Entry, Lexicon
 BUNDLED = load_lexicon("bundled")
 ENTRY = Entry("", None, (0,) * 5, (0,) * 5)
 FORMS = ["happy", "sad", "angry", "afraid", "anger", "fear", "calm", "proud", "ease"]
-FORMS += ["at ease", "at a loss", "cold-hearted", "don\u2019t care", "let down"]
+FORMS += ["sadness", "joy", "at ease", "at a loss", "cold-hearted", "don\u2019t care", "let down"]
 WORDS = Lexicon("words", (), dict.fromkeys(FORMS, ENTRY))
 
 
@@ -42,6 +42,22 @@ def labels(text):
         ("not happy, sad", ("sad",), ("not happy",)),
         ("not sad but happy or calm", ("happy", "calm"), ("not sad",)),
         ("dont feel happy", (), ("dont feel happy",)),
+        ("no anger, fear or sadness", (), ("no anger", ", fear", "or sadness")),
+        ("no anger, fear, or any sadness, joy", ("joy",), ("no anger", ", fear", ", or any sadness")),
+        ("no anger, fear but joy", ("joy",), ("no anger", ", fear")),
+        ("no anger, fear; joy", ("joy",), ("no anger", ", fear")),
+        ("no anger, fear. Joy", ("joy",), ("no anger", ", fear")),
+        ("without anger and fear", (), ("without anger", "and fear")),
+        ("without a hint of anger, fear", (), ("without a hint of anger", ", fear")),
+        ("no anger, no fear, joy or calm", (), ("no anger", "no fear", ", joy", "or calm")),
+        ("not angry, afraid or sad, calm", ("calm",), ("not angry", ", afraid", "or sad")),
+        ("not angry, she is sad", ("sad",), ("not angry",)),
+        ("not angry and she is sad", ("sad",), ("not angry",)),
+        ("no anger, only joy or calm", ("joy", "calm"), ("no anger",)),
+        ("no longer sad, happy", ("happy",), ("no longer sad",)),
+        ("neither happy nor sad, calm", ("calm",), ("neither happy", "nor sad")),
+        ("joy, no fear or anger", ("joy",), ("no fear", "or anger")),
+        ("joy, fear or sadness", ("joy", "fear", "sadness"), ()),
         ("", (), ()),
     ],
 )
@@ -98,7 +114,22 @@ def test_a_list_of_forms_is_found_again(forms):
     assert found.negated == ()
 
 
-@pytest.mark.parametrize("piece", ["happy ", "not a ", "at a ", "a'", "<answer>", "-_", "\u0130 "])
+@given(
+    st.lists(st.sampled_from(["anger", "fear", "sadness", "joy"]), min_size=2, unique=True),
+    st.sampled_from(["or", "and"]),
+)
+def test_a_negated_list_says_nothing(nouns, conjunction):
+    text = f"There is no {', '.join(nouns[:-1])} {conjunction} {nouns[-1]}"
+    extraction = extract_labels(f"{text}, but he is calm.", WORDS)
+    assert extraction.labels == ("calm",)
+    assert len(extraction.negated) == len(nouns)
+    assert labels(text.replace("no ", "")) == tuple(nouns)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["happy ", "not a ", "at a ", "a'", "no happy, ", "sad or ", "<answer>", "-_", "\u0130 "],
+)
 def test_a_megabyte_takes_linear_time(piece):
     def spent(size):
         text = piece * (size // len(piece))
