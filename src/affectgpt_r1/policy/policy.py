@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -186,7 +186,7 @@ class MultimodalPolicy(nn.Module):
             return repeated_states(self.language_model, self.embed_prompts(batch), completions)
         if torch.is_grad_enabled():
             kept, self._kept_prefill = self._kept_prefill, None
-            if kept is not None and kept.batch is batch and kept.weights == self._weights():
+            if kept is not None and _same_clips(kept.batch, batch) and kept.weights == self._weights():
                 return shared_states(self.language_model, kept.prefilled, completions)
         return shared_states(self.language_model, self.embed_prompts(batch), completions)
 
@@ -206,7 +206,7 @@ class MultimodalPolicy(nn.Module):
         """See :class:`~affectgpt_r1.policy.base.Policy`.
 
         While a group is drawn for an update, the prompts' pass stays in the autograd graph: the next :meth:`score` of
-        the same batch object with the same weights continues it instead of repeating it.
+        the same clips with the same weights continues it instead of repeating it.
         """
         training = self.training
         keep = training and torch.is_grad_enabled() and num_generations > 1 and self._prefill_serves_update()
@@ -292,3 +292,15 @@ class MultimodalPolicy(nn.Module):
         finally:
             for name, parameter in parameters.items():
                 parameter.data = kept[name]
+
+
+def _same_clips(first: ClipBatch, second: ClipBatch) -> bool:
+    """Whether two batches hold the very same tensors and texts."""
+    names = [field.name for field in dataclasses.fields(ClipBatch) if field.name != "skipped"]
+    return all(_same(getattr(first, name), getattr(second, name)) for name in names)
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Mapping):
+        return first.keys() == second.keys() and all(first[name] is second[name] for name in first)
+    return first is second if isinstance(first, Tensor) else bool(first == second)
