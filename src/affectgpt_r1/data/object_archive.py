@@ -98,11 +98,15 @@ def read_object_dict(path: Path, key: str) -> dict[Any, Any]:
                 content = _read_pickle(stream)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; check the folder of this set") from error
+    except zipfile.BadZipFile as error:
+        raise DataError(
+            f"{path}: no zip archive, as .npz files are, or a damaged one ({error}); fetch it again"
+        ) from error
     except ForbiddenName as error:
         raise DataError(f"{path}: {key} is a pickle that asks for {error}; it was refused, do not trust it") from error
     # A damaged pickle can raise nearly any of these; none of them stems from code that the file brings.
     except (
-        zipfile.BadZipFile, pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError,
+        pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError,
         AttributeError, ImportError, OverflowError, MemoryError, RuntimeError, NotImplementedError, SyntaxError,
     ) as error:  # fmt: skip
         raise DataError(f"{path}: {key} cannot be read as a pickled label array: {error!r}; fetch it again") from error

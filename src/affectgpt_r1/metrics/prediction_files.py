@@ -25,6 +25,8 @@ NAME, LABELS, FREE_TEXT = "name", "openset", "reason"
 _NPZ_NAMES, _NPZ_ITEMS = "filenames", "fileitems"
 _LARGEST_CELL = 1 << 30
 _LARGEST_ARRAY = 1 << 28
+_LONGEST_LABEL = 10_000
+_PICKLE, _BARE_ARRAY = b"\x80", b"\x93NUMPY"
 _SHOWN_NAMES = 5
 
 
@@ -84,10 +86,20 @@ def _labels(row: _Row, path: Path, extract: Callable[[str], Extraction]) -> tupl
         extraction = extract(given)
         return extraction.labels, extraction.negated
     if isinstance(given, str) or (isinstance(given, list) and all(isinstance(word, str) for word in given)):
-        return parse_labels(given), ()
+        return _checked(parse_labels(given), row, path), ()
     if given is None:
         raise DataError(f"{path}, {row.place}: neither {LABELS!r} nor {FREE_TEXT!r}; give one, empty if need be")
     raise DataError(f"{path}, {row.place}: labels are text or a list of texts, not {type(given).__name__}")
+
+
+def _checked(words: EmotionSet, row: _Row, path: Path) -> EmotionSet:
+    longest = max(map(len, words), default=0)
+    if longest > _LONGEST_LABEL:
+        raise DataError(
+            f"{path}, {row.place}: a label of {longest:,} characters; labels are words between commas, "
+            f"free text belongs under {FREE_TEXT!r}"
+        )
+    return words
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
@@ -147,24 +159,41 @@ def _npz_rows(path: Path) -> Iterator[_Row]:
 
 
 def _npz_array(path: Path, key: str) -> np.ndarray[Any, Any]:
+    _check_archive(path)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: not an archive of arrays; write it with numpy.savez_compressed")
-        with loaded as archive:
+        with np.load(path, allow_pickle=False) as archive:
             if key not in archive:
                 raise DataError(f"{path}: no array {key!r}, only {', '.join(map(repr, archive)) or 'none'}")
             array: np.ndarray[Any, Any] = archive[key]
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error) or "pickled" in str(error):
-            raise DataError(
-                f"{path}: holds pickled objects, which could run code and are never loaded; "
-                f"save {_NPZ_NAMES!r} and {_NPZ_ITEMS!r} as arrays of text"
-            ) from error
-        raise DataError(f"{path}: cannot be read as .npz ({error})") from error
+        if "allow_pickle" in str(error):
+            raise _pickled(path) from error
+        raise DataError(f"{path}: array {key!r} cannot be read ({error}); write the file again") from error
     if array.dtype.kind != "U":
         raise DataError(f"{path}: array {key!r} is of type {array.dtype}, not of text")
     return array
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is no zip archive; numpy would take any other file for a pickle."""
+    if zipfile.is_zipfile(path):
+        return
+    with path.open("rb") as file:
+        start = file.read(len(_BARE_ARRAY))
+    if not start:
+        raise DataError(f"{path}: the file is empty")
+    if start.startswith(_PICKLE):
+        raise _pickled(path)
+    if start == _BARE_ARRAY:
+        raise DataError(f"{path}: not an archive of arrays; write it with numpy.savez_compressed")
+    raise DataError(f"{path}: no zip archive, as .npz files are, or one cut short; write or fetch it again")
+
+
+def _pickled(path: Path) -> DataError:
+    return DataError(
+        f"{path}: holds pickled objects, which could run code and are never loaded; "
+        f"save {_NPZ_NAMES!r} and {_NPZ_ITEMS!r} as arrays of text"
+    )
 
 
 def write_submission(path: Path, names: Sequence[str], labels: Sequence[EmotionSet]) -> None:

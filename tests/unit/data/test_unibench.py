@@ -239,8 +239,11 @@ def test_other_files_are_one_error(tmp_path):
     np.savez(tmp_path / "plain.npz", corpus=np.arange(3))
     np.savez(tmp_path / "list.npz", corpus=np.array(None, dtype=object))
 
-    with pytest.raises(DataError, match=r"text\.npz: corpus cannot be read"):
-        read_object_dict(tmp_path / "text.npz", "corpus")
+    (tmp_path / "empty.npz").touch()
+    (tmp_path / "short.npz").write_bytes((tmp_path / "plain.npz").read_bytes()[:-30])
+    for name in ("text", "empty", "short"):
+        with pytest.raises(DataError, match=rf"{name}\.npz: no zip archive, as \.npz files are, or a damaged one"):
+            read_object_dict(tmp_path / f"{name}.npz", "corpus")
     with pytest.raises(DataError, match=r"plain\.npz: corpus cannot be read .*shape \(3,\)"):
         read_object_dict(tmp_path / "plain.npz", "corpus")
     with pytest.raises(DataError, match=r"list\.npz: corpus holds NoneType, not a dictionary"):

@@ -60,7 +60,7 @@ def test_predictions_that_evaluate_writes(tmp_path):
 
 
 def test_very_long_cells(tmp_path):
-    label, text = "x" * 100_000, "happy " * 100_000
+    label, text = "x" * 10_000, "happy " * 100_000
     assert read(write(tmp_path / "a.csv", f"name,openset\na,{label}\n")).labels == [(label,)]
     assert read(write(tmp_path / "b.csv", f"name,reason\na,{text}\n")).labels == [("happy",)]
     assert read(write(tmp_path / "c.jsonl", json.dumps({"name": "a", "openset": [label]}))).labels == [(label,)]
@@ -113,8 +113,12 @@ FAULTS = {
     "key.npz": ({"filenames": np.array(["a"])}, "no array 'fileitems', only 'filenames'"),
     "pair.npz": ({"filenames": np.array(["a"]), "fileitems": np.array(["x", "y"])}, "do not pair up"),
     "type.npz": ({"filenames": np.array([1]), "fileitems": np.array(["x"])}, "'filenames' is of type int64"),
-    "damaged.npz": (b"PK\x03\x04 and no more", "cannot be read as .npz"),
-    "none.npz": (b"", "cannot be read as .npz"),
+    "damaged.npz": (b"PK\x03\x04 and no more", "no zip archive, as .npz files are, or one cut short; write or fetch"),
+    "text.npz": ("name,openset\na,happy\n", "no zip archive, as .npz files are"),
+    "none.npz": (b"", "the file is empty"),
+    "long.csv": (f"name,openset\na,sad\nb,{'x' * 100_000}\n", "row 3: a label of 100,000 characters; labels are words"),
+    "long.jsonl": (json.dumps({"name": "a", "openset": ["x" * 10_001]}), "line 1: a label of 10,001 characters"),
+    "long.npz": ({"filenames": np.array(["a"]), "fileitems": np.array(["x" * 100_000])}, "item 0: a label of 100,000"),
     "labels.txt": ("", "the suffix is none of .csv, .jsonl, .npz"),
 }
 
@@ -125,6 +129,19 @@ def test_one_clear_error(tmp_path, file):
     with pytest.raises(DataError, match=f"{re.escape(file)}.*{message}") as raised:
         read(write(tmp_path / file, content))
     assert "\n" not in str(raised.value)
+
+
+def test_archives_that_are_cut_short_or_changed(tmp_path):
+    path = write(tmp_path / "a.npz", {"filenames": np.array(["a"]), "fileitems": np.array(["happy"])})
+    whole = path.read_bytes()
+    for end in (1, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(DataError, match=r"a\.npz: no zip archive, as \.npz files are, or one cut short"):
+            read(path)
+    place = whole.index(b"filenames.npy") + 60
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+    with pytest.raises(DataError, match=r"a\.npz: array 'filenames' cannot be read .*; write the file again"):
+        read(path)
 
 
 def test_missing_file(tmp_path):
