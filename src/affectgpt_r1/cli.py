@@ -15,6 +15,7 @@ PROGRAM = "affectgpt-r1"
 COMMANDS = {
     "render": "render the synthetic clips (overrides: configs/demo.yaml)",
     "train": "train one stage (overrides: configs/train.yaml), as in `experiment=grpo stage.beta=0.04`",
+    "plan": "parameters, memory, steps and hours of a run: experiment=NAME [--tflops N] [--json FILE]",
     "evaluate": "compare trained policies on held-out clips (overrides: configs/evaluate.yaml)",
     "predict": "answer any video: VIDEO... [--checkpoint C] [--subtitle TEXT|FILE.srt]",
     "score": "score a file of predictions: --predictions P --targets T",
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(usage())
     elif command in COMMANDS:
         sys.argv = [f"{PROGRAM} {command}", *overrides]
-        import_module(f"affectgpt_r1.{command}").main()
+        import_module(f"affectgpt_r1.{command.replace('-', '_')}").main()
     else:
         print(_complaint(command), file=sys.stderr)
         raise SystemExit(2)

@@ -1,29 +1,17 @@
 import subprocess
 import sys
 import time
+from importlib import import_module
 
 import pytest
 
-import affectgpt_r1.evaluate
-import affectgpt_r1.render
-import affectgpt_r1.score
-import affectgpt_r1.submit
-import affectgpt_r1.train
-import affectgpt_r1.unibench
 from affectgpt_r1.cli import COMMANDS, main
 
-MODULES = {
-    "train": affectgpt_r1.train,
-    "evaluate": affectgpt_r1.evaluate,
-    "render": affectgpt_r1.render,
-    "score": affectgpt_r1.score,
-    "submit": affectgpt_r1.submit,
-    "unibench": affectgpt_r1.unibench,
-}
+MODULES = {command: import_module(f"affectgpt_r1.{command.replace('-', '_')}") for command in COMMANDS}
 
 
-def test_every_command_is_tested_here():
-    assert set(COMMANDS) == set(MODULES)
+def test_every_command_has_a_module_with_a_main():
+    assert [command for command in COMMANDS if not callable(MODULES[command].main)] == []
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

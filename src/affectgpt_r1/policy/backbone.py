@@ -53,7 +53,7 @@ def build_language_model(
     settings = {"model_type": "qwen2", "vocab_size": vocab_size, **config}
     model = build_part("language_model", AutoModelForCausalLM, AutoConfig.for_model, settings, weights)
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return model
 
 

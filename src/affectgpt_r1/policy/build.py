@@ -7,49 +7,65 @@ from collections.abc import Mapping
 from typing import Any
 
 from affectgpt_r1.policy.backbone import add_lora, build_language_model, build_towers, load_tokenizer
-from affectgpt_r1.policy.encoders import WaveformNormalization
+from affectgpt_r1.policy.encoders import Towers, WaveformNormalization
 from affectgpt_r1.policy.fusion import Fusion
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 
 
 def build_policy(
+    *, tokenizer: str, template: PromptTemplate, share_prompt: bool = True, weights: str | None = None, **modules: Any
+) -> MultimodalPolicy:
+    """A policy with fresh or pretrained weights; checkpoints are loaded into it afterwards.
+
+    Args:
+        tokenizer: A ``tokenizer.json``, a model folder or a hub id.
+        template: Question and target format.
+        share_prompt: See :class:`~affectgpt_r1.policy.policy.MultimodalPolicy`.
+        weights: Folder whose subfolders hold pretrained weights.
+        modules: The other keywords of :func:`build_modules`.
+    """
+    loaded = load_tokenizer(tokenizer, weights)
+    language_model, towers, fusion = build_modules(
+        vocab_size=len(loaded), weights=weights, image=template.visual == "image", **modules
+    )
+    template = dataclasses.replace(template, pre_fusion=fusion.multi is not None)
+    return MultimodalPolicy(language_model, towers, fusion, loaded, template, share_prompt=share_prompt)
+
+
+def build_modules(
     *,
-    tokenizer: str,
+    vocab_size: int | None,
     language_model: Mapping[str, Any],
     video_tower: Mapping[str, Any],
     audio_tower: Mapping[str, Any],
     waveform_normalization: WaveformNormalization,
     fusion_hidden_size: int,
     lora: Mapping[str, Any] | None,
-    template: PromptTemplate,
     fusion: str | Mapping[str, str] = "attention",
-    share_prompt: bool = True,
     weights: str | None = None,
     gradient_checkpointing: bool = False,
-) -> MultimodalPolicy:
-    """A policy with fresh or pretrained weights; checkpoints are loaded into it afterwards.
+    image: bool = False,
+) -> tuple[Any, Towers, Fusion]:
+    """Language model, towers and fusion.
 
     Args:
-        tokenizer: A ``tokenizer.json``, a model folder or a hub id.
+        vocab_size: Size of the tokenizer, where ``language_model`` names no ``vocab_size``.
         language_model: See :func:`~affectgpt_r1.policy.backbone.build_language_model`.
-        video_tower: Keywords of ``CLIPVisionConfig``.
-        audio_tower: Keywords of ``HubertConfig``.
+        video_tower: See :func:`~affectgpt_r1.policy.backbone.build_towers`.
+        audio_tower: See :func:`~affectgpt_r1.policy.backbone.build_towers`.
         waveform_normalization: See :class:`~affectgpt_r1.policy.encoders.AudioTower`.
         fusion_hidden_size: Hidden size of the pre-fusion.
         lora: Keywords of :func:`~affectgpt_r1.policy.backbone.add_lora`; None trains the whole language model.
-        template: Question and target format.
         fusion: See :class:`~affectgpt_r1.policy.fusion.Fusion`.
         weights: Folder whose subfolders hold pretrained weights.
         gradient_checkpointing: Compute activations anew in the backward pass; slower, and needs less memory.
-        share_prompt: See :class:`~affectgpt_r1.policy.policy.MultimodalPolicy`.
+        image: Read one still image in place of a video.
     """
-    loaded = load_tokenizer(tokenizer, weights)
     towers = build_towers(video_tower, audio_tower, waveform_normalization, weights)
-    model = build_language_model(len(loaded), language_model, weights, checkpointing=gradient_checkpointing)
+    model = build_language_model(vocab_size, language_model, weights, checkpointing=gradient_checkpointing)
     sizes = towers.video.feature_size, towers.audio.feature_size, fusion_hidden_size, model.config.hidden_size
-    media_fusion = Fusion(*sizes, fusion, image=template.visual == "image")
-    template = dataclasses.replace(template, pre_fusion=media_fusion.multi is not None)
+    media_fusion = Fusion(*sizes, fusion, image=image)
     if lora is not None:
         add_lora(model, **lora)
-    return MultimodalPolicy(model, towers, media_fusion, loaded, template, share_prompt=share_prompt)
+    return model, towers, media_fusion

@@ -1,0 +1,164 @@
+"""What a run will need, before anything is downloaded: ``affectgpt-r1 plan experiment=affectgpt_r1_grpo``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from affectgpt_r1.config import CONFIGS, explain, resolved
+from affectgpt_r1.errors import AffectGPTError
+
+NOMINAL_SUBTITLE = "I did not expect to see you here again after all this time, really."
+CHARACTERS_A_TOKEN = 4.0
+"""Of English text, where the model's tokenizer is not on this machine."""
+
+
+def plan(config: DictConfig, *, tflops: float | None = None, gpus: int | None = None) -> dict[str, Any]:
+    """Parameters, memory, steps and hours of a training run.
+
+    Args:
+        config: The composed ``configs/train.yaml``.
+        tflops: Sustained TFLOP/s of one GPU; measured on this machine if None.
+        gpus: Processes; those of the trainer if None.
+
+    Returns:
+        Plain numbers by name, as ``--json`` writes them.
+    """
+    from affectgpt_r1.policy.size import STAGES, STRATEGIES, StageName, Workload, measure_model, memory_gib, step_flops
+
+    settings = resolved(config)
+    model = {key: value for key, value in settings["model"].items() if key not in ("_target_", "share_prompt")}
+    prompt_text, prompt_tokens, vocab_size, exact = _prompt(settings, model.pop("tokenizer"), model.get("weights"))
+    size = measure_model(vocab_size, image=settings["data"]["visual"] == "image", **model)
+    prompt_tokens += size.media_tokens - prompt_text.count("Here>")
+    stage, devices = settings["stage"], settings["trainer"]["devices"]
+    if gpus is None:
+        gpus = devices * settings["trainer"].get("num_nodes", 1) if isinstance(devices, int) and devices > 0 else 1
+    work = Workload(
+        batch_size=settings["data"]["batch_size"],
+        num_generations=stage.get("num_generations", 8),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=settings["prompt"]["max_completion_length"],
+        keeps_reference=stage.get("beta", 0.0) != 0.0,
+        gradient_checkpointing=model.get("gradient_checkpointing", False),
+        gpus=gpus,
+    )
+    kind: StageName = "grpo" if "num_generations" in stage else "sft"
+    rate, measured = (tflops, False) if tflops is not None else (measured_tflops(), True)
+    steps, accumulated = settings["trainer"]["max_steps"], settings["trainer"]["accumulate_grad_batches"]
+    seconds = step_flops(size, work, kind) * accumulated / (rate * 1e12)
+    return {
+        "experiment": stage["name"],
+        "total_parameters": size.total,
+        "trainable_parameters": size.total_trainable,
+        "lora_parameters": size.parameters["lora"],
+        "parameters": dict(size.parameters),
+        "trainable": dict(size.trainable),
+        "gpus": gpus,
+        "memory_gib": {
+            name: {strategy: round(memory_gib(size, work, name, strategy), 2) for strategy in STRATEGIES}
+            for name in STAGES
+        },
+        "tokens_per_clip": {
+            "media": size.media_tokens,
+            "prompt": prompt_tokens,
+            "completion": work.completion_tokens,
+            "exact": exact,
+        },
+        "tflops": round(rate, 3),
+        "tflops_measured_here": measured,
+        "clips_per_step": work.batch_size * gpus * accumulated,
+        "steps": steps,
+        "seconds_per_step": seconds,
+        "hours": seconds * steps / 3600 if steps > 0 else math.nan,
+    }
+
+
+def measured_tflops(seconds: float = 1.0) -> float:
+    """TFLOP/s of matrix products on this machine's accelerator, or on its CPU; a model reaches a part of it."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    side, dtype = (8192, torch.bfloat16) if device == "cuda" else (1024, torch.float32)
+    matrix = torch.randn(side, side, device=device, dtype=dtype)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        torch.mm(matrix, matrix).sum().item()  # item waits for the device
+        count += 1
+    return 2.0 * side**3 * count / (time.perf_counter() - started) / 1e12
+
+
+def _prompt(settings: dict[str, Any], tokenizer: str, weights: str | None) -> tuple[str, int, int | None, bool]:
+    """The prompt of a clip with every modality, its tokens, the tokenizer's size, and whether they were counted."""
+    from affectgpt_r1.policy.backbone import load_tokenizer
+    from affectgpt_r1.policy.pretrained import local_weights
+    from affectgpt_r1.policy.prompts import PromptTemplate
+
+    modalities = settings["data"]["modalities"]
+    template = PromptTemplate(settings["prompt"]["question"], visual=settings["data"]["visual"])
+    text = template.prompt(NOMINAL_SUBTITLE if "text" in modalities else "", modalities)
+    if Path(local_weights(tokenizer, weights)).exists():
+        loaded = load_tokenizer(tokenizer, weights)
+        return text, len(loaded(text, add_special_tokens=False)["input_ids"]) + 1, len(loaded), True
+    return text, math.ceil(len(text) / CHARACTERS_A_TOKEN), settings["model"]["language_model"].get("vocab_size"), False
+
+
+def render(result: dict[str, Any]) -> str:
+    """The plan as text."""
+    rows = [f"{'part':<16}{'parameters':>16}{'trained':>16}"]
+    rows += [f"{part:<16}{count:>16,}{result['trainable'][part]:>16,}" for part, count in result["parameters"].items()]
+    rows.append(f"{'total':<16}{result['total_parameters']:>16,}{result['trainable_parameters']:>16,}")
+    rows += ["", f"GiB a GPU, {result['gpus']} in all; without fragmentation and communication buffers"]
+    strategies = list(result["memory_gib"]["sft"])
+    rows.append(f"{'':<8}" + "".join(f"{strategy:>12}" for strategy in strategies))
+    rows += [
+        f"{stage:<8}" + "".join(f"{values[strategy]:>12.1f}" for strategy in strategies)
+        for stage, values in result["memory_gib"].items()
+    ]
+    tokens = result["tokens_per_clip"]
+    counted = "" if tokens["exact"] else " (estimated: the tokenizer is not on this machine)"
+    origin = "matrix products measured on this machine" if result["tflops_measured_here"] else "given"
+    rows += [
+        "",
+        f"tokens a clip   {tokens['prompt']} of the prompt, {tokens['media']} of them media{counted}; "
+        f"up to {tokens['completion']} of the answer",
+        f"steps           {result['steps']:,} of {result['clips_per_step']} clips",
+        f"time            {result['seconds_per_step']:.2f} s a step, {result['hours']:.1f} h at {result['tflops']} "
+        f"TFLOP/s a GPU ({origin}); media decoding and validation come on top,"
+        " and sampling is slower where it waits for memory",
+    ]
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: options of its own, and the overrides of ``configs/train.yaml``."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    parser = argparse.ArgumentParser(prog="affectgpt-r1 plan", description="Parameters, memory, steps and hours.")
+    parser.add_argument("--tflops", type=float, help="sustained TFLOP/s of one GPU (default: measured here)")
+    parser.add_argument("--gpus", type=int, help="number of GPUs (default: trainer.devices)")
+    parser.add_argument("--json", type=Path, help="also write the plan to this file")
+    options, overrides = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("train", overrides=overrides)
+        result = plan(config, tflops=options.tflops, gpus=options.gpus)
+    except (HydraException, AffectGPTError) as error:
+        print(f"error: {explain(error, overrides)}", file=sys.stderr)
+        raise SystemExit(2) from error
+    print(render(result))
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""How large a policy is and what a training step of it takes, counted on the meta device: no weights are loaded.
+
+The memory model is arithmetic: AdamW keeps gradient and two moments in float32, a transformer layer with fused
+attention keeps a fixed number of activations a token (Korthikanti et al. 2022). Fragmentation and communication buffers
+are not in it; leave a fifth of the card free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from affectgpt_r1.policy.build import build_modules
+
+StageName: TypeAlias = Literal["sft", "grpo"]
+StrategyName: TypeAlias = Literal["ddp", "fsdp", "deepspeed"]
+STAGES: tuple[StageName, ...] = ("sft", "grpo")
+STRATEGIES: tuple[StrategyName, ...] = ("ddp", "fsdp", "deepspeed")
+
+GIB = 2**30
+ADAMW_BYTES = 12
+"""Float32 gradient and two moments of every parameter that trains."""
+LOGIT_ROWS = 1024
+"""Rows of logits that are held at once while log-probs are taken."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Parameters and shapes of a policy.
+
+    Attributes:
+        parameters: By part: ``language_model`` (without adapters), ``lora``, ``fusion``, ``video_tower`` and
+            ``audio_tower``.
+        trainable: By part.
+        weight_bytes: Of all parameters, in the precision that they are kept in.
+        largest_layer_bytes: What fully sharded training gathers at once.
+        hidden_size: Of the language model.
+        intermediate_size: Of its feed-forward layers.
+        num_layers: Of the language model.
+        key_value_size: Key heads times head size.
+        vocab_size: Rows of the output head.
+        activation_bytes: Bytes of one activation.
+        media_tokens: Media tokens of a prompt with every modality.
+    """
+
+    parameters: Mapping[str, int]
+    trainable: Mapping[str, int]
+    weight_bytes: int
+    largest_layer_bytes: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    key_value_size: int
+    vocab_size: int
+    activation_bytes: int
+    media_tokens: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return sum(self.parameters.values())
+
+    @property
+    def total_trainable(self) -> int:
+        """Parameters that train."""
+        return sum(self.trainable.values())
+
+    @property
+    def language_model_parameters(self) -> int:
+        """Of the language model with its adapters; a token's forward pass costs twice as many operations."""
+        return self.parameters["language_model"] + self.parameters["lora"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One training batch of a process.
+
+    Attributes:
+        batch_size: Clips.
+        num_generations: Completions of a clip in GRPO.
+        prompt_tokens: Of a clip, media tokens included.
+        completion_tokens: Of a target or completion; the limit, so that nothing runs out of memory late.
+        keeps_reference: GRPO holds a frozen copy of what trains.
+        gradient_checkpointing: Only each layer's input is kept.
+        gpus: Processes.
+    """
+
+    batch_size: int
+    num_generations: int
+    prompt_tokens: int
+    completion_tokens: int
+    keeps_reference: bool
+    gradient_checkpointing: bool
+    gpus: int
+
+
+def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) -> ModelSize:
+    """Build a policy's modules on the meta device and count.
+
+    Args:
+        vocab_size: Size of the tokenizer, where the language model's config names none.
+        image: See :class:`~affectgpt_r1.policy.fusion.Fusion`.
+        model: Keywords of :func:`~affectgpt_r1.policy.build.build_modules`.
+    """
+    with torch.device("meta"):
+        language_model, towers, fusion = build_modules(vocab_size=vocab_size, image=image, **model)
+    adapters = {name for name, _ in language_model.named_parameters() if "lora_" in name}
+    parts = {
+        "language_model": [one for name, one in language_model.named_parameters() if name not in adapters],
+        "lora": [one for name, one in language_model.named_parameters() if name in adapters],
+        "fusion": list(fusion.parameters()),
+        "video_tower": list(towers.video.parameters()),
+        "audio_tower": list(towers.audio.parameters()),
+    }
+    config = language_model.config
+    heads = config.num_key_value_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    media = ("video", "audio", "multi") if fusion.multi is not None else ("video", "audio")
+    return ModelSize(
+        parameters={part: sum(one.numel() for one in values) for part, values in parts.items()},
+        trainable={part: sum(one.numel() for one in values if one.requires_grad) for part, values in parts.items()},
+        weight_bytes=sum(one.numel() * one.element_size() for values in parts.values() for one in values),
+        largest_layer_bytes=max(map(_bytes, (*language_model.model.layers, language_model.lm_head))),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_layers=config.num_hidden_layers,
+        key_value_size=heads,
+        vocab_size=config.vocab_size,
+        activation_bytes=next(iter(language_model.parameters())).element_size(),
+        media_tokens=sum(fusion.num_tokens[name] for name in media),
+    )
+
+
+def memory_gib(size: ModelSize, work: Workload, stage: StageName, strategy: StrategyName) -> float:
+    """Peak memory of one GPU in GiB.
+
+    ``ddp`` keeps everything everywhere; ``fsdp`` shares weights, gradients and moments, and gathers two layers at a
+    time; ``deepspeed`` (ZeRO stage 2) shares gradients and moments.
+    """
+    states = ADAMW_BYTES * size.total_trainable
+    reference = 4 * size.total_trainable if stage == "grpo" and work.keeps_reference else 0
+    weights: float = size.weight_bytes
+    if strategy == "fsdp":
+        weights = size.weight_bytes / work.gpus + (2 * size.largest_layer_bytes if work.gpus > 1 else 0)
+    if strategy != "ddp":
+        states //= work.gpus
+    update = _activation_bytes(size, _update_tokens(work, stage), work.gradient_checkpointing) + _logit_bytes(size)
+    peak = max(update, _cache_bytes(size, work)) if stage == "grpo" else update
+    return float((weights + states + reference + peak) / GIB)
+
+
+def step_flops(size: ModelSize, work: Workload, stage: StageName) -> float:
+    """Floating-point operations of one process's step, the frozen towers left out (their outputs are stored).
+
+    Two a parameter and token forward; as many again for the gradients of activations, and of what trains; checkpointing
+    adds a forward pass. GRPO adds sampling, and with a reference one more forward pass.
+    """
+    forward = 2.0 * size.language_model_parameters
+    share_trained = (size.trainable["language_model"] + size.trainable["lora"]) / size.language_model_parameters
+    update = forward * (2.0 + share_trained + float(work.gradient_checkpointing))
+    tokens = _update_tokens(work, stage)
+    if stage == "sft":
+        return update * tokens
+    return tokens * (update + forward * (1 + work.keeps_reference))
+
+
+def _update_tokens(work: Workload, stage: StageName) -> int:
+    completions = work.num_generations if stage == "grpo" else 1
+    return work.batch_size * (work.prompt_tokens + completions * work.completion_tokens)
+
+
+def _activation_bytes(size: ModelSize, tokens: int, checkpointing: bool) -> float:
+    # Norms, attention and residuals keep about 12 vectors of the hidden size, keys and values, the gated layer 4 of the
+    # intermediate size; adapters keep their inputs once more.
+    layer = size.activation_bytes * (12 * size.hidden_size + 4 * size.key_value_size + 4 * size.intermediate_size)
+    if size.parameters["lora"]:
+        layer += 4 * (6 * size.hidden_size + size.intermediate_size)
+    if checkpointing:
+        return tokens * (size.num_layers * size.activation_bytes * size.hidden_size + layer)
+    return float(tokens * size.num_layers * layer)
+
+
+def _logit_bytes(size: ModelSize) -> float:
+    return 2.0 * 4 * LOGIT_ROWS * size.vocab_size
+
+
+def _cache_bytes(size: ModelSize, work: Workload) -> float:
+    tokens = work.batch_size * (work.prompt_tokens + work.num_generations * work.completion_tokens)
+    return 2.0 * tokens * size.num_layers * size.key_value_size * size.activation_bytes
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(one.numel() * one.element_size() for one in module.parameters())
