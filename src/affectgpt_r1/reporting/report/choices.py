@@ -14,7 +14,12 @@ QUESTIONS = {
 }
 _LABELS = {
     "reward": {"none": "no RL", "accuracy_format": "accuracy + format", "all": "all five"},
-    "reasoning": {"think": "think", "no_think": "no-think"},
+    "reasoning": {
+        "think": "think",
+        "no_think": "no-think",
+        "think_untrained": "think, no RL",
+        "no_think_untrained": "no-think, no RL",
+    },
     "penalty": {"none": "no penalty", "inverse_gap": "P1", "ratio": "P2", "log_ratio": "P3"},
 }
 PENALTIES = ("inverse_gap", "ratio", "log_ratio")

@@ -32,7 +32,7 @@ class Comparison(NamedTuple):
 def compare(sweep: Sweep, first: str, second: str) -> Comparison | None:
     """``first`` minus ``second``; None unless both have a finished cell.
 
-    A choice of a single policy, as the untrained one is, stands against every seed of the other.
+    A single policy that was not trained, so that it has no curves, stands against every seed of the other.
     """
     ours, theirs = sweep.of(first), sweep.of(second)
     if not ours or not theirs:
@@ -45,7 +45,9 @@ def compare(sweep: Sweep, first: str, second: str) -> Comparison | None:
 
 def _seed_differences(sweep: Sweep, first: str, second: str) -> Iterator[float]:
     by_seed = [{cell.seed: cell for cell in sweep.cells if cell.choice == choice} for choice in (first, second)]
-    single = [cells[0] if len(cells := sweep.of(choice)) == 1 else None for choice in (first, second)]
+    single = [
+        cells[0] if len(cells := sweep.of(choice)) == 1 and not cells[0].curves else None for choice in (first, second)
+    ]
     if all(single):
         return
     for seed in sorted({*by_seed[0], *by_seed[1]}):

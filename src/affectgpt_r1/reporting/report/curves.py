@@ -45,6 +45,8 @@ def quantities(sweep: Sweep) -> list[Quantity]:
     return [
         Quantity("val/f1", "F on held-out clips (validation), points", 100.0),
         Quantity("val/answers/distinct_words", "Words per answer (validation)", target="test/target_words"),
+        Quantity("val/answers/clusters_named_share", "Share of the wheels’ clusters that an answer names (validation)"),
+        Quantity("val/answers/answer_entropy", "Entropy of the answers across clips (validation)"),
         Quantity("train/reward", "Reward"),
         *(Quantity(key, f"Reward part: {key.removeprefix(_PARTS).removesuffix('/mean')}") for key in parts),
         Quantity("train/entropy", "Entropy of the policy, nats per token"),
@@ -192,7 +194,7 @@ def ticks(low: float, high: float) -> list[float]:
     ([0.0, 0.5, 1.0], [62, 64, 66, 68])
     """
     power = 10 ** math.floor(math.log10(high - low))
-    step = next(s for s in (0.2 * power, 0.5 * power, power, 2 * power, 5 * power) if (high - low) / s < 5)
+    step = next(s for s in (0.2 * power, 0.5 * power, power, 2 * power, 5 * power) if (high - low) / s < 5 - 1e-6)
     first = math.ceil(low / step - 1e-9)
     return [round(place * step, 10) for place in range(first, math.floor(high / step + 1e-9) + 1)]
 

@@ -16,6 +16,7 @@ from affectgpt_r1.types import EmotionSet
 EXPERIMENT = "ablations"
 SWEEPS = ("reward", "reasoning", "penalty")
 CURVE_PREFIXES = ("train/rewards/", "train/reward", "train/kl", "train/entropy", "train/frac_reward_zero_std", "val/")
+ALARM_TAG = "affectgpt.reward_hacking"
 _MOST_RUNS = 1000
 
 Curve = Mapping[int, float]
@@ -35,7 +36,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Cell:
-    """One trained and tested policy. Metrics carry their MLflow names."""
+    """One trained and tested policy. Metrics carry their MLflow names.
+
+    ``alarm`` is the step at which training warned that the reward rose while held-out answers got worse.
+    """
 
     choice: str
     seed: int
@@ -44,6 +48,7 @@ class Cell:
     answers: tuple[Answer, ...]
     lexicon: str = "bundled"
     curves: Mapping[str, Curve] = field(default_factory=dict)
+    alarm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ def _read_sweep(client: Any, experiment_id: str, name: str) -> Sweep:
     if listed is None:
         listed = _children(client, experiment_id, parent.info.run_id, name)
         missing.append(f"the {name} sweep has not ended: only what it has logged so far is shown")
+    elif parent.info.status != "FINISHED":
+        missing.append(f"the {name} sweep is {parent.info.status}: only what it had finished is shown")
     cells = []
     for entry in listed:
         cell = _read_cell(client, entry)
@@ -123,7 +130,7 @@ def _read_sweep(client: Any, experiment_id: str, name: str) -> Sweep:
         else:
             cells.append(cell)
     tags = parent.data.tags
-    missing += _missing_seeds(name, cells, tags.get("affectgpt.baseline", ""))
+    missing += _missing_seeds(name, cells)
     return Sweep(
         name=name,
         baseline=tags.get("affectgpt.baseline", ""),
@@ -175,6 +182,7 @@ def _read_cell(client: Any, entry: Mapping[str, Any]) -> Cell | None:
         answers=tuple(_read_answers(answers)),
         lexicon=run.data.params.get("emotion.lexicon", "bundled"),
         curves={key: curve for key, curve in curves.items() if len(curve) > 1},
+        alarm=run.data.tags.get(ALARM_TAG),
     )
 
 
@@ -193,14 +201,14 @@ def _read_answers(path: Path) -> list[Answer]:
     return answers
 
 
-def _missing_seeds(name: str, cells: Sequence[Cell], baseline: str) -> list[str]:
-    """Seeds that a choice lacks and another has; the untrained baseline may be one policy."""
+def _missing_seeds(name: str, cells: Sequence[Cell]) -> list[str]:
+    """Seeds that a choice lacks and another has; a policy that was not trained, and has no curves, has no seed."""
     seeds = sorted({cell.seed for cell in cells})
     lines = []
     for choice in dict.fromkeys(cell.choice for cell in cells):
         own = {cell.seed for cell in cells if cell.choice == choice}
         lacking = [str(seed) for seed in seeds if seed not in own]
-        if lacking and not (choice == baseline and len(own) == 1):
+        if lacking and any(cell.curves for cell in cells if cell.choice == choice):
             lines.append(f"{name} sweep: {choice} lacks seed {', '.join(lacking)}")
     return lines
 

@@ -24,7 +24,7 @@ table{border-collapse:collapse;font-size:.9rem;line-height:1.35;font-variant-num
 border-top:1.6px solid var(--ink);border-bottom:1.6px solid var(--ink)}
 th{font-weight:600;text-align:right;vertical-align:bottom;border-bottom:.8px solid var(--ink)}
 th,td{padding:.35rem .6rem;white-space:nowrap}
-th:first-child,td:first-child{padding-left:0;text-align:left}
+th:first-child,td:first-child{padding-left:0;text-align:left;position:sticky;left:0;background:var(--paper)}
 th:last-child,td:last-child{padding-right:0}
 td{text-align:right;vertical-align:baseline}
 th.text,td.text{text-align:left}
@@ -82,7 +82,8 @@ h4{font-size:.85rem;font-weight:400;color:var(--soft);margin:0;display:flex;flex
 summary{cursor:pointer}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0;padding:.5rem .6rem;background:var(--tint);
 max-height:14rem;overflow:auto;font:.8rem/1.45 ui-monospace,"DejaVu Sans Mono",Menlo,monospace;color:var(--ink)}
-@media (max-width:46rem){body{padding:1.6rem 1rem 3rem}h1{font-size:1.5rem}
+@media (max-width:46rem){.panel svg text{font-size:10.5px}.panel svg .value{font-size:11.5px}
+body{padding:1.6rem 1rem 3rem}h1{font-size:1.5rem}
 .clip header{grid-template-columns:1fr}.clip header .wheel{max-width:15rem}.answers{grid-template-columns:1fr}
 .wheel-key{grid-template-columns:4.5rem 1fr}.wheel-key p{grid-column:1/-1}
 .panels{grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr))}.frames img{height:auto;flex:1 1 0;width:0}}

@@ -20,9 +20,9 @@ def summarise(sweeps: Sequence[Sweep]) -> dict[str, Any]:
     """The figures of all sweeps.
 
     Returns:
-        ``synthetic`` and its ``note``; ``confidence``; ``sweeps`` by name, each with ``baseline``, ``synthetic`` and
-        ``choices`` (:func:`summarise_choice`); ``directions``; ``published``; ``missing``, a list of sentences. F,
-        precision and recall are fractions.
+        ``synthetic`` and its ``note``; ``confidence``; ``sweeps`` by name, each with ``baseline``, ``synthetic``,
+        ``alarms`` (reward up, held-out F down) and ``choices`` (:func:`summarise_choice`); ``directions``;
+        ``published``; ``missing``, a list of sentences. F, precision and recall are fractions.
     """
     synthetic = any(sweep.synthetic for sweep in sweeps)
     return {
@@ -33,6 +33,9 @@ def summarise(sweeps: Sequence[Sweep]) -> dict[str, Any]:
             sweep.name: {
                 "baseline": sweep.baseline,
                 "synthetic": sweep.synthetic,
+                "alarms": [
+                    {"choice": cell.choice, "seed": cell.seed, "step": cell.alarm} for cell in sweep.cells if cell.alarm
+                ],
                 "choices": {choice: summarise_choice(sweep, choice) for choice in sweep.choices},
             }
             for sweep in sweeps

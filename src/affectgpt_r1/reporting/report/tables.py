@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from affectgpt_r1.reporting.report.choices import FORMULAS, TITLES
+from affectgpt_r1.reporting.report.choices import FORMULAS, TITLES, label
 from affectgpt_r1.reporting.report.comparison import CLIPS_TEST, SEEDS_TEST
 from affectgpt_r1.reporting.report.directions import NOT_RUN, RULES
 from affectgpt_r1.reporting.report.formats import (
@@ -77,6 +77,7 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
             "P, R: precision and recall of the same answers, in points. Words: distinct emotion words an answer. "
             "Repeated: words that had stood in the same answer before. Unmapped: words that no wheel knows. "
             "Mean ± 95 % t interval over n seeds, without ± where all seeds agree.",
+            *_alarms(sweep, found),
         ),
     )
     return [scores, answers]
@@ -120,6 +121,11 @@ def all_tables(summary: Mapping[str, Any]) -> list[TextTable]:
     """Every table, in the order of the report."""
     sweeps = [table for sweep in summary["sweeps"] for table in sweep_tables(summary, sweep)]
     return [directions_table(summary), *sweeps, published_table(summary)]
+
+
+def _alarms(sweep: str, found: Mapping[str, Any]) -> list[str]:
+    runs = [f"{label(sweep, a['choice'])}, seed {a['seed']} (step {a['step']})" for a in found["alarms"]]
+    return [f"Alarm, reward up while held-out F went down: {'; '.join(runs)}."] if runs else []
 
 
 def _baseline(found: Mapping[str, Any]) -> str:

@@ -17,13 +17,13 @@ collect_ignore = ["conftest.py"]
 
 WORDS = ("happy", "joyful", "sad", "lonely", "angry", "annoyed", "afraid", "nervous", "surprised", "disgusted", "proud")
 SKILL = {
-    "reward": {"none": 0.3, "format": 0.32, "accuracy": 0.5, "dual": 0.52, "alignment": 0.3, "perception": 0.35,
-               "accuracy_format": 0.7, "all": 0.45},
-    "reasoning": {"think": 0.6, "no_think": 0.7},
+    "reward": {"none": 0.3, "format": 0.32, "accuracy": 0.5, "accuracy_format": 0.7, "all": 0.45},
+    "reasoning": {"think": 0.6, "no_think": 0.7, "no_think_untrained": 0.3},
     "penalty": {"none": 0.7, "inverse_gap": 0.66, "ratio": 0.68, "log_ratio": 0.69},
 }  # fmt: skip
-BASELINES = {"reward": "none", "reasoning": "think", "penalty": "none"}
-SHARED = {("reasoning", "no_think"), ("penalty", "none")}  # the cells of reward's accuracy_format
+BASELINES = {"reward": "accuracy_format", "reasoning": "think", "penalty": "none"}
+SHARED = {("reasoning", "think"): ("reward", "accuracy_format"), ("penalty", "none"): ("reasoning", "no_think")}
+UNTRAINED = {("reward", "none"), ("reasoning", "no_think_untrained")}
 SEEDS = (1, 2, 3)
 SCRIPT = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
 
@@ -71,7 +71,7 @@ class SweepWriter:
             entries.append({"name": name, "subtitle": subtitle, "target": self.targets[name], "frames": frames})
         self.client.log_text(run_id, json.dumps(entries), "clips/clips.json")
 
-    def cell(self, sweep, choice, seed, parent=None, status="FINISHED", steps=60):
+    def cell(self, sweep, choice, seed, parent=None, status="FINISHED", steps=40):
         """One run; returns its entry in cells.json."""
         rng = random.Random(f"{sweep}{choice}{seed}")
         tags = {"affectgpt.kind": "cell", "affectgpt.seed": str(seed), "affectgpt.synthetic": "true"}
@@ -81,8 +81,10 @@ class SweepWriter:
         if status == "FINISHED":
             rows = [self._answer(rng, sweep, choice, name) for name in self.targets]
             self._log_test(run_id, rows)
-        if choice != "none" or sweep != "reward":
+        if (sweep, choice) not in UNTRAINED:
             self._log_curves(run_id, rng, choice, SKILL[sweep][choice], steps)
+        if (choice, seed) == ("accuracy", 2):
+            self.client.set_tag(run_id, "affectgpt.reward_hacking", "30")
         if status != "RUNNING":
             self.client.set_terminated(run_id, status)
         return {"choice": choice, "seed": seed, "config_hash": f"{sweep}{choice}{seed}", "run_id": run_id}
@@ -97,6 +99,8 @@ class SweepWriter:
         return {"name": name, "target": target, "openset": words, "completion": f"<answer>{', '.join(words)}</answer>"}
 
     def _log_test(self, run_id, rows):
+        from mlflow.entities import Metric
+
         lexicon = load_lexicon("bundled")
         predictions, targets = ([tuple(row[key]) for row in rows] for key in ("openset", "target"))
         scores = score_table(predictions, targets, lexicon)["mean_level1"]
@@ -111,8 +115,7 @@ class SweepWriter:
             "test/answers/format_rate": 0.975,
             "test/target_words": sum(len(set(target)) for target in targets) / len(rows),
         }
-        for name, value in metrics.items():
-            self.client.log_metric(run_id, name, value)
+        self.client.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in metrics.items()])
         text = "\n".join(json.dumps(row) for row in rows) + "\n"
         self.client.log_text(run_id, text, "test/answers.jsonl")
 
@@ -133,7 +136,9 @@ class SweepWriter:
                 values["train/rewards/format/mean"] = 0.9 + 0.09 * gain + noise / 10
             if step % 10 == 0:
                 values["val/f1"] = 0.35 + (skill - 0.3) * gain + noise
-                values["val/answers/distinct_words"] = 2 + (2 * gain if choice in ("accuracy_format", "none") else 0) + noise
+                values["val/answers/distinct_words"] = (
+                    2 + (2 * gain if choice in ("accuracy_format", "none") else 0) + noise
+                )
             points += [Metric(key, value, 1000 * step, step) for key, value in values.items()]
         for start in range(0, len(points), 900):
             self.client.log_batch(run_id, metrics=points[start : start + 900])
@@ -145,9 +150,10 @@ def write_all(writer, tmp_path):
         cells = []
         for choice in choices:
             if (sweep, choice) in SHARED:
-                cells += [{**entry, "choice": choice} for entry in entries["reward", "accuracy_format"]]
-            elif (sweep, choice) == ("reward", "none"):
-                cells.append(writer.cell(sweep, choice, 1))
+                cells += [{**entry, "choice": choice} for entry in entries[SHARED[sweep, choice]]]
+            elif (sweep, choice) in UNTRAINED:
+                only = writer.cell(sweep, choice, 1)
+                cells += [{**only, "seed": seed} for seed in SEEDS]
             else:
                 entries[sweep, choice] = [writer.cell(sweep, choice, seed) for seed in SEEDS]
                 cells += entries[sweep, choice]
