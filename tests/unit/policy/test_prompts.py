@@ -112,3 +112,12 @@ def test_phrases_come_longest_first_then_by_letter_and_none_twice():
     assert phrases == sorted(phrases, key=lambda phrase: (-len(phrase), phrase))
     assert len(set(phrases)) == len(phrases)
     assert "" not in phrases
+
+
+def test_a_forced_answer_belongs_to_the_models_turn_not_to_the_prompt():
+    free, forced = PromptTemplate(QUESTION, thinks=True), PromptTemplate(QUESTION, thinks=True, force_answer=True)
+    assert free.prompt("Hello.", EVERY_MODALITY) == forced.prompt("Hello.", EVERY_MODALITY)
+    assert (free.prefill, forced.prefill) == ("", "<answer>")
+    assert (free.expects_reasoning, forced.expects_reasoning) == (True, False)
+    assert free.target(("sad",), "Low.") == forced.target(("sad",), "Low.")
+    assert free.phrases() == forced.phrases()
