@@ -60,23 +60,30 @@ def steps(number: int) -> tuple[str, ...]:
     )
 
 
-@pytest.fixture
-def run_stage(workspace: Path) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def stage_overrides(workspace: Path) -> Callable[..., tuple[str, ...]]:
+    """What :func:`run_stage` composes ``configs/train.yaml`` with."""
+
+    def build(experiment: str, run_folder: Path, number: int, *overrides: str) -> tuple[str, ...]:
+        return (
+            f"experiment={experiment}",
+            *paths(workspace),
+            *steps(number),
+            f"paths.run={run_folder}",
+            *(override for override in ("logger=none",) if not any("logger=" in given for given in overrides)),
+            *SMALL,
+            *overrides,
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def run_stage(stage_overrides: Callable[..., tuple[str, ...]]) -> Callable[..., Path]:
     """Run a stage in this process; returns the run's folder."""
 
     def run(experiment: str, run_folder: Path, number: int, *overrides: str) -> Path:
-        train(
-            compose_config(
-                "train",
-                f"experiment={experiment}",
-                *paths(workspace),
-                *steps(number),
-                f"paths.run={run_folder}",
-                *(override for override in ("logger=none",) if not any("logger=" in given for given in overrides)),
-                *SMALL,
-                *overrides,
-            )
-        )
+        train(compose_config("train", *stage_overrides(experiment, run_folder, number, *overrides)))
         return run_folder
 
     return run

@@ -138,20 +138,15 @@ def select_clips(batch: ClipBatch, clips: Sequence[int]) -> ClipBatch:
     """The batch of some of a batch's clips."""
     index = torch.tensor(list(clips), dtype=torch.long)
 
-    def rows(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[index.to(values.device)]
+    def rows(values: Any) -> Any:
+        if isinstance(values, Tensor):
+            return values[index.to(values.device)]
+        if isinstance(values, Mapping):
+            return {key: rows(value) for key, value in values.items()}
+        return tuple(values[clip] for clip in clips) if values else values
 
-    return ClipBatch(
-        names=tuple(batch.names[clip] for clip in clips),
-        subtitles=tuple(batch.subtitles[clip] for clip in clips),
-        labels=tuple(batch.labels[clip] for clip in clips),
-        reasons=tuple(batch.reasons[clip] for clip in clips),
-        modalities=tuple(batch.modalities[clip] for clip in clips),
-        frames=rows(batch.frames),
-        waveforms=rows(batch.waveforms),
-        features={name: values[index.to(values.device)] for name, values in batch.features.items()},
-        cues={name: values[index.to(values.device)] for name, values in batch.cues.items()},
-    )
+    fields = {key.name: getattr(batch, key.name) for key in dataclasses.fields(batch) if key.name != "skipped"}
+    return ClipBatch(**{name: rows(values) for name, values in fields.items()})
 
 
 def _with_rows(values: Tensor, rows: Sequence[int], new: Tensor) -> Tensor:

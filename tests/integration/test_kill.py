@@ -1,0 +1,146 @@
+"""A run that SIGKILL ends in the middle of a buffer and of an accumulated step goes on bit-equal, in a later epoch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from affectgpt_r1.rewards.format import FormatReward
+
+# Epochs of 8 batches, of which one samples and seven visit its buffer; an optimizer step every 2, validation every 5.
+BUFFERED = (
+    "data.batch_size=1",
+    "trainer.accumulate_grad_batches=2",
+    "trainer.val_check_interval=5",
+    "callbacks.last_checkpoint.every_n_steps=1",
+    "prompt.max_completion_length=8",
+)
+LORA = ("model.lora={r: 4, alpha: 8, dropout: 0.2, target_modules: [q_proj, v_proj]}",)
+GRPO = (
+    *BUFFERED,
+    "stage.num_iterations=2",
+    "stage.steps_per_generation=4",
+    "stage.num_generations=2",
+    "stage.beta=0.04",
+    "stage.loss_type=dapo",
+    "stage.entropy_coef=0.01",
+    *LORA,
+)
+STEPS_MORE = 20
+
+KILLED = """
+import os, signal, sys
+
+from affectgpt_r1.module import AffectModule
+from conftest import compose_config
+from affectgpt_r1.rewards.format import FormatReward
+from affectgpt_r1.train import train
+from test_kill import letters
+
+FormatReward.__call__ = letters
+last, overrides = int(sys.argv[1]), sys.argv[2:]
+started = AffectModule.on_train_batch_start
+batches = 0
+
+def start_or_die(module, batch, batch_idx):
+    global batches
+    batches += 1
+    if batches > last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    started(module, batch, batch_idx)
+
+AffectModule.on_train_batch_start = start_or_die
+train(compose_config("train", *overrides))
+"""
+
+
+def letters(reward, *, completions, targets) -> list[float | None]:
+    """Share of characters that are letters: differs between random completions, none of which is well formed."""
+    return [sum(map(str.isalpha, one.text)) / max(1, len(one.text)) for one in completions]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _reward_letters() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FormatReward, "__call__", letters)
+        yield
+
+
+@pytest.fixture
+def run_until_killed(stage_overrides):
+    """Run a stage in another process that kills itself when batch ``last + 1`` begins; returns the last checkpoint."""
+
+    def run(experiment: str, folder: Path, number: int, last: int, *overrides: str) -> dict:
+        finished = subprocess.run(
+            [sys.executable, "-c", KILLED, str(last), *stage_overrides(experiment, folder, number, *overrides)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert finished.returncode == -signal.SIGKILL, finished.stderr
+        return last_checkpoint(folder)
+
+    return run
+
+
+def last_checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def start(run_stage, tmp_path_factory) -> str:
+    return f"init_from={run_stage('sft', tmp_path_factory.mktemp('sft'), 2, *LORA)}/checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def whole_grpo_run(run_stage, start, tmp_path_factory) -> dict:
+    return last_checkpoint(run_stage("grpo", tmp_path_factory.mktemp("whole"), 7 + STEPS_MORE, start, *GRPO))
+
+
+# After 13 batches the last checkpoint is that of step 6, in mid-buffer; after 15 it is that of a validation, which came
+# between the two batches of a step.
+@pytest.mark.parametrize(("last", "position", "visits"), [(13, [1, 4], 4), (15, [1, 7], 7)])
+def test_grpo_killed_in_mid_buffer(
+    whole_grpo_run, start, run_until_killed, run_stage, tmp_path, last, position, visits
+):
+    steps = 7 + STEPS_MORE
+    left = run_until_killed("grpo", tmp_path, steps, last, start, *GRPO)
+    assert left["position"] == position
+    assert left["rollout_buffer"]["visits"] == visits
+    assert bool(left["gradients"]) == (position[1] % 2 == 1)
+    assert left["reference"]
+    assert left["rollout_buffer"]["buffer"]["advantages"].abs().max() > 0.1
+    torch.manual_seed(99)  # whatever the global generator holds must not matter
+    run_stage("grpo", tmp_path, steps, start, *GRPO, "ckpt_path=last")
+    resumed = last_checkpoint(tmp_path)
+    _assert_equal(whole_grpo_run, resumed)
+    assert resumed["global_step"] >= left["global_step"] + STEPS_MORE
+
+
+def test_sft_killed_within_an_accumulated_step(run_until_killed, run_stage, tmp_path, tmp_path_factory):
+    steps = 5 + STEPS_MORE
+    options = (*BUFFERED, *LORA, "data.modality_dropout=0.3", "trainer.val_check_interval=1000")
+    whole = last_checkpoint(run_stage("sft", tmp_path_factory.mktemp("whole"), steps, *options))
+    left = run_until_killed("sft", tmp_path, steps, 10, *options)
+    assert left["position"] == [1, 4]
+    run_stage("sft", tmp_path, steps, *options, "ckpt_path=last")
+    _assert_equal(whole, last_checkpoint(tmp_path))
+
+
+def _assert_equal(whole, resumed):
+    assert whole["global_step"] == resumed["global_step"]
+    assert whole["position"] == resumed["position"]
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+    first, second = (checkpoint["optimizer_states"][0]["state"] for checkpoint in (whole, resumed))
+    for key, moments in first.items():
+        for name, tensor in moments.items():
+            assert torch.equal(tensor, second[key][name]), (key, name)
