@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.wheels import Entry, Lexicon
 from affectgpt_r1.metrics.functional import cluster_table as tables
-from affectgpt_r1.metrics.functional.cluster_table import cluster_sets, cluster_table, set_sizes, word_rows
+from affectgpt_r1.metrics.functional.cluster_table import (
+    cluster_sets,
+    cluster_sets_of_runs,
+    cluster_table,
+    set_sizes,
+    word_rows,
+)
 
 BUNDLED = load_lexicon("bundled")
 # 70 clusters on each wheel: wheels begin and end within lanes, and one cluster set fills more than a lane.
@@ -33,13 +39,22 @@ def test_sizes_are_those_of_python_integers(lexicon, data, level):
     sets = data.draw(st.lists(st.lists(word, max_size=6).map(tuple), max_size=6))
     table = cluster_table(lexicon, level)
     sizes = set_sizes(cluster_sets(sets, table), table)
-    assert sizes.tolist() == [by_hand(words, lexicon, level) for words in sets]
+    assert sizes.T.tolist() == [by_hand(words, lexicon, level) for words in sets]
+
+
+@given(st.lists(st.tuples(st.sampled_from([("happy",), (), ("sad", "zzz"), ("W1", "happy")]), st.integers(1, 4))))
+def test_runs_of_one_object_count_each_time(runs):
+    table = cluster_table(BUNDLED, 1)
+    sets = [words for words, length in runs for _ in range(length)]
+    united = cluster_sets_of_runs(sets, table)
+    assert united.tolist() == cluster_sets(sets, table).tolist()
+    assert set_sizes(united, table).T.tolist() == [by_hand(words, BUNDLED, 1) for words in sets]
 
 
 def test_all_clusters_of_a_wide_wheel():
     table = cluster_table(WIDE, 1)
     assert table.masks.shape[1] == 6
-    assert set_sizes(cluster_sets([tuple(WIDE.entries), ()], table), table).tolist() == [[70] * 5, [0] * 5]
+    assert set_sizes(cluster_sets([tuple(WIDE.entries), ()], table), table).T.tolist() == [[70] * 5, [0] * 5]
 
 
 def test_spellings_are_remembered_up_to_a_bound(monkeypatch):

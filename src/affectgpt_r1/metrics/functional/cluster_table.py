@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate, chain, compress, islice
+from operator import is_not
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
 from affectgpt_r1.types import EmotionSet
 
 Bits = npt.NDArray[np.uint64]
+Sizes = npt.NDArray[np.uint16]
 _LANE = 64
 _UNKNOWN = 0
 _MOST_SPELLINGS = 200_000
@@ -79,8 +81,7 @@ def _lanes(numbers: Sequence[int], num_lanes: int) -> Bits:
 
 def word_rows(sets: Sequence[EmotionSet], table: ClusterTable) -> npt.NDArray[np.int64]:
     """Row of every word of every set, one after another; one hash a word."""
-    num_words = sum(map(len, sets))
-    return np.fromiter(map(table.rows.__getitem__, chain.from_iterable(sets)), dtype=np.int64, count=num_words)
+    return np.fromiter(map(table.rows.__getitem__, chain.from_iterable(sets)), dtype=np.int64)
 
 
 def cluster_sets(sets: Sequence[EmotionSet], table: ClusterTable) -> Bits:
@@ -92,14 +93,21 @@ def cluster_sets(sets: Sequence[EmotionSet], table: ClusterTable) -> Bits:
     union = np.zeros((table.masks.shape[1], len(sets)), dtype=np.uint64)
     if len(starts):
         for lane, masks in zip(union, table.masks.T, strict=True):
-            lane[filled] = np.bitwise_or.reduceat(masks[rows], starts)
+            lane[filled] = np.bitwise_or.reduceat(masks.take(rows), starts)
     return union
 
 
-def set_sizes(sets: Bits, table: ClusterTable) -> npt.NDArray[np.float64]:
-    """Number of clusters on each wheel of ``N`` sets given as ``(L, N)`` bits: ``(N, 5)``."""
-    sizes = np.zeros((sets.shape[1], NUM_WHEELS))
-    for wheel, field in enumerate(table.fields):
+def cluster_sets_of_runs(sets: Sequence[EmotionSet], table: ClusterTable) -> Bits:
+    """As :func:`cluster_sets`, but a run of one and the same object, as the target of a group is, is united once."""
+    begins = np.ones(len(sets), dtype=bool)
+    begins[1:] = np.fromiter(map(is_not, sets, islice(sets, 1, None)), dtype=bool, count=max(0, len(sets) - 1))
+    return cluster_sets(tuple(compress(sets, begins.tolist())), table).take(np.cumsum(begins) - 1, axis=1)
+
+
+def set_sizes(sets: Bits, table: ClusterTable) -> Sizes:
+    """Number of clusters on each wheel of ``N`` sets given as ``(L, N)`` bits: ``(5, N)``."""
+    sizes = np.zeros((NUM_WHEELS, sets.shape[1]), dtype=np.uint16)
+    for of_wheel, field in zip(sizes, table.fields, strict=True):
         for lane in np.flatnonzero(field):
-            sizes[:, wheel] += np.bitwise_count(sets[lane] & field[lane])
+            of_wheel += np.bitwise_count(sets[lane] & field[lane])
     return sizes

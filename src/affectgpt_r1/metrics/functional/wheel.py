@@ -15,11 +15,19 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
-from affectgpt_r1.metrics.functional.cluster_table import cluster_sets, cluster_table, set_sizes, word_rows
+from affectgpt_r1.metrics.functional.cluster_table import (
+    Sizes,
+    cluster_sets,
+    cluster_sets_of_runs,
+    cluster_table,
+    set_sizes,
+    word_rows,
+)
 from affectgpt_r1.types import EmotionSet
 
 ZeroDivision = Literal["zero", "nan"]
@@ -72,11 +80,17 @@ def wheel_counts(
     Raises:
         ValueError: If the lengths differ, or the level is neither 1 nor 2.
     """
+    sizes = _set_sizes(predictions, targets, lexicon, level)
+    return WheelCounts(*(torch.from_numpy(of_set.T.astype(np.float64)) for of_set in sizes))
+
+
+def _set_sizes(
+    predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon, level: int
+) -> tuple[Sizes, Sizes, Sizes]:
     _check_lengths(predictions, targets)
     table = cluster_table(lexicon, level)
-    predicted, relevant = cluster_sets(predictions, table), cluster_sets(targets, table)
-    sizes = (set_sizes(sets, table) for sets in (predicted & relevant, predicted, relevant))
-    return WheelCounts(*map(torch.from_numpy, sizes))
+    predicted, relevant = cluster_sets(predictions, table), cluster_sets_of_runs(targets, table)
+    return set_sizes(predicted & relevant, table), set_sizes(predicted, table), set_sizes(relevant, table)
 
 
 def word_counts(
@@ -195,9 +209,13 @@ def batch_mean_set_f1(
     Raises:
         ValueError: If the lengths differ, or the level is neither 1 nor 2.
     """
-    scores = per_sample_scores(wheel_counts(predictions, targets, lexicon, level))
-    means: list[float] = _mean_over_wheels(scores.f1, scores.counted).tolist()
-    return [mean if counts else None for mean, counts in zip(means, scores.counted.any(-1).tolist(), strict=True)]
+    hits, predicted, relevant = _set_sizes(predictions, targets, lexicon, level)
+    num_wheels = np.count_nonzero(relevant, axis=0)
+    f1 = 2 * hits / np.maximum(predicted + relevant, 1)  # 0 on a wheel without target, where nothing can hit
+    means: list[float | None] = (f1.sum(axis=0) / np.maximum(num_wheels, 1)).tolist()
+    for sample in np.flatnonzero(num_wheels == 0).tolist():
+        means[sample] = None
+    return means
 
 
 def score_table(
