@@ -47,7 +47,7 @@ class LocalChat:
         return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
 
-def load_local_chat(folder: Path, max_tokens: int = MAX_TOKENS) -> LocalChat:
+def load_local_chat(folder: str | Path, max_tokens: int = MAX_TOKENS) -> LocalChat:
     """Load a chat model, on the accelerator where there is one.
 
     Args:
@@ -57,6 +57,7 @@ def load_local_chat(folder: Path, max_tokens: int = MAX_TOKENS) -> LocalChat:
     Raises:
         ConfigError: See :func:`~affectgpt_r1.policy.backbone.load_chat_model`.
     """
+    folder = Path(folder)
     tokenizer, model = load_chat_model(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return LocalChat(folder, f"{_state(folder)} {max_tokens}", tokenizer, model.to(device).eval(), max_tokens)
