@@ -1,8 +1,11 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.data.samplers import ResumableSampler, SampleKey
+from affectgpt_r1.data.samplers import GenerationBatchSampler, GenerationSchedule, ResumableSampler, SampleKey
+from affectgpt_r1.errors import ConfigError
 
 
 def keys(epoch, start=None, **options):
@@ -58,3 +61,42 @@ def test_evaluation_shares_repeat_nothing(length, replicas):
 
 def test_keys_name_clip_and_epoch():
     assert keys(4, shuffle=False, length=2) == [SampleKey(0, 4), SampleKey(1, 4)]
+
+
+def batches(epoch, start=None, *, length=11, batch_size=2, schedule=(1, 1), **options):
+    clips = ResumableSampler(**({"length": length, "seed": 3, "shuffle": True, "batch_size": batch_size} | options))
+    sampler = GenerationBatchSampler(clips, batch_size, GenerationSchedule(*schedule))
+    if start:
+        sampler.start_at(*start)
+    sampler.sampler.set_epoch(epoch)
+    assert len(sampler) == len(list(GenerationBatchSampler(clips, batch_size, GenerationSchedule(*schedule))))
+    return list(sampler)
+
+
+def test_plain_batches_keep_an_epochs_last_clips():
+    assert [len(batch) for batch in batches(0)] == [2, 2, 2, 2, 2, 1]
+    assert list(itertools.chain(*batches(1))) == keys(1)
+
+
+def test_each_generation_is_followed_by_empty_batches():
+    assert [len(batch) for batch in batches(0, schedule=(2, 2))] == [4, 0, 0, 0, 4, 0, 0, 0]  # three clips left out
+    assert [len(batch) for batch in batches(0, schedule=(1, 3))] == [2, 0, 0] * 5 + [1, 0, 0]
+
+
+@given(
+    length=st.integers(8, 40),
+    steps=st.integers(1, 4),
+    passes=st.integers(1, 3),
+    epoch=st.integers(0, 5),
+    batch=st.integers(0, 50),
+)
+def test_a_generation_resumes_in_its_middle(length, steps, passes, epoch, batch):
+    options = {"length": length, "schedule": (steps, passes)}
+    whole = batches(epoch, **options)
+    assert batches(epoch, (epoch, batch), **options) == whole[batch:]
+    assert batches(epoch + 1, (epoch, batch), **options) == batches(epoch + 1, **options)
+
+
+def test_fewer_clips_than_a_generation_are_refused():
+    with pytest.raises(ConfigError, match="3 training clips a process fill no generation of 8"):
+        batches(0, length=3, schedule=(4, 1))

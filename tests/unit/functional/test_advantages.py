@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.functional.advantages import group_advantages, zero_variance_groups
+from affectgpt_r1.functional.advantages import group_advantages, nan_std, objective_advantages, zero_variance_groups
 
 NAN = math.nan
 
@@ -26,7 +26,7 @@ def test_worked_by_hand():
 
 
 def test_unscaled_worked_by_hand():
-    advantages = group_advantages(torch.tensor([[0.0, 1.0], [0.25, 0.75]]), scale=False)
+    advantages = group_advantages(torch.tensor([[0.0, 1.0], [0.25, 0.75]]), scale="none")
     torch.testing.assert_close(advantages, torch.tensor([[-0.5, 0.5], [-0.25, 0.25]]))
 
 
@@ -83,3 +83,34 @@ def test_zero_variance_is_judged_with_a_tolerance():
 def test_float_noise_is_not_blown_up():
     rewards = torch.tensor([[0.3, 0.3 + 1e-7, 0.3, 0.3]], dtype=torch.float64)
     assert group_advantages(rewards).abs().max().item() == pytest.approx(0, abs=1e-3)
+
+
+def test_batch_scaling_divides_by_the_deviation_of_all():
+    rewards = torch.tensor([[0.0, 1.0], [2.0, 5.0]])  # mean 2, squares 4 1 0 9, unbiased variance 14 / 3
+    scale = math.sqrt(14 / 3) + 1e-4
+    expected = torch.tensor([[-0.5, 0.5], [-1.5, 1.5]]) / scale
+    torch.testing.assert_close(group_advantages(rewards, "batch"), expected)
+
+
+def test_objectives_normalised_one_by_one_worked_by_hand():
+    """Two rewards of unequal size count alike; with a pair, z is +-1 / sqrt(2) up to the epsilon."""
+    parts = torch.tensor([[[0.0, 10.0], [1.0, 0.0]], [[0.0, 0.0], [1.0, 10.0]]], dtype=torch.float64)
+    weights = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    first = 0.5 / (math.sqrt(0.5) + 1e-4)
+    second = 5.0 / (math.sqrt(50.0) + 1e-4)
+    sums = torch.tensor([[0.5 * second - first, first - 0.5 * second], [-first - 0.5 * second, first + 0.5 * second]])
+    expected = sums.double() / (sums.double().std() + 1e-4)
+    torch.testing.assert_close(objective_advantages(parts, weights), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_objectives_that_do_not_apply_count_for_nothing():
+    parts = torch.tensor([[[0.0, NAN], [1.0, NAN]], [[0.0, 0.5], [NAN, NAN]]])
+    advantages = objective_advantages(parts, torch.tensor([1.0, 1.0]))
+    assert advantages[1, 1].item() == 0
+    assert advantages[0, 1].item() == pytest.approx(-advantages[0, 0].item())
+    assert advantages.isfinite().all()
+
+
+def test_deviation_of_the_known_values():
+    assert nan_std(torch.tensor([1.0, NAN, 3.0])).item() == pytest.approx(math.sqrt(2))
+    assert nan_std(torch.tensor([NAN, 3.0])).item() == 0
