@@ -1,7 +1,10 @@
 """Scoring 8,192 completions on five wheels, against plain sets and against one hash a word; loading a lexicon.
 
-CPU time, interleaved, medians. Every round scores fresh strings, as a parser hands them over; then the same strings
-again, whose hashes Python has stored by then.
+Two workloads of answers of 2 to 5 words, one in ten capitalised or unknown. ``groups`` is what GRPO hands over: 1,024
+clips with 8 completions each that share the clip's target (one object), some words far more frequent than others (the
+r-th of the lexicon's forms, in random order, in proportion to 1 / r). ``apart`` is the harder one: a target for each
+completion, and every form alike. CPU time, interleaved, medians. Every round scores fresh strings, as a parser hands
+them over; then the same strings again, as the next reward does, whose hashes Python has stored by then.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 
 import pytest
@@ -23,7 +26,7 @@ from affectgpt_r1.emotion import published
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
 
-NUM_COMPLETIONS, ROUNDS = 8192, 11
+NUM_COMPLETIONS, GROUP, ROUNDS = 8192, 8, 11
 RECORD = REPOSITORY / "outputs" / "bench" / "scoring.json"
 VERSION = "mer2025"
 
@@ -85,24 +88,35 @@ def _scores(predictions, targets, wheels, clusters):
 
 
 def hash_every_word(predictions, targets, rows):
-    """The floor: look every word up once, as tightly as Python does it, and do nothing else."""
-    return [list(map(rows.get, chain.from_iterable(sets))) for sets in (predictions, targets)]
+    """The floor: look every word up once, as tightly as Python does it, and do nothing else.
+
+    The words of a target that several completions share are looked up once.
+    """
+    shared = {id(words): words for words in targets}.values()
+    return [list(map(rows.get, chain.from_iterable(sets))) for sets in (predictions, shared)]
 
 
-def corpus(lexicon) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+def corpus(lexicon, by_rank: bool) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """Answers and targets of 2 to 5 words, nine in ten known to the lexicon, some capitalised or unknown."""
     generator = random.Random(0)
     known = sorted(lexicon.entries)
+    generator.shuffle(known)
+    weights = list(accumulate(1 / rank if by_rank else 1 for rank in range(1, len(known) + 1)))
 
     def word() -> str:
         chance = generator.random()
-        drawn = generator.choice(known)
+        drawn = generator.choices(known, cum_weights=weights)[0]
         return f"{drawn}zz" if chance > 0.95 else drawn.capitalize() if chance > 0.9 else drawn
 
     def sets() -> list[tuple[str, ...]]:
         return [tuple(word() for _ in range(generator.randint(2, 5))) for _ in range(NUM_COMPLETIONS)]
 
     return sets(), sets()
+
+
+def grouped(targets):
+    """The targets of the first clips, each shared by the completions of its group."""
+    return [target for target in targets[: NUM_COMPLETIONS // GROUP] for _ in range(GROUP)]
 
 
 def fresh(sets):
@@ -123,10 +137,11 @@ def test_scoring_against_plain_sets_and_the_floor():
     maps = raw_maps(lexicon, folder)
     tables = [{form: c for form in lexicon.entries if (c := lexicon.cluster(form, k))} for k in range(1, 6)]
     rows = {form: number for number, form in enumerate(lexicon.entries)}
-    predictions, targets = corpus(lexicon)
-    ours = batch_mean_set_f1(predictions, targets, lexicon)
-    for slow in (published_algorithm(predictions, targets, maps), precompiled_sets(predictions, targets, tables)):
-        assert slow == pytest.approx(ours, abs=1e-12)
+    in_groups, apart = corpus(lexicon, by_rank=True), corpus(lexicon, by_rank=False)
+    for predictions, targets in ((in_groups[0], grouped(in_groups[1])), apart):
+        ours = batch_mean_set_f1(predictions, targets, lexicon)
+        assert published_algorithm(predictions, targets, maps) == pytest.approx(ours, abs=1e-12)
+        assert precompiled_sets(predictions, targets, tables) == pytest.approx(ours, abs=1e-12)
 
     contenders = {
         "published": lambda p, t: published_algorithm(p, t, maps),
@@ -134,28 +149,41 @@ def test_scoring_against_plain_sets_and_the_floor():
         "ours": lambda p, t: batch_mean_set_f1(p, t, lexicon),
         "floor": lambda p, t: hash_every_word(p, t, rows),
     }
-    fresh_times: dict[str, list[float]] = {name: [] for name in contenders}
-    again_times: dict[str, list[float]] = {name: [] for name in contenders}
+    groups = ratios("groups", times(contenders, in_groups[0], in_groups[1][: NUM_COMPLETIONS // GROUP], grouped))
+    harder = ratios("apart", times(contenders, *apart, list))
+    keep(
+        lexicon=lexicon.name,
+        ratio_vs_sets=groups["ratio_vs_sets"],
+        ratio_to_floor=max(found[f"ratio_to_floor{when}"] for found in (groups, harder) for when in ("", "_again")),
+        **{f"{name}_in_groups": value for name, value in groups.items()},
+        **{f"{name}_apart": value for name, value in harder.items()},
+    )
+    assert groups["ratio_vs_precompiled_sets"] > harder["ratio_vs_precompiled_sets"] > 1
+
+
+def times(contenders, predictions, targets, arrange):
+    """CPU seconds of each contender by round, on fresh strings and on the same again."""
+    spent: dict[tuple[str, str], list[float]] = {(name, when): [] for name in contenders for when in ("", "_again")}
     for _ in range(ROUNDS):
         for name, score in contenders.items():
-            pair = fresh(predictions), fresh(targets)
-            fresh_times[name].append(seconds(lambda score=score, pair=pair: score(*pair)))
-            again_times[name].append(seconds(lambda score=score, pair=pair: score(*pair)))
-    figures = ratios("fresh", fresh_times)
-    figures |= {f"{name}_again": value for name, value in ratios("the same strings again", again_times).items()}
-    keep(lexicon=lexicon.name, **{name: round(value, 3) for name, value in figures.items()})
-    assert figures["ratio_vs_precompiled_sets"] > 1
+            pair = fresh(predictions), arrange(fresh(targets))
+            for when in ("", "_again"):
+                spent[name, when].append(seconds(lambda score=score, pair=pair: score(*pair)))
+    return spent
 
 
-def ratios(strings: str, times: dict[str, list[float]]) -> dict[str, float]:
-    medians = {name: statistics.median(spent[1:]) for name, spent in times.items()}
-    found = {
-        "ratio_vs_sets": medians["published"] / medians["ours"],
-        "ratio_vs_precompiled_sets": medians["sets"] / medians["ours"],
-        "ratio_to_floor": medians["ours"] / medians["floor"],
-    }
-    print(f"\n{NUM_COMPLETIONS:,} completions x 5 wheels, {strings}, CPU ms:", end=" ")
-    print(", ".join(f"{name} {1000 * median:.2f}" for name, median in medians.items()))
+def ratios(workload: str, spent: dict[tuple[str, str], list[float]]) -> dict[str, float]:
+    medians = {key: statistics.median(seconds_of[1:]) for key, seconds_of in spent.items()}
+    found = {}
+    for when in ("", "_again"):
+        published, sets, ours, floor = (medians[name, when] for name in ("published", "sets", "ours", "floor"))
+        found |= {
+            f"ratio_vs_sets{when}": round(published / ours, 3),
+            f"ratio_vs_precompiled_sets{when}": round(sets / ours, 3),
+            f"ratio_to_floor{when}": round(ours / floor, 3),
+        }
+    print(f"\n{NUM_COMPLETIONS:,} completions x 5 wheels, {workload}, CPU ms:", end=" ")
+    print(", ".join(f"{name}{when} {1000 * median:.2f}" for (name, when), median in medians.items()))
     print(", ".join(f"{name} {value:.2f}" for name, value in found.items()))
     return found
 
