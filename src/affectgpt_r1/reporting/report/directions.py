@@ -21,8 +21,8 @@ RULES = {
     "not: both lie below 0; else undecided",
     "words grow": "reproduced: the 95 % interval over seeds of words minus target lies above 0; "
     "not: it lies at or below 0; else undecided",
-    "words come back": f"reproduced: that interval lies within ±{WORDS_MARGIN:g} words; not: it lies outside; "
-    "else undecided",
+    "words come back": f"reproduced: words grow without a penalty, and with it that interval lies within "
+    f"±{WORDS_MARGIN:g} words; not: it lies outside; else undecided",
     "no loss": "reproduced: the 95 % intervals of F over seeds overlap, or the penalty’s lies above; "
     "not: it lies below; undecided without intervals",
 }
@@ -108,7 +108,7 @@ def _words_come_back(sweep: Sweep, choice: str) -> Verdict:
     elif excess.low is None or excess.high is None:
         found = UNDECIDED
     elif excess.low >= -WORDS_MARGIN and excess.high <= WORDS_MARGIN:
-        found = REPRODUCED
+        found = REPRODUCED if _words_grow(sweep)["verdict"] == REPRODUCED else UNDECIDED
     else:
         found = NOT_REPRODUCED if excess.low > WORDS_MARGIN or excess.high < -WORDS_MARGIN else UNDECIDED
     direction = f"{label('penalty', choice)}: words within {WORDS_MARGIN:g} of the target’s"

@@ -49,6 +49,7 @@ class Cell:
     lexicon: str = "bundled"
     curves: Mapping[str, Curve] = field(default_factory=dict)
     alarm: str | None = None
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ def _read_cell(client: Any, entry: Mapping[str, Any]) -> Cell | None:
         lexicon=run.data.params.get("emotion.lexicon", "bundled"),
         curves={key: curve for key, curve in curves.items() if len(curve) > 1},
         alarm=run.data.tags.get(ALARM_TAG),
+        prompt=run.data.tags.get("affectgpt.prompt", ""),
     )
 
 

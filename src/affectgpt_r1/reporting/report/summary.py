@@ -21,8 +21,9 @@ def summarise(sweeps: Sequence[Sweep]) -> dict[str, Any]:
 
     Returns:
         ``synthetic`` and its ``note``; ``confidence``; ``sweeps`` by name, each with ``baseline``, ``synthetic``,
-        ``alarms`` (reward up, held-out F down) and ``choices`` (:func:`summarise_choice`); ``directions``;
-        ``published``; ``missing``, a list of sentences. F, precision and recall are fractions.
+        ``prompts``, ``clips`` (number of test clips), ``alarms`` (reward up, held-out F down) and ``choices``
+        (:func:`summarise_choice`); ``directions``; ``published``; ``missing``, a list of sentences. F, precision and
+        recall are fractions.
     """
     synthetic = any(sweep.synthetic for sweep in sweeps)
     return {
@@ -33,6 +34,8 @@ def summarise(sweeps: Sequence[Sweep]) -> dict[str, Any]:
             sweep.name: {
                 "baseline": sweep.baseline,
                 "synthetic": sweep.synthetic,
+                "prompts": sorted({cell.prompt for cell in sweep.cells} - {""}),
+                "clips": max((len(cell.answers) for cell in sweep.cells), default=0),
                 "alarms": [
                     {"choice": cell.choice, "seed": cell.seed, "step": cell.alarm} for cell in sweep.cells if cell.alarm
                 ],

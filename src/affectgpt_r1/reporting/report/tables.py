@@ -62,9 +62,10 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
         (
             *synthetic,
             *([FORMULAS] if sweep == "penalty" else []),
-            "F: greedy answers to held-out test clips, corpus F, mean of five wheels at level 1, in points; mean ± "
-            f"95 % t interval over n seeds. Difference: of F from the row “{_baseline(found)}”, with its 95 % interval "
-            f"by two tests. {CLIPS_TEST} {SEEDS_TEST}",
+            *_prompt(found),
+            f"F: greedy answers to {found['clips']:,} held-out test clips, corpus F, mean of five wheels at level 1, in "
+            "points; mean ± 95 % t interval over n seeds. Difference: of F from the row "
+            f"“{_baseline(found)}”, with its 95 % interval by two tests. {CLIPS_TEST} {SEEDS_TEST}",
         ),
     )
     answers = TextTable(
@@ -121,6 +122,11 @@ def all_tables(summary: Mapping[str, Any]) -> list[TextTable]:
     """Every table, in the order of the report."""
     sweeps = [table for sweep in summary["sweeps"] for table in sweep_tables(summary, sweep)]
     return [directions_table(summary), *sweeps, published_table(summary)]
+
+
+def _prompt(found: Mapping[str, Any]) -> list[str]:
+    """The prompt mode, where the sweep does not vary it."""
+    return [f"Prompt mode of every row: {found['prompts'][0]}."] if len(found["prompts"]) == 1 else []
 
 
 def _alarms(sweep: str, found: Mapping[str, Any]) -> list[str]:

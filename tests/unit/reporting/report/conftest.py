@@ -24,6 +24,7 @@ SKILL = {
 BASELINES = {"reward": "accuracy_format", "reasoning": "think", "penalty": "none"}
 SHARED = {("reasoning", "think"): ("reward", "accuracy_format"), ("penalty", "none"): ("reasoning", "no_think")}
 UNTRAINED = {("reward", "none"), ("reasoning", "no_think_untrained")}
+PROMPTS = {"reward": "think", "penalty": "no_think"}
 SEEDS = (1, 2, 3)
 SCRIPT = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
 
@@ -71,10 +72,11 @@ class SweepWriter:
             entries.append({"name": name, "subtitle": subtitle, "target": self.targets[name], "frames": frames})
         self.client.log_text(run_id, json.dumps(entries), "clips/clips.json")
 
-    def cell(self, sweep, choice, seed, parent=None, status="FINISHED", steps=40):
+    def cell(self, sweep, choice, seed, parent=None, status="FINISHED", steps=30):
         """One run; returns its entry in cells.json."""
         rng = random.Random(f"{sweep}{choice}{seed}")
         tags = {"affectgpt.kind": "cell", "affectgpt.seed": str(seed), "affectgpt.synthetic": "true"}
+        tags["affectgpt.prompt"] = choice.removesuffix("_untrained") if sweep == "reasoning" else PROMPTS[sweep]
         if parent:
             tags["mlflow.parentRunId"] = parent
         run_id = self.client.create_run(self.experiment, run_name=f"{sweep}-{choice}-seed{seed}", tags=tags).info.run_id

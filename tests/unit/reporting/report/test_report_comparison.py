@@ -128,6 +128,15 @@ def test_verdicts_follow_the_stated_rules():
     }
 
 
+def test_a_penalty_brings_nothing_back_where_nothing_grew():
+    found = verdicts(penalty=[*seeds_of("none", 0.7, words=2.1), *seeds_of("ratio", 0.7, words=2.1)])
+    assert found["without a penalty, words grow past the target’s"] == "reproduced"
+    assert found["P2: words within 0.5 of the target’s"] == "reproduced"
+    found = verdicts(penalty=[*seeds_of("none", 0.7, words=2.0), *seeds_of("ratio", 0.7, words=2.1)])
+    assert found["without a penalty, words grow past the target’s"] == "not reproduced"
+    assert found["P2: words within 0.5 of the target’s"] == "undecided"
+
+
 def test_equal_policies_are_at_or_above_but_not_above():
     found = verdicts(
         reward=[*seeds_of("accuracy_format", 0.8), *seeds_of("accuracy", 0.8)],

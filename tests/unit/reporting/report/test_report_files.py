@@ -116,6 +116,13 @@ def test_json_holds_what_mlflow_holds(report, swept):
     assert summary["sweeps"]["reward"]["choices"]["none"]["metrics"]["f1"]["n"] == 1
     assert summary["sweeps"]["reward"]["choices"]["none"]["against_baseline"]["seeds"]["n"] == 3
     assert summary["sweeps"]["reward"]["alarms"] == [{"choice": "accuracy", "seed": 2, "step": "30"}]
+    assert [sweep["prompts"] for sweep in summary["sweeps"].values()] == [
+        ["think"],
+        ["no_think", "think"],
+        ["no_think"],
+    ]
+    assert summary["sweeps"]["penalty"]["clips"] == 40
+    assert "Prompt mode of every row: no\\_think." in report["tables.md"]
     assert (summary["synthetic"], summary["confidence"], summary["missing"]) == (True, 0.95, [])
 
 
