@@ -1,6 +1,6 @@
 """Runs one measurement of the GRPO benchmark in its own process and prints it as JSON.
 
-``python grpo_bench.py speed i ROUNDS`` or ``python grpo_bench.py memory ours|trl i`` or ``python grpo_bench.py towers``.
+``python grpo_bench.py speed i ROUNDS``, ``python grpo_bench.py memory ours|trl i``, ``python grpo_bench.py towers``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ def speed(name: str, rounds: int, folder: Path) -> dict[str, object]:
     score_completions_only(False)
     trainer.train()
     kept = {arm: steps[WARM_UPS:] for arm, steps in records.items()}
-    return {**kept, "rate": sorted(rates[WARM_UPS:])[len(rates[WARM_UPS:]) // 2], "flops": necessary_flops(WORKLOADS[name])}
+    return {
+        **kept,
+        "rate": sorted(rates[WARM_UPS:])[len(rates[WARM_UPS:]) // 2],
+        "flops": necessary_flops(WORKLOADS[name]),
+    }
 
 
 def memory(system: str, name: str, folder: Path) -> dict[str, float]:

@@ -197,7 +197,9 @@ class MultimodalPolicy(nn.Module):
     def _prefill_serves_update(self) -> bool:
         """Whether an update on the same clips would run the prompts through exactly the same computation."""
         dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
-        checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
+        checkpointing = any(
+            getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules()
+        )
         return self.share_prompt and self.template.bos_at_inference and not dropout and not checkpointing
 
     def generate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from affectgpt_r1.policy.sampler import decode, draw_tokens, filter_logits
+from affectgpt_r1.policy.sampler import decode, draw_tokens, filter_logits, invert_distribution
 from affectgpt_r1.types import Sampling
 
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2])
@@ -34,6 +34,60 @@ def kept(logits: torch.Tensor) -> list[list[int]]:
 )
 def test_filters_by_hand(top_k, top_p, expected):
     assert kept(filter_logits(PROBABILITIES.log()[None], top_k=top_k, top_p=top_p)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("min_p", "expected"), [(0.0, [0, 1, 2, 3, 4]), (0.2, [0, 1, 3, 4]), (0.6, [1, 3]), (1.0, [1])]
+)
+def test_least_share_of_the_most_likely(min_p, expected):
+    assert kept(filter_logits(PROBABILITIES.log()[None], top_k=0, top_p=1.0, min_p=min_p)) == [expected]
+
+
+@pytest.mark.parametrize("size", [3, 127, 128, 129, 1000])
+def test_inverse_distribution_is_that_of_one_cumulative_sum(size):
+    weights = torch.rand(500, size, generator=torch.Generator().manual_seed(size))
+    weights[weights < 0.3] = 0.0
+    weights[:, size // 2] = 0.5
+    uniforms = torch.rand(500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    cumulative = weights.double().cumsum(-1)
+    target = uniforms.unsqueeze(-1) * cumulative[:, -1:]
+    expected = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    drawn = invert_distribution(weights, uniforms)
+    assert (drawn != expected).float().mean() < 0.01  # block sums are single precision
+    assert (weights.gather(-1, drawn.unsqueeze(-1)) > 0).all()
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-53])
+def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform):
+    weights = torch.zeros(1, 300)
+    weights[0, [5, 200]] = 1.0
+    drawn = invert_distribution(weights, torch.tensor([uniform], dtype=torch.float64))
+    assert drawn.item() == (5 if uniform == 0.0 else 200)
+
+
+def test_draws_without_random_numbers_are_refused():
+    with pytest.raises(ValueError, match="random numbers"):
+        draw_tokens(torch.zeros(1, 4), Sampling())
+
+
+def test_rows_that_finish_leave_the_others_alone():
+    logits = torch.randn(6, VOCABULARY, generator=torch.Generator().manual_seed(1))
+
+    def ids(stop_ids: list[int]) -> torch.Tensor:
+        return decode(
+            logits,
+            lambda drawn, running: logits[running],
+            sampling=Sampling(max_completion_length=8),
+            stop_ids=stop_ids,
+            banned_ids=[],
+            pad_id=PAD,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    free, stopping = ids([]), ids([STOP])
+    kept_tokens = stopping.mask.bool()
+    assert 0 < kept_tokens.sum() < free.mask.sum()
+    assert torch.equal(free.ids[:, : kept_tokens.shape[1]][kept_tokens], stopping.ids[kept_tokens])
 
 
 def test_filters_leave_the_kept_logits_alone():
