@@ -63,8 +63,8 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
             *synthetic,
             *([FORMULAS] if sweep == "penalty" else []),
             *_prompt(found),
-            f"F: greedy answers to {found['clips']:,} held-out test clips, corpus F, mean of five wheels at level 1, in "
-            "points; mean ± 95 % t interval over n seeds. Difference: of F from the row "
+            f"F: greedy answers to {found['clips']:,} held-out test clips, corpus F, mean of five wheels at level 1, "
+            "in points; mean ± 95 % t interval over n seeds. Difference: of F from the row "
             f"“{_baseline(found)}”, with its 95 % interval by two tests. {CLIPS_TEST} {SEEDS_TEST}",
         ),
     )
