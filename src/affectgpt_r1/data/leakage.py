@@ -1,22 +1,22 @@
 """Evaluation clips that stand in training data: by name, and by the bytes of their media.
 
-Names are compared where label files are read. Two names may still be one clip, so that media files of the same size are
-compared by content, too; sizes are looked up for every clip, contents read only where sizes agree.
+Names are compared where label files are read. Two names may still be one clip, so that media are compared, too: the
+sizes of all files, then the opening bytes where sizes agree, then the contents where these agree.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from affectgpt_r1.data.layout import media_files
 from affectgpt_r1.data.manifest import ManifestRow, read_table
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import Modality, Visual
 
-_Key = TypeVar("_Key")
+_OPENING = 4096
 _LISTED_AT_MOST = 5
 _KNOWN_FILES = frozenset(("track2_train_human.csv", "track2_train_mercaptionplus.csv"))
 _KNOWN_NAMES = 548
@@ -93,17 +93,20 @@ def same_clips(
     def files(row: ManifestRow) -> list[Path]:
         return media_files(root, row.name, modalities, visual)
 
-    def sizes(row: ManifestRow) -> tuple[int, ...]:
-        return tuple(path.stat().st_size for path in files(row))
+    def sizes(row: ManifestRow) -> tuple[int, ...] | None:
+        found = tuple(path.stat().st_size for path in files(row))
+        return found if found and all(found) else None  # empty files are unreadable, not alike
 
-    def digest(row: ManifestRow) -> bytes:
+    def openings(row: ManifestRow) -> tuple[bytes, ...]:
+        return tuple(_opening(path) for path in files(row))
+
+    def contents(row: ManifestRow) -> bytes:
         return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files(row))
 
-    of_size = _grouped((sizes(row), row) for row in evaluation)
-    # Empty files are unreadable, not alike; no modality but text has no files.
-    alike = [(row, size) for row in train if (size := sizes(row)) and all(size) and size in of_size]
-    of_digest = _grouped((digest(row), row) for size in {size for _, size in alike} for row in of_size[size])
-    return [SameClip(row, other) for row, _ in alike for other in of_digest.get(digest(row), ())]
+    for key in (sizes, openings, contents):
+        train, evaluation = _alike(train, evaluation, key)
+    of_contents = _grouped(evaluation, contents)
+    return [SameClip(row, other) for row in train for other in of_contents[contents(row)]]
 
 
 def check_content(
@@ -127,11 +130,27 @@ def check_content(
         )
 
 
-def _grouped(pairs: Iterable[tuple[_Key, ManifestRow]]) -> dict[_Key, list[ManifestRow]]:
-    groups: dict[_Key, list[ManifestRow]] = {}
-    for key, row in pairs:
-        groups.setdefault(key, []).append(row)
+def _alike(
+    train: Sequence[ManifestRow], evaluation: Sequence[ManifestRow], key: Callable[[ManifestRow], Hashable]
+) -> tuple[list[ManifestRow], list[ManifestRow]]:
+    """Rows of either side whose key some row of the other side has, too; a key of None is nobody's."""
+    of_train, of_evaluation = _grouped(train, key), _grouped(evaluation, key)
+    shared = [found for found in of_train if found is not None and found in of_evaluation]
+    return [row for found in shared for row in of_train[found]], [
+        row for found in shared for row in of_evaluation[found]
+    ]
+
+
+def _grouped(rows: Iterable[ManifestRow], key: Callable[[ManifestRow], Hashable]) -> dict[Hashable, list[ManifestRow]]:
+    groups: dict[Hashable, list[ManifestRow]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
     return groups
+
+
+def _opening(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_OPENING)
 
 
 def _some(items: Collection[str]) -> str:

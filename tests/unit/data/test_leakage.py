@@ -44,13 +44,20 @@ def test_clips_are_the_same_if_all_their_files_are(tmp_path):
     assert found(tmp_path, (), evaluation) == []
 
 
-def test_contents_are_read_only_where_sizes_agree(tmp_path, monkeypatch):
-    write_clips(tmp_path, {"a": (b"1", b"1"), "b": (b"22", b"1"), "x": (b"333", b"1"), "y": (b"22", b"2")})
+def test_contents_are_read_only_where_sizes_and_openings_agree(tmp_path, monkeypatch):
+    long = b"0" * 5000
+    write_clips(
+        tmp_path,
+        {
+            "a": (b"1", b"1"), "b": (b"22", b"1"), "c": (long + b"1", b"1"),
+            "x": (b"333", b"1"), "y": (b"22", b"2"), "z": (long + b"2", b"1"),
+        },
+    )  # fmt: skip
     read = []
     original = type(tmp_path).read_bytes
     monkeypatch.setattr(type(tmp_path), "read_bytes", lambda path: read.append(path.stem) or original(path))
-    assert found(tmp_path, ("a", "b"), ("x", "y")) == []
-    assert set(read) == {"b", "y"}
+    assert found(tmp_path, ("a", "b", "c"), ("x", "y", "z")) == []
+    assert set(read) == {"c", "z"}  # b and y have the same sizes and other openings
 
 
 def test_the_error_names_pairs_and_rows(tmp_path):
