@@ -86,7 +86,7 @@ def test_memory_grows_less_than_trls(name):
 
 @pytest.mark.timeout(0)
 def test_towers_run_once_a_prompt():
-    """TRL has no audio or video; what its step would cost with media encoded for every completion, as it does images."""
+    """TRL has no audio or video; its step with media encoded for every completion, as it does images."""
     seconds = measure("towers")
     known = json.loads(RECORD.read_text())["i"] if RECORD.is_file() else {}
     if "ratio_stock" not in known:

@@ -41,9 +41,7 @@ def vocabulary_scores(
     Returns:
         The scores, both with gradient.
     """
-    logps, entropies = _VocabularyScores.apply(  # type: ignore[no-untyped-call]
-        states.to(weight.dtype) / temperature, weight, ids, entropy
-    )
+    logps, entropies = _VocabularyScores.apply(states.to(weight.dtype) / temperature, weight, ids, entropy)
     return VocabularyScores(logps, entropies)
 
 

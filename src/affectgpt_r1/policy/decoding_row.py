@@ -67,7 +67,7 @@ class DecodingRow:
         to_self = every.view(self.count, key_heads, repeats, size) @ own_keys.transpose(-1, -2)
         spread = to_self.view(self.num_prompts, per_prompt, key_heads, repeats, -1).transpose(1, 2)
         weights = torch.cat([to_prompt.view(shape), spread], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
-        prompt_weights, self_weights = weights.split([to_prompt.shape[-1], self.length + 1], -1)
+        prompt_weights, self_weights = torch.split(weights, [to_prompt.shape[-1], self.length + 1], -1)
         from_prompt = prompt_weights.flatten(2, 3) @ self._prompt_values[layer]
         from_self = self_weights.transpose(1, 2).reshape(self.count, key_heads, repeats, -1) @ own_values
         output = from_prompt.view(*shape[:4], size).transpose(1, 2).reshape(from_self.shape) + from_self

@@ -94,7 +94,7 @@ def token_scores(model: Any, states: Tensor, ids: Tensor, *, temperature: float,
     pass forms again.
     """
     head = model.lm_head
-    if type(head) is nn.Linear and head.bias is None:
+    if type(head) is nn.Linear and getattr(head, "bias", None) is None:
         return vocabulary_scores(states, head.weight, ids, temperature=temperature, entropy=entropy)
 
     def score(rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ def token_scores(model: Any, states: Tensor, ids: Tensor, *, temperature: float,
 
     parts = [
         checkpoint(score, rows, tokens, use_reentrant=False)
-        for rows, tokens in zip(states.split(HEAD_ROWS), ids.split(HEAD_ROWS), strict=True)
+        for rows, tokens in zip(torch.split(states, HEAD_ROWS), torch.split(ids, HEAD_ROWS), strict=True)
     ]
     logps, entropies = (torch.cat(list(one)) for one in zip(*parts, strict=True))
     return VocabularyScores(logps, entropies if entropy else None)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ from affectgpt_r1.policy.backbone import use_attention
 from affectgpt_r1.policy.base import TokenScores
 from affectgpt_r1.policy.encoders import Towers
 from affectgpt_r1.policy.fusion import Fusion
+from affectgpt_r1.policy.kept_prefill import KeptPrefill
 from affectgpt_r1.policy.language_model import (
     Decoder,
     EmbeddedPrompts,
-    Prefill,
     prefill,
     repeated_states,
     shared_states,
@@ -38,12 +38,6 @@ from affectgpt_r1.policy.prompts import (
 from affectgpt_r1.policy.sampler import decode
 from affectgpt_r1.timing import phase
 from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
-
-
-class _KeptPrefill(NamedTuple):
-    batch: ClipBatch
-    weights: list[tuple[int, int]]
-    prefilled: Prefill
 
 
 class MultimodalPolicy(nn.Module):
@@ -80,7 +74,7 @@ class MultimodalPolicy(nn.Module):
         self.turn_ids: list[int] = tokenizer.encode(TURN, add_special_tokens=False)
         self.prefill_ids: list[int] = tokenizer.encode(template.prefill, add_special_tokens=False)
         self._reference: dict[str, Tensor] = {}
-        self._kept_prefill: _KeptPrefill | None = None
+        self._kept_prefill: KeptPrefill | None = None
         use_attention(language_model, shared_attention.NAME, shared_attention.attention)
 
     @property
@@ -103,13 +97,15 @@ class MultimodalPolicy(nn.Module):
     def prompts(self, batch: ClipBatch) -> list[str]:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         return [
-            self.template.prompt(text, kinds) for text, kinds in zip(batch.subtitles, batch.modalities, strict=True)
+            self.template.prompt(text, modalities, kind)
+            for text, modalities, kind in zip(batch.subtitles, batch.modalities, _questions(batch), strict=True)
         ]
 
     def encode_targets(self, batch: ClipBatch) -> TokenBatch:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         texts = [
-            self.template.target(labels, reason) for labels, reason in zip(batch.labels, batch.reasons, strict=True)
+            self.template.target(labels, reason, kind)
+            for labels, reason, kind in zip(batch.labels, batch.reasons, _questions(batch), strict=True)
         ]
         rows = [row + self.turn_ids for row in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
         length = max(len(row) for row in rows)
@@ -186,7 +182,7 @@ class MultimodalPolicy(nn.Module):
             return repeated_states(self.language_model, self.embed_prompts(batch), completions)
         if torch.is_grad_enabled():
             kept, self._kept_prefill = self._kept_prefill, None
-            if kept is not None and _same_clips(kept.batch, batch) and kept.weights == self._weights():
+            if kept is not None and kept.serves(batch, self._weights()):
                 return shared_states(self.language_model, kept.prefilled, completions)
         return shared_states(self.language_model, self.embed_prompts(batch), completions)
 
@@ -218,7 +214,7 @@ class MultimodalPolicy(nn.Module):
             with phase("prefill"), torch.set_grad_enabled(keep):
                 prefilled = prefill(self.language_model, self.embed_prompts(batch, bos=self.template.bos_at_inference))
             if keep:
-                self._kept_prefill = _KeptPrefill(batch, self._weights(), prefilled)
+                self._kept_prefill = KeptPrefill(batch, self._weights(), prefilled)
             with phase("decode"), torch.no_grad():
                 decoder = Decoder(self.language_model, prefilled, num_generations, sampling.max_completion_length)
                 decoded = decode(
@@ -296,13 +292,5 @@ class MultimodalPolicy(nn.Module):
                 parameter.data = kept[name]
 
 
-def _same_clips(first: ClipBatch, second: ClipBatch) -> bool:
-    """Whether two batches hold the very same tensors and texts."""
-    names = [field.name for field in dataclasses.fields(ClipBatch) if field.name != "skipped"]
-    return all(_same(getattr(first, name), getattr(second, name)) for name in names)
-
-
-def _same(first: Any, second: Any) -> bool:
-    if isinstance(first, Mapping):
-        return first.keys() == second.keys() and all(first[name] is second[name] for name in first)
-    return first is second if isinstance(first, Tensor) else bool(first == second)
+def _questions(batch: ClipBatch) -> tuple[str, ...]:
+    return batch.questions or ("",) * len(batch)

@@ -106,7 +106,7 @@ def invert_distribution(weights: Tensor, uniforms: Tensor) -> Tensor:
     """
     size = weights.shape[-1]
     whole = size // BLOCK * BLOCK
-    sums = weights[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1)
+    sums = weights[:, :whole].view(len(weights), -1, BLOCK).sum(-1)
     if whole < size:
         sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
     block, inside = _invert(sums.double(), uniforms)

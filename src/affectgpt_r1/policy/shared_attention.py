@@ -59,7 +59,7 @@ class SharedRow:
             return _attend_to_prompt(query, key, value, *self.cache[layer], self.prompts, self.completions, scale)
         sizes = [self.prompts.total, self.completions.total]
         (prompt_query, own_query), (prompt_key, own_key), (prompt_value, own_value) = (
-            one.split(sizes) for one in (query, key, value)
+            torch.split(one, sizes) for one in (query, key, value)
         )
         self._keep(layer, prompt_key, prompt_value)
         return torch.cat(
@@ -117,7 +117,7 @@ def attention(
 
 
 def _attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
-    output: Tensor = _CausalAttention.apply(query, key, value, lengths, scale)  # type: ignore[no-untyped-call]
+    output: Tensor = _CausalAttention.apply(query, key, value, lengths, scale)
     return output
 
 
@@ -131,7 +131,7 @@ def _attend_to_prompt(
     completions: Ragged,
     scale: float,
 ) -> Tensor:
-    output: Tensor = _CompletionAttention.apply(  # type: ignore[no-untyped-call]
+    output: Tensor = _CompletionAttention.apply(
         query, key, value, prompt_key, prompt_value, prompts, completions, scale
     )
     return output
@@ -231,8 +231,8 @@ class _CompletionAttention(torch.autograd.Function):
             causal=True,
             bias=None,
         )
-        to_prompt = _heads_first(_spread_groups(to_prompt, *padded.shape))
-        prompt_normalizer = _heads_first(_spread_groups(prompt_normalizer.unsqueeze(-1), *padded.shape[:3], 1))[..., 0]
+        to_prompt = _heads_first(_spread_groups(to_prompt, padded.shape))
+        prompt_normalizer = _heads_first(_spread_groups(prompt_normalizer.unsqueeze(-1), padded.shape))[..., 0]
         normalizer = torch.logaddexp(prompt_normalizer, self_normalizer)
         output = to_prompt * (prompt_normalizer - normalizer).exp().unsqueeze(-1).to(to_prompt.dtype)
         output = output.addcmul_(to_self, (self_normalizer - normalizer).exp().unsqueeze(-1).to(to_self.dtype))
@@ -269,7 +269,7 @@ class _CompletionAttention(torch.autograd.Function):
             bias=None,
         )
         return (
-            completions.flatten(_heads_first(query_gradient) + _spread_groups(to_prompt, *padded.shape)),
+            completions.flatten(_heads_first(query_gradient) + _spread_groups(to_prompt, padded.shape)),
             *(completions.flatten(_reduce_heads(one, key_heads)) for one in own_gradients),
             *(prompts.flatten(_heads_first(one)) for one in prompt_gradients),
             None,
@@ -285,8 +285,9 @@ def _gather_groups(padded: Tensor, num_prompts: int, key_heads: int) -> Tensor:
     return padded.reshape(shape).permute(0, 2, 3, 1, 4).reshape(num_prompts, key_heads, -1, size)
 
 
-def _spread_groups(gathered: Tensor, rows: int, length: int, heads: int, size: int) -> Tensor:
-    """The inverse of :func:`_gather_groups`: back to ``(N, C, H, d)``."""
-    num_prompts, key_heads = gathered.shape[:2]
-    shape = (num_prompts, key_heads, heads // key_heads, rows // num_prompts * length, size)
-    return gathered.view(shape).permute(0, 3, 1, 2, 4).reshape(rows, length, heads, size)
+def _spread_groups(gathered: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of :func:`_gather_groups`: back to ``(N, C, H, ...)``, ``shape`` being ``(N, C, H, d)``."""
+    rows, length, heads, _ = shape
+    num_prompts, key_heads, _, size = gathered.shape
+    lists = gathered.view(num_prompts, key_heads, heads // key_heads, rows // num_prompts * length, size)
+    return lists.permute(0, 3, 1, 2, 4).reshape(rows, length, heads, size)
