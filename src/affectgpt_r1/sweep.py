@@ -100,7 +100,7 @@ def _take_up(config: DictConfig, cell: Cell, runs: SweepRuns) -> None:
         shutil.rmtree(folder)
 
 
-class SweepCallback(Callback):  # type: ignore[misc]
+class SweepCallback(Callback):
     """Hydra's callback of a sweep: opens the parent run, and closes it however the sweep ends."""
 
     def __init__(self) -> None:
@@ -135,7 +135,8 @@ class SweepCallback(Callback):  # type: ignore[misc]
         self._at_exit = lambda: close("FAILED")
         atexit.register(self._at_exit)
         if not runs.has_clips(run_id):
-            runs.log_clips(run_id, *shown_clips(config))
+            clips, frames = shown_clips(config)
+            runs.log_clips(run_id, clips, frames)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write ``cells.json``; Hydra does not call this if a job failed, the exit of the process then does."""

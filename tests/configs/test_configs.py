@@ -239,3 +239,31 @@ def test_a_misspelt_override_ends_with_code_two_and_the_nearest_key():
     assert done.returncode == 2
     assert "the nearest is stage.beta" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("ablation", choices("ablation"))
+def test_an_ablation_says_its_hypothesis_and_overrides_three_things_at_most(ablation):
+    path = CONFIGS / "ablation" / f"{ablation}.yaml"
+    package, hypothesis, *_ = path.read_text(encoding="utf-8").splitlines()
+    assert package == "# @package _global_"
+    assert hypothesis.startswith("# Hypothesis: ")
+    overlay = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    assert len(overlay["defaults"]) + len(set(overlay) - {"defaults", "hydra"}) <= 3
+    grid = overlay["hydra"]["sweeper"]["params"]
+    config = composed("train", f"+ablation={ablation}")
+    assert config.sweep.name == ablation
+    assert config.sweep.axis in grid
+    assert config.sweep.baseline in grid[config.sweep.axis].split(",")
+    assert grid["seed"] == "1,2,3"
+    for group in set(grid) - {"seed"}:
+        assert set(grid[group].split(",")) <= set(choices(group))
+
+
+@pytest.mark.parametrize(("launcher", "key"), [("joblib", "n_jobs"), ("submitit_slurm", "timeout_min")])
+def test_a_sweep_composes_with_the_launchers(launcher, key):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher", reason="needs the extra `sweep`")
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["+ablation=penalty", f"hydra/launcher={launcher}"], return_hydra_config=True)
+    assert key in config.hydra.launcher
+    assert "Launcher" in config.hydra.launcher._target_
+    assert config.hydra.callbacks.sweep._target_ == "affectgpt_r1.sweep.SweepCallback"

@@ -124,15 +124,13 @@ class SweepRuns:
             self._client.set_tag(run_id, key, value)
         return run_id
 
-    def log_clips(
-        self, run_id: str, clips: Sequence[Mapping[str, Any]], frames: Mapping[str, Sequence[NDArray[Any]]]
-    ) -> None:
+    def log_clips(self, run_id: str, clips: Sequence[Mapping[str, Any]], frames: Mapping[str, NDArray[Any]]) -> None:
         """Log clips for a report to show: ``clips/clips.json``, and a PNG a frame.
 
         Args:
             run_id: A sweep's parent run.
             clips: ``name``, ``subtitle`` and ``target`` of each.
-            frames: By name, frames ``(H, W, 3)`` uint8 RGB.
+            frames: By name, ``(F, H, W, 3)`` uint8 RGB.
         """
         rows = []
         for clip in clips:

@@ -1,0 +1,216 @@
+"""A sweep of a few steps: trained once, resumed after SIGKILL as if nothing had happened, every run closed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from affectgpt_r1.reporting.database import ensure_database
+
+SMALL = (
+    "trainer.log_every_n_steps=1",
+    "trainer.val_check_interval=3",
+    "data.eval_batch_size=4",
+    "data.batch_size=2",
+    "callbacks.progress.every_n_steps=1",
+    "callbacks.last_checkpoint.every_n_steps=2",
+    "stage.num_generations=2",
+    "prompt.max_completion_length=6",
+    "seed=1",
+)
+
+
+@pytest.fixture(scope="module")
+def start(run_stage_for_module):
+    """A policy for both prompt modes to start from."""
+    return run_stage_for_module / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def run_stage_for_module(workspace):
+    command = [
+        *(sys.executable, "-m", "affectgpt_r1.train", "experiment=sft", "logger=none", "trainer.max_steps=2"),
+        *(f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", "experiment_name=sweep-start"),
+        *("data.batch_size=2", "trainer.val_check_interval=2", "data.eval_batch_size=4"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return workspace / "outputs" / "sweep-start" / "sft"
+
+
+def _command(workspace, start, name, ablation, *overrides):
+    return [
+        *(sys.executable, "-m", "affectgpt_r1.train", "-m", f"+ablation={ablation}", f"experiment_name={name}"),
+        *(f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", f"init_from={start}"),
+        *SMALL,
+        *overrides,
+    ]
+
+
+def _sweep(*arguments):
+    done = subprocess.run(_command(*arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+def _runs(workspace, name):
+    client = MlflowClient(ensure_database(workspace / "outputs"))
+    runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    (parent,) = (run for run in runs if run.data.tags["affectgpt.kind"] == "sweep")
+    cells = {run.info.run_id: run for run in runs if run.data.tags["affectgpt.kind"] == "cell"}
+    return client, parent, cells
+
+
+def _artifact(client, run, path):
+    return Path(client.download_artifacts(run.info.run_id, path)).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def swept(workspace, start):
+    """The penalty sweep of two cells, from its command."""
+    grid = ("penalty=none,ratio", "trainer.max_steps=3")
+    _sweep(workspace, start, "swept", "penalty", *grid)
+    return workspace, grid
+
+
+def test_a_sweep_trains_each_cell_and_lists_them(swept):
+    client, parent, cells = _runs(swept[0], "swept")
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == "penalty"
+    assert parent.data.tags["affectgpt.baseline"] == "none"
+    listed = json.loads(_artifact(client, parent, "cells.json"))
+    assert [(entry["choice"], entry["seed"]) for entry in listed] == [("none", 1), ("ratio", 1)]
+    assert {entry["run_id"] for entry in listed} == set(cells)
+    for entry in listed:
+        run = cells[entry["run_id"]]
+        assert run.info.status == "FINISHED"
+        assert run.info.run_name == f"penalty-{entry['choice']}-seed1"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        tags = {key.removeprefix("affectgpt."): value for key, value in run.data.tags.items()}
+        assert (tags["penalty"], tags["prompt"], tags["reward"]) == (entry["choice"], "no_think", "accuracy_format")
+        assert (tags["config_hash"], tags["seed"], tags["synthetic"]) == (entry["config_hash"], "1", "true")
+
+
+def test_a_cell_is_tested_on_the_held_out_clips(swept):
+    client, _, cells = _runs(swept[0], "swept")
+    for run in cells.values():
+        rows = [json.loads(line) for line in _artifact(client, run, "test/answers.jsonl").splitlines()]
+        assert [row["name"] for row in rows] == [f"synthetic_test_{number:05d}" for number in range(4)]
+        assert set(rows[0]) == {"name", "target", "openset", "completion", "f1"}
+        metrics = run.data.metrics
+        assert metrics["test/target_words"] == pytest.approx(sum(len(set(row["target"])) for row in rows) / 4)
+        words = sum(len({word.strip().lower() for word in row["openset"]}) for row in rows)
+        assert metrics["test/answers/distinct_words"] == pytest.approx(words / 4)
+        assert 0.0 <= metrics["test/f1"] <= 1.0
+
+
+def test_the_parent_run_holds_the_clips_that_a_report_shows(swept):
+    client, parent, _ = _runs(swept[0], "swept")
+    clips = json.loads(_artifact(client, parent, "clips/clips.json"))
+    assert sorted(clip["name"] for clip in clips) == [f"synthetic_test_{number:05d}" for number in range(4)]
+    for clip in clips:
+        assert clip["target"]
+        assert len(clip["frames"]) == 4
+        for file in clip["frames"]:
+            path = Path(client.download_artifacts(parent.info.run_id, f"clips/{file}"))
+            assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_cell_is_not_trained_again_and_an_untrained_one_is_shared_by_the_seeds(swept):
+    workspace, grid = swept
+    before = {run_id: run.info.end_time for run_id, run in _runs(workspace, "swept")[2].items()}
+    _sweep(workspace, swept_start(workspace), "swept", "penalty", *grid, "reward=accuracy_format,none", "seed=1,2")
+    client, parent, cells = _runs(workspace, "swept")
+    assert {run_id: cells[run_id].info.end_time for run_id in before} == before
+    listed = json.loads(_artifact(client, parent, "cells.json"))
+    untrained = [entry for entry in listed if entry["choice"].endswith("_untrained")]
+    assert len({entry["run_id"] for entry in untrained}) == 1
+    assert len(untrained) == 4
+    assert len(cells) == 5  # two penalties by two seeds, and the policy that they start from
+    start = cells[untrained[0]["run_id"]]
+    assert "test/f1" in start.data.metrics
+    assert not any(name.startswith("train/") for name in start.data.metrics)
+
+
+def swept_start(workspace):
+    return workspace / "outputs" / "sweep-start" / "sft" / "checkpoints" / "last.ckpt"
+
+
+def _kill_at(command, line_start):
+    """Run a command until it prints a line, then SIGKILL it."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        reached = False
+        for line in process.stdout:
+            if line.startswith(line_start):
+                reached = True
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.read()
+    assert reached
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_killed_cell_ends_as_it_would_have(workspace, start, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    grid = ("penalty=ratio,none", "trainer.max_steps=8")
+    _sweep(workspace, start, "whole", "penalty", *grid)
+    _kill_at(_command(workspace, start, "killed", "penalty", *grid), "penalty-none-seed1 5/")
+    _, parent, cells = _runs(workspace, "killed")
+    assert parent.info.status == "RUNNING"
+    assert sorted(run.info.status for run in cells.values()) == ["FINISHED", "RUNNING"]
+    (finished,) = (run for run in cells.values() if run.info.status == "FINISHED")
+    _sweep(workspace, start, "killed", "penalty", *grid)
+    client, parent, cells = _runs(workspace, "killed")
+    assert {run.info.status for run in (parent, *cells.values())} == {"FINISHED"}
+    assert len(cells) == 2
+    assert cells[finished.info.run_id].info.end_time == finished.info.end_time
+    whole_client, whole_parent, whole_cells = _runs(workspace, "whole")
+    pairs = zip(
+        json.loads(_artifact(whole_client, whole_parent, "cells.json")),
+        json.loads(_artifact(client, parent, "cells.json")),
+        strict=True,
+    )
+    for whole, resumed in pairs:
+        assert whole["config_hash"] == resumed["config_hash"]
+        for file in ("last.ckpt", "best.ckpt"):
+            _assert_equal_weights(workspace, whole["config_hash"], file)
+        first, second = (whole_cells[whole["run_id"]], cells[resumed["run_id"]])
+        assert _test_metrics(first) == _test_metrics(second)
+
+
+def _assert_equal_weights(workspace, config_hash, file):
+    first, second = (
+        torch.load(workspace / "outputs" / name / config_hash / "checkpoints" / file, weights_only=True)
+        for name in ("whole", "killed")
+    )
+    assert first["global_step"] == second["global_step"]
+    for name, tensor in first["state_dict"].items():
+        assert torch.equal(tensor, second["state_dict"][name]), name
+
+
+def _test_metrics(run):
+    return {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
+
+
+def test_a_run_that_lost_its_process_is_marked_even_if_its_cell_is_gone(workspace, start, monkeypatch):
+    """Killed before its first checkpoint, and never asked for again."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    _kill_at(
+        _command(workspace, start, "orphan", "penalty", "penalty=ratio", "trainer.max_steps=50"),
+        "penalty-ratio-seed1 1/",
+    )
+    (lost,) = _runs(workspace, "orphan")[2].values()
+    shutil.rmtree(workspace / "outputs" / "orphan" / lost.data.tags["affectgpt.config_hash"])
+    _sweep(workspace, start, "orphan", "penalty", "penalty=none", "trainer.max_steps=1")
+    _, parent, cells = _runs(workspace, "orphan")
+    assert parent.info.status == "FINISHED"
+    assert cells[lost.info.run_id].info.status == "KILLED"
+    assert sorted(run.info.status for run in cells.values()) == ["FINISHED", "KILLED"]
