@@ -132,9 +132,12 @@ def _read_sweep(client: Any, experiment_id: str, name: str) -> Sweep:
             cells.append(cell)
     tags = parent.data.tags
     missing += _missing_seeds(name, cells)
+    baseline = tags.get("affectgpt.baseline", "")
+    if cells and baseline not in {cell.choice for cell in cells}:
+        missing.append(f"{name} sweep: the baseline {baseline} has no finished cell, so nothing is compared with it")
     return Sweep(
         name=name,
-        baseline=tags.get("affectgpt.baseline", ""),
+        baseline=baseline,
         synthetic=tags.get("affectgpt.synthetic") == "true",
         cells=tuple(cells),
         clips=_read_clips(client, parent.info.run_id),

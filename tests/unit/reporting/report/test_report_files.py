@@ -197,6 +197,7 @@ def test_sweep_that_was_killed_shows_what_it_logged(writer, outputs):
     assert sweep.missing == (
         "the reasoning sweep has not ended: only what it has logged so far is shown",
         "reasoning sweep: think, seed 1 is not finished",
+        "reasoning sweep: the baseline think has no finished cell, so nothing is compared with it",
     )
 
 
