@@ -43,7 +43,12 @@ def prepare_process(config: DictConfig) -> None:
 def build_policy(config: DictConfig) -> MultimodalPolicy:
     """The policy with pretrained towers and, if ``init_from`` names a checkpoint, trained weights."""
     template = PromptTemplate(
-        config.prompt.question, config.prompt.thinks, config.data.visual, config.prompt.force_answer
+        config.prompt.question,
+        config.prompt.thinks,
+        config.data.visual,
+        config.prompt.force_answer,
+        bos_at_inference=config.prompt.bos_at_inference,
+        kind=config.prompt.kind,
     )
     policy: MultimodalPolicy = instantiate(config.model, _partial_=True)(template=template)
     if config.towers_from is not None:

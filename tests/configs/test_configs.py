@@ -22,6 +22,19 @@ ENTRIES = ("train", "evaluate", "demo")
 OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
 OUTSIDE = ("hydra",)  # launchers: Hydra's own
 
+STAGE_OF = {
+    "ablation": "grpo",
+    "smol_sft": "sft",
+    "smol_grpo": "grpo",
+    "affectgpt": "sft",
+    "affectgpt_mercaption": "sft",
+    "affectgpt_ovmerd": "sft",
+    "affectgpt_r1_cold_start": "sft",
+    "affectgpt_r1_grpo": "grpo",
+    "r1_omni": "grpo",
+}
+"""The stage of an experiment that is not named after it."""
+
 
 def groups_of(entry: str) -> list[str]:
     """Groups of the entry's defaults list."""
@@ -99,7 +112,7 @@ def test_every_choice_composes_and_binds(entry, group, choice):
 def test_every_experiment_binds_with_every_prompt(experiment, prompt):
     config = composed("train", f"experiment={experiment}", f"prompt={prompt}", "logger=none")
     assert assert_binds(config) >= 9
-    assert config.stage.name == {"ablation": "grpo"}.get(experiment, experiment)
+    assert config.stage.name == STAGE_OF.get(experiment, experiment)
     assert str(config.paths.run).endswith(config.stage.name)
 
 

@@ -115,6 +115,22 @@ def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
     return tokenizer
 
 
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer as an ordinary folder with float32 safetensors; needs ``gguf``.
+
+    Dequantised once here, the model loads in a second and by the same path as any other.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    for attribute in ("quantization_config", "_name_or_path"):
+        model.config.__dict__.pop(attribute, None)
+    model.hf_quantizer, model.is_quantized = None, False
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+
+
 def load_chat_model(folder: Path) -> tuple[Any, Any]:
     """A tokenizer with a chat template and a causal language model, from files on this machine and without their code.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import torch
 
 from affectgpt_r1.errors import ConfigError
 
-NOT_ARCHITECTURE = ("pretrained", "dtype", "image_mean", "image_std")
+NOT_ARCHITECTURE = ("pretrained", "source_sha256", "dtype", "image_mean", "image_std")
 """Keys of a part that are no keywords of its transformers configuration."""
+PROVENANCE = "provenance.json"
+"""Beside converted weights: what they were converted from."""
 UNUSED_WEIGHTS = ("masked_spec_embed",)
 """Weights that only a training tower would read; a published file may lack them."""
 
@@ -29,7 +33,8 @@ def build_part(
         part: Its key below ``model``.
         model_class: A transformers model class.
         config_class: Makes its configuration.
-        settings: Architecture, and ``pretrained``, a folder or hub id, and ``dtype``.
+        settings: Architecture; ``pretrained``, a folder or hub id; ``dtype``; and ``source_sha256``, the digest of the
+            file that converted weights must come from.
         weights: Folder that is searched for a subfolder named after the last part of ``pretrained``.
 
     Raises:
@@ -43,6 +48,8 @@ def build_part(
         build = getattr(model_class, "from_config", model_class)
         return build(config).to(dtype)
     source = local_weights(pretrained, weights)
+    if settings.get("source_sha256") is not None and Path(source).is_dir():
+        check_provenance(part, source, settings["source_sha256"])
     try:
         model, report = model_class.from_pretrained(
             source, use_safetensors=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
@@ -75,3 +82,23 @@ def weights_missing(part: str, pretrained: str, weights: str | Path | None, erro
         f"tokenizer files and *.safetensors: `hf download {pretrained} --local-dir {folder}` where there is a network; "
         f"if it has a pytorch_model.bin only, `affectgpt-r1 convert-weights {folder}`"
     )
+
+
+def check_provenance(part: str, folder: str, sha256: str) -> None:
+    """Check that a folder's weights were converted from the file of this digest and are unchanged since.
+
+    Raises:
+        ConfigError: They were not, or are not.
+    """
+    record = Path(folder) / PROVENANCE
+    if not record.is_file():
+        raise ConfigError(f"model.{part}: {folder} has no {PROVENANCE}; make it with `affectgpt-r1 convert-weights`")
+    known = json.loads(record.read_text("utf-8"))
+    if known["source_sha256"] != sha256 or known["weights_sha256"] != file_digest(Path(folder) / "model.safetensors"):
+        raise ConfigError(f"model.{part}: {folder} does not hold the weights of sha256 {sha256}; convert them anew")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.policy.questions import QUESTIONS
+from affectgpt_r1.policy.questions import answer as published_answer
 from affectgpt_r1.types import EmotionSet, Modality, Visual
 
 MULTI_TOKEN = "<MultiHere>"
@@ -58,6 +61,7 @@ class PromptTemplate:
         thinks: The target holds ``<think> reason </think>`` before the answer (``prompt=think``).
         visual: What stands for the video: ``face`` crops, whole ``frame``s, ``both``, or one still ``image``.
         pre_fusion: The prompt also holds the pre-fused tokens of audio and video.
+        kind: The published question whose sentence answers ``question``; ``""`` answers in tags.
         bos_at_inference: Generation opens the prompt with the BOS token, as training does; off as published.
         force_answer: The model's turn begins with an opened answer, so that it cannot reason first: both prompt modes
             can then be compared on equal terms. For evaluation; training refuses it.
@@ -69,6 +73,11 @@ class PromptTemplate:
     force_answer: bool = False
     pre_fusion: bool = True
     bos_at_inference: bool = True
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("", *QUESTIONS):
+            raise ConfigError(f"prompt.kind={self.kind} is unknown; choose among {', '.join(QUESTIONS)}")
 
     @property
     def prefill(self) -> str:
@@ -80,12 +89,13 @@ class PromptTemplate:
         """Whether a well-formed completion reasons before it answers."""
         return self.thinks and not self.force_answer
 
-    def prompt(self, subtitle: str, modalities: Sequence[Modality]) -> str:
+    def prompt(self, subtitle: str, modalities: Sequence[Modality], kind: str = "") -> str:
         """The prompt of one clip, with a placeholder token for each media embedding.
 
         Args:
             subtitle: What is said; text in it that looks like a placeholder or a turn is broken up.
             modalities: What the clip offers.
+            kind: A key of :data:`~affectgpt_r1.policy.questions.QUESTIONS`; ``""`` asks ``question``.
 
         Returns:
             The text up to and including ``###Assistant: ``.
@@ -97,10 +107,13 @@ class PromptTemplate:
             VISUAL_SENTENCES[self.visual] if has_video else "",
             f"{SUBTITLE_OPENING}{_harmless(subtitle)}{SUBTITLE_CLOSING}" if "text" in modalities else "",
         ]
-        return f"{OPENING}{''.join(sentences)}{REQUEST}{self.question}{ASSISTANT}"
+        question = QUESTIONS[kind] if kind else self.question
+        return f"{OPENING}{''.join(sentences)}{REQUEST}{question}{ASSISTANT}"
 
-    def target(self, labels: EmotionSet, reason: str) -> str:
+    def target(self, labels: EmotionSet, reason: str, kind: str = "") -> str:
         """The answer that SFT teaches, without the closing ``###``; one inside a reason would end it early."""
+        if kind or self.kind:
+            return _harmless(published_answer(kind or self.kind, labels, reason))
         answer = ANSWER_TEMPLATE.format(labels=_harmless(", ".join(labels)))
         return THINK_TEMPLATE.format(reason=_harmless(reason)) + answer if self.thinks else answer
 
