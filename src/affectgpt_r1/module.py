@@ -99,6 +99,7 @@ class AffectModule(L.LightningModule):
         self._random_state: dict[str, Any] | None = None
         self._prepared = False
         self._gradients: dict[str, Tensor] = {}
+        self._phases: dict[str, float] = {}
         self._step_started = self._phase_started = now()
 
     def setup(self, stage: str) -> None:
@@ -186,7 +187,8 @@ class AffectModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: ClipBatch, batch_idx: int) -> None:
         """Log how long the step and its phases took, and the peak memory."""
-        times = {f"time/{name}": seconds for name, seconds in take_phases().items()}
+        self._phases = {**dict.fromkeys(self._phases, 0.0), **take_phases()}  # a phase left out took no time
+        times = {f"time/{name}": seconds for name, seconds in self._phases.items()}
         figures = {"step_time": now() - self._step_started, "memory/peak_mib": peak_memory_mib(), **times}
         self._log_step({f"train/{name}": torch.tensor(value) for name, value in figures.items()})
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from affectgpt_r1.functional.logprobs import masked_mean
 from affectgpt_r1.policy.base import Policy
+from affectgpt_r1.timing import phase
 from affectgpt_r1.types import ClipBatch, StageOutput
 
 
@@ -23,8 +24,8 @@ class SFTStage:
     def training_step(self, policy: Policy, batch: ClipBatch, *, seed: int) -> StageOutput:
         """See :class:`~affectgpt_r1.stages.base.Stage`."""
         targets = policy.encode_targets(batch)
-        logps = policy.per_token_logps(batch, targets)
-        loss = -masked_mean(logps, targets.mask)
+        with phase("forward"):
+            loss = -masked_mean(policy.per_token_logps(batch, targets), targets.mask)
         return StageOutput(loss, {"loss": loss.detach()})
 
     @torch.no_grad()
