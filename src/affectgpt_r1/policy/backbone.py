@@ -79,6 +79,17 @@ def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: 
             parameter.data = parameter.data.float()  # small steps would be lost in a frozen model's bfloat16
 
 
+def merge_lora(model: Any) -> None:
+    """Add the adapters to the layers that they adapt, and leave plain layers behind."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+
+
 def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
     """A fast tokenizer that knows the media placeholders, with AffectGPT's BOS, EOS and padding tokens.
 

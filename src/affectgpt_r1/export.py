@@ -1,0 +1,101 @@
+"""A checkpoint as a Hugging Face folder: ``affectgpt-r1 export experiment=grpo init_from=CKPT --output FOLDER``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from affectgpt_r1.config import CONFIGS, explain, resolved
+from affectgpt_r1.errors import AffectGPTError, CheckpointError
+
+PROCESSOR_KEYS = ("modalities", "visual", "num_frames", "image_size", "channel_order", "num_windows", "window_seconds")
+
+CARD = """---
+library_name: affectgpt-r1
+tags: [emotion-recognition, multimodal, affectgpt]
+---
+
+# {name}
+
+Open-vocabulary emotion recognition from video, audio and subtitle. Trained with affectgpt-r1, stage `{stage}`, seed
+{seed}, from `{checkpoint}`.
+
+- Language model: {base}, {adapter}; fusion `{fusion}`; {trainable:,} of {total:,} parameters trained.
+- Data: {data}.
+- Question: "{question}"
+- This folder: {kind}. Load it with `affectgpt_r1.policy.export.load_exported`.
+
+## Limits
+
+Emotions are inferred from what shows and sounds; they are not what a person feels. Not for decisions about people. The
+weights below it and the data that it was trained on have licences of their own.
+"""
+
+
+def export(config: DictConfig, folder: Path, kind: str) -> Path:
+    """Build the policy of a composed ``configs/train.yaml`` and write it.
+
+    Args:
+        config: With ``init_from``, the checkpoint.
+        folder: Where to; it must not exist or be empty.
+        kind: ``adapter`` or ``merged``.
+
+    Raises:
+        CheckpointError: No checkpoint is named, or the folder holds something.
+    """
+    from affectgpt_r1.assembly import build_policy
+    from affectgpt_r1.policy.export import export_policy
+
+    if config.init_from is None:
+        raise CheckpointError("init_from names no checkpoint: give the one to export")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} is not empty; choose another --output")
+    settings = resolved(config)
+    model = {key: value for key, value in settings["model"].items() if key != "_target_"}
+    policy = build_policy(config)
+    card = CARD.format(
+        name=folder.name,
+        stage=settings["stage"]["name"],
+        seed=settings["seed"],
+        checkpoint=Path(config.init_from).name,
+        base=model["language_model"].get("pretrained") or "built from its configuration and trained from scratch",
+        adapter=f"LoRA {model['lora']}" if model["lora"] else "trained whole",
+        fusion=model["fusion"],
+        trainable=sum(one.numel() for one in policy.trainable_parameters().values()),
+        total=sum(one.numel() for one in policy.parameters()),
+        data="synthetic clips: figures say nothing about real people" if config.synthetic else config.data.train_labels,
+        question=settings["prompt"]["question"].strip(),
+        kind="adapter and projectors; the base model is loaded from its own folder" if kind == "adapter" else "merged",
+    )
+    arguments: dict[str, Any] = {"kind": kind, "card": card}
+    arguments["processor"] = {key: settings["data"][key] for key in PROCESSOR_KEYS}
+    arguments["max_completion_length"] = settings["prompt"]["max_completion_length"]
+    export_policy(policy, model, folder, **arguments)
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: options of its own, and the overrides of ``configs/train.yaml``."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    parser = argparse.ArgumentParser(prog="affectgpt-r1 export", description="Write a Hugging Face folder.")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--kind", choices=("adapter", "merged"), default="merged")
+    options, overrides = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("train", overrides=overrides)
+        print(export(config, options.output, options.kind))
+    except (HydraException, AffectGPTError) as error:
+        print(f"error: {explain(error, overrides)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""A trained policy as a Hugging Face folder, and back without Lightning.
+
+The folder holds the language model (or its adapter), ``multimodal.safetensors`` with fusion and towers, the tokenizer,
+the prompt and the processor's settings, generation defaults and a model card::
+
+    policy = load_exported("exported")
+    policy.generate(batch, 1, Sampling(temperature=0.0, max_completion_length=64)).texts
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.policy.backbone import merge_lora
+from affectgpt_r1.policy.build import build_policy
+from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.policy.prompts import PromptTemplate
+
+ExportKind: TypeAlias = Literal["adapter", "merged"]
+
+SETTINGS_FILE = "affectgpt_r1.json"
+WEIGHTS_FILE = "multimodal.safetensors"
+ADAPTER_FOLDER = "adapter"
+
+
+def export_policy(
+    policy: MultimodalPolicy,
+    model: Mapping[str, Any],
+    folder: Path,
+    *,
+    kind: ExportKind,
+    processor: Mapping[str, Any],
+    max_completion_length: int,
+    card: str,
+) -> None:
+    """Write a policy.
+
+    Args:
+        policy: The policy; with ``merged`` its adapters are merged into the language model for good.
+        model: The keywords that it was built with, ``template`` left out.
+        folder: Where to.
+        kind: ``adapter`` needs the base model to be loaded; ``merged`` stands alone.
+        processor: Frames, image size, windows and their length.
+        max_completion_length: Default limit of generation.
+        card: The model card.
+
+    Raises:
+        CheckpointError: There is no adapter to export.
+    """
+    adapted = model.get("lora") is not None
+    if kind == "adapter" and not (adapted and model["language_model"].get("pretrained")):
+        raise CheckpointError("An adapter needs a pretrained model below it: export this one with --kind merged")
+    folder.mkdir(parents=True, exist_ok=True)
+    language_model = policy.language_model
+    if kind == "merged":
+        if adapted:
+            merge_lora(language_model)
+        language_model.save_pretrained(folder)
+    else:
+        (folder / ADAPTER_FOLDER).mkdir(exist_ok=True)
+        adapter = {name: one for name, one in language_model.state_dict().items() if "lora_" in name}
+        peft_names = {f"base_model.model.{name.replace('.default', '')}": one for name, one in adapter.items()}
+        save_file(_stored(peft_names), folder / ADAPTER_FOLDER / "adapter_model.safetensors")
+        _write(folder / ADAPTER_FOLDER / "adapter_config.json", _adapter_config(model))
+    policy.tokenizer.save_pretrained(folder)
+    multimodal = {f"fusion.{name}": one for name, one in policy.fusion.state_dict().items()}
+    multimodal |= {f"towers.{name}": one for name, one in policy.towers.state_dict().items()}
+    save_file(_stored(multimodal), folder / WEIGHTS_FILE)
+    settings = {"kind": kind, "model": dict(model), "template": dataclasses.asdict(policy.template)}
+    _write(folder / SETTINGS_FILE, settings)
+    _write(folder / "preprocessor_config.json", dict(processor))
+    generation = {
+        "do_sample": False,
+        "max_new_tokens": max_completion_length,
+        "eos_token_id": [policy.turn_ids[0], policy.tokenizer.eos_token_id],
+        "pad_token_id": policy.tokenizer.pad_token_id,
+    }
+    _write(folder / "generation_config.json", generation)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def load_exported(folder: str | Path) -> MultimodalPolicy:
+    """The policy that :func:`export_policy` wrote, in evaluation mode.
+
+    An ``adapter`` folder loads its base model as ``language_model.pretrained`` says.
+
+    Raises:
+        CheckpointError: A file is missing, or the weights do not fit.
+    """
+    folder = Path(folder)
+    if not (folder / SETTINGS_FILE).is_file():
+        raise CheckpointError(f"{folder} has no {SETTINGS_FILE}: it was not written by `affectgpt-r1 export`")
+    settings = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))
+    model, merged = dict(settings["model"]), settings["kind"] == "merged"
+    towers = {part: {**model[part], "pretrained": None} for part in ("video_tower", "audio_tower")}
+    model.update(towers, tokenizer=str(folder / "tokenizer.json"))
+    if merged:
+        language_model = {key: one for key, one in model["language_model"].items() if key != "source_sha256"}
+        model.update(lora=None, language_model={**language_model, "pretrained": str(folder)})
+        model["weights"] = None
+    policy = build_policy(**model, template=PromptTemplate(**settings["template"]))
+    state = load_file(folder / WEIGHTS_FILE)
+    if not merged:
+        adapter = load_file(folder / ADAPTER_FOLDER / "adapter_model.safetensors")
+        state |= {
+            f"language_model.{name.removeprefix('base_model.model.').replace('.weight', '.default.weight')}": one
+            for name, one in adapter.items()
+        }
+    result = policy.load_state_dict(state, strict=False)
+    lacking = [name for name in result.missing_keys if not name.startswith("language_model.") or "lora_" in name]
+    if lacking or result.unexpected_keys:
+        name = (lacking or result.unexpected_keys)[0]
+        raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
+    return policy.eval()
+
+
+def _adapter_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    lora = model["lora"]
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model["language_model"].get("pretrained"),
+        "r": lora["r"],
+        "lora_alpha": lora["alpha"],
+        "lora_dropout": lora["dropout"],
+        "target_modules": list(lora["target_modules"]),
+        "inference_mode": True,
+    }
+
+
+def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: one.detach().to("cpu", copy=True).contiguous() for name, one in tensors.items()}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
