@@ -54,7 +54,7 @@ def load_tower_weights(towers: Towers, path: str | Path) -> None:
         CheckpointError: The checkpoint holds no towers of this shape.
     """
     state = _below(read_checkpoint(path)["state_dict"], TOWERS_PREFIX)
-    _check_tensors(state, dict(towers.named_parameters()), str(path))
+    check_tensors(state, dict(towers.named_parameters()), str(path))
     towers.load_state_dict(state, strict=False)
 
 
@@ -64,7 +64,7 @@ def check_fits(checkpoint: Mapping[str, Any], policy: MultimodalPolicy, origin: 
     Raises:
         CheckpointError: Names the first difference.
     """
-    _check_tensors(_below(checkpoint["state_dict"], POLICY_PREFIX), policy.trainable_parameters(), origin)
+    check_tensors(_below(checkpoint["state_dict"], POLICY_PREFIX), policy.trainable_parameters(), origin)
     for part, digest in policy_digests(policy).items():
         if checkpoint.get("digests", {}).get(part) not in (None, digest):
             raise CheckpointError(f"{origin} does not fit the {part} here: use what it was trained with, or retrain")
@@ -97,7 +97,12 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_tensors(state: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], origin: str) -> None:
+def check_tensors(state: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], origin: str) -> None:
+    """Check that a state holds these parameters and no others.
+
+    Raises:
+        CheckpointError: Names the first difference.
+    """
     another = f"{origin} is a checkpoint of another model:"
     for name, parameter in parameters.items():
         if name not in state:

@@ -126,11 +126,12 @@ class QueryPreFusion(nn.Module):
         super().__init__()
         self.video = nn.Linear(video_size, hidden_size)
         self.audio = nn.Linear(audio_size, hidden_size)
-        self.tokens = QueryPooling(hidden_size, output_size, NUM_QUERIES["multi"], NUM_POSITIONS["multi"])
+        self.reader = QFormer(hidden_size, NUM_QUERIES["multi"], NUM_POSITIONS["multi"])
+        self.projection = nn.Linear(self.reader.hidden_size, output_size)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         """Fuse ``(N, F, video_size)`` and ``(N, W, audio_size)`` to ``(N, Q, output_size)``."""
-        tokens: Tensor = self.tokens(torch.cat([self.video(video), self.audio(audio)], 1))
+        tokens: Tensor = self.projection(self.reader(torch.cat([self.video(video), self.audio(audio)], 1)))
         return tokens
 
 

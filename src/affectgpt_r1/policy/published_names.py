@@ -1,0 +1,127 @@
+"""Names in AffectGPT's released checkpoints, and where their weights stand here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from affectgpt_r1.errors import CheckpointError
+
+LANGUAGE_MODEL = ("llama_model.base_model.model.", "language_model.")
+"""PEFT's wrapper in front of the language model, which injection does without."""
+
+LINEAR_LAYERS: Mapping[str, str] = {
+    "video_attention_mlp": "fusion.video.attention",
+    "affectgpt_proj": "fusion.video.projection",
+    "audio_attention_mlp": "fusion.audio.attention",
+    "audio_llama_proj": "fusion.audio.projection",
+    "image_llama_proj": "fusion.image.projection",
+    "multi_video_embs": "fusion.multi.video",
+    "multi_audio_embs": "fusion.multi.audio",
+    "attention_mlp": "fusion.multi.joint",
+    "fc_att": "fusion.multi.scores",
+    "multi_llama_proj": "fusion.multi.projection",
+}
+
+QUERY_FORMERS: Mapping[str, str] = {
+    "video": "fusion.video.reader",
+    "audio": "fusion.audio.reader",
+    "multi": "fusion.multi.reader",
+}
+POSITION_TABLES: Mapping[str, str] = {
+    "video": "video_frame_position_embedding",
+    "audio": "audio_position_embedding",
+    "multi": "multi_position_embedding",
+}
+ATTENTION_LAYERS: Mapping[str, str] = {
+    "self.query": "query",
+    "self.key": "key",
+    "self.value": "value",
+    "output.dense": "output",
+    "output.LayerNorm": "norm",
+}
+QUERY_LAYERS: Mapping[str, str] = {
+    **{f"attention.{theirs}": f"self_attention.{ours}" for theirs, ours in ATTENTION_LAYERS.items()},
+    **{f"crossattention.{theirs}": f"cross_attention.{ours}" for theirs, ours in ATTENTION_LAYERS.items()},
+    "intermediate_query.dense": "intermediate",
+    "output_query.dense": "output",
+    "output_query.LayerNorm": "norm",
+}
+
+FROZEN_PREFIXES = ("visual_encoder.", "acoustic_encoder.")
+"""Encoders that a checkpoint may repeat; they come from their own folders."""
+FROZEN_SUFFIXES = (".position_ids",)
+
+
+def our_names(published: Mapping[str, Tensor], ours: Iterable[str]) -> dict[str, Tensor]:
+    """A published checkpoint's tensors under our names.
+
+    Args:
+        published: Tensors by published name.
+        ours: Names of what trains here.
+
+    Returns:
+        One tensor for each of ``ours``; still images' projector is left out where nothing here reads it.
+
+    Raises:
+        CheckpointError: A tensor has no place here, or one is lacking.
+    """
+    wanted, found = set(ours), {}
+    for name, tensor in published.items():
+        place = our_name(name)
+        if place is None:
+            continue
+        if place not in wanted:
+            if place.startswith("fusion.image.") or not ("lora_" in place or place.startswith("fusion.")):
+                continue
+            raise CheckpointError(f"The checkpoint's {name} has no place here; choose its model.fusion and lora")
+        found[place] = tensor
+    if lacking := sorted(wanted - found.keys()):
+        raise CheckpointError(
+            f"The checkpoint lacks {len(lacking)} weights of this model, such as {lacking[0]}; choose its model.fusion"
+        )
+    return found
+
+
+def our_name(published: str) -> str | None:
+    """Our name of a published one; None for what stays frozen.
+
+    >>> our_name("affectgpt_proj.weight")
+    'fusion.video.projection.weight'
+    >>> our_name("llama_model.base_model.model.model.layers.3.mlp.up_proj.lora_A.default.weight")
+    'language_model.model.layers.3.mlp.up_proj.lora_A.default.weight'
+
+    Raises:
+        CheckpointError: The name is none of AffectGPT's.
+    """
+    name = published.removeprefix("module.")
+    if name.startswith(FROZEN_PREFIXES) or name.endswith(FROZEN_SUFFIXES):
+        return None
+    if name.startswith(LANGUAGE_MODEL[0]):
+        return LANGUAGE_MODEL[1] + name.removeprefix(LANGUAGE_MODEL[0])
+    layer, _, weight = name.rpartition(".")
+    if layer in LINEAR_LAYERS:
+        return f"{LINEAR_LAYERS[layer]}.{weight}"
+    place = _query_former_name(name)
+    if place is None:
+        raise CheckpointError(f"{published} is no weight of AffectGPT; is this one of its released checkpoints?")
+    return place
+
+
+def _query_former_name(name: str) -> str | None:
+    for part, reader in QUERY_FORMERS.items():
+        if name == f"{POSITION_TABLES[part]}.weight":
+            return f"{reader}.positions.weight"
+        if name == f"{part}_query_tokens":
+            return f"{reader}.queries"
+        inner = name.removeprefix(f"{part}_Qformer.bert.")
+        if inner == name:
+            continue
+        if inner.startswith("embeddings.LayerNorm."):
+            return f"{reader}.norm.{inner.rpartition('.')[2]}"
+        layer, _, weight = inner.removeprefix("encoder.layer.").rpartition(".")
+        number, _, layer = layer.partition(".")
+        if layer in QUERY_LAYERS:
+            return f"{reader}.layers.{number}.{QUERY_LAYERS[layer]}.{weight}"
+    return None
