@@ -26,23 +26,13 @@ SMALL = (
     "prompt.max_completion_length=6",
     "seed=1",
 )
+GRID = ("penalty=ratio,none", "trainer.max_steps=8")
 
 
 @pytest.fixture(scope="module")
-def start(run_stage_for_module):
-    """A policy for both prompt modes to start from."""
-    return run_stage_for_module / "checkpoints" / "last.ckpt"
-
-
-@pytest.fixture(scope="module")
-def run_stage_for_module(workspace):
-    command = [
-        *(sys.executable, "-m", "affectgpt_r1.train", "experiment=sft", "logger=none", "trainer.max_steps=2"),
-        *(f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", "experiment_name=sweep-start"),
-        *("data.batch_size=2", "trainer.val_check_interval=2", "data.eval_batch_size=4"),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return workspace / "outputs" / "sweep-start" / "sft"
+def start(workspace, run_stage):
+    """A policy to start from."""
+    return run_stage("sft", workspace / "outputs" / "sweep-start", 2) / "checkpoints" / "last.ckpt"
 
 
 def _command(workspace, start, name, ablation, *overrides):
@@ -74,20 +64,20 @@ def _artifact(client, run, path):
 
 @pytest.fixture(scope="module")
 def swept(workspace, start):
-    """The penalty sweep of two cells, from its command."""
-    grid = ("penalty=none,ratio", "trainer.max_steps=3")
-    _sweep(workspace, start, "swept", "penalty", *grid)
-    return workspace, grid
+    """The penalty sweep of two cells, from its command, and what it lists."""
+    _sweep(workspace, start, "swept", "penalty", *GRID)
+    client, parent, _ = _runs(workspace, "swept")
+    return workspace, json.loads(_artifact(client, parent, "cells.json"))
 
 
 def test_a_sweep_trains_each_cell_and_lists_them(swept):
-    client, parent, cells = _runs(swept[0], "swept")
+    _, parent, cells = _runs(swept[0], "swept")
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == "penalty"
     assert parent.data.tags["affectgpt.baseline"] == "none"
-    listed = json.loads(_artifact(client, parent, "cells.json"))
-    assert [(entry["choice"], entry["seed"]) for entry in listed] == [("none", 1), ("ratio", 1)]
-    assert {entry["run_id"] for entry in listed} == set(cells)
+    listed = swept[1]
+    assert [(entry["choice"], entry["seed"]) for entry in listed] == [("ratio", 1), ("none", 1)]
+    assert {entry["run_id"] for entry in listed} <= set(cells)
     for entry in listed:
         run = cells[entry["run_id"]]
         assert run.info.status == "FINISHED"
@@ -123,24 +113,20 @@ def test_the_parent_run_holds_the_clips_that_a_report_shows(swept):
             assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_finished_cell_is_not_trained_again_and_an_untrained_one_is_shared_by_the_seeds(swept):
-    workspace, grid = swept
+def test_a_finished_cell_is_not_trained_again_and_an_untrained_one_is_shared_by_the_seeds(swept, start):
+    workspace, first = swept
     before = {run_id: run.info.end_time for run_id, run in _runs(workspace, "swept")[2].items()}
-    _sweep(workspace, swept_start(workspace), "swept", "penalty", *grid, "reward=accuracy_format,none", "seed=1,2")
+    _sweep(workspace, start, "swept", "penalty", *GRID, "reward=accuracy_format,none", "penalty=ratio", "seed=1,2")
     client, parent, cells = _runs(workspace, "swept")
     assert {run_id: cells[run_id].info.end_time for run_id in before} == before
     listed = json.loads(_artifact(client, parent, "cells.json"))
-    untrained = [entry for entry in listed if entry["choice"].endswith("_untrained")]
-    assert len({entry["run_id"] for entry in untrained}) == 1
-    assert len(untrained) == 4
-    assert len(cells) == 5  # two penalties by two seeds, and the policy that they start from
-    start = cells[untrained[0]["run_id"]]
-    assert "test/f1" in start.data.metrics
-    assert not any(name.startswith("train/") for name in start.data.metrics)
-
-
-def swept_start(workspace):
-    return workspace / "outputs" / "sweep-start" / "sft" / "checkpoints" / "last.ckpt"
+    assert listed[0] == first[0]
+    assert [entry["choice"] for entry in listed] == ["ratio", "ratio_untrained"] * 2
+    assert len({entry["run_id"] for entry in listed}) == 3
+    assert len(cells) == 4
+    untrained = cells[listed[-1]["run_id"]]
+    assert "test/f1" in untrained.data.metrics
+    assert not any(name.startswith("train/") for name in untrained.data.metrics)
 
 
 def _kill_at(command, line_start):
@@ -158,38 +144,32 @@ def _kill_at(command, line_start):
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_killed_cell_ends_as_it_would_have(workspace, start, monkeypatch):
+def test_a_killed_cell_ends_as_it_would_have(swept, start, monkeypatch):
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
-    grid = ("penalty=ratio,none", "trainer.max_steps=8")
-    _sweep(workspace, start, "whole", "penalty", *grid)
-    _kill_at(_command(workspace, start, "killed", "penalty", *grid), "penalty-none-seed1 5/")
+    workspace, uncut = swept
+    _kill_at(_command(workspace, start, "killed", "penalty", *GRID), "penalty-none-seed1 5/")
     _, parent, cells = _runs(workspace, "killed")
     assert parent.info.status == "RUNNING"
     assert sorted(run.info.status for run in cells.values()) == ["FINISHED", "RUNNING"]
     (finished,) = (run for run in cells.values() if run.info.status == "FINISHED")
-    _sweep(workspace, start, "killed", "penalty", *grid)
+    _sweep(workspace, start, "killed", "penalty", *GRID)
     client, parent, cells = _runs(workspace, "killed")
     assert {run.info.status for run in (parent, *cells.values())} == {"FINISHED"}
     assert len(cells) == 2
     assert cells[finished.info.run_id].info.end_time == finished.info.end_time
-    whole_client, whole_parent, whole_cells = _runs(workspace, "whole")
-    pairs = zip(
-        json.loads(_artifact(whole_client, whole_parent, "cells.json")),
-        json.loads(_artifact(client, parent, "cells.json")),
-        strict=True,
-    )
-    for whole, resumed in pairs:
+    uncut_runs = _runs(workspace, "swept")[2]
+    for whole, resumed in zip(uncut, json.loads(_artifact(client, parent, "cells.json")), strict=True):
         assert whole["config_hash"] == resumed["config_hash"]
         for file in ("last.ckpt", "best.ckpt"):
             _assert_equal_weights(workspace, whole["config_hash"], file)
-        first, second = (whole_cells[whole["run_id"]], cells[resumed["run_id"]])
+        first, second = (uncut_runs[whole["run_id"]], cells[resumed["run_id"]])
         assert _test_metrics(first) == _test_metrics(second)
 
 
 def _assert_equal_weights(workspace, config_hash, file):
     first, second = (
         torch.load(workspace / "outputs" / name / config_hash / "checkpoints" / file, weights_only=True)
-        for name in ("whole", "killed")
+        for name in ("swept", "killed")
     )
     assert first["global_step"] == second["global_step"]
     for name, tensor in first["state_dict"].items():
@@ -200,6 +180,7 @@ def _test_metrics(run):
     return {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_process_is_marked_even_if_its_cell_is_gone(workspace, start, monkeypatch):
     """Killed before its first checkpoint, and never asked for again."""
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
