@@ -46,7 +46,8 @@ def any_policy(request, make_policy, grouped_query_policy):
 
 
 def test_greedy_decoding_is_that_of_transformers(any_policy, make_batch):
-    policy, batch = any_policy.eval(), make_batch(modalities=MIXED)
+    policy = any_policy.eval()
+    batch = policy.with_features(make_batch(modalities=MIXED))
     ours = policy.generate(batch, 2, dataclasses.replace(SAMPLING, temperature=0.0)).completions
     prompts = policy.embed_prompts(batch)
     assert len(set(prompts.mask.sum(1).tolist())) == 4
@@ -66,7 +67,8 @@ def test_greedy_decoding_is_that_of_transformers(any_policy, make_batch):
 
 @pytest.mark.parametrize("lengths", [[1, 1, 1, 1], [6, 6, 6, 6], [1, 6, 3, 2]])
 def test_sharing_changes_nothing_with_grouped_query_heads(grouped_query_policy, make_batch, lengths):
-    policy, batch = grouped_query_policy, make_batch(modalities=MIXED)
+    policy = grouped_query_policy
+    batch = policy.with_features(make_batch(modalities=MIXED))
     mask = (torch.arange(6) < torch.tensor(lengths).view(4, 1, 1)).float().expand(4, 3, 6)
     completions = TokenBatch(torch.randint(7, 380, (4, 3, 6), generator=generator(9)), mask)
     results = []
@@ -118,7 +120,8 @@ def test_nothing_is_kept_where_an_update_would_differ(make_policy, make_lora_pol
 
 @pytest.mark.parametrize("share_prompt", [True, False])
 def test_gradient_checkpointing_changes_nothing(make_policy, make_batch, completions, share_prompt):
-    policy, batch = make_policy(share_prompt=share_prompt).train(), make_batch(modalities=MIXED)
+    policy = make_policy(share_prompt=share_prompt).train()
+    batch = policy.with_features(make_batch(modalities=MIXED))
     drawn, expected = policy.generate(batch, 2, SAMPLING, generator()), gradients(policy, batch, completions)
     policy.language_model.gradient_checkpointing_enable()
     again = policy.generate(batch, 2, SAMPLING, generator())
