@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from affectgpt_r1.stages.sft import SFTStage
-from affectgpt_r1.types import ClipBatch, Sampling
+from affectgpt_r1.types import Sampling
 
 GREEDY = Sampling(temperature=0.0, max_completion_length=6)
 WORKER = """
@@ -62,7 +60,7 @@ dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory, make_policy, make_batch, tiny_config, tokenizer_file) -> tuple[Path, nn.Module, list[ClipBatch]]:
+def inputs(tmp_path_factory, make_policy, make_batch, tiny_config, tokenizer_file):
     folder = tmp_path_factory.mktemp("processes")
     lora = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
     policy = make_policy(lora=lora).train()
