@@ -27,6 +27,7 @@ setup: $(VENV)/.installed ## Install the package and its development tools into 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps facenet-pytorch==2.6.0  # it asks for torch < 2.3, and works with today's
 	@touch $@
 
 demo-data: setup ## Render the synthetic clips and build their tokenizer (ARGS="noise=hard")
@@ -67,11 +68,7 @@ control: | $(RUN)/grpo/run.json ## SFT continued on GRPO's clips for GRPO's wall
 evaluate: | $(RUN)/control/run.json ## Compare SFT, control and GRPO on held-out clips
 	$(BIN)/python -m affectgpt_r1.evaluate $(ARGS)
 
-$(VENV)/.sweep: pyproject.toml constraints.txt | $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,sweep]' --constraint constraints.txt
-	@touch $@
-
-ablations: | outputs/towers/checkpoints/best.ckpt $(VENV)/.sweep ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
+ablations: | outputs/towers/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
 	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)
 	set -e; for sweep in $(SWEEPS); do \
 	  $(TRAIN) -m +ablation=$$sweep hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS) $(ARGS); done
@@ -95,7 +92,6 @@ test-slow: | $(VENV)/.installed ## The slow tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow src tests
 
 bench: | $(VENV)/.installed ## Benchmarks; they print ratios
-	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]' --constraint constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/benchmarks
 
 clean: ## Remove outputs and synthetic clips; .venv stays

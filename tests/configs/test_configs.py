@@ -274,7 +274,7 @@ def test_an_ablation_says_its_hypothesis_and_overrides_three_things_at_most(abla
 
 @pytest.mark.parametrize(("launcher", "key"), [("joblib", "n_jobs"), ("submitit_slurm", "timeout_min")])
 def test_a_sweep_composes_with_the_launchers(launcher, key):
-    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher", reason="needs the extra `sweep`")
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher", reason="comes with the dev extra")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["+ablation=penalty", f"hydra/launcher={launcher}"], return_hydra_config=True)
     assert key in config.hydra.launcher

@@ -127,7 +127,7 @@ def token_scores(
 @pytest.fixture(scope="session")
 def trl_trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A GRPOTrainer on a random Qwen2 of wide weights; each test sets the attributes that it needs."""
-    pytest.importorskip("trl", reason="parity with TRL needs `pip install -e .[bench]`")
+    pytest.importorskip("trl", reason="parity with TRL comes with the dev extra")
     os.environ["HF_HUB_OFFLINE"] = "1"
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
