@@ -160,11 +160,12 @@ def test_sft_and_grpo_move_all_that_trains_and_nothing_else(toy_config, make_bat
     assert [name for name, one in policy.named_parameters() if name in frozen and not one.equal(frozen[name])] == []
 
 
-def test_gradient_checkpointing_changes_no_gradient(toy_config, make_batch):
+@pytest.mark.parametrize("share_prompt", [False, True])
+def test_gradient_checkpointing_changes_no_gradient(toy_config, make_batch, share_prompt):
     batch, gradients = make_batch(), {}
     no_dropout = {**toy_config, "lora": {**toy_config["lora"], "dropout": 0.0}}
     for switch in (False, True):
-        policy = build(no_dropout, gradient_checkpointing=switch, share_prompt=False).train()
+        policy = build(no_dropout, gradient_checkpointing=switch, share_prompt=share_prompt).train()
         targets = policy.encode_targets(batch)
         (-policy.per_token_logps(batch, targets).sum()).backward()
         gradients[switch] = {name: one.grad.clone() for name, one in policy.trainable_parameters().items()}
