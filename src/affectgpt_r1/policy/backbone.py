@@ -159,7 +159,7 @@ def load_chat_model(folder: Path) -> tuple[Any, Any]:
             raise ConfigError(f"{folder}: has no {file}; give the folder of a transformers chat model on this machine")
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -169,6 +169,7 @@ def load_chat_model(folder: Path) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ConfigError(f"{folder}: cannot be loaded as a chat model with safetensors weights ({error})") from error
+    model, report = loaded
     if lacking := sorted(report["missing_keys"]):
         raise ConfigError(f"{folder}: the weights lack {len(lacking)} tensors, such as {lacking[0]}; fetch them again")
     if not tokenizer.chat_template:

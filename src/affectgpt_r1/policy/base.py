@@ -24,6 +24,11 @@ class Policy(Protocol):
     thinks: bool
 
     @property
+    def samples_as_scored(self) -> bool:
+        """Whether generation sees the prompt that scoring sees, which an importance ratio needs."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         ...

@@ -83,6 +83,11 @@ class MultimodalPolicy(nn.Module):
         return self.template.expects_reasoning
 
     @property
+    def samples_as_scored(self) -> bool:
+        """See :class:`~affectgpt_r1.policy.base.Policy`; the published quirk leaves BOS out of generation only."""
+        return self.template.bos_at_inference
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         parameter: Tensor = next(self.language_model.parameters())
@@ -98,14 +103,18 @@ class MultimodalPolicy(nn.Module):
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         return [
             self.template.prompt(text, modalities, kind)
-            for text, modalities, kind in zip(batch.subtitles, batch.modalities, _questions(batch), strict=True)
+            for text, modalities, kind in zip(
+                batch.subtitles, batch.modalities, batch.questions or ("",) * len(batch), strict=True
+            )
         ]
 
     def encode_targets(self, batch: ClipBatch) -> TokenBatch:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         texts = [
             self.template.target(labels, reason, kind)
-            for labels, reason, kind in zip(batch.labels, batch.reasons, _questions(batch), strict=True)
+            for labels, reason, kind in zip(
+                batch.labels, batch.reasons, batch.questions or ("",) * len(batch), strict=True
+            )
         ]
         rows = [row + self.turn_ids for row in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
         length = max(len(row) for row in rows)
@@ -259,8 +268,7 @@ class MultimodalPolicy(nn.Module):
     def snapshot_reference(self) -> None:
         """See :class:`~affectgpt_r1.policy.base.Policy`.
 
-        With LoRA this copies the adapters, else the small model: one mechanism. Switching adapters off instead would
-        give the base model, not the SFT policy.
+        With LoRA this copies the adapters, else the small model. Adapters switched off would be the base model instead.
         """
         self._reference = {name: parameter.detach().clone() for name, parameter in self.trainable_parameters().items()}
 
@@ -290,7 +298,3 @@ class MultimodalPolicy(nn.Module):
         finally:
             for name, parameter in parameters.items():
                 parameter.data = kept[name]
-
-
-def _questions(batch: ClipBatch) -> tuple[str, ...]:
-    return batch.questions or ("",) * len(batch)

@@ -70,7 +70,13 @@ class GRPOStage:
         return GenerationSchedule(self.options.steps_per_generation, self.options.num_iterations)
 
     def prepare(self, policy: Policy) -> None:
-        """Freeze a copy of the weights that training starts from, if KL is measured against it."""
+        """Freeze a copy of the weights that training starts from, if KL is measured against it.
+
+        Raises:
+            ConfigError: The policy samples from another prompt than it is scored on.
+        """
+        if not policy.samples_as_scored:
+            raise ConfigError("prompt.bos_at_inference=false is for SFT as published: GRPO samples what it updates")
         if self.options.beta != 0.0:
             policy.snapshot_reference()
 

@@ -284,3 +284,9 @@ def test_clips_without_reward_teach_nothing_and_are_left_out_of_the_mean(tiny_po
 def test_settings_without_gradient_are_refused(grpo, changes, key):
     with pytest.raises(ConfigError, match=key):
         grpo(**changes)
+
+
+def test_a_policy_that_samples_from_another_prompt_than_it_is_scored_on_is_refused(tiny_policy, grpo):
+    tiny_policy.template = dataclasses.replace(tiny_policy.template, bos_at_inference=False)
+    with pytest.raises(ConfigError, match="bos_at_inference=false is for SFT"):
+        grpo().prepare(tiny_policy)
