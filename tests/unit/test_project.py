@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["pro
 EXTRAS = PROJECT["optional-dependencies"]
 INSTALLED = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["dev"])]
 README = (REPOSITORY / "README.md").read_text("utf-8")
+SWITCHES = (REPOSITORY / "configs" / "README.md").read_text("utf-8")
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
@@ -139,8 +140,8 @@ def test_notebook_is_stripped_and_defines_nothing(path):
 
 
 def readme_switches():
-    """``(group, choice)`` of every row of the table of switches whose override names a config group."""
-    rows = re.findall(r"^\| `(\w+)=`[^|]*\| ([^|]+)\|$", README, flags=re.MULTILINE)
+    """``(group, choice)`` of every row of the tables of switches whose override names a config group."""
+    rows = re.findall(r"^\| `(\w+)=`[^|]*\| ([^|]+)\|$", SWITCHES, flags=re.MULTILINE)
     for group, choices in rows:
         if (REPOSITORY / "configs" / group).is_dir():
             yield from ((group, choice) for choice in re.findall(r"`(\w+)`", choices))
@@ -173,7 +174,7 @@ def test_readme_names_choices_that_exist():
 
 def test_readme_names_keys_that_exist():
     known = set(_config_keys())
-    keys = set(re.findall(r"`((?:stage|data|model|optim|emotion)\.[a-z_.]+)=", README))
+    keys = set(re.findall(r"`((?:stage|data|model|prompt|penalty|paths|optim|emotion)\.[a-z_.]+)=", README + SWITCHES))
 
     assert len(keys) > 8
     assert keys - known == set()
