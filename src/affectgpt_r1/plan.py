@@ -9,12 +9,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from affectgpt_r1.config import CONFIGS, explain, resolved
 from affectgpt_r1.errors import AffectGPTError
+
+if TYPE_CHECKING:
+    from affectgpt_r1.policy.size import ModelSize, Workload
 
 NOMINAL_SUBTITLE = "I did not expect to see you here again after all this time, really."
 CHARACTERS_A_TOKEN = 4.0
@@ -32,7 +35,7 @@ def plan(config: DictConfig, *, tflops: float | None = None, gpus: int | None = 
     Returns:
         Plain numbers by name, as ``--json`` writes them.
     """
-    from affectgpt_r1.policy.size import STAGES, STRATEGIES, StageName, Workload, measure_model, memory_gib, step_flops
+    from affectgpt_r1.policy.size import StageName, Workload, measure_model, step_flops
 
     settings = resolved(config)
     model = {key: value for key, value in settings["model"].items() if key not in ("_target_", "share_prompt")}
@@ -57,28 +60,37 @@ def plan(config: DictConfig, *, tflops: float | None = None, gpus: int | None = 
     seconds = step_flops(size, work, kind) * accumulated / (rate * 1e12)
     return {
         "experiment": stage["name"],
-        "total_parameters": size.total,
-        "trainable_parameters": size.total_trainable,
-        "lora_parameters": size.parameters["lora"],
-        "parameters": dict(size.parameters),
-        "trainable": dict(size.trainable),
-        "gpus": gpus,
-        "memory_gib": {
-            name: {strategy: round(memory_gib(size, work, name, strategy), 2) for strategy in STRATEGIES}
-            for name in STAGES
-        },
-        "tokens_per_clip": {
-            "media": size.media_tokens,
-            "prompt": prompt_tokens,
-            "completion": work.completion_tokens,
-            "exact": exact,
-        },
+        **_sizes(size, work, exact),
         "tflops": round(rate, 3),
         "tflops_measured_here": measured,
         "clips_per_step": work.batch_size * gpus * accumulated,
         "steps": steps,
         "seconds_per_step": seconds,
         "hours": seconds * steps / 3600 if steps > 0 else math.nan,
+    }
+
+
+def _sizes(size: ModelSize, work: Workload, exact: bool) -> dict[str, Any]:
+    """Parameters, memory by stage and strategy, and tokens of a clip."""
+    from affectgpt_r1.policy.size import STAGES, STRATEGIES, memory_gib
+
+    return {
+        "total_parameters": size.total,
+        "trainable_parameters": size.total_trainable,
+        "lora_parameters": size.parameters["lora"],
+        "parameters": dict(size.parameters),
+        "trainable": dict(size.trainable),
+        "gpus": work.gpus,
+        "memory_gib": {
+            name: {strategy: round(memory_gib(size, work, name, strategy), 2) for strategy in STRATEGIES}
+            for name in STAGES
+        },
+        "tokens_per_clip": {
+            "media": size.media_tokens,
+            "prompt": work.prompt_tokens,
+            "completion": work.completion_tokens,
+            "exact": exact,
+        },
     }
 
 

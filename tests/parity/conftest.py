@@ -124,15 +124,10 @@ def token_scores(
     return selective_log_softmax(logits, ids), entropy_from_logits(logits)
 
 
-@pytest.fixture(scope="session")
-def trl_trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A GRPOTrainer on a random Qwen2 of wide weights; each test sets the attributes that it needs."""
-    pytest.importorskip("trl", reason="parity with TRL comes with the dev extra")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    from datasets import Dataset
+def small_model() -> tuple[Any, Any]:
+    """A tokenizer of whole words, and the configuration of a Qwen2 for it."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-    from trl import GRPOConfig, GRPOTrainer
+    from transformers import PreTrainedTokenizerFast, Qwen2Config
 
     vocabulary = {word: number for number, word in enumerate(["<pad>", "<eos>", *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
@@ -149,6 +144,19 @@ def trl_trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
         eos_token_id=1,
         pad_token_id=0,
     )
+    return tokenizer, config
+
+
+@pytest.fixture(scope="session")
+def trl_trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A GRPOTrainer on a random Qwen2 of wide weights; each test sets the attributes that it needs."""
+    pytest.importorskip("trl", reason="parity with TRL comes with the dev extra")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from datasets import Dataset
+    from transformers import Qwen2ForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
+
+    tokenizer, config = small_model()
     arguments = GRPOConfig(
         output_dir=str(tmp_path_factory.mktemp("trl")),
         use_cpu=True,

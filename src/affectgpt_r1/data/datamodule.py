@@ -116,6 +116,9 @@ class ClipDataModule(LightningDataModule):
         self.validation_share = validation_share
         self.seen_labels = tuple(seen_labels)
         self.questions = tuple(questions)
+        self._forget()
+
+    def _forget(self) -> None:
         self.features: FeatureStore | None = None
         self.splits = Splits([], [], [])
         self._cues: dict[str, dict[str, float]] | None = None

@@ -107,7 +107,7 @@ def read_object_dict(path: Path, key: str) -> dict[Any, Any]:
     # A damaged pickle can raise nearly any of these; none of them stems from code that the file brings.
     except (
         pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError,
-        AttributeError, ImportError, OverflowError, MemoryError, RuntimeError, NotImplementedError, SyntaxError,
+        AttributeError, ImportError, OverflowError, MemoryError, RuntimeError, SyntaxError,
     ) as error:  # fmt: skip
         raise DataError(f"{path}: {key} cannot be read as a pickled label array: {error!r}; fetch it again") from error
     if not isinstance(content, dict):

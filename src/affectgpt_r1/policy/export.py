@@ -59,17 +59,12 @@ def export_policy(
     if kind == "adapter" and not (adapted and model["language_model"].get("pretrained")):
         raise CheckpointError("An adapter needs a pretrained model below it: export this one with --kind merged")
     folder.mkdir(parents=True, exist_ok=True)
-    language_model = policy.language_model
     if kind == "merged":
         if adapted:
-            merge_lora(language_model)
-        language_model.save_pretrained(folder)
+            merge_lora(policy.language_model)
+        policy.language_model.save_pretrained(folder)
     else:
-        (folder / ADAPTER_FOLDER).mkdir(exist_ok=True)
-        adapter = {name: one for name, one in language_model.state_dict().items() if "lora_" in name}
-        peft_names = {f"base_model.model.{name.replace('.default', '')}": one for name, one in adapter.items()}
-        save_file(_stored(peft_names), folder / ADAPTER_FOLDER / "adapter_model.safetensors")
-        _write(folder / ADAPTER_FOLDER / "adapter_config.json", _adapter_config(model))
+        _write_adapter(policy, model, folder / ADAPTER_FOLDER)
     policy.tokenizer.save_pretrained(folder)
     multimodal = {f"fusion.{name}": one for name, one in policy.fusion.state_dict().items()}
     multimodal |= {f"towers.{name}": one for name, one in policy.towers.state_dict().items()}
@@ -85,6 +80,15 @@ def export_policy(
     }
     _write(folder / "generation_config.json", generation)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], folder: Path) -> None:
+    """Write the adapter as peft does."""
+    folder.mkdir(exist_ok=True)
+    adapter = {name: one for name, one in policy.language_model.state_dict().items() if "lora_" in name}
+    peft_names = {f"base_model.model.{name.replace('.default', '')}": one for name, one in adapter.items()}
+    save_file(_stored(peft_names), folder / "adapter_model.safetensors")
+    _write(folder / "adapter_config.json", _adapter_config(model))
 
 
 def load_exported(folder: str | Path) -> MultimodalPolicy:
