@@ -15,7 +15,10 @@ from affectgpt_r1.errors import AffectGPTError, CheckpointError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from affectgpt_r1.data.dataset import MediaSettings
+    from affectgpt_r1.policy.policy import MultimodalPolicy
     from affectgpt_r1.prediction import Predictor
+    from affectgpt_r1.types import Sampling
 
 DEFAULT_CHECKPOINTS = ("grpo", "sft")
 
@@ -85,32 +88,49 @@ def subtitle_of(path: Path, subtitle: str | None) -> str:
 
 
 def load_predictor(options: argparse.Namespace) -> Predictor:
-    """The policy of a checkpoint, with the configuration that its run wrote beside it.
+    """The policy of a checkpoint with the configuration that its run wrote beside it, or of an exported folder.
 
     Raises:
-        CheckpointError: There is no checkpoint, or its run's configuration is gone.
+        CheckpointError: There is no checkpoint, or what belongs beside it is gone.
     """
-    from affectgpt_r1.assembly import answer_sampling, build_policy, prepare_process
-    from affectgpt_r1.config import instantiate
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.prediction import Predictor
 
     checkpoint = options.checkpoint or _newest_checkpoint()
+    policy, media, sampling, lexicon = (_exported if checkpoint.is_dir() else _trained)(checkpoint, options.set)
+    policy.to(options.device).eval()
+    chosen = load_lexicon(options.lexicon or lexicon)
+    return Predictor(policy, media, sampling, chosen, options.faces, not options.no_contributions)
+
+
+def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str]:
+    from affectgpt_r1.assembly import answer_sampling, build_policy, prepare_process
+    from affectgpt_r1.config import instantiate
+
     written = checkpoint.parent.parent / ".hydra" / "config.yaml"
     if not checkpoint.is_file() or not written.is_file():
         missing = written if checkpoint.is_file() else checkpoint
         raise CheckpointError(
             f"{missing}: no such file; --checkpoint names OUTPUT/checkpoints/best.ckpt of a training run, whose "
-            "OUTPUT/.hydra/config.yaml must be there, too"
+            "OUTPUT/.hydra/config.yaml must be there, too, or a folder that `affectgpt-r1 export` wrote"
         )
-    config = config_of_run(written, options.set)
+    config = config_of_run(written, changes)
     config.init_from, config.ckpt_path = str(checkpoint), None
     prepare_process(config)
-    policy = build_policy(config).to(options.device)
-    policy.eval()
-    media = instantiate(config.data).media
-    lexicon = load_lexicon(options.lexicon or config.emotion.lexicon)
-    return Predictor(policy, media, answer_sampling(config), lexicon, options.faces, not options.no_contributions)
+    return build_policy(config), instantiate(config.data).media, answer_sampling(config), config.emotion.lexicon
+
+
+def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str]:
+    from affectgpt_r1.data.dataset import MediaSettings
+    from affectgpt_r1.policy.export import load_exported, read_processor
+    from affectgpt_r1.types import Sampling
+
+    if changes:
+        raise CheckpointError(f"{folder}: --set changes a training run's configuration; an exported folder has none")
+    policy = load_exported(folder)
+    processor, max_completion_length = read_processor(folder)
+    media = MediaSettings(**{**processor, "modalities": tuple(processor["modalities"])})
+    return policy, media, Sampling(temperature=0.0, max_completion_length=max_completion_length), "bundled"
 
 
 def config_of_run(written: Path, changes: Sequence[str]) -> DictConfig:
@@ -154,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="affectgpt-r1 predict", description="Answer videos that nobody labelled; one JSON line for each."
     )
     parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="any file that FFmpeg reads, or a folder")
-    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a training run (the newest GRPO run of outputs/)")
+    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run, or an exported folder (newest GRPO run)")
     parser.add_argument("--subtitle", help="what is said, as text or .srt; else VIDEO.srt beside the video, if any")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write JSON lines here, not to the terminal")
     parser.add_argument("--lexicon", help="names the clusters; by default the one of training")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import DataError, MediaError
+from affectgpt_r1.policy.export import export_policy
 from affectgpt_r1.predict import main, subtitle_of
 from affectgpt_r1.prediction import Predictor, find_media, predict_files, read_clip
 from affectgpt_r1.types import Sampling
@@ -120,6 +122,27 @@ def test_a_missing_checkpoint_is_named(write_video, tmp_path: Path, capsys):
         main([str(path), "--checkpoint", str(tmp_path / "none" / "checkpoints" / "best.ckpt")])
     assert stop.value.code == 2
     assert "best.ckpt: no such file; --checkpoint names" in capsys.readouterr().err
+
+
+def test_an_exported_folder_predicts_as_the_policy_does(
+    predictor, tiny_config, tokenizer_file, write_video, tmp_path: Path
+):
+    path = write_video(tmp_path / "clip.mp4", sound=True)
+    expected = predictor(path, "I am happy")
+    processor = {"modalities": ["video", "audio", "text"], "num_frames": 3, "image_size": 48, "num_windows": 2}
+    export_policy(
+        predictor.policy,
+        {**tiny_config, "tokenizer": str(tokenizer_file)},
+        tmp_path / "exported",
+        kind="merged",
+        processor=processor,
+        max_completion_length=6,
+        card="",
+    )
+    main([str(path), "--checkpoint", str(tmp_path / "exported"), "--subtitle", "I am happy", "--faces", "centre",
+          "--output", str(tmp_path / "rows.jsonl")])  # fmt: skip
+    row = json.loads((tmp_path / "rows.jsonl").read_text("utf-8"))
+    assert {**row, "seconds": 0} == {**expected, "seconds": 0}
 
 
 @pytest.mark.slow

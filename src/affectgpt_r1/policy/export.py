@@ -126,6 +126,20 @@ def load_exported(folder: str | Path) -> MultimodalPolicy:
     return policy.eval()
 
 
+def read_processor(folder: Path) -> tuple[dict[str, Any], int]:
+    """How an exported policy's clips are read, and its limit of generation.
+
+    Raises:
+        CheckpointError: The folder lacks them.
+    """
+    try:
+        processor = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
+        generation = json.loads((folder / "generation_config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: not as `affectgpt-r1 export` wrote it ({error}); export it again") from error
+    return processor, generation["max_new_tokens"]
+
+
 def _adapter_config(model: Mapping[str, Any]) -> dict[str, Any]:
     lora = model["lora"]
     return {
