@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.metrics.bootstrap import Statistic, bootstrap_interval, paired_difference_interval
+from affectgpt_r1.metrics.functional.recognition import single_label_scores
 from affectgpt_r1.metrics.functional.wheel import WheelCounts, _compute, _update, wheel_counts
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
@@ -87,6 +88,7 @@ def system_summary(answers: Answers, without: Mapping[Modality, Answers], lexico
     return {
         **score_labels(answers.labels, answers.targets, lexicon),
         **answer_statistics(answers.completions, answers.targets, lexicon),
+        **single_label_scores(answers.labels, answers.targets),
         "without": drops,
     }
 

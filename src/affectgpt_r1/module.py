@@ -17,6 +17,7 @@ from affectgpt_r1.data.samplers import GenerationSchedule
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.metrics.functional.recognition import single_label_scores
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.optim import parameter_groups
 from affectgpt_r1.policy.checkpoint import check_fits, policy_digests
@@ -215,6 +216,8 @@ class AffectModule(L.LightningModule):
         completions, targets = self._val_completions, self._val_targets
         statistics = answer_statistics(completions, targets, self.lexicon)
         self.log_dict({f"val/{name}": float(scores[name]) for name in ("f1", "precision", "recall")})
+        recalls = single_label_scores([completion.labels for completion in completions], targets)
+        self.log_dict({f"val/{name}": value for name, value in recalls.items()}, sync_dist=True)
         self.log_dict({f"val/answers/{name}": value for name, value in statistics.items()}, sync_dist=True)
         if self._probe is not None:
             signs = {**self._probe.spray_rewards(targets), **self._probe.part_correlations(completions, targets)}
