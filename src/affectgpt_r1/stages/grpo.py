@@ -63,6 +63,7 @@ class GRPOStage:
         self.options = GRPOOptions(**options)
         self._buffer: RolloutBuffer | None = None
         self._visits = 0
+        self._has_warned = False
 
     @property
     def schedule(self) -> GenerationSchedule:
@@ -151,8 +152,7 @@ class GRPOStage:
             silent = self._silent_groups(scores, rollout.truncated).to(device)
             loss_mask = loss_mask * (~silent).view(-1, 1, 1)
             logs["groups/skipped"] = float(silent.sum())
-        if not (advantages.unsqueeze(-1) * loss_mask).any():
-            log.warning("Every group earned equal rewards: this rollout teaches nothing (%s)", ", ".join(batch.names))
+        self._warn_of_silence(batch, advantages, loss_mask)
         tokens = sum_over_processes(loss_mask.sum()).clamp(min=1.0) / num_processes()
         with phase("reference"):
             reference = self._reference_logps(policy, batch, rollout.completions)
@@ -172,6 +172,13 @@ class GRPOStage:
                 **{f"answers/{name}": value for name, value in statistics.items()},
             },
         )
+
+    def _warn_of_silence(self, batch: ClipBatch, advantages: Tensor, loss_mask: Tensor) -> None:
+        """Say once that a rollout taught nothing; ``step_without_advantage`` tells of the others."""
+        if self._has_warned or (advantages.unsqueeze(-1) * loss_mask).any():
+            return
+        self._has_warned = True
+        log.warning("Every group earned equal rewards: this rollout teaches nothing (%s)", ", ".join(batch.names))
 
     def _draw_groups(self, policy: Policy, batch: ClipBatch, seed: int) -> tuple[ScoredRollout, dict[str, float]]:
         """A rollout in which groups of equal rewards were drawn anew, up to ``max_resamples`` times."""
