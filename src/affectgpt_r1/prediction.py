@@ -29,7 +29,7 @@ from affectgpt_r1.types import Clip, ClipBatch, Modality, Sampling, TokenBatch
 
 Faces: TypeAlias = Literal["detect", "centre"]
 
-VIDEO_SUFFIXES = "3g2 3gp asf avi f4v flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm ts vob webm wmv"
+VIDEO_SUFFIXES = "3g2 3gp asf avi f4v flv gif m1v m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf ogv rm swf ts vob webm wmv"
 SOUND_SUFFIXES = "aac flac m4a mp3 oga ogg opus wav"
 MEDIA_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split())
 """What a folder is searched for; a file that is named itself may have any suffix."""
