@@ -13,8 +13,10 @@ from omegaconf import DictConfig
 from affectgpt_r1.assembly import answer_sampling
 from affectgpt_r1.comparison import Answers, decode_answers
 from affectgpt_r1.data.datamodule import ClipDataModule
+from affectgpt_r1.data.recognition_folder import set_of_clip
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
+from affectgpt_r1.metrics.functional.recognition import single_label_scores
 from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.policy.checkpoint import load_policy_weights
@@ -77,7 +79,8 @@ def held_out_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
 
     Returns:
         ``test/f1``, ``test/precision`` and ``test/recall`` (means over the five level-1 wheels, in [0, 1]),
-        ``test/answers/<statistic>``, and ``test/target_words``, the mean number of distinct target words.
+        ``test/answers/<statistic>``, and ``test/target_words``, the mean number of distinct target words; where every
+        target is a single label, also ``test/<set>/war``, ``uar`` and ``unparsed_share`` of each single-label set.
     """
     score = EmotionWheelScore(lexicon)
     score.update(answers.labels, answers.targets)
@@ -87,7 +90,17 @@ def held_out_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
         **{f"test/{name}": float(scores[name]) for name in ("f1", "precision", "recall")},
         **{f"test/answers/{name}": float(value) for name, value in statistics.items()},
         "test/target_words": float(statistics["target_words"]),
+        **_recalls(answers),
     }
+
+
+def _recalls(answers: Answers) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for name in sorted({set_of_clip(clip) for clip in answers.names}):
+        rows = [row for row, clip in enumerate(answers.names) if set_of_clip(clip) == name]
+        scores = single_label_scores([answers.labels[row] for row in rows], [answers.targets[row] for row in rows])
+        figures |= {"/".join(filter(None, ("test", name, key))): value for key, value in scores.items()}
+    return figures
 
 
 def answer_lines(answers: Answers, lexicon: Lexicon) -> str:

@@ -27,6 +27,7 @@ def train(config: DictConfig) -> dict[str, float]:
     """
     from affectgpt_r1.assembly import build_data, build_policy, checkpoint_to_resume, prepare_process
     from affectgpt_r1.config import resolved
+    from affectgpt_r1.errors import ConfigError
     from affectgpt_r1.held_out import evaluate_best_weights
     from affectgpt_r1.policy.checkpoint import read_checkpoint
     from affectgpt_r1.reporting.logger import mlflow_loggers
@@ -45,6 +46,8 @@ def train(config: DictConfig) -> dict[str, float]:
         policy = build_policy(config)
         with clock.phase("data_seconds"):
             data, skipped = build_data(config, policy)
+        if config.evaluate_after and not data.splits.test:
+            raise ConfigError("evaluate_after=true answers the test clips, but data.test_labels names none")
         for logger in mlflow_loggers(loggers):
             logger.log_data(data.digest(), config.synthetic)
         trainer = _build_trainer(config, loggers)

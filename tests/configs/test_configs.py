@@ -32,6 +32,7 @@ STAGE_OF = {
     "affectgpt_r1_cold_start": "sft",
     "affectgpt_r1_grpo": "grpo",
     "r1_omni": "grpo",
+    "r1_omni_cold_start": "sft",
 }
 """The stage of an experiment that is not named after it."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from affectgpt_r1.optim import linear_schedule, parameter_groups
+from affectgpt_r1.optim import cosine_schedule, linear_schedule, parameter_groups
 
 
 def test_matrices_decay_biases_and_norms_do_not():
@@ -18,9 +18,9 @@ def test_matrices_decay_biases_and_norms_do_not():
     assert [tuple(one.shape) for one in plain["params"]] == [(2,), (2,), (2,)]
 
 
-def rates(steps: int, **settings) -> list[float]:
+def rates(steps: int, shape=linear_schedule, **settings) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = linear_schedule(optimizer, **settings)
+    schedule = shape(optimizer, **settings)
     seen = []
     for _ in range(steps):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -37,6 +37,14 @@ def test_rise_and_fall():
 def test_final_share():
     assert rates(7, warmup_steps=0, total_steps=4, final_share=0.2) == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
     assert rates(6, warmup_steps=1, total_steps=4, final_share=1.0) == pytest.approx([0.5, 1, 1, 1, 1, 1])
+
+
+def test_half_a_cosine():
+    # From 1 at step 1 over 1/2 at its middle to 0; a quarter of the way (1 + cos 45 degrees) / 2.
+    expected = [0.5, 1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0, 0]
+    assert rates(7, cosine_schedule, warmup_steps=1, total_steps=5) == pytest.approx(expected)
+    kept = [0.2 + 0.8 * one for one in expected[1:]]
+    assert rates(6, cosine_schedule, warmup_steps=0, total_steps=4, final_share=0.2) == pytest.approx(kept)
 
 
 def test_a_run_shorter_than_its_warm_up_stays_finite():

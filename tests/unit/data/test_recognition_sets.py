@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from affectgpt_r1.data.recognition import read_recognition_set
+from affectgpt_r1.data.recognition import read_recognition_set, recognition_clips
 from affectgpt_r1.errors import DataError
 
 DFEW = "EmoLabel_DataSplit/test(single-labeled)/set_{}.csv"
@@ -85,3 +85,34 @@ def test_unknown_sets_and_folds(tmp_path):
         read_recognition_set(tmp_path, "ferv39k")
     with pytest.raises(DataError, match="no fold 6: take 1 to 5"):
         read_recognition_set(tmp_path, "dfew", fold=6)
+
+
+def test_the_training_fold_stands_beside_the_test_fold(tmp_path):
+    write(tmp_path / DFEW.format(3).replace("test", "train"), "video_name,label\n7,6\n")
+    write(tmp_path / MAFW.format(3).replace("test.", "train."), "00007.mp4 helplessness\n")
+    dfew = read_recognition_set(tmp_path, "dfew", 3, "train")
+    assert (dfew.names, dfew.labels) == (("00007",), ("disgust",))
+    mafw = read_recognition_set(tmp_path, "mafw", 3, "train")
+    assert (mafw.names, mafw.labels) == (("00007",), ("helplessness",))
+    write(tmp_path / "train_labels.csv", "name,label\n00009,fear\n")
+    write(tmp_path / "labels.csv", "name,label\n00010,sad\n")
+    assert read_recognition_set(tmp_path, "dfew", 3, "train").names == ("00009",)
+    assert read_recognition_set(tmp_path, "dfew", 3).names == ("00010",)
+
+
+def test_ravdess_has_no_training_clips(tmp_path):
+    write(tmp_path / "Actor_12/01-01-01-01-02-01-12.mp4", "")
+    with pytest.raises(DataError, match="ravdess is a test set"):
+        read_recognition_set(tmp_path, "ravdess", split="train")
+
+
+def test_clips_are_found_in_all_parts_by_padded_and_unpadded_names(tmp_path):
+    write(tmp_path / "Clip/original/part_1/7.mp4", "")
+    write(tmp_path / "Clip/original/part_2/01601.mp4", "")
+    write(tmp_path / "Clip/clip_224x224/00007/00007_0.jpg", "")
+    clips = recognition_clips(tmp_path, "dfew")
+    assert {name: path.parent.name for name, path in clips.items()} == {"00007": "part_1", "01601": "part_2"}
+    assert set(recognition_clips(tmp_path, "mafw")) == {"7", "01601"}
+    write(tmp_path / "copy/00007.mp4", "")
+    with pytest.raises(DataError, match=r"part_1/7\.mp4 and \S*copy/00007\.mp4 are both the clip 00007"):
+        recognition_clips(tmp_path, "dfew")
