@@ -29,7 +29,7 @@ def build_policy(
     language_model, towers, fusion = build_modules(
         vocab_size=len(loaded), weights=weights, image=template.visual == "image", **modules
     )
-    template = dataclasses.replace(template, pre_fusion=fusion.multi is not None)
+    template = dataclasses.replace(template, shown=fusion.shown)
     return MultimodalPolicy(language_model, towers, fusion, loaded, template, share_prompt=share_prompt)
 
 

@@ -15,9 +15,11 @@ FUSIONS: Mapping[str, Mapping[str, str]] = {
     "qformer": {"video": "qformer", "audio": "qformer", "multi": "qformer"},
     "mean": {"video": "mean", "audio": "mean", "multi": "attention"},
     "none": {"video": "attention", "audio": "attention", "multi": "none"},
+    "multi": {"video": "none", "audio": "none", "multi": "attention"},
 }
-"""How each part is pooled; ``none`` is the paper's ablation without pre-fusion, and ``mean`` has no pre-fusion of its
-own in the published code."""
+"""How each part is pooled; ``none`` gives it no tokens, and its sentence leaves the prompt. The choice ``none`` is the
+paper's ablation without pre-fusion, ``multi`` shows the pre-fused token alone (the mode ``multiface_text``: where audio
+or video is missing, neither is seen), and ``mean`` has no pre-fusion of its own in the published code."""
 
 NUM_QUERIES: Mapping[str, int] = {"video": 32, "audio": 8, "multi": 16}
 """Q-Former tokens of each part."""
@@ -172,6 +174,11 @@ class Fusion(nn.Module):
         self.audio = _pooling("audio", kinds["audio"], audio_size, output_size)
         self.multi = _pre_fusion(kinds["multi"], video_size, audio_size, hidden_size, output_size)
         self.image = MeanPooling(video_size, output_size) if image else None
+        if self.multi is None and (self.video is None or self.audio is None):
+            raise ConfigError(
+                f"model.fusion={kind}: video and audio need tokens of their own where they are not merged; "
+                "leave a modality out by data.modalities"
+            )
         queries = {part: NUM_QUERIES[part] if kinds[part] == "qformer" else 1 for part in kinds}
         self.num_tokens: dict[str, int] = {**queries, "frame": queries["video"], "image": 1}
 
@@ -183,17 +190,22 @@ class Fusion(nn.Module):
                 frames beside face crops, ``"audio" -> (N, W, audio_size)``; each where there is one.
 
         Returns:
-            ``(N, Q, output_size)`` under each name given, under ``multi`` where video and audio are, and under
-            ``image`` where this model reads still images.
+            ``(N, Q, output_size)`` under each name given whose part has tokens, and under ``multi`` where video and
+            audio are given; a model of still images has ``image`` in place of ``video`` and ``multi``.
         """
         features = {name: values.to(self.dtype) for name, values in features.items()}
-        if self.image is not None and "video" in features:
-            return {"image": self.image(features["video"])}
         parts = {"video": self.video, "frame": self.video, "audio": self.audio}
-        tokens = {name: parts[name](values) for name, values in features.items()}
+        if self.image is not None and "video" in features:
+            features["image"], parts["image"] = features.pop("video"), self.image
+        tokens = {name: part(values) for name, values in features.items() if (part := parts[name]) is not None}
         if self.multi is not None and {"video", "audio"} <= features.keys():
             tokens["multi"] = self.multi(features["video"], features["audio"])
         return tokens
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The parts that have tokens, among ``video``, ``audio`` and ``multi``."""
+        return tuple(name for name in NUM_QUERIES if getattr(self, name) is not None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -201,14 +213,16 @@ class Fusion(nn.Module):
         return next(self.parameters()).dtype
 
 
-def _pooling(part: str, kind: str, input_size: int, output_size: int) -> nn.Module:
+def _pooling(part: str, kind: str, input_size: int, output_size: int) -> nn.Module | None:
+    if kind == "none":
+        return None
     if kind == "attention":
         return LinearAttentionPooling(input_size, output_size)
     if kind == "mean":
         return MeanPooling(input_size, output_size)
     if kind == "qformer":
         return QueryPooling(input_size, output_size, NUM_QUERIES[part], NUM_POSITIONS[part])
-    raise ConfigError(f"model.fusion.{part}={kind} is unknown; choose among attention, qformer, mean")
+    raise ConfigError(f"model.fusion.{part}={kind} is unknown; choose among attention, qformer, mean, none")
 
 
 def _pre_fusion(

@@ -1,14 +1,15 @@
 """The published prompt, and the target text that goes with it.
 
-AffectGPT names its input modes by what they hold (``multiface_audio_face_text`` and its frame twin); leaving a modality
-out of a clip leaves its sentence out of the prompt. A published quirk is not followed: ``audio_text``, ``face_text``
-and ``frame_text`` lack ``###Human:``. Another is a switch: inference lacks the BOS token that training has.
+AffectGPT names its input modes by what they hold (``multiface_audio_face_text`` and its frame twin); here what a clip
+offers, ``data.visual`` and the parts of ``model.fusion`` choose the same sentences. A published quirk is not followed:
+``audio_text``, ``face_text`` and ``frame_text`` lack ``###Human:``. Another is a switch: inference lacks the BOS token
+that training has.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from affectgpt_r1.errors import ConfigError
@@ -30,18 +31,11 @@ TURN = "###"
 OPENING = f"{TURN}Human: "
 MULTI_SENTENCE = f"The audio and video merged info is: <Multi>{MULTI_TOKEN}</Multi>. "
 AUDIO_SENTENCE = f"The audio content is as follows: <Audio>{AUDIO_TOKEN}</Audio>. "
-FACE_SENTENCE = (
-    "Meanwhile, we uniformly sample raw frames from the video and extract faces from these frames: "
-    f"<Video>{FACE_TOKEN}</Video>. "
+FACES = (
+    f"We uniformly sample raw frames from the video and extract faces from these frames: <Video>{FACE_TOKEN}</Video>. "
 )
-FRAME_SENTENCE = f"Meanwhile, we uniformly sample raw frames from the video: <Video>{FRAME_TOKEN}</Video>. "
+FRAMES = f"We uniformly sample raw frames from the video: <Video>{FRAME_TOKEN}</Video>. "
 IMAGE_SENTENCE = f"The image content is as follows: <Image>{IMAGE_TOKEN}</Image>. "
-VISUAL_SENTENCES: Mapping[str, str] = {
-    "face": FACE_SENTENCE,
-    "frame": FRAME_SENTENCE,
-    "both": FACE_SENTENCE + FRAME_SENTENCE,
-    "image": IMAGE_SENTENCE,
-}
 SUBTITLE_OPENING = "The subtitle of this video is: <Subtitle>"
 SUBTITLE_CLOSING = "</Subtitle>. "
 REQUEST = "Now, please answer my question based on all the provided information. "
@@ -60,7 +54,7 @@ class PromptTemplate:
         question: What the character's emotions are asked with.
         thinks: The target holds ``<think> reason </think>`` before the answer (``prompt=think``).
         visual: What stands for the video: ``face`` crops, whole ``frame``s, ``both``, or one still ``image``.
-        pre_fusion: The prompt also holds the pre-fused tokens of audio and video.
+        shown: The parts that have tokens, and so a sentence: ``video``, ``audio``, and ``multi`` of both, pre-fused.
         kind: The published question whose sentence answers ``question``; ``""`` answers in tags.
         bos_at_inference: Generation opens the prompt with the BOS token, as training does; off as published.
         force_answer: The model's turn begins with an opened answer, so that it cannot reason first: both prompt modes
@@ -71,13 +65,17 @@ class PromptTemplate:
     thinks: bool = False
     visual: Visual = "face"
     force_answer: bool = False
-    pre_fusion: bool = True
+    shown: tuple[str, ...] = ("video", "audio", "multi")
     bos_at_inference: bool = True
     kind: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in ("", *QUESTIONS):
             raise ConfigError(f"prompt.kind={self.kind} is unknown; choose among {', '.join(QUESTIONS)}")
+        if self.visual == "both" and "video" not in self.shown:
+            raise ConfigError(
+                "data.visual=both: model.fusion merges one of them with audio and shows no other; take face or frame"
+            )
 
     @property
     def prefill(self) -> str:
@@ -100,15 +98,29 @@ class PromptTemplate:
         Returns:
             The text up to and including ``###Assistant: ``.
         """
-        has_audio, has_video = "audio" in modalities, "video" in modalities
-        sentences = [
-            MULTI_SENTENCE if has_audio and has_video and self.pre_fusion and self.visual != "image" else "",
-            AUDIO_SENTENCE if has_audio else "",
-            VISUAL_SENTENCES[self.visual] if has_video else "",
-            f"{SUBTITLE_OPENING}{_harmless(subtitle)}{SUBTITLE_CLOSING}" if "text" in modalities else "",
-        ]
+        said = f"{SUBTITLE_OPENING}{_harmless(subtitle)}{SUBTITLE_CLOSING}" if "text" in modalities else ""
         question = QUESTIONS[kind] if kind else self.question
-        return f"{OPENING}{''.join(sentences)}{REQUEST}{question}{ASSISTANT}"
+        return f"{OPENING}{self._media(modalities)}{said}{REQUEST}{question}{ASSISTANT}"
+
+    def _media(self, modalities: Sequence[Modality]) -> str:
+        """The sentences with placeholders, in the published order of each input mode."""
+        merged = {"video", "audio"} <= set(modalities) and "multi" in self.shown and self.visual != "image"
+        sentences = [MULTI_SENTENCE] if merged else []
+        if "audio" in modalities and "audio" in self.shown:
+            sentences.append(AUDIO_SENTENCE)
+        if "video" in modalities and self.visual == "image":
+            sentences.append(IMAGE_SENTENCE)
+        elif "video" in modalities and "video" in self.shown:
+            sentences.extend(self._seen(follows=bool(sentences), merged=merged))
+        return "".join(sentences)
+
+    def _seen(self, *, follows: bool, merged: bool) -> list[str]:
+        adverb = "Meanwhile" if follows else ""
+        if self.visual == "both" and merged:
+            return [_opened(adverb, FACES), _opened(adverb, FRAMES)]
+        if self.visual == "both":
+            return [_opened(adverb, FRAMES), _opened("Additionally", FACES)]
+        return [_opened(adverb, FACES if self.visual == "face" else FRAMES)]
 
     def target(self, labels: EmotionSet, reason: str, kind: str = "") -> str:
         """The answer that SFT teaches, without the closing ``###``; one inside a reason would end it early."""
@@ -120,12 +132,18 @@ class PromptTemplate:
     def phrases(self) -> list[str]:
         """The fixed parts of prompt and target, longest first; a small tokenizer may take each as one token."""
         parts = {OPENING, REQUEST, self.question, ASSISTANT, SUBTITLE_OPENING, SUBTITLE_CLOSING}
-        for sentence in (MULTI_SENTENCE, AUDIO_SENTENCE, FACE_SENTENCE, FRAME_SENTENCE):
+        seen = [_opened(adverb, one) for adverb in ("", "Meanwhile", "Additionally") for one in (FACES, FRAMES)]
+        for sentence in (MULTI_SENTENCE, AUDIO_SENTENCE, IMAGE_SENTENCE, *seen):
             for token in MEDIA_TOKENS:
                 if token in sentence:
                     parts.update(sentence.split(token))
         parts.update(("<think>", "</think>", ANSWER_OPENING, "</answer>"))
         return sorted((part.strip() for part in parts), key=lambda phrase: (-len(phrase), phrase))
+
+
+def _opened(adverb: str, sentence: str) -> str:
+    """A sentence that opens with an adverb, as those do that follow another."""
+    return f"{adverb}, {sentence[0].lower()}{sentence[1:]}" if adverb else sentence
 
 
 def _harmless(text: str) -> str:

@@ -120,7 +120,6 @@ def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) 
     heads = config.num_key_value_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
-    media = ("video", "audio", "multi") if fusion.multi is not None else ("video", "audio")
     return ModelSize(
         parameters={part: sum(one.numel() for one in values) for part, values in parts.items()},
         trainable={part: sum(one.numel() for one in values if one.requires_grad) for part, values in parts.items()},
@@ -132,7 +131,7 @@ def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) 
         key_value_size=heads,
         vocab_size=config.vocab_size,
         activation_bytes=next(iter(language_model.parameters())).element_size(),
-        media_tokens=sum(fusion.num_tokens[name] for name in media),
+        media_tokens=sum(fusion.num_tokens[name] for name in fusion.shown),
     )
 
 

@@ -20,6 +20,7 @@ FACE = (
     "<Video><FaceHere></Video>. "
 )
 FRAME = "Meanwhile, we uniformly sample raw frames from the video: <Video><FrameHere></Video>. "
+FIRST_FACE = f"W{FACE.removeprefix('Meanwhile, w')}"
 SUBTITLE = "The subtitle of this video is: <Subtitle>Good morning.</Subtitle>. "
 REQUEST = "Now, please answer my question based on all the provided information. "
 END = f"{REQUEST}{QUESTION} ###Assistant: "
@@ -34,10 +35,10 @@ def test_published_prompt_and_its_frame_twin(visual, sentence):
 @pytest.mark.parametrize(
     ("modalities", "sentences"),
     [
-        (("video", "text"), FACE + SUBTITLE),
+        (("video", "text"), FIRST_FACE + SUBTITLE),
         (("audio", "text"), AUDIO + SUBTITLE),
         (("video", "audio"), MULTI + AUDIO + FACE),
-        (("video",), FACE),
+        (("video",), FIRST_FACE),
         (("audio",), AUDIO),
         (("text",), SUBTITLE),
         ((), ""),
@@ -156,19 +157,6 @@ def test_a_prompt_can_be_answered_by_a_published_sentence():
         PromptTemplate(QUESTION, kind="mood")
     with pytest.raises(ConfigError, match="do not answer 'sentiment'"):
         template.target(("sad",), "", "sentiment")
-
-
-def test_faces_and_frames_together_and_still_images():
-    both = PromptTemplate(QUESTION, visual="both").prompt("Good morning.", EVERY_MODALITY)
-    assert both == f"###Human: {MULTI}{AUDIO}{FACE}{FRAME}{SUBTITLE}{END}"
-    image = PromptTemplate(QUESTION, visual="image").prompt("", ("video",))
-    assert image == f"###Human: The image content is as follows: <Image><ImageHere></Image>. {END}"
-
-
-def test_without_pre_fusion_its_sentence_is_left_out():
-    assert PromptTemplate(QUESTION, pre_fusion=False).prompt("Good morning.", EVERY_MODALITY) == (
-        f"###Human: {AUDIO}{FACE}{SUBTITLE}{END}"
-    )
 
 
 def test_other_published_answers():
