@@ -1,0 +1,181 @@
+"""Experiments that are named after papers hold the papers' figures; what a paper does not print is marked as ours."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from affectgpt_r1.config import CONFIGS, resolved
+
+ALL_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+AFFECTGPT = {
+    "model.language_model.pretrained": "Qwen/Qwen2.5-7B-Instruct",
+    "model.video_tower.pretrained": "openai/clip-vit-large-patch14",
+    "model.audio_tower.pretrained": "TencentGameMate/chinese-hubert-large",
+    "model.lora": {"r": 16, "alpha": 32, "dropout": 0.05, "target_modules": ALL_PROJECTIONS},
+    "model.fusion": "attention",
+    "data.num_frames": 8,
+    "data.num_windows": 8,
+    "data.window_seconds": 2.0,
+    "synthetic": False,
+    "towers_from": None,
+}
+AFFECTGPT_SFT = {
+    **AFFECTGPT,
+    "stage.name": "sft",
+    "data.train_labels": "track2_train_mercaptionplus.csv",
+    "data.train_reasons": "track3_train_mercaptionplus.csv",
+    "data.subtitles": "subtitle_chieng.csv",
+    "data.visual": "face",
+    "data.batch_size": 3,
+    "data.modality_dropout": 0.0,
+    "data.questions": ["description", "ovlabel"],
+    "optim.optimizer.lr": 1e-5,
+    "optim.optimizer.betas": [0.9, 0.999],
+    "optim.weight_decay": 0.05,
+    "trainer.max_steps": 60 * 5000,
+    "trainer.val_check_interval": 5000,
+    "trainer.gradient_clip_val": None,
+    "trainer.accumulate_grad_batches": 1,
+}
+CORRECTED = {"prompt.bos_at_inference": True, "data.channel_order": "bgr", "model.waveform_normalization": "clip"}
+R1_OMNI = {
+    "model.lora": AFFECTGPT["model.lora"],
+    "synthetic": False,
+    "towers_from": None,
+    "prompt.thinks": True,
+    "prompt.question": "As an emotional recognition expert; throughout the video, which emotion conveyed by the "
+    "characters is the most obvious to you?\nOutput the thinking process in <think> </think> and final emotion in "
+    "<answer> </answer> tags.",
+    "prompt.max_completion_length": 512,
+    "data.modalities": ["video", "audio"],
+    "data.subtitles": None,
+    "data.visual": "frame",
+    "data.num_frames": 8,
+    "optim.weight_decay": 0.0,
+    "optim.scheduler.final_share": 0.0,
+}
+PAPERS = {
+    "affectgpt_mercaption": {**AFFECTGPT_SFT, **CORRECTED},
+    "affectgpt": {
+        **AFFECTGPT_SFT,
+        "prompt.bos_at_inference": False,
+        "data.channel_order": "rgb",
+        "model.waveform_normalization": "joint",
+        "optim.scheduler.warmup_steps": 0,
+        "optim.scheduler.final_share": 1.0,
+    },
+    "affectgpt_ovmerd": {
+        **AFFECTGPT_SFT,
+        **CORRECTED,
+        "data.train_labels": "track2_train_ovmerd.csv",
+        "data.train_reasons": "track3_train_ovmerd.csv",
+        "trainer.max_steps": 60 * 500,
+        "trainer.val_check_interval": 500,
+    },
+    "affectgpt_r1_cold_start": {
+        **AFFECTGPT_SFT,
+        **CORRECTED,
+        "prompt.thinks": True,
+        "prompt.question": "Please recognize emotional states of the character. Output the thinking process in <think> "
+        "</think> and final answer in <answer> </answer> tags.",
+        "data.questions": [],
+    },
+    "affectgpt_r1_grpo": {
+        **AFFECTGPT,
+        **CORRECTED,
+        "stage.name": "grpo",
+        "stage.beta": 0.0,
+        "stage.epsilon": 0.2,
+        "stage.num_generations": 8,
+        "stage.rewards.weights": {"accuracy": 1.0, "format": 0.2},
+        "stage.scale_rewards": "group",
+        "prompt.thinks": True,
+        "prompt.max_completion_length": 1024,
+        "data.batch_size": 2,
+        "optim.optimizer.lr": 1e-6,
+        "trainer.accumulate_grad_batches": 8,
+        "trainer.gradient_clip_val": 1.0,
+    },
+    "r1_omni_cold_start": {
+        **R1_OMNI,
+        "stage.name": "sft",
+        "optim.optimizer.lr": 2e-5,
+        "optim.scheduler._target_": "affectgpt_r1.optim.cosine_schedule",
+    },
+    "r1_omni": {
+        **R1_OMNI,
+        "stage.name": "grpo",
+        "stage.num_generations": 8,
+        "stage.num_iterations": 1,
+        "stage.beta": 0.04,
+        "stage.kl_estimator": "k3",
+        "stage.loss_type": "grpo",
+        "stage.scale_rewards": "group",
+        "stage.sampling.temperature": 1.0,
+        "stage.sampling.top_p": 1.0,
+        "stage.rewards.weights": {"single_label": 1.0, "format": 1.0},
+        "stage.monitor": "val/war",
+        "data.sets": ["dfew", "mafw"],
+        "optim.optimizer.lr": 1e-6,
+        "optim.scheduler._target_": "affectgpt_r1.optim.linear_schedule",
+        "optim.scheduler.warmup_steps": 0,
+        "evaluate_after": True,
+    },
+}
+
+
+def composed(experiment, *overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return resolved(compose("train", overrides=[f"experiment={experiment}", *overrides]))
+
+
+def at(config, key):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def test_every_experiment_of_a_paper_is_checked():
+    named = {path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if path.stem.startswith(("affectgpt", "r1"))}
+    assert named == set(PAPERS)
+
+
+@pytest.mark.parametrize("experiment", PAPERS)
+def test_the_papers_figures(experiment):
+    config = composed(experiment)
+    assert {key: at(config, key) for key in PAPERS[experiment]} == PAPERS[experiment]
+
+
+@pytest.mark.parametrize("experiment", sorted(set(PAPERS) - {"affectgpt", "affectgpt_ovmerd"}))
+def test_what_no_paper_prints_is_marked(experiment):
+    assert "ours" in (CONFIGS / "experiment" / f"{experiment}.yaml").read_text("utf-8").casefold()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "clips", "passes", "clips_a_step"),
+    [("r1_omni", 15_306, 2, 16), ("r1_omni_cold_start", 332 - 33, 5, 16), ("affectgpt_r1_grpo", 1000, 4, 16)],
+)
+def test_steps_are_the_passes_over_the_clips(experiment, clips, passes, clips_a_step):
+    config = composed(experiment)
+    assert config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"] == clips_a_step
+    assert config["trainer"]["max_steps"] == pytest.approx(clips * passes / clips_a_step, abs=1)
+    validations = config["trainer"]["max_steps"] * config["trainer"]["accumulate_grad_batches"]
+    assert 5 <= validations // config["trainer"]["val_check_interval"] <= 10
+    eight = composed(experiment, "trainer=ddp", "trainer.devices=8", "trainer.accumulate_grad_batches=2")
+    assert eight["trainer"]["max_steps"] == config["trainer"]["max_steps"]
+
+
+def test_a_reinforced_run_starts_from_its_cold_start():
+    for cold, grpo in (("affectgpt_r1_cold_start", "affectgpt_r1_grpo"), ("r1_omni_cold_start", "r1_omni")):
+        first, second = composed(cold), composed(grpo)
+        assert second["init_from"] == f"{first['paths']['run']}/checkpoints/best.ckpt"
+        for key in ("model.language_model", "model.lora", "prompt.question", "prompt.max_completion_length"):
+            assert at(first, key) == at(second, key)
+        no_think = [composed(one, "prompt=no_think") for one in (cold, grpo)]
+        assert no_think[1]["init_from"] == f"{no_think[0]['paths']['run']}/checkpoints/best.ckpt" != second["init_from"]
+
+
+def test_warm_up_of_the_cold_start_is_three_hundredths():
+    config = composed("r1_omni_cold_start")
+    assert config["optim"]["scheduler"]["warmup_steps"] == round(0.03 * config["trainer"]["max_steps"])
