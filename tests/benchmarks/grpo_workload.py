@@ -149,15 +149,17 @@ def necessary_flops(workload: Workload) -> float:
 
     Sampling runs every token through the body forward, the reference does so once more, the update needs the backward
     pass of every token (twice the forward) and the forward pass of the completions (the prompts' was sampling's).
-    The head runs forward three times over completion tokens and twice backward.
+    Of a prompt the last layer owes its keys and values alone. The head runs forward three times over completion tokens
+    and twice backward.
     """
     completions = NUM_PROMPTS * NUM_GENERATIONS
     prompt_tokens, own_tokens = NUM_PROMPTS * workload.prompt_tokens, completions * (LENGTH - 1)
-    body = 2 * LAYERS * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * INTERMEDIATE)
+    layer = 2 * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * INTERMEDIATE)
+    keys_and_values = 2 * 2 * HIDDEN * HIDDEN
     prompt_pairs = NUM_PROMPTS * workload.prompt_tokens * (workload.prompt_tokens + 1) / 2
     own_pairs = completions * ((LENGTH - 1) * workload.prompt_tokens + (LENGTH - 1) * LENGTH / 2)
-    prompt_pass = body * prompt_tokens + 4 * HIDDEN * LAYERS * prompt_pairs
-    own_pass = body * own_tokens + 4 * HIDDEN * LAYERS * own_pairs
+    prompt_pass = ((LAYERS - 1) * layer + keys_and_values) * prompt_tokens + 4 * HIDDEN * (LAYERS - 1) * prompt_pairs
+    own_pass = LAYERS * (layer * own_tokens + 4 * HIDDEN * own_pairs)
     head = 2 * HIDDEN * workload.vocabulary * completions * LENGTH
     return 4 * prompt_pass + 5 * own_pass + 5 * head
 

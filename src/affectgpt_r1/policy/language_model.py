@@ -28,7 +28,7 @@ class EmbeddedPrompts(NamedTuple):
 class Prefill(NamedTuple):
     """Prompts that went through the model once."""
 
-    states: Tensor  # (prompt tokens, D) after the last layer
+    states: Tensor  # (B, D) after the last layer, at each prompt's end
     row: SharedRow  # lengths, and keys and values by layer
 
 
@@ -59,7 +59,7 @@ def shared_states(model: Any, prompts: EmbeddedPrompts | Prefill, completions: T
     fed = mask[:, 1:]  # the last token predicts nothing
     if not fed.any():
         prompts = prompts if isinstance(prompts, Prefill) else prefill(model, prompts)
-        return prompts.states[_predictors(prompts.row.prompts, None, num_generations, mask)]
+        return prompts.states.repeat_interleave(num_generations, 0)[mask[:, 0]]
     lengths = prompts.row.prompts if isinstance(prompts, Prefill) else _prompt_lengths(prompts)
     continued = Ragged(fed.sum(-1).tolist(), ids.device)
     embeds = model.get_input_embeddings()(ids[:, :-1][fed])
@@ -71,7 +71,7 @@ def shared_states(model: Any, prompts: EmbeddedPrompts | Prefill, completions: T
         embeds = torch.cat([_flat_prompts(prompts), embeds])
         positions = torch.cat([lengths.positions, positions])
         states = _run(model, embeds, positions, SharedRow(lengths, continued))
-    return states.index_select(0, _predictors(lengths, continued, num_generations, mask))
+    return states.index_select(0, _predictors(continued, num_generations, mask))
 
 
 def repeated_states(model: Any, prompts: EmbeddedPrompts, completions: TokenBatch) -> Tensor:
@@ -124,8 +124,9 @@ class Decoder:
         self.row = DecodingRow(prefilled.row.prompts, prefilled.row.cache, num_generations, max_length)
         prompts = prefilled.row.prompts
         self._lengths = prompts.counts.repeat_interleave(num_generations)
-        last = prefilled.states.detach()[prompts.starts + prompts.counts - 1]
-        self.first_logits: Tensor = model.lm_head(last).repeat_interleave(num_generations, 0)  # (N, V)
+        self.first_logits: Tensor = model.lm_head(prefilled.states.detach()).repeat_interleave(
+            num_generations, 0
+        )  # (N, V)
 
     def advance(self, tokens: Tensor, rows: Tensor) -> Tensor:
         """Logits ``(m, V)`` after the newest tokens.
@@ -150,8 +151,9 @@ def _run(model: Any, embeds: Tensor, positions: Tensor, row: SharedRow | Decodin
         position_ids=positions.unsqueeze(0),
         use_cache=False,
         row=row,
-    ).last_hidden_state
-    return states[0]
+    ).last_hidden_state[0]
+    read = row.read if isinstance(row, SharedRow) else None
+    return states if read is None or len(states) == len(read) else states.index_select(0, read)
 
 
 def _prompt_lengths(prompts: EmbeddedPrompts) -> Ragged:
@@ -164,11 +166,10 @@ def _flat_prompts(prompts: EmbeddedPrompts) -> Tensor:
     return flat if len(kept) == len(flat) else flat.index_select(0, kept)
 
 
-def _predictors(prompts: Ragged, completions: Ragged | None, num_generations: int, mask: Tensor) -> Tensor:
-    """Where in prompts and completions laid end to end stands the state that predicts each token with mask 1."""
-    last = (prompts.starts + prompts.counts - 1).repeat_interleave(num_generations).unsqueeze(-1)
-    if completions is None:
-        return last.expand_as(mask)[mask]
+def _predictors(completions: Ragged, num_generations: int, mask: Tensor) -> Tensor:
+    """Where in the prompts' ends and the completions stands the state that predicts each token with mask 1."""
+    num_prompts = len(mask) // num_generations
+    ends = torch.arange(num_prompts, device=mask.device).repeat_interleave(num_generations).unsqueeze(-1)
     steps = torch.arange(mask.shape[1] - 1, device=mask.device)
-    own = prompts.total + completions.starts.unsqueeze(-1) + steps
-    return torch.cat([last, own], 1)[mask]
+    own = num_prompts + completions.starts.unsqueeze(-1) + steps
+    return torch.cat([ends, own], 1)[mask]

@@ -25,6 +25,7 @@ from affectgpt_r1.policy.language_model import (
     shared_states,
     token_scores,
 )
+from affectgpt_r1.policy.last_layer import trim_last_layer
 from affectgpt_r1.policy.prompts import (
     AUDIO_TOKEN,
     FACE_TOKEN,
@@ -76,6 +77,7 @@ class MultimodalPolicy(nn.Module):
         self._reference: dict[str, Tensor] = {}
         self._kept_prefill: KeptPrefill | None = None
         use_attention(language_model, shared_attention.NAME, shared_attention.attention)
+        trim_last_layer(language_model)
 
     @property
     def thinks(self) -> bool:
@@ -101,21 +103,11 @@ class MultimodalPolicy(nn.Module):
 
     def prompts(self, batch: ClipBatch) -> list[str]:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        return [
-            self.template.prompt(text, modalities, kind)
-            for text, modalities, kind in zip(
-                batch.subtitles, batch.modalities, batch.questions or ("",) * len(batch), strict=True
-            )
-        ]
+        return self.template.prompts(batch)
 
     def encode_targets(self, batch: ClipBatch) -> TokenBatch:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        texts = [
-            self.template.target(labels, reason, kind)
-            for labels, reason, kind in zip(
-                batch.labels, batch.reasons, batch.questions or ("",) * len(batch), strict=True
-            )
-        ]
+        texts = self.template.targets(batch)
         rows = [row + self.turn_ids for row in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
         length = max(len(row) for row in rows)
         ids = torch.tensor([row + [self.tokenizer.pad_token_id] * (length - len(row)) for row in rows])

@@ -9,6 +9,7 @@ ones to both parts' kernels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,37 +40,52 @@ class SharedRow:
     keep: bool = False
     cache: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    @cached_property
+    def read(self) -> Tensor | None:
+        """Rows whose states are read after the last layer: each prompt's end, then completions. None: all."""
+        if self.prefilled:
+            return None
+        ends = self.prompts.starts + self.prompts.counts - 1
+        if self.completions is None:
+            return ends
+        own = torch.arange(self.completions.total, device=ends.device) + self.prompts.total
+        return torch.cat([ends, own])
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of the whole row.
 
         Args:
             layer: Index of the layer.
-            query: ``(T, H, d)``.
+            query: ``(T, H, d)``, or ``(rows read, H, d)`` in the last layer.
             key: ``(T, KV heads, d)``.
             value: ``(T, KV heads, d)``.
             scale: Multiplies the scores.
 
         Returns:
-            ``(T, H, d)``.
+            As ``query``.
         """
         if self.completions is None:
             self._keep(layer, key, value)
-            return _attend_causally(query, key, value, self.prompts, scale)
+            return self._attend_in_prompts(query, key, value, scale)
         if self.prefilled:
             return _attend_to_prompt(query, key, value, *self.cache[layer], self.prompts, self.completions, scale)
-        sizes = [self.prompts.total, self.completions.total]
         (prompt_query, own_query), (prompt_key, own_key), (prompt_value, own_value) = (
-            torch.split(one, sizes) for one in (query, key, value)
+            torch.split(one, [len(one) - self.completions.total, self.completions.total]) for one in (query, key, value)
         )
         self._keep(layer, prompt_key, prompt_value)
         return torch.cat(
             [
-                _attend_causally(prompt_query, prompt_key, prompt_value, self.prompts, scale),
+                self._attend_in_prompts(prompt_query, prompt_key, prompt_value, scale),
                 _attend_to_prompt(
                     own_query, own_key, own_value, prompt_key, prompt_value, self.prompts, self.completions, scale
                 ),
             ]
         )
+
+    def _attend_in_prompts(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        if len(query) == self.prompts.count < self.prompts.total:
+            return _attend_at_ends(query, key, value, self.prompts, scale)
+        return _attend_causally(query, key, value, self.prompts, scale)
 
     def _keep(self, layer: int, key: Tensor, value: Tensor) -> None:
         if self.keep:
@@ -119,6 +135,16 @@ def attention(
 def _attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
     output: Tensor = _CausalAttention.apply(query, key, value, lengths, scale)
     return output
+
+
+def _attend_at_ends(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
+    """Attention of each sequence's last token ``(n, H, d)``: so few queries that torch's own gradient will do."""
+    count, heads, size = query.shape
+    grouped = query.view(count, key.shape[1], -1, size)
+    scores = (grouped @ lengths.pad(key).permute(0, 2, 3, 1)).float() * scale
+    bias = lengths.padding_bias(scores.dtype)
+    weights = (scores if bias is None else scores + bias).softmax(-1).to(value.dtype)
+    return (weights @ _heads_first(lengths.pad(value))).view(count, heads, size)
 
 
 def _attend_to_prompt(

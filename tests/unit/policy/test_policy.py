@@ -58,15 +58,16 @@ def test_generation_is_without_dropout(make_lora_policy, make_batch):
 
 def test_both_ways_of_scoring_agree_in_values_and_gradients(policy, make_batch, completions):
     batch, results = make_batch(modalities=MIXED), []
+    policy.language_model.double()  # rounding alone reaches 1e-5 in single precision
     for policy.share_prompt in (True, False):
         scores = policy.score(batch, completions)
         gradients = weighted_gradients(policy, batch, completions)
         results.append((scores.per_token_logps.detach(), scores.entropies, gradients))
     for first, second in zip(results[0][:2], results[1][:2], strict=True):
-        torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+        torch.testing.assert_close(first, second, atol=2e-6, rtol=0)
     assert set(results[0][2]) == set(results[1][2])
     for name, gradient in results[0][2].items():
-        torch.testing.assert_close(gradient, results[1][2][name], atol=1e-5, rtol=1e-4, msg=name)
+        torch.testing.assert_close(gradient, results[1][2][name], atol=1e-6, rtol=1e-5, msg=name)
 
 
 def test_scores_are_zero_where_the_mask_is_zero(policy, make_batch, completions):
