@@ -13,8 +13,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from affectgpt_r1.config import instantiate
+from affectgpt_r1.data.annotations import QuestionSet
 from affectgpt_r1.data.datamodule import ClipDataModule, fill_feature_store
 from affectgpt_r1.data.skipped import SkippedClips
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.checkpoint import load_policy_weights, load_tower_weights, tower_digest
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
@@ -63,9 +65,18 @@ def build_data(config: DictConfig, policy: MultimodalPolicy) -> tuple[ClipDataMo
 
     Returns:
         The data module, and the account of clips that could not be read while the store was filled.
+
+    Raises:
+        ConfigError: Validation asks for emotion words, and the label files hold none.
     """
     data: ClipDataModule = instantiate(config.data)
     data.setup()
+    own = QuestionSet((config.prompt.kind,) if config.prompt.kind else ())
+    if own.needs_labels() and not any(row.labels for row in data.splits.train):
+        raise ConfigError(
+            f"{data.files.train_labels} holds no emotion words, which validation asks for; set prompt.kind to one of "
+            f"data.questions={list(data.questions.kinds)}"
+        )
     if config.data.feature_store is None:
         return data, SkippedClips()
     data.open_feature_store(tower_digest(policy.towers))

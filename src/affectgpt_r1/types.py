@@ -24,6 +24,9 @@ Visual: TypeAlias = Literal["face", "frame", "both", "image"]
 EmotionSet: TypeAlias = tuple[str, ...]
 """Emotion words of one clip, parsed and in order, duplicates kept (their number is reported)."""
 
+Annotations: TypeAlias = Mapping[str, str | float]
+"""What a label file says about a clip for AffectGPT's questions, beside labels and reason, by column."""
+
 
 class SkippedClip(NamedTuple):
     """A clip that could not be read, and why; it is counted and listed, never replaced by zeros."""
@@ -49,6 +52,7 @@ class Clip:
         cues: Recorded cues of a synthetic clip; only ``stage=towers`` asks for them.
         skipped: Clips that were drawn before this one and could not be read.
         question: The kind of question that is asked, drawn from ``data.questions``; ``""`` is the prompt's own.
+        annotations: What that question and its answer need beside labels and reason.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Clip:
     skipped: tuple[SkippedClip, ...] = ()
     context_frames: Tensor | None = None
     question: str = ""
+    annotations: Annotations = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class ClipBatch:
         skipped: Clips that were drawn for this batch and could not be read.
         context_frames: ``(B, F, 3, H, W)`` uint8 RGB, whole frames beside face crops, or None.
         questions: ``B`` kinds of question; empty where every clip is asked the prompt's own.
+        annotations: What the questions of ``B`` clips need beside labels and reasons; empty where they need nothing.
     """
 
     names: tuple[str, ...]
@@ -97,6 +103,7 @@ class ClipBatch:
     skipped: tuple[SkippedClip, ...] = ()
     context_frames: Tensor | None = None
     questions: tuple[str, ...] = ()
+    annotations: tuple[Annotations, ...] = ()
 
     def __len__(self) -> int:
         """Number of clips ``B``."""

@@ -39,6 +39,7 @@ def collate(items: Sequence[Clip | SkippedClip]) -> ClipBatch:
         skipped=tuple(skipped),
         context_frames=_stack([clip.context_frames for clip in clips]),
         questions=tuple(clip.question for clip in clips),
+        annotations=tuple(clip.annotations for clip in clips) if any(clip.annotations for clip in clips) else (),
     )
 
 

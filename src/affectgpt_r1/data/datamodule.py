@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from affectgpt_r1.data.annotations import QuestionSet
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.features import FeatureStore, store_features
@@ -62,7 +63,8 @@ class ClipDataModule(LightningDataModule):
         max_unreadable_share: Share of clips that may be lost.
         validation_share: Share of the training clips, chosen by name, that validates when no file is given.
         seen_labels: Label files that the initial policy was trained on; no evaluation clip may stand there.
-        questions: Kinds of question that training draws among; see :class:`~affectgpt_r1.data.dataset.ClipDataset`.
+        questions: Kinds of question that training draws among; see :mod:`affectgpt_r1.data.annotations`.
+        valence_range: See :class:`~affectgpt_r1.data.annotations.QuestionSet`.
 
     Raises:
         ConfigError: A value is unknown.
@@ -97,6 +99,7 @@ class ClipDataModule(LightningDataModule):
         validation_share: float = 0.1,
         seen_labels: Sequence[str] = (),
         questions: Sequence[str] = (),
+        valence_range: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.root = Path(root)
@@ -115,7 +118,7 @@ class ClipDataModule(LightningDataModule):
         self.max_unreadable_share = max_unreadable_share
         self.validation_share = validation_share
         self.seen_labels = tuple(seen_labels)
-        self.questions = tuple(questions)
+        self.questions = QuestionSet(tuple(questions), valence_range)
         self._forget()
 
     def _forget(self) -> None:
@@ -134,7 +137,13 @@ class ClipDataModule(LightningDataModule):
         """
         if self.splits.train:
             return
-        splits = read_splits(self.root, self.files, validation_share=self.validation_share, subset=self.subset)
+        splits = read_splits(
+            self.root,
+            self.files,
+            validation_share=self.validation_share,
+            subset=self.subset,
+            questions=self.questions,
+        )
         evaluated = [*splits.validation, *splits.test]
         check_unseen(self.root, self.seen_labels, evaluated)
         check_media(splits.rows(), self.root, self.media.modalities, visual=self.media.visual)
@@ -150,7 +159,7 @@ class ClipDataModule(LightningDataModule):
             modality_dropout=self.modality_dropout,
             features=self.features,
             on_unreadable="redraw",
-            questions=self.questions,
+            questions=self.questions.kinds,
         )
         clips = self._sampler(self.splits.train, self.batch_size, train=True)
         self._train_sampler = GenerationBatchSampler(clips, self.batch_size, self._schedule)

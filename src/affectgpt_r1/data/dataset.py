@@ -159,6 +159,7 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
             skipped=skipped,
             context_frames=context_frames,
             question=question,
+            annotations=row.annotations,
         )
 
     def _read_features(self, store: FeatureStore, name: str) -> dict[str, Tensor]:

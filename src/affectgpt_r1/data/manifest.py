@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from affectgpt_r1.data.annotations import LABEL_COLUMNS, NO_QUESTIONS, QuestionSet, read_annotations
 from affectgpt_r1.data.layout import is_safe_name, media_files
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
-from affectgpt_r1.types import EmotionSet, Modality, Visual
+from affectgpt_r1.types import Annotations, EmotionSet, Modality, Visual
 
 _LISTED_AT_MOST = 5
 
@@ -31,6 +32,7 @@ class ManifestRow:
         reason: Target reasoning, ``""`` where the set has none.
         subtitle: What is said, ``""`` where nothing is.
         row: Row of the label file.
+        annotations: What the questions of ``data.questions`` need beside labels and reason.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ManifestRow:
     reason: str = ""
     subtitle: str = ""
     row: int = 0
+    annotations: Annotations = field(default_factory=dict, hash=False)
 
 
 def read_manifest(
@@ -48,33 +51,50 @@ def read_manifest(
     subtitles: str | None = "subtitle_chieng.csv",
     subtitle_column: str = "english",
     empty_as_neutral: bool = False,
+    questions: QuestionSet = NO_QUESTIONS,
+    answers_all: bool = False,
 ) -> list[ManifestRow]:
     """Read a label file and what belongs to its clips.
 
     Args:
         root: Data folder.
-        labels: Label file in ``root`` with the columns ``name`` and ``openset``.
+        labels: Label file in ``root`` with the columns ``name`` and ``openset``, or ``discrete`` in its place; neither
+            is needed where none of ``questions`` is about emotion words.
         reasons: File in ``root`` with ``name`` and ``reason``; it must cover every labelled clip.
         subtitles: File in ``root`` with ``name`` and ``subtitle_column``; it must cover every labelled clip, an
             empty field means that nothing is said. None leaves the subtitles out.
         subtitle_column: Column of the subtitle file.
         empty_as_neutral: Read an empty ``openset`` as ``neutral``, as the published training does.
+        questions: What the clips may be asked.
+        answers_all: Refuse a file that does not answer each of them.
 
     Raises:
         DataError: A file is missing, empty or not UTF-8, lacks a column or a clip, names a clip twice, or names one
-            that would lie outside ``root``.
+            that would lie outside ``root``; or a row does not answer one of ``questions``.
     """
-    opensets = read_columns(root / labels, "openset")
-    names = list(opensets)
+    path = root / labels
+    table = read_table(path)
+    names: list[str] = table["name"].tolist()
+    emotions = _emotions(path, table, ("neutral",) if empty_as_neutral else (), questions)
     reason_of = _covering(root / reasons, "reason", names) if reasons else {}
     subtitle_of = _covering(root / subtitles, subtitle_column, names) if subtitles else {}
-    rows = []
-    for row, (name, openset) in enumerate(opensets.items(), start=2):
-        words = parse_labels(openset)
-        if not words and empty_as_neutral:
-            words = ("neutral",)
-        rows.append(ManifestRow(name, words, reason_of.get(name, ""), subtitle_of.get(name, ""), row))
-    return rows
+    described = [reason_of.get(name, "") for name in names]
+    annotations = read_annotations(path, table, emotions, described, questions.kinds, required=answers_all)
+    return [
+        ManifestRow(name, words, reason, subtitle_of.get(name, ""), row, annotation)
+        for row, (name, words, reason, annotation) in enumerate(
+            zip(names, emotions, described, annotations, strict=True), start=2
+        )
+    ]
+
+
+def _emotions(path: Path, table: pd.DataFrame, empty: EmotionSet, questions: QuestionSet) -> list[EmotionSet]:
+    """Emotion words of every row; none where the file has no column of them and no question needs one."""
+    columns = [column for column in LABEL_COLUMNS if column in table.columns]
+    if not columns and not questions.needs_labels():
+        return [()] * len(table)
+    _check_columns(path, table, columns[:1] or LABEL_COLUMNS[:1])
+    return [parse_labels(cell) or empty for cell in table[columns[0]]]
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -97,9 +117,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         raise DataError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
     except (pd.errors.ParserError, OSError) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
-    lacking = [column for column in ("name", *columns) if column not in table.columns]
-    if lacking:
-        raise DataError(f"{path}: lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}")
+    _check_columns(path, table, ["name", *columns])
     if table.empty:
         raise DataError(f"{path}: has a header but no rows")
     _check_names(path, table["name"].tolist())
@@ -197,6 +215,12 @@ def _covering(path: Path, column: str, names: list[str]) -> dict[str, str]:
     if lacking:
         raise DataError(f"{path}: has no row for {len(lacking)} of {len(names)} labelled clips: {_listing(lacking)}")
     return values
+
+
+def _check_columns(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
+    lacking = [column for column in columns if column not in table.columns]
+    if lacking:
+        raise DataError(f"{path}: lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}")
 
 
 def _check_names(path: Path, names: list[str]) -> None:

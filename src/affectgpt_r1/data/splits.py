@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from affectgpt_r1.data.annotations import NO_QUESTIONS, QuestionSet, shared_annotations
 from affectgpt_r1.data.leakage import known_overlap
 from affectgpt_r1.data.manifest import ManifestRow, check_disjoint, hash_order, read_cues, read_manifest
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.types import Annotations
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,14 @@ class Splits(NamedTuple):
         return [*self.train, *self.validation, *self.test]
 
 
-def read_splits(root: Path, files: SplitFiles, *, validation_share: float, subset: int | None) -> Splits:
+def read_splits(
+    root: Path,
+    files: SplitFiles,
+    *,
+    validation_share: float,
+    subset: int | None,
+    questions: QuestionSet = NO_QUESTIONS,
+) -> Splits:
     """Read the label files.
 
     Args:
@@ -61,17 +70,19 @@ def read_splits(root: Path, files: SplitFiles, *, validation_share: float, subse
         files: Files to read.
         validation_share: Share of the training clips, chosen by name, that validates where no file is given.
         subset: Keep this many training clips, chosen by name.
+        questions: What the training clips may be asked.
 
     Raises:
         DataError: A file cannot be used, splits overlap, or nothing is left to train on.
     """
-    train = read_manifest(
-        root, files.train_labels, reasons=files.train_reasons, subtitles=files.subtitles, empty_as_neutral=True
-    )
-    test = read_manifest(root, files.test_labels, subtitles=files.subtitles) if files.test_labels else []
-    if files.validation_labels:
-        validation = read_manifest(root, files.validation_labels, subtitles=files.subtitles)
-    else:
+    train, shared = _read_training(root, files, questions)
+
+    def evaluated(labels: str | None) -> list[ManifestRow]:
+        rows = read_manifest(root, labels, subtitles=files.subtitles, questions=questions) if labels else []
+        return [_annotated(row, shared) for row in rows]
+
+    test, validation = evaluated(files.test_labels), evaluated(files.validation_labels)
+    if not files.validation_labels:
         held_out = round(validation_share * len(train))
         ordered = hash_order(train, salt="validation")
         validation, train = ordered[:held_out], ordered[held_out:]
@@ -83,6 +94,26 @@ def read_splits(root: Path, files: SplitFiles, *, validation_share: float, subse
     if not train:
         raise DataError(f"{root / files.train_labels}: no clip is left to train on")
     return Splits(train, validation, test)
+
+
+def _read_training(root: Path, files: SplitFiles, questions: QuestionSet) -> tuple[list[ManifestRow], Annotations]:
+    """The training clips, and what their file as a whole adds to the questions of every clip."""
+    rows = read_manifest(
+        root,
+        files.train_labels,
+        reasons=files.train_reasons,
+        subtitles=files.subtitles,
+        empty_as_neutral=True,
+        questions=questions,
+        answers_all=True,
+    )
+    labels, annotations = [row.labels for row in rows], [row.annotations for row in rows]
+    shared = shared_annotations(root / files.train_labels, labels, annotations, questions)
+    return [_annotated(row, shared) for row in rows], shared
+
+
+def _annotated(row: ManifestRow, shared: Annotations) -> ManifestRow:
+    return replace(row, annotations={**row.annotations, **shared}) if shared else row
 
 
 def read_split_cues(path: Path, splits: Splits) -> dict[str, dict[str, float]]:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.policy import questions
 from affectgpt_r1.policy.questions import QUESTIONS
-from affectgpt_r1.policy.questions import answer as published_answer
-from affectgpt_r1.types import EmotionSet, Modality, Visual
+from affectgpt_r1.types import Annotations, ClipBatch, EmotionSet, Modality, Visual
 
 MULTI_TOKEN = "<MultiHere>"
 AUDIO_TOKEN = "<AudioHere>"
@@ -55,7 +55,8 @@ class PromptTemplate:
         thinks: The target holds ``<think> reason </think>`` before the answer (``prompt=think``).
         visual: What stands for the video: ``face`` crops, whole ``frame``s, ``both``, or one still ``image``.
         shown: The parts that have tokens, and so a sentence: ``video``, ``audio``, and ``multi`` of both, pre-fused.
-        kind: The published question whose sentence answers ``question``; ``""`` answers in tags.
+        kind: The published question that is asked in place of ``question``, and answered by its sentence; ``""``
+            answers in tags.
         bos_at_inference: Generation opens the prompt with the BOS token, as training does; off as published.
         force_answer: The model's turn begins with an opened answer, so that it cannot reason first: both prompt modes
             can then be compared on equal terms. For evaluation; training refuses it.
@@ -87,19 +88,46 @@ class PromptTemplate:
         """Whether a well-formed completion reasons before it answers."""
         return self.thinks and not self.force_answer
 
-    def prompt(self, subtitle: str, modalities: Sequence[Modality], kind: str = "") -> str:
+    def prompts(self, batch: ClipBatch) -> list[str]:
+        """The prompt of every clip; see :meth:`prompt`."""
+        return [
+            self.prompt(subtitle, modalities, *asked)
+            for subtitle, modalities, asked in zip(batch.subtitles, batch.modalities, _asked(batch), strict=True)
+        ]
+
+    def targets(self, batch: ClipBatch) -> list[str]:
+        """The answer that SFT teaches for every clip; see :meth:`target`."""
+        return [
+            self.target(labels, reason, kind, annotations)
+            for labels, (kind, reason, annotations) in zip(batch.labels, _asked(batch), strict=True)
+        ]
+
+    def prompt(
+        self,
+        subtitle: str,
+        modalities: Sequence[Modality],
+        kind: str = "",
+        reason: str = "",
+        annotations: Annotations | None = None,
+    ) -> str:
         """The prompt of one clip, with a placeholder token for each media embedding.
 
         Args:
             subtitle: What is said; text in it that looks like a placeholder or a turn is broken up.
             modalities: What the clip offers.
-            kind: A key of :data:`~affectgpt_r1.policy.questions.QUESTIONS`; ``""`` asks ``question``.
+            kind: A key of :data:`~affectgpt_r1.policy.questions.QUESTIONS`; ``""`` asks the template's own.
+            reason: The clip's description.
+            annotations: What the question names beside it.
 
         Returns:
             The text up to and including ``###Assistant: ``.
+
+        Raises:
+            ConfigError: The clip lacks what the question asks about.
         """
         said = f"{SUBTITLE_OPENING}{_harmless(subtitle)}{SUBTITLE_CLOSING}" if "text" in modalities else ""
-        question = QUESTIONS[kind] if kind else self.question
+        kind = kind or self.kind
+        question = _harmless(questions.question(kind, reason, annotations)) if kind else self.question
         return f"{OPENING}{self._media(modalities)}{said}{REQUEST}{question}{ASSISTANT}"
 
     def _media(self, modalities: Sequence[Modality]) -> str:
@@ -122,10 +150,16 @@ class PromptTemplate:
             return [_opened(adverb, FRAMES), _opened("Additionally", FACES)]
         return [_opened(adverb, FACES if self.visual == "face" else FRAMES)]
 
-    def target(self, labels: EmotionSet, reason: str, kind: str = "") -> str:
-        """The answer that SFT teaches, without the closing ``###``; one inside a reason would end it early."""
+    def target(
+        self, labels: EmotionSet, reason: str, kind: str = "", annotations: Annotations | None = None
+    ) -> str:
+        """The answer that SFT teaches, without the closing ``###``; one inside a reason would end it early.
+
+        Raises:
+            ConfigError: The clip does not answer the question.
+        """
         if kind or self.kind:
-            return _harmless(published_answer(kind or self.kind, labels, reason))
+            return _harmless(questions.answer(kind or self.kind, labels, reason, annotations))
         answer = ANSWER_TEMPLATE.format(labels=_harmless(", ".join(labels)))
         return THINK_TEMPLATE.format(reason=_harmless(reason)) + answer if self.thinks else answer
 
@@ -139,6 +173,12 @@ class PromptTemplate:
                     parts.update(sentence.split(token))
         parts.update(("<think>", "</think>", ANSWER_OPENING, "</answer>"))
         return sorted((part.strip() for part in parts), key=lambda phrase: (-len(phrase), phrase))
+
+
+def _asked(batch: ClipBatch) -> list[tuple[str, str, Annotations]]:
+    """Of every clip the kind of question, the description and the annotations."""
+    kinds = batch.questions or ("",) * len(batch)
+    return list(zip(kinds, batch.reasons, batch.annotations or ({},) * len(batch), strict=True))
 
 
 def _opened(adverb: str, sentence: str) -> str:

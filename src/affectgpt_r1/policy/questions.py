@@ -1,90 +1,118 @@
-"""AffectGPT's question set: what is asked, and the sentence that answers it."""
+"""AffectGPT's question set: what is asked, and the sentence that answers it.
+
+Two slips of the published wording are mended: a ligature in "floating-point", and candidates in an order that changed
+from run to run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.types import EmotionSet
+from affectgpt_r1.types import Annotations, EmotionSet
 
-QUESTIONS: Mapping[str, str] = {
-    "description": "Please infer the person's emotional state and provide your reasoning process.",
-    "ovlabel": "Please recognize all possible emotional states of the character.",
-    "onehot": "Please recognize the character's most likely emotional state.",
-    "sentiment": (
+
+class Question(NamedTuple):
+    """What is asked and what answers it, with the names of the clip's facts in braces.
+
+    Facts are ``labels``, ``label`` (the first), ``reason`` and the clip's annotations.
+    """
+
+    question: str
+    answer: str
+
+
+QUESTIONS: Mapping[str, Question] = {
+    "description": Question(
+        "Please infer the person's emotional state and provide your reasoning process.",
+        "{reason}",
+    ),
+    "ovlabel": Question(
+        "Please recognize all possible emotional states of the character.",
+        "The character's emotional state is {labels}.",
+    ),
+    "onehot": Question(
+        "Please recognize the character's most likely emotional state.",
+        "The character's emotional state is {label}.",
+    ),
+    "onehot_w_candidates": Question(
+        "Please select the label that can best describe the person's emotional state from the provided candidate "
+        "labels: {candidates}.",
+        "The most likely label is {label}.",
+    ),
+    "sentiment": Question(
         "Please select the most likely sentiment label that can best describe the person's emotional state: positive, "
-        "negative, neutral."
+        "negative, neutral.",
+        "The character's sentiment state is {sentiment}.",
+    ),
+    "valence": Question(
+        "Please identify the overall positive or negative emotional polarity of the main characters. The output should "
+        "be a floating-point number ranging from {lowest:g} to {highest:g}. Here, {lowest:g} indicates extremely "
+        "negative emotions, 0 indicates neutral emotions, and {highest:g} indicates extremely positive emotions. "
+        "Please provide your judgment as a floating-point number.",
+        "The valence score is {valence:.2f}.",
+    ),
+    "preference": Question(
+        "We provide two descriptions. a1: {a1} \t\t\t a2: {a2} Please select the one that best matches the video "
+        "content.",
+        "{verdict}",
+    ),
+    "reward": Question(
+        "We have provided a description: {reason} \t\t\t Please evaluate and decide whether to accept or reject this "
+        "description based on its alignment with the video content.",
+        "{reward} this sentence.",
     ),
 }
-"""Questions without parameters, by their published name; a clip's are drawn from ``data.questions``."""
+"""The kinds of question by their published name (``onehot``: ``onehot_wo_candidates``)."""
+
+VERDICTS: Mapping[str, str] = {
+    "a1": "The best one is a1.",
+    "a2": "The best one is a2.",
+    "same": "These two sentences describe the content of the video with the same accuracy.",
+}
+"""What answers ``preference``."""
 
 
-def answer(kind: str, labels: EmotionSet, reason: str) -> str:
-    """The answer that a labelled clip gives to a question of :data:`QUESTIONS`.
+def question(kind: str, reason: str = "", annotations: Annotations | None = None) -> str:
+    """What a clip is asked.
+
+    Args:
+        kind: A key of :data:`QUESTIONS`.
+        reason: The clip's description, which ``reward`` asks about.
+        annotations: What the clip's label file says for such questions.
 
     Raises:
-        ConfigError: Such clips do not answer that kind.
+        ConfigError: The kind is unknown, or the clip lacks what it asks about.
     """
-    if kind == "description":
-        return reason
-    if kind == "ovlabel":
-        return state_answer(", ".join(labels))
-    if kind == "onehot":
-        return state_answer(labels[0] if labels else "neutral")
-    raise ConfigError(f"data.questions: labels and reasons do not answer {kind!r}; take description, ovlabel or onehot")
+    return _filled(kind, _known(kind).question, {"reason": reason, **(annotations or {})})
 
 
-def state_answer(labels: str) -> str:
-    """The answer to ``ovlabel``, and to ``onehot`` without candidates."""
-    return f"The character's emotional state is {labels}."
+def answer(kind: str, labels: EmotionSet, reason: str = "", annotations: Annotations | None = None) -> str:
+    """The sentence that answers :func:`question`.
+
+    Raises:
+        ConfigError: The kind is unknown, or the clip lacks the answer.
+    """
+    facts = {"reason": reason, **(annotations or {})}
+    if labels:
+        facts |= {"labels": ", ".join(labels), "label": labels[0]}
+    if verdict := VERDICTS.get(str(facts.get("preference"))):
+        facts["verdict"] = verdict
+    return _filled(kind, _known(kind).answer, facts)
 
 
-def candidates_question(candidates: Sequence[str]) -> str:
-    """``onehot`` with candidate labels."""
-    return (
-        "Please select the label that can best describe the person's emotional state from the provided candidate "
-        f"labels: {', '.join(candidates)}."
-    )
+def _known(kind: str) -> Question:
+    if kind not in QUESTIONS:
+        raise ConfigError(f"data.questions: {kind!r} is unknown; choose among {', '.join(QUESTIONS)}")
+    return QUESTIONS[kind]
 
 
-def candidates_answer(label: str) -> str:
-    """The answer to :func:`candidates_question`."""
-    return f"The most likely label is {label}."
-
-
-def sentiment_answer(valence: float) -> str:
-    """The answer to ``sentiment``: the sign of a valence score."""
-    state = "positive" if valence > 0 else "negative" if valence < 0 else "neutral"
-    return f"The character's sentiment state is {state}."
-
-
-def valence_question(lowest: float, highest: float) -> str:
-    """A score between the bounds of a data set."""
-    return (
-        "Please identify the overall positive or negative emotional polarity of the main characters. The output should "
-        f"be a floating-point number ranging from {lowest:g} to {highest:g}. Here, {lowest:g} indicates extremely "
-        f"negative emotions, 0 indicates neutral emotions, and {highest:g} indicates extremely positive emotions. "
-        "Please provide your judgment as a floating-point number."
-    )
-
-
-def valence_answer(valence: float) -> str:
-    """The answer to :func:`valence_question`."""
-    return f"The valence score is {valence:.2f}."
-
-
-def preference_question(first: str, second: str) -> str:
-    """Which of two descriptions fits the clip."""
-    return (
-        f"We provide two descriptions. a1: {first} \t\t\t a2: {second} Please select the one that best matches the "
-        "video content."
-    )
-
-
-def preference_answer(preference: str) -> str:
-    """The answer to :func:`preference_question`: ``a1``, ``a2`` or ``same``."""
-    if preference not in ("a1", "a2", "same"):
-        raise ConfigError(f"preference={preference!r} is unknown; it is a1, a2 or same")
-    if preference == "same":
-        return "These two sentences describe the content of the video with the same accuracy."
-    return f"The best one is {preference}."
+def _filled(kind: str, template: str, facts: Mapping[str, str | float]) -> str:
+    try:
+        return template.format_map(facts)
+    except KeyError as error:
+        raise ConfigError(
+            f"a clip is asked {kind!r} and has no {error.args[0]}: name {kind} in data.questions, and its column in the "
+            "label file"
+        ) from error

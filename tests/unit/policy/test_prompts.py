@@ -7,8 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affectgpt_r1.emotion.parsing import parse_completion
-from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.policy import questions
 from affectgpt_r1.policy.prompts import MEDIA_TOKENS, TURN, PromptTemplate
 
 QUESTION = "What does the character feel?"
@@ -124,53 +122,3 @@ def test_a_forced_answer_belongs_to_the_models_turn_not_to_the_prompt():
     assert (free.expects_reasoning, forced.expects_reasoning) == (True, False)
     assert free.target(("sad",), "Low.") == forced.target(("sad",), "Low.")
     assert free.phrases() == forced.phrases()
-
-
-@pytest.mark.parametrize(
-    ("kind", "question", "answer"),
-    [
-        ("", QUESTION, "<answer> happy, proud </answer>"),
-        ("description", "Please infer the person's emotional state and provide your reasoning process.", "A smile."),
-        (
-            "ovlabel",
-            "Please recognize all possible emotional states of the character.",
-            "The character's emotional state is happy, proud.",
-        ),
-        (
-            "onehot",
-            "Please recognize the character's most likely emotional state.",
-            "The character's emotional state is happy.",
-        ),
-    ],
-)
-def test_published_questions_and_their_answers(kind, question, answer):
-    template = PromptTemplate(QUESTION)
-    assert template.prompt("", ("text",), kind).endswith(f"{REQUEST}{question} ###Assistant: ")
-    assert template.target(("happy", "proud"), "A smile.", kind) == answer
-
-
-def test_a_prompt_can_be_answered_by_a_published_sentence():
-    template = PromptTemplate(QUESTION, kind="ovlabel")
-    assert template.target(("sad",), "") == "The character's emotional state is sad."
-    assert template.target(("sad",), "Low voice.", "description") == "Low voice."
-    with pytest.raises(ConfigError, match=r"prompt\.kind=mood is unknown"):
-        PromptTemplate(QUESTION, kind="mood")
-    with pytest.raises(ConfigError, match="do not answer 'sentiment'"):
-        template.target(("sad",), "", "sentiment")
-
-
-def test_other_published_answers():
-    assert questions.candidates_answer("angry") == "The most likely label is angry."
-    assert questions.candidates_question(["angry", "sad"]).endswith("candidate labels: angry, sad.")
-    assert [questions.sentiment_answer(value).split()[-1] for value in (0.4, 0.0, -1)] == [
-        "positive.",
-        "neutral.",
-        "negative.",
-    ]
-    assert questions.valence_answer(-0.456) == "The valence score is -0.46."
-    assert "ranging from -3 to 3" in questions.valence_question(-3, 3)
-    assert questions.preference_answer("a2") == "The best one is a2."
-    assert "same accuracy" in questions.preference_answer("same")
-    assert "a1: x \t\t\t a2: y" in questions.preference_question("x", "y")
-    with pytest.raises(ConfigError, match="preference='both'"):
-        questions.preference_answer("both")
