@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.policy.flash import attention_backward, attention_forward
+from affectgpt_r1.policy.group_attention import attend_at_ends, attend_causally, attend_to_prompt
 from affectgpt_r1.policy.ragged import Ragged
 
 NAME = "shared_prompt"
@@ -68,7 +68,7 @@ class SharedRow:
             self._keep(layer, key, value)
             return self._attend_in_prompts(query, key, value, scale)
         if self.prefilled:
-            return _attend_to_prompt(query, key, value, *self.cache[layer], self.prompts, self.completions, scale)
+            return attend_to_prompt(query, key, value, *self.cache[layer], self.prompts, self.completions, scale)
         (prompt_query, own_query), (prompt_key, own_key), (prompt_value, own_value) = (
             torch.split(one, [len(one) - self.completions.total, self.completions.total]) for one in (query, key, value)
         )
@@ -76,7 +76,7 @@ class SharedRow:
         return torch.cat(
             [
                 self._attend_in_prompts(prompt_query, prompt_key, prompt_value, scale),
-                _attend_to_prompt(
+                attend_to_prompt(
                     own_query, own_key, own_value, prompt_key, prompt_value, self.prompts, self.completions, scale
                 ),
             ]
@@ -84,8 +84,8 @@ class SharedRow:
 
     def _attend_in_prompts(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if len(query) == self.prompts.count < self.prompts.total:
-            return _attend_at_ends(query, key, value, self.prompts, scale)
-        return _attend_causally(query, key, value, self.prompts, scale)
+            return attend_at_ends(query, key, value, self.prompts, scale)
+        return attend_causally(query, key, value, self.prompts, scale)
 
     def _keep(self, layer: int, key: Tensor, value: Tensor) -> None:
         if self.keep:
@@ -130,190 +130,3 @@ def attention(
     flat = (one[0].transpose(0, 1) for one in (query, key, value))
     output: Tensor = row.attend(module.layer_idx, *flat, scaling)
     return output.unsqueeze(0), None
-
-
-def _attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
-    output: Tensor = _CausalAttention.apply(query, key, value, lengths, scale)
-    return output
-
-
-def _attend_at_ends(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
-    """Attention of each sequence's last token ``(n, H, d)``: so few queries that torch's own gradient will do."""
-    count, heads, size = query.shape
-    grouped = query.view(count, key.shape[1], -1, size)
-    scores = (grouped @ lengths.pad(key).permute(0, 2, 3, 1)).float() * scale
-    bias = lengths.padding_bias(scores.dtype)
-    weights = (scores if bias is None else scores + bias).softmax(-1).to(value.dtype)
-    return (weights @ _heads_first(lengths.pad(value))).view(count, heads, size)
-
-
-def _attend_to_prompt(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prompt_key: Tensor,
-    prompt_value: Tensor,
-    prompts: Ragged,
-    completions: Ragged,
-    scale: float,
-) -> Tensor:
-    output: Tensor = _CompletionAttention.apply(
-        query, key, value, prompt_key, prompt_value, prompts, completions, scale
-    )
-    return output
-
-
-def _heads_first(padded: Tensor) -> Tensor:
-    """``(n, L, H, d)`` to ``(n, H, L, d)``."""
-    return padded.transpose(1, 2)
-
-
-def _expand_heads(padded: Tensor, heads: int) -> Tensor:
-    """``(n, L, KV heads, d)`` to ``(n, H, L, d)``: each key head repeated for its query heads."""
-    repeats = heads // padded.shape[2]
-    return _heads_first(padded if repeats == 1 else padded.repeat_interleave(repeats, 2))
-
-
-def _reduce_heads(gradient: Tensor, key_heads: int) -> Tensor:
-    """The adjoint of :func:`_expand_heads`: ``(n, H, L, d)`` to ``(n, L, KV heads, d)``."""
-    rows, heads, length, size = gradient.shape
-    if heads == key_heads:
-        return _heads_first(gradient)
-    return _heads_first(gradient.view(rows, key_heads, heads // key_heads, length, size).sum(2))
-
-
-class _CausalAttention(torch.autograd.Function):
-    """Causal attention inside each sequence of a flat row. Right padding is never seen: it comes later."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
-        heads = query.shape[1]
-        output, normalizer = attention_forward(
-            _heads_first(lengths.pad(query)),
-            _expand_heads(lengths.pad(key), heads),
-            _expand_heads(lengths.pad(value), heads),
-            scale=scale,
-            causal=True,
-            bias=None,
-        )
-        ctx.save_for_backward(query, key, value, output, normalizer)
-        ctx.lengths, ctx.scale = lengths, scale
-        return lengths.flatten(_heads_first(output))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, output, normalizer = ctx.saved_tensors
-        lengths, heads, key_heads = ctx.lengths, query.shape[1], key.shape[1]
-        query_gradient, *gradients = attention_backward(
-            _heads_first(lengths.pad_with_zeros(gradient)),
-            _heads_first(lengths.pad(query)),
-            _expand_heads(lengths.pad(key), heads),
-            _expand_heads(lengths.pad(value), heads),
-            output,
-            normalizer,
-            scale=ctx.scale,
-            causal=True,
-            bias=None,
-        )
-        key_gradient, value_gradient = (lengths.flatten(_reduce_heads(one, key_heads)) for one in gradients)
-        return lengths.flatten(_heads_first(query_gradient)), key_gradient, value_gradient, None, None
-
-
-class _CompletionAttention(torch.autograd.Function):
-    """Attention of completions to their prompts and to themselves.
-
-    Towards the prompt a group's completions, and the query heads that share a key head, are one long list of queries:
-    there is no mask between them, so keys and values are read once.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        prompt_key: Tensor,
-        prompt_value: Tensor,
-        prompts: Ragged,
-        completions: Ragged,
-        scale: float,
-    ) -> Tensor:
-        heads, key_heads = query.shape[1], key.shape[1]
-        padded = completions.pad(query)
-        bias = prompts.padding_bias(query.dtype)
-        to_prompt, prompt_normalizer = attention_forward(
-            _gather_groups(padded, prompts.count, key_heads),
-            _heads_first(prompts.pad(prompt_key)),
-            _heads_first(prompts.pad(prompt_value)),
-            scale=scale,
-            causal=False,
-            bias=bias,
-        )
-        to_self, self_normalizer = attention_forward(
-            _heads_first(padded),
-            _expand_heads(completions.pad(key), heads),
-            _expand_heads(completions.pad(value), heads),
-            scale=scale,
-            causal=True,
-            bias=None,
-        )
-        to_prompt = _heads_first(_spread_groups(to_prompt, padded.shape))
-        prompt_normalizer = _heads_first(_spread_groups(prompt_normalizer.unsqueeze(-1), padded.shape))[..., 0]
-        normalizer = torch.logaddexp(prompt_normalizer, self_normalizer)
-        output = to_prompt * (prompt_normalizer - normalizer).exp().unsqueeze(-1).to(to_prompt.dtype)
-        output = output.addcmul_(to_self, (self_normalizer - normalizer).exp().unsqueeze(-1).to(to_self.dtype))
-        ctx.save_for_backward(query, key, value, prompt_key, prompt_value, output, normalizer, bias)
-        ctx.prompts, ctx.completions, ctx.scale = prompts, completions, scale
-        return completions.flatten(_heads_first(output))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, prompt_key, prompt_value, output, normalizer, bias = ctx.saved_tensors
-        prompts, completions = ctx.prompts, ctx.completions
-        heads, key_heads = query.shape[1], key.shape[1]
-        padded, padded_gradient = completions.pad(query), completions.pad_with_zeros(gradient)
-        to_prompt, *prompt_gradients = attention_backward(
-            _gather_groups(padded_gradient, prompts.count, key_heads),
-            _gather_groups(padded, prompts.count, key_heads),
-            _heads_first(prompts.pad(prompt_key)),
-            _heads_first(prompts.pad(prompt_value)),
-            _gather_groups(_heads_first(output), prompts.count, key_heads),
-            _gather_groups(_heads_first(normalizer.unsqueeze(-1)), prompts.count, key_heads)[..., 0],
-            scale=ctx.scale,
-            causal=False,
-            bias=bias,
-        )
-        query_gradient, *own_gradients = attention_backward(
-            _heads_first(padded_gradient),
-            _heads_first(padded),
-            _expand_heads(completions.pad(key), heads),
-            _expand_heads(completions.pad(value), heads),
-            output,
-            normalizer,
-            scale=ctx.scale,
-            causal=True,
-            bias=None,
-        )
-        return (
-            completions.flatten(_heads_first(query_gradient) + _spread_groups(to_prompt, padded.shape)),
-            *(completions.flatten(_reduce_heads(one, key_heads)) for one in own_gradients),
-            *(prompts.flatten(_heads_first(one)) for one in prompt_gradients),
-            None,
-            None,
-            None,
-        )
-
-
-def _gather_groups(padded: Tensor, num_prompts: int, key_heads: int) -> Tensor:
-    """``(N, C, H, d)`` to ``(B, KV heads, H / KV heads * G * C, d)``: one list of queries a key head."""
-    rows, length, heads, size = padded.shape
-    shape = (num_prompts, rows // num_prompts * length, key_heads, heads // key_heads, size)
-    return padded.reshape(shape).permute(0, 2, 3, 1, 4).reshape(num_prompts, key_heads, -1, size)
-
-
-def _spread_groups(gathered: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of :func:`_gather_groups`: back to ``(N, C, H, ...)``, ``shape`` being ``(N, C, H, d)``."""
-    rows, length, heads, _ = shape
-    num_prompts, key_heads, _, size = gathered.shape
-    lists = gathered.view(num_prompts, key_heads, heads // key_heads, rows // num_prompts * length, size)
-    return lists.permute(0, 3, 1, 2, 4).reshape(rows, length, heads, size)

@@ -93,8 +93,8 @@ def test_one_softmax_over_prompt_and_completion(layout, heads, prefilled):
 @pytest.mark.parametrize("plain", [False, True])
 def test_single_precision_by_the_fused_and_the_plain_kernel(monkeypatch, layout, plain):
     if plain:
-        monkeypatch.setattr("affectgpt_r1.policy.shared_attention.attention_forward", flash.plain_attention_forward)
-        monkeypatch.setattr("affectgpt_r1.policy.shared_attention.attention_backward", flash.plain_attention_backward)
+        monkeypatch.setattr("affectgpt_r1.policy.group_attention.attention_forward", flash.plain_attention_forward)
+        monkeypatch.setattr("affectgpt_r1.policy.group_attention.attention_backward", flash.plain_attention_backward)
     check(layout, 4, 2, torch.float32, 5e-6)
 
 
