@@ -6,6 +6,7 @@ A command's module is imported only when it is asked for, so that ``--help`` and
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -52,17 +53,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The command and its overrides or options; by default those of the process.
 
     Raises:
-        SystemExit: With code 2 after an unknown or missing command.
+        SystemExit: With code 2 after an unknown or missing command, 130 after Ctrl-C, 141 where the reader of a pipe
+            has gone, as in ``affectgpt-r1 score ... | head``.
     """
     command, *overrides = (sys.argv[1:] if arguments is None else arguments) or [""]
     if command in ("-h", "--help"):
         print(usage())
     elif command in COMMANDS:
         sys.argv = [f"{PROGRAM} {command}", *overrides]
-        import_module(f"affectgpt_r1.{command.replace('-', '_')}").main()
+        _run(command)
     else:
         print(_complaint(command), file=sys.stderr)
         raise SystemExit(2)
+
+
+def _run(command: str) -> None:
+    try:
+        import_module(f"affectgpt_r1.{command.replace('-', '_')}").main()
+    except KeyboardInterrupt:
+        print(f"{PROGRAM} {command}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it flushes at exit
+        raise SystemExit(141) from None
 
 
 def _complaint(command: str) -> str:

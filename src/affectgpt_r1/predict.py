@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from affectgpt_r1.errors import AffectGPTError, CheckpointError
+from affectgpt_r1.command import run_command
+from affectgpt_r1.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,21 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With code 2 after bad input, 1 if a file could not be answered.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        failures = predict(options)
-    except AffectGPTError as error:
-        print(f"affectgpt-r1 predict: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    for path, reason in failures.items():
-        print(reason if reason.startswith(str(path)) else f"{path}: {reason}", file=sys.stderr)
-    if failures:
-        print(f"{len(failures)} files could not be answered; they are listed above", file=sys.stderr)
+    if run_command(_parser(), predict, arguments):
         raise SystemExit(1)
 
 
 def predict(options: argparse.Namespace) -> Mapping[Path, str]:
-    """Answer every file and write a JSON line for each as soon as it is there.
+    """Answer every file, write a JSON line for each as soon as it is there, and list at the end what was not answered.
 
     Args:
         options: See ``--help``.
@@ -60,29 +53,61 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
     from affectgpt_r1.prediction import find_media, predict_files
 
     files = find_media(options.videos)
-    subtitles = {path: subtitle_of(path, options.subtitle) for path in files}
-    predictor = load_predictor(options)
     failures: dict[Path, str] = {}
+    subtitles = _subtitles(files, options.subtitle, failures)
+    predictor = load_predictor(options)
     rows = predict_files(predictor, subtitles, failures)
-    console = Console(stderr=True)
-    with _writable(options.output) if options.output else nullcontext(sys.stdout) as output:
-        for row in track(rows, "predicting", len(files), console=console, disable=not console.is_terminal):
-            if row is not None:
-                output.write(json.dumps(row, ensure_ascii=False) + "\n")
-                output.flush()
+    console, answered = Console(stderr=True), 0
+    with _writable(options.output, files) if options.output else nullcontext(sys.stdout) as output:
+        try:
+            for row in track(rows, "predicting", len(subtitles), console=console, disable=not console.is_terminal):
+                if row is not None:
+                    output.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    output.flush()
+                    answered += 1
+        finally:  # after an interruption, too
+            if answered < len(files):
+                _list_failures(failures, answered, len(files))
     return failures
+
+
+def _list_failures(failures: Mapping[Path, str], answered: int, number: int) -> None:
+    for path, reason in failures.items():
+        print(reason if reason.startswith(str(path)) else f"{path}: {reason}", file=sys.stderr)
+    listed = (
+        f"; {len(failures)} could not be and are listed above. A file that players do show can be repaired by "
+        "`ffmpeg -i FILE NEW.mp4`"
+    )
+    print(f"{answered} of {number} files were answered{listed if failures else ''}", file=sys.stderr)
+
+
+def _subtitles(files: Sequence[Path], subtitle: str | None, failures: dict[Path, str]) -> dict[Path, str]:
+    """What is said, by file; a file with a bad ``.srt`` beside it is not answered."""
+    subtitles: dict[Path, str] = {}
+    for path in files:
+        try:
+            subtitles[path] = subtitle_of(path, subtitle)
+        except DataError as error:
+            if subtitle is not None:
+                raise
+            failures[path] = str(error)
+    return subtitles
 
 
 def subtitle_of(path: Path, subtitle: str | None) -> str:
     """What is said in a file: ``--subtitle`` as text or ``.srt``, else the ``.srt`` of the same name, else nothing.
 
     Raises:
-        DataError: The ``.srt`` cannot be read.
+        DataError: The ``.srt`` cannot be read, or ``--subtitle`` names another file.
     """
     from affectgpt_r1.data.subtitles import read_srt
 
+    if subtitle is not None and subtitle.lower().endswith(".srt"):
+        return read_srt(Path(subtitle))
+    if subtitle is not None and os.path.isfile(subtitle):
+        raise DataError(f"{subtitle}: --subtitle takes what is said, or an .srt file")
     if subtitle is not None:
-        return read_srt(Path(subtitle)) if subtitle.lower().endswith(".srt") else subtitle
+        return subtitle
     beside = path.with_suffix(".srt")
     return read_srt(beside) if beside.is_file() else ""
 
@@ -92,10 +117,17 @@ def load_predictor(options: argparse.Namespace) -> Predictor:
 
     Raises:
         CheckpointError: There is no checkpoint, or what belongs beside it is gone.
+        ConfigError: ``--device`` or a key of ``--set`` does not exist.
     """
+    import torch
+
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.prediction import Predictor
 
+    try:
+        torch.empty(1, device=options.device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
+        raise ConfigError(f"--device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
     checkpoint = options.checkpoint or _newest_checkpoint()
     policy, media, sampling, lexicon = (_exported if checkpoint.is_dir() else _trained)(checkpoint, options.set)
     policy.to(options.device).eval()
@@ -117,6 +149,12 @@ def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy
     config = config_of_run(written, changes)
     config.init_from, config.ckpt_path = str(checkpoint), None
     prepare_process(config)
+    tokenizer = Path(config.model.tokenizer)
+    if tokenizer.suffix == ".json" and not tokenizer.is_file():
+        raise CheckpointError(
+            f"{tokenizer}: no such file; if {checkpoint} was trained in another folder, name that by "
+            "--set paths.root=FOLDER, or the tokenizer alone by --set model.tokenizer=FILE"
+        )
     return build_policy(config), instantiate(config.data).media, answer_sampling(config), config.emotion.lexicon
 
 
@@ -139,17 +177,29 @@ def config_of_run(written: Path, changes: Sequence[str]) -> DictConfig:
     Args:
         written: Its ``.hydra/config.yaml``.
         changes: ``key=value`` pairs.
+
+    Raises:
+        ConfigError: A pair is none, or its key does not exist.
     """
     from hydra import compose, initialize_config_dir
     from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    from affectgpt_r1.config import CONFIGS
+    from affectgpt_r1.config import CONFIGS, explain
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         defaults = compose("train")
     OmegaConf.set_struct(defaults, False)
-    config = OmegaConf.merge(defaults, OmegaConf.load(written), OmegaConf.from_dotlist(list(changes)))
+    config = OmegaConf.merge(defaults, OmegaConf.load(written))
     assert isinstance(config, DictConfig)
+    OmegaConf.set_struct(config, True)
+    for change in changes:
+        if "=" not in change:
+            raise ConfigError(f"--set {change}: give KEY=VALUE; what follows --set up to the next option is read so")
+        try:
+            config.merge_with_dotlist([change])
+        except OmegaConfBaseException as error:
+            raise ConfigError(explain(ConfigError(str(error).splitlines()[0]), [change])) from error
     return config
 
 
@@ -164,9 +214,14 @@ def _newest_checkpoint() -> Path:
     raise CheckpointError(f"no trained policy below {outputs}: run `make grpo`, or name one with --checkpoint")
 
 
-def _writable(path: Path) -> TextIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("w", encoding="utf-8")
+def _writable(path: Path, videos: Sequence[Path]) -> TextIO:
+    if any(path.resolve() == video.resolve() for video in videos):
+        raise ConfigError(f"--output {path}: is one of the videos; name another file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

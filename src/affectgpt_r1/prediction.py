@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from affectgpt_r1.data.any_media import inspect, read_sound_windows, read_uniform_frames
+from affectgpt_r1.data.any_media import LOST_SHARE, inspect, read_sound_windows, read_uniform_frames
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.faces import centre_square, face_crops
@@ -142,6 +142,11 @@ def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> 
     """
     streams = inspect(path)
     notes: list[str] = []
+    if streams.held_seconds < streams.declared_seconds * (1 - LOST_SHARE) - 1:
+        notes.append(
+            f"the header promises {streams.declared_seconds:.0f} s and the file holds {streams.held_seconds:.0f} s: "
+            "it is cut short, or the header is wrong"
+        )
     frames: Tensor | None = None
     waveform: Tensor | None = None
     if streams.has_video and "video" in media.modalities:
@@ -164,7 +169,9 @@ def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> 
 
 
 def find_media(paths: Sequence[Path]) -> list[Path]:
-    """The files themselves, and in place of a folder all media files below it, by name.
+    """The files themselves, and in place of a folder all media files below it, by name; each file once.
+
+    Hidden files are left out: ``._clip.mp4`` beside ``clip.mp4`` is what macOS leaves on other systems' disks.
 
     Raises:
         DataError: A path does not exist, or a folder holds no media file.
@@ -172,7 +179,7 @@ def find_media(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in MEDIA_SUFFIXES)
+            inside = sorted(file for file in path.rglob("*") if _is_media_file(file))
             if not inside:
                 raise DataError(f"{path}: holds no media file; name the files themselves if their suffix is unusual")
             found.extend(inside)
@@ -180,7 +187,14 @@ def find_media(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
         else:
             raise DataError(f"{path}: no such file")
-    return found
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.resolve(), path)
+    return list(once.values())
+
+
+def _is_media_file(path: Path) -> bool:
+    return path.suffix.lower() in MEDIA_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
 def predict_files(

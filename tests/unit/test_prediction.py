@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ import torch
 
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.errors import DataError, MediaError
+from affectgpt_r1.errors import ConfigError, DataError, MediaError
 from affectgpt_r1.policy.export import export_policy
-from affectgpt_r1.predict import main, subtitle_of
+from affectgpt_r1.predict import config_of_run, main, subtitle_of
 from affectgpt_r1.prediction import Predictor, find_media, predict_files, read_clip
 from affectgpt_r1.types import Sampling
 
@@ -101,6 +102,23 @@ def test_bad_files_do_not_stop_the_rest(predictor, write_video, tmp_path: Path):
     assert len(rows) == 3
 
 
+def test_a_folder_gives_each_file_once_and_no_hidden_ones(tmp_path: Path):
+    (tmp_path / "folder.mp4").mkdir()
+    for name in ("b.mp4", "a.MKV", "._b.mp4", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.mp4" / "c.wav").write_bytes(b"")
+    files = find_media([tmp_path / "b.mp4", tmp_path, tmp_path / "folder.mp4" / ".." / "b.mp4"])
+    assert [path.name for path in files] == ["b.mp4", "a.MKV", "c.wav"]
+
+
+def test_a_file_that_holds_less_than_its_header_promises_says_so(write_video, tmp_path: Path):
+    whole = write_video(tmp_path / "whole.mkv", [index / 10 for index in range(300)], size=(320, 240))
+    assert read_clip(whole, "", MEDIA, "centre")[1] == ["answered without audio and text, which the file does not have"]
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])
+    assert re.search(r"promises 30 s and the file holds \d+ s", read_clip(cut, "", MEDIA, "centre")[1][0])
+
+
 def test_what_is_not_there_is_refused_by_name(tmp_path: Path):
     with pytest.raises(DataError, match="gone: no such file"):
         find_media([tmp_path / "gone"])
@@ -124,11 +142,8 @@ def test_a_missing_checkpoint_is_named(write_video, tmp_path: Path, capsys):
     assert "best.ckpt: no such file; --checkpoint names" in capsys.readouterr().err
 
 
-def test_an_exported_folder_predicts_as_the_policy_does(
-    predictor, tiny_config, tokenizer_file, write_video, tmp_path: Path
-):
-    path = write_video(tmp_path / "clip.mp4", sound=True)
-    expected = predictor(path, "I am happy")
+@pytest.fixture
+def exported(predictor, tiny_config, tokenizer_file, tmp_path: Path) -> Path:
     processor = {"modalities": ["video", "audio", "text"], "num_frames": 3, "image_size": 48, "num_windows": 2}
     export_policy(
         predictor.policy,
@@ -139,10 +154,83 @@ def test_an_exported_folder_predicts_as_the_policy_does(
         max_completion_length=6,
         card="",
     )
-    main([str(path), "--checkpoint", str(tmp_path / "exported"), "--subtitle", "I am happy", "--faces", "centre",
+    return tmp_path / "exported"
+
+
+def test_an_exported_folder_predicts_as_the_policy_does(predictor, exported: Path, write_video, tmp_path: Path):
+    path = write_video(tmp_path / "clip.mp4", sound=True)
+    expected = predictor(path, "I am happy")
+    main([str(path), "--checkpoint", str(exported), "--subtitle", "I am happy", "--faces", "centre",
           "--output", str(tmp_path / "rows.jsonl")])  # fmt: skip
     row = json.loads((tmp_path / "rows.jsonl").read_text("utf-8"))
     assert {**row, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_a_bad_subtitle_beside_one_video_does_not_stop_the_rest(exported: Path, write_video, tmp_path: Path, capsys):
+    (tmp_path / "films").mkdir()
+    for name in ("good", "bad"):
+        write_video(tmp_path / "films" / f"{name}.mp4")
+    (tmp_path / "films" / "bad.srt").write_text("no times")
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "films"), "--checkpoint", str(exported), "--faces", "centre", "--no-contributions"])
+    printed = capsys.readouterr()
+    assert stop.value.code == 1
+    assert [Path(json.loads(line)["file"]).name for line in printed.out.splitlines()] == ["good.mp4"]
+    assert "bad.mp4: " in printed.err
+    assert "bad.srt: has no" in printed.err
+    assert "1 of 2 files were answered; 1 could not be" in printed.err
+
+
+def test_an_interruption_keeps_what_is_answered(exported: Path, write_video, tmp_path: Path, monkeypatch, capsys):
+    first, second = write_video(tmp_path / "a.mp4"), write_video(tmp_path / "b.mp4")
+    answer = Predictor.__call__
+
+    def interrupted(self, path, subtitle):
+        if path == second:
+            raise KeyboardInterrupt
+        return answer(self, path, subtitle)
+
+    monkeypatch.setattr(Predictor, "__call__", interrupted)
+    output = tmp_path / "new" / "folder" / "rows.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        main([str(first), str(second), "--checkpoint", str(exported), "--faces", "centre", "--output", str(output)])
+    assert [json.loads(line)["file"] for line in output.read_text("utf-8").splitlines()] == [str(first)]
+    assert "1 of 2 files were answered" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--device", "nonsense"], "--device nonsense cannot be used"),
+        (["--output", "CLIP"], "is one of the videos"),
+        (["--output", "CLIP/rows.jsonl"], "cannot be written"),
+        (["--output", "FOLDER"], "cannot be written: Is a directory"),
+        (["--subtitle", "CLIP"], "takes what is said, or an .srt file"),
+        (["--subtitle", "gone.srt"], "gone.srt: cannot be read: No such file"),
+    ],
+)
+def test_wrong_options_are_one_line(exported, write_video, tmp_path: Path, capsys, arguments, complaint: str):
+    path = write_video(tmp_path / "clip.mp4")
+    given = [part.replace("CLIP", str(path)).replace("FOLDER", str(tmp_path)) for part in arguments]
+    before = path.read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        main([str(path), "--checkpoint", str(exported), *given])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2
+    assert last.startswith("affectgpt-r1 predict: ")
+    assert complaint in last
+    assert path.read_bytes() == before
+
+
+def test_a_misspelt_key_of_set_is_refused(tmp_path: Path):
+    written = tmp_path / "config.yaml"
+    written.write_text("seed: 3\na_key_of_an_older_version: 1\n", encoding="utf-8")
+    config = config_of_run(written, ["paths.root=/data"])
+    assert (config.seed, config.paths.root, config.paths.outputs) == (3, "/data", "/data/outputs")
+    with pytest.raises(ConfigError, match=r"paths\.rot is no key .* the nearest is paths\.root"):
+        config_of_run(written, ["paths.rot=/data"])
+    with pytest.raises(ConfigError, match=r"--set clip\.mp4: give KEY=VALUE"):
+        config_of_run(written, ["clip.mp4"])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ Data sets are read by :mod:`affectgpt_r1.data.video`; this is for files that nob
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from affectgpt_r1.data.audio import SAMPLE_RATE, audio_windows, read_waveform, resample
+from affectgpt_r1.data.audio import MOST_CHANNELS, SAMPLE_RATE, audio_windows, average_channels, resample
 from affectgpt_r1.data.video import Frames, uniform_indices
 from affectgpt_r1.errors import MediaError
 
@@ -33,15 +33,20 @@ RESAMPLING_MARGIN = 0.1
 """Seconds of sound around a window, so that the resampling filter sees no edge where the file has none."""
 
 LOST_SHARE = 0.1
-"""A file that lacks more of the frames that its header promises is cut short."""
+"""A file that lacks more of the frames that its header promises, or of its sound, is damaged or cut short."""
+
+FORMATS_WITH_A_DURATION = ("matroska", "mov", "avi", "asf", "wav")
+"""Containers whose header says how long they are; of the others FFmpeg guesses it from the bit rate."""
 
 
 class Streams(NamedTuple):
     """What a file really holds."""
 
     picture_times: list[int]  # presentation times of the video packets, sorted, in the stream's time base
-    promised_frames: int  # by the header; 0 where it does not say
-    sound_seconds: float  # end of the last audio packet; 0 without an audio track
+    sound_start: float  # of the first audio packet, in seconds; a recorded broadcast does not start at 0
+    sound_end: float  # of the last audio packet; the start's equal without an audio track
+    declared_seconds: float  # by the header; 0 where it does not say
+    held_seconds: float  # from 0 to the end of the last packet
     has_video: bool
     has_audio: bool
 
@@ -53,7 +58,7 @@ def inspect(path: Path) -> Streams:
         MediaError: FFmpeg cannot read it, it holds neither, or it is cut short.
     """
     times: list[int] = []
-    sound_end = 0.0
+    sound: list[tuple[float, float]] = []  # start and end of each packet
     with _opened(path) as container:
         video, audio = _video_stream(container), next(iter(container.streams.audio), None)
         chosen = [stream for stream in (video, audio) if stream is not None]
@@ -65,11 +70,25 @@ def inspect(path: Path) -> Streams:
             if packet.stream is video:
                 times.append(packet.pts)
             else:
-                sound_end = max(sound_end, float((packet.pts + (packet.duration or 0)) * (packet.time_base or 0)))
-        promised = video.frames if video is not None else 0
-    if len(times) < promised * (1 - LOST_SHARE) - 2:
-        raise MediaError(f"{path}: cut short: {len(times)} of {promised} frames are there")
-    return Streams(sorted(times), promised, sound_end, bool(times), audio is not None and sound_end > 0)
+                start = float(packet.pts * (packet.time_base or 0))
+                sound.append((start, start + float((packet.duration or 0) * (packet.time_base or 0))))
+        times.sort()
+        if video is not None and _is_cut_short(video, times):
+            raise MediaError(f"{path}: cut short: {len(times)} of {video.frames} frames are there")
+        sound_start, sound_end = min(sound)[0] if sound else 0.0, max((end for _, end in sound), default=0.0)
+        held = max(sound_end, float(times[-1] * (video.time_base or 0)) if times and video is not None else 0.0)
+        declared = (container.duration or 0) / av.time_base
+        is_said = container.format.name.startswith(FORMATS_WITH_A_DURATION)
+    has_audio = audio is not None and sound_end > sound_start
+    return Streams(times, sound_start, sound_end, declared if is_said else 0.0, held, bool(times), has_audio)
+
+
+def _is_cut_short(video: av.VideoStream, times: Sequence[int]) -> bool:
+    """By the count of frames and by their times, for an AVI's count includes frames that the camera dropped."""
+    if len(times) >= video.frames * (1 - LOST_SHARE) - 2:
+        return False
+    reached = times[-1] - (video.start_time or 0) if times else 0
+    return not video.duration or reached < video.duration * (1 - LOST_SHARE)
 
 
 def read_uniform_frames(path: Path, streams: Streams, count: int) -> list[Frames]:
@@ -101,43 +120,49 @@ def read_uniform_frames(path: Path, streams: Streams, count: int) -> list[Frames
 def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float) -> Tensor:
     """Read ``(W, S)`` float32 windows at 16 kHz, their starts evenly spaced as in training.
 
+    A packet that cannot be decoded is passed over, as players do: recorded broadcasts often start with half a one.
+
     Raises:
-        MediaError: The sound cannot be decoded.
+        MediaError: The sound cannot be decoded, or too much of it is damaged.
     """
-    if streams.sound_seconds <= WHOLE_SOUND_SECONDS:
-        waveform, rate = read_waveform(path)
-        return audio_windows(resample(torch.from_numpy(waveform), rate), SAMPLE_RATE, count, seconds)
-    last_start = streams.sound_seconds - seconds
-    starts = [last_start * index / max(count - 1, 1) for index in range(count)]
+    there = streams.sound_end - streams.sound_start
+    if there <= WHOLE_SOUND_SECONDS:
+        with _opened(path) as container:
+            stream = container.streams.audio[0]
+            whole = _mono(path, _decoded(container, stream), stream)
+        if whole.shape[0] < there * (1 - LOST_SHARE) * SAMPLE_RATE - SAMPLE_RATE // 10:
+            decoded = whole.shape[0] / SAMPLE_RATE
+            raise MediaError(f"{path}: only {decoded:.1f} of {there:.1f} seconds of its sound can be decoded")
+        return audio_windows(whole, SAMPLE_RATE, count, seconds)
+    starts = [streams.sound_start + (there - seconds) * index / max(count - 1, 1) for index in range(count)]
     with _opened(path) as container:
-        windows = [_sound_between(container, start, seconds) for start in starts]
-    if missing := [start for start, window in zip(starts, windows, strict=True) if window is None]:
-        raise MediaError(f"{path}: its sound at {missing[0]:.1f} s cannot be decoded")
-    return torch.stack([window for window in windows if window is not None])
+        return torch.stack([_sound_between(path, container, start, seconds) for start in starts])
 
 
-def _sound_between(container: av.container.InputContainer, start: float, seconds: float) -> Tensor | None:
+def _sound_between(path: Path, container: av.container.InputContainer, start: float, seconds: float) -> Tensor:
     stream = container.streams.audio[0]
-    begin = max(0.0, start - RESAMPLING_MARGIN)
-    if not _seek(container, stream, begin) and not _seek(container, stream, 0.0):
-        return None
-    planar = av.AudioResampler(format="fltp")
-    pieces: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
-    first: float | None = None
-    for frame in _decoded(container, stream):
-        if frame.time is None or frame.time + frame.samples / frame.sample_rate < begin:
-            continue
-        if frame.time > start + seconds + RESAMPLING_MARGIN:
-            break
-        first = frame.time if first is None else first
-        pieces.extend(piece.to_ndarray().astype(np.float32) for piece in planar.resample(frame))
-    if first is None:
-        return None
-    waveform = torch.from_numpy(np.concatenate(pieces, axis=1).mean(0))
-    at_rate = resample(waveform, stream.rate)
-    offset = max(0, round((start - first) * SAMPLE_RATE))
+    begin, end = start - RESAMPLING_MARGIN, start + seconds + RESAMPLING_MARGIN
+    frames: list[Any] = []
+    if _seek(container, stream, max(0.0, begin)) or _seek(container, stream, 0.0):
+        for frame in _decoded(container, stream):
+            if frame.time is None or frame.time + frame.samples / frame.sample_rate < begin:
+                continue
+            if frame.time > end:
+                break
+            frames.append(frame)
+    if not frames:
+        raise MediaError(f"{path}: its sound at {start:.1f} s cannot be decoded")
+    offset = max(0, round((start - frames[0].time) * SAMPLE_RATE))
     length = round(seconds * SAMPLE_RATE)
-    return audio_windows(at_rate[offset : offset + length], SAMPLE_RATE, 1, seconds)[0]
+    return audio_windows(_mono(path, frames, stream)[offset : offset + length], SAMPLE_RATE, 1, seconds)[0]
+
+
+def _mono(path: Path, frames: Iterable[Any], stream: av.AudioStream) -> Tensor:
+    """The sound frames' samples ``(N,)`` at 16 kHz."""
+    waveform = average_channels(frame for frame in frames if frame.layout.nb_channels <= MOST_CHANNELS)
+    if not np.isfinite(waveform).all():
+        raise MediaError(f"{path}: the sound holds samples that are not finite")
+    return resample(torch.from_numpy(waveform), stream.rate)
 
 
 def _pictures_at(path: Path, wanted: Sequence[int], *, may_seek: bool) -> dict[int, Frames]:
@@ -149,10 +174,13 @@ def _pictures_at(path: Path, wanted: Sequence[int], *, may_seek: bool) -> dict[i
         assert stream.time_base is not None
         stream.codec_context.thread_count = 1
         far, position = int(SEEK_SECONDS / stream.time_base), min(wanted)
+        frames = _decoded(container, stream)  # one iterator: the last packet of a file gives several frames
         for time in sorted(set(wanted)):
-            if may_seek and time - position > far and not _seek(container, stream, float(time * stream.time_base)):
-                return pictures
-            frame = next((frame for frame in _decoded(container, stream) if (frame.pts or 0) >= time), None)
+            if may_seek and time - position > far:
+                if not _seek(container, stream, float(time * stream.time_base)):
+                    return pictures
+                frames = _decoded(container, stream)
+            frame = next((frame for frame in frames if (frame.pts or 0) >= time), None)
             if frame is None:
                 return pictures
             pictures[time] = _upright(frame)
@@ -194,4 +222,5 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
         with av.open(str(path)) as container:
             yield container
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(f"{path}: cannot be read as video or sound: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # without the path, which FFmpeg repeats
+        raise MediaError(f"{path}: cannot be read as video or sound: {reason}") from error

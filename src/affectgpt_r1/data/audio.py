@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from affectgpt_r1.errors import AffectGPTError, MediaError
 
 SAMPLE_RATE = 16_000
 """Samples a second that HuBERT and the published windows expect."""
+
+MOST_CHANNELS = 8
+"""A packet that claims more is damaged; PyAV reads past its memory there."""
 
 
 def read_waveform(path: Path) -> tuple[NDArray[np.float32], int]:
@@ -39,6 +43,24 @@ def read_waveform(path: Path) -> tuple[NDArray[np.float32], int]:
     if not np.isfinite(waveform).all():
         raise MediaError(f"{path}: the sound holds samples that are not finite")
     return waveform, rate
+
+
+def average_channels(frames: Iterable[av.AudioFrame]) -> NDArray[np.float32]:
+    """Samples ``(N,)`` of decoded frames; their number of channels may change, as it does in broadcasts.
+
+    Raises:
+        ValueError: A frame claims more than ``MOST_CHANNELS``.
+    """
+    pieces: list[NDArray[np.float32]] = []
+    layout: str | None = None
+    for frame in frames:
+        if frame.layout.nb_channels > MOST_CHANNELS:
+            raise ValueError(f"a packet claims {frame.layout.nb_channels} channels")
+        if frame.layout.name != layout:
+            layout, planar = frame.layout.name, av.AudioResampler(format="fltp")
+        for piece in planar.resample(frame):
+            pieces.append(piece.to_ndarray().mean(axis=0, dtype=np.float32))
+    return np.concatenate(pieces) if pieces else np.empty(0, np.float32)
 
 
 def resample(waveform: Tensor, rate: int, target_rate: int = SAMPLE_RATE) -> Tensor:
@@ -121,18 +143,12 @@ def _read_wav(path: Path) -> tuple[NDArray[np.float32], int]:
 
 
 def _read_track(path: Path) -> tuple[NDArray[np.float32], int]:
-    planar = av.AudioResampler(format="fltp")
-    pieces: list[NDArray[np.float32]] = []
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise MediaError(f"{path}: has no audio track")
             stream = container.streams.audio[0]
             rate = stream.rate
-            for frame in container.decode(stream):
-                pieces.extend(piece.to_ndarray().astype(np.float32) for piece in planar.resample(frame))
-            if pieces:
-                pieces.extend(piece.to_ndarray().astype(np.float32) for piece in planar.resample(None))
-    except (av.FFmpegError, OSError) as error:
+            return average_channels(container.decode(stream))[None], rate
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"{path}: its sound cannot be decoded: {error}") from error
-    return (np.concatenate(pieces, axis=1) if pieces else np.empty((1, 0), np.float32)), rate

@@ -21,6 +21,10 @@ LONGEST_EDGE = 480
 """Pictures are searched at this size: a face that an emotion can be read from is still large in it."""
 
 
+SMALLEST_FACE = 20
+"""Pixels; MTCNN looks for none smaller, and fails on a picture that could not hold one."""
+
+
 def face_crops(pictures: Sequence[Frames]) -> list[Frames | None]:
     """The largest face of each picture.
 
@@ -46,7 +50,10 @@ def centre_square(picture: Frames) -> Frames:
 
 def _face_crop(picture: Frames) -> Frames | None:
     step = -(-max(picture.shape[:2]) // LONGEST_EDGE)
-    boxes, probabilities = _detector().detect(np.ascontiguousarray(picture[::step, ::step]))
+    searched = np.ascontiguousarray(picture[::step, ::step])
+    if min(searched.shape[:2]) < SMALLEST_FACE:
+        return None
+    boxes, probabilities = _detector().detect(searched)
     if boxes is None or probabilities[0] is None or probabilities[0] < LEAST_PROBABILITY:
         return None
     left, top, right, bottom = (float(edge) * step for edge in boxes[0])
@@ -68,4 +75,4 @@ def _detector() -> Any:
             f"faces need facenet-pytorch ({error}): pip install torchvision && pip install --no-deps "
             "facenet-pytorch==2.6.0, or use --faces centre"
         ) from error
-    return MTCNN(select_largest=True, post_process=False, device="cpu")
+    return MTCNN(min_face_size=SMALLEST_FACE, select_largest=True, post_process=False, device="cpu")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from affectgpt_r1.data.any_media import inspect, read_sound_windows, read_uniform_frames
+from affectgpt_r1.data.audio import average_channels
 from affectgpt_r1.errors import MediaError
 
 
@@ -89,14 +90,15 @@ def test_a_declared_duration_is_not_believed(write_video, tmp_path: Path):
         assert container.duration > 10**6 * 1_000_000
     streams = inspect(path)
     assert len(streams.picture_times) == 20
-    assert streams.sound_seconds < 3
+    assert streams.sound_end < 3
+    assert (streams.declared_seconds, streams.held_seconds) == (pytest.approx(1e10), pytest.approx(streams.sound_end))
     assert brightness(frames_of(path, 4)) == pytest.approx([0, 5, 10, 15], abs=4)
 
 
 def test_sound_alone_is_read(write_wave, tmp_path: Path):
     streams = inspect(write_wave(tmp_path / "voice.wav", 3.0))
     assert (streams.has_video, streams.has_audio) == (False, True)
-    assert streams.sound_seconds == pytest.approx(3.0, abs=0.01)
+    assert (streams.sound_start, streams.sound_end) == (0.0, pytest.approx(3.0, abs=0.01))
 
 
 @pytest.mark.parametrize("seconds", [20.0, 400.0])
@@ -143,3 +145,68 @@ def test_a_file_cut_behind_its_index_is_refused(tmp_path: Path):
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(MediaError, match=r"cut short: \d+ of 100 frames"):
         inspect(cut)
+
+
+def test_frames_that_the_last_packet_gives_together_are_all_read(write_video, tmp_path: Path):
+    path = write_video(tmp_path / "phone.mp4", [0.0, 0.04, 0.08, 0.12, 0.16], codec="libx264")  # has B-frames
+    assert brightness(frames_of(path)) == pytest.approx([0, 1, 2, 3, 4, 4, 4, 4], abs=4)
+
+
+def test_an_avi_with_dropped_frames_is_not_cut_short(write_video, tmp_path: Path):
+    path = write_video(tmp_path / "webcam.avi", [index / 10 for index in range(24)], codec="mjpeg", pixels="yuvj420p")
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames > 1000  # its count includes those that never came
+    assert len(inspect(path).picture_times) == 24
+
+
+def write_sound(path: Path, *, seconds: float, start: float = 0.0, layout: str = "mono", codec: str = "mp2") -> Path:
+    """A tone at 48 kHz whose clock begins at ``start``."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=48_000, layout=layout)
+        tone = np.sin(np.arange(round(seconds * 48_000)) * 2 * np.pi * 440 / 48_000).astype(np.float32)
+        channels = len(stream.layout.channels)
+        frame = av.AudioFrame.from_ndarray(np.tile(tone, (channels, 1)), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = 48_000, round(start * 48_000)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("seconds", [4.0, 130.0])
+def test_a_recorded_broadcast_does_not_start_at_zero(tmp_path: Path, seconds: float):
+    path = write_sound(tmp_path / "broadcast.ts", seconds=seconds, start=40_000.0)
+    streams = inspect(path)
+    assert streams.sound_start == pytest.approx(40_000, abs=3)
+    assert streams.sound_end - streams.sound_start == pytest.approx(seconds, abs=0.1)
+    windows = read_sound_windows(path, streams, 4, 2.0)
+    assert windows.abs().amax(1).tolist() == pytest.approx([1.0] * 4, abs=0.1)
+
+
+def damaged(path: Path, share: float) -> Path:
+    content = bytearray(path.read_bytes())
+    first, last = len(content) // 10, int(len(content) * (0.1 + share))
+    content[first:last] = np.random.default_rng(0).bytes(last - first)
+    path.write_bytes(bytes(content))
+    return path
+
+
+def test_a_packet_of_sound_that_cannot_be_decoded_is_passed_over(tmp_path: Path):
+    path = damaged(write_sound(tmp_path / "clip.mp3", seconds=20.0, codec="libmp3lame"), 0.02)
+    assert read_sound_windows(path, inspect(path), 4, 2.0).abs().amax(1).tolist() == pytest.approx([1.0] * 4, abs=0.2)
+
+
+def test_sound_that_is_damaged_all_over_is_refused(tmp_path: Path):
+    path = damaged(write_sound(tmp_path / "clip.mka", seconds=20.0, codec="flac"), 0.5)
+    with pytest.raises(MediaError, match=r"only \d+\.\d of \d+\.\d seconds of its sound can be decoded"):
+        read_sound_windows(path, inspect(path), 4, 2.0)
+
+
+def test_channels_may_change_and_absurd_ones_are_refused():
+    frames = [
+        av.AudioFrame.from_ndarray(np.full((channels, 8), value, np.float32), format="fltp", layout=layout)
+        for channels, value, layout in ((2, 0.5, "stereo"), (6, 0.25, "5.1"), (1, 1.0, "mono"))
+    ]
+    assert average_channels(frames).tolist() == [0.5] * 8 + [0.25] * 8 + [1.0] * 8
+    claimed = av.AudioFrame.from_ndarray(np.zeros((1, 128), np.float32), format="flt", layout="hexadecagonal")
+    with pytest.raises(ValueError, match="16 channels"):
+        average_channels([claimed])

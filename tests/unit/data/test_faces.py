@@ -22,6 +22,10 @@ def test_noise_has_no_face():
     assert face_crops([noise]) == [None]
 
 
+def test_pictures_too_small_or_too_narrow_for_a_face():
+    assert face_crops([np.zeros((16, 16, 3), np.uint8), np.zeros((900, 24, 3), np.uint8)]) == [None, None]
+
+
 def test_a_missing_detector_names_the_remedy(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
     _detector.cache_clear()

@@ -22,12 +22,14 @@ SRT = """1
 
 def test_spoken_text_without_numbers_times_and_markup(tmp_path: Path):
     path = tmp_path / "clip.srt"
-    path.write_text("\ufeff" + SRT, encoding="utf-8")
-    assert read_srt(path) == "I am fine. Really, 42"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_text(SRT, encoding=encoding, newline="\r\n")
+        assert read_srt(path) == "I am fine. Really, 42"
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"\xff\xfe\x00", "UTF-8"), (b"just text", "no `00:00:01,000"), (None, "cannot be read")]
+    ("content", "reason"),
+    [(b"\xff\xfe\x00", "UTF-8"), (b"\xe7a va", "UTF-8"), (b"just text", "no `00:00:01,000"), (None, "cannot be read")],
 )
 def test_what_is_no_srt_is_refused_by_name(tmp_path: Path, content: bytes | None, reason: str):
     path = tmp_path / "clip.srt"
