@@ -150,9 +150,7 @@ class PromptTemplate:
             return [_opened(adverb, FRAMES), _opened("Additionally", FACES)]
         return [_opened(adverb, FACES if self.visual == "face" else FRAMES)]
 
-    def target(
-        self, labels: EmotionSet, reason: str, kind: str = "", annotations: Annotations | None = None
-    ) -> str:
+    def target(self, labels: EmotionSet, reason: str, kind: str = "", annotations: Annotations | None = None) -> str:
         """The answer that SFT teaches, without the closing ``###``; one inside a reason would end it early.
 
         Raises:

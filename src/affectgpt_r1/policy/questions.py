@@ -113,6 +113,6 @@ def _filled(kind: str, template: str, facts: Mapping[str, str | float]) -> str:
         return template.format_map(facts)
     except KeyError as error:
         raise ConfigError(
-            f"a clip is asked {kind!r} and has no {error.args[0]}: name {kind} in data.questions, and its column in the "
-            "label file"
+            f"a clip is asked {kind!r} and has no {error.args[0]}: name {kind} in data.questions, and its column in "
+            "the label file"
         ) from error

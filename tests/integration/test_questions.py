@@ -1,0 +1,46 @@
+"""Whole runs on label files without emotion words: descriptions to choose between, scores to state."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+
+from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.train import train
+
+PREFERENCE = (
+    "data.questions=[preference]",
+    "prompt=ovlabel",
+    "prompt.kind=preference",
+    "prompt.max_completion_length=4",
+    "stage.monitor=val/loss",
+)
+
+
+@pytest.fixture
+def run(stage_overrides, workspace, tmp_path):
+    """``run(*overrides)``: two steps of SFT on a file of preferences, whose names are those of the captioned clips."""
+    names = pd.read_csv(workspace / "data" / "track2_train_mercaptionplus.csv")["name"]
+    choices = pd.DataFrame({"name": names, "a1": "A smile.", "a2": "A frown.", "preference": "a2"})
+    choices.to_csv(workspace / "data" / "preference.csv", index=False)
+    files = ("train_labels=preference.csv", "train_reasons=null", "validation_labels=null", "test_labels=null")
+
+    def build(*overrides):
+        settings = (*(f"data.{file}" for file in files), "+data.validation_share=0.4", "stage.mode=min", *overrides)
+        changed = stage_overrides("sft", tmp_path / "run", 2, *settings, "trainer.val_check_interval=2")
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return train(compose("train", overrides=list(changed)))
+
+    return build
+
+
+def test_preferences_are_learned_and_validated_by_their_loss(run):
+    figures = run(*PREFERENCE)
+    assert 0 < figures["best"] == figures["val/loss"] < 20
+
+
+def test_a_prompt_about_emotion_words_needs_some(run):
+    with pytest.raises(ConfigError, match=r"preference\.csv holds no emotion words, .* one of .*\['preference'\]"):
+        run("data.questions=[preference]")
