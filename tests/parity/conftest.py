@@ -189,6 +189,8 @@ def trl_trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     torch.manual_seed(1)
     trainer.plain_models = (Qwen2ForCausalLM(config), Qwen2ForCausalLM(config))  # of which one is the reference
     trainer._calculate_rewards = lambda *_: recorded_rewards()
+    for model in (trainer.model, *trainer.plain_models):
+        model.double()  # single precision would blur gradients above 1
     trainer.model.train()
     return trainer
 

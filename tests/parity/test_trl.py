@@ -1,4 +1,4 @@
-"""Loss, every gradient, advantages and logged figures against TRL 1.16, on rollouts that TRL drew.
+"""Loss, every gradient, advantages and logged figures against TRL 1.16 within 1e-6, on rollouts that TRL drew.
 
 The recorded rewards hold ones that do not apply, a completion without any, and a group of equal rewards.
 """
@@ -44,7 +44,7 @@ def captured(parity):
 def assert_equal_steps(ours, trl):
     assert ours.loss == pytest.approx(trl.loss, abs=1e-6)
     for name, gradient in trl.gradients.items():
-        torch.testing.assert_close(ours.gradients[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+        torch.testing.assert_close(ours.gradients[name], gradient, atol=1e-6, rtol=0)
     compared = set(trl.figures) - {"entropy_coef"}
     assert compared <= set(ours.figures)
     for name in compared:
