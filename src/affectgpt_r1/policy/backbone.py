@@ -8,7 +8,7 @@ from typing import Any
 
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.encoders import AudioTower, Towers, VideoTower, WaveformNormalization
-from affectgpt_r1.policy.pretrained import build_part, local_weights, weights_missing
+from affectgpt_r1.policy.pretrained import build_part, local_weights, only_local, weights_missing
 from affectgpt_r1.policy.prompts import BOS_TOKEN, EOS_TOKEN, MEDIA_TOKENS
 
 
@@ -113,9 +113,10 @@ def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
             )
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), **ends)
     else:
+        source = local_weights(str(path), weights)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                local_weights(str(path), weights), trust_remote_code=False, use_fast=True, **ends
+                source, trust_remote_code=False, use_fast=True, local_files_only=only_local(source), **ends
             )
         except (OSError, ValueError) as error:
             raise ConfigError(weights_missing("tokenizer", str(path), weights, error)) from error

