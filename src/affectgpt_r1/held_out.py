@@ -52,6 +52,7 @@ def evaluate_best_weights(
         load_policy_weights(policy, best)
     policy.to(device).eval()
     lexicon = load_lexicon(config.emotion.lexicon)
+    data.trainer = None  # no share of the clips, but all: this process answers alone
     batches = (
         policy.with_features(data.transfer_batch_to_device(batch, device, 0)) if len(batch) else batch
         for batch in data.test_dataloader()

@@ -16,15 +16,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from affectgpt_r1.data.samplers import GenerationSchedule
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.metrics.functional.recognition import single_label_scores
+from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.functional.collective import gather_objects
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.optim import parameter_groups
 from affectgpt_r1.policy.checkpoint import check_fits, policy_digests
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.random_state import capture_random_state, derive_seed, restore_random_state
 from affectgpt_r1.rewards.weighting import WeightedRewards
-from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
+from affectgpt_r1.stages.answers import parse_rollout
 from affectgpt_r1.stages.base import BufferedStage, Stage
 from affectgpt_r1.stages.guards import (
     check_finite,
@@ -34,8 +34,9 @@ from affectgpt_r1.stages.guards import (
     gradient_norm,
 )
 from affectgpt_r1.stages.hacking import HackingProbe
+from affectgpt_r1.stages.validation import ValidationRecord
 from affectgpt_r1.timing import add_seconds, now, peak_memory_mib, take_phases
-from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Sampling
+from affectgpt_r1.types import ClipBatch, Sampling
 
 
 class ResumableData(Protocol):
@@ -93,8 +94,7 @@ class AffectModule(L.LightningModule):
         self.seed = seed
         self.skipped = skipped or SkippedClips()
         self.val_score = EmotionWheelScore(lexicon)
-        self._val_completions: list[Completion] = []
-        self._val_targets: list[EmotionSet] = []
+        self._validation = ValidationRecord()
         self._probe: HackingProbe | None = None
         self._position = (0, 0)
         self._random_state: dict[str, Any] | None = None
@@ -199,31 +199,23 @@ class AffectModule(L.LightningModule):
         if len(batch) == 0:
             return
         batch = self.policy.with_features(batch)
-        logs = {f"val/{name}": value for name, value in self.stage.validation_step(self.policy, batch).items()}
-        self.log_dict(logs, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
+        self._validation.add_logs(self.stage.validation_step(self.policy, batch), len(batch))
         if self.stage.answers:
             rollout = self.policy.generate(batch, 1, self.answer_sampling)
             completions = parse_rollout(rollout, batch.names, thinks=self.policy.thinks)
             self.val_score.update([completion.labels for completion in completions], list(batch.labels))
-            self._val_completions.extend(completions)
-            self._val_targets.extend(batch.labels)
+            self._validation.add_answers(completions, batch.labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the wheel scores and the answers' statistics."""
-        if not self._val_completions:
-            return
-        scores = self.val_score.compute()
-        completions, targets = self._val_completions, self._val_targets
-        statistics = answer_statistics(completions, targets, self.lexicon)
-        self.log_dict({f"val/{name}": float(scores[name]) for name in ("f1", "precision", "recall")})
-        recalls = single_label_scores([completion.labels for completion in completions], targets)
-        self.log_dict({f"val/{name}": value for name, value in recalls.items()}, sync_dist=True)
-        self.log_dict({f"val/answers/{name}": value for name, value in statistics.items()}, sync_dist=True)
-        if self._probe is not None:
-            signs = {**self._probe.spray_rewards(targets), **self._probe.part_correlations(completions, targets)}
-            self.log_dict({f"val/hacking/{name}": value for name, value in signs.items()}, sync_dist=True)
+        """Log the wheel scores and the answers' statistics, of the clips of every process."""
+        record, self._validation = self._validation.gathered(), ValidationRecord()
+        logs = record.mean_logs()
+        if record.completions:
+            scores = self.val_score.compute()
+            logs |= {name: float(scores[name]) for name in ("f1", "precision", "recall")}
+            logs |= record.answer_figures(self.lexicon, self._probe)
         self.val_score.reset()
-        self._val_completions, self._val_targets = [], []
+        self.log_dict({f"val/{name}": value for name, value in logs.items()}, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what trains, and add all else that an exact resume needs."""
@@ -234,21 +226,30 @@ class AffectModule(L.LightningModule):
         checkpoint["digests"] = policy_digests(self.policy)
         checkpoint["reference"] = self.policy.reference_state()
         checkpoint["position"] = list(self._position)
-        checkpoint["gradients"] = self._accumulated_gradients()
-        if isinstance(self.stage, BufferedStage):
-            checkpoint["rollout_buffer"] = self.stage.buffer_state()
-        checkpoint["random_state"] = capture_random_state()
+        own, *others = gather_objects(self._process_state())
+        checkpoint |= {**own, "other_processes": others}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits, and take up where it stopped."""
+        """Check that the checkpoint fits, and take up where it stopped.
+
+        Raises:
+            CheckpointError: It is of another model, or another number of processes wrote it.
+        """
         check_fits(checkpoint, self.policy, "ckpt_path")
         self.policy.load_reference_state(checkpoint["reference"])
         epoch, batch = checkpoint["position"]
         self._position = (epoch, batch)
-        self._random_state = checkpoint["random_state"]
-        self._gradients = checkpoint["gradients"]
+        states = [checkpoint, *checkpoint.get("other_processes", ())]
+        if len(states) != self.trainer.world_size:
+            raise CheckpointError(
+                f"ckpt_path: written by {len(states)} processes, here are {self.trainer.world_size}; go on with as "
+                "many, or start anew from its weights by init_from="
+            )
+        own = states[self.global_rank]
+        self._random_state = own["random_state"]
+        self._gradients = own["gradients"]
         if isinstance(self.stage, BufferedStage):
-            self.stage.load_buffer_state(checkpoint["rollout_buffer"])
+            self.stage.load_buffer_state(own["rollout_buffer"])
         if data := self._resumable_data():
             data.resume_position(epoch, batch)
 
@@ -262,6 +263,13 @@ class AffectModule(L.LightningModule):
 
     def _log_step(self, values: dict[str, Tensor]) -> None:
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1, sync_dist=True)
+
+    def _process_state(self) -> dict[str, Any]:
+        """What an exact resume needs of each process."""
+        state = {"gradients": self._accumulated_gradients(), "random_state": capture_random_state()}
+        if isinstance(self.stage, BufferedStage):
+            state["rollout_buffer"] = self.stage.buffer_state()
+        return state
 
     def _accumulated_gradients(self) -> dict[str, Tensor]:
         """Gradients of batches whose optimizer step is still to come, by parameter."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -23,7 +25,7 @@ def train(config: DictConfig) -> dict[str, float]:
 
     Returns:
         The last logged metrics, with ``best``, the best value of the monitored one, and with ``evaluate_after`` the
-        figures of the test clips.
+        figures of the test clips, which the first process alone answers and records.
     """
     from affectgpt_r1.assembly import build_data, build_policy, checkpoint_to_resume, prepare_process
     from affectgpt_r1.config import resolved
@@ -55,6 +57,8 @@ def train(config: DictConfig) -> dict[str, float]:
             if config.trainer.max_steps != 0:  # 0: the policy is tested as it is
                 trainer.fit(_build_module(config, policy, skipped), datamodule=data, ckpt_path=resume_from)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not trainer.is_global_zero:
+            return metrics
         if config.evaluate_after:
             with clock.phase("test_seconds"):
                 metrics |= evaluate_best_weights(
@@ -113,7 +117,7 @@ def _build_module(config: DictConfig, policy: Any, skipped: Any) -> AffectModule
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def _entry(config: DictConfig) -> float:
     if config.sweep.name is None:
-        return train(config)["best"]
+        return train(config).get("best", float("nan"))
     from affectgpt_r1.sweep import run_cell
 
     return run_cell(config, train)
@@ -121,6 +125,9 @@ def _entry(config: DictConfig) -> float:
 
 def main() -> None:
     """The command line."""
+    program = sys.modules["__main__"]
+    if program.__spec__ is None:  # the console script, which Lightning could not start again for the other processes
+        program.__spec__ = find_spec(__name__ if __name__ != "__main__" else "affectgpt_r1.train")
     run_with_clear_errors(_entry)
 
 

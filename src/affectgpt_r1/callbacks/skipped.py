@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from affectgpt_r1.data.skipped import SkippedClips
+from affectgpt_r1.functional.collective import gather_objects
 from affectgpt_r1.reporting.logger import mlflow_loggers
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,9 @@ class UnreadableClips(pl.Callback):
             skipped.raise_if_over(self._max_share)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report, then judge."""
-        skipped = _skipped(pl_module)
+        """Report, then judge, by what all processes have lost."""
+        skipped = SkippedClips()
+        skipped.merge(gather_objects(_skipped(pl_module)))
         self._report(trainer, skipped)
         skipped.raise_if_over(self._max_share)
 

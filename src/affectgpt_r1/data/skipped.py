@@ -38,6 +38,13 @@ class SkippedClips:
         """Count what a batch read and what it skipped."""
         self.add(batch.skipped, num_read=len(batch))
 
+    def merge(self, others: Iterable[SkippedClips]) -> None:
+        """Add other accounts, such as those of other processes."""
+        for other in others:
+            self.total += other.total
+            self._times.update(other._times)
+            self._reason.update(other._reason)
+
     @property
     def count(self) -> int:
         """How often a drawn clip could not be read."""

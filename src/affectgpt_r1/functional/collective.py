@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, distributed
+
+Value = TypeVar("Value")
 
 
 def num_processes() -> int:
@@ -44,6 +48,15 @@ def gather_over_processes(values: Tensor) -> Tensor:
     rows = [torch.empty_like(padded) for _ in range(world)]
     distributed.all_gather(rows, padded)
     return torch.cat([row[:length] for row, length in zip(rows, lengths, strict=True)])
+
+
+def gather_objects(value: Value) -> list[Value]:
+    """Every process's value, rank by rank; anything that can be pickled."""
+    if not _is_distributed():
+        return [value]
+    values: list[Value | None] = [None] * num_processes()
+    distributed.all_gather_object(values, value)
+    return [one for one in values if one is not None]
 
 
 def own_rows(gathered: Tensor, num_rows: int) -> Tensor:

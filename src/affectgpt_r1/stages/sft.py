@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from affectgpt_r1.functional.collective import num_processes, sum_over_processes
 from affectgpt_r1.functional.logprobs import masked_mean
 from affectgpt_r1.policy.base import Policy
 from affectgpt_r1.timing import phase
@@ -22,10 +23,16 @@ class SFTStage:
         """Nothing to prepare: what trains was chosen when the policy was built."""
 
     def training_step(self, policy: Policy, batch: ClipBatch, *, seed: int) -> StageOutput:
-        """See :class:`~affectgpt_r1.stages.base.Stage`."""
+        """See :class:`~affectgpt_r1.stages.base.Stage`.
+
+        Each process divides by the tokens of all, so that averaged gradients weigh every token of the global batch
+        alike.
+        """
         targets = policy.encode_targets(batch)
         with phase("forward"):
-            loss = -masked_mean(policy.per_token_logps(batch, targets), targets.mask)
+            logps = policy.per_token_logps(batch, targets)
+            tokens = sum_over_processes(targets.mask.sum()).clamp(min=1.0) / num_processes()
+            loss = -(logps * targets.mask).sum() / tokens
         return StageOutput(loss, {"loss": loss.detach()})
 
     @torch.no_grad()

@@ -79,7 +79,12 @@ def test_two_processes_are_as_good_as_one(inputs, kind):
     assert [process.returncode for process in started] == [0, 0], errors
     results = [torch.load(folder / f"{kind}_{rank}.pt", weights_only=True) for rank in (0, 1)]
     policy.zero_grad()
-    losses = [SFTStage().training_step(policy, batch, seed=0).loss for batch in batches]
+    tokens = torch.stack([policy.encode_targets(batch).mask.sum() for batch in batches])
+    shares = 2 * tokens / tokens.sum()  # each token of the global batch weighs the same
+    losses = [
+        share * SFTStage().training_step(policy, batch, seed=0).loss
+        for share, batch in zip(shares, batches, strict=True)
+    ]
     (sum(losses) / 2).backward()
     for rank, batch in enumerate(batches):
         torch.testing.assert_close(results[rank]["loss"], losses[rank].detach())

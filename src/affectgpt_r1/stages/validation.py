@@ -1,0 +1,64 @@
+"""What validation found in this process, and in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.functional.collective import gather_objects
+from affectgpt_r1.metrics.functional.recognition import single_label_scores
+from affectgpt_r1.stages.answers import answer_statistics
+from affectgpt_r1.stages.hacking import HackingProbe
+from affectgpt_r1.types import Completion, EmotionSet
+
+
+@dataclass
+class ValidationRecord:
+    """Answers, targets and the stage's own logs of the validation clips so far.
+
+    Shares of the clips may differ between processes, down to none, so that only :meth:`gathered` communicates.
+    """
+
+    completions: list[Completion] = field(default_factory=list)
+    targets: list[EmotionSet] = field(default_factory=list)
+    logs: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+    def add_logs(self, logs: Mapping[str, Tensor], num_clips: int) -> None:
+        """Add what the stage logs of a batch: means over ``num_clips`` clips."""
+        self.logs.append((num_clips, {name: float(value) for name, value in logs.items()}))
+
+    def add_answers(self, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> None:
+        """Add a batch's answers and what they should have been."""
+        self.completions.extend(completions)
+        self.targets.extend(targets)
+
+    def gathered(self) -> ValidationRecord:
+        """The record of all processes, the same in each; every process must call this."""
+        shares = gather_objects(self)
+        return ValidationRecord(
+            [one for share in shares for one in share.completions],
+            [one for share in shares for one in share.targets],
+            [one for share in shares for one in share.logs],
+        )
+
+    def mean_logs(self) -> dict[str, float]:
+        """The mean of each logged figure over clips."""
+        names = dict.fromkeys(name for _, logs in self.logs for name in logs)
+        clips = sum(num_clips for num_clips, _ in self.logs)
+        return {name: sum(num_clips * logs[name] for num_clips, logs in self.logs) / clips for name in names}
+
+    def answer_figures(self, lexicon: Lexicon, probe: HackingProbe | None) -> dict[str, float]:
+        """Figures of the answers by log name: WAR and UAR of single labels, statistics, signs of reward hacking."""
+        recalls = single_label_scores([completion.labels for completion in self.completions], self.targets)
+        statistics = answer_statistics(self.completions, self.targets, lexicon)
+        figures = {**recalls, **{f"answers/{name}": value for name, value in statistics.items()}}
+        if probe is not None:
+            signs = {
+                **probe.spray_rewards(self.targets),
+                **probe.part_correlations(self.completions, self.targets),
+            }
+            figures |= {f"hacking/{name}": value for name, value in signs.items()}
+        return {name: float(value) for name, value in figures.items()}

@@ -1,0 +1,252 @@
+"""Two processes on gloo through the Trainer and the training command: one run, and the figures of one process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
+from mlflow.tracking import MlflowClient
+
+from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.module import AffectModule
+from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.reporting.database import ensure_database
+from affectgpt_r1.rewards.format import FormatReward
+from affectgpt_r1.train import train
+from affectgpt_r1.types import Rollout, TokenBatch
+
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
+PLAIN = (
+    "data.modality_dropout=0",
+    "data.eval_batch_size=1",
+    "trainer.val_check_interval=2",
+    "optim.optimizer._target_=torch.optim.SGD",
+    "~optim.optimizer.betas",
+    "~optim.optimizer.fused",
+    "logger=csv",
+)
+SECONDS = 240
+
+
+def letters(reward, *, completions, targets):
+    """Share of characters that are letters: differs between random completions, none of which is well formed."""
+    return [sum(map(str.isalpha, one.text)) / max(1, len(one.text)) for one in completions]
+
+
+@pytest.fixture(scope="module")
+def start(run_stage, tmp_path_factory) -> str:
+    return f"init_from={run_stage('sft', tmp_path_factory.mktemp('sft'), 2)}/checkpoints/last.ckpt"
+
+
+def _as_rank(rank: int, port: int, overrides: tuple[str, ...]) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    rank_zero_only.rank = fabric_rank_zero_only.rank = rank  # read from the environment on import
+    torch.set_num_threads(1)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", overrides=list(overrides))
+    train(config)
+
+
+@pytest.fixture
+def run_two(stage_overrides):
+    """Run a stage in two processes that share this one's imports, as a launcher from outside would."""
+
+    def run(experiment: str, folder: Path, number: int, *overrides: str) -> Path:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        composed = stage_overrides(experiment, folder, number, *TWO, *overrides)
+        context = multiprocessing.get_context("fork")
+        processes = [context.Process(target=_as_rank, args=(rank, port, composed)) for rank in (0, 1)]
+        for process in processes:
+            process.start()
+        deadline = time.monotonic() + SECONDS
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        for process in processes:
+            process.kill()
+        assert [process.exitcode for process in processes] == [0, 0]
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def kept_gradients(monkeypatch):
+    """Every process writes the gradients of each optimizer step."""
+    before = AffectModule.on_before_optimizer_step
+
+    def keep(module, optimizer):
+        gradients = {name: one.grad.clone() for name, one in module.named_parameters() if one.grad is not None}
+        folder = Path(module.trainer.default_root_dir)
+        torch.save(gradients, folder / f"gradients_{module.global_step}_{module.global_rank}.pt")
+        before(module, optimizer)
+
+    monkeypatch.setattr(AffectModule, "on_before_optimizer_step", keep)
+
+
+@pytest.fixture
+def rollout_by_name(monkeypatch):
+    """Completions that depend on the clip's name alone, with rewards that differ within a group."""
+
+    def generate(policy, batch, num_generations, sampling, generator=None):
+        rows = []
+        for name in batch.names:
+            draw = torch.Generator().manual_seed(crc32(name.encode()))
+            ids = torch.randint(5, 200, (num_generations, 8), generator=draw)
+            rows.append((ids, torch.arange(8) < torch.randint(3, 9, (num_generations, 1), generator=draw)))
+        ids, mask = (torch.stack(part) for part in zip(*rows, strict=True))
+        texts = policy._decode_texts(ids.flatten(0, 1), mask.flatten(0, 1))
+        grouped = [texts[first : first + num_generations] for first in range(0, len(texts), num_generations)]
+        return Rollout(TokenBatch(ids, mask.float()), torch.zeros(ids.shape), grouped, ~mask[..., -1])
+
+    monkeypatch.setattr(MultimodalPolicy, "generate", generate)
+    monkeypatch.setattr(FormatReward, "__call__", letters)
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def figures(folder: Path) -> dict[str, list[float]]:
+    """Logged validation and training figures, step by step, without times."""
+    (file,) = folder.glob("csv/*/metrics.csv")  # the first process's alone
+    rows = list(csv.DictReader(file.open(encoding="utf-8")))
+    wanted = ["train/loss", "train/grad_norm", *(name for name in rows[0] if name.startswith("val/"))]
+    return {name: [float(row[name]) for row in rows if row[name]] for name in wanted}
+
+
+def assert_equal_gradients(alone: Path, together: Path, num_steps: int) -> None:
+    for step in range(num_steps):
+        expected = torch.load(alone / f"gradients_{step}_0.pt")
+        norm = torch.stack([one.norm() for one in expected.values()]).norm().item()
+        assert norm > 1e-2
+        for rank in (0, 1):
+            found = torch.load(together / f"gradients_{step}_{rank}.pt")
+            assert found.keys() == expected.keys()
+            for name, gradient in expected.items():
+                assert (found[name] - gradient).abs().max().item() < 1e-6 * max(1.0, norm), (step, rank, name)
+
+
+def assert_equal_figures(alone: Path, together: Path) -> None:
+    expected, found = figures(alone), figures(together)
+    assert {"val/f1", "val/answers/words_per_answer"} <= expected.keys() == found.keys()
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, abs=1e-5, rel=1e-5, nan_ok=True), name
+
+
+def test_sft_on_two_processes_is_that_of_one(run_stage, run_two, kept_gradients, tmp_path):
+    """Unequal targets, three validation clips for two processes, one clip a batch: two batches and one."""
+    alone = run_stage("sft", tmp_path / "alone", 4, *PLAIN, "data.batch_size=4")
+    together = run_two("sft", tmp_path / "together", 4, *PLAIN, "data.batch_size=2")
+    assert_equal_gradients(alone, together, 4)
+    assert_equal_figures(alone, together)
+
+
+def test_grpo_on_two_processes_is_that_of_one(run_stage, run_two, kept_gradients, rollout_by_name, start, tmp_path):
+    options = (*PLAIN, start, "stage.beta=0.04", "stage.num_generations=4", "stage.loss_type=dapo")
+    alone = run_stage("grpo", tmp_path / "alone", 2, *options, "data.batch_size=4")
+    together = run_two("grpo", tmp_path / "together", 2, *options, "data.batch_size=2")
+    assert_equal_gradients(alone, together, 2)
+    assert_equal_figures(alone, together)
+
+
+def test_grpo_on_two_processes_resumes_in_mid_buffer(run_two, start, tmp_path, monkeypatch):
+    """Each process has a buffer, accumulated gradients and random states of its own."""
+    monkeypatch.setattr(FormatReward, "__call__", letters)
+    options = (
+        *(start, "logger=none", "data.batch_size=1", "stage.steps_per_generation=2", "stage.num_iterations=2"),
+        *("stage.num_generations=2", "trainer.accumulate_grad_batches=3", "prompt.max_completion_length=8"),
+        *("trainer.val_check_interval=5", "stage.beta=0.04"),
+    )
+    whole = checkpoint(run_two("grpo", tmp_path / "whole", 4, *options))
+    run_two("grpo", tmp_path / "cut", 1, *options)
+    left = checkpoint(tmp_path / "cut")
+    (other,) = left["other_processes"]
+    assert left["rollout_buffer"]["visits"] == other["rollout_buffer"]["visits"] == 3
+    assert left["rollout_buffer"]["buffer"]["batch"]["names"] != other["rollout_buffer"]["buffer"]["batch"]["names"]
+    run_two("grpo", tmp_path / "cut", 4, *options, "ckpt_path=last")
+    resumed = checkpoint(tmp_path / "cut")
+    assert resumed["position"] == whole["position"]
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+
+
+def test_a_checkpoint_of_two_processes_does_not_resume_on_one(run_stage, run_two, tmp_path):
+    run_two("sft", tmp_path, 1)
+    with pytest.raises(CheckpointError, match="written by 2 processes, here are 1"):
+        run_stage("sft", tmp_path, 2, "ckpt_path=last")
+
+
+@pytest.fixture
+def command(stage_overrides, workspace):
+    """Run ``train`` as a user does; Lightning starts the second process."""
+
+    def run(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+        program = Path(sys.executable).with_name("affectgpt-r1")
+        given = (f"experiment_name={name}", "logger=mlflow", *TWO, *overrides)
+        return subprocess.run(
+            [program, "train", *stage_overrides("sft", workspace / "outputs" / name / "sft", 2, *given)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+
+    return run
+
+
+def runs(workspace: Path, name: str) -> tuple[MlflowClient, list]:
+    client = MlflowClient(ensure_database(workspace / "outputs"))
+    return client, client.search_runs([client.get_experiment_by_name(name).experiment_id])
+
+
+def test_the_command_leaves_one_finished_run(command, workspace):
+    done = command("two", "trainer.val_check_interval=1", "data.eval_batch_size=1", "evaluate_after=true")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("sft 2/2  loss") == 1
+    client, found = runs(workspace, "two")
+    (run,) = found
+    assert run.info.status == "FINISHED"
+    for name in ("train/loss", "val/f1", "data/unreadable_clips"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert len({one.step for one in history}) == len(history), name
+    assert len(client.get_metric_history(run.info.run_id, "val/f1")) == 2
+    folder = workspace / "outputs" / "two" / "sft"
+    names = [json.loads(line)["name"] for line in (folder / "test" / "answers.jsonl").read_text().splitlines()]
+    assert names == [f"synthetic_test_{number:05d}" for number in range(4)]
+    assert json.loads((folder / "run.json").read_text())["steps"] == 2
+    assert sorted(file.name for file in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_process_that_fails_ends_the_other(command, workspace, tmp_path):
+    """The second process draws an unreadable clip; the first waits for its gradients."""
+    data = tmp_path / "data"
+    shutil.copytree(workspace / "data", data)
+    second = np.random.default_rng((1, 0)).permutation(6)[1]
+    (data / "audio" / f"synthetic_caption_{second:05d}.wav").write_bytes(b"")
+    limits = ("data.max_unreadable_share=0.01", "callbacks.unreadable_clips.judge_after=1", "data.feature_store=null")
+    started = time.monotonic()
+    done = command("fails", f"paths.data={data}", *limits)
+    assert time.monotonic() - started < SECONDS / 2
+    assert done.returncode == 2, done.stderr[-4000:]
+    assert f"synthetic_caption_{second:05d}.wav" in done.stderr
+    _, (run,) = runs(workspace, "fails")
+    assert run.info.status == "FAILED"
