@@ -63,7 +63,7 @@ class Predictor:
             subtitle: What is said in it; ``""`` leaves the text modality out.
 
         Returns:
-            A row of plain values: ``file``, ``labels``, ``reasoning``, ``answer``, ``completion``, ``clusters`` (by
+            A row of plain values: ``name`` and ``openset``, as ``affectgpt-r1 score`` reads them, ``file``, ``labels``, ``reasoning``, ``answer``, ``completion``, ``clusters`` (by
             wheel), ``unmapped``, ``polarity``, ``modalities``, ``notes``, ``contributions``, ``seconds``.
 
         Raises:
@@ -77,7 +77,9 @@ class Predictor:
             notes.append("no well-formed answer: the labels are the emotion words found in the whole completion")
         return {
             "file": str(path),
+            "name": path.stem,
             **answer,
+            "openset": answer["labels"],
             **self._meaning(answer["labels"]),
             "modalities": list(clip.modalities),
             "notes": notes,
@@ -148,9 +150,12 @@ def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> 
             "it is cut short, or the header is wrong"
         )
     frames: Tensor | None = None
+    context_frames: Tensor | None = None
     waveform: Tensor | None = None
     if streams.has_video and "video" in media.modalities:
-        frames, about_faces = _pictures(read_uniform_frames(path, streams, media.num_frames), media, faces)
+        frames, context_frames, about_faces = _pictures(
+            read_uniform_frames(path, streams, media.num_frames), media, faces
+        )
         notes += about_faces
     if streams.has_audio and "audio" in media.modalities:
         waveform = read_sound_windows(path, streams, media.num_windows, media.window_seconds)
@@ -165,7 +170,7 @@ def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> 
         raise MediaError(f"{path}: has none of the modalities that the policy reads ({', '.join(media.modalities)})")
     if lacking:
         notes.append(f"answered without {' and '.join(lacking)}, which the file does not have")
-    return Clip(path.name, subtitle, (), "", kept, frames, waveform), notes
+    return Clip(path.name, subtitle, (), "", kept, frames, waveform, context_frames=context_frames), notes
 
 
 def find_media(paths: Sequence[Path]) -> list[Path]:
@@ -216,9 +221,15 @@ def predict_files(
         yield row
 
 
-def _pictures(pictures: list[Frames], media: MediaSettings, faces: Faces) -> tuple[Tensor, list[str]]:
-    if media.visual == "frame":
-        return torch.cat([resize_frames(picture[None], media.image_size) for picture in pictures]), []
+def _pictures(pictures: list[Frames], media: MediaSettings, faces: Faces) -> tuple[Tensor, Tensor | None, list[str]]:
+    """What is seen by ``data.visual``, whole frames beside it for ``both``, and notes on faces."""
+    if media.visual == "image":
+        pictures = pictures[len(pictures) // 2 :][:1]
+    whole = None
+    if media.visual != "face":
+        whole = torch.cat([resize_frames(picture[None], media.image_size) for picture in pictures])
+    if whole is not None and media.visual != "both":
+        return whole, None, []
     found = face_crops(pictures) if faces == "detect" else [None] * len(pictures)
     crops = [crop for crop in found if crop is not None]
     notes = []
@@ -228,4 +239,5 @@ def _pictures(pictures: list[Frames], media: MediaSettings, faces: Faces) -> tup
     elif len(crops) < len(pictures):
         notes = [f"a face in {len(crops)} of {len(pictures)} frames; these are repeated"]
         crops = [crops[index * len(crops) // len(pictures)] for index in range(len(pictures))]
-    return torch.cat([resize_faces(np.ascontiguousarray(crop)[None], media.image_size) for crop in crops]), notes
+    shown = torch.cat([resize_faces(np.ascontiguousarray(crop)[None], media.image_size) for crop in crops])
+    return shown, whole, notes
