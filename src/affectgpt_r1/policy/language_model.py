@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from affectgpt_r1.functional.logprobs import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.functional.vocabulary import VocabularyScores, vocabulary_scores
 from affectgpt_r1.policy.decoding_row import DecodingRow
+from affectgpt_r1.policy.plain_body import PlainBody, is_plain
 from affectgpt_r1.policy.ragged import Ragged
 from affectgpt_r1.policy.shared_attention import SharedRow
 from affectgpt_r1.types import TokenBatch
@@ -124,6 +125,7 @@ class Decoder:
         self.row = DecodingRow(prefilled.row.prompts, prefilled.row.cache, num_generations, max_length)
         prompts = prefilled.row.prompts
         self._lengths = prompts.counts.repeat_interleave(num_generations)
+        self._body = PlainBody(model, prompts.longest + max_length) if is_plain(model) else None
         self.first_logits: Tensor = model.lm_head(prefilled.states.detach()).repeat_interleave(
             num_generations, 0
         )  # (N, V)
@@ -137,7 +139,10 @@ class Decoder:
         """
         positions = self._lengths[rows] + self.row.length
         self.row.begin(rows)
-        states = _run(self.model, self.model.get_input_embeddings()(tokens), positions, self.row)
+        if self._body is None:
+            states = _run(self.model, self.model.get_input_embeddings()(tokens), positions, self.row)
+        else:
+            states = self._body.advance(tokens, positions, self.row)
         self.row.length += 1
         logits: Tensor = self.model.lm_head(states)
         return logits
