@@ -23,19 +23,25 @@ NOMINAL_SUBTITLE = "I did not expect to see you here again after all this time, 
 CHARACTERS_A_TOKEN = 4.0
 """Of English text, where the model's tokenizer is not on this machine."""
 
+USUAL_BANDWIDTH = 2000.0
+"""GB/s of an A100's memory; an H100 has 3350."""
 
-def plan(config: DictConfig, *, tflops: float | None = None, gpus: int | None = None) -> dict[str, Any]:
+
+def plan(
+    config: DictConfig, *, tflops: float | None = None, bandwidth: float | None = None, gpus: int | None = None
+) -> dict[str, Any]:
     """Parameters, memory, steps and hours of a training run.
 
     Args:
         config: The composed ``configs/train.yaml``.
         tflops: Sustained TFLOP/s of one GPU; measured on this machine if None.
+        bandwidth: GB/s of one GPU's memory; :data:`USUAL_BANDWIDTH`, or measured as ``tflops`` is, if None.
         gpus: Processes; those of the trainer if None.
 
     Returns:
         Plain numbers by name, as ``--json`` writes them.
     """
-    from affectgpt_r1.policy.size import StageName, Workload, measure_model, step_flops
+    from affectgpt_r1.policy.size import StageName, Workload, measure_model, step_seconds
 
     settings = resolved(config)
     model = {key: value for key, value in settings["model"].items() if key not in ("_target_", "share_prompt")}
@@ -52,21 +58,26 @@ def plan(config: DictConfig, *, tflops: float | None = None, gpus: int | None = 
         completion_tokens=settings["prompt"]["max_completion_length"],
         keeps_reference=stage.get("beta", 0.0) != 0.0,
         gradient_checkpointing=model.get("gradient_checkpointing", False),
+        share_prompt=settings["model"].get("share_prompt", True),
         gpus=gpus,
     )
     kind: StageName = "grpo" if "num_generations" in stage else "sft"
     rate, measured = (tflops, False) if tflops is not None else (measured_tflops(), True)
+    if bandwidth is None:
+        bandwidth = measured_bandwidth() if measured else USUAL_BANDWIDTH
     steps, accumulated = settings["trainer"]["max_steps"], settings["trainer"]["accumulate_grad_batches"]
-    seconds = step_flops(size, work, kind) * accumulated / (rate * 1e12)
+    seconds = step_seconds(size, work, kind, tflops=rate, bandwidth=bandwidth) * accumulated
     return {
-        "experiment": stage["name"],
+        "experiment": settings["experiment_name"],
+        "stage": stage["name"],
         **_sizes(size, work, exact),
         "tflops": round(rate, 3),
         "tflops_measured_here": measured,
+        "bandwidth": round(bandwidth, 1),
         "clips_per_step": work.batch_size * gpus * accumulated,
-        "steps": steps,
+        "steps": steps if steps > 0 else None,
         "seconds_per_step": seconds,
-        "hours": seconds * steps / 3600 if steps > 0 else math.nan,
+        "hours": seconds * steps / 3600 if steps > 0 else None,
     }
 
 
@@ -108,6 +119,18 @@ def measured_tflops(seconds: float = 1.0) -> float:
     return 2.0 * side**3 * count / (time.perf_counter() - started) / 1e12
 
 
+def measured_bandwidth(seconds: float = 0.5) -> float:
+    """GB/s at which this machine's accelerator, or its CPU, reads memory: that of sums over 512 MB."""
+    import torch
+
+    values = torch.ones(2**27, device="cuda" if torch.cuda.is_available() else "cpu")
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        values.sum().item()
+        count += 1
+    return values.nbytes * count / (time.perf_counter() - started) / 1e9
+
+
 def _prompt(settings: dict[str, Any], tokenizer: str, weights: str | None) -> tuple[str, int, int | None, bool]:
     """The prompt of a clip with every modality, its tokens, the tokenizer's size, and whether they were counted."""
     from affectgpt_r1.policy.backbone import load_tokenizer
@@ -135,19 +158,24 @@ def render(result: dict[str, Any]) -> str:
         f"{stage:<8}" + "".join(f"{values[strategy]:>12.1f}" for strategy in strategies)
         for stage, values in result["memory_gib"].items()
     ]
+    return "\n".join([*rows, "", *_time_lines(result)])
+
+
+def _time_lines(result: dict[str, Any]) -> list[str]:
     tokens = result["tokens_per_clip"]
     counted = "" if tokens["exact"] else " (estimated: the tokenizer is not on this machine)"
-    origin = "matrix products measured on this machine" if result["tflops_measured_here"] else "given"
-    rows += [
-        "",
+    origin = "measured on this machine" if result["tflops_measured_here"] else "given"
+    hours = "" if result["hours"] is None else f", {result['hours']:.1f} h"
+    steps = "until its time is up, steps" if result["steps"] is None else f"{result['steps']:,}"
+    return [
         f"tokens a clip   {tokens['prompt']} of the prompt, {tokens['media']} of them media{counted}; "
         f"up to {tokens['completion']} of the answer",
-        f"steps           {result['steps']:,} of {result['clips_per_step']} clips",
-        f"time            {result['seconds_per_step']:.2f} s a step, {result['hours']:.1f} h at {result['tflops']} "
-        f"TFLOP/s a GPU ({origin}); media decoding and validation come on top,"
-        " and sampling is slower where it waits for memory",
+        f"steps           {steps} of {result['clips_per_step']} clips",
+        f"time            {result['seconds_per_step']:.2f} s a step{hours} if every answer is that long, at "
+        f"{result['tflops']} TFLOP/s ({origin}) and {result['bandwidth']:.0f} GB/s of memory a GPU",
+        "                Media decoding, validation and what a GPU waits for come on top; under fsdp every sampled "
+        "token gathers the weights anew.",
     ]
-    return "\n".join(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -157,13 +185,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(prog="affectgpt-r1 plan", description="Parameters, memory, steps and hours.")
     parser.add_argument("--tflops", type=float, help="sustained TFLOP/s of one GPU (default: measured here)")
+    parser.add_argument(
+        "--bandwidth",
+        type=float,
+        help=f"GB/s of one GPU's memory (default: {USUAL_BANDWIDTH:.0f}, an A100's, with --tflops; else measured here)",
+    )
     parser.add_argument("--gpus", type=int, help="number of GPUs (default: trainer.devices)")
     parser.add_argument("--json", type=Path, help="also write the plan to this file")
     options, overrides = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("train", overrides=overrides)
-        result = plan(config, tflops=options.tflops, gpus=options.gpus)
+        result = plan(config, tflops=options.tflops, bandwidth=options.bandwidth, gpus=options.gpus)
     except (HydraException, AffectGPTError) as error:
         print(f"error: {explain(error, overrides)}", file=sys.stderr)
         raise SystemExit(2) from error

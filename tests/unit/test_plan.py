@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
 
-from affectgpt_r1.plan import main, measured_tflops
-from affectgpt_r1.policy.size import Workload, measure_model, memory_gib, step_flops
+from affectgpt_r1.plan import main, measured_bandwidth, measured_tflops
+from affectgpt_r1.policy.size import Workload, measure_model, memory_gib, step_flops, step_seconds
 
 
 def planned(tmp_path, *arguments):
@@ -58,7 +59,8 @@ def size(tiny_config, tiny_policy):
 
 def work(**changes):
     usual = {"batch_size": 2, "num_generations": 4, "prompt_tokens": 30, "completion_tokens": 10, "gpus": 4}
-    return Workload(**{"keeps_reference": False, "gradient_checkpointing": False, **usual, **changes})
+    off = {"keeps_reference": False, "gradient_checkpointing": False, "share_prompt": True}
+    return Workload(**{**off, **usual, **changes})
 
 
 def test_the_tiny_plan_counts_what_the_policy_has(size, tiny_policy):
@@ -69,7 +71,7 @@ def test_the_tiny_plan_counts_what_the_policy_has(size, tiny_policy):
 
 def test_memory_holds_what_must_be_held(size):
     alone = work(gpus=1, batch_size=0)
-    floor = (size.weight_bytes + 12 * size.total_trainable + 8 * 1024 * size.vocab_size) / 2**30
+    floor = (size.weight_bytes + 12 * size.total_trainable + 16 * 2048 * 8192) / 2**30
     assert memory_gib(size, alone, "sft", "ddp") == pytest.approx(floor)
     assert memory_gib(size, alone, "sft", "fsdp") == pytest.approx(floor)
     referenced = work(gpus=1, batch_size=0, keeps_reference=True)
@@ -89,8 +91,68 @@ def test_operations_are_six_a_parameter_and_token_when_all_train(size):
     assert step_flops(size, work(), "grpo") == 8.0 * size.parameters["language_model"] * 2 * (30 + 4 * 10)
 
 
-def test_a_rate_can_be_measured():
+def test_without_shared_prompts_each_completion_brings_its_own(size):
+    shared, repeated = work(), work(share_prompt=False)
+    assert step_flops(size, repeated, "grpo") / step_flops(size, shared, "grpo") == 4 * 40 / (30 + 4 * 10)
+    assert step_flops(size, repeated, "sft") == step_flops(size, shared, "sft")
+    # 8 completions of 10 tokens score 30 of the prompt by every head, in 4 float32 copies; 2 x 3 x 30 tokens are saved.
+    long = [work(completion_tokens=1000, share_prompt=share) for share in (True, False)]
+    scores = 16 * 8 * size.num_heads * 1000 * 1000
+    saved = 2 * 3 * 30 * size.num_layers * 4 * (12 * size.hidden_size + 4 * 128 + 4 * size.intermediate_size)
+    difference = (memory_gib(size, long[0], "grpo", "ddp") - memory_gib(size, long[1], "grpo", "ddp")) * 2**30
+    assert difference == pytest.approx(scores - saved)
+
+
+def test_sampling_waits_for_memory(size):
+    grpo, fast = work(), {"tflops": 1.0, "bandwidth": 1e9}
+    assert step_seconds(size, grpo, "sft", tflops=1.0, bandwidth=1e-9) == step_flops(size, grpo, "sft") / 1e12
+    assert step_seconds(size, grpo, "grpo", **fast) == step_flops(size, grpo, "grpo") / 1e12
+    # At 1 MB/s: ten times the float32 weights and half of the cache, less the operations that then hide behind it.
+    cache = 2 * 4 * 2 * (30 + 4 * 10) * size.num_layers * size.key_value_size
+    reading = 10 * (4 * size.parameters["language_model"] + cache / 2) / 1e6
+    hidden = 2 * size.parameters["language_model"] * 8 * 10 / 1e12
+    slow = step_seconds(size, grpo, "grpo", tflops=1.0, bandwidth=1e-3)
+    assert slow == pytest.approx(step_flops(size, grpo, "grpo") / 1e12 + reading - hidden)
+
+
+def test_the_papers_grpo_by_hand(tmp_path, capsys):
+    """Of ``experiment=affectgpt_r1_grpo`` on eight A100s, every number worked out from Qwen2.5-7B's shapes."""
+    result = planned(tmp_path, "experiment=affectgpt_r1_grpo", "--tflops", "150", "--gpus", "8")
+    prompt = result["tokens_per_clip"]["prompt"]
+    tokens = 2 * (prompt + 8 * 1024)
+    weights = 2 * (7_615_616_512 + 303_966_208) + 4 * (315_438_720 + 40_370_176 + 14_042_372)
+    states = 12 * (40_370_176 + 14_042_372)
+    layer = 2 * (12 * 3584 + 4 * 512 + 4 * 18_944) + 4 * (6 * 3584 + 18_944)
+    activations = tokens * (28 * 2 * 3584 + layer)
+    scores = 16 * (16 * 28 * 1024 * 1024)
+    head = 16 * 2048 * 8192 + 8 * 16 * 1024 * 3584
+    shard = weights / 8 + 2 * 2 * 152_064 * 3584
+    expected = {"ddp": weights + states, "fsdp": shard + states / 8, "deepspeed": weights + states / 8}
+    for strategy, held in expected.items():
+        gib = (held + activations + scores + head) / 2**30
+        assert result["memory_gib"]["grpo"][strategy] == pytest.approx(gib, abs=0.006)
+    # Forward, again under checkpointing, for activations and for what trains; then sampling: by memory, not arithmetic.
+    operations = 2 * (7_615_616_512 + 40_370_176)
+    update = tokens * (3 * operations + 2 * 40_370_176) / 150e12
+    cache = 2 * 2 * tokens * 28 * 512
+    sampling = 1024 * (2 * 7_615_616_512 + 4 * 40_370_176 + cache / 2) / 2e12 + 2 * prompt * operations / 150e12
+    assert result["seconds_per_step"] == pytest.approx(8 * (update + sampling))
+    assert result["hours"] == pytest.approx(250 * 8 * (update + sampling) / 3600)
+    assert result["clips_per_step"] == 2 * 8 * 8
+    printed = capsys.readouterr().out
+    assert re.search(rf"grpo +{result['memory_gib']['grpo']['ddp']:.1f} ", printed)
+    assert f"{result['hours']:.1f} h if every answer is that long, at 150.0 TFLOP/s (given) and 2000 GB/s" in printed
+
+
+def test_a_run_by_the_clock_has_no_hours(tmp_path, capsys):
+    result = planned(tmp_path, "experiment=control", "model=affectgpt_7b", "--tflops", "1")
+    assert (result["steps"], result["hours"]) == (None, None)
+    assert "until its time is up" in capsys.readouterr().out
+
+
+def test_rates_can_be_measured():
     assert 0 < measured_tflops(0.05) < math.inf
+    assert 0.1 < measured_bandwidth(0.05) < 1e5
 
 
 def test_mistakes_end_with_code_two(capsys):

@@ -24,8 +24,10 @@ STRATEGIES: tuple[StrategyName, ...] = ("ddp", "fsdp", "deepspeed")
 GIB = 2**30
 ADAMW_BYTES = 12
 """Float32 gradient and two moments of every parameter that trains."""
-LOGIT_ROWS = 1024
-"""Rows of logits that are held at once while log-probs are taken."""
+HEAD_TILE = 2048 * 8192
+"""Logits that the output head holds at once on an accelerator while log-probs are taken."""
+COPIES = 4
+"""Of what a chain of elementwise operations in float32 holds at its peak."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class ModelSize:
         hidden_size: Of the language model.
         intermediate_size: Of its feed-forward layers.
         num_layers: Of the language model.
+        num_heads: Query heads.
         key_value_size: Key heads times head size.
         vocab_size: Rows of the output head.
         activation_bytes: Bytes of one activation.
@@ -54,6 +57,7 @@ class ModelSize:
     hidden_size: int
     intermediate_size: int
     num_layers: int
+    num_heads: int
     key_value_size: int
     vocab_size: int
     activation_bytes: int
@@ -86,6 +90,7 @@ class Workload:
         completion_tokens: Of a target or completion; the limit, so that nothing runs out of memory late.
         keeps_reference: GRPO holds a frozen copy of what trains.
         gradient_checkpointing: Only each layer's input is kept.
+        share_prompt: A clip's prompt is run once, by an attention of ours.
         gpus: Processes.
     """
 
@@ -95,6 +100,7 @@ class Workload:
     completion_tokens: int
     keeps_reference: bool
     gradient_checkpointing: bool
+    share_prompt: bool
     gpus: int
 
 
@@ -128,6 +134,7 @@ def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) 
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
         key_value_size=heads,
         vocab_size=config.vocab_size,
         activation_bytes=next(iter(language_model.parameters())).element_size(),
@@ -148,8 +155,12 @@ def memory_gib(size: ModelSize, work: Workload, stage: StageName, strategy: Stra
         weights = size.weight_bytes / work.gpus + (2 * size.largest_layer_bytes if work.gpus > 1 else 0)
     if strategy != "ddp":
         states //= work.gpus
-    update = _activation_bytes(size, _update_tokens(work, stage), work.gradient_checkpointing) + _logit_bytes(size)
-    peak = max(update, _cache_bytes(size, work)) if stage == "grpo" else update
+    update = (
+        _activation_bytes(size, _update_tokens(work, stage), work.gradient_checkpointing)
+        + _score_bytes(size, work, stage)
+        + _head_bytes(size, work, stage)
+    )
+    peak = max(update, _sampling_bytes(size, work)) if stage == "grpo" else update
     return float((weights + states + reference + peak) / GIB)
 
 
@@ -168,9 +179,36 @@ def step_flops(size: ModelSize, work: Workload, stage: StageName) -> float:
     return tokens * (update + forward * (1 + work.keeps_reference))
 
 
+def step_seconds(size: ModelSize, work: Workload, stage: StageName, *, tflops: float, bandwidth: float) -> float:
+    """Seconds of one process's step, every answer being as long as it may.
+
+    Each token that is sampled waits for all weights of the language model, and for the cache, to be read once, however
+    few completions there are.
+
+    Args:
+        size: The policy.
+        work: The batch.
+        stage: SFT or GRPO.
+        tflops: TFLOP/s of matrix products.
+        bandwidth: GB/s of the GPU's memory.
+    """
+    seconds = step_flops(size, work, stage) / (tflops * 1e12)
+    if stage == "sft":
+        return seconds
+    sampled = work.batch_size * work.num_generations * work.completion_tokens
+    weights = size.activation_bytes * size.parameters["language_model"] + 4 * size.parameters["lora"]
+    reading = work.completion_tokens * (weights + _cache_bytes(size, work) / 2) / (bandwidth * 1e9)
+    return seconds + max(0.0, reading - 2.0 * size.language_model_parameters * sampled / (tflops * 1e12))
+
+
+def _rows(work: Workload, stage: StageName) -> int:
+    return work.batch_size * (work.num_generations if stage == "grpo" else 1)
+
+
 def _update_tokens(work: Workload, stage: StageName) -> int:
-    completions = work.num_generations if stage == "grpo" else 1
-    return work.batch_size * (work.prompt_tokens + completions * work.completion_tokens)
+    if not work.share_prompt:
+        return _rows(work, stage) * (work.prompt_tokens + work.completion_tokens)
+    return work.batch_size * work.prompt_tokens + _rows(work, stage) * work.completion_tokens
 
 
 def _activation_bytes(size: ModelSize, tokens: int, checkpointing: bool) -> float:
@@ -184,8 +222,20 @@ def _activation_bytes(size: ModelSize, tokens: int, checkpointing: bool) -> floa
     return float(tokens * size.num_layers * layer)
 
 
-def _logit_bytes(size: ModelSize) -> float:
-    return 2.0 * 4 * LOGIT_ROWS * size.vocab_size
+def _score_bytes(size: ModelSize, work: Workload, stage: StageName) -> float:
+    if not work.share_prompt:
+        return 0.0  # torch's attention holds no scores
+    scores = _rows(work, stage) * size.num_heads * work.completion_tokens
+    return COPIES * 4.0 * scores * max(work.completion_tokens, work.prompt_tokens)
+
+
+def _head_bytes(size: ModelSize, work: Workload, stage: StageName) -> float:
+    states = _rows(work, stage) * work.completion_tokens * size.hidden_size
+    return 4.0 * (COPIES * HEAD_TILE + 2 * states)  # states and their gradients
+
+
+def _sampling_bytes(size: ModelSize, work: Workload) -> float:
+    return _cache_bytes(size, work) + COPIES * 4.0 * _rows(work, "grpo") * size.vocab_size
 
 
 def _cache_bytes(size: ModelSize, work: Workload) -> float:
