@@ -87,9 +87,7 @@ class RecordedPolicy:
         tokens = TokenBatch(self.inputs["completion_ids"].view(shape), mask.view(shape))
         return Rollout(tokens, logps.view(shape), texts, truncated)
 
-    def score(
-        self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0, *, entropy_gradient: bool = False
-    ) -> TokenScores:
+    def score(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0, **options: Any) -> TokenScores:
         rows = torch.tensor([int(name) for name in batch.names]) * NUM_GENERATIONS
         prompts = self.inputs["prompt_ids"][rows].repeat_interleave(NUM_GENERATIONS, 0)
         prompt_mask = self.inputs["prompt_mask"][rows].repeat_interleave(NUM_GENERATIONS, 0)

@@ -123,14 +123,14 @@ def clipped_policy_loss(
     mask, advantage = inputs.mask, inputs.advantages.unsqueeze(-1)
     log_ratio = inputs.per_token_logps - inputs.old_per_token_logps
     ratio = importance_ratio(log_ratio, mask, options.importance_sampling_level)
-    per_token = _policy_term(ratio, advantage, inputs.per_token_logps, options)
+    per_token = policy_term(ratio, advantage, inputs.per_token_logps, options)
     counted = mask
     if options.top_entropy_quantile < 1.0:
         counted = top_entropy_mask(inputs.entropies, mask, options.top_entropy_quantile)
         per_token = per_token * counted
     logs = {"entropy": _token_mean(inputs.entropies.detach(), mask), **_clip_logs(ratio, advantage, mask, options)}
     if options.beta != 0.0:
-        kl = _kl_penalty(inputs, ratio, options)
+        kl = kl_penalty(inputs.per_token_logps, inputs.ref_per_token_logps, ratio, options)
         per_token = per_token + options.beta * kl
         logs["kl"] = _token_mean(kl.detach(), mask)
     loss = aggregate(
@@ -146,17 +146,25 @@ def clipped_policy_loss(
     return PolicyLoss(loss, logs)
 
 
-def _policy_term(ratio: Tensor, advantage: Tensor, per_token_logps: Tensor, options: GRPOOptions) -> Tensor:
+def policy_term(ratio: Tensor, advantage: Tensor, per_token_logps: Tensor, options: GRPOOptions) -> Tensor:
+    """The clipped term of :func:`clipped_policy_loss` for each token, from tensors of one shape."""
     if options.loss_type == "cispo":
         return -ratio.clamp(max=options.upper_epsilon).detach() * advantage * per_token_logps
     clipped = ratio.clamp(1 - options.epsilon, 1 + options.upper_epsilon)
     return -torch.minimum(_capped(ratio, options) * advantage, clipped * advantage)
 
 
-def _kl_penalty(inputs: LossInputs, ratio: Tensor, options: GRPOOptions) -> Tensor:
-    if inputs.ref_per_token_logps is None:
+def kl_penalty(
+    per_token_logps: Tensor, ref_per_token_logps: Tensor | None, ratio: Tensor, options: GRPOOptions
+) -> Tensor:
+    """The KL term of :func:`clipped_policy_loss` for each token, before ``beta``.
+
+    Raises:
+        ValueError: There are no reference log-probs.
+    """
+    if ref_per_token_logps is None:
         raise ValueError("beta is not 0, so ref_per_token_logps is needed")
-    kl = kl_estimate(inputs.per_token_logps, inputs.ref_per_token_logps, options.kl_estimator)
+    kl = kl_estimate(per_token_logps, ref_per_token_logps, options.kl_estimator)
     return kl * ratio if options.use_bias_correction_kl else kl
 
 

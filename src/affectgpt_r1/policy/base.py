@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from affectgpt_r1.functional.vocabulary import GradientGuess
 from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
 
 
@@ -46,11 +47,19 @@ class Policy(Protocol):
         ...
 
     def score(
-        self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0, *, entropy_gradient: bool = False
+        self,
+        batch: ClipBatch,
+        completions: TokenBatch,
+        temperature: float = 1.0,
+        *,
+        entropy_gradient: bool = False,
+        guess: GradientGuess | None = None,
     ) -> TokenScores:
         """Log-probabilities and entropies of ``(B, G, C)`` completion tokens given prompts and media.
 
-        Masks are 1 up to the last token of a completion. ``entropy_gradient`` is for an entropy bonus.
+        Masks are 1 up to the last token of a completion. ``entropy_gradient`` is for an entropy bonus. ``guess`` tells
+        the loss's gradients in the log-probabilities of tokens with mask 1, numbered completion by completion: a right
+        one saves work, a wrong one changes nothing.
         """
         ...
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from affectgpt_r1.functional.logprobs import entropy_from_logits, selective_log_softmax
-from affectgpt_r1.functional.vocabulary import VocabularyScores, vocabulary_scores
+from affectgpt_r1.functional.vocabulary import GradientGuess, VocabularyScores, vocabulary_scores
 from affectgpt_r1.policy.decoding_row import DecodingRow
 from affectgpt_r1.policy.plain_body import PlainBody, is_plain
 from affectgpt_r1.policy.ragged import Ragged
@@ -88,15 +88,18 @@ def repeated_states(model: Any, prompts: EmbeddedPrompts, completions: TokenBatc
     return states[:, -length - 1 : -1][mask.bool()]
 
 
-def token_scores(model: Any, states: Tensor, ids: Tensor, *, temperature: float, entropy: bool) -> VocabularyScores:
+def token_scores(
+    model: Any, states: Tensor, ids: Tensor, *, temperature: float, entropy: bool, guess: GradientGuess | None = None
+) -> VocabularyScores:
     """Log-probabilities and, if asked, entropies of ``(M,)`` tokens from the ``(M, D)`` states that predict them.
 
-    A plain linear head is walked in tiles; any other (with adapters, or a bias) in chunks of rows that the backward
-    pass forms again.
+    A plain linear head is walked in tiles, and uses ``guess`` (see
+    :func:`~affectgpt_r1.functional.vocabulary.vocabulary_scores`); any other (with adapters, or a bias) in chunks of
+    rows that the backward pass forms again.
     """
     head = model.lm_head
     if type(head) is nn.Linear and getattr(head, "bias", None) is None:
-        return vocabulary_scores(states, head.weight, ids, temperature=temperature, entropy=entropy)
+        return vocabulary_scores(states, head.weight, ids, temperature=temperature, entropy=entropy, guess=guess)
 
     def score(rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(rows) / temperature

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.functional.guessed_gradients import guess_mean
+from affectgpt_r1.functional.vocabulary import GradientGuess
 from affectgpt_r1.policy import shared_attention
 from affectgpt_r1.policy.backbone import use_attention
 from affectgpt_r1.policy.base import TokenScores
@@ -157,21 +159,27 @@ class MultimodalPolicy(nn.Module):
 
     def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        return self._score(batch, completions, temperature, entropy=False)[0]
+        return self._score(batch, completions, temperature, entropy=False, guess=guess_mean)[0]
 
     def score(
-        self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0, *, entropy_gradient: bool = False
+        self,
+        batch: ClipBatch,
+        completions: TokenBatch,
+        temperature: float = 1.0,
+        *,
+        entropy_gradient: bool = False,
+        guess: GradientGuess | None = None,
     ) -> TokenScores:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        logps, entropies = self._score(batch, completions, temperature, entropy=True)
+        logps, entropies = self._score(batch, completions, temperature, entropy=True, guess=guess)
         return TokenScores(logps, entropies if entropy_gradient else entropies.detach())
 
     def _score(
-        self, batch: ClipBatch, completions: TokenBatch, temperature: float, *, entropy: bool
+        self, batch: ClipBatch, completions: TokenBatch, temperature: float, **options: Any
     ) -> tuple[Tensor, Tensor]:
         chosen = completions.mask.flatten(0, 1).bool()
         states, ids = self._states(batch, completions), completions.ids.flatten(0, 1)[chosen]
-        scores = token_scores(self.language_model, states, ids, temperature=temperature, entropy=entropy)
+        scores = token_scores(self.language_model, states, ids, temperature=temperature, **options)
         blank = torch.zeros(chosen.shape, device=chosen.device)
         logps, entropies = (
             blank if one is None else blank.index_put((chosen,), one) for one in (scores.logps, scores.entropies)

@@ -15,6 +15,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.functional.advantages import group_advantages, objective_advantages, zero_variance_groups
 from affectgpt_r1.functional.collective import num_processes, sum_over_processes
+from affectgpt_r1.functional.guessed_gradients import guess_policy_loss
 from affectgpt_r1.functional.losses import LossInputs, clipped_policy_loss
 from affectgpt_r1.functional.options import GRPOOptions
 from affectgpt_r1.policy.base import Policy, TokenScores
@@ -249,19 +250,31 @@ class GRPOStage:
         return torch.cat(scored)
 
     def _score(self, policy: Policy, step: RolloutBuffer) -> TokenScores:
+        entropy_gradient = self.options.entropy_coef != 0.0
+        reference = step.ref_per_token_logps
+        guess = guess_policy_loss(
+            self.options,
+            scored=step.completions.mask.flatten(0, 1).bool(),
+            mask=step.loss_mask.flatten(0, 1),
+            advantages=step.advantages.flatten(),
+            old_per_token_logps=None if self._is_on_policy else step.sampling_per_token_logps.flatten(0, 1),
+            ref_per_token_logps=None if reference is None else reference.flatten(0, 1),
+        )
         temperature = self.sampling.temperature
-        if self.options.entropy_coef == 0.0:
-            return policy.score(step.batch, step.completions, temperature)
-        return policy.score(step.batch, step.completions, temperature, entropy_gradient=True)
+        return policy.score(step.batch, step.completions, temperature, entropy_gradient=entropy_gradient, guess=guess)
+
+    @property
+    def _is_on_policy(self) -> bool:
+        """Where a rollout is used once, the sampling policy is the present one, exactly."""
+        return self.schedule.steps == 1
 
     def _loss_inputs(self, step: RolloutBuffer, scored: TokenScores) -> LossInputs:
-        """Rows of the loss. Where a rollout is used once, the sampling policy is the present one, exactly."""
+        """Rows of the loss."""
         logps = scored.per_token_logps.flatten(0, 1)
-        is_on_policy = self.schedule.steps == 1
         reference = step.ref_per_token_logps
         return LossInputs(
             logps,
-            logps.detach() if is_on_policy else step.sampling_per_token_logps.flatten(0, 1),
+            logps.detach() if self._is_on_policy else step.sampling_per_token_logps.flatten(0, 1),
             step.advantages.flatten(),
             step.loss_mask.flatten(0, 1),
             scored.entropies.flatten(0, 1),
