@@ -127,6 +127,7 @@ def attention(
             f"model.share_prompt cannot run attention dropout ({dropout}) or a sliding window ({sliding_window}): "
             "set model.share_prompt=false, or the language model's attention_dropout to 0"
         )
-    flat = (one[0].transpose(0, 1) for one in (query, key, value))
+    # Under autocast the rotation has made float32 of query and key.
+    flat = (one[0].transpose(0, 1).to(value.dtype) for one in (query, key, value))
     output: Tensor = row.attend(module.layer_idx, *flat, scaling)
     return output.unsqueeze(0), None
