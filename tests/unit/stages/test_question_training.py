@@ -8,6 +8,7 @@ import torch
 
 from affectgpt_r1.data.annotations import QUESTION_COLUMNS
 from affectgpt_r1.data.datamodule import MERCaptionDataModule
+from affectgpt_r1.stages.rollouts import select_clips
 from affectgpt_r1.stages.sft import SFTStage
 
 KINDS = tuple(QUESTION_COLUMNS)
@@ -80,3 +81,14 @@ def test_one_step_learns_every_kind_from_a_mixed_batch(loader, make_policy):
 def test_a_repeated_epoch_asks_every_clip_the_same(loader):
     first, again = next(iter(loader)), next(iter(loader))
     assert (first.names, first.questions, first.annotations) == (again.names, again.questions, again.annotations)
+
+
+def test_annotations_follow_their_clips_and_load_as_plain_values(loader, tmp_path):
+    batch = next(iter(loader))
+    some = select_clips(batch, [5, 2])
+    assert (some.questions, some.annotations) == (
+        (batch.questions[5], batch.questions[2]),
+        (batch.annotations[5], batch.annotations[2]),
+    )
+    torch.save({"annotations": some.annotations}, tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["annotations"] == some.annotations
