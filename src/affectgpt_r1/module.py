@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from affectgpt_r1.data.samplers import GenerationSchedule
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.functional.collective import gather_objects
+from affectgpt_r1.functional.sharding import deal, deal_again, dealt_like, gather, is_dealt, whole
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.optim import parameter_groups
 from affectgpt_r1.policy.checkpoint import check_fits, policy_digests
@@ -25,7 +25,7 @@ from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.random_state import capture_random_state, derive_seed, restore_random_state
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.stages.answers import parse_rollout
-from affectgpt_r1.stages.base import BufferedStage, Stage
+from affectgpt_r1.stages.base import BufferedStage, ResumableData, Stage
 from affectgpt_r1.stages.guards import (
     check_finite,
     check_gradients,
@@ -37,18 +37,6 @@ from affectgpt_r1.stages.hacking import HackingProbe
 from affectgpt_r1.stages.validation import ValidationRecord
 from affectgpt_r1.timing import add_seconds, now, peak_memory_mib, take_phases
 from affectgpt_r1.types import ClipBatch, Sampling
-
-
-class ResumableData(Protocol):
-    """What a data module offers for exact resume."""
-
-    def resume_position(self, epoch: int, batch: int) -> None:
-        """Start the next training epoch ``epoch`` at batch ``batch``."""
-        ...
-
-    def use_schedule(self, schedule: GenerationSchedule) -> None:
-        """Repeat training batches for the steps that share what was sampled at once."""
-        ...
 
 
 class AffectModule(L.LightningModule):
@@ -118,6 +106,24 @@ class AffectModule(L.LightningModule):
         if stage == "fit" and isinstance(self.stage, BufferedStage) and (data := self._resumable_data()):
             data.use_schedule(self.stage.schedule)
 
+    def configure_model(self) -> None:
+        """Deal the policy's weights to the processes where the strategy asks for it; frozen towers are small, and stay.
+
+        Raises:
+            ConfigError: The stage trains weights beside the policy's.
+        """
+        if self._device_mesh is None or is_dealt(self.policy):
+            return
+        if any(one.requires_grad for name, one in self.named_parameters() if not name.startswith("policy.")):
+            raise ConfigError(f"trainer=fsdp deals the policy's weights only; use trainer=ddp for {self._stage_name}")
+        towers = self.policy.towers
+        deal(
+            self.policy,
+            self._device_mesh["data_parallel"],
+            methods=("score", "per_token_logps"),
+            stay_whole=towers.parameters() if towers.frozen else (),
+        )
+
     def on_fit_start(self) -> None:
         """Choose the constant answers by which reward hacking is judged."""
         rewards: WeightedRewards | None = getattr(self.stage, "rewards", None)
@@ -144,8 +150,9 @@ class AffectModule(L.LightningModule):
         if self._gradients:
             for name, parameter in self.named_parameters():
                 if name in self._gradients:
-                    parameter.grad = self._gradients[name].to(parameter.device)
+                    parameter.grad = dealt_like(self._gradients[name].to(parameter.device), parameter)
             self._gradients = {}
+        gather(self.policy)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
         """Run the stage on a batch.
@@ -179,7 +186,7 @@ class AffectModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm that clipping sees, and time the step."""
         self._phase_started = now()
-        self._log_step({"train/grad_norm": gradient_norm(self.parameters())})
+        self._log_step({"train/grad_norm": whole(gradient_norm(self.parameters()))})
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step as the Trainer does, and time it; the closure inside it runs forward and backward pass."""
@@ -192,6 +199,10 @@ class AffectModule(L.LightningModule):
         times = {f"time/{name}": seconds for name, seconds in self._phases.items()}
         figures = {"step_time": now() - self._step_started, "memory/peak_mib": peak_memory_mib(), **times}
         self._log_step({f"train/{name}": torch.tensor(value) for name, value in figures.items()})
+
+    def on_validation_start(self) -> None:
+        """Gather dealt weights: processes may have unequally many batches, and none may wait for another in them."""
+        gather(self.policy)
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Decode greedily and count."""
@@ -208,6 +219,7 @@ class AffectModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the wheel scores and the answers' statistics, of the clips of every process."""
+        deal_again(self.policy)  # now, before callbacks save the gradients that dealt weights have accumulated
         record, self._validation = self._validation.gathered(), ValidationRecord()
         logs = record.mean_logs()
         if record.completions:
@@ -276,4 +288,4 @@ class AffectModule(L.LightningModule):
         trainer = self._trainer
         if trainer is None or self._position[1] % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
             return {}
-        return {name: one.grad for name, one in self.named_parameters() if one.grad is not None}
+        return {name: whole(one.grad) for name, one in self.named_parameters() if one.grad is not None}

@@ -45,6 +45,9 @@ def train(config: DictConfig) -> dict[str, float]:
     with tracked_run(loggers):
         for logger in mlflow_loggers(loggers):
             logger.log_config(resolved(config))
+        trainer = _build_trainer(
+            config, loggers
+        )  # first, for the machine may lack what it asks for
         policy = build_policy(config)
         with clock.phase("data_seconds"):
             data, skipped = build_data(config, policy)
@@ -52,7 +55,6 @@ def train(config: DictConfig) -> dict[str, float]:
             raise ConfigError("evaluate_after=true answers the test clips, but data.test_labels names none")
         for logger in mlflow_loggers(loggers):
             logger.log_data(data.digest(), config.synthetic)
-        trainer = _build_trainer(config, loggers)
         with clock.phase("fit_seconds"):
             if config.trainer.max_steps != 0:  # 0: the policy is tested as it is
                 trainer.fit(_build_module(config, policy, skipped), datamodule=data, ckpt_path=resume_from)
@@ -78,20 +80,35 @@ def _build_loggers(config: DictConfig, *, resumed: bool) -> list[Any]:
 
 
 def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
+    """The Trainer.
+
+    Raises:
+        ConfigError: This machine or environment lacks what ``trainer`` asks for, such as a GPU or DeepSpeed.
+    """
+    from hydra.errors import InstantiationException
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
     from affectgpt_r1.config import instantiate
+    from affectgpt_r1.errors import ConfigError
     from affectgpt_r1.run_record import wall_time_of
 
     options: dict[str, Any] = {}
     if config.match_wall_time is not None:
         options["max_time"] = {"seconds": wall_time_of(config.match_wall_time)}
-    trainer: L.Trainer = instantiate(
-        config.trainer,
-        logger=loggers or False,
-        callbacks=list((instantiate(config.callbacks) or {}).values()),
-        plugins=[AtomicCheckpointIO()],
-        **options,
-    )
+    callbacks = list((instantiate(config.callbacks) or {}).values())
+    plugins = [AtomicCheckpointIO()]
+    try:
+        trainer: L.Trainer = instantiate(
+            config.trainer, logger=loggers or False, callbacks=callbacks, plugins=plugins, **options
+        )
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, MisconfigurationException):
+            raise
+        raise ConfigError(
+            f"trainer: {error.__cause__} (trainer=cpu runs anywhere; with trainer.accelerator=cpu, trainer=ddp and "
+            "trainer=fsdp do, too)"
+        ) from error
     return trainer
 
 

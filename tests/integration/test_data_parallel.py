@@ -24,6 +24,7 @@ from mlflow.tracking import MlflowClient
 
 from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.functional.sharding import whole
 from affectgpt_r1.module import AffectModule
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.reporting.database import ensure_database
@@ -31,7 +32,7 @@ from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.train import train
 from affectgpt_r1.types import Rollout, TokenBatch
 
-TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
+TWO = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
 PLAIN = (
     "data.modality_dropout=0",
     "data.eval_batch_size=1",
@@ -41,7 +42,7 @@ PLAIN = (
     "~optim.optimizer.fused",
     "logger=csv",
 )
-SECONDS = 240
+SECONDS = 280
 
 
 def letters(reward, *, completions, targets):
@@ -72,7 +73,8 @@ def run_two(stage_overrides):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        composed = stage_overrides(experiment, folder, number, *TWO, *overrides)
+        strategy = () if any(one.startswith("trainer=") for one in overrides) else ("trainer=ddp",)
+        composed = stage_overrides(experiment, folder, number, *strategy, *TWO, *overrides)
         context = multiprocessing.get_context("fork")
         processes = [context.Process(target=_as_rank, args=(rank, port, composed)) for rank in (0, 1)]
         for process in processes:
@@ -94,7 +96,7 @@ def kept_gradients(monkeypatch):
     before = AffectModule.on_before_optimizer_step
 
     def keep(module, optimizer):
-        gradients = {name: one.grad.clone() for name, one in module.named_parameters() if one.grad is not None}
+        gradients = {name: whole(one.grad).clone() for name, one in module.named_parameters() if one.grad is not None}
         folder = Path(module.trainer.default_root_dir)
         torch.save(gradients, folder / f"gradients_{module.global_step}_{module.global_rank}.pt")
         before(module, optimizer)
@@ -155,17 +157,19 @@ def assert_equal_figures(alone: Path, together: Path) -> None:
 def test_sft_on_two_processes_is_that_of_one(run_stage, run_two, kept_gradients, tmp_path):
     """Unequal targets, three validation clips for two processes, one clip a batch: two batches and one."""
     alone = run_stage("sft", tmp_path / "alone", 4, *PLAIN, "data.batch_size=4")
-    together = run_two("sft", tmp_path / "together", 4, *PLAIN, "data.batch_size=2")
-    assert_equal_gradients(alone, together, 4)
-    assert_equal_figures(alone, together)
+    for strategy in ("ddp", "fsdp"):
+        together = run_two("sft", tmp_path / strategy, 4, *PLAIN, "data.batch_size=2", f"trainer={strategy}")
+        assert_equal_gradients(alone, together, 4)
+        assert_equal_figures(alone, together)
 
 
 def test_grpo_on_two_processes_is_that_of_one(run_stage, run_two, kept_gradients, rollout_by_name, start, tmp_path):
     options = (*PLAIN, start, "stage.beta=0.04", "stage.num_generations=4", "stage.loss_type=dapo")
     alone = run_stage("grpo", tmp_path / "alone", 2, *options, "data.batch_size=4")
-    together = run_two("grpo", tmp_path / "together", 2, *options, "data.batch_size=2")
-    assert_equal_gradients(alone, together, 2)
-    assert_equal_figures(alone, together)
+    for strategy in ("ddp", "fsdp"):
+        together = run_two("grpo", tmp_path / strategy, 2, *options, "data.batch_size=2", f"trainer={strategy}")
+        assert_equal_gradients(alone, together, 2)
+        assert_equal_figures(alone, together)
 
 
 def test_grpo_on_two_processes_resumes_in_mid_buffer(run_two, start, tmp_path, monkeypatch):
@@ -189,6 +193,19 @@ def test_grpo_on_two_processes_resumes_in_mid_buffer(run_two, start, tmp_path, m
         assert torch.equal(tensor, resumed["state_dict"][name]), name
 
 
+def test_a_sharded_run_resumes(run_two, tmp_path):
+    """In mid-epoch, with gradients accumulated: weights and moments are dealt again."""
+    options = ("trainer=fsdp", "logger=none", "data.batch_size=1", "trainer.accumulate_grad_batches=2")
+    options = (*options, "trainer.val_check_interval=3", "callbacks.last_checkpoint.every_n_steps=100")
+    whole = checkpoint(run_two("sft", tmp_path / "whole", 4, *options))
+    run_two("sft", tmp_path / "cut", 1, *options)
+    assert checkpoint(tmp_path / "cut")["position"] == [0, 2]
+    run_two("sft", tmp_path / "cut", 4, *options, "ckpt_path=last")
+    resumed = checkpoint(tmp_path / "cut")
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+
+
 def test_a_checkpoint_of_two_processes_does_not_resume_on_one(run_stage, run_two, tmp_path):
     run_two("sft", tmp_path, 1)
     with pytest.raises(CheckpointError, match="written by 2 processes, here are 1"):
@@ -201,7 +218,7 @@ def command(stage_overrides, workspace):
 
     def run(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
         program = Path(sys.executable).with_name("affectgpt-r1")
-        given = (f"experiment_name={name}", "logger=mlflow", *TWO, *overrides)
+        given = (f"experiment_name={name}", "logger=mlflow", "trainer=ddp", *TWO, *overrides)
         return subprocess.run(
             [program, "train", *stage_overrides("sft", workspace / "outputs" / name / "sft", 2, *given)],
             capture_output=True,

@@ -56,3 +56,15 @@ class BufferedStage(Stage, Protocol):
     def load_buffer_state(self, state: Mapping[str, Any]) -> None:
         """Take up a buffer where :meth:`buffer_state` left it."""
         ...
+
+
+class ResumableData(Protocol):
+    """What a data module offers for exact resume."""
+
+    def resume_position(self, epoch: int, batch: int) -> None:
+        """Start the next training epoch ``epoch`` at batch ``batch``."""
+        ...
+
+    def use_schedule(self, schedule: GenerationSchedule) -> None:
+        """Repeat training batches for the steps that share what was sampled at once."""
+        ...

@@ -1,0 +1,21 @@
+"""Trainers that this machine cannot offer are refused in one line, before any work is done."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from affectgpt_r1.errors import ConfigError
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is at hand")
+@pytest.mark.parametrize("trainer", ["gpu", "ddp", "fsdp"])
+def test_a_trainer_without_its_gpu_is_a_clear_error(run_stage, tmp_path, trainer):
+    with pytest.raises(ConfigError, match=r"No supported gpu backend found.*trainer\.accelerator=cpu"):
+        run_stage("sft", tmp_path, 1, f"trainer={trainer}")
+
+
+def test_deepspeed_without_its_package_is_a_clear_error(run_stage, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.strategies.deepspeed._DEEPSPEED_AVAILABLE", False)
+    with pytest.raises(ConfigError, match=r"(?i)deepspeed"):
+        run_stage("sft", tmp_path, 1, "trainer=deepspeed", "trainer.accelerator=cpu", "trainer.devices=1")
