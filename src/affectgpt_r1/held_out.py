@@ -16,7 +16,7 @@ from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.recognition_folder import set_of_clip
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
-from affectgpt_r1.metrics.functional.recognition import single_label_scores
+from affectgpt_r1.metrics.functional.recognition import CLASSES, single_label_scores
 from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.policy.checkpoint import load_policy_weights
@@ -99,7 +99,9 @@ def _recalls(answers: Answers) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name in sorted({set_of_clip(clip) for clip in answers.names}):
         rows = [row for row, clip in enumerate(answers.names) if set_of_clip(clip) == name]
-        scores = single_label_scores([answers.labels[row] for row in rows], [answers.targets[row] for row in rows])
+        scores = single_label_scores(
+            [answers.labels[row] for row in rows], [answers.targets[row] for row in rows], CLASSES.get(name, ())
+        )
         figures |= {"/".join(filter(None, ("test", name, key))): value for key, value in scores.items()}
     return figures
 

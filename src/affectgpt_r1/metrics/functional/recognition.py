@@ -102,12 +102,15 @@ def recognition_scores(
     return _compute(_update(predictions, targets, classes))
 
 
-def single_label_scores(answers: Sequence[EmotionSet], targets: Sequence[EmotionSet]) -> dict[str, float]:
+def single_label_scores(
+    answers: Sequence[EmotionSet], targets: Sequence[EmotionSet], classes: Sequence[str] = ()
+) -> dict[str, float]:
     """``war``, ``uar`` and ``unparsed_share`` where every target is a single label, as in R1-Omni's sets; else nothing.
 
     Args:
         answers: ``N`` answered sets; one of several labels names no class.
-        targets: ``N`` target sets; the classes are those that occur among them.
+        targets: ``N`` target sets.
+        classes: The ``K`` classes; none are those that occur among the targets.
 
     >>> single_label_scores([("fearful",), ("sad", "happy")], [("fear",), ("sad",)])
     {'war': 0.5, 'uar': 0.5, 'unparsed_share': 0.5}
@@ -116,7 +119,7 @@ def single_label_scores(answers: Sequence[EmotionSet], targets: Sequence[Emotion
     """
     if not targets or any(len(target) != 1 for target in targets):
         return {}
-    classes = sorted({normalise_class(target[0]) for target in targets})
+    classes = classes or sorted({normalise_class(target[0]) for target in targets})
     single = [answer[0] if len(answer) == 1 else None for answer in answers]
     scores = recognition_scores(single, [target[0] for target in targets], classes)
     return {"war": float(scores.war), "uar": float(scores.uar), "unparsed_share": float(scores.unparsed_share)}
