@@ -1,13 +1,16 @@
-"""What every command on argparse does around its work."""
+"""What the commands on argparse do around their work."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from affectgpt_r1.errors import AffectGPTError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 Result = TypeVar("Result")
 
@@ -30,4 +33,45 @@ def run_command(
         return work(options)
     except AffectGPTError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def run_composed_command(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace, DictConfig], Result],
+    arguments: Sequence[str] | None,
+    first: Sequence[str] = (),
+) -> Result:
+    """As :func:`run_command`, for a command that takes overrides of ``configs/train.yaml`` beside its own options.
+
+    Args:
+        parser: See :func:`run_command`.
+        work: Takes the options and the composed configuration.
+        arguments: See :func:`run_command`.
+        first: Overrides that come before the user's.
+
+    Raises:
+        SystemExit: See :func:`run_command`.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from affectgpt_r1.config import CONFIGS, explain, mistyped
+
+    options, overrides = parser.parse_known_args(arguments)
+    if options_unknown := [override for override in overrides if override.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(options_unknown)}")
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("train", overrides=[*first, *overrides])
+        return work(options, config)
+    except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
+        print(f"{parser.prog}: {explain(error, overrides)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (TypeError, ValueError) as error:
+        wrong = mistyped(overrides)
+        if wrong is None:
+            raise
+        print(f"{parser.prog}: {wrong} ({error})", file=sys.stderr)
         raise SystemExit(2) from None

@@ -73,6 +73,29 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
         _fail(str(error))
     except HydraException as error:
         _fail(explain(error, sys.argv[1:]))
+    except (TypeError, ValueError) as error:
+        if wrong := mistyped(sys.argv[1:]):
+            _fail(f"{wrong} ({error})")
+        raise
+
+
+def mistyped(overrides: Sequence[str]) -> str | None:
+    """The first override that gives text where the configuration files have numbers, in words; None without one.
+
+    Args:
+        overrides: The command line.
+    """
+    defaults: dict[str, list[Any]] = {}
+    for key, value in _config_items():
+        if value is not None:
+            defaults.setdefault(key, []).append(value)
+    for override in overrides:
+        key, _, given = override.lstrip("+").partition("=")
+        numbers = [value for value in defaults.get(key, []) if isinstance(value, int | float)]
+        is_number = bool(numbers) and len(numbers) == len(defaults[key])
+        if is_number and isinstance(OmegaConf.from_dotlist([f"given={given}"]).given, str):
+            return f"{key}={given} is no number; configs/ has {key}={numbers[0]}"
+    return None
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
@@ -83,7 +106,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         overrides: The command line.
     """
     messages = [str(error)]
-    known = sorted(set(_config_keys()))
+    known = sorted(_config_keys())
     for override in overrides:
         key = re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
         if "=" not in override or override.startswith("-") or key in known:
@@ -93,24 +116,28 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     return "\n".join(messages)
 
 
-def _config_keys() -> Iterator[str]:
-    """Every dotted key that some group choice has, and the groups themselves."""
+def _config_keys() -> set[str]:
+    return {key for key, _ in _config_items()}
+
+
+def _config_items() -> Iterator[tuple[str, Any]]:
+    """Every dotted key that some group choice has, with its value there; and the groups themselves."""
     for path in CONFIGS.rglob("*.yaml"):
         loaded = OmegaConf.load(path)
         group = path.relative_to(CONFIGS).parent.as_posix().replace("/", ".").removeprefix(".")
         is_global = group in ("", "experiment", "debug", "ablation")
         if group and group not in ("", "."):
-            yield group.replace(".", "/")
+            yield group.replace(".", "/"), None
         plain = OmegaConf.to_container(loaded, resolve=False)
         if isinstance(plain, Mapping):
             yield from _dotted(plain, "" if is_global else f"{group}.")
 
 
-def _dotted(tree: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+def _dotted(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if key == "defaults":
             continue
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key}", value
         if isinstance(value, Mapping):
             yield from _dotted(value, f"{prefix}{key}.")
 

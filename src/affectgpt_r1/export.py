@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from affectgpt_r1.config import CONFIGS, explain, resolved
-from affectgpt_r1.errors import AffectGPTError, CheckpointError
+from affectgpt_r1.command import run_composed_command
+from affectgpt_r1.config import resolved
+from affectgpt_r1.errors import CheckpointError
 
 PROCESSOR_KEYS = ("modalities", "visual", "num_frames", "image_size", "channel_order", "num_windows", "window_seconds")
 
@@ -46,7 +46,7 @@ def export(config: DictConfig, folder: Path, kind: str) -> Path:
         kind: ``adapter`` or ``merged``.
 
     Raises:
-        CheckpointError: No checkpoint is named, or the folder holds something.
+        CheckpointError: No checkpoint is named, or the folder holds something or cannot be made.
     """
     from affectgpt_r1.assembly import build_policy
     from affectgpt_r1.policy.export import export_policy
@@ -55,6 +55,10 @@ def export(config: DictConfig, folder: Path, kind: str) -> Path:
         raise CheckpointError("init_from names no checkpoint: give the one to export")
     if folder.is_dir() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty; choose another --output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"--output {folder}: no folder can be made there: {error.strerror}") from error
     settings = resolved(config)
     model = {key: value for key, value in settings["model"].items() if key != "_target_"}
     policy = build_policy(config)
@@ -81,20 +85,10 @@ def export(config: DictConfig, folder: Path, kind: str) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: options of its own, and the overrides of ``configs/train.yaml``."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-
     parser = argparse.ArgumentParser(prog="affectgpt-r1 export", description="Write a Hugging Face folder.")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
     parser.add_argument("--kind", choices=("adapter", "merged"), default="merged")
-    options, overrides = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", overrides=overrides)
-        print(export(config, options.output, options.kind))
-    except (HydraException, AffectGPTError) as error:
-        print(f"error: {explain(error, overrides)}", file=sys.stderr)
-        raise SystemExit(2) from error
+    print(run_composed_command(parser, lambda options, config: export(config, options.output, options.kind), arguments))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from affectgpt_r1.config import CONFIGS, explain, resolved
-from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.command import run_composed_command
+from affectgpt_r1.config import resolved
+from affectgpt_r1.errors import CheckpointError
 
 
 def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path) -> int:
@@ -25,7 +25,7 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path) -> int:
         The number of tensors.
 
     Raises:
-        CheckpointError: The file cannot be read so, or does not fit the model.
+        CheckpointError: The file cannot be read so, does not fit the model, or ours cannot be written.
     """
     import torch
 
@@ -47,31 +47,28 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path) -> int:
     }
     state = our_names(read_weights(checkpoint), trained)
     check_tensors(state, trained, str(checkpoint))
-    output.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"{POLICY_PREFIX}{name}": tensor.float() for name, tensor in state.items()}
-    torch.save({"state_dict": tensors, "digests": {}}, output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": tensors, "digests": {}}, output)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a folder is missing or full
+        raise CheckpointError(f"--output {output}: cannot be written: {str(error).splitlines()[0]}") from error
     return len(state)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: options of its own, and the overrides of ``configs/train.yaml``."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-
     parser = argparse.ArgumentParser(
         prog="affectgpt-r1 import-affectgpt", description="Make a released checkpoint one of ours, for init_from."
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--output", type=Path, required=True)
-    options, overrides = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", overrides=["experiment=affectgpt_mercaption", *overrides])
+
+    def work(options: argparse.Namespace, config: DictConfig) -> str:
         count = import_affectgpt(config, options.checkpoint, options.output)
-    except (HydraException, AffectGPTError) as error:
-        print(f"error: {explain(error, overrides)}", file=sys.stderr)
-        raise SystemExit(2) from error
-    print(f"{options.output}: {count} tensors; start from them with init_from={options.output}")
+        return f"{options.output}: {count} tensors; start from them with init_from={options.output}"
+
+    print(run_composed_command(parser, work, arguments, first=["experiment=affectgpt_mercaption"]))
 
 
 if __name__ == "__main__":

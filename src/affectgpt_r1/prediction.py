@@ -63,8 +63,9 @@ class Predictor:
             subtitle: What is said in it; ``""`` leaves the text modality out.
 
         Returns:
-            A row of plain values: ``name`` and ``openset``, as ``affectgpt-r1 score`` reads them, ``file``, ``labels``, ``reasoning``, ``answer``, ``completion``, ``clusters`` (by
-            wheel), ``unmapped``, ``polarity``, ``modalities``, ``notes``, ``contributions``, ``seconds``.
+            A row of plain values: ``name`` and ``openset``, as ``affectgpt-r1 score`` reads them, ``file``, ``labels``,
+            ``reasoning``, ``answer``, ``completion``, ``clusters`` (by wheel), ``unmapped``, ``polarity``,
+            ``modalities``, ``notes``, ``contributions``, ``seconds``.
 
         Raises:
             MediaError: The file cannot be read, or holds nothing that the policy was trained on.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.command import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,16 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="affectgpt-r1 report", description="Write the report on the ablation sweeps.")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="holds mlflow.db (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where the report goes (OUTPUTS/report)")
-    options = parser.parse_args(arguments)
+    for file in run_command(parser, report, arguments):
+        print(file)
+
+
+def report(options: argparse.Namespace) -> list[Path]:
+    """Write the report; see :func:`~affectgpt_r1.reporting.report.build.build_report`."""
     from affectgpt_r1.reporting.report.build import build_report
 
-    try:
-        files = build_report(options.outputs, options.folder or options.outputs / "report")
-    except AffectGPTError as error:
-        print(f"affectgpt-r1 report: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    for file in files:
-        print(file)
+    return build_report(options.outputs, options.folder or options.outputs / "report")
 
 
 if __name__ == "__main__":

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from affectgpt_r1.errors import AffectGPTError
-from affectgpt_r1.scoring import add_chat_options, chat_from, write_json
+from affectgpt_r1.command import run_command
+from affectgpt_r1.scoring import add_chat_options, chat_from, report_console, write_json
 
 _FORMATS = "CSV or JSONL with name and openset (labels) or reason (free text), or .npz with filenames and fileitems"
-_TABLE_WIDTH = 140
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,12 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With code 2 after bad input, which is named in one line.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        score(options)
-    except AffectGPTError as error:
-        print(f"affectgpt-r1 score: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    run_command(_parser(), score, arguments)
 
 
 def score(options: argparse.Namespace) -> dict[str, Any]:
@@ -41,8 +34,6 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         AffectGPTError: If a file, the lexicon or the pairing of names is at fault.
     """
-    from rich.console import Console
-
     from affectgpt_r1.emotion.chat_extraction import text_extractor
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.metrics.corpus_report import corpus_report
@@ -57,9 +48,13 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     report = corpus_report(predictions.labels, targets.labels, lexicon, options.no_match)
     negated = {name: list(spans) for name, spans in zip(predictions.names, predictions.negated, strict=True) if spans}
     report["negated"] = negated
-    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+    console = report_console()
     for table in score_tables(report, options.level):
         console.print(table)
+    if not any(word in lexicon for words in targets.labels for word in words):
+        console.print(
+            f"Nothing counts: no label of {options.targets} stands in the {lexicon.name} lexicon, whose words are English."
+        )
     if options.train:
         report["leakage"] = _leakage(options.train, options.targets, targets.names)
         for line in _leakage_lines(report["leakage"], len(targets.names)):

@@ -1,17 +1,23 @@
-"""What the commands that score share: the chat model's options and the JSON report."""
+"""What the commands that score share: the chat model's options, the console and the JSON report."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from affectgpt_r1.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from affectgpt_r1.emotion.chat import Chat
+
+TABLE_WIDTH = 140
+"""Of tables that are written to a file."""
 
 
 def add_chat_options(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +46,13 @@ def chat_from(options: argparse.Namespace) -> Chat | None:
     from affectgpt_r1.policy.chat import load_local_chat
 
     return CachedChat(load_local_chat(Path(options.chat_model)))
+
+
+def report_console() -> Console:
+    """Where tables are printed: as wide as the terminal, or wide enough for every table."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:

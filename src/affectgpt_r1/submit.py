@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.command import run_command
 from affectgpt_r1.scoring import add_chat_options, chat_from
 
 
@@ -17,12 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With code 2 after bad input, which is named in one line.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        print(submit(options))
-    except AffectGPTError as error:
-        print(f"affectgpt-r1 submit: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    print(run_command(_parser(), submit, arguments))
 
 
 def submit(options: argparse.Namespace) -> str:

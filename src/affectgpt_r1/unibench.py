@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from affectgpt_r1.errors import AffectGPTError, ConfigError
-from affectgpt_r1.scoring import add_chat_options, chat_from, write_json
+from affectgpt_r1.command import run_command
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.scoring import add_chat_options, chat_from, report_console, write_json
 
 if TYPE_CHECKING:
     from affectgpt_r1.emotion.chat import Chat
     from affectgpt_r1.emotion.wheels import Lexicon
     from affectgpt_r1.reporting.unibench import SetPredictions
-
-_TABLE_WIDTH = 140
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,12 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With code 2 after bad input, which is named in one line.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        unibench(options)
-    except AffectGPTError as error:
-        print(f"affectgpt-r1 unibench: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    run_command(_parser(), unibench, arguments)
 
 
 def unibench(options: argparse.Namespace) -> dict[str, Any]:
@@ -48,8 +41,6 @@ def unibench(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         AffectGPTError: If a file, the lexicon or the pairing of names is at fault.
     """
-    from rich.console import Console
-
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.reporting.unibench_tables import recognition_rich_table, unibench_rich_table
 
@@ -58,7 +49,7 @@ def unibench(options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("--sentiment chat needs a chat model: give --chat-model, and --chat-url for a server")
     checkpoints, chosen = _read_predictions(options, lexicon, chat)
     report = _score(options, checkpoints, chosen, lexicon, chat)
-    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+    console = report_console()
     if report["unibench"] is not None:
         console.print(unibench_rich_table(report["unibench"]))
         console.print(f"Sentiment of the labels by {report['sentiment']}.")

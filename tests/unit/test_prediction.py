@@ -35,6 +35,7 @@ def test_a_row_of_a_clip_with_everything(predictor, write_video, tmp_path: Path)
     assert set(row["contributions"]) == {"video", "audio", "text"}
     assert set(row["clusters"]) == {f"wheel{wheel}" for wheel in range(1, 6)}
     assert row["seconds"] > 0
+    assert (row["name"], row["openset"]) == ("clip", row["labels"])  # so that `affectgpt-r1 score` reads it
 
 
 def test_the_contribution_is_what_the_answer_loses_without_the_modality(predictor, write_video, tmp_path: Path):

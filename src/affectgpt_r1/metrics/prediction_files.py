@@ -113,7 +113,7 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
             if NAME not in columns or not {LABELS, FREE_TEXT} & set(columns):
                 raise DataError(
                     f"{path}, row 1: needs the columns {NAME!r} and {LABELS!r} (or {FREE_TEXT!r}), "
-                    f"has {', '.join(map(repr, columns))}"
+                    f"parted by commas, has {', '.join(map(repr, columns))}"
                 )
             for number, cells in enumerate(reader, start=2):
                 if None in cells or None in cells.values():

@@ -29,10 +29,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise nearly anything: IndexError, UnicodeDecodeError, struct.error
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({error}); train that stage again") from error
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({first_sentence(error)}); train that stage again"
+        ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} holds no state_dict: it is not a checkpoint of this package")
     return checkpoint
+
+
+def first_sentence(error: Exception) -> str:
+    """Why torch could not load a file, without its advice to run the file's code."""
+    return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.policy.checkpoint import first_sentence
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -25,7 +26,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise nearly anything: IndexError, UnicodeDecodeError, struct.error
         raise CheckpointError(
-            f"{path} cannot be read as weights alone ({str(error).splitlines()[0]}); it is damaged, or it holds code, "
+            f"{path} cannot be read as weights alone ({first_sentence(error)}); it is damaged, or it holds code, "
             "which is not run: ask its author for safetensors"
         ) from error
     for key in ("model", "state_dict"):

@@ -34,9 +34,9 @@ def ensure_database(folder: Path) -> str:
         ConfigError: If the file there is no SQLite database, or the folder cannot be written or locked.
     """
     database = folder.resolve() / DATABASE_NAME
-    if not _is_database(database):
+    if not is_database(database):
         with _locked(database):
-            if not _is_database(database):
+            if not is_database(database):
                 _create(database)
     return _uri(database)
 
@@ -69,8 +69,12 @@ def _uri(database: Path) -> str:
     return f"sqlite:///{database}"
 
 
-def _is_database(path: Path) -> bool:
-    """Tell a database from an absent or empty file; anything else is an error."""
+def is_database(path: Path) -> bool:
+    """Tell a database from an absent or empty file.
+
+    Raises:
+        ConfigError: If it is something else, or cannot be read.
+    """
     try:
         with path.open("rb") as file:
             header = file.read(len(_SQLITE_HEADER))

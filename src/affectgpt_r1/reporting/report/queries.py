@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from affectgpt_r1.errors import ConfigError, DataError
-from affectgpt_r1.reporting.database import DATABASE_NAME
+from affectgpt_r1.reporting.database import DATABASE_NAME, is_database
 from affectgpt_r1.types import EmotionSet
 
 EXPERIMENT = "ablations"
@@ -97,7 +97,7 @@ def read_sweeps(outputs: Path) -> list[Sweep]:
     from mlflow.tracking import MlflowClient
 
     database = outputs.resolve() / DATABASE_NAME
-    if not database.is_file():
+    if not is_database(database):
         raise ConfigError(f"{database}: there is no MLflow database; run `make ablations` first")
     client = MlflowClient(f"sqlite:///{database}")
     experiment = client.get_experiment_by_name(EXPERIMENT)

@@ -1,0 +1,147 @@
+"""A user's mistake at any command is one line and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from affectgpt_r1 import cli
+from affectgpt_r1.command import run_command, run_composed_command
+from affectgpt_r1.config import mistyped, run_with_clear_errors
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.export import main as export
+from affectgpt_r1.import_affectgpt import main as import_affectgpt
+from affectgpt_r1.plan import main as plan
+from affectgpt_r1.policy.checkpoint import first_sentence
+from affectgpt_r1.report import main as report
+from affectgpt_r1.score import main as score
+
+
+def refused(main, arguments: list[str], capsys) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    printed: str = capsys.readouterr().err
+    assert "Traceback" not in printed
+    return printed
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="affectgpt-r1 try")
+    made.add_argument("--number", type=int, default=2)
+    return made
+
+
+def test_the_result_comes_back_and_an_error_is_one_line(capsys):
+    assert run_command(parser(), lambda options: options.number * 2, ["--number", "3"]) == 6
+
+    def fail(options):
+        raise DataError("rows.csv: is empty")
+
+    assert refused(lambda given: run_command(parser(), fail, given), [], capsys) == (
+        "affectgpt-r1 try: rows.csv: is empty\n"
+    )
+
+
+def test_overrides_are_composed_beside_the_options(capsys):
+    def work(options, config):
+        return options.number, config.seed, config.stage.name
+
+    assert run_composed_command(parser(), work, ["--number", "3", "seed=7"], first=["experiment=grpo", "seed=5"]) == (
+        3, 7, "grpo"
+    )  # fmt: skip
+    for arguments, complaint in (
+        (["--numbre", "3"], "unrecognized arguments: --numbre"),
+        (["sede=3"], "the nearest is seed"),
+        (["seed=${bar}"], "'bar' not found"),
+    ):
+        printed = refused(
+            lambda given: run_composed_command(parser(), lambda _, config: config.seed, given), arguments, capsys
+        )
+        assert complaint in printed
+
+
+def test_text_for_a_number_is_named_but_other_errors_are_not_hidden(capsys, monkeypatch):
+    assert mistyped(["seed=3", "optim.optimizer.lr=1e-4", "data.subset=null", "experiment_name=abc"]) is None
+    assert mistyped(["seed=3", "data.batch_size=abc"]).startswith("data.batch_size=abc is no number")
+    printed = refused(plan, ["experiment=affectgpt_r1_grpo", "--tflops", "1", "data.batch_size=abc"], capsys)
+    assert "data.batch_size=abc is no number; configs/ has data.batch_size=" in printed
+
+    def entry():
+        raise TypeError("of the program")
+
+    monkeypatch.setattr("sys.argv", ["train", "seed=abc"])
+    assert "seed=abc is no number" in refused(lambda _: run_with_clear_errors(entry), [], capsys)
+    monkeypatch.setattr("sys.argv", ["train", "seed=3"])
+    with pytest.raises(TypeError, match="of the program"):
+        run_with_clear_errors(entry)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--tflops", "0"], "must be above 0"),
+        (["--tflops", "nan"], "must be above 0"),
+        (["--gpus", "0"], "must be above 0"),
+        (["experiment=grpo", "paths.root=/nowhere", "--tflops", "1"], "No tokenizer at /nowhere/data"),
+        (["experiment=affectgpt_r1_grpo", "--tflops", "1", "--json", "/proc/x/plan.json"], "cannot be written"),
+    ],
+)
+def test_plan(arguments: list[str], complaint: str, capsys):
+    assert complaint in refused(plan, arguments, capsys)
+
+
+def test_export_and_import_name_the_output_that_cannot_be_written(tmp_path: Path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    printed = refused(export, ["init_from=any.ckpt", "--output", str(tmp_path / "file" / "folder")], capsys)
+    assert "--output" in printed
+    assert "no folder can be made there" in printed
+    monkeypatch.setattr("affectgpt_r1.policy.published_names.our_names", lambda tensors, trained: {})
+    monkeypatch.setattr("affectgpt_r1.policy.checkpoint.check_tensors", lambda *given: None)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "released.pth")
+    output = str(tmp_path / "file" / "ours.ckpt")
+    assert "cannot be written" in refused(
+        import_affectgpt, [str(tmp_path / "released.pth"), "--output", output], capsys
+    )
+
+
+def test_no_advice_to_run_a_file(tmp_path: Path):
+    (tmp_path / "labels.csv").write_text("name,openset\na,happy\n")
+    with pytest.raises(Exception, match="weights_only") as raised:
+        torch.load(tmp_path / "labels.csv", weights_only=True)
+    assert first_sentence(raised.value) == "Weights only load failed"
+    assert first_sentence(EOFError()) == "EOFError"
+
+
+def test_report_on_what_is_no_database(tmp_path: Path, capsys):
+    assert "there is no MLflow database" in refused(report, ["--outputs", str(tmp_path)], capsys)
+    (tmp_path / "mlflow.db").write_text("junk")
+    assert "this is no SQLite database" in refused(report, ["--outputs", str(tmp_path)], capsys)
+
+
+def test_score_says_why_targets_of_another_language_have_no_score(tmp_path: Path, capsys):
+    (tmp_path / "rows.csv").write_text('name,openset\na,"快乐,悲伤"\n', encoding="utf-8")
+    score(["--predictions", str(tmp_path / "rows.csv"), "--targets", str(tmp_path / "rows.csv")])
+    assert "Nothing counts: no label of" in capsys.readouterr().out
+
+
+def test_score_names_the_comma(tmp_path: Path, capsys):
+    (tmp_path / "rows.csv").write_text("name\topenset\na\thappy\n", encoding="utf-8")
+    both = ["--predictions", str(tmp_path / "rows.csv"), "--targets", str(tmp_path / "rows.csv")]
+    assert "parted by commas, has 'name\\topenset'" in refused(score, both, capsys)
+
+
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])
+def test_an_interruption_and_a_closed_pipe_are_no_tracebacks(raised, code: int, monkeypatch, tmp_path: Path):
+    def interrupted():
+        raise raised
+
+    monkeypatch.setattr("affectgpt_r1.score.main", interrupted)
+    with (tmp_path / "output").open("w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["score"])
+    assert stopped.value.code == code
