@@ -14,6 +14,7 @@ from affectgpt_r1.policy.decoding_row import DecodingRow
 from affectgpt_r1.policy.plain_body import PlainBody, is_plain
 from affectgpt_r1.policy.ragged import Ragged
 from affectgpt_r1.policy.shared_attention import SharedRow
+from affectgpt_r1.policy.tiled_head import tiled_head
 from affectgpt_r1.types import TokenBatch
 
 HEAD_ROWS = 256
@@ -121,6 +122,10 @@ class Decoder:
         prefilled: The prompts' pass.
         num_generations: ``G`` completions of each prompt.
         max_length: Most tokens of a completion.
+
+    Attributes:
+        first: What follows the prompts, as :meth:`advance` gives it, for each of the ``N`` completions.
+        head: Draws tokens from states; None where :meth:`advance` gives logits.
     """
 
     def __init__(self, model: Any, prefilled: Prefill, num_generations: int, max_length: int) -> None:
@@ -129,12 +134,11 @@ class Decoder:
         prompts = prefilled.row.prompts
         self._lengths = prompts.counts.repeat_interleave(num_generations)
         self._body = PlainBody(model, prompts.longest + max_length) if is_plain(model) else None
-        self.first_logits: Tensor = model.lm_head(prefilled.states.detach()).repeat_interleave(
-            num_generations, 0
-        )  # (N, V)
+        self.head = tiled_head(model)
+        self.first: Tensor = self._outputs(prefilled.states.detach()).repeat_interleave(num_generations, 0)
 
     def advance(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """Logits ``(m, V)`` after the newest tokens.
+        """What follows the newest tokens: states ``(m, D)`` for :attr:`head`, or without it logits ``(m, V)``.
 
         Args:
             tokens: ``(m,)`` newest tokens of the completions that still run.
@@ -147,8 +151,10 @@ class Decoder:
         else:
             states = self._body.advance(tokens, positions, self.row)
         self.row.length += 1
-        logits: Tensor = self.model.lm_head(states)
-        return logits
+        return self._outputs(states)
+
+    def _outputs(self, states: Tensor) -> Tensor:
+        return states if self.head is not None else self.model.lm_head(states)
 
 
 def _run(model: Any, embeds: Tensor, positions: Tensor, row: SharedRow | DecodingRow) -> Tensor:

@@ -136,14 +136,11 @@ class MultimodalPolicy(nn.Module):
         texts = [(self.tokenizer.bos_token if bos else "") + text for text in self.prompts(batch)]
         for placeholder, name in names.items():
             texts = [text.replace(placeholder, placeholder * self.fusion.num_tokens[name]) for text in texts]
-        rows = self.tokenizer(texts, add_special_tokens=False)
-        rows = {"input_ids": [row + self.prefill_ids for row in rows["input_ids"]]}
-        length = max(len(row) for row in rows["input_ids"])
-        padded = [[self.tokenizer.pad_token_id] * (length - len(row)) + row for row in rows["input_ids"]]
+        rows = [row + self.prefill_ids for row in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        length = max(len(row) for row in rows)
+        padded = [[self.tokenizer.pad_token_id] * (length - len(row)) + row for row in rows]
         ids = torch.tensor(padded, device=self.device)
-        mask = torch.tensor(
-            [[0] * (length - len(row)) + [1] * len(row) for row in rows["input_ids"]], device=self.device
-        )
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self.device)
         placeholders = torch.isin(ids, torch.tensor(list(self.media_ids.values()), device=self.device))
         embeds = self.language_model.get_input_embeddings()(ids.masked_fill(placeholders, 0))
         tokens = self.fusion(self.towers(batch))
@@ -227,7 +224,7 @@ class MultimodalPolicy(nn.Module):
             with phase("decode"), torch.no_grad():
                 decoder = Decoder(self.language_model, prefilled, num_generations, sampling.max_completion_length)
                 decoded = decode(
-                    decoder.first_logits,
+                    decoder.first,
                     decoder.advance,
                     sampling=sampling,
                     stop_ids=[self.turn_ids[0], self.tokenizer.eos_token_id],
@@ -235,6 +232,7 @@ class MultimodalPolicy(nn.Module):
                     pad_id=self.tokenizer.pad_token_id,
                     generator=generator,
                     ends=self._holds_stop_string(sampling.stop_strings) if sampling.stop_strings else None,
+                    head=decoder.head,
                 )
         finally:
             self.train(training)

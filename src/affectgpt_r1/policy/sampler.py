@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,15 @@ class Drawn(NamedTuple):
 
     ids: Tensor  # (m,) int64
     logps: Tensor  # (m,) float32, under the whole distribution at the sampling temperature (1 if greedy)
+
+
+class Head(Protocol):
+    """Draws from the states that a model gives in place of logits."""
+
+    size: int  # V
+
+    def draw(self, states: Tensor, sampling: Sampling, uniforms: Tensor | None, banned: Tensor) -> Drawn:
+        """As :func:`draw_tokens`, from ``(m, D)`` states."""
 
 
 def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float = 0.0) -> Tensor:
@@ -109,15 +118,23 @@ def invert_distribution(weights: Tensor, uniforms: Tensor) -> Tensor:
     sums = weights[:, :whole].view(len(weights), -1, BLOCK).sum(-1)
     if whole < size:
         sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
-    block, inside = _invert(sums.double(), uniforms)
+    block, inside = invert_cumulative(sums.double(), uniforms)
     members = block.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=weights.device)
     chosen = weights.gather(-1, members.clamp(max=size - 1)).masked_fill_(members >= size, 0.0)
-    token, _ = _invert(chosen.double(), inside)
+    token, _ = invert_cumulative(chosen.double(), inside)
     return block * BLOCK + token
 
 
-def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """The first index whose cumulative share exceeds the number, and where in that index's share the number falls."""
+def invert_cumulative(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The first index whose cumulative share exceeds the number, and where in that index's share the number falls.
+
+    Args:
+        weights: ``(m, n)``, not negative, not all zero in any row.
+        uniforms: ``(m,)`` in [0, 1).
+
+    Returns:
+        ``(m,)`` int64, and ``(m,)`` in [0, 1].
+    """
     cumulative = weights.cumsum(-1)
     target = (uniforms * cumulative[:, -1]).unsqueeze(-1)
     last = (weights > 0).long().mul(torch.arange(weights.shape[-1], device=weights.device)).amax(-1, keepdim=True)
@@ -128,7 +145,7 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode(
-    first_logits: Tensor,
+    first: Tensor,
     advance: Callable[[Tensor, Tensor], Tensor],
     *,
     sampling: Sampling,
@@ -137,12 +154,13 @@ def decode(
     pad_id: int,
     generator: torch.Generator | None = None,
     ends: Callable[[Tensor], Tensor] | None = None,
+    head: Head | None = None,
 ) -> Decoded:
     """Decode until every row has drawn a stop token or the limit is reached; finished rows are not computed further.
 
     Args:
-        first_logits: ``(N, V)`` after the prompt.
-        advance: Takes the ``(m,)`` newest tokens and the ``(m,)`` rows that still run; returns ``(m, V)`` logits.
+        first: ``(N, V)`` logits after the prompt, or ``(N, D)`` states for ``head``.
+        advance: Takes the ``(m,)`` newest tokens and the ``(m,)`` rows that still run; returns logits or states.
         sampling: How tokens are drawn.
         stop_ids: Tokens that end a completion.
         banned_ids: Media placeholders, which would break the next forward pass if they were drawn; those beyond the
@@ -150,22 +168,24 @@ def decode(
         pad_id: Stands after the stop token.
         generator: Source of randomness; every row takes one number a step, so that no row depends on another's length.
         ends: Takes ``(m, c)`` tokens so far; returns which of the ``m`` rows end here, beside stop tokens.
+        head: Draws from states; None where there are logits.
 
     Returns:
         The completions, with log-probs as :func:`draw_tokens` gives them.
     """
-    count, device, limit = len(first_logits), first_logits.device, sampling.max_completion_length
+    count, device, limit = len(first), first.device, sampling.max_completion_length
     stops = torch.tensor(list(stop_ids), device=device)
-    known = [token for token in banned_ids if token < first_logits.shape[-1]]
+    known = [token for token in banned_ids if token < (first.shape[-1] if head is None else head.size)]
     banned = torch.tensor(known, dtype=torch.long, device=device)
     ids = torch.full((count, limit), pad_id, device=device)
     mask, logps = torch.zeros(count, limit, device=device), torch.zeros(count, limit, device=device)
-    rows, logits = torch.arange(count, device=device), first_logits
+    rows, outputs = torch.arange(count, device=device), first
+    draw = draw_tokens if head is None else head.draw
     for step in range(limit):
         uniforms = (
             torch.rand(count, dtype=torch.float64, generator=generator, device=device) if sampling.temperature else None
         )
-        drawn = draw_tokens(logits, sampling, None if uniforms is None else uniforms[rows], banned)
+        drawn = draw(outputs, sampling, None if uniforms is None else uniforms[rows], banned)
         ids[rows, step], logps[rows, step], mask[rows, step] = drawn.ids, drawn.logps, 1.0
         ended = torch.isin(drawn.ids, stops)
         if ends is not None:
@@ -173,6 +193,6 @@ def decode(
         rows, newest = rows[~ended], drawn.ids[~ended]
         if len(rows) == 0 or step + 1 == limit:
             break
-        logits = advance(newest, rows)
+        outputs = advance(newest, rows)
     truncated = torch.zeros(count, dtype=torch.bool, device=device).index_fill_(0, rows, True)
     return Decoded(ids[:, : step + 1], mask[:, : step + 1], logps[:, : step + 1], truncated)

@@ -64,7 +64,8 @@ def decoded(model, prompts, tokens) -> list[torch.Tensor]:
     decoder = Decoder(model, prefill(model, prompts), NUM_GENERATIONS, STEPS)
     assert (decoder._body is not None) == is_plain(model)
     running = [RUNNING[:, step].nonzero().squeeze(-1) for step in range(STEPS)]
-    return [decoder.advance(tokens[rows, step], rows) for step, rows in enumerate(running)]
+    outputs = [decoder.advance(tokens[rows, step], rows) for step, rows in enumerate(running)]
+    return [one if decoder.head is None else decoder.head.logits(one) for one in outputs]
 
 
 @torch.no_grad()
