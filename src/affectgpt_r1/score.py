@@ -53,7 +53,7 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
         console.print(table)
     if not any(word in lexicon for words in targets.labels for word in words):
         console.print(
-            f"Nothing counts: no label of {options.targets} stands in the {lexicon.name} lexicon, whose words are English."
+            f"Nothing counts: no label of {options.targets} stands in the {lexicon.name} lexicon, which is English."
         )
     if options.train:
         report["leakage"] = _leakage(options.train, options.targets, targets.names)
