@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from affectgpt_r1.config import REPOSITORY
 from affectgpt_r1.data.samplers import ResumableSampler
 from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.functional.vocabulary import VocabularyScores
+from affectgpt_r1.policy import policy as policy_module
 from affectgpt_r1.policy import shared_attention
 from affectgpt_r1.policy.backbone import use_attention
 from affectgpt_r1.rewards.format import FormatReward
@@ -22,6 +26,8 @@ from affectgpt_r1.stages.rollouts import select_clips
 from affectgpt_r1.types import Rollout, Sampling, TokenBatch
 
 NUM_CLIPS = 4
+ABSOLUTE = {torch.float64: 1e-10, torch.float32: 5e-6}
+"""Largest difference, times the gradient's norm where that is above 1. In float32 it is rounding, as float64 shows."""
 SETTINGS = (
     {"loss_type": "grpo", "steps_per_generation": 1},
     {"loss_type": "bnpo", "steps_per_generation": 1, "scale_rewards": "batch"},
@@ -30,6 +36,31 @@ SETTINGS = (
     {"loss_type": "cispo", "importance_sampling_level": "sequence", "num_iterations": 2},
     {"loss_type": "dapo", "mask_truncated_completions": True},
 )
+
+
+@contextmanager
+def precision(dtype):
+    """Weights, features, losses and the head in ``dtype``; our head itself always gives float32 log-probs."""
+
+    def plain_token_scores(model, states, ids, *, temperature, entropy, **options):
+        logps = (model.lm_head(states) / temperature).log_softmax(-1)
+        entropies = -(logps.exp() * logps).sum(-1) if entropy else None
+        return VocabularyScores(logps.gather(-1, ids.unsqueeze(-1)).squeeze(-1), entropies)
+
+    before = torch.get_default_dtype()
+    with pytest.MonkeyPatch.context() as patch:
+        if dtype == torch.float64:
+            patch.setattr(policy_module, "token_scores", plain_token_scores)
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+def cast(policy, batch, dtype):
+    features = {name: one.to(dtype) for name, one in batch.features.items()}
+    return policy.to(dtype), dataclasses.replace(batch, features=features)
 
 
 class LetterReward:
@@ -79,11 +110,14 @@ def train_share(rank, folder):
         use_attention(policy.language_model, shared_attention.NAME, shared_attention.attention)  # it is not pickled
         dealt = ResumableSampler(NUM_CLIPS, seed=0, shuffle=False, batch_size=2, num_replicas=2, rank=rank)
         mine = select_clips(batch, [key.index for key in dealt])
-        found = []
-        for options in SETTINGS:
-            stepper = Stepper(policy, rollout, options)
-            found.append(gradients(stepper, mine, DistributedDataParallel(stepper)))
-        torch.save(found, f"{folder}/{rank}.pt")
+        for dtype in ABSOLUTE:
+            found = []
+            with precision(dtype):
+                policy, mine = cast(policy, mine, dtype)
+                for options in SETTINGS:
+                    stepper = Stepper(policy, rollout, options)
+                    found.append(gradients(stepper, mine, DistributedDataParallel(stepper)))
+            torch.save(found, f"{folder}/{rank}_{dtype}.pt")
     finally:
         distributed.destroy_process_group()
 
@@ -91,20 +125,36 @@ def train_share(rank, folder):
 def test_two_processes_give_the_gradients_of_one(tiny_policy, make_batch, tmp_path, monkeypatch):
     batch = tiny_policy.with_features(make_batch())
     sampling = Sampling(max_completion_length=12, temperature=1.5)
-    rollout = tiny_policy.eval().generate(batch, 4, sampling, torch.Generator().manual_seed(3))
-    lengths = rollout.completions.mask.sum((1, 2))
-    if len(set(lengths.tolist())) == 1:
-        pytest.fail("equally long completions would hide a wrong count of tokens")
+    rollout = unequally_long(tiny_policy.eval().generate(batch, 4, sampling, torch.Generator().manual_seed(3)))
     tiny_policy.towers.audio = torch.nn.Identity()  # HuBERT cannot be pickled; the features are computed already
     torch.save((tiny_policy, rollout, batch), tmp_path / "start.pt")
     monkeypatch.syspath_prepend(str(REPOSITORY))  # the processes import this module by its path from there
     multiprocessing.spawn(train_share, args=(str(tmp_path),), nprocs=2)
-    shares = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    for number, options in enumerate(SETTINGS):
-        alone = gradients(Stepper(tiny_policy, rollout, options), batch)
-        norms = [torch.stack([one.norm() for one in expected.values()]).norm().item() for expected in alone]
-        assert max(norms) > 1e-2  # a step whose completions are all truncated rightly has none
-        for step, share in itertools.product(range(len(alone)), shares):
-            for name, gradient in alone[step].items():
-                difference = (share[number][step][name] - gradient).abs().max().item()
-                assert difference < 1e-6 * max(1.0, norms[step]), (options, step, name)
+    policy = tiny_policy
+    for dtype in ABSOLUTE:
+        shares = [torch.load(tmp_path / f"{rank}_{dtype}.pt") for rank in (0, 1)]
+        with precision(dtype):
+            policy, batch = cast(policy, batch, dtype)
+            for number, options in enumerate(SETTINGS):
+                alone = gradients(Stepper(policy, rollout, options), batch)
+                assert_equal_gradients(alone, [share[number] for share in shares], dtype, options)
+
+
+def unequally_long(rollout: Rollout) -> Rollout:
+    """Equally long completions would hide a wrong count of tokens; of each clip's, the last is truncated."""
+    tokens, logps, texts, _ = rollout
+    mask = tokens.mask * (torch.arange(tokens.mask.shape[-1]) < torch.tensor([[4], [9], [6], [3]]))
+    mask[1:, -1] = tokens.mask[1:, -1]
+    truncated = torch.zeros(mask.shape[:2], dtype=torch.bool)
+    truncated[:, -1] = True
+    return Rollout(TokenBatch(tokens.ids, mask), logps, texts, truncated)
+
+
+def assert_equal_gradients(alone, shares, dtype, options) -> None:
+    norms = [torch.stack([one.norm() for one in expected.values()]).norm().item() for expected in alone]
+    assert max(norms) > 1e-2  # a step whose completions are all truncated rightly has none
+    for step, share in itertools.product(range(len(alone)), shares):
+        for name, gradient in alone[step].items():
+            assert gradient.dtype == dtype
+            difference = (share[step][name] - gradient).abs().max().item()
+            assert difference < ABSOLUTE[dtype] * max(1.0, norms[step]), (options, step, name)
