@@ -39,7 +39,7 @@ class ModelSize:
             ``audio_tower``.
         trainable: By part.
         weight_bytes: Of all parameters, in the precision that they are kept in.
-        largest_layer_bytes: What fully sharded training gathers at once.
+        dealt_bytes: Of the parameters that fully sharded training deals to the processes: all but the frozen towers'.
         hidden_size: Of the language model.
         intermediate_size: Of its feed-forward layers.
         num_layers: Of the language model.
@@ -53,7 +53,7 @@ class ModelSize:
     parameters: Mapping[str, int]
     trainable: Mapping[str, int]
     weight_bytes: int
-    largest_layer_bytes: int
+    dealt_bytes: int
     hidden_size: int
     intermediate_size: int
     num_layers: int
@@ -130,7 +130,7 @@ def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) 
         parameters={part: sum(one.numel() for one in values) for part, values in parts.items()},
         trainable={part: sum(one.numel() for one in values if one.requires_grad) for part, values in parts.items()},
         weight_bytes=sum(one.numel() * one.element_size() for values in parts.values() for one in values),
-        largest_layer_bytes=max(map(_bytes, (*language_model.model.layers, language_model.lm_head))),
+        dealt_bytes=_bytes(language_model) + _bytes(fusion),
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_layers=config.num_hidden_layers,
@@ -145,16 +145,16 @@ def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) 
 def memory_gib(size: ModelSize, work: Workload, stage: StageName, strategy: StrategyName) -> float:
     """Peak memory of one GPU in GiB.
 
-    ``ddp`` keeps everything everywhere; ``fsdp`` shares weights, gradients and moments, and gathers two layers at a
-    time; ``deepspeed`` (ZeRO stage 2) shares gradients and moments.
+    ``ddp`` keeps everything everywhere; ``fsdp`` shares weights, gradients and moments, and makes weights and gradients
+    whole during a step, so that it pays where much trains; ``deepspeed`` (ZeRO stage 2) shares gradients and moments.
     """
     states = ADAMW_BYTES * size.total_trainable
     reference = 4 * size.total_trainable if stage == "grpo" and work.keeps_reference else 0
     weights: float = size.weight_bytes
-    if strategy == "fsdp":
-        weights = size.weight_bytes / work.gpus + (2 * size.largest_layer_bytes if work.gpus > 1 else 0)
     if strategy != "ddp":
         states //= work.gpus
+    if strategy == "fsdp" and work.gpus > 1:
+        weights += size.dealt_bytes / work.gpus + 4 * size.total_trainable
     update = (
         _activation_bytes(size, _update_tokens(work, stage), work.gradient_checkpointing)
         + _score_bytes(size, work, stage)
