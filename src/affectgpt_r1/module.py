@@ -135,6 +135,8 @@ class AffectModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on what trains; the schedule counts optimizer steps."""
         optimizer = self.make_optimizer(parameter_groups(self.named_parameters(), self.weight_decay))
+        # Under mixed precision a fused step may unscale gradients itself, and Lightning then refuses to clip them.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},

@@ -12,6 +12,9 @@ import lightning.pytorch as pl
 
 from affectgpt_r1.reporting.logger import mlflow_loggers
 
+GRACE_SECONDS = 10.0
+"""How long a process that has closed its connections may take to end."""
+
 
 class FailTogether(pl.Callback):
     """Ends the processes that Lightning started on this machine as soon as one of them fails.
@@ -24,6 +27,7 @@ class FailTogether(pl.Callback):
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[bytes]] = []
+        self._threads: list[threading.Thread] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Wait for each process in a thread."""
@@ -31,13 +35,17 @@ class FailTogether(pl.Callback):
             return
         self._started = list(getattr(trainer.strategy.launcher, "procs", ()))
         for rank, process in enumerate(self._started, start=1):
-            threading.Thread(target=self._wait, args=(trainer, rank, process), daemon=True).start()
+            thread = threading.Thread(target=self._wait, args=(trainer, rank, process), daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """End the others, unless one of them failed first; its thread then ends this process, too."""
-        if all(process.poll() in (None, 0) for process in self._started):
-            started, self._started = self._started, []
-            _kill(started)
+        """End the others; but a lost connection tells of one that failed first, whose thread ends this process, too."""
+        if isinstance(exception, RuntimeError):
+            for thread in self._threads:
+                thread.join(GRACE_SECONDS)
+        started, self._started = self._started, []
+        _kill(started)
 
     def _wait(self, trainer: pl.Trainer, rank: int, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
