@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from affectgpt_r1.config import CONFIGS, explain, resolved
-from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.command import run_composed_command
+from affectgpt_r1.config import resolved
+from affectgpt_r1.scoring import write_json
 
 if TYPE_CHECKING:
     from affectgpt_r1.policy.size import ModelSize, Workload
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 NOMINAL_SUBTITLE = "I did not expect to see you here again after all this time, really."
 CHARACTERS_A_TOKEN = 4.0
 """Of English text, where the model's tokenizer is not on this machine."""
-
 USUAL_BANDWIDTH = 2000.0
 """GB/s of an A100's memory; an H100 has 3350."""
 
@@ -140,10 +138,12 @@ def _prompt(settings: dict[str, Any], tokenizer: str, weights: str | None) -> tu
     modalities = settings["data"]["modalities"]
     template = PromptTemplate(settings["prompt"]["question"], visual=settings["data"]["visual"])
     text = template.prompt(NOMINAL_SUBTITLE if "text" in modalities else "", modalities)
-    if Path(local_weights(tokenizer, weights)).exists():
+    nominal_size = settings["model"]["language_model"].get("vocab_size")
+    is_pretrained = "pretrained" in settings["model"]["language_model"]
+    if Path(local_weights(tokenizer, weights)).exists() or (nominal_size is None and not is_pretrained):
         loaded = load_tokenizer(tokenizer, weights)
         return text, len(loaded(text, add_special_tokens=False)["input_ids"]) + 1, len(loaded), True
-    return text, math.ceil(len(text) / CHARACTERS_A_TOKEN), settings["model"]["language_model"].get("vocab_size"), False
+    return text, math.ceil(len(text) / CHARACTERS_A_TOKEN), nominal_size, False
 
 
 def render(result: dict[str, Any]) -> str:
@@ -177,31 +177,35 @@ def _time_lines(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def read(given: str) -> float:
+        value = kind(given)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be above 0, not {given}")
+        return value
+
+    return read
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: options of its own, and the overrides of ``configs/train.yaml``."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-
     parser = argparse.ArgumentParser(prog="affectgpt-r1 plan", description="Parameters, memory, steps and hours.")
-    parser.add_argument("--tflops", type=float, help="sustained TFLOP/s of one GPU (default: measured here)")
+    parser.add_argument("--tflops", type=_positive(float), help="sustained TFLOP/s of one GPU (default: measured here)")
     parser.add_argument(
         "--bandwidth",
-        type=float,
+        type=_positive(float),
         help=f"GB/s of one GPU's memory (default: {USUAL_BANDWIDTH:.0f}, an A100's, with --tflops; else measured here)",
     )
-    parser.add_argument("--gpus", type=int, help="number of GPUs (default: trainer.devices)")
+    parser.add_argument("--gpus", type=_positive(int), help="number of GPUs (default: trainer.devices)")
     parser.add_argument("--json", type=Path, help="also write the plan to this file")
-    options, overrides = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", overrides=overrides)
+
+    def work(options: argparse.Namespace, config: DictConfig) -> str:
         result = plan(config, tflops=options.tflops, bandwidth=options.bandwidth, gpus=options.gpus)
-    except (HydraException, AffectGPTError) as error:
-        print(f"error: {explain(error, overrides)}", file=sys.stderr)
-        raise SystemExit(2) from error
-    print(render(result))
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        if options.json is not None:
+            write_json(options.json, result)
+        return render(result)
+
+    print(run_composed_command(parser, work, arguments))
 
 
 if __name__ == "__main__":
