@@ -125,7 +125,9 @@ class AffectModule(L.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Choose the constant answers by which reward hacking is judged."""
+        """Let dropout differ between processes, and choose the constant answers by which reward hacking is judged."""
+        if self.trainer.world_size > 1:
+            torch.manual_seed(derive_seed(self.seed, self.global_rank))
         rewards: WeightedRewards | None = getattr(self.stage, "rewards", None)
         if rewards is not None:
             splits = getattr(getattr(self.trainer, "datamodule", None), "splits", None)

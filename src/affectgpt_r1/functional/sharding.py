@@ -28,6 +28,8 @@ def deal(
         stay_whole: Parameters that every process keeps.
     """
     fully_shard(module, mesh=mesh, ignored_params=set(stay_whole))
+    assert isinstance(module, FSDPModule)
+    module.set_reduce_scatter_unused_params(True)  # one process's batch may leave out weights that another's uses
     for name in methods:
         register_fsdp_forward_method(module, name)
 
