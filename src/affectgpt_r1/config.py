@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
         _fail(str(error))
     except HydraException as error:
         _fail(explain(error, sys.argv[1:]))
+    except OSError as error:
+        if any(frame.name == "_entry" for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        _fail(f"{error.filename}: the run's folder cannot be made ({error.strerror}); choose another by paths.outputs=")
     except (TypeError, ValueError) as error:
         if wrong := mistyped(sys.argv[1:]):
             _fail(f"{wrong} ({error})")

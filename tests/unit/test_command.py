@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from affectgpt_r1 import cli
+from affectgpt_r1.assembly import build_data
 from affectgpt_r1.command import run_command, run_composed_command
-from affectgpt_r1.config import mistyped, run_with_clear_errors
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.config import CONFIGS, mistyped, run_with_clear_errors
+from affectgpt_r1.data.datamodule import MERCaptionDataModule
+from affectgpt_r1.data.dataset import MediaSettings
+from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.export import main as export
 from affectgpt_r1.import_affectgpt import main as import_affectgpt
 from affectgpt_r1.plan import main as plan
@@ -132,6 +136,40 @@ def test_score_names_the_comma(tmp_path: Path, capsys):
     (tmp_path / "rows.csv").write_text("name\topenset\na\thappy\n", encoding="utf-8")
     both = ["--predictions", str(tmp_path / "rows.csv"), "--targets", str(tmp_path / "rows.csv")]
     assert "parted by commas, has 'name\\topenset'" in refused(score, both, capsys)
+
+
+def test_a_run_folder_that_cannot_be_made_is_named_but_other_missing_files_are_not_hidden(capsys, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+
+    def hydra_sets_up():
+        (tmp_path / "file" / "run").mkdir(parents=True)
+
+    assert "choose another by paths.outputs=" in refused(lambda _: run_with_clear_errors(hydra_sets_up), [], capsys)
+
+    def _entry():
+        (tmp_path / "gone").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        run_with_clear_errors(_entry)
+
+
+@pytest.mark.parametrize("key", ["num_frames", "image_size", "num_windows", "window_seconds"])
+def test_media_settings_are_above_zero(key: str):
+    with pytest.raises(ConfigError, match=rf"data\.{key}=0 must be above 0"):
+        MediaSettings(**{key: 0})
+
+
+@pytest.mark.parametrize("key", ["batch_size", "eval_batch_size"])
+def test_batches_hold_a_clip(key: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"must be at least 1"):
+        MERCaptionDataModule(tmp_path, **{key: 0})
+
+
+def test_sft_does_not_learn_to_reason_from_nothing():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", overrides=["experiment=sft", "prompt=think", "data.train_reasons=null"])
+    with pytest.raises(ConfigError, match=r"data\.train_reasons, which is null"):
+        build_data(config, None)
 
 
 @pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])

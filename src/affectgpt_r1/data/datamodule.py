@@ -108,6 +108,8 @@ class ClipDataModule(LightningDataModule):
         self.media = MediaSettings(
             tuple(modalities), visual, num_frames, image_size, channel_order, num_windows, window_seconds, decoder
         )
+        if any(isinstance(size, int) and size < 1 for size in (batch_size, eval_batch_size)):
+            raise ConfigError("data.batch_size and data.eval_batch_size must be at least 1")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers

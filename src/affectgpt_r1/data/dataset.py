@@ -56,6 +56,9 @@ class MediaSettings:
         _check_choice("visual", [self.visual], ("face", "frame", "both", "image"))
         _check_choice("channel_order", [self.channel_order], ("bgr", "rgb"))
         _check_choice("decoder", [self.decoder], tuple(DECODERS))
+        for key in ("num_frames", "image_size", "num_windows", "window_seconds"):
+            if isinstance(value := getattr(self, key), int | float) and value <= 0:
+                raise ConfigError(f"data.{key}={value} must be above 0; a modality is left out by data.modalities")
         in_order = tuple(modality for modality in MODALITIES if modality in self.modalities)
         object.__setattr__(self, "modalities", in_order)
 
