@@ -67,8 +67,8 @@ def build_data(config: DictConfig, policy: MultimodalPolicy) -> tuple[ClipDataMo
         The data module, and the account of clips that could not be read while the store was filled.
 
     Raises:
-        ConfigError: Validation asks for emotion words, and the label files hold none; or SFT shall reason, and there are
-            no reasons.
+        ConfigError: Validation asks for emotion words, and the label files hold none; or SFT shall reason, and no file
+            of reasons is named.
     """
     if config.prompt.thinks and config.get("stage", {}).get("name") == "sft" and config.data.train_reasons is None:
         raise ConfigError("prompt=think learns to reason from data.train_reasons, which is null: name its file")

@@ -74,7 +74,10 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the file has all that is needed
     from affectgpt_r1.policy.backbone import convert_gguf
 
-    convert_gguf(file, folder)
+    try:
+        convert_gguf(file, folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be converted into {folder}: {error}") from error
 
 
 def _convert_pickle(file: Path, output: Path) -> None:

@@ -13,6 +13,7 @@ from affectgpt_r1 import cli
 from affectgpt_r1.assembly import build_data
 from affectgpt_r1.command import run_command, run_composed_command
 from affectgpt_r1.config import CONFIGS, mistyped, run_with_clear_errors
+from affectgpt_r1.convert_weights import main as convert_weights
 from affectgpt_r1.data.datamodule import MERCaptionDataModule
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.errors import ConfigError, DataError
@@ -118,6 +119,11 @@ def test_no_advice_to_run_a_file(tmp_path: Path):
         torch.load(tmp_path / "labels.csv", weights_only=True)
     assert first_sentence(raised.value) == "Weights only load failed"
     assert first_sentence(EOFError()) == "EOFError"
+
+
+def test_convert_weights_of_what_is_no_gguf_file(tmp_path: Path, capsys):
+    (tmp_path / "model.gguf").write_text("junk")
+    assert "model.gguf cannot be converted into" in refused(convert_weights, [str(tmp_path / "model.gguf")], capsys)
 
 
 def test_report_on_what_is_no_database(tmp_path: Path, capsys):
