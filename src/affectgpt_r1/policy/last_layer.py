@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from affectgpt_r1.policy.plain_body import FAMILIES
 from affectgpt_r1.policy.shared_attention import SharedRow, attention
-
-LAYERS = ("LlamaDecoderLayer", "Qwen2DecoderLayer")
-"""Layers whose forward pass is the one written here; the last layer of any other model runs over every row."""
 
 
 def trim_last_layer(model: Any) -> None:
     """Let the last layer compute the rows that a :class:`SharedRow` reads; every other pass stays as it is.
 
+    So does a model of another family, whose layers may be put together otherwise.
+
     Args:
         model: A transformers causal language model with shared attention.
     """
     layer = model.model.layers[-1]
-    if type(layer).__name__ not in LAYERS:
+    if type(layer).__name__ not in [f"{family}DecoderLayer" for family in FAMILIES]:
         return
     whole = layer.forward
 

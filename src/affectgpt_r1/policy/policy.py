@@ -17,6 +17,7 @@ from affectgpt_r1.policy import shared_attention
 from affectgpt_r1.policy.backbone import use_attention
 from affectgpt_r1.policy.base import TokenScores
 from affectgpt_r1.policy.encoders import Towers
+from affectgpt_r1.policy.fused_layers import fuse_layers
 from affectgpt_r1.policy.fusion import Fusion
 from affectgpt_r1.policy.kept_prefill import KeptPrefill
 from affectgpt_r1.policy.language_model import (
@@ -80,6 +81,7 @@ class MultimodalPolicy(nn.Module):
         self._kept_prefill: KeptPrefill | None = None
         use_attention(language_model, shared_attention.NAME, shared_attention.attention)
         trim_last_layer(language_model)
+        fuse_layers(language_model)
 
     @property
     def thinks(self) -> bool:
