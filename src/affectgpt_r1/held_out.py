@@ -83,7 +83,7 @@ def held_out_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
         ``test/answers/<statistic>``, and ``test/target_words``, the mean number of distinct target words; where every
         target is a single label, also ``test/<set>/war``, ``uar`` and ``unparsed_share`` of each single-label set.
     """
-    score = EmotionWheelScore(lexicon)
+    score = EmotionWheelScore(lexicon, sync_on_compute=False)  # other processes answer nothing
     score.update(answers.labels, answers.targets)
     scores = score.compute()
     statistics = answer_statistics(answers.completions, answers.targets, lexicon)
