@@ -49,6 +49,7 @@ def plan(
     stage, devices = settings["stage"], settings["trainer"]["devices"]
     if gpus is None:
         gpus = devices * settings["trainer"].get("num_nodes", 1) if isinstance(devices, int) and devices > 0 else 1
+    steps, accumulated = settings["trainer"]["max_steps"], settings["trainer"]["accumulate_grad_batches"]
     work = Workload(
         batch_size=settings["data"]["batch_size"],
         num_generations=stage.get("num_generations", 8),
@@ -57,13 +58,13 @@ def plan(
         keeps_reference=stage.get("beta", 0.0) != 0.0,
         gradient_checkpointing=model.get("gradient_checkpointing", False),
         share_prompt=settings["model"].get("share_prompt", True),
+        accumulates=accumulated > 1,
         gpus=gpus,
     )
     kind: StageName = "grpo" if "num_generations" in stage else "sft"
     rate, measured = (tflops, False) if tflops is not None else (measured_tflops(), True)
     if bandwidth is None:
         bandwidth = measured_bandwidth() if measured else USUAL_BANDWIDTH
-    steps, accumulated = settings["trainer"]["max_steps"], settings["trainer"]["accumulate_grad_batches"]
     seconds = step_seconds(size, work, kind, tflops=rate, bandwidth=bandwidth) * accumulated
     return {
         "experiment": settings["experiment_name"],

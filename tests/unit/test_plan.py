@@ -59,7 +59,7 @@ def size(tiny_config, tiny_policy):
 
 def work(**changes):
     usual = {"batch_size": 2, "num_generations": 4, "prompt_tokens": 30, "completion_tokens": 10, "gpus": 4}
-    off = {"keeps_reference": False, "gradient_checkpointing": False, "share_prompt": True}
+    off = {"keeps_reference": False, "gradient_checkpointing": False, "share_prompt": True, "accumulates": False}
     return Workload(**{**off, **usual, **changes})
 
 
@@ -77,6 +77,17 @@ def test_memory_holds_what_must_be_held(size):
     referenced = work(gpus=1, batch_size=0, keeps_reference=True)
     more = memory_gib(size, referenced, "grpo", "ddp") - memory_gib(size, alone, "grpo", "ddp")
     assert more == pytest.approx(4 * size.total_trainable / 2**30)
+
+
+def test_a_head_that_trains_holds_its_gradient_beside_the_accumulated_one(size, tiny_config, tiny_policy):
+    def more(model):
+        held = [memory_gib(model, work(accumulates=accumulates), "grpo", "ddp") for accumulates in (False, True)]
+        return (held[1] - held[0]) * 2**30
+
+    assert more(size) == pytest.approx(4 * size.vocab_size * size.hidden_size)
+    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prompt")}
+    adapted = {**modules, "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"]}}
+    assert more(measure_model(len(tiny_policy.tokenizer), **adapted)) == 0  # LoRA freezes the head
 
 
 def test_checkpointing_trades_memory_for_operations(size):

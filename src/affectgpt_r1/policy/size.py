@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from affectgpt_r1.functional.vocabulary_tiles import ACCELERATOR_COLUMNS, KEPT_LOGITS, ROWS
 from affectgpt_r1.policy.build import build_modules
 
 StageName: TypeAlias = Literal["sft", "grpo"]
@@ -24,8 +25,8 @@ STRATEGIES: tuple[StrategyName, ...] = ("ddp", "fsdp", "deepspeed")
 GIB = 2**30
 ADAMW_BYTES = 12
 """Float32 gradient and two moments of every parameter that trains."""
-HEAD_TILE = 2048 * 8192
-"""Logits that the output head holds at once on an accelerator while log-probs are taken."""
+HEAD_LOGITS = max(KEPT_LOGITS, ROWS * ACCELERATOR_COLUMNS)
+"""Logits that the output head holds at once on an accelerator: those it keeps where it trains, else a tile."""
 COPIES = 4
 """Of what a chain of elementwise operations in float32 holds at its peak."""
 
@@ -91,6 +92,7 @@ class Workload:
         keeps_reference: GRPO holds a frozen copy of what trains.
         gradient_checkpointing: Only each layer's input is kept.
         share_prompt: A clip's prompt is run once, by an attention of ours.
+        accumulates: Gradients of earlier batches wait for the optimizer's step while this one runs.
         gpus: Processes.
     """
 
@@ -101,6 +103,7 @@ class Workload:
     keeps_reference: bool
     gradient_checkpointing: bool
     share_prompt: bool
+    accumulates: bool
     gpus: int
 
 
@@ -231,7 +234,11 @@ def _score_bytes(size: ModelSize, work: Workload, stage: StageName) -> float:
 
 def _head_bytes(size: ModelSize, work: Workload, stage: StageName) -> float:
     states = _rows(work, stage) * work.completion_tokens * size.hidden_size
-    return 4.0 * (COPIES * HEAD_TILE + 2 * states)  # states and their gradients
+    held = 4.0 * (COPIES * HEAD_LOGITS + 2 * states)  # states and their gradients
+    if work.accumulates and size.trainable["language_model"]:
+        # The head's own gradient of this batch is there from the forward pass on, beside the accumulated one.
+        held += float(size.activation_bytes * size.vocab_size * size.hidden_size)
+    return held
 
 
 def _sampling_bytes(size: ModelSize, work: Workload) -> float:
