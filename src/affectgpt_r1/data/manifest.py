@@ -5,6 +5,7 @@ Rows are numbered as a spreadsheet shows them: the header is row 1, the first cl
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -105,7 +106,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         columns: Columns that it must have besides ``name``.
 
     Raises:
-        DataError: The file cannot be read, lacks a column or clips, or has an unsafe or repeated name.
+        DataError: The file cannot be read, lacks a column, clips or a cell, or has an unsafe or repeated name.
     """
     try:
         table = pd.read_csv(path, dtype=str, encoding="utf-8").fillna("")
@@ -120,6 +121,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     _check_columns(path, table, ["name", *columns])
     if table.empty:
         raise DataError(f"{path}: has a header but no rows")
+    _check_cells(path)
     _check_names(path, table["name"].tolist())
     return table
 
@@ -221,6 +223,26 @@ def _check_columns(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> N
     lacking = [column for column in columns if column not in table.columns]
     if lacking:
         raise DataError(f"{path}: lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}")
+
+
+def _check_cells(path: Path) -> None:
+    """Refuse rows of another length than the header; pandas would fill short ones up as if their cells were empty."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header, *rows = (cells for cells in csv.reader(file) if "".join(cells).strip() or len(cells) > 1)
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}") from error
+    for row, cells in enumerate(rows, start=2):
+        if len(cells) < len(header):
+            raise DataError(
+                f"{path}: row {row} ({cells[0]}) has no cell for the column {header[len(cells)]}; complete the row, or "
+                "write its comma where the cell is meant to be empty"
+            )
+        if len(cells) > len(header):
+            raise DataError(
+                f"{path}: row {row} ({cells[0]}) has {len(cells)} cells, the header {len(header)}; put a cell that "
+                "holds commas in double quotes"
+            )
 
 
 def _check_names(path: Path, names: list[str]) -> None:

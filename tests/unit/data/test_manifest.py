@@ -62,6 +62,8 @@ def test_names_stay_strings_and_a_byte_order_mark_is_no_part_of_the_header(tmp_p
         ("name,openset\n..,sad\n", r"row 2: .* outside"),
         ("name,openset\n,sad\n", r"row 2: .* empty"),
         ("", "the file is empty"),
+        ("name,openset\na,sad\nb\n", r"labels\.csv: row 3 \(b\) has no cell for the column openset; .* comma"),
+        ("name,openset\n\na,sad,happy\nb,calm,sad\n", r"row 2 \(a\) has 3 cells, the header 2; .* double quotes"),
         ("name,openset\n", "no rows"),
         ('name,openset\na,"happy\n', "cannot be read as CSV"),
     ],
