@@ -19,7 +19,7 @@ from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.functional.collective import gather_objects
 from affectgpt_r1.functional.sharding import deal, deal_again, dealt_like, gather, is_dealt, whole
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
-from affectgpt_r1.optim import parameter_groups
+from affectgpt_r1.optim import build_optimizer
 from affectgpt_r1.policy.checkpoint import check_fits, policy_digests
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.random_state import capture_random_state, derive_seed, restore_random_state
@@ -136,9 +136,7 @@ class AffectModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on what trains; the schedule counts optimizer steps."""
-        optimizer = self.make_optimizer(parameter_groups(self.named_parameters(), self.weight_decay))
-        # Under mixed precision a fused step may unscale gradients itself, and Lightning then refuses to clip them.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        optimizer = build_optimizer(self.make_optimizer, self.named_parameters(), self.weight_decay)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},

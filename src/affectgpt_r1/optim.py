@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from affectgpt_r1.errors import ConfigError
 
 
 def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
@@ -23,6 +25,32 @@ def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weigh
         {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+def build_optimizer(
+    make: Callable[[Iterable[dict[str, Any]]], Optimizer],
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    weight_decay: float,
+) -> Optimizer:
+    """The optimizer of :func:`parameter_groups`.
+
+    Args:
+        make: ``optim.optimizer``; takes the groups.
+        named_parameters: See :func:`parameter_groups`.
+        weight_decay: See :func:`parameter_groups`.
+
+    Raises:
+        ConfigError: The optimizer refuses a setting.
+    """
+    if not weight_decay >= 0:
+        raise ConfigError(f"optim.weight_decay={weight_decay} would let weights grow; set 0 or more")
+    try:
+        optimizer = make(parameter_groups(named_parameters, weight_decay))
+    except ValueError as error:
+        raise ConfigError(f"optim.optimizer: {error}; mend that key, as in optim.optimizer.lr=2.0e-3") from error
+    # Under mixed precision a fused step may unscale gradients itself, and Lightning then refuses to clip them.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
 
 
 def linear_schedule(optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_share: float = 0.0) -> LambdaLR:

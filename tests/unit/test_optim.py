@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from affectgpt_r1.optim import cosine_schedule, linear_schedule, parameter_groups
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.optim import build_optimizer, cosine_schedule, linear_schedule, parameter_groups
 
 
 def test_matrices_decay_biases_and_norms_do_not():
@@ -16,6 +19,19 @@ def test_matrices_decay_biases_and_norms_do_not():
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
     assert [tuple(one.shape) for one in decayed["params"]] == [(2, 3), (4, 2)]
     assert [tuple(one.shape) for one in plain["params"]] == [(2,), (2,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("options", "weight_decay", "message"),
+    [
+        ({"lr": -1}, 0.0, r"optim\.optimizer: Invalid learning rate: -1; .* optim\.optimizer\.lr="),
+        ({"betas": (0.9, 1.5)}, 0.0, r"optim\.optimizer: Invalid beta"),
+        ({}, -0.1, r"optim\.weight_decay=-0\.1 .* 0 or more"),
+    ],
+)
+def test_settings_that_the_optimizer_refuses_are_named(options, weight_decay, message):
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(partial(torch.optim.AdamW, **options), nn.Linear(2, 3).named_parameters(), weight_decay)
 
 
 def rates(steps: int, shape=linear_schedule, **settings) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,24 @@ def build_language_model(
     return model
 
 
+LORA_EXAMPLE = (
+    "give all four keys, as in model.lora={r: 16, alpha: 32, dropout: 0.0, target_modules: [q_proj, v_proj]}, or null"
+)
+
+
+def check_lora(lora: Mapping[str, Any]) -> None:
+    """Refuse settings of :func:`add_lora` that lack a key or have another.
+
+    Raises:
+        ConfigError: Names the keys.
+    """
+    wanted = set(signature(add_lora).parameters) - {"model"}
+    lacking, unknown = sorted(wanted - set(lora)), sorted(set(lora) - wanted)
+    if lacking or unknown:
+        wrong = f"lacks {', '.join(lacking)}" if lacking else f"knows no {', '.join(unknown)}"
+        raise ConfigError(f"model.lora {wrong}; {LORA_EXAMPLE}")
+
+
 def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: Sequence[str]) -> None:
     """Freeze a language model and inject trainable LoRA adapters in place (Hu et al. 2022).
 
@@ -68,12 +87,18 @@ def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: 
         alpha: Scale; the update is multiplied by ``alpha / r``.
         dropout: Dropout on the adapters' input.
         target_modules: Names of the linear layers.
+
+    Raises:
+        ConfigError: A value is out of range, or no layer has such a name.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     model.requires_grad_(False)
-    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules))
-    inject_adapter_in_model(config, model)
+    try:
+        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules))
+        inject_adapter_in_model(config, model)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.lora: {error}; {LORA_EXAMPLE}") from error
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # small steps would be lost in a frozen model's bfloat16

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from affectgpt_r1.policy.backbone import add_lora, build_language_model, build_towers, load_tokenizer
+from affectgpt_r1.policy.backbone import add_lora, build_language_model, build_towers, check_lora, load_tokenizer
 from affectgpt_r1.policy.encoders import Towers, WaveformNormalization
 from affectgpt_r1.policy.fusion import Fusion
 from affectgpt_r1.policy.policy import MultimodalPolicy
@@ -61,7 +61,12 @@ def build_modules(
         weights: Folder whose subfolders hold pretrained weights.
         gradient_checkpointing: Compute activations anew in the backward pass; slower, and needs less memory.
         image: Read one still image in place of a video.
+
+    Raises:
+        ConfigError: ``lora`` is incomplete or unusable.
     """
+    if lora is not None:
+        check_lora(lora)
     towers = build_towers(video_tower, audio_tower, waveform_normalization, weights)
     model = build_language_model(vocab_size, language_model, weights, checkpointing=gradient_checkpointing)
     sizes = towers.video.feature_size, towers.audio.feature_size, fusion_hidden_size, model.config.hidden_size

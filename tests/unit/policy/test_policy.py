@@ -184,6 +184,21 @@ def test_what_trains(make_policy, make_lora_policy):
     }
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alpha": None, "dropout": None}, r"model\.lora lacks alpha, dropout; give all four keys"),
+        ({"rank": 4}, r"model\.lora knows no rank; "),
+        ({"r": 0}, r"model\.lora: .*positive.*; give all four keys"),
+        ({"target_modules": ["query"]}, r"model\.lora: .*query.*; give all four keys"),
+    ],
+)
+def test_lora_settings_that_cannot_be_used_are_named(make_policy, change, message):
+    given = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"], **change}
+    with pytest.raises(ConfigError, match=message):
+        make_policy(lora={key: value for key, value in given.items() if value is not None})
+
+
 def test_every_trainable_parameter_gets_a_gradient(policy, make_batch, completions):
     gradients = weighted_gradients(policy, make_batch(), completions)
     without = [name for name, gradient in gradients.items() if not gradient.abs().max() > 0]
