@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError
 
 PROCESSOR_KEYS = ("modalities", "visual", "num_frames", "image_size", "channel_order", "num_windows", "window_seconds")
+
+PROMPT_KEYS = ("prompt.thinks", "prompt.kind", "prompt.question", "data.visual")
+"""What a policy is asked, and in what form it answers: learned in training, and of no use with another value."""
 
 CARD = """---
 library_name: affectgpt-r1
@@ -46,7 +50,8 @@ def export(config: DictConfig, folder: Path, kind: str) -> Path:
         kind: ``adapter`` or ``merged``.
 
     Raises:
-        CheckpointError: No checkpoint is named, or the folder holds something or cannot be made.
+        CheckpointError: No checkpoint is named, its run asked something else, or the folder holds something or cannot
+            be made.
     """
     from affectgpt_r1.assembly import build_policy
     from affectgpt_r1.policy.export import export_policy
@@ -55,6 +60,7 @@ def export(config: DictConfig, folder: Path, kind: str) -> Path:
         raise CheckpointError("init_from names no checkpoint: give the one to export")
     if folder.is_dir() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty; choose another --output")
+    check_prompt(config, Path(config.init_from))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,6 +87,27 @@ def export(config: DictConfig, folder: Path, kind: str) -> Path:
     arguments["max_completion_length"] = settings["prompt"]["max_completion_length"]
     export_policy(policy, model, folder, **arguments)
     return folder
+
+
+def check_prompt(config: DictConfig, checkpoint: Path) -> None:
+    """Compare the prompt with that of the run which wrote the checkpoint, where its configuration lies beside it.
+
+    Raises:
+        CheckpointError: Names the first key that differs.
+    """
+    written = checkpoint.parent.parent / ".hydra" / "config.yaml"
+    if not written.is_file():
+        return
+    trained = OmegaConf.load(written)
+    for key in PROMPT_KEYS:
+        before, here = OmegaConf.select(trained, key), OmegaConf.select(config, key)
+        if before not in (None, here):
+            choice = OmegaConf.select(trained, "prompt.name") if key.startswith("prompt.") else None
+            remedy = f"prompt={choice}" if choice not in (None, config.prompt.name) else f"{key}={json.dumps(before)}"
+            raise CheckpointError(
+                f"{checkpoint} was trained with {key}={json.dumps(before)}, here it is {json.dumps(here)}: give "
+                f"{remedy}, as {written} has it"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
