@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from affectgpt_r1 import cli
 from affectgpt_r1.assembly import build_data
@@ -17,6 +20,7 @@ from affectgpt_r1.convert_weights import main as convert_weights
 from affectgpt_r1.data.datamodule import MERCaptionDataModule
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.export import check_prompt
 from affectgpt_r1.export import main as export
 from affectgpt_r1.import_affectgpt import main as import_affectgpt
 from affectgpt_r1.plan import main as plan
@@ -113,6 +117,28 @@ def test_export_and_import_name_the_output_that_cannot_be_written(tmp_path: Path
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "key", "remedy"),
+    [
+        (["prompt=think"], "prompt.thinks=false, here it is true", "give prompt=no_think, as "),
+        (["data.visual=frame"], 'data.visual="face", here it is "frame"', 'give data.visual="face", as '),
+        (["prompt.question=What?"], "prompt.question=", 'give prompt.question="Please'),
+    ],
+)
+def test_export_with_another_prompt_than_in_training_is_refused(tmp_path: Path, capsys, given, key, remedy):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        trained = compose("train", ["experiment=grpo", "data.visual=face"])
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(trained, tmp_path / ".hydra" / "config.yaml")
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    usual = ["experiment=grpo", "data.visual=face", f"init_from={checkpoint}", "--output", str(tmp_path / "folder")]
+    printed = refused(export, [*usual, *given], capsys)
+    assert f"{checkpoint} was trained with {key}" in printed
+    assert remedy in printed
+    assert not (tmp_path / "folder").exists()
+    check_prompt(trained, checkpoint)
+
+
 def test_no_advice_to_run_a_file(tmp_path: Path):
     (tmp_path / "labels.csv").write_text("name,openset\na,happy\n")
     with pytest.raises(Exception, match="weights_only") as raised:
@@ -130,6 +156,18 @@ def test_report_on_what_is_no_database(tmp_path: Path, capsys):
     assert "there is no MLflow database" in refused(report, ["--outputs", str(tmp_path)], capsys)
     (tmp_path / "mlflow.db").write_text("junk")
     assert "this is no SQLite database" in refused(report, ["--outputs", str(tmp_path)], capsys)
+    for damaged in (b"SQLite format 3\x00" + b"junk" * 2000, _database(tmp_path / "whole.db")[:9000]):
+        (tmp_path / "mlflow.db").write_bytes(damaged)
+        printed = refused(report, ["--outputs", str(tmp_path)], capsys)
+        assert "mlflow.db: the MLflow database is damaged" in printed
+        assert "restore it" in printed
+
+
+def _database(path: Path) -> bytes:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("create table experiments (name text)")
+        connection.executemany("insert into experiments values (?)", [("x" * 500,)] * 100)
+    return path.read_bytes()
 
 
 def test_score_says_why_targets_of_another_language_have_no_score(tmp_path: Path, capsys):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -85,6 +86,24 @@ def is_database(path: Path) -> bool:
     if header and header != _SQLITE_HEADER:
         raise ConfigError(f"{path}: this is no SQLite database; move it away, or log with `logger=csv`")
     return bool(header)
+
+
+def check_intact(database: Path) -> None:
+    """Read the whole database once.
+
+    Raises:
+        ConfigError: It is damaged, or in use.
+    """
+    remedy = "restore it from a copy, or move it away and log the runs anew"
+    try:
+        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        raise ConfigError(f"{database}: the MLflow database cannot be read ({error}); end what uses it") from error
+    except sqlite3.DatabaseError as error:
+        raise ConfigError(f"{database}: the MLflow database is damaged ({error}); {remedy}") from error
+    if found != "ok":
+        raise ConfigError(f"{database}: the MLflow database is damaged ({' '.join(found.split())}); {remedy}")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from affectgpt_r1.errors import ConfigError, DataError
-from affectgpt_r1.reporting.database import DATABASE_NAME, is_database
+from affectgpt_r1.reporting.database import DATABASE_NAME, check_intact, is_database
 from affectgpt_r1.types import EmotionSet
 
 EXPERIMENT = "ablations"
@@ -91,7 +91,7 @@ def read_sweeps(outputs: Path) -> list[Sweep]:
         outputs: The folder that holds ``mlflow.db``.
 
     Raises:
-        ConfigError: If there is no MLflow database, or no ablation in it.
+        ConfigError: If there is no MLflow database, it is damaged, or no ablation is in it.
         DataError: If an artifact of a sweep is damaged.
     """
     from mlflow.tracking import MlflowClient
@@ -99,6 +99,7 @@ def read_sweeps(outputs: Path) -> list[Sweep]:
     database = outputs.resolve() / DATABASE_NAME
     if not is_database(database):
         raise ConfigError(f"{database}: there is no MLflow database; run `make ablations` first")
+    check_intact(database)
     client = MlflowClient(f"sqlite:///{database}")
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
