@@ -34,6 +34,8 @@ SOUND_SUFFIXES = "aac flac m4a mp3 oga ogg opus wav"
 MEDIA_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split())
 """What a folder is searched for; a file that is named itself may have any suffix."""
 
+UNTOLD = "give what is said by --subtitle, or as an .srt beside the file; subtitle tracks inside a file are not read"
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -169,8 +171,10 @@ def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> 
     lacking = [kind for kind in media.modalities if not present[kind]]
     if not kept:
         raise MediaError(f"{path}: has none of the modalities that the policy reads ({', '.join(media.modalities)})")
-    if lacking:
-        notes.append(f"answered without {' and '.join(lacking)}, which the file does not have")
+    if own := [kind for kind in lacking if kind != "text"]:
+        notes.append(f"answered without {' and '.join(own)}, which the file does not have")
+    if "text" in lacking:
+        notes.append(f"answered without text: {UNTOLD}")
     return Clip(path.name, subtitle, (), "", kept, frames, waveform, context_frames=context_frames), notes
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -18,6 +19,11 @@ from affectgpt_r1.prediction import Predictor, find_media, predict_files, read_c
 from affectgpt_r1.types import Sampling
 
 MEDIA = MediaSettings(num_frames=3, image_size=48, num_windows=2)
+
+WITHOUT_TEXT = (
+    "answered without text: give what is said by --subtitle, or as an .srt beside the file; subtitle tracks inside a "
+    "file are not read"
+)
 
 
 @pytest.fixture
@@ -72,11 +78,28 @@ def test_without_an_answer_the_words_of_the_text_are_taken(predictor, write_vide
 def test_what_a_file_lacks_is_left_out_and_said(write_video, write_wave, tmp_path: Path):
     silent, notes = read_clip(write_video(tmp_path / "silent.mp4"), "", MEDIA, "centre")
     assert (silent.modalities, silent.waveform) == (("video",), None)
-    assert notes == ["answered without audio and text, which the file does not have"]
+    assert notes == ["answered without audio, which the file does not have", WITHOUT_TEXT]
     voice, _ = read_clip(write_wave(tmp_path / "voice.wav", 3.0), "hello", MEDIA, "centre")
     assert (voice.modalities, voice.frames) == (("audio", "text"), None)
     assert silent.frames.shape == (3, 3, 48, 48)
     assert voice.waveform.shape == (2, 32_000)
+
+
+def test_a_subtitle_track_inside_a_file_is_said_to_be_unread(write_video, tmp_path: Path):
+    (tmp_path / "lines.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nLeave me alone!\n", "utf-8")
+    parts = [str(write_video(tmp_path / "plain.mkv")), str(tmp_path / "lines.srt")]
+    with av.open(parts[0]) as plain, av.open(parts[1]) as lines, av.open(str(tmp_path / "titled.mkv"), "w") as titled:
+        origins = [plain.streams.video[0], lines.streams.subtitles[0]]
+        for origin, copied in [(origin, titled.add_stream_from_template(origin)) for origin in origins]:
+            for packet in origin.container.demux(origin):
+                if packet.dts is not None:
+                    packet.stream = copied
+                    titled.mux(packet)
+    with av.open(str(tmp_path / "titled.mkv")) as container:
+        assert len(container.streams.subtitles) == 1
+    clip, notes = read_clip(tmp_path / "titled.mkv", "", MEDIA, "centre")
+    assert clip.modalities == ("video",)
+    assert notes[-1] == WITHOUT_TEXT
 
 
 def test_a_faceless_video_says_so(write_video, tmp_path: Path):
@@ -114,7 +137,8 @@ def test_a_folder_gives_each_file_once_and_no_hidden_ones(tmp_path: Path):
 
 def test_a_file_that_holds_less_than_its_header_promises_says_so(write_video, tmp_path: Path):
     whole = write_video(tmp_path / "whole.mkv", [index / 10 for index in range(300)], size=(320, 240))
-    assert read_clip(whole, "", MEDIA, "centre")[1] == ["answered without audio and text, which the file does not have"]
+    without_sound = "answered without audio, which the file does not have"
+    assert read_clip(whole, "", MEDIA, "centre")[1] == [without_sound, WITHOUT_TEXT]
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])
     assert re.search(r"promises 30 s and the file holds \d+ s", read_clip(cut, "", MEDIA, "centre")[1][0])
