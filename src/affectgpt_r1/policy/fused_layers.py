@@ -6,7 +6,7 @@ its inputs, and forms the rest again.
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,23 +25,20 @@ def fuse_layers(model: Any) -> None:
     for module in model.modules():
         name = type(module).__name__
         if name in [f"{family}RMSNorm" for family in FAMILIES]:
-            module.forward = MethodType(_norm_forward(module.forward), module)
+            module.forward = partial(_norm, module)
         elif name in [f"{family}MLP" for family in FAMILIES] and type(module.act_fn).__name__ == "SiLUActivation":
-            module.forward = MethodType(_feed_forward, module)
+            module.forward = partial(_feed_forward, module)
 
 
-def _norm_forward(whole: Any) -> Any:
-    def forward(self: Any, hidden_states: Tensor) -> Tensor:
-        if hidden_states.dtype == self.weight.dtype == torch.float32:
-            return rms_norm(hidden_states, self.weight, self.variance_epsilon)
-        output: Tensor = whole(hidden_states)  # which rounds where the model was trained to be rounded
-        return output
-
-    return forward
+def _norm(module: Any, hidden_states: Tensor) -> Tensor:
+    if hidden_states.dtype == module.weight.dtype == torch.float32:
+        return rms_norm(hidden_states, module.weight, module.variance_epsilon)
+    output: Tensor = type(module).forward(module, hidden_states)  # rounds where the model was trained to be rounded
+    return output
 
 
-def _feed_forward(self: Any, hidden_states: Tensor) -> Tensor:
-    output: Tensor = self.down_proj(gated_silu(self.gate_proj(hidden_states), self.up_proj(hidden_states)))
+def _feed_forward(module: Any, hidden_states: Tensor) -> Tensor:
+    output: Tensor = module.down_proj(gated_silu(module.gate_proj(hidden_states), module.up_proj(hidden_states)))
     return output
 
 

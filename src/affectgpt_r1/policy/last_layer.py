@@ -6,7 +6,7 @@ Elsewhere in the prompt that layer owes its keys and values only: no queries, no
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,16 +27,15 @@ def trim_last_layer(model: Any) -> None:
     layer = model.model.layers[-1]
     if type(layer).__name__ not in [f"{family}DecoderLayer" for family in FAMILIES]:
         return
-    whole = layer.forward
+    layer.forward = partial(_forward, layer)
 
-    def forward(self: Any, hidden_states: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        row = options.get("row")
-        if isinstance(row, SharedRow) and row.read is not None:
-            return _trimmed(self, hidden_states, row, options["position_embeddings"])
-        output: Tensor = whole(hidden_states, *arguments, **options)
-        return output
 
-    layer.forward = MethodType(forward, layer)
+def _forward(layer: Any, hidden_states: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    row = options.get("row")
+    if isinstance(row, SharedRow) and row.read is not None:
+        return _trimmed(layer, hidden_states, row, options["position_embeddings"])
+    output: Tensor = type(layer).forward(layer, hidden_states, *arguments, **options)
+    return output
 
 
 def _trimmed(layer: Any, hidden_states: Tensor, row: SharedRow, positions: tuple[Tensor, Tensor]) -> Tensor:

@@ -96,7 +96,7 @@ class PlainBody:
             rotated = torch.addcmul(rotated * cosine, rotated.roll(self._half, -1), sine)
             query, key = torch.split(rotated, [layer.heads, layer.key_heads], 1)
             attended = row.attend(layer.number, query, key, value, layer.scale)
-            layer.output.add_to(states, attended.view(len(states), -1))
+            layer.output.add_to(states, attended.reshape(len(states), -1))
             gate, up = layer.gate_up(self._normalize(states, layer.feed_forward_norm, layer.epsilon)).chunk(2, -1)
             layer.down.add_to(states, F.silu(gate).mul_(up))
         return self._normalize(states, self._norm.weight, self._norm.variance_epsilon)

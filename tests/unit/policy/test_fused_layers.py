@@ -92,3 +92,16 @@ def test_the_graph_keeps_less():
     fuse_layers(model)
     width, intermediate, layers, norms = 16, 24, 2, 5
     assert before - kept_floats(model, ids) == 24 * (layers * intermediate + norms * width)
+
+
+def test_a_fused_model_is_copied_and_pickled(tmp_path):
+    model, ids = small_model(), torch.arange(6).view(1, 6)
+    fuse_layers(model)
+    logits = model(input_ids=ids).logits
+    torch.save(model, tmp_path / "model.pt")
+    copies = [copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)]
+    with torch.no_grad():
+        model.model.norm.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+    for one in copies:
+        assert torch.equal(one(input_ids=ids).logits, logits)
