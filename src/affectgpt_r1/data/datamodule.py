@@ -103,18 +103,16 @@ class ClipDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.root = Path(root)
-        subtitle_file = subtitles if "text" in modalities else None
-        self.files = SplitFiles(train_labels, train_reasons, validation_labels, test_labels, subtitle_file, cues_file)
+        subtitles = subtitles if "text" in modalities else None
+        self.files = SplitFiles(train_labels, train_reasons, validation_labels, test_labels, subtitles, cues_file)
         self.media = MediaSettings(
             tuple(modalities), visual, num_frames, image_size, channel_order, num_windows, window_seconds, decoder
         )
         if any(isinstance(size, int) and size < 1 for size in (batch_size, eval_batch_size)):
             raise ConfigError("data.batch_size and data.eval_batch_size must be at least 1")
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers = num_workers
-        self.seed = seed
-        self.subset = subset
+        self.seed, self.subset = seed, subset
         self.modality_dropout = modality_dropout
         self.feature_store = feature_store
         self.max_unreadable_share = max_unreadable_share

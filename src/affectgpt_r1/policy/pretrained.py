@@ -9,7 +9,7 @@ import os
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,12 @@ def build_part(
         )
     except OSError as error:
         raise ConfigError(weights_missing(part, pretrained, weights, error)) from error
-    lacking = sorted(name for name in report["missing_keys"] if not name.endswith(UNUSED_WEIGHTS))
+    _check_loaded(part, source, model, report["missing_keys"], architecture)
+    return model
+
+
+def _check_loaded(part: str, source: str, model: Any, missing: Sequence[str], architecture: Mapping[str, Any]) -> None:
+    lacking = sorted(name for name in missing if not name.endswith(UNUSED_WEIGHTS))
     if lacking:
         raise ConfigError(f"model.{part}: {source} lacks {len(lacking)} weights, such as {lacking[0]}; fetch it again")
     for key, value in architecture.items():
@@ -82,7 +87,6 @@ def build_part(
             raise ConfigError(
                 f"model.{part}.{key}={value}, but the weights in {source} have {found}; correct the config"
             )
-    return model
 
 
 def local_weights(pretrained: str, weights: str | Path | None) -> str:

@@ -175,21 +175,20 @@ def decode(
     """
     count, device, limit = len(first), first.device, sampling.max_completion_length
     stops = torch.tensor(list(stop_ids), device=device)
-    known = [token for token in banned_ids if token < (first.shape[-1] if head is None else head.size)]
-    banned = torch.tensor(known, dtype=torch.long, device=device)
+    size = first.shape[-1] if head is None else head.size
+    banned = torch.tensor([one for one in banned_ids if one < size], dtype=torch.long, device=device)
     ids = torch.full((count, limit), pad_id, device=device)
-    mask, logps = torch.zeros(count, limit, device=device), torch.zeros(count, limit, device=device)
+    mask, logps = torch.zeros(2, count, limit, device=device)
     rows, outputs = torch.arange(count, device=device), first
     draw = draw_tokens if head is None else head.draw
     for step in range(limit):
-        uniforms = (
-            torch.rand(count, dtype=torch.float64, generator=generator, device=device) if sampling.temperature else None
-        )
-        drawn = draw(outputs, sampling, None if uniforms is None else uniforms[rows], banned)
+        uniforms = None
+        if sampling.temperature:
+            uniforms = torch.rand(count, dtype=torch.float64, generator=generator, device=device)[rows]
+        drawn = draw(outputs, sampling, uniforms, banned)
         ids[rows, step], logps[rows, step], mask[rows, step] = drawn.ids, drawn.logps, 1.0
         ended = torch.isin(drawn.ids, stops)
-        if ends is not None:
-            ended |= ends(ids[rows, : step + 1])
+        ended = ended if ends is None else ended | ends(ids[rows, : step + 1])
         rows, newest = rows[~ended], drawn.ids[~ended]
         if len(rows) == 0 or step + 1 == limit:
             break
