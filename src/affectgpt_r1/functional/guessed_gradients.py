@@ -41,8 +41,9 @@ def guess_policy_loss(
     """
     if options.importance_sampling_level == "sequence" or options.top_entropy_quantile < 1 or options.entropy_coef != 0:
         return None
-    shares = mask / mask.sum(-1, keepdim=True).clamp(min=1.0) if options.loss_type == "grpo" else mask
-    share, advantage = shares[scored], advantages.unsqueeze(-1).expand_as(mask)[scored]
+    counted, advantage = mask[scored], advantages.unsqueeze(-1).expand_as(mask)[scored]
+    lengths = mask.sum(-1, keepdim=True).clamp(min=1.0) if options.loss_type == "grpo" else torch.ones_like(mask[:, :1])
+    length = lengths.expand_as(mask)[scored]
     old = None if old_per_token_logps is None else old_per_token_logps[scored]
     reference = None if ref_per_token_logps is None else ref_per_token_logps[scored]
 
@@ -55,6 +56,6 @@ def guess_policy_loss(
                 losses = losses + options.beta * kl_penalty(
                     own, None if reference is None else reference[rows], ratio, options
                 )
-            return torch.autograd.grad((losses * share[rows]).sum(), own)[0]
+            return torch.autograd.grad((losses * counted[rows] / length[rows]).sum(), own)[0]
 
     return guess

@@ -26,10 +26,10 @@ GUESS_TOLERANCE = 1e-6  # of the largest gradient
 
 
 class VocabularyScores(NamedTuple):
-    """Scores of ``M`` tokens."""
+    """Scores of ``M`` tokens, in single precision, or in double with such weights."""
 
-    logps: Tensor  # (M,) float32
-    entropies: Tensor | None  # (M,) float32 nats; None unless asked for
+    logps: Tensor  # (M,)
+    entropies: Tensor | None  # (M,) nats; None unless asked for
 
 
 def vocabulary_scores(
@@ -112,8 +112,8 @@ class _VocabularyScores(torch.autograd.Function):
 
 
 class _Walk(NamedTuple):
-    logps: Tensor  # (M,) float32
-    entropies: Tensor | None  # (M,) float32
+    logps: Tensor  # (M,)
+    entropies: Tensor | None  # (M,)
     normalizers: Tensor  # (M, 1) logsumexp of the logits
     directions: Tensor | None  # (M, D) the token's embedding less the mean embedding
     guessed: Tensor | None  # (M, 1) gradients
@@ -125,7 +125,7 @@ def _walk(
 ) -> _Walk:
     embeddings = weight[ids].to(tiles.exact_dtype(weight))
     chosen = (states * embeddings).sum(-1, keepdim=True)
-    logps = chosen.new_empty(len(ids), dtype=torch.float32)
+    logps = chosen.new_empty(len(ids))
     normalizers, entropies = torch.empty_like(chosen), torch.empty_like(logps)
     keep = guess is not None
     guessed, to_weight = (torch.empty_like(chosen), torch.zeros_like(weight)) if keep else (None, None)

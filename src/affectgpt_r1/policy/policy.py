@@ -179,7 +179,7 @@ class MultimodalPolicy(nn.Module):
         chosen = completions.mask.flatten(0, 1).bool()
         states, ids = self._states(batch, completions), completions.ids.flatten(0, 1)[chosen]
         scores = token_scores(self.language_model, states, ids, temperature=temperature, **options)
-        blank = torch.zeros(chosen.shape, device=chosen.device)
+        blank = scores.logps.new_zeros(chosen.shape)
         logps, entropies = (
             blank if one is None else blank.index_put((chosen,), one) for one in (scores.logps, scores.entropies)
         )
