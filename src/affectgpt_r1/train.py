@@ -45,9 +45,7 @@ def train(config: DictConfig) -> dict[str, float]:
     with tracked_run(loggers):
         for logger in mlflow_loggers(loggers):
             logger.log_config(resolved(config))
-        trainer = _build_trainer(
-            config, loggers
-        )  # first, for the machine may lack what it asks for
+        trainer = _build_trainer(config, loggers)  # first, for the machine may lack what it asks for
         policy = build_policy(config)
         with clock.phase("data_seconds"):
             data, skipped = build_data(config, policy)
