@@ -39,28 +39,16 @@ def plan(
     Returns:
         Plain numbers by name, as ``--json`` writes them.
     """
-    from affectgpt_r1.policy.size import StageName, Workload, measure_model, step_seconds
+    from affectgpt_r1.policy.size import StageName, measure_model, step_seconds
 
     settings = resolved(config)
     model = {key: value for key, value in settings["model"].items() if key not in ("_target_", "share_prompt")}
     prompt_text, prompt_tokens, vocab_size, exact = _prompt(settings, model.pop("tokenizer"), model.get("weights"))
     size = measure_model(vocab_size, image=settings["data"]["visual"] == "image", **model)
     prompt_tokens += size.media_tokens - prompt_text.count("Here>")
-    stage, devices = settings["stage"], settings["trainer"]["devices"]
-    if gpus is None:
-        gpus = devices * settings["trainer"].get("num_nodes", 1) if isinstance(devices, int) and devices > 0 else 1
+    stage = settings["stage"]
     steps, accumulated = settings["trainer"]["max_steps"], settings["trainer"]["accumulate_grad_batches"]
-    work = Workload(
-        batch_size=settings["data"]["batch_size"],
-        num_generations=stage.get("num_generations", 8),
-        prompt_tokens=prompt_tokens,
-        completion_tokens=settings["prompt"]["max_completion_length"],
-        keeps_reference=stage.get("beta", 0.0) != 0.0,
-        gradient_checkpointing=model.get("gradient_checkpointing", False),
-        share_prompt=settings["model"].get("share_prompt", True),
-        accumulates=accumulated > 1,
-        gpus=gpus,
-    )
+    work = _workload(settings, prompt_tokens, gpus)
     kind: StageName = "grpo" if "num_generations" in stage else "sft"
     rate, measured = (tflops, False) if tflops is not None else (measured_tflops(), True)
     if bandwidth is None:
@@ -73,11 +61,31 @@ def plan(
         "tflops": round(rate, 3),
         "tflops_measured_here": measured,
         "bandwidth": round(bandwidth, 1),
-        "clips_per_step": work.batch_size * gpus * accumulated,
+        "clips_per_step": work.batch_size * work.gpus * accumulated,
         "steps": steps if steps > 0 else None,
         "seconds_per_step": seconds,
         "hours": seconds * steps / 3600 if steps > 0 else None,
     }
+
+
+def _workload(settings: dict[str, Any], prompt_tokens: int, gpus: int | None) -> Workload:
+    from affectgpt_r1.policy.size import Workload
+
+    stage, trainer, model = settings["stage"], settings["trainer"], settings["model"]
+    devices = trainer["devices"]
+    if gpus is None:
+        gpus = devices * trainer.get("num_nodes", 1) if isinstance(devices, int) and devices > 0 else 1
+    return Workload(
+        batch_size=settings["data"]["batch_size"],
+        num_generations=stage.get("num_generations", 8),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=settings["prompt"]["max_completion_length"],
+        keeps_reference=stage.get("beta", 0.0) != 0.0,
+        gradient_checkpointing=model.get("gradient_checkpointing", False),
+        share_prompt=model.get("share_prompt", True),
+        accumulates=trainer["accumulate_grad_batches"] > 1,
+        gpus=gpus,
+    )
 
 
 def _sizes(size: ModelSize, work: Workload, exact: bool) -> dict[str, Any]:

@@ -177,8 +177,7 @@ def decode(
     stops = torch.tensor(list(stop_ids), device=device)
     size = first.shape[-1] if head is None else head.size
     banned = torch.tensor([one for one in banned_ids if one < size], dtype=torch.long, device=device)
-    ids = torch.full((count, limit), pad_id, device=device)
-    mask, logps = torch.zeros(2, count, limit, device=device)
+    ids, (mask, logps) = torch.full((count, limit), pad_id, device=device), torch.zeros(2, count, limit, device=device)
     rows, outputs = torch.arange(count, device=device), first
     draw = draw_tokens if head is None else head.draw
     for step in range(limit):
