@@ -77,9 +77,9 @@ $(SMOL_WEIGHTS): | $(VENV)/.installed
 outputs/$(SMOL_EXPERIMENT)/sft/run.json: | $(SMOL_WEIGHTS) outputs/towers/checkpoints/best.ckpt
 	$(TRAIN) experiment=smol_sft $(SHARED)
 
-smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained SmolLM2-135M-Instruct, and compare
+smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained SmolLM2-135M-Instruct, and compare on 150 clips
 	$(TRAIN) experiment=smol_grpo $(ARGS)
-	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT)
+	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) data.subset=150  # of 600: SmolLM2 is slow to answer
 
 ablations: | outputs/towers/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
 	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)
