@@ -54,6 +54,7 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     """
     from affectgpt_r1.assembly import answer_sampling, build_data, build_policy
     from affectgpt_r1.comparison import decode_answers, differences, score_labels, system_summary
+    from affectgpt_r1.data.splits import evaluated_rows
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.metrics.baselines import SPRAY, best_spray
     from affectgpt_r1.policy.checkpoint import load_policy_weights
@@ -65,7 +66,7 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     data, _ = build_data(config, policy)
     for logger in mlflow_loggers(loggers):
         logger.log_data(data.digest(), config.synthetic)
-    loader = data.test_dataloader() if config.split == "test" else data.val_dataloader()
+    loader = data.evaluation_loader(evaluated_rows(data.splits, config.split, config.num_clips))
     batches = [policy.with_features(batch) for batch in loader if len(batch) or batch.skipped]
     sampling = answer_sampling(config)
     answers: dict[str, Answers] = {}

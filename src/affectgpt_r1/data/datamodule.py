@@ -168,11 +168,11 @@ class ClipDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches in order; unreadable clips are left out and listed."""
-        return self._evaluation_loader(self.splits.validation)
+        return self.evaluation_loader(self.splits.validation)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test batches in order; unreadable clips are left out and listed."""
-        return self._evaluation_loader(self.splits.test)
+        return self.evaluation_loader(self.splits.test)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The test batches."""
@@ -223,7 +223,8 @@ class ClipDataModule(LightningDataModule):
         """SHA-256 over the label files, to tell which data a run saw."""
         return self.files.digest(self.root)
 
-    def _evaluation_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
+    def evaluation_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
+        """Batches of ``rows`` in order; unreadable clips are left out and listed."""
         sampler = self._sampler(rows, self.eval_batch_size, train=False)
         dataset = self._dataset(rows, features=self.features)
         return self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from affectgpt_r1.data.annotations import NO_QUESTIONS, QuestionSet, shared_annotations
 from affectgpt_r1.data.leakage import known_overlap
 from affectgpt_r1.data.manifest import ManifestRow, check_disjoint, hash_order, read_cues, read_manifest
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.types import Annotations
 
 
@@ -53,6 +53,26 @@ class Splits(NamedTuple):
     def rows(self) -> list[ManifestRow]:
         """Rows of every split."""
         return [*self.train, *self.validation, *self.test]
+
+
+def evaluated_rows(splits: Splits, split: str, num_clips: int | None) -> list[ManifestRow]:
+    """The clips to evaluate on, in their file's order.
+
+    Args:
+        splits: What was read.
+        split: ``test`` or ``validation``.
+        num_clips: Keep this many clips, chosen by name and thus the same ones for every policy; None keeps all.
+
+    Raises:
+        ConfigError: ``split`` or ``num_clips`` cannot be used.
+    """
+    if split not in ("test", "validation"):
+        raise ConfigError(f"split={split}: give test or validation")
+    if num_clips is not None and num_clips < 1:
+        raise ConfigError(f"num_clips={num_clips}: give at least 1, or null for every clip of the split")
+    rows = splits.test if split == "test" else splits.validation
+    chosen = {row.name for row in hash_order(rows, salt="evaluation")[:num_clips]}
+    return [row for row in rows if row.name in chosen]
 
 
 def read_splits(
