@@ -9,7 +9,7 @@ PROMPT := $(or $(lastword $(patsubst prompt=%,%,$(filter prompt=%,$(ARGS)))),no_
 SEED := $(or $(lastword $(patsubst seed=%,%,$(filter seed=%,$(ARGS)))),1)
 EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),demo-$(PROMPT)-seed$(SEED))
 # Keys that name the experiment reach the runs that a target needs, too; the others are for the target's own run.
-SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.lexicon=% paths.data=% logger=%,$(ARGS))
+SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.lexicon=% paths.data=% logger=% num_threads=%,$(ARGS))
 RUN := outputs/$(EXPERIMENT)
 SMOL_EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),smol-$(PROMPT)-seed$(SEED))
 SMOL_WEIGHTS := data/pretrained/SmolLM2-135M-Instruct/provenance.json
@@ -79,7 +79,7 @@ outputs/$(SMOL_EXPERIMENT)/sft/run.json: | $(SMOL_WEIGHTS) outputs/towers/checkp
 
 smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained SmolLM2-135M-Instruct, and compare on 150 clips
 	$(TRAIN) experiment=smol_grpo $(ARGS)
-	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 num_threads=2  # all 600 would take four times as long
+	$(BIN)/python -m affectgpt_r1.evaluate num_threads=2 $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150  # all 600 would take four times as long
 
 ablations: | outputs/towers/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
 	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)
