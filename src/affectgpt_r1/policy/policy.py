@@ -294,7 +294,9 @@ class MultimodalPolicy(nn.Module):
         try:
             for name, parameter in parameters.items():
                 parameter.data = self._reference[name].to(parameter.device)
+            torch.clear_autocast_cache()  # it would go on to serve the weights that stood here before
             yield
         finally:
             for name, parameter in parameters.items():
                 parameter.data = kept[name]
+            torch.clear_autocast_cache()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -32,6 +34,27 @@ def test_the_reference_is_the_policy_at_the_snapshot(policy, make_batch, complet
     assert torch.equal(reference, before)
     assert torch.equal(again, after)
     assert (after - before).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("first", ["policy", "reference"])
+def test_autocast_does_not_confuse_the_weights_of_policy_and_reference(policy, make_batch, completions, first):
+    batch = make_batch()
+    policy.snapshot_reference()
+    take_a_step(policy, batch, completions)
+
+    @torch.no_grad()
+    def score(which: str) -> torch.Tensor:
+        with policy.reference() if which == "reference" else nullcontext():
+            return policy.per_token_logps(batch, completions)
+
+    alone = {}
+    for which in ("policy", "reference"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            alone[which] = score(which)
+    assert (alone["policy"] - alone["reference"]).abs().max() > 1e-2
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for which in (first, "policy", "reference", "policy"):
+            assert torch.equal(score(which), alone[which])
 
 
 def test_the_reference_ends_with_its_context_even_after_an_error(tiny_policy):
