@@ -6,6 +6,8 @@ Data sets are read by :mod:`affectgpt_r1.data.video`; this is for files that nob
 
 from __future__ import annotations
 
+import math
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,24 +60,32 @@ def inspect(path: Path) -> Streams:
         MediaError: FFmpeg cannot read it, it holds neither, or it is cut short.
     """
     times: list[int] = []
-    sound: list[tuple[float, float]] = []  # start and end of each packet
+    num_pictures = 0
+    sound_start, sound_end = math.inf, 0.0
     with _opened(path) as container:
-        video, audio = _video_stream(container), next(iter(container.streams.audio), None)
+        video, audio = _video_stream(container), _audio_stream(container)
         chosen = [stream for stream in (video, audio) if stream is not None]
         if not chosen:
             raise MediaError(f"{path}: has neither a video nor an audio stream")
+        for stream in chosen:
+            if stream.codec_context is None:
+                raise MediaError(f"{path}: FFmpeg knows no decoder for its {stream.type} stream")
         for packet in container.demux(chosen):
+            num_pictures += packet.stream is video and packet.size > 0
             if packet.pts is None:
                 continue
             if packet.stream is video:
                 times.append(packet.pts)
             else:
                 start = float(packet.pts * (packet.time_base or 0))
-                sound.append((start, start + float((packet.duration or 0) * (packet.time_base or 0))))
+                sound_start = min(sound_start, start)
+                sound_end = max(sound_end, start + float((packet.duration or 0) * (packet.time_base or 0)))
         times.sort()
         if video is not None and _is_cut_short(video, times):
             raise MediaError(f"{path}: cut short: {len(times)} of {video.frames} frames are there")
-        sound_start, sound_end = min(sound)[0] if sound else 0.0, max((end for _, end in sound), default=0.0)
+        if num_pictures and not times:
+            raise MediaError(f"{path}: its pictures have no times, as in a raw stream; put it into a container")
+        sound_start = min(sound_start, sound_end)
         held = max(sound_end, float(times[-1] * (video.time_base or 0)) if times and video is not None else 0.0)
         declared = (container.duration or 0) / av.time_base
         is_said = container.format.name.startswith(FORMATS_WITH_A_DURATION)
@@ -128,7 +138,8 @@ def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float)
     there = streams.sound_end - streams.sound_start
     if there <= WHOLE_SOUND_SECONDS:
         with _opened(path) as container:
-            stream = container.streams.audio[0]
+            stream = _audio_stream(container)
+            assert stream is not None
             whole = _mono(path, _decoded(container, stream), stream)
         if whole.shape[0] < there * (1 - LOST_SHARE) * SAMPLE_RATE - SAMPLE_RATE // 10:
             decoded = whole.shape[0] / SAMPLE_RATE
@@ -140,7 +151,8 @@ def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float)
 
 
 def _sound_between(path: Path, container: av.container.InputContainer, start: float, seconds: float) -> Tensor:
-    stream = container.streams.audio[0]
+    stream = _audio_stream(container)
+    assert stream is not None
     begin, end = start - RESAMPLING_MARGIN, start + seconds + RESAMPLING_MARGIN
     frames: list[Any] = []
     if _seek(container, stream, max(0.0, begin)) or _seek(container, stream, 0.0):
@@ -208,7 +220,18 @@ def _upright(frame: av.VideoFrame) -> Frames:
     picture = frame.to_ndarray(
         format="rgb24", width=max(2, round(frame.width * scale)), height=max(2, round(frame.height * scale))
     )
-    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
+    turns = round(frame.rotation / 90)
+    if _is_mirrored(frame):  # the file asks for a flip before a turn, of which FFmpeg's angle knows nothing
+        picture, turns = picture[:, ::-1], turns + 2
+    return np.ascontiguousarray(np.rot90(picture, turns))
+
+
+def _is_mirrored(frame: av.VideoFrame) -> bool:
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    across_x, across_y, _, down_x, down_y = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
+    return bool(across_x * down_y < across_y * down_x)
 
 
 def _video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -216,10 +239,18 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream | No
     return next((stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic), None)
 
 
+def _audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The first that can be decoded: phones put a spatial track beside the plain one."""
+    streams: Sequence[av.AudioStream] = container.streams.audio
+    return next((stream for stream in streams if stream.codec_context is not None), next(iter(streams), None))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     try:
-        with av.open(str(path)) as container:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise MediaError(f"{path}: is no ordinary file; it is read more than once, so write it to one")
+        with av.open(f"file:{path}") as container:  # or FFmpeg takes `scene:1.mp4` for an address
             yield container
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error  # without the path, which FFmpeg repeats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -67,17 +68,71 @@ def test_large_pictures_are_scaled_as_they_are_decoded(write_video, tmp_path: Pa
     assert frames_of(path, 2)[0].shape == (720, 1280, 3)
 
 
-def test_a_rotated_phone_video_stands_upright(write_video, tmp_path: Path):
-    path = write_video(tmp_path / "phone.mp4")
+def with_display_matrix(path: Path, across: tuple[int, int], down: tuple[int, int]) -> Path:
+    """Write where the file's x and y axes point on the screen, as phones do, into an mp4's track header."""
     content = path.read_bytes()
-    upright = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
-    clockwise = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
+
+    def matrix(across, down) -> bytes:
+        return struct.pack(">9i", *(65536 * n for n in across), 0, *(65536 * n for n in down), 0, 0, 0, 1 << 30)
+
     track = content.index(b"tkhd")
+    upright = matrix((1, 0), (0, 1))
     assert upright in content[track:]
-    path.write_bytes(content[:track] + content[track:].replace(upright, clockwise, 1))
+    path.write_bytes(content[:track] + content[track:].replace(upright, matrix(across, down), 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("across", "down", "red", "dark"),
+    [((0, 1), (-1, 0), "right", "left"), ((-1, 0), (0, -1), "bottom", "top"), ((0, -1), (1, 0), "left", "right"),
+     ((-1, 0), (0, 1), "top", "bottom"), ((1, 0), (0, -1), "bottom", "top"), ((0, 1), (1, 0), "left", "right"),
+     ((0, -1), (-1, 0), "right", "left")],
+    ids=["90", "180", "270", "mirrored", "upside down", "transposed", "transposed and turned"],
+)  # fmt: skip
+def test_rotated_and_mirrored_videos_stand_upright(write_video, tmp_path: Path, across, down, red: str, dark: str):
+    path = with_display_matrix(write_video(tmp_path / "phone.mp4"), across, down)
     picture = frames_of(path, 1)[0]
-    assert picture.shape == (64, 48, 3)
-    assert picture[32, 40, 0] > 150 > picture[32, 8, 0]  # the red top went to the right
+    assert picture.shape == ((48, 64, 3) if across[0] else (64, 48, 3))
+    height, width = picture.shape[:2]
+    at = {"top": (4, width // 2), "bottom": (-4, width // 2), "left": (height // 2, 4), "right": (height // 2, -4)}
+    assert picture[at[red]][0] > 150 > 50 > picture[at[dark]][0]
+
+
+def test_a_mirrored_picture_is_mirrored_back(tmp_path: Path):
+    half = np.zeros((48, 64, 3), np.uint8)
+    half[:, :32] = 250
+    with av.open(str(tmp_path / "selfie.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(half, format="rgb24")))
+        container.mux(stream.encode(None))
+    picture = frames_of(with_display_matrix(tmp_path / "selfie.mp4", (-1, 0), (0, 1)), 1)[0]
+    assert picture[24, 60, 0] > 200 > 50 > picture[24, 4, 0]
+
+
+def test_a_name_that_looks_like_an_address_is_a_file(write_video, tmp_path: Path, monkeypatch):
+    write_video(tmp_path / "plain.mp4").rename(tmp_path / "scene:1.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert len(inspect(Path("scene:1.mp4")).picture_times) == 20
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(MediaError, match=r"pipe\.mp4: is no ordinary file"):
+        inspect(tmp_path / "pipe.mp4")
+
+
+def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path, write_video):
+    path = write_video(tmp_path / "new.mp4", codec="libx264")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"xxxx"))
+    with pytest.raises(MediaError, match=r"new\.mp4: FFmpeg knows no decoder for its video stream"):
+        inspect(path)
+
+
+def test_pictures_without_times_are_refused(tmp_path: Path, write_video):
+    path = write_video(tmp_path / "raw.h264", codec="libx264")
+    with pytest.raises(MediaError, match=r"raw\.h264: its pictures have no times"):
+        inspect(path)
 
 
 def test_a_declared_duration_is_not_believed(write_video, tmp_path: Path):
