@@ -50,7 +50,8 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
     from rich.console import Console
     from rich.progress import track
 
-    from affectgpt_r1.prediction import find_media, predict_files
+    from affectgpt_r1.data.media_search import find_media
+    from affectgpt_r1.prediction import predict_files
 
     files = find_media(options.videos)
     failures: dict[Path, str] = {}

@@ -21,18 +21,13 @@ from affectgpt_r1.data.video import Frames, resize_faces, resize_frames
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.wheels import NUM_WHEELS
-from affectgpt_r1.errors import DataError, MediaError
+from affectgpt_r1.errors import MediaError
 from affectgpt_r1.metrics.functional.polarity import SIGNS, load_polarity
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.stages.answers import parse_rollout
 from affectgpt_r1.types import Clip, ClipBatch, Modality, Sampling, TokenBatch
 
 Faces: TypeAlias = Literal["detect", "centre"]
-
-VIDEO_SUFFIXES = "3g2 3gp asf avi f4v flv gif m1v m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf ogv rm swf ts vob webm wmv"
-SOUND_SUFFIXES = "aac flac m4a mp3 oga ogg opus wav"
-MEDIA_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split())
-"""What a folder is searched for; a file that is named itself may have any suffix."""
 
 UNTOLD = "give what is said by --subtitle, or as an .srt beside the file; subtitle tracks inside a file are not read"
 
@@ -176,35 +171,6 @@ def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> 
     if "text" in lacking:
         notes.append(f"answered without text: {UNTOLD}")
     return Clip(path.name, subtitle, (), "", kept, frames, waveform, context_frames=context_frames), notes
-
-
-def find_media(paths: Sequence[Path]) -> list[Path]:
-    """The files themselves, and in place of a folder all media files below it, by name; each file once.
-
-    Hidden files are left out: ``._clip.mp4`` beside ``clip.mp4`` is what macOS leaves on other systems' disks.
-
-    Raises:
-        DataError: A path does not exist, or a folder holds no media file.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if _is_media_file(file))
-            if not inside:
-                raise DataError(f"{path}: holds no media file; name the files themselves if their suffix is unusual")
-            found.extend(inside)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise DataError(f"{path}: no such file")
-    once: dict[Path, Path] = {}
-    for path in found:
-        once.setdefault(path.resolve(), path)
-    return list(once.values())
-
-
-def _is_media_file(path: Path) -> bool:
-    return path.suffix.lower() in MEDIA_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
 def predict_files(

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from affectgpt_r1.data.dataset import MediaSettings
+from affectgpt_r1.data.media_search import find_media
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.errors import ConfigError, DataError, MediaError
+from affectgpt_r1.errors import ConfigError, MediaError
 from affectgpt_r1.policy.export import export_policy
 from affectgpt_r1.predict import config_of_run, main, subtitle_of
-from affectgpt_r1.prediction import Predictor, find_media, predict_files, read_clip
+from affectgpt_r1.prediction import Predictor, predict_files, read_clip
 from affectgpt_r1.types import Sampling
 
 MEDIA = MediaSettings(num_frames=3, image_size=48, num_windows=2)
@@ -126,15 +127,6 @@ def test_bad_files_do_not_stop_the_rest(predictor, write_video, tmp_path: Path):
     assert len(rows) == 3
 
 
-def test_a_folder_gives_each_file_once_and_no_hidden_ones(tmp_path: Path):
-    (tmp_path / "folder.mp4").mkdir()
-    for name in ("b.mp4", "a.MKV", "._b.mp4", "notes.txt"):
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "folder.mp4" / "c.wav").write_bytes(b"")
-    files = find_media([tmp_path / "b.mp4", tmp_path, tmp_path / "folder.mp4" / ".." / "b.mp4"])
-    assert [path.name for path in files] == ["b.mp4", "a.MKV", "c.wav"]
-
-
 def test_a_file_that_holds_less_than_its_header_promises_says_so(write_video, tmp_path: Path):
     whole = write_video(tmp_path / "whole.mkv", [index / 10 for index in range(300)], size=(320, 240))
     without_sound = "answered without audio, which the file does not have"
@@ -142,13 +134,6 @@ def test_a_file_that_holds_less_than_its_header_promises_says_so(write_video, tm
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])
     assert re.search(r"promises 30 s and the file holds \d+ s", read_clip(cut, "", MEDIA, "centre")[1][0])
-
-
-def test_what_is_not_there_is_refused_by_name(tmp_path: Path):
-    with pytest.raises(DataError, match="gone: no such file"):
-        find_media([tmp_path / "gone"])
-    with pytest.raises(DataError, match="holds no media file"):
-        find_media([tmp_path])
 
 
 def test_subtitles_from_text_file_or_neighbour(tmp_path: Path):
