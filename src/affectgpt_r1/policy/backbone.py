@@ -48,14 +48,43 @@ def build_language_model(
             :func:`~affectgpt_r1.policy.pretrained.build_part` for the others.
         weights: Folder whose subfolders hold pretrained weights.
         checkpointing: Compute activations anew in the backward pass instead of keeping them.
+
+    Raises:
+        ConfigError: The model computes something that the policy's own passes leave out.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = {"model_type": "qwen2", "vocab_size": vocab_size, **config}
     model = build_part("language_model", AutoModelForCausalLM, AutoConfig.for_model, settings, weights)
+    _check_family(model)
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+NEUTRAL: Mapping[str, float | None] = {
+    "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+    "logits_scaling": 1.0,
+    "logit_scale": 1.0,
+    "lm_head_multiplier": 1.0,
+}
+"""What some families do to logits or scores beside layers and head, and the value at which it does nothing."""
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+def _check_family(model: Any) -> None:
+    """Refuse a family whose tokens are not joined by plain attention, or whose logits are not its head's product."""
+    config = model.config
+    found = [f"{key}={value}" for key in NEUTRAL if (value := getattr(config, key, None)) not in (None, NEUTRAL[key])]
+    found += sorted(set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES)
+    if not hasattr(getattr(model, "model", None), "layers") or not hasattr(model, "lm_head"):
+        found.append(f"the layout of {type(model).__name__}")
+    if found:
+        raise ConfigError(
+            f"model.language_model: model_type={config.model_type} has {', '.join(found)}, which the policy's passes "
+            "do not compute; choose a family such as qwen2, llama or mistral"
+        )
 
 
 LORA_EXAMPLE = (

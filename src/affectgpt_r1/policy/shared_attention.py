@@ -102,6 +102,7 @@ def attention(
     scaling: float,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The attention of a transformers layer over a flat row.
@@ -115,17 +116,21 @@ def attention(
         scaling: Multiplies the scores.
         dropout: Must be 0.
         sliding_window: Must be None.
+        s_aux: Attention sinks; must be None.
 
     Returns:
         ``(1, T, H, d)``, and None for the weights.
 
     Raises:
-        ConfigError: The model has attention dropout or a sliding window.
+        ConfigError: The model has attention dropout, a sliding window or sinks.
     """
-    if dropout or sliding_window:
+    if sliding_window or s_aux is not None:
+        which = f"a sliding window of {sliding_window} tokens" if sliding_window else "attention sinks"
+        raise ConfigError(f"the language model has {which}, which no pass here computes; choose one without")
+    if dropout:
         raise ConfigError(
-            f"model.share_prompt cannot run attention dropout ({dropout}) or a sliding window ({sliding_window}): "
-            "set model.share_prompt=false, or the language model's attention_dropout to 0"
+            f"model.share_prompt cannot run attention dropout ({dropout}): set model.share_prompt=false, or "
+            "model.language_model.attention_dropout=0"
         )
     # Under autocast the rotation has made float32 of query and key.
     flat = (one[0].transpose(0, 1).to(value.dtype) for one in (query, key, value))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy import flash
+from affectgpt_r1.policy.backbone import build_language_model
 from affectgpt_r1.policy.ragged import Ragged
 from affectgpt_r1.policy.shared_attention import SharedRow, attention
 
@@ -102,9 +103,35 @@ def test_what_it_cannot_do_is_an_error():
     row = SharedRow(Ragged([2], CPU), None)
     states = torch.zeros(1, 2, 2, 4)
     layer = SimpleNamespace(layer_idx=0)
-    for option in ({"dropout": 0.1}, {"sliding_window": 8}):
-        with pytest.raises(ConfigError, match=r"share_prompt=false"):
+    options = {
+        r"share_prompt=false": {"dropout": 0.1},
+        "window of 8": {"sliding_window": 8},
+        "sinks": {"s_aux": torch.zeros(2)},
+    }
+    for message, option in options.items():
+        with pytest.raises(ConfigError, match=message):
             attention(layer, states, states, states, row=row, scaling=1.0, **option)
+
+
+@pytest.mark.parametrize(
+    ("family", "named"),
+    [
+        ({"model_type": "gemma2", "head_dim": 8}, "final_logit_softcapping=30.0, attn_logit_softcapping=50.0"),
+        ({"model_type": "granite", "logits_scaling": 8.0}, r"logits_scaling=8\.0"),
+        ({"model_type": "cohere"}, r"logit_scale=0\.0625"),
+        ({"model_type": "qwen3_next", "head_dim": 8}, "linear_attention"),
+        ({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}, "the layout of GPT2LMHeadModel"),
+    ],
+)
+def test_a_family_that_computes_more_is_refused(family, named):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    with pytest.raises(ConfigError, match=named):
+        build_language_model(20, {"num_hidden_layers": 4, **sizes, **family})
+
+
+def test_a_family_whose_scales_do_nothing_is_taken():
+    family = {"model_type": "granite", "logits_scaling": 1.0, "hidden_size": 16, "num_attention_heads": 2}
+    build_language_model(20, {**family, "num_key_value_heads": 1, "intermediate_size": 16, "num_hidden_layers": 1})
 
 
 def test_padding_and_back():
