@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from affectgpt_r1.policy.plain_body import FAMILIES
 
@@ -38,7 +39,10 @@ def _norm(module: Any, hidden_states: Tensor) -> Tensor:
 
 
 def _feed_forward(module: Any, hidden_states: Tensor) -> Tensor:
-    output: Tensor = module.down_proj(gated_silu(module.gate_proj(hidden_states), module.up_proj(hidden_states)))
+    gate, up, down = module.gate_proj(hidden_states), module.up_proj(hidden_states), module.down_proj
+    if type(down) is nn.Linear and down.bias is None and gate.dtype == down.weight.dtype == torch.float32:
+        return gated_projection(gate, up, down.weight)
+    output: Tensor = down(gated_silu(gate, up))
     return output
 
 
@@ -65,6 +69,18 @@ def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
     return output
 
 
+def gated_projection(gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+    """``(silu(gate) * up) @ weight.T``, without keeping the product of the two.
+
+    Args:
+        gate: ``(..., I)``.
+        up: As ``gate``.
+        weight: ``(D, I)``.
+    """
+    output: Tensor = _GatedProjection.apply(gate, up, weight)
+    return output
+
+
 class _RootMeanSquareNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -75,6 +91,7 @@ class _RootMeanSquareNorm(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         states, inverse, weight = ctx.saved_tensors
         normed = states * inverse
@@ -91,6 +108,23 @@ class _GatedSiLU(torch.autograd.Function):
         return F.silu(gate).mul_(up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         return torch.ops.aten.silu_backward(gradient * up, gate), F.silu(gate).mul_(gradient)
+
+
+class _GatedProjection(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        return F.linear(F.silu(gate).mul_(up), weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        gate, up, weight = ctx.saved_tensors
+        activated, to_product, to_weight = F.silu(gate), gradient @ weight, None
+        if ctx.needs_input_grad[2]:
+            to_weight = gradient.flatten(0, -2).T @ (activated * up).flatten(0, -2)
+        return torch.ops.aten.silu_backward(to_product * up, gate), activated.mul_(to_product), to_weight

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from affectgpt_r1.policy.flash import attention_backward, attention_forward
 from affectgpt_r1.policy.ragged import Ragged
@@ -100,41 +101,62 @@ def _reduce_heads(gradient: Tensor, key_heads: int) -> Tensor:
     return _heads_first(gradient.view(rows, key_heads, heads // key_heads, length, size).sum(2))
 
 
+def _attend_to_self(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> tuple[Tensor, Tensor]:
+    """Output ``(n, H, L, d)`` and log-normalisers ``(n, H, L)`` of causal attention inside each sequence.
+
+    The query is padded, ``(n, L, H, d)``; key and value are flat. Right padding is never seen: it comes later.
+    """
+    keys, values = (_expand_heads(lengths.pad(one), query.shape[2]) for one in (key, value))
+    return attention_forward(_heads_first(query), keys, values, scale=scale, causal=True, bias=None)
+
+
+def _gradients_to_self(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    normalizer: Tensor,
+    lengths: Ragged,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`_attend_to_self`: the query's padded, flat those of key and value."""
+    keys, values = (_expand_heads(lengths.pad(one), query.shape[2]) for one in (key, value))
+    to_query, *others = attention_backward(
+        _heads_first(gradient),
+        _heads_first(query),
+        keys,
+        values,
+        output,
+        normalizer,
+        scale=scale,
+        causal=True,
+        bias=None,
+    )
+    to_key, to_value = (lengths.flatten(_reduce_heads(one, key.shape[1])) for one in others)
+    return _heads_first(to_query), to_key, to_value
+
+
 class _CausalAttention(torch.autograd.Function):
-    """Causal attention inside each sequence of a flat row. Right padding is never seen: it comes later."""
+    """Causal attention inside each sequence of a flat row."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
-        heads = query.shape[1]
-        output, normalizer = attention_forward(
-            _heads_first(lengths.pad(query)),
-            _expand_heads(lengths.pad(key), heads),
-            _expand_heads(lengths.pad(value), heads),
-            scale=scale,
-            causal=True,
-            bias=None,
-        )
+        output, normalizer = _attend_to_self(lengths.pad(query), key, value, lengths, scale)
         ctx.save_for_backward(query, key, value, output, normalizer)
         ctx.lengths, ctx.scale = lengths, scale
         return lengths.flatten(_heads_first(output))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, normalizer = ctx.saved_tensors
-        lengths, heads, key_heads = ctx.lengths, query.shape[1], key.shape[1]
-        query_gradient, *gradients = attention_backward(
-            _heads_first(lengths.pad_with_zeros(gradient)),
-            _heads_first(lengths.pad(query)),
-            _expand_heads(lengths.pad(key), heads),
-            _expand_heads(lengths.pad(value), heads),
-            output,
-            normalizer,
-            scale=ctx.scale,
-            causal=True,
-            bias=None,
+        lengths = ctx.lengths
+        padded, padded_gradient = lengths.pad(query), lengths.pad_with_zeros(gradient)
+        to_query, *others = _gradients_to_self(
+            padded_gradient, padded, key, value, output, normalizer, lengths, ctx.scale
         )
-        key_gradient, value_gradient = (lengths.flatten(_reduce_heads(one, key_heads)) for one in gradients)
-        return lengths.flatten(_heads_first(query_gradient)), key_gradient, value_gradient, None, None
+        return lengths.flatten(to_query), *others, None, None
 
 
 class _CompletionAttention(torch.autograd.Function):
@@ -156,8 +178,7 @@ class _CompletionAttention(torch.autograd.Function):
         completions: Ragged,
         scale: float,
     ) -> Tensor:
-        heads, key_heads = query.shape[1], key.shape[1]
-        padded = completions.pad(query)
+        padded, key_heads = completions.pad(query), key.shape[1]
         bias = prompts.padding_bias(query.dtype)
         to_prompt, prompt_normalizer = attention_forward(
             _gather_groups(padded, prompts.count, key_heads),
@@ -167,14 +188,7 @@ class _CompletionAttention(torch.autograd.Function):
             causal=False,
             bias=bias,
         )
-        to_self, self_normalizer = attention_forward(
-            _heads_first(padded),
-            _expand_heads(completions.pad(key), heads),
-            _expand_heads(completions.pad(value), heads),
-            scale=scale,
-            causal=True,
-            bias=None,
-        )
+        to_self, self_normalizer = _attend_to_self(padded, key, value, completions, scale)
         to_prompt = _heads_first(_spread_groups(to_prompt, padded.shape))
         prompt_normalizer = _heads_first(_spread_groups(prompt_normalizer.unsqueeze(-1), padded.shape))[..., 0]
         normalizer = torch.logaddexp(prompt_normalizer, self_normalizer)
@@ -185,10 +199,10 @@ class _CompletionAttention(torch.autograd.Function):
         return completions.flatten(_heads_first(output))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, prompt_key, prompt_value, output, normalizer, bias = ctx.saved_tensors
-        prompts, completions = ctx.prompts, ctx.completions
-        heads, key_heads = query.shape[1], key.shape[1]
+        prompts, completions, key_heads = ctx.prompts, ctx.completions, key.shape[1]
         padded, padded_gradient = completions.pad(query), completions.pad_with_zeros(gradient)
         to_prompt, *prompt_gradients = attention_backward(
             _gather_groups(padded_gradient, prompts.count, key_heads),
@@ -201,20 +215,12 @@ class _CompletionAttention(torch.autograd.Function):
             causal=False,
             bias=bias,
         )
-        query_gradient, *own_gradients = attention_backward(
-            _heads_first(padded_gradient),
-            _heads_first(padded),
-            _expand_heads(completions.pad(key), heads),
-            _expand_heads(completions.pad(value), heads),
-            output,
-            normalizer,
-            scale=ctx.scale,
-            causal=True,
-            bias=None,
+        to_self, *own_gradients = _gradients_to_self(
+            padded_gradient, padded, key, value, output, normalizer, completions, ctx.scale
         )
         return (
-            completions.flatten(_heads_first(query_gradient) + _spread_groups(to_prompt, padded.shape)),
-            *(completions.flatten(_reduce_heads(one, key_heads)) for one in own_gradients),
+            completions.flatten(to_self + _spread_groups(to_prompt, padded.shape)),
+            *own_gradients,
             *(prompts.flatten(_heads_first(one)) for one in prompt_gradients),
             None,
             None,

@@ -35,6 +35,14 @@ def test_gradients_against_finite_differences():
     assert torch.autograd.gradcheck(gated_silu, leaves(2, (3, 5), (3, 5)))
 
 
+@pytest.mark.parametrize("function", [lambda states, weight: rms_norm(states, weight, 1e-3), gated_silu])
+def test_gradients_of_gradients_are_refused_not_wrong(function):
+    states, weight = leaves(5, (3, 5), (5,) if function is not gated_silu else (3, 5))
+    (gradient,) = torch.autograd.grad(function(states, weight).square().sum(), states, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_gated_silu_is_its_formula():
     gate, up = leaves(3, (4, 6), (4, 6))
     torch.testing.assert_close(gated_silu(gate, up), gate * torch.sigmoid(gate) * up, atol=1e-14, rtol=0)
