@@ -117,7 +117,9 @@ def is_plain(model: Any) -> bool:
         return False
     if len(body.layers) != body.config.num_hidden_layers or type(body.norm).__name__ != f"{family}RMSNorm":
         return False
-    return body.norm.weight.device.type == "cpu" and all(_is_plain_layer(layer, family) for layer in body.layers)
+    if body.norm.weight.device.type != "cpu" or body.norm.weight.dtype != torch.float32:
+        return False
+    return all(_is_plain_layer(layer, family) for layer in body.layers)
 
 
 def _is_plain_layer(layer: Any, family: str) -> bool:
@@ -131,7 +133,8 @@ def _is_plain_layer(layer: Any, family: str) -> bool:
         return False
     if getattr(layer.self_attn, "sliding_window", None) or type(layer.mlp.act_fn).__name__ != "SiLUActivation":
         return False
-    return all(_is_plain_linear(module) for module in _linears(layer))
+    norms = [layer.input_layernorm.weight, layer.post_attention_layernorm.weight]
+    return all(map(_is_plain_linear, _linears(layer))) and all(norm.dtype == torch.float32 for norm in norms)
 
 
 def _linears(layer: Any) -> list[Any]:

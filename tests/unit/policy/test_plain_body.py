@@ -111,6 +111,14 @@ def use_half_precision(model) -> None:
     model.model.layers[0].mlp.bfloat16()
 
 
+def halve_a_norm(model) -> None:
+    model.model.layers[1].post_attention_layernorm.bfloat16()
+
+
+def halve_the_last_norm(model) -> None:
+    model.model.norm.bfloat16()
+
+
 def replace_layer_norm(model) -> None:
     model.model.layers[0].input_layernorm = torch.nn.RMSNorm(HIDDEN)
 
@@ -129,6 +137,8 @@ def replace_projection(model) -> None:
         change_activation,
         shorten_attention,
         use_half_precision,
+        halve_a_norm,
+        halve_the_last_norm,
         replace_layer_norm,
         grow_with_length,
         replace_projection,
