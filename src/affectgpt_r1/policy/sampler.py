@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import Sampling
 
 BLOCK = 128
@@ -36,6 +37,24 @@ class Head(Protocol):
 
     def draw(self, states: Tensor, sampling: Sampling, uniforms: Tensor | None, banned: Tensor) -> Drawn:
         """As :func:`draw_tokens`, from ``(m, D)`` states."""
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse settings under which there is no token to draw.
+
+    Raises:
+        ConfigError: Names the first of them.
+    """
+    allowed = {
+        "temperature": (sampling.temperature >= 0, "0 or more"),
+        "top_p": (0 < sampling.top_p <= 1, "above 0 and at most 1"),
+        "top_k": (sampling.top_k >= 0, "0 or more"),
+        "min_p": (0 <= sampling.min_p <= 1, "between 0 and 1"),
+        "max_completion_length": (sampling.max_completion_length >= 1, "at least 1"),
+    }
+    for key, (fits, range_) in allowed.items():
+        if not fits:
+            raise ConfigError(f"sampling.{key}={getattr(sampling, key)} must be {range_}")
 
 
 def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float = 0.0) -> Tensor:
@@ -172,7 +191,11 @@ def decode(
 
     Returns:
         The completions, with log-probs as :func:`draw_tokens` gives them.
+
+    Raises:
+        ConfigError: See :func:`check_sampling`.
     """
+    check_sampling(sampling)
     count, device, limit = len(first), first.device, sampling.max_completion_length
     stops = torch.tensor(list(stop_ids), device=device)
     size = first.shape[-1] if head is None else head.size

@@ -19,6 +19,7 @@ from affectgpt_r1.functional.guessed_gradients import guess_policy_loss
 from affectgpt_r1.functional.losses import LossInputs, clipped_policy_loss
 from affectgpt_r1.functional.options import GRPOOptions
 from affectgpt_r1.policy.base import Policy, TokenScores
+from affectgpt_r1.policy.sampler import check_sampling
 from affectgpt_r1.random_state import derive_seed
 from affectgpt_r1.rewards.weighting import RewardScores, WeightedRewards
 from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
@@ -49,8 +50,8 @@ class GRPOStage:
         **options: See :class:`~affectgpt_r1.functional.options.GRPOOptions`.
 
     Raises:
-        ConfigError: An option is unknown or contradicts another, or decoding is greedy: equal completions teach
-            nothing.
+        ConfigError: An option is unknown or contradicts another, no token could be drawn, or decoding is greedy: equal
+            completions teach nothing.
     """
 
     answers = True
@@ -58,6 +59,7 @@ class GRPOStage:
     def __init__(self, rewards: WeightedRewards, lexicon: Lexicon, sampling: Sampling, **options: Any) -> None:
         if sampling.temperature <= 0:
             raise ConfigError("stage.sampling.temperature must be above 0: equal completions have no advantage")
+        check_sampling(sampling)
         self.rewards = rewards
         self.lexicon = lexicon
         self.sampling = sampling
@@ -144,13 +146,12 @@ class GRPOStage:
         rollout, completions, scores, _ = drawn
         targets = [target for target in batch.labels for _ in range(self.options.num_generations)]
         statistics = answer_statistics(completions, targets, self.lexicon)
-        device = rollout.completions.mask.device
-        advantages = self._advantages(scores, rollout.truncated).to(device)
+        advantages = self._advantages(scores, rollout.truncated)
         loss_mask = rollout.completions.mask
         if self.options.mask_truncated_completions:
             loss_mask = loss_mask * (~rollout.truncated).unsqueeze(-1)
         if self.options.max_resamples:
-            silent = self._silent_groups(scores, rollout.truncated).to(device)
+            silent = self._silent_groups(scores, rollout.truncated)
             loss_mask = loss_mask * (~silent).view(-1, 1, 1)
             logs["groups/skipped"] = float(silent.sum())
         self._warn_of_silence(batch, advantages, loss_mask)
@@ -183,14 +184,17 @@ class GRPOStage:
 
     def _draw_groups(self, policy: Policy, batch: ClipBatch, seed: int) -> tuple[ScoredRollout, dict[str, float]]:
         """A rollout in which groups of equal rewards were drawn anew, up to ``max_resamples`` times."""
-        drawn = self._draw(policy, batch, seed)
+        # A prefill in the autograd graph serves an update of these very clips; drawn for more, it would only take room.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.options.steps_per_generation == 1):
+            drawn = self._draw(policy, batch, seed)
         resampled = 0
         for attempt in range(1, self.options.max_resamples + 1):
             silent = self._silent_groups(drawn.scores, drawn.rollout.truncated).nonzero().flatten().tolist()
             if not silent:
                 break
             resampled += len(silent)
-            again = self._draw(policy, select_clips(batch, silent), derive_seed(seed, attempt))
+            with torch.no_grad():
+                again = self._draw(policy, select_clips(batch, silent), derive_seed(seed, attempt))
             drawn = drawn.replace_groups(silent, again)
         logs = {"tokens_per_second": tokens_per_second(drawn.rollout, drawn.seconds)}
         if self.options.max_resamples:
@@ -211,8 +215,9 @@ class GRPOStage:
     def _advantages(self, scores: RewardScores, truncated: Tensor) -> Tensor:
         """``(B, G)``."""
         if self.options.multi_objective_aggregation == "normalize_then_sum":
-            weights = torch.tensor([self.rewards.weights[name] for name in scores.parts])
-            return objective_advantages(self._parts(scores, truncated), weights)
+            parts = self._parts(scores, truncated)
+            weights = torch.tensor([self.rewards.weights[name] for name in scores.parts], device=parts.device)
+            return objective_advantages(parts, weights)
         return group_advantages(self._baseline(scores.total, truncated), self.options.scale_rewards)
 
     def _silent_groups(self, scores: RewardScores, truncated: Tensor) -> Tensor:
@@ -226,11 +231,12 @@ class GRPOStage:
         return torch.stack([self._baseline(part, truncated) for part in scores.parts.values()], -1)
 
     def _baseline(self, rewards: Tensor, truncated: Tensor) -> Tensor:
-        """``(B, G)`` rewards, NaN where they are left out of the group's baseline."""
-        grouped = rewards.view(-1, self.options.num_generations)
-        if not self.options.truncated_leave_baseline:
-            return grouped
-        return grouped.masked_fill(truncated.to(grouped.device), torch.nan)
+        """``(B, G)`` rewards, NaN where they are left out of the group's baseline.
+
+        They move to the policy's device: processes on accelerators cannot gather others.
+        """
+        grouped = rewards.view(-1, self.options.num_generations).to(truncated.device)
+        return grouped.masked_fill(truncated, torch.nan) if self.options.truncated_leave_baseline else grouped
 
     @torch.no_grad()
     def _reference_logps(self, policy: Policy, batch: ClipBatch, completions: TokenBatch) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.sampler import decode, draw_tokens, filter_logits, invert_distribution
 from affectgpt_r1.types import Sampling
 
@@ -63,6 +64,23 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform):
     weights[0, [5, 200]] = 1.0
     drawn = invert_distribution(weights, torch.tensor([uniform], dtype=torch.float64))
     assert drawn.item() == (5 if uniform == 0.0 else 200)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"top_p": 1.2},
+        {"top_k": -1},
+        {"min_p": 1.5},
+        {"max_completion_length": 0},
+    ],
+)
+def test_settings_that_leave_no_token_are_refused(setting):
+    (key,) = setting
+    with pytest.raises(ConfigError, match=rf"sampling\.{key}="):
+        decode(torch.zeros(1, 4), None, sampling=Sampling(**setting), stop_ids=[1], banned_ids=[], pad_id=0)
 
 
 def test_draws_without_random_numbers_are_refused():

@@ -10,7 +10,7 @@ import torch
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.rewards.format import FormatReward
-from affectgpt_r1.rewards.weighting import WeightedRewards
+from affectgpt_r1.rewards.weighting import RewardScores, WeightedRewards
 from affectgpt_r1.stages.grpo import GRPOStage
 from affectgpt_r1.stages.rollouts import select_clips
 from affectgpt_r1.types import Sampling
@@ -109,6 +109,48 @@ def test_groups_of_equal_rewards_are_drawn_anew(tiny_policy, make_batch):
     assert texts[0][3:6] != texts[1][3:6]
     assert [record.name for record in output.records] == [name for name in batch.names for _ in range(3)]
     assert any(record.advantage for record in output.records[3:6])
+
+
+@pytest.mark.parametrize(
+    ("options", "prefills"), [({}, 1), ({"max_resamples": 1}, 2), ({"steps_per_generation": 2}, 3)]
+)
+def test_a_rollouts_prefill_is_kept_only_for_an_update_of_the_same_clips(
+    tiny_policy, make_batch, monkeypatch, options, prefills
+):
+    """Prompts are embedded for the rollout, for groups drawn anew, and for steps that have part of the clips."""
+    embedded, embed = [], tiny_policy.embed_prompts
+    monkeypatch.setattr(tiny_policy, "embed_prompts", lambda *one, **named: embedded.append(1) or embed(*one, **named))
+    tiny_policy.train()
+    visits(
+        grpo(LetterReward(equal=("clip_1",)), **options),
+        tiny_policy,
+        make_batch(),
+        options.get("steps_per_generation", 1),
+    )
+    assert len(embedded) == prefills
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_prompts_of_more_clips_than_a_step_stay_out_of_the_graph(tiny_policy, make_batch, monkeypatch, steps):
+    kept, generate = [], tiny_policy.generate
+    monkeypatch.setattr(
+        tiny_policy,
+        "generate",
+        lambda *one, **named: (generate(*one, **named), kept.append(tiny_policy._kept_prefill is not None))[0],
+    )
+    visits(grpo(steps_per_generation=steps), tiny_policy.train(), make_batch(), 1)
+    assert kept == [steps == 1]
+
+
+@pytest.mark.parametrize(
+    "options", [{"scale_rewards": "batch"}, {"multi_objective_aggregation": "normalize_then_sum"}, {"max_resamples": 1}]
+)
+def test_rewards_move_to_the_policys_device_before_processes_gather_them(options):
+    stage = grpo(mask_truncated_completions=True, truncated_leave_baseline=True, **options)
+    rewards = torch.tensor([1.0, 0.0, 0.5, 1.0, 1.0, 1.0])
+    scores, truncated = RewardScores(rewards, {"letters": rewards}), torch.zeros(2, 3, dtype=torch.bool, device="meta")
+    assert stage._advantages(scores, truncated).device.type == "meta"
+    assert stage._silent_groups(scores, truncated).device.type == "meta"
 
 
 @pytest.mark.parametrize("loss_type", ["bnpo", "dapo"])
