@@ -82,9 +82,9 @@ def _list_failures(failures: Mapping[Path, str], answered: int, number: int) -> 
     print(f"{answered} of {number} files were answered{listed if failures else ''}", file=sys.stderr)
 
 
-def _subtitles(files: Sequence[Path], subtitle: str | None, failures: dict[Path, str]) -> dict[Path, str]:
+def _subtitles(files: Sequence[Path], subtitle: str | None, failures: dict[Path, str]) -> dict[Path, str | None]:
     """What is said, by file; a file with a bad ``.srt`` beside it is not answered."""
-    subtitles: dict[Path, str] = {}
+    subtitles: dict[Path, str | None] = {}
     for path in files:
         try:
             subtitles[path] = subtitle_of(path, subtitle)
@@ -95,8 +95,8 @@ def _subtitles(files: Sequence[Path], subtitle: str | None, failures: dict[Path,
     return subtitles
 
 
-def subtitle_of(path: Path, subtitle: str | None) -> str:
-    """What is said in a file: ``--subtitle`` as text or ``.srt``, else the ``.srt`` of the same name, else nothing.
+def subtitle_of(path: Path, subtitle: str | None) -> str | None:
+    """What is said in a file: ``--subtitle`` as text or ``.srt``, else the ``.srt`` of the same name, else None.
 
     Raises:
         DataError: The ``.srt`` cannot be read, or ``--subtitle`` names another file.
@@ -110,7 +110,7 @@ def subtitle_of(path: Path, subtitle: str | None) -> str:
     if subtitle is not None:
         return subtitle
     beside = path.with_suffix(".srt")
-    return read_srt(beside) if beside.is_file() else ""
+    return read_srt(beside) if beside.is_file() else None
 
 
 def load_predictor(options: argparse.Namespace) -> Predictor:
@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="any file that FFmpeg reads, or a folder")
     parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run, or an exported folder (newest GRPO run)")
-    parser.add_argument("--subtitle", help="what is said, as text or .srt; else VIDEO.srt beside the video, if any")
+    parser.add_argument("--subtitle", help="what is said, as text or .srt; else VIDEO.srt, or a track inside")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write JSON lines here, not to the terminal")
     parser.add_argument("--lexicon", help="names the clusters; by default the one of training")
     parser.add_argument(

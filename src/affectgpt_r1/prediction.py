@@ -25,11 +25,15 @@ from affectgpt_r1.errors import MediaError
 from affectgpt_r1.metrics.functional.polarity import SIGNS, load_polarity
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.stages.answers import parse_rollout
-from affectgpt_r1.types import Clip, ClipBatch, Modality, Sampling, TokenBatch
+from affectgpt_r1.types import Clip, ClipBatch, Completion, Modality, Rollout, Sampling, TokenBatch
 
 Faces: TypeAlias = Literal["detect", "centre"]
 
-UNTOLD = "give what is said by --subtitle, or as an .srt beside the file; subtitle tracks inside a file are not read"
+UNTOLD = "give what is said by --subtitle, as an .srt beside the file, or as a text track inside it"
+
+MOST_CHARACTERS = 2000
+"""Of what is said, some two minutes of speech: the prompt of a whole film's would be read for minutes and mean nothing
+to a policy that knows short clips."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,12 @@ class Predictor:
     faces: Faces = "detect"
     contributions: bool = True
 
-    def __call__(self, path: Path, subtitle: str) -> dict[str, Any]:
+    def __call__(self, path: Path, subtitle: str | None = None) -> dict[str, Any]:
         """Answer one file.
 
         Args:
             path: Any file that FFmpeg reads.
-            subtitle: What is said in it; ``""`` leaves the text modality out.
+            subtitle: What is said in it, ``""`` leaves the text modality out; None reads the file's subtitle track.
 
         Returns:
             A row of plain values: ``name`` and ``openset``, as ``affectgpt-r1 score`` reads them, ``file``, ``labels``,
@@ -90,7 +94,7 @@ class Predictor:
         """The answer, and by modality what leaving it out changes."""
         batch = self.policy.with_features(batch_to_device(collate([clip]), self.policy.device))
         rollout = self.policy.generate(batch, 1, self.sampling)
-        completion = parse_rollout(rollout, batch.names, thinks=self.policy.thinks)[0]
+        completion = self._parsed(rollout, batch)
         answer = {
             "labels": list(completion.labels),
             "reasoning": completion.reasoning,
@@ -105,12 +109,14 @@ class Predictor:
         for modality in clip.modalities:
             kept = tuple(other for other in clip.modalities if other != modality)
             without = dataclasses.replace(batch, modalities=(kept,))
-            labels = parse_rollout(
-                self.policy.generate(without, 1, self.sampling), batch.names, thinks=self.policy.thinks
-            )[0].labels
+            labels = self._parsed(self.policy.generate(without, 1, self.sampling), batch).labels
             drop = full - self._log_probability(without, rollout.completions)
             contributions[modality] = {"log_probability": round(drop, 4), "labels_without": list(labels)}
         return answer, contributions
+
+    def _parsed(self, rollout: Rollout, batch: ClipBatch) -> Completion:
+        kind = self.policy.template.kind
+        return parse_rollout(rollout, batch.names, thinks=self.policy.thinks, kind=kind)[0]
 
     def _log_probability(self, batch: ClipBatch, completions: TokenBatch) -> float:
         return float(self.policy.per_token_logps(batch, completions).sum())
@@ -128,7 +134,7 @@ class Predictor:
         }
 
 
-def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> tuple[Clip, list[str]]:
+def read_clip(path: Path, subtitle: str | None, media: MediaSettings, faces: Faces) -> tuple[Clip, list[str]]:
     """Read a file as the policy's training clips were read.
 
     A modality that the file lacks is left out of the prompt, never made of zeros. Where no frame shows a face, the
@@ -140,8 +146,10 @@ def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> 
     Raises:
         MediaError: See :class:`Predictor`.
     """
-    streams = inspect(path)
-    notes: list[str] = []
+    streams = inspect(path, with_text=subtitle is None and "text" in media.modalities)
+    subtitle, notes = _cut(streams.text if subtitle is None else subtitle)
+    if streams.about_text:
+        notes.insert(0, streams.about_text)
     if streams.held_seconds < streams.declared_seconds * (1 - LOST_SHARE) - 1:
         notes.append(
             f"the header promises {streams.declared_seconds:.0f} s and the file holds {streams.held_seconds:.0f} s: "
@@ -160,7 +168,7 @@ def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> 
     present: dict[Modality, bool] = {
         "video": frames is not None,
         "audio": waveform is not None,
-        "text": bool(subtitle.strip()),
+        "text": bool(subtitle),
     }
     kept = tuple(kind for kind in media.modalities if present[kind])
     lacking = [kind for kind in media.modalities if not present[kind]]
@@ -174,13 +182,13 @@ def read_clip(path: Path, subtitle: str, media: MediaSettings, faces: Faces) -> 
 
 
 def predict_files(
-    predictor: Predictor, subtitles: Mapping[Path, str], failures: dict[Path, str]
+    predictor: Predictor, subtitles: Mapping[Path, str | None], failures: dict[Path, str]
 ) -> Iterator[dict[str, Any] | None]:
     """A row for each file as it comes, None for one that could not be answered.
 
     Args:
         predictor: Answers a file.
-        subtitles: What is said, by file, in the order wanted.
+        subtitles: What is said, by file, in the order wanted; None where the file itself may say it.
         failures: Receives the reason for every file that could not be read.
     """
     for path, subtitle in subtitles.items():
@@ -190,6 +198,13 @@ def predict_files(
             failures[path] = str(error)
             row = None
         yield row
+
+
+def _cut(said: str) -> tuple[str, list[str]]:
+    said = said.strip()
+    if len(said) <= MOST_CHARACTERS:
+        return said, []
+    return said[:MOST_CHARACTERS], [f"of {len(said)} characters that are said, the first {MOST_CHARACTERS} are read"]
 
 
 def _pictures(pictures: list[Frames], media: MediaSettings, faces: Faces) -> tuple[Tensor, Tensor | None, list[str]]:

@@ -22,8 +22,7 @@ from affectgpt_r1.types import Sampling
 MEDIA = MediaSettings(num_frames=3, image_size=48, num_windows=2)
 
 WITHOUT_TEXT = (
-    "answered without text: give what is said by --subtitle, or as an .srt beside the file; subtitle tracks inside a "
-    "file are not read"
+    "answered without text: give what is said by --subtitle, as an .srt beside the file, or as a text track inside it"
 )
 
 
@@ -86,21 +85,32 @@ def test_what_a_file_lacks_is_left_out_and_said(write_video, write_wave, tmp_pat
     assert voice.waveform.shape == (2, 32_000)
 
 
-def test_a_subtitle_track_inside_a_file_is_said_to_be_unread(write_video, tmp_path: Path):
+def test_a_subtitle_track_is_read_where_nothing_else_says_it(write_video, tmp_path: Path):
     (tmp_path / "lines.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nLeave me alone!\n", "utf-8")
     parts = [str(write_video(tmp_path / "plain.mkv")), str(tmp_path / "lines.srt")]
-    with av.open(parts[0]) as plain, av.open(parts[1]) as lines, av.open(str(tmp_path / "titled.mkv"), "w") as titled:
+    titled = tmp_path / "titled.mkv"
+    with av.open(parts[0]) as plain, av.open(parts[1]) as lines, av.open(str(titled), "w") as container:
         origins = [plain.streams.video[0], lines.streams.subtitles[0]]
-        for origin, copied in [(origin, titled.add_stream_from_template(origin)) for origin in origins]:
+        for origin, copied in [(origin, container.add_stream_from_template(origin)) for origin in origins]:
             for packet in origin.container.demux(origin):
                 if packet.dts is not None:
                     packet.stream = copied
-                    titled.mux(packet)
-    with av.open(str(tmp_path / "titled.mkv")) as container:
-        assert len(container.streams.subtitles) == 1
-    clip, notes = read_clip(tmp_path / "titled.mkv", "", MEDIA, "centre")
-    assert clip.modalities == ("video",)
-    assert notes[-1] == WITHOUT_TEXT
+                    container.mux(packet)
+    clip, notes = read_clip(titled, subtitle_of(titled, None), MEDIA, "centre")
+    assert (clip.modalities, clip.subtitle) == (("video", "text"), "Leave me alone!")
+    assert notes[0] == "what is said is from its subtitle track (subrip)"
+    assert read_clip(titled, "", MEDIA, "centre")[1][-1] == WITHOUT_TEXT
+    assert read_clip(titled, "I am happy", MEDIA, "centre")[0].subtitle == "I am happy"
+    silent = MediaSettings(modalities=("video",), num_frames=3, image_size=48)
+    assert read_clip(titled, None, silent, "centre")[1] == []
+    (tmp_path / "titled.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nBeside.\n", "utf-8")
+    assert read_clip(titled, subtitle_of(titled, None), MEDIA, "centre")[0].subtitle == "Beside."
+
+
+def test_of_a_whole_films_text_the_beginning_is_read(write_video, tmp_path: Path):
+    clip, notes = read_clip(write_video(tmp_path / "clip.mp4"), " I am sad." * 10_000, MEDIA, "centre")
+    assert len(clip.subtitle) == 2000
+    assert notes[0] == "of 99999 characters that are said, the first 2000 are read"
 
 
 def test_a_faceless_video_says_so(write_video, tmp_path: Path):
@@ -139,7 +149,7 @@ def test_a_file_that_holds_less_than_its_header_promises_says_so(write_video, tm
 def test_subtitles_from_text_file_or_neighbour(tmp_path: Path):
     (tmp_path / "clip.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nNever mind.\n", encoding="utf-8")
     assert subtitle_of(tmp_path / "clip.mp4", None) == "Never mind."
-    assert subtitle_of(tmp_path / "other.mp4", None) == ""
+    assert subtitle_of(tmp_path / "other.mp4", None) is None
     assert subtitle_of(tmp_path / "other.mp4", str(tmp_path / "clip.srt")) == "Never mind."
     assert subtitle_of(tmp_path / "clip.mp4", "Yes.") == "Yes."
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.data.audio import MOST_CHANNELS, SAMPLE_RATE, audio_windows, average_channels, resample
+from affectgpt_r1.data.subtitles import about_track, line_of_packet, text_track
 from affectgpt_r1.data.video import Frames, uniform_indices
 from affectgpt_r1.errors import MediaError
 
@@ -51,32 +52,37 @@ class Streams(NamedTuple):
     held_seconds: float  # from 0 to the end of the last packet
     has_video: bool
     has_audio: bool
+    text: str = ""  # of its subtitle track
+    about_text: str = ""  # what a reader of it should know
 
 
-def inspect(path: Path) -> Streams:
+def inspect(path: Path, *, with_text: bool = False) -> Streams:
     """Count the packets of a file's first video and first audio stream; a cover picture is no video.
+
+    Args:
+        path: The file.
+        with_text: Read a subtitle track, too; see :func:`~affectgpt_r1.data.subtitles.text_track`.
 
     Raises:
         MediaError: FFmpeg cannot read it, it holds neither, or it is cut short.
     """
     times: list[int] = []
+    lines: list[str | None] = []
     num_pictures = 0
     sound_start, sound_end = math.inf, 0.0
     with _opened(path) as container:
         video, audio = _video_stream(container), _audio_stream(container)
-        chosen = [stream for stream in (video, audio) if stream is not None]
-        if not chosen:
-            raise MediaError(f"{path}: has neither a video nor an audio stream")
-        for stream in chosen:
-            if stream.codec_context is None:
-                raise MediaError(f"{path}: FFmpeg knows no decoder for its {stream.type} stream")
-        for packet in container.demux(chosen):
+        _check_streams(path, video, audio)
+        titles = text_track(container) if with_text else None
+        for packet in container.demux([stream for stream in (video, audio, titles) if stream is not None]):
             num_pictures += packet.stream is video and packet.size > 0
-            if packet.pts is None:
+            if packet.stream is titles and packet.size:
+                lines.append(line_of_packet(packet))
+            elif packet.pts is None:
                 continue
-            if packet.stream is video:
+            elif packet.stream is video:
                 times.append(packet.pts)
-            else:
+            elif packet.stream is audio:
                 start = float(packet.pts * (packet.time_base or 0))
                 sound_start = min(sound_start, start)
                 sound_end = max(sound_end, start + float((packet.duration or 0) * (packet.time_base or 0)))
@@ -89,8 +95,27 @@ def inspect(path: Path) -> Streams:
         held = max(sound_end, float(times[-1] * (video.time_base or 0)) if times and video is not None else 0.0)
         declared = (container.duration or 0) / av.time_base
         is_said = container.format.name.startswith(FORMATS_WITH_A_DURATION)
-    has_audio = audio is not None and sound_end > sound_start
-    return Streams(times, sound_start, sound_end, declared if is_said else 0.0, held, bool(times), has_audio)
+        about_text = about_track(container, lines) if with_text else ""
+    return Streams(
+        picture_times=times,
+        sound_start=sound_start,
+        sound_end=sound_end,
+        declared_seconds=declared if is_said else 0.0,
+        held_seconds=held,
+        has_video=bool(times),
+        has_audio=sound_end > sound_start,
+        text=" ".join(filter(None, lines)),
+        about_text=about_text,
+    )
+
+
+def _check_streams(path: Path, *streams: av.stream.Stream | None) -> None:
+    there = [stream for stream in streams if stream is not None]
+    if not there:
+        raise MediaError(f"{path}: has neither a video nor an audio stream")
+    for stream in there:
+        if stream.codec_context is None:
+            raise MediaError(f"{path}: FFmpeg knows no decoder for its {stream.type} stream")
 
 
 def _is_cut_short(video: av.VideoStream, times: Sequence[int]) -> bool:

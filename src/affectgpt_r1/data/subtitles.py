@@ -1,16 +1,25 @@
-"""Text of ``.srt`` subtitles."""
+"""What is said: the text of ``.srt`` files and of subtitle tracks inside a video."""
 
 from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import av
 
 from affectgpt_r1.errors import DataError
 
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TIMES = re.compile(r"^\s*\d+:\d\d:\d\d[,.]\d+\s*-->\s*\d+:\d\d:\d\d[,.]\d+.*$")
-_MARKUP = re.compile(r"<[^<>]{0,200}>|\{\\[^{}]{0,200}\}")
+_MARKUP = re.compile(r"<[^<>]{0,200}>|\{\\[^{}]*\}")
+_ASS_FIELDS_BEFORE_TEXT = 8
+_ASS_DRAWING = re.compile(r"\{[^{}]*\\p[1-9][^{}]*\}[^{]*")
+_ASS_BRACES = re.compile(r"(?<!\\)\{[^{}]*\}")
+_ASS_SPACES = re.compile(r"\\[Nnh]|\n")
+_WORD_JOINER = "\u2060"
 
 
 def read_srt(path: Path) -> str:
@@ -35,3 +44,55 @@ def read_srt(path: Path) -> str:
         if line.strip() and not is_time[number] and not is_count:
             spoken.append(_MARKUP.sub("", line).strip())
     return " ".join(text for text in spoken if text)
+
+
+def text_track(container: av.container.InputContainer) -> av.subtitles.stream.SubtitleStream | None:
+    """The text track that a player shows first: the default one, else the first; one of forced lines alone last."""
+    readable = [stream for stream in container.streams.subtitles if _is_text(stream)]
+    default, forced = av.stream.Disposition.default, av.stream.Disposition.forced
+    return min(
+        readable,
+        key=lambda stream: (bool(stream.disposition & forced), not stream.disposition & default),
+        default=None,
+    )
+
+
+def line_of_packet(packet: av.Packet[Any]) -> str | None:
+    """The words that a packet of a text track shows, without markup and drawings; None if it is damaged."""
+    try:
+        return " ".join(filter(None, (_plain(shown) for shown in packet.decode())))
+    except (av.FFmpegError, ValueError):  # ValueError: not UTF-8
+        return None
+
+
+def about_track(container: av.container.InputContainer, lines: Sequence[str | None]) -> str:
+    """What a reader should know of a file's subtitle tracks; ``""`` without one.
+
+    Args:
+        container: The file.
+        lines: Of every packet of its :func:`text_track`.
+    """
+    if (track := text_track(container)) is None:
+        names = [_codec_name(stream) for stream in container.streams.subtitles]
+        return f"its subtitle tracks ({', '.join(names)}) are no text and are not read" if names else ""
+    known = ", ".join(filter(None, (_codec_name(track), track.language)))
+    damaged = sum(line is None for line in lines)
+    lost = f"; {damaged} of its {len(lines)} lines are damaged and left out" if damaged else ""
+    if not any(lines):
+        return f"its subtitle track ({known}) holds no words{lost}"
+    return f"what is said is from its subtitle track ({known}){lost}"
+
+
+def _is_text(stream: av.subtitles.stream.SubtitleStream) -> bool:
+    return stream.codec_context is not None and stream.codec_context.codec.text_sub
+
+
+def _codec_name(stream: av.subtitles.stream.SubtitleStream) -> str:
+    return stream.codec_context.codec.canonical_name if stream.codec_context is not None else "unknown"
+
+
+def _plain(shown: Any) -> str:
+    r"""Text of one of FFmpeg's ASS events; a brace that is said is written ``\{{}`` there."""
+    event = shown.ass.decode("utf-8").split(",", _ASS_FIELDS_BEFORE_TEXT)
+    text = _ASS_BRACES.sub("", _ASS_DRAWING.sub("", event[-1])).replace("\\{", "{")
+    return _MARKUP.sub("", _ASS_SPACES.sub(" ", text)).replace(_WORD_JOINER, "").strip()
