@@ -64,33 +64,25 @@ def linear_schedule(optimizer: Optimizer, *, warmup_steps: int, total_steps: int
         total_steps: Optimizer steps of the run.
         final_share: Share of the rate at the end, and after it.
     """
-
-    def share(step: int) -> float:
-        return _warm(step, warmup_steps) or 1.0 - (1.0 - final_share) * _progress(step, warmup_steps, total_steps)
-
-    return LambdaLR(optimizer, share)
+    return _schedule(optimizer, lambda progress: progress, warmup_steps, total_steps, final_share)
 
 
 def cosine_schedule(optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_share: float = 0.0) -> LambdaLR:
-    """Rise linearly over ``warmup_steps``, then fall by half a cosine to ``final_share`` at ``total_steps``.
+    """:func:`linear_schedule` with a fall by half a cosine."""
+    return _schedule(
+        optimizer, lambda progress: (1 - math.cos(math.pi * progress)) / 2, warmup_steps, total_steps, final_share
+    )
 
-    Args:
-        optimizer: Whose rates are scaled.
-        warmup_steps: Optimizer steps until the full rate.
-        total_steps: Optimizer steps of the run.
-        final_share: Share of the rate at the end, and after it.
-    """
+
+def _schedule(
+    optimizer: Optimizer, fallen: Callable[[float], float], warmup_steps: int, total_steps: int, final_share: float
+) -> LambdaLR:
+    """``fallen`` says how much of the fall is done at a share of the steps after the warmup."""
 
     def share(step: int) -> float:
-        fallen = (1.0 - math.cos(math.pi * _progress(step, warmup_steps, total_steps))) / 2
-        return _warm(step, warmup_steps) or 1.0 - (1.0 - final_share) * fallen
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return 1.0 - (1.0 - final_share) * fallen(progress)
 
     return LambdaLR(optimizer, share)
-
-
-def _warm(step: int, warmup_steps: int) -> float:
-    return (step + 1) / (warmup_steps + 1) if step < warmup_steps else 0.0
-
-
-def _progress(step: int, warmup_steps: int, total_steps: int) -> float:
-    return min(1.0, max(0, step - warmup_steps) / max(1, total_steps - warmup_steps))
