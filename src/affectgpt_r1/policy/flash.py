@@ -72,8 +72,13 @@ def attention_backward(
     )
 
 
+def _exact(values: Tensor) -> Tensor:
+    """At least single precision, in which exponentials and sums are taken."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def _scores(query: Tensor, key: Tensor, scale: float, causal: bool, bias: Tensor | None) -> Tensor:
-    scores = (query @ key.transpose(-1, -2)).float() * scale
+    scores = _exact(query @ key.transpose(-1, -2)) * scale
     if bias is not None:
         scores = scores + bias
     if causal:
@@ -105,8 +110,8 @@ def plain_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`attention_backward` by matrix products, for any device."""
     probabilities = (_scores(query, key, scale, causal, bias) - normalizer.unsqueeze(-1)).exp()
-    row_term = (gradient.float() * output.float()).sum(-1, keepdim=True)
-    score_gradient = probabilities * ((gradient @ value.transpose(-1, -2)).float() - row_term) * scale
+    row_term = (_exact(gradient) * _exact(output)).sum(-1, keepdim=True)
+    score_gradient = probabilities * (_exact(gradient @ value.transpose(-1, -2)) - row_term) * scale
     score_gradient = score_gradient.to(query.dtype)
     return (
         score_gradient @ key,

@@ -92,11 +92,12 @@ def test_one_softmax_over_prompt_and_completion(layout, heads, prefilled):
 
 @pytest.mark.parametrize("layout", [([7, 7], 4, [5] * 8), ([3, 9], 2, [1, 6, 0, 4])])
 @pytest.mark.parametrize("plain", [False, True])
-def test_single_precision_by_the_fused_and_the_plain_kernel(monkeypatch, layout, plain):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.float64, 1e-11)])
+def test_the_fused_and_the_plain_kernel(monkeypatch, layout, plain, dtype, tolerance):
     if plain:
         monkeypatch.setattr("affectgpt_r1.policy.group_attention.attention_forward", flash.plain_attention_forward)
         monkeypatch.setattr("affectgpt_r1.policy.group_attention.attention_backward", flash.plain_attention_backward)
-    check(layout, 4, 2, torch.float32, 5e-6)
+    check(layout, 4, 2, dtype, tolerance)
 
 
 def test_what_it_cannot_do_is_an_error():
