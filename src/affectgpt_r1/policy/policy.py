@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from affectgpt_r1.policy.base import TokenScores
 from affectgpt_r1.policy.encoders import Towers
 from affectgpt_r1.policy.fused_layers import fuse_layers
 from affectgpt_r1.policy.fusion import Fusion
-from affectgpt_r1.policy.kept_prefill import KeptPrefill
+from affectgpt_r1.policy.kept_prefill import KeptPrefill, repeats_exactly
 from affectgpt_r1.policy.language_model import (
     Decoder,
     EmbeddedPrompts,
@@ -39,7 +39,7 @@ from affectgpt_r1.policy.prompts import (
     TURN,
     PromptTemplate,
 )
-from affectgpt_r1.policy.sampler import decode
+from affectgpt_r1.policy.sampler import decode, stop_string_test
 from affectgpt_r1.timing import phase
 from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
 
@@ -190,21 +190,9 @@ class MultimodalPolicy(nn.Module):
             return repeated_states(self.language_model, self.embed_prompts(batch), completions)
         if torch.is_grad_enabled():
             kept, self._kept_prefill = self._kept_prefill, None
-            if kept is not None and kept.serves(batch, self._weights()):
+            if kept is not None and kept.serves(batch, self.trainable_parameters().values()):
                 return shared_states(self.language_model, kept.prefilled, completions)
         return shared_states(self.language_model, self.embed_prompts(batch), completions)
-
-    def _weights(self) -> list[tuple[int, int]]:
-        """Changes with every change of a trainable weight, in place or by exchange."""
-        return [(weight.data_ptr(), weight._version) for weight in self.trainable_parameters().values()]
-
-    def _prefill_serves_update(self) -> bool:
-        """Whether an update on the same clips would run the prompts through exactly the same computation."""
-        dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
-        checkpointing = any(
-            getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules()
-        )
-        return self.share_prompt and self.template.bos_at_inference and not dropout and not checkpointing
 
     def generate(
         self, batch: ClipBatch, num_generations: int, sampling: Sampling, generator: torch.Generator | None = None
@@ -215,14 +203,17 @@ class MultimodalPolicy(nn.Module):
         the same clips with the same weights continues it instead of repeating it.
         """
         training = self.training
-        keep = training and torch.is_grad_enabled() and num_generations > 1 and self._prefill_serves_update()
-        self._kept_prefill = None
+        repeats = self.towers.frozen and repeats_exactly(self.language_model) and repeats_exactly(self.fusion)
+        as_scored = self.share_prompt and self.samples_as_scored and repeats
+        keep = as_scored and training and torch.is_grad_enabled() and num_generations > 1
+        if keep:
+            self._kept_prefill = None  # frees the last one before there is another
         self.eval()
         try:
             with phase("prefill"), torch.set_grad_enabled(keep):
                 prefilled = prefill(self.language_model, self.embed_prompts(batch, bos=self.template.bos_at_inference))
             if keep:
-                self._kept_prefill = KeptPrefill(batch, self._weights(), prefilled)
+                self._kept_prefill = KeptPrefill.of(prefilled, batch, self.trainable_parameters().values())
             with phase("decode"), torch.no_grad():
                 decoder = Decoder(self.language_model, prefilled, num_generations, sampling.max_completion_length)
                 decoded = decode(
@@ -233,7 +224,7 @@ class MultimodalPolicy(nn.Module):
                     banned_ids=list(self.media_ids.values()),
                     pad_id=self.tokenizer.pad_token_id,
                     generator=generator,
-                    ends=self._holds_stop_string(sampling.stop_strings) if sampling.stop_strings else None,
+                    ends=stop_string_test(self.tokenizer, sampling.stop_strings),
                     head=decoder.head,
                 )
         finally:
@@ -243,15 +234,6 @@ class MultimodalPolicy(nn.Module):
         grouped = [texts[row : row + num_generations] for row in range(0, len(texts), num_generations)]
         tokens = TokenBatch(decoded.ids.view(shape), decoded.mask.view(shape))
         return Rollout(tokens, decoded.per_token_logps.view(shape), grouped, decoded.truncated.view(shape[:2]))
-
-    def _holds_stop_string(self, stops: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        longest = max(len(stop.encode()) for stop in stops)  # a token has at least one byte
-
-        def ends(ids: Tensor) -> Tensor:
-            texts = self.tokenizer.batch_decode(ids[:, -longest - 1 :].tolist(), skip_special_tokens=False)
-            return torch.tensor([any(stop in text for stop in stops) for text in texts], device=ids.device)
-
-        return ends
 
     def _decode_texts(self, ids: Tensor, mask: Tensor) -> list[str]:
         stops = {self.turn_ids[0], self.tokenizer.eos_token_id}

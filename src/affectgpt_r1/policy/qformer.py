@@ -36,13 +36,14 @@ class QueryAttention(nn.Module):
         self.value = nn.Linear(context_size, hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=NORM_EPSILON)
+        self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, queries: Tensor, context: Tensor) -> Tensor:
         """``(N, Q, hidden_size)`` queries on ``(N, T, context_size)``; ``(N, Q, hidden_size)``."""
         query, key, value = map(self._heads, (self.query(queries), self.key(context), self.value(context)))
-        dropout = DROPOUT if self.training else 0.0
+        dropout = self.dropout.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).flatten(2)
-        normed: Tensor = self.norm(queries + F.dropout(self.output(mixed), DROPOUT, self.training))
+        normed: Tensor = self.norm(queries + self.dropout(self.output(mixed)))
         return normed
 
     def _heads(self, states: Tensor) -> Tensor:
@@ -65,11 +66,12 @@ class QueryLayer(nn.Module):
         self.intermediate = nn.Linear(hidden_size, 4 * hidden_size)
         self.output = nn.Linear(4 * hidden_size, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=NORM_EPSILON)
+        self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, queries: Tensor, context: Tensor) -> Tensor:
         """``(N, Q, hidden_size)`` queries on ``(N, T, context_size)``; ``(N, Q, hidden_size)``."""
         queries = self.cross_attention(self.self_attention(queries, queries), context)
-        update = F.dropout(self.output(F.gelu(self.intermediate(queries))), DROPOUT, self.training)
+        update = self.dropout(self.output(F.gelu(self.intermediate(queries))))
         normed: Tensor = self.norm(queries + update)
         return normed
 
@@ -98,12 +100,13 @@ class QFormer(nn.Module):
         self.positions = nn.Embedding(num_positions, context_size)
         self.queries = nn.Parameter(torch.empty(1, num_queries, hidden_size).normal_(std=INITIALIZER_RANGE))
         self.norm = nn.LayerNorm(hidden_size, eps=NORM_EPSILON)
+        self.dropout = nn.Dropout(DROPOUT)
         self.layers = nn.ModuleList(QueryLayer(hidden_size, context_size, num_heads) for _ in range(NUM_LAYERS))
 
     def forward(self, context: Tensor) -> Tensor:
         """Read ``(N, T, context_size)``; ``(N, Q, hidden_size)``."""
         context = context + self.positions.weight[: context.shape[1]]
-        queries = F.dropout(self.norm(self.queries), DROPOUT, self.training).expand(context.shape[0], -1, -1)
+        queries: Tensor = self.dropout(self.norm(self.queries)).expand(context.shape[0], -1, -1)
         for layer in self.layers:
             queries = layer(queries, context)
         return queries

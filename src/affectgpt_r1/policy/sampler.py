@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -55,6 +55,24 @@ def check_sampling(sampling: Sampling) -> None:
     for key, (fits, range_) in allowed.items():
         if not fits:
             raise ConfigError(f"sampling.{key}={getattr(sampling, key)} must be {range_}")
+
+
+def stop_string_test(tokenizer: Any, stops: Sequence[str]) -> Callable[[Tensor], Tensor] | None:
+    """Which completions hold a stop string, for :func:`decode`'s ``ends``; None without stop strings.
+
+    Args:
+        tokenizer: A transformers fast tokenizer.
+        stops: Texts that end a completion.
+    """
+    if not stops:
+        return None
+    longest = max(len(stop.encode()) for stop in stops)  # a token has at least one byte
+
+    def ends(ids: Tensor) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, -longest - 1 :].tolist(), skip_special_tokens=False)
+        return torch.tensor([any(stop in text for stop in stops) for text in texts], device=ids.device)
+
+    return ends
 
 
 def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float = 0.0) -> Tensor:
@@ -211,7 +229,8 @@ def decode(
         ids[rows, step], logps[rows, step], mask[rows, step] = drawn.ids, drawn.logps, 1.0
         ended = torch.isin(drawn.ids, stops)
         ended = ended if ends is None else ended | ends(ids[rows, : step + 1])
-        rows, newest = rows[~ended], drawn.ids[~ended]
+        running = (~ended).nonzero().squeeze(-1)  # the one time a step that the host waits for an accelerator
+        rows, newest = rows[running], drawn.ids[running]
         if len(rows) == 0 or step + 1 == limit:
             break
         outputs = advance(newest, rows)

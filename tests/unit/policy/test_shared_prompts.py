@@ -96,6 +96,33 @@ def test_the_kept_prefill_gives_the_same_update(policy, make_batch, modalities):
     assert_close(kept, gradients(policy, batch, completions))
 
 
+def test_dropout_in_frozen_towers_is_never_drawn_and_keeps_nothing_from_being_kept(tiny_policy, make_batch):
+    dropouts = [one for one in tiny_policy.towers.modules() if isinstance(one, nn.Dropout)]
+    assert dropouts
+    for dropout in dropouts:
+        dropout.p = 0.1
+    batch = tiny_policy.train().with_features(make_batch())
+    completions = tiny_policy.generate(batch, 3, SAMPLING, generator()).completions
+    assert tiny_policy._kept_prefill is not None
+    kept = gradients(tiny_policy, batch, completions)
+    assert_close(kept, gradients(tiny_policy, batch, completions))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_prefill_from_before_an_optimizer_step_is_not_used(policy, make_batch, fused):
+    batch = policy.train().with_features(make_batch())
+    weights = policy.trainable_parameters().values()
+    optimizer = torch.optim.AdamW(weights, lr=1e-3, fused=fused)
+    completions = policy.generate(batch, 3, SAMPLING, generator()).completions
+    kept = policy._kept_prefill
+    assert kept.serves(batch, weights)
+    policy.share_prompt = False  # an update that leaves the prefill where it is
+    policy.per_token_logps(batch, completions).sum().backward()
+    policy.share_prompt = True
+    optimizer.step()
+    assert not kept.serves(batch, weights)
+
+
 def test_a_prefill_of_other_weights_or_clips_is_not_used(make_policy, make_batch):
     policy, batch = make_policy().train(), make_batch()
     completions = policy.generate(batch, 3, SAMPLING, generator()).completions
@@ -112,8 +139,9 @@ def test_a_prefill_of_other_weights_or_clips_is_not_used(make_policy, make_batch
 
 def test_nothing_is_kept_where_an_update_would_differ(make_policy, make_lora_policy, make_batch):
     batch = make_batch()
-    dropping, repeating, evaluated = make_lora_policy(dropout=0.5), make_policy(share_prompt=False), make_policy()
-    for policy in (dropping.train(), repeating.train(), evaluated.eval()):
+    dropping, querying = make_lora_policy(dropout=0.5), make_policy(fusion="qformer")
+    repeating, evaluated = make_policy(share_prompt=False), make_policy()
+    for policy in (dropping.train(), querying.train(), repeating.train(), evaluated.eval()):
         policy.generate(batch, 2, SAMPLING, generator())
         assert policy._kept_prefill is None
 
