@@ -51,7 +51,8 @@ def decode_answers(
         rollout = policy.generate(dataclasses.replace(batch, modalities=kept), 1, sampling)
         answers.names.extend(batch.names)
         answers.targets.extend(batch.labels)
-        answers.completions.extend(parse_rollout(rollout, batch.names, thinks=policy.thinks))
+        kind = policy.template.kind
+        answers.completions.extend(parse_rollout(rollout, batch.names, thinks=policy.thinks, kind=kind))
     return answers
 
 

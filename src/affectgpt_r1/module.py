@@ -22,6 +22,7 @@ from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.optim import build_optimizer
 from affectgpt_r1.policy.checkpoint import check_fits, policy_digests
 from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.policy.questions import CHOICES, LABEL_KINDS
 from affectgpt_r1.random_state import capture_random_state, derive_seed, restore_random_state
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.stages.answers import parse_rollout
@@ -87,6 +88,7 @@ class AffectModule(L.LightningModule):
         self._position = (0, 0)
         self._random_state: dict[str, Any] | None = None
         self._prepared = False
+        self._digests: dict[str, str] = {}
         self._gradients: dict[str, Tensor] = {}
         self._phases: dict[str, float] = {}
         self._step_started = self._phase_started = now()
@@ -207,15 +209,19 @@ class AffectModule(L.LightningModule):
         gather(self.policy)
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Decode greedily and count."""
+        """Decode greedily and count; a description or a valence is judged by its loss alone."""
         self.skipped.add_batch(batch)
         if len(batch) == 0:
             return
         batch = self.policy.with_features(batch)
         self._validation.add_logs(self.stage.validation_step(self.policy, batch), len(batch))
-        if self.stage.answers:
+        kind = self.policy.template.kind
+        if self.stage.answers and kind in ("", *LABEL_KINDS, *CHOICES):
             rollout = self.policy.generate(batch, 1, self.answer_sampling)
-            completions = parse_rollout(rollout, batch.names, thinks=self.policy.thinks)
+            completions = parse_rollout(rollout, batch.names, thinks=self.policy.thinks, kind=kind)
+            if kind in CHOICES:
+                self._validation.add_choices(kind, completions, batch.annotations)
+                return
             self.val_score.update([completion.labels for completion in completions], list(batch.labels))
             self._validation.add_answers(completions, batch.labels)
 
@@ -223,7 +229,7 @@ class AffectModule(L.LightningModule):
         """Log the wheel scores and the answers' statistics, of the clips of every process."""
         deal_again(self.policy)  # now, before callbacks save the gradients that dealt weights have accumulated
         record, self._validation = self._validation.gathered(), ValidationRecord()
-        logs = record.mean_logs()
+        logs = record.mean_logs() | record.choice_figures(self.policy.template.kind)
         if record.completions:
             scores = self.val_score.compute()
             logs |= {name: float(scores[name]) for name in ("f1", "precision", "recall")}
@@ -237,7 +243,8 @@ class AffectModule(L.LightningModule):
         checkpoint["state_dict"] = {
             name: tensor for name, tensor in checkpoint["state_dict"].items() if name in trainable
         }
-        checkpoint["digests"] = policy_digests(self.policy)
+        self._digests = self._digests or policy_digests(self.policy)  # of frozen weights: hashing them takes seconds
+        checkpoint["digests"] = dict(self._digests)
         checkpoint["reference"] = self.policy.reference_state()
         checkpoint["position"] = list(self._position)
         own, *others = gather_objects(self._process_state())

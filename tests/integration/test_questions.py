@@ -39,6 +39,9 @@ def run(stage_overrides, workspace, tmp_path):
 def test_preferences_are_learned_and_validated_by_their_loss(run):
     figures = run(*PREFERENCE)
     assert 0 < figures["best"] == figures["val/loss"] < 20
+    assert (figures["val/accuracy"], figures["val/waf"]) == (0.0, 0.0)  # four tokens are no sentence
+    assert figures["val/scored"] > 1
+    assert "val/f1" not in figures  # there are no emotion words to score
 
 
 def test_a_prompt_about_emotion_words_needs_some(run):

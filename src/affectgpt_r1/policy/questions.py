@@ -6,6 +6,7 @@ from run to run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -73,6 +74,15 @@ VERDICTS: Mapping[str, str] = {
 }
 """What answers ``preference``."""
 
+LABEL_KINDS = ("ovlabel", "onehot", "onehot_w_candidates")
+"""Kinds whose answer states emotion words."""
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "sentiment": ("positive", "negative", "neutral"),
+    "preference": ("a1", "a2"),
+    "reward": ("accept", "reject"),
+}
+"""Kinds whose answer is one of a few, and the classes that are scored: as in EmoPrefer without ``same``."""
+
 
 def question(kind: str, reason: str = "", annotations: Annotations | None = None) -> str:
     """What a clip is asked.
@@ -100,6 +110,29 @@ def answer(kind: str, labels: EmotionSet, reason: str = "", annotations: Annotat
     if verdict := VERDICTS.get(str(facts.get("preference"))):
         facts["verdict"] = verdict
     return _filled(kind, _known(kind).answer, facts)
+
+
+def stated(kind: str, text: str) -> str | None:
+    """What the sentence of :func:`answer` states, read back from a completion; None where there is no such sentence.
+
+    Descriptions and valence scores are not read: a description states nothing in a fixed place, and no published
+    evaluation reads a valence.
+
+    >>> stated("ovlabel", "The character's emotional state is happy, proud.")
+    'happy, proud'
+    >>> stated("preference", "The best one is a2.")
+    'a2'
+    """
+    if kind == "preference":
+        return next((name for name, sentence in VERDICTS.items() if sentence in text), None)
+    if kind not in (*LABEL_KINDS, *CHOICES):
+        return None
+    opening, closing = re.split(r"\{.*\}", QUESTIONS[kind].answer)
+    start = text.find(opening)
+    if start < 0:
+        return None
+    said, _, _ = text[start + len(opening) :].partition(closing)
+    return said.strip() or None
 
 
 def _known(kind: str) -> Question:

@@ -9,19 +9,21 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
 
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.parsing import parse_completion
+from affectgpt_r1.emotion.parsing import parse_completion, parse_labels
 from affectgpt_r1.emotion.wheels import NUM_WHEELS
 from affectgpt_r1.metrics.functional.wheel import wheel_counts
+from affectgpt_r1.policy.questions import LABEL_KINDS, stated
 from affectgpt_r1.types import Completion, EmotionSet, Rollout
 
 
-def parse_rollout(rollout: Rollout, clips: Sequence[str], *, thinks: bool) -> list[Completion]:
+def parse_rollout(rollout: Rollout, clips: Sequence[str], *, thinks: bool, kind: str = "") -> list[Completion]:
     """The ``B * G`` completions of a rollout, clip by clip.
 
     Args:
         rollout: What the policy drew.
         clips: ``B`` clip names.
         thinks: Whether the prompt asks for reasoning.
+        kind: The published question that was asked, answered by its sentence; ``""`` is answered in tags.
     """
     lengths = rollout.completions.mask.sum(-1).flatten().int().tolist()
     truncated = rollout.truncated.flatten().tolist()
@@ -30,12 +32,19 @@ def parse_rollout(rollout: Rollout, clips: Sequence[str], *, thinks: bool) -> li
         for group, (clip, texts) in enumerate(zip(clips, rollout.texts, strict=True))
         for text in texts
     ]
-    return [
+    parsed = [
         dataclasses.replace(
             parse_completion(text, thinks=thinks, num_tokens=length, truncated=cut), clip=clip, group=group
         )
         for (text, clip, group), length, cut in zip(drawn, lengths, truncated, strict=True)
     ]
+    return [_read_sentence(completion, kind) for completion in parsed] if kind else parsed
+
+
+def _read_sentence(completion: Completion, kind: str) -> Completion:
+    said = stated(kind, completion.text)
+    labels = parse_labels(said) if kind in LABEL_KINDS else ()
+    return dataclasses.replace(completion, answer=said, labels=labels, well_formed=said is not None)
 
 
 def answer_statistics(

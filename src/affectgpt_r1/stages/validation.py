@@ -9,10 +9,12 @@ from torch import Tensor
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.functional.collective import gather_objects
+from affectgpt_r1.metrics.functional.choice import choice_scores
 from affectgpt_r1.metrics.functional.recognition import single_label_scores
+from affectgpt_r1.policy.questions import CHOICES
 from affectgpt_r1.stages.answers import answer_statistics
 from affectgpt_r1.stages.hacking import HackingProbe
-from affectgpt_r1.types import Completion, EmotionSet
+from affectgpt_r1.types import Annotations, Completion, EmotionSet
 
 
 @dataclass
@@ -25,6 +27,7 @@ class ValidationRecord:
     completions: list[Completion] = field(default_factory=list)
     targets: list[EmotionSet] = field(default_factory=list)
     logs: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    choices: list[tuple[str | None, str]] = field(default_factory=list)
 
     def add_logs(self, logs: Mapping[str, Tensor], num_clips: int) -> None:
         """Add what the stage logs of a batch: means over ``num_clips`` clips."""
@@ -35,6 +38,12 @@ class ValidationRecord:
         self.completions.extend(completions)
         self.targets.extend(targets)
 
+    def add_choices(self, kind: str, completions: Sequence[Completion], annotations: Sequence[Annotations]) -> None:
+        """Add what a batch's answers chose, and what they should have, where the label file says that."""
+        for completion, facts in zip(completions, annotations or [{}] * len(completions), strict=True):
+            if kind in facts:
+                self.choices.append((completion.answer, str(facts[kind])))
+
     def gathered(self) -> ValidationRecord:
         """The record of all processes, the same in each; every process must call this."""
         shares = gather_objects(self)
@@ -42,7 +51,13 @@ class ValidationRecord:
             [one for share in shares for one in share.completions],
             [one for share in shares for one in share.targets],
             [one for share in shares for one in share.logs],
+            [one for share in shares for one in share.choices],
         )
+
+    def choice_figures(self, kind: str) -> dict[str, float]:
+        """Accuracy and weighted F1 of answers that choose among a few; nothing for any other kind of question."""
+        answers, targets = [said for said, _ in self.choices], [target for _, target in self.choices]
+        return choice_scores(answers, targets, CHOICES.get(kind, ()))
 
     def mean_logs(self) -> dict[str, float]:
         """The mean of each logged figure over clips."""

@@ -154,3 +154,31 @@ def test_an_unknown_kind_is_refused():
     for ask in (questions.question, lambda kind: questions.answer(kind, ("sad",))):
         with pytest.raises(ConfigError, match=r"data\.questions: 'mood' is unknown; choose among description"):
             ask("mood")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("ovlabel", "happy, proud"),
+        ("onehot", "happy"),
+        ("onehot_w_candidates", "happy"),
+        ("sentiment", "negative"),
+        ("preference", "a2"),
+        ("reward", "reject"),
+        ("description", None),
+        ("valence", None),
+    ],
+)
+def test_what_an_answer_states_is_read_back(kind, said):
+    answer = questions.answer(kind, LABELS, "A smile.", FACTS)
+    assert questions.stated(kind, answer) == said
+    assert questions.stated(kind, f" {answer} So I say.") == (f"{said}" if said else None)
+    assert questions.stated(kind, "I cannot tell, sorry") != said or said is None
+
+
+def test_only_a_whole_sentence_states_a_choice():
+    assert questions.stated("preference", "Both a1 and a2 are fine") is None
+    assert questions.stated("preference", questions.VERDICTS["same"]) == "same"
+    assert questions.stated("ovlabel", "The character's emotional state is .") is None
+    assert questions.stated("ovlabel", "The character's emotional state is happy, cut") == "happy, cut"
+    assert set(questions.CHOICES) | set(questions.LABEL_KINDS) | {"description", "valence"} == set(questions.QUESTIONS)

@@ -64,3 +64,15 @@ def test_a_spray_names_more_clusters_and_one_answer_for_all_has_no_entropy(lexic
     assert spray["answer_entropy"] == 0
     assert 1.5 < single["answer_entropy"] < math.log(6)
     assert statistics("sad, Happy", "happy , sad, sad")["answer_entropy"] == 0  # the same set
+
+
+def test_answers_by_a_published_sentence_are_read():
+    mask = torch.ones(1, 2, 1)
+    texts = [["The character's emotional state is happy, proud.", "<answer> sad </answer>"]]
+    rollout = Rollout(TokenBatch(mask.long(), mask), mask, texts, torch.zeros(1, 2, dtype=torch.bool))
+    one, other = parse_rollout(rollout, ["clip"], thinks=False, kind="ovlabel")
+    assert (one.labels, one.answer, one.well_formed) == (("happy", "proud"), "happy, proud", True)
+    assert (other.labels, other.answer, other.well_formed) == ((), None, False)
+    verdicts = Rollout(rollout.completions, mask, [["The best one is a1.", "a1"]], rollout.truncated)
+    first, second = parse_rollout(verdicts, ["clip"], thinks=False, kind="preference")
+    assert (first.answer, first.labels, second.answer) == ("a1", (), None)
