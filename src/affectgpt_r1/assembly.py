@@ -34,7 +34,17 @@ UNTRUE_HERE = (
 
 
 def prepare_process(config: DictConfig) -> None:
-    """Seed every generator, set the number of threads, and silence what Lightning says without need."""
+    """Seed every generator, set the number of threads, and silence what Lightning says without need.
+
+    Raises:
+        ConfigError: ``seed`` or ``num_threads`` is out of range, or ``experiment_name`` empty.
+    """
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed={config.seed}: give a whole number from 0 to {2**32 - 1}")
+    if not str(config.experiment_name or "").strip():
+        raise ConfigError("experiment_name is empty: it names the run's folder below paths.outputs")
+    if config.num_threads < 1:
+        raise ConfigError(f"num_threads={config.num_threads}: give 1 or more")
     L.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.num_threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes would stand twice beside Hydra's log

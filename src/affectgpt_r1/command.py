@@ -57,7 +57,7 @@ def run_composed_command(
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from affectgpt_r1.config import CONFIGS, explain, mistyped
+    from affectgpt_r1.config import CONFIGS, check_keys, explain, mistyped
 
     options, overrides = parser.parse_known_args(arguments)
     if options_unknown := [override for override in overrides if override.startswith("-")]:
@@ -65,6 +65,7 @@ def run_composed_command(
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("train", overrides=[*first, *overrides])
+        check_keys(config)
         return work(options, config)
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
         print(f"{parser.prog}: {explain(error, overrides)}", file=sys.stderr)

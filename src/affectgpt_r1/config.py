@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-import difflib
+import errno
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from affectgpt_r1.config_keys import (
+    CONFIGS,
+    REPOSITORY,
+    STAGE_KEYS,
+    check_keys,
+    config_keys,
+    key_of,
+    mistyped,
+    unknown_choice,
+    unknown_key,
+)
 from affectgpt_r1.errors import AffectGPTError, ConfigError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIGS = REPOSITORY / "configs"
+__all__ = [
+    "CONFIGS",
+    "REPOSITORY",
+    "STAGE_KEYS",
+    "check_keys",
+    "clear_errors",
+    "explain",
+    "instantiate",
+    "instantiate_stage",
+    "mistyped",
+    "resolved",
+    "run_with_clear_errors",
+]
 
 ALLOWED_TARGETS = ("affectgpt_r1.", "lightning.pytorch.", "torch.optim.")
 """``_target_`` prefixes that a configuration may name; one that comes with a checkpoint could name anything else."""
 
-STAGE_KEYS = ("name", "monitor", "mode")
-"""Keys of ``stage`` that are not arguments of its class."""
+FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""What a disk answers that is full or may not be written."""
 
 OmegaConf.register_new_resolver("repository", lambda: str(REPOSITORY), replace=True)
 
@@ -32,7 +54,9 @@ def instantiate(config: Any, **arguments: Any) -> Any:
 
     Raises:
         ConfigError: A ``_target_`` outside :data:`ALLOWED_TARGETS`, or one that does not exist.
+        AffectGPTError: What a target raised, without Hydra's words around it.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
 
     plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
@@ -42,7 +66,12 @@ def instantiate(config: Any, **arguments: Any) -> Any:
                 f"_target_: {target} is not allowed; it must begin with {' or '.join(ALLOWED_TARGETS)}, and be defined "
                 "there, not only imported"
             )
-    return hydra_instantiate(plain, _convert_="all", **arguments)
+    try:
+        return hydra_instantiate(plain, _convert_="all", **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, AffectGPTError):
+            raise error.__cause__ from None
+        raise
 
 
 def instantiate_stage(config: DictConfig) -> Any:
@@ -66,13 +95,15 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
         entry: The function that ``hydra.main`` decorated.
     """
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
+    for given in sys.argv[1:]:
+        if given.startswith("--") and key_of(given[2:]) in config_keys():  # argparse takes some for options of Hydra's
+            _fail(f"{given}: keys have no dashes, as in {key_of(given[2:])}=VALUE")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, and knows no nearest key
     try:
         entry()
-    except AffectGPTError as error:
-        _fail(str(error))
-    except HydraException as error:
+    except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
         _fail(explain(error, sys.argv[1:]))
     except OSError as error:
         if any(frame.name == "_entry" for frame in traceback.extract_tb(error.__traceback__)):
@@ -84,67 +115,64 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
         raise
 
 
-def mistyped(overrides: Sequence[str]) -> str | None:
-    """The first override that gives text where the configuration files have numbers, in words; None without one.
+@contextmanager
+def clear_errors(config: DictConfig) -> Iterator[None]:
+    """Around the body of a Hydra entry point: unknown keys are refused, and a user's mistake ends the run in one line.
+
+    :func:`run_with_clear_errors` would say the same, but below a line of Hydra's. In a multirun, where that line tells
+    which job failed, the errors are left to it.
 
     Args:
-        overrides: The command line.
+        config: The composed configuration.
     """
-    defaults: dict[str, list[Any]] = {}
-    for key, value in _config_items():
-        if value is not None:
-            defaults.setdefault(key, []).append(value)
-    for override in overrides:
-        key, _, given = override.lstrip("+").partition("=")
-        numbers = [value for value in defaults.get(key, []) if isinstance(value, int | float)]
-        is_number = bool(numbers) and len(numbers) == len(defaults[key])
-        if is_number and isinstance(OmegaConf.from_dotlist([f"given={given}"]).given, str):
-            return f"{key}={given} is no number; configs/ has {key}={numbers[0]}"
-    return None
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
+
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    try:
+        if wrong := mistyped([override for override in overrides if not key_of(override).startswith("trainer.")]):
+            raise ConfigError(wrong)
+        check_keys(config)
+        yield
+    except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
+        if hydra.mode == RunMode.MULTIRUN:
+            raise
+        _fail(explain(error, overrides))
+    except OSError as error:
+        if error.errno not in FULL_OR_LOCKED or hydra.mode == RunMode.MULTIRUN:
+            raise
+        _fail(
+            f"{error.filename or config.paths.outputs}: {error.strerror}; make room, or choose another paths.outputs="
+        )
 
 
-def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's message, and below it the nearest valid key for every override whose key does not exist.
+def explain(error: BaseException, overrides: Sequence[str]) -> str:
+    """A user's mistake in one line, with the nearest valid key or choice.
 
     Args:
-        error: What Hydra raised.
+        error: What Hydra or this package raised.
         overrides: The command line.
     """
-    messages = [str(error)]
-    known = sorted(_config_keys())
-    for override in overrides:
-        key = re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
-        if "=" not in override or override.startswith("-") or key in known:
-            continue
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        messages.append(f"{key} is no key of this configuration; the nearest is {nearest[0]}")
-    return "\n".join(messages)
+    if isinstance(error, AffectGPTError):
+        return str(error)
+    if missing := getattr(error, "missing_cfg_file", None):
+        return unknown_choice(*str(missing).rsplit("/", maxsplit=1)) if "/" in str(missing) else _one_line(error)
+    if named := re.match(r"Could not override '([^']+)'", str(error)):
+        return unknown_key(named[1])
+    if named := re.match(r"Error parsing override '([^'=]+)'", str(error)):
+        return f"{named[1]}: overrides are KEY=VALUE, without blanks"
+    if named := re.match(r"Multiple values for (\w+)\.|(\w+) appears more than once", str(error)):
+        return f"+{named[1] or named[2]}= is given twice: leave out the +"
+    known = config_keys()
+    given = [key_of(one) for one in overrides if "=" in one and not one.startswith(("-", "hydra."))]
+    return "; ".join(unknown_key(key) for key in given if key not in known) or _one_line(error)
 
 
-def _config_keys() -> set[str]:
-    return {key for key, _ in _config_items()}
-
-
-def _config_items() -> Iterator[tuple[str, Any]]:
-    """Every dotted key that some group choice has, with its value there; and the groups themselves."""
-    for path in CONFIGS.rglob("*.yaml"):
-        loaded = OmegaConf.load(path)
-        group = path.relative_to(CONFIGS).parent.as_posix().replace("/", ".").removeprefix(".")
-        is_global = group in ("", "experiment", "debug", "ablation")
-        if group and group not in ("", "."):
-            yield group.replace(".", "/"), None
-        plain = OmegaConf.to_container(loaded, resolve=False)
-        if isinstance(plain, Mapping):
-            yield from _dotted(plain, "" if is_global else f"{group}.")
-
-
-def _dotted(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if key == "defaults":
-            continue
-        yield f"{prefix}{key}", value
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{key}.")
+def _one_line(error: BaseException) -> str:
+    return "; ".join(line.strip().removesuffix(":") for line in str(error).splitlines() if line.strip())
 
 
 def _targets(tree: Any) -> Iterator[str]:

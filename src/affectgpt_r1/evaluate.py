@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from affectgpt_r1.config import CONFIGS, run_with_clear_errors
+from affectgpt_r1.config import CONFIGS, clear_errors, run_with_clear_errors
 
 if TYPE_CHECKING:
     from affectgpt_r1.comparison import Answers
@@ -52,8 +52,11 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: No system has a checkpoint, or one does not fit.
     """
+    import torch
+
     from affectgpt_r1.assembly import answer_sampling, build_data, build_policy
     from affectgpt_r1.comparison import decode_answers, differences, score_labels, system_summary
+    from affectgpt_r1.data.collate import batch_to_device
     from affectgpt_r1.data.splits import evaluated_rows
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.metrics.baselines import SPRAY, best_spray
@@ -62,12 +65,14 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
 
     lexicon = load_lexicon(config.emotion.lexicon)
     checkpoints = _checkpoints(config)
-    policy = build_policy(config)
+    policy = build_policy(config).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     data, _ = build_data(config, policy)
     for logger in mlflow_loggers(loggers):
         logger.log_data(data.digest(), config.synthetic)
     loader = data.evaluation_loader(evaluated_rows(data.splits, config.split, config.num_clips))
-    batches = [policy.with_features(batch) for batch in loader if len(batch) or batch.skipped]
+    batches = [
+        policy.with_features(batch_to_device(batch, policy.device)) for batch in loader if len(batch) or batch.skipped
+    ]
     sampling = answer_sampling(config)
     answers: dict[str, Answers] = {}
     summary: dict[str, Any] = {
@@ -121,7 +126,8 @@ def _write_predictions(answers: Answers, path: Path) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
 def _entry(config: DictConfig) -> None:
-    evaluate(config)
+    with clear_errors(config):
+        evaluate(config)
 
 
 def main() -> None:

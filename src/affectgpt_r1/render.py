@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from affectgpt_r1.config import CONFIGS, run_with_clear_errors
+from affectgpt_r1.config import CONFIGS, clear_errors, run_with_clear_errors
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ def _questions() -> list[str]:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="demo")
 def _entry(config: DictConfig) -> None:
-    render(config)
+    with clear_errors(config):
+        render(config)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from affectgpt_r1.config import CONFIGS, run_with_clear_errors
+from affectgpt_r1.config import CONFIGS, clear_errors, run_with_clear_errors
 
 if TYPE_CHECKING:
     import lightning as L
@@ -28,7 +28,8 @@ def train(config: DictConfig) -> dict[str, float]:
         figures of the test clips, which the first process alone answers and records.
     """
     from affectgpt_r1.assembly import build_data, build_policy, checkpoint_to_resume, prepare_process
-    from affectgpt_r1.config import resolved
+    from affectgpt_r1.config import instantiate_stage, resolved
+    from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.errors import ConfigError
     from affectgpt_r1.held_out import evaluate_best_weights
     from affectgpt_r1.policy.checkpoint import read_checkpoint
@@ -38,8 +39,9 @@ def train(config: DictConfig) -> dict[str, float]:
 
     clock = PhaseClock()
     resume_from = checkpoint_to_resume(config)
+    stage, lexicon = instantiate_stage(config.stage), load_lexicon(config.emotion.lexicon)
     if resume_from is not None:
-        read_checkpoint(resume_from)  # fail before anything is logged
+        read_checkpoint(resume_from)  # what can fail at once does so before anything is logged or encoded
     prepare_process(config)
     loggers = _build_loggers(config, resumed=resume_from is not None)
     with tracked_run(loggers):
@@ -55,7 +57,8 @@ def train(config: DictConfig) -> dict[str, float]:
             logger.log_data(data.digest(), config.synthetic)
         with clock.phase("fit_seconds"):
             if config.trainer.max_steps != 0:  # 0: the policy is tested as it is
-                trainer.fit(_build_module(config, policy, skipped), datamodule=data, ckpt_path=resume_from)
+                module = _build_module(config, policy, stage, lexicon, skipped)
+                trainer.fit(module, datamodule=data, ckpt_path=resume_from)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if not trainer.is_global_zero:
             return metrics
@@ -110,16 +113,15 @@ def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
     return trainer
 
 
-def _build_module(config: DictConfig, policy: Any, skipped: Any) -> AffectModule:
+def _build_module(config: DictConfig, policy: Any, stage: Any, lexicon: Any, skipped: Any) -> AffectModule:
     from affectgpt_r1.assembly import answer_sampling
-    from affectgpt_r1.config import instantiate, instantiate_stage
-    from affectgpt_r1.emotion.lexicon import load_lexicon
+    from affectgpt_r1.config import instantiate
     from affectgpt_r1.module import AffectModule
 
     return AffectModule(
         policy,
-        instantiate_stage(config.stage),
-        load_lexicon(config.emotion.lexicon),
+        stage,
+        lexicon,
         instantiate(config.optim.optimizer),
         instantiate(config.optim.scheduler),
         weight_decay=config.optim.weight_decay,
@@ -131,11 +133,10 @@ def _build_module(config: DictConfig, policy: Any, skipped: Any) -> AffectModule
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def _entry(config: DictConfig) -> float:
-    if config.sweep.name is None:
-        return train(config).get("best", float("nan"))
     from affectgpt_r1.sweep import run_cell
 
-    return run_cell(config, train)
+    with clear_errors(config):
+        return train(config).get("best", float("nan")) if config.sweep.name is None else run_cell(config, train)
 
 
 def main() -> None:

@@ -16,7 +16,16 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from affectgpt_r1.config import ALLOWED_TARGETS, CONFIGS, STAGE_KEYS, instantiate, instantiate_stage, resolved
+from affectgpt_r1.config import (
+    ALLOWED_TARGETS,
+    CONFIGS,
+    STAGE_KEYS,
+    check_keys,
+    instantiate,
+    instantiate_stage,
+    resolved,
+)
+from affectgpt_r1.errors import ConfigError
 
 ENTRIES = ("train", "evaluate", "demo")
 OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
@@ -105,6 +114,7 @@ def test_every_file_belongs_to_a_group_that_some_entry_offers():
 @pytest.mark.parametrize(("entry", "group", "choice"), CASES)
 def test_every_choice_composes_and_binds(entry, group, choice):
     config = composed(entry, f"{group}={choice}")
+    check_keys(config)
     assert assert_binds(config) >= {"train": 10, "evaluate": 2, "demo": 0}[entry]
 
 
@@ -112,6 +122,7 @@ def test_every_choice_composes_and_binds(entry, group, choice):
 @pytest.mark.parametrize("prompt", choices("prompt"))
 def test_every_experiment_binds_with_every_prompt(experiment, prompt):
     config = composed("train", f"experiment={experiment}", f"prompt={prompt}", "logger=none")
+    check_keys(config)
     assert assert_binds(config) >= 9
     assert config.stage.name == STAGE_OF.get(experiment, experiment)
     assert str(config.paths.run).endswith(config.stage.name)
@@ -186,9 +197,7 @@ def test_the_overlong_penalty_joins_every_reward(reward, penalty):
 
 @pytest.mark.parametrize("reward", ["dual", "alignment", "perception"])
 def test_a_reward_of_the_reasoning_alone_is_refused_without_reasoning(reward):
-    from hydra.errors import InstantiationException
-
-    with pytest.raises(InstantiationException, match="prompt=think"):
+    with pytest.raises(ConfigError, match="prompt=think"):
         instantiate(composed("train", f"reward={reward}").reward)
 
 

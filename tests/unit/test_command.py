@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from affectgpt_r1 import cli
 from affectgpt_r1.assembly import build_data
 from affectgpt_r1.command import run_command, run_composed_command
-from affectgpt_r1.config import CONFIGS, mistyped, run_with_clear_errors
+from affectgpt_r1.config import CONFIGS, clear_errors, mistyped, run_with_clear_errors
 from affectgpt_r1.convert_weights import main as convert_weights
 from affectgpt_r1.data.datamodule import MERCaptionDataModule
 from affectgpt_r1.data.dataset import MediaSettings
@@ -87,6 +90,48 @@ def test_text_for_a_number_is_named_but_other_errors_are_not_hidden(capsys, monk
     monkeypatch.setattr("sys.argv", ["train", "seed=3"])
     with pytest.raises(TypeError, match="of the program"):
         run_with_clear_errors(entry)
+
+
+def fake_job(monkeypatch, overrides: list[str], mode: str):
+    job = OmegaConf.create({"mode": RunMode[mode], "overrides": {"task": overrides}})
+    monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: job)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["+sede=1"], "error: sede is no key of this configuration; the nearest is seed\n"),
+        (["seed=abc"], "error: seed=abc is no number; configs/ has seed=1\n"),
+        (
+            ["evaluate_after=yes"],
+            "error: evaluate_after=yes is neither true nor false; configs/ has evaluate_after=false\n",
+        ),
+        ([], "error: rows.csv: is empty\n"),
+    ],
+)
+def test_a_mistake_ends_a_run_before_it_begins_and_is_left_to_hydra_in_a_multirun(overrides, said, capsys, monkeypatch):
+    def enter():
+        with clear_errors(fake_job(monkeypatch, overrides, "RUN")):
+            raise DataError("rows.csv: is empty")
+
+    assert refused(lambda _: enter(), [], capsys) == said
+    with pytest.raises((ConfigError, DataError)), clear_errors(fake_job(monkeypatch, overrides, "MULTIRUN")):
+        raise DataError("rows.csv: is empty")
+
+
+@pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only")])
+def test_a_full_or_locked_disk_is_one_line(code, said, capsys, monkeypatch):
+    def enter():
+        with clear_errors(fake_job(monkeypatch, [], "RUN")):
+            raise OSError(code, os.strerror(code), "/outputs/run.json")
+
+    printed = refused(lambda _: enter(), [], capsys)
+    assert printed.startswith(f"error: /outputs/run.json: {said}")
+    assert "paths.outputs=" in printed
+    with pytest.raises(FileNotFoundError), clear_errors(fake_job(monkeypatch, [], "RUN")):
+        Path("/nowhere/at/all").read_text()
 
 
 @pytest.mark.parametrize(

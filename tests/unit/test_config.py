@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from affectgpt_r1 import config as config_module
-from affectgpt_r1.config import CONFIGS, explain, instantiate, instantiate_stage, resolved, run_with_clear_errors
+from affectgpt_r1.config import (
+    CONFIGS,
+    check_keys,
+    explain,
+    instantiate,
+    instantiate_stage,
+    resolved,
+    run_with_clear_errors,
+)
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.stages.sft import SFTStage
 from affectgpt_r1.types import Sampling
@@ -34,19 +44,64 @@ def error_of(*overrides: str) -> str:
 )
 def test_a_misspelt_key_names_the_nearest(override, nearest):
     message = error_of("experiment=grpo", override)
-    assert f"{override.split('=')[0]} is no key of this configuration; the nearest is {nearest}" in message.splitlines()
+    assert message == f"{override.split('=')[0]} is no key of this configuration; the nearest is {nearest}"
 
 
-def test_a_misspelt_choice_lists_the_choices():
-    message = error_of("stage=grop")
-    assert "stage/grop" in message
-    assert {"grpo", "sft", "towers"} <= set(message.split())
-    assert "is no key" not in message
+def test_a_misspelt_choice_names_the_nearest_and_lists_the_choices():
+    assert error_of("stage=grop") == (
+        f"stage=grop: there is no {CONFIGS}/stage/grop.yaml; "
+        "the nearest is grpo, and there are control, grpo, sft, towers"
+    )
 
 
-def test_flags_and_right_keys_are_not_called_wrong():
-    overrides = ["--cfg", "job", "seed=3", "stage=grpo", "data=ovmer", "+experiment=grpo", "stage.beta=1"]
-    assert explain(HydraException("what Hydra said"), overrides) == "what Hydra said"
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=sft", "stage.beta=1"], "stage.beta is no key of this configuration; it belongs to stage=grpo"),
+        (["xyzzy=1"], "xyzzy is no key of this configuration; configs/README.md lists them"),
+        (["experiment", "sft"], "experiment: overrides are KEY=VALUE, without blanks"),
+        (["+experiment=sft"], "+experiment= is given twice: leave out the +"),
+    ],
+)
+def test_what_hydra_refuses_is_said_in_one_line(overrides, message):
+    assert error_of(*overrides) == message
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+foo=3", "foo is no key of this configuration; configs/README.md lists them"),
+        ("+sede=3", "sede is no key of this configuration; the nearest is seed"),
+        ("+stage.bta=1", "stage.bta is no key of this configuration; the nearest is stage.beta"),
+        ("+data.bathc_size=1", "data.bathc_size is no key of this configuration; the nearest is data.batch_size"),
+        ("+prompt.think=true", "prompt.think is no key of this configuration; the nearest is prompt.thinks"),
+        ("+trainer.limit_val_batch=1", "the nearest is trainer.limit_val_batches"),
+        ("+reward.rewards.format.strikt=true", "reward.rewards.format.strikt is no key"),
+        ("+callbacks.mine={_target_: affectgpt_r1.callbacks.hacking.RewardHackingAlarm, monitr: x}", "mine.monitor"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused_though_hydra_takes_it(override, said):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", overrides=["experiment=grpo", override])
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        check_keys(config)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+trainer.limit_val_batches=2",  # an argument of Lightning's Trainer that configs/ does not name
+        "+trainer.strategy={_target_: lightning.pytorch.strategies.DDPStrategy, gradient_as_bucket_view: true}",
+        "+model.language_model.rope_theta=1e6",  # goes on to transformers
+        "+logger.mlflow.tags.who=me",
+        "+callbacks.mine={_target_: affectgpt_r1.callbacks.hacking.RewardHackingAlarm, monitor: x}",
+        "model.lora={r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj]}",
+        "stage.max_resamples=2",
+    ],
+)
+def test_keys_that_something_reads_are_taken(override):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        check_keys(compose("train", overrides=["experiment=grpo", override]))
 
 
 def test_instantiate_builds_nested_objects_and_takes_arguments():
@@ -105,6 +160,14 @@ def test_a_users_mistake_is_one_line_and_exit_code_two(capsys, monkeypatch):
     assert capsys.readouterr().err == "error: stage.beta is wrong: set it\n"
 
 
+def test_a_key_with_dashes_is_not_taken_for_an_option_of_hydra(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train", "--cfg", "job", "--experiment=sft"])
+    with pytest.raises(SystemExit) as caught:
+        run_with_clear_errors(lambda: None)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: --experiment=sft: keys have no dashes, as in experiment=VALUE\n"
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
     def fail() -> None:
         raise ZeroDivisionError
@@ -112,3 +175,8 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(ZeroDivisionError):
         run_with_clear_errors(fail)
+
+
+def test_what_a_target_refuses_comes_without_hydras_words():
+    with pytest.raises(ConfigError, match=r"^data\.batch_size and data\.eval_batch_size must be at least 1$"):
+        instantiate({"_target_": "affectgpt_r1.data.datamodule.MERCaptionDataModule", "root": "x", "batch_size": 0})

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from affectgpt_r1.config import _config_keys
+from affectgpt_r1.config_keys import config_keys
 
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
@@ -173,7 +173,7 @@ def test_readme_names_choices_that_exist():
 
 
 def test_readme_names_keys_that_exist():
-    known = set(_config_keys())
+    known = config_keys()
     keys = set(re.findall(r"`((?:stage|data|model|prompt|penalty|paths|optim|emotion)\.[a-z_.]+)=", README + SWITCHES))
 
     assert len(keys) > 8

@@ -1,0 +1,194 @@
+"""Which keys a configuration may hold: those of ``configs/``, and the arguments of each ``_target_``."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from affectgpt_r1.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = REPOSITORY / "configs"
+
+STAGE_KEYS = ("name", "monitor", "mode")
+"""Keys of ``stage`` that are not arguments of its class."""
+
+OVERLAYS = ("experiment", "ablation", "debug")
+"""Groups whose files only change keys of others."""
+
+OPEN = ("callbacks", "logger")
+"""Mappings whose names are free."""
+
+_HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+
+
+@cache
+def config_items() -> tuple[tuple[str, Any, str], ...]:
+    """Every dotted key of ``configs/``, its value there, and the choice that has it, such as ``stage=grpo``."""
+    return tuple(_config_items())
+
+
+def _config_items() -> Iterator[tuple[str, Any, str]]:
+    for path in sorted(CONFIGS.rglob("*.yaml")):
+        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        group = path.relative_to(CONFIGS).parent.as_posix().removeprefix(".")
+        if group:
+            yield group, None, ""
+        prefix = "" if group in ("", *OVERLAYS) else f"{group.replace('/', '.')}."
+        if isinstance(plain, Mapping):
+            for key, value in _dotted(plain, prefix):
+                yield key, value, f"{group}={path.stem}" if group else ""
+
+
+def config_keys() -> set[str]:
+    """Every dotted key of ``configs/``, and the groups."""
+    return {key for key, _, _ in config_items()}
+
+
+def check_keys(config: DictConfig) -> None:
+    """Refuse keys that nothing would read: Hydra takes them after a ``+``, and from the user's own files.
+
+    Below a ``_target_`` its arguments may stand. Elsewhere the keys of ``configs/`` may, those of experiments, which
+    change what is there, apart.
+
+    Args:
+        config: A composed configuration.
+
+    Raises:
+        ConfigError: Names the first such key and the nearest valid one.
+    """
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, Mapping)
+    known = {key for key, _, choice in config_items() if not _is_overlay(choice)}
+    for where, node in _checked_mappings(plain):
+        prefix = f"{where}." if where else ""
+        if "_target_" in node:
+            names = _arguments(str(node["_target_"]), _children(known, prefix))
+        else:
+            names = _children(known, prefix) or None
+        if names is None:
+            continue
+        names |= {*_HYDRA_KEYS, *(STAGE_KEYS if where == "stage" else ())}
+        for name in node:
+            if name not in names:
+                raise ConfigError(unknown_key(f"{prefix}{name}", {f"{prefix}{one}" for one in names}))
+
+
+def unknown_key(key: str, valid: Iterable[str] = ()) -> str:
+    """What to say of a key that does not exist: who has it, or the nearest that does.
+
+    Args:
+        key: Dotted.
+        valid: Valid keys that ``configs/`` need not hold.
+    """
+    having = sorted({choice for one, _, choice in config_items() if one == key and choice and not _is_overlay(choice)})
+    if having:
+        return f"{key} is no key of this configuration; it belongs to {' and '.join(having)}"
+    known = sorted(config_keys().union(valid))
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    remedy = f"the nearest is {nearest[0]}" if nearest else "configs/README.md lists them"
+    return f"{key} is no key of this configuration; {remedy}"
+
+
+def unknown_choice(group: str, choice: str) -> str:
+    """What to say of a file that a group lacks: the nearest, and all that there are."""
+    there = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    nearest = difflib.get_close_matches(choice, there, n=1, cutoff=0.0)
+    found = f"; the nearest is {nearest[0]}, and there are {', '.join(there)}" if nearest else ""
+    return f"{group}={choice}: there is no {CONFIGS / group / choice}.yaml{found}"
+
+
+def mistyped(overrides: Sequence[str]) -> str | None:
+    """The first override that gives text where the configuration files have numbers, in words; None without one.
+
+    Args:
+        overrides: The command line.
+    """
+    defaults: dict[str, list[Any]] = {}
+    for key, value, _ in config_items():
+        if value is not None and not (isinstance(value, str) and value.startswith("${")):
+            defaults.setdefault(key, []).append(value)
+    for override in overrides:
+        key, _, given = override.lstrip("+").partition("=")
+        values = defaults.get(key, [])
+        if not values or not all(isinstance(value, int | float) for value in values) or "${" in given:
+            continue
+        if all(isinstance(value, bool) for value in values):
+            kind = "" if given.lower() in ("true", "false", "1", "0", "null") else "neither true nor false"
+        else:
+            kind = "no number" if isinstance(OmegaConf.from_dotlist([f"given={given}"]).given, str) else ""
+        if kind:
+            return f"{key}={given} is {kind}; configs/ has {key}={str(values[0]).lower()}"
+    return None
+
+
+def key_of(override: str) -> str:
+    """The key that a command-line override sets: ``stage.beta`` of ``+stage.beta=1``."""
+    return re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
+
+
+def _is_overlay(choice: str) -> bool:
+    return choice.partition("=")[0] in OVERLAYS
+
+
+def _checked_mappings(tree: Mapping[Any, Any], where: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Mappings by dotted key; what is an argument of a target is left to it, unless it has a target of its own."""
+    yield where, tree
+    for name, value in tree.items():
+        inner = f"{where}.{name}" if where else str(name)
+        if not isinstance(value, Mapping):
+            continue
+        if inner in OPEN or ("_target_" in tree and "_target_" not in value):
+            yield from (
+                pair
+                for deeper, node in value.items()
+                if isinstance(node, Mapping) and "_target_" in node
+                for pair in _checked_mappings(node, f"{inner}.{deeper}")
+            )
+        else:
+            yield from _checked_mappings(value, inner)
+
+
+def _arguments(target: str, named: set[str]) -> set[str] | None:
+    """Names of a target's parameters; None where it takes any, or does not exist, which building it will say.
+
+    Args:
+        target: Of this package, or another's.
+        named: What ``configs/`` has there. A class of this package with ``**options`` takes these, or hands them to the
+            class that it extends.
+    """
+    from hydra.utils import get_object
+
+    try:
+        built = get_object(target)
+        signature = inspect.signature(built)
+    except (ImportError, ValueError):
+        return None
+    own = [base for base in inspect.getmro(built) if "__init__" in vars(base)] if inspect.isclass(built) else []
+    inits = [inspect.signature(vars(base)["__init__"]) for base in own if base.__module__.startswith("affectgpt_r1.")]
+    names: set[str] = set()
+    for one in inits or [signature]:
+        names |= {parameter.name for parameter in one.parameters.values()}
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in one.parameters.values()):
+            return names
+    return names | named if inits else None
+
+
+def _children(known: set[str], prefix: str) -> set[str]:
+    return {key.removeprefix(prefix).split(".")[0] for key in known if key.startswith(prefix)}
+
+
+def _dotted(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if key == "defaults":
+            continue
+        yield f"{prefix}{key}", value
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
