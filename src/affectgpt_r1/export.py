@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ PROCESSOR_KEYS = ("modalities", "visual", "num_frames", "image_size", "channel_o
 PROMPT_KEYS = ("prompt.thinks", "prompt.kind", "prompt.question", "data.visual")
 """What a policy is asked, and in what form it answers: learned in training, and of no use with another value."""
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+FROM_SCRATCH = "built from its configuration and trained from scratch"
+
 CARD = """---
 library_name: affectgpt-r1
-tags: [emotion-recognition, multimodal, affectgpt]
+license: other
+license_name: see-below
+{origin}tags: [emotion-recognition, multimodal, affectgpt]
 ---
 
 # {name}
@@ -30,14 +36,20 @@ Open-vocabulary emotion recognition from video, audio and subtitle. Trained with
 {seed}, from `{checkpoint}`.
 
 - Language model: {base}, {adapter}; fusion `{fusion}`; {trainable:,} of {total:,} parameters trained.
+- Towers: {video}; {audio}.
+- Reads: {modalities}, in prompts of AffectGPT's form; answers end at `###`.
 - Data: {data}.
-- Question: "{question}"
+- Question: {question}
 - This folder: {kind}. Load it with `affectgpt_r1.policy.export.load_exported`.
 
 ## Limits
 
-Emotions are inferred from what shows and sounds; they are not what a person feels. Not for decisions about people. The
-weights below it and the data that it was trained on have licences of their own.
+Emotions are inferred from what shows and sounds; they are not what a person feels. Not for decisions about people.
+
+## Licence
+
+The language model, the towers and the data named above have licences of their own, and all of them bind this folder.
+The MER sets are lent for research under an agreement that forbids passing their clips on.
 """
 
 
@@ -68,25 +80,52 @@ def export(config: DictConfig, folder: Path, kind: str) -> Path:
     settings = resolved(config)
     model = {key: value for key, value in settings["model"].items() if key != "_target_"}
     policy = build_policy(config)
-    card = CARD.format(
+    card = model_card(
+        settings,
         name=folder.name,
-        stage=settings["stage"]["name"],
-        seed=settings["seed"],
-        checkpoint=Path(config.init_from).name,
-        base=model["language_model"].get("pretrained") or "built from its configuration and trained from scratch",
-        adapter=f"LoRA {model['lora']}" if model["lora"] else "trained whole",
-        fusion=model["fusion"],
+        kind=kind,
         trainable=sum(one.numel() for one in policy.trainable_parameters().values()),
         total=sum(one.numel() for one in policy.parameters()),
-        data="synthetic clips: figures say nothing about real people" if config.synthetic else config.data.train_labels,
-        question=settings["prompt"]["question"].strip(),
-        kind="adapter and projectors; the base model is loaded from its own folder" if kind == "adapter" else "merged",
     )
     arguments: dict[str, Any] = {"kind": kind, "card": card}
     arguments["processor"] = {key: settings["data"][key] for key in PROCESSOR_KEYS}
     arguments["max_completion_length"] = settings["prompt"]["max_completion_length"]
     export_policy(policy, model, folder, **arguments)
     return folder
+
+
+def model_card(settings: Mapping[str, Any], *, name: str, kind: str, trainable: int, total: int) -> str:
+    """The model card, which holds what the run's configuration says and no figures of quality.
+
+    Args:
+        settings: The resolved ``configs/train.yaml``.
+        name: Of the model.
+        kind: ``adapter`` or ``merged``.
+        trainable: Number of parameters that trained.
+        total: Number of all parameters.
+    """
+    model, data, prompt = settings["model"], settings["data"], settings["prompt"]
+    base, video, audio = (model[part].get("pretrained") for part in ("language_model", "video_tower", "audio_tower"))
+    return CARD.format(
+        name=name,
+        stage=settings["stage"]["name"],
+        seed=settings["seed"],
+        checkpoint=Path(settings["init_from"]).name,
+        origin=f"base_model: {base}\n" if HUB_ID.fullmatch(base or "") else "",
+        base=base or FROM_SCRATCH,
+        video=video or FROM_SCRATCH,
+        audio=audio or FROM_SCRATCH,
+        adapter=f"LoRA {model['lora']}" if model["lora"] else "trained whole",
+        fusion=model["fusion"],
+        trainable=trainable,
+        total=total,
+        modalities=", ".join(data["modalities"]),
+        data="synthetic clips: figures say nothing about real people"
+        if settings["synthetic"]
+        else data["train_labels"],
+        question=f"AffectGPT's `{prompt['kind']}`" if prompt["kind"] else f'"{prompt["question"].strip()}"',
+        kind="adapter and projectors; the base model is loaded from its own folder" if kind == "adapter" else "merged",
+    )
 
 
 def check_prompt(config: DictConfig, checkpoint: Path) -> None:

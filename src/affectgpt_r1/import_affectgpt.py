@@ -13,7 +13,7 @@ from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError
 
 
-def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path) -> int:
+def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path) -> tuple[int, list[str]]:
     """Map the names and write a checkpoint for ``init_from``; the model is built on the meta device only.
 
     Args:
@@ -22,7 +22,7 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path) -> int:
         output: Where to.
 
     Returns:
-        The number of tensors.
+        The number of tensors, and what of the file has no use here: modules by their published name.
 
     Raises:
         CheckpointError: The file cannot be read so, does not fit the model, or ours cannot be written.
@@ -32,7 +32,7 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path) -> int:
     from affectgpt_r1.policy.build import build_modules
     from affectgpt_r1.policy.checkpoint import POLICY_PREFIX, check_tensors
     from affectgpt_r1.policy.published import read_weights
-    from affectgpt_r1.policy.published_names import our_names
+    from affectgpt_r1.policy.published_names import our_name, our_names
 
     model = resolved(config)["model"]
     modules = {key: value for key, value in model.items() if key not in ("_target_", "tokenizer", "share_prompt")}
@@ -45,7 +45,9 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path) -> int:
         for name, one in module.named_parameters()
         if one.requires_grad
     }
-    state = our_names(read_weights(checkpoint), trained)
+    published = read_weights(checkpoint)
+    state = our_names(published, trained)
+    left_out = sorted({name.removeprefix("module.").split(".")[0] for name in published if our_name(name) not in state})
     check_tensors(state, trained, str(checkpoint))
     tensors = {f"{POLICY_PREFIX}{name}": tensor.float() for name, tensor in state.items()}
     try:
@@ -53,7 +55,7 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path) -> int:
         torch.save({"state_dict": tensors, "digests": {}}, output)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a folder is missing or full
         raise CheckpointError(f"--output {output}: cannot be written: {str(error).splitlines()[0]}") from error
-    return len(state)
+    return len(state), left_out
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
 
     def work(options: argparse.Namespace, config: DictConfig) -> str:
-        count = import_affectgpt(config, options.checkpoint, options.output)
-        return f"{options.output}: {count} tensors; start from them with init_from={options.output}"
+        count, left_out = import_affectgpt(config, options.checkpoint, options.output)
+        ignored = f", without {', '.join(left_out)}, which this model does not use" if left_out else ""
+        return f"{options.output}: {count} tensors{ignored}; start from them with init_from={options.output}"
 
     print(run_composed_command(parser, work, arguments, first=["experiment=affectgpt_mercaption"]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,12 @@ USUAL_BANDWIDTH = 2000.0
 
 
 def plan(
-    config: DictConfig, *, tflops: float | None = None, bandwidth: float | None = None, gpus: int | None = None
+    config: DictConfig,
+    *,
+    tflops: float | None = None,
+    bandwidth: float | None = None,
+    gpus: int | None = None,
+    answer_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Parameters, memory, steps and hours of a training run.
 
@@ -35,6 +41,8 @@ def plan(
         tflops: Sustained TFLOP/s of one GPU; measured on this machine if None.
         bandwidth: GB/s of one GPU's memory; :data:`USUAL_BANDWIDTH`, or measured as ``tflops`` is, if None.
         gpus: Processes; those of the trainer if None.
+        answer_tokens: How long a target or completion is on average, for the time; the limit, for which memory must
+            suffice, if None.
 
     Returns:
         Plain numbers by name, as ``--json`` writes them.
@@ -53,7 +61,8 @@ def plan(
     rate, measured = (tflops, False) if tflops is not None else (measured_tflops(), True)
     if bandwidth is None:
         bandwidth = measured_bandwidth() if measured else USUAL_BANDWIDTH
-    seconds = step_seconds(size, work, kind, tflops=rate, bandwidth=bandwidth) * accumulated
+    usual = dataclasses.replace(work, completion_tokens=answer_tokens or work.completion_tokens)
+    seconds = step_seconds(size, usual, kind, tflops=rate, bandwidth=bandwidth) * accumulated
     return {
         "experiment": settings["experiment_name"],
         "stage": stage["name"],
@@ -61,6 +70,7 @@ def plan(
         "tflops": round(rate, 3),
         "tflops_measured_here": measured,
         "bandwidth": round(bandwidth, 1),
+        "answer_tokens": usual.completion_tokens,
         "clips_per_step": work.batch_size * work.gpus * accumulated,
         "steps": steps if steps > 0 else None,
         "seconds_per_step": seconds,
@@ -180,20 +190,21 @@ def _time_lines(result: dict[str, Any]) -> list[str]:
         f"tokens a clip   {tokens['prompt']} of the prompt, {tokens['media']} of them media{counted}; "
         f"up to {tokens['completion']} of the answer",
         f"steps           {steps} of {result['clips_per_step']} clips",
-        f"time            {result['seconds_per_step']:.2f} s a step{hours} if every answer is that long, at "
+        f"time            {result['seconds_per_step']:.2f} s a step{hours} if every answer has "
+        f"{result['answer_tokens']} tokens, at "
         f"{result['tflops']} TFLOP/s ({origin}) and {result['bandwidth']:.0f} GB/s of memory a GPU",
-        "                Media decoding, validation and what a GPU waits for come on top.",
+        "                Media decoding, validation and the launching of kernels, token by token, come on top.",
     ]
 
 
 def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    def read(given: str) -> float:
+    def number(given: str) -> float:
         value = kind(given)
         if not 0 < value < math.inf:
             raise argparse.ArgumentTypeError(f"must be above 0, not {given}")
         return value
 
-    return read
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -206,10 +217,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"GB/s of one GPU's memory (default: {USUAL_BANDWIDTH:.0f}, an A100's, with --tflops; else measured here)",
     )
     parser.add_argument("--gpus", type=_positive(int), help="number of GPUs (default: trainer.devices)")
+    parser.add_argument(
+        "--answer-tokens", type=_positive(int), help="mean tokens of an answer, for the time (default: the limit)"
+    )
     parser.add_argument("--json", type=Path, help="also write the plan to this file")
 
     def work(options: argparse.Namespace, config: DictConfig) -> str:
-        result = plan(config, tflops=options.tflops, bandwidth=options.bandwidth, gpus=options.gpus)
+        rates = {name: getattr(options, name) for name in ("tflops", "bandwidth", "gpus", "answer_tokens")}
+        result = plan(config, **rates)
         if options.json is not None:
             write_json(options.json, result)
         return render(result)

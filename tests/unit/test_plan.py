@@ -153,7 +153,19 @@ def test_the_papers_grpo_by_hand(tmp_path, capsys):
     assert result["clips_per_step"] == 2 * 8 * 8
     printed = capsys.readouterr().out
     assert re.search(rf"grpo +{result['memory_gib']['grpo']['ddp']:.1f} ", printed)
-    assert f"{result['hours']:.1f} h if every answer is that long, at 150.0 TFLOP/s (given) and 2000 GB/s" in printed
+    said = f"{result['hours']:.1f} h if every answer has 1024 tokens, at 150.0 TFLOP/s (given) and 2000 GB/s"
+    assert said in printed
+
+
+def test_usual_answers_take_less_time_and_need_as_much_memory(tmp_path):
+    limit, usual = (
+        planned(tmp_path, "experiment=affectgpt_mercaption", "--tflops", "150", *given)
+        for given in ((), ("--answer-tokens", "200"))
+    )
+    prompt = limit["tokens_per_clip"]["prompt"]
+    assert usual["hours"] / limit["hours"] == pytest.approx((prompt + 200) / (prompt + 1024))
+    assert usual["memory_gib"] == limit["memory_gib"]
+    assert (limit["answer_tokens"], usual["answer_tokens"]) == (1024, 200)
 
 
 def test_a_run_by_the_clock_has_no_hours(tmp_path, capsys):
@@ -172,3 +184,20 @@ def test_mistakes_end_with_code_two(capsys):
         main(["experiment=sft", "stage.bata=1", "--tflops", "1"])
     assert ended.value.code == 2
     assert "nearest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--gpus", "0"), "must be above 0, not 0"),
+        (("--gpus", "1.5"), "invalid number value: '1.5'"),
+        (("--tflops", "nan"), "must be above 0, not nan"),
+        (("--tflops", "inf"), "must be above 0, not inf"),
+        (("--answer-tokens", "many"), "invalid number value: 'many'"),
+    ],
+)
+def test_numbers_that_are_none(capsys, given, said):
+    with pytest.raises(SystemExit) as ended:
+        main(["experiment=affectgpt_mercaption", *given])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
