@@ -78,22 +78,22 @@ def _exact(values: Tensor) -> Tensor:
 
 
 def _scores(query: Tensor, key: Tensor, scale: float, causal: bool, bias: Tensor | None) -> Tensor:
-    scores = _exact(query @ key.transpose(-1, -2)) * scale
+    scores = _exact(query @ key.transpose(-1, -2)).mul_(scale)  # in place: there are as many as queries times keys
     if bias is not None:
-        scores = scores + bias
+        scores.add_(bias)
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
+        scores.masked_fill_(later, -torch.inf)
     return scores
 
 
 def plain_attention_forward(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float, causal: bool, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """:func:`attention_forward` by matrix products, for any device."""
+    """:func:`attention_forward` by matrix products, for any device; autograd cannot look into it."""
     scores = _scores(query, key, scale, causal, bias)
     normalizer = scores.logsumexp(-1)
-    return (scores - normalizer.unsqueeze(-1)).exp().to(value.dtype) @ value, normalizer
+    return scores.sub_(normalizer.unsqueeze(-1)).exp_().to(value.dtype) @ value, normalizer
 
 
 def plain_attention_backward(
@@ -109,9 +109,9 @@ def plain_attention_backward(
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`attention_backward` by matrix products, for any device."""
-    probabilities = (_scores(query, key, scale, causal, bias) - normalizer.unsqueeze(-1)).exp()
+    probabilities = _scores(query, key, scale, causal, bias).sub_(normalizer.unsqueeze(-1)).exp_()
     row_term = (_exact(gradient) * _exact(output)).sum(-1, keepdim=True)
-    score_gradient = probabilities * (_exact(gradient @ value.transpose(-1, -2)) - row_term) * scale
+    score_gradient = _exact(gradient @ value.transpose(-1, -2)).sub_(row_term).mul_(probabilities).mul_(scale)
     score_gradient = score_gradient.to(query.dtype)
     return (
         score_gradient @ key,
