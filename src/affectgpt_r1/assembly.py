@@ -14,6 +14,7 @@ from torch import Tensor
 
 from affectgpt_r1.config import instantiate
 from affectgpt_r1.data.annotations import QuestionSet
+from affectgpt_r1.data.collate import batch_to_device
 from affectgpt_r1.data.datamodule import ClipDataModule, fill_feature_store
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.errors import ConfigError
@@ -70,8 +71,15 @@ def build_policy(config: DictConfig) -> MultimodalPolicy:
     return policy
 
 
-def build_data(config: DictConfig, policy: MultimodalPolicy) -> tuple[ClipDataModule, SkippedClips]:
+def build_data(
+    config: DictConfig, policy: MultimodalPolicy, device: torch.device | None = None
+) -> tuple[ClipDataModule, SkippedClips]:
     """The data module, set up; with ``data.feature_store`` every clip has passed the frozen towers once.
+
+    Args:
+        config: The composed configuration.
+        policy: Its towers encode.
+        device: Where they do so; None is where they are. On a CPU, CLIP-L and HuBERT-L take seconds a clip.
 
     Returns:
         The data module, and the account of clips that could not be read while the store was filled.
@@ -94,14 +102,21 @@ def build_data(config: DictConfig, policy: MultimodalPolicy) -> tuple[ClipDataMo
         return data, SkippedClips()
     data.open_feature_store(tower_digest(policy.towers))
 
+    home = next(policy.towers.parameters()).device
+    device = device or home
+
     def encode(batch: ClipBatch) -> Mapping[str, Tensor]:
-        features: Mapping[str, Tensor] = policy.towers(batch)
+        features: Mapping[str, Tensor] = policy.towers(batch_to_device(batch, device))
         return features
 
     missing = len(data.rows_without_features(data.features)) if data.features is not None else 0
     if missing:
-        log.info("Encoding %d clips with the frozen towers, once", missing)
-    return data, fill_feature_store(data, encode)
+        log.info("Encoding %d clips with the frozen towers, once, on %s", missing, device)
+        policy.towers.to(device)
+    try:
+        return data, fill_feature_store(data, encode)
+    finally:
+        policy.towers.to(home)
 
 
 def answer_sampling(config: DictConfig) -> Sampling:

@@ -50,7 +50,7 @@ def train(config: DictConfig) -> dict[str, float]:
         trainer = _build_trainer(config, loggers)  # first, for the machine may lack what it asks for
         policy = build_policy(config)
         with clock.phase("data_seconds"):
-            data, skipped = build_data(config, policy)
+            data, skipped = build_data(config, policy, trainer.strategy.root_device)
         if config.evaluate_after and not data.splits.test:
             raise ConfigError("evaluate_after=true answers the test clips, but data.test_labels names none")
         for logger in mlflow_loggers(loggers):

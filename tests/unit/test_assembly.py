@@ -1,0 +1,72 @@
+"""Where the frozen towers encode the clips of a run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from affectgpt_r1 import assembly
+from affectgpt_r1.types import ClipBatch
+
+CONFIG = OmegaConf.create(
+    {"prompt": {"thinks": False, "kind": ""}, "stage": {"name": "sft"}, "data": {"feature_store": "features"}}
+)
+BATCH = ClipBatch(("clip",), ("",), (("happy",),), ("",), (("video",),), frames=torch.zeros(1, 2, 3, 4, 4))
+
+
+class Towers(nn.Module):
+    """Records where it is sent, and where its input is."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.moves, self.seen = [], []
+
+    def to(self, device):
+        self.moves.append(torch.device(device).type)
+        return self
+
+    def forward(self, batch):
+        self.seen.append(batch.frames.device.type)
+        return {"video": batch.frames.mean((-1, -2))}
+
+
+@pytest.fixture
+def towers(monkeypatch):
+    rows = [SimpleNamespace(labels=("happy",))]
+    data = SimpleNamespace(
+        setup=lambda: None,
+        splits=SimpleNamespace(train=rows),
+        open_feature_store=lambda digest: None,
+        rows_without_features=lambda store: rows,
+        features="open",
+    )
+    monkeypatch.setattr(assembly, "instantiate", lambda config: data)
+    monkeypatch.setattr(assembly, "tower_digest", lambda towers: "digest")
+    monkeypatch.setattr(assembly, "fill_feature_store", lambda data, encode: encode(BATCH))
+    return Towers()
+
+
+def test_towers_encode_on_the_given_device_and_come_back(towers):
+    assembly.build_data(CONFIG, SimpleNamespace(towers=towers), torch.device("meta"))
+    assert (towers.moves, towers.seen) == (["meta", "cpu"], ["meta"])
+
+
+def test_towers_come_back_when_the_store_cannot_be_filled(towers, monkeypatch):
+    def fails(data, encode):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(assembly, "fill_feature_store", fails)
+    with pytest.raises(OSError, match="disk full"):
+        assembly.build_data(CONFIG, SimpleNamespace(towers=towers), torch.device("meta"))
+    assert towers.moves == ["meta", "cpu"]
+
+
+def test_towers_stay_where_they_are_without_a_device(towers):
+    assembly.build_data(CONFIG, SimpleNamespace(towers=towers))
+    assert towers.seen == ["cpu"]
+    assert set(towers.moves) == {"cpu"}
