@@ -28,6 +28,7 @@ AFFECTGPT_SFT = {
     "data.subtitles": "subtitle_chieng.csv",
     "data.visual": "face",
     "data.batch_size": 3,
+    "data.num_workers": 4,
     "data.modality_dropout": 0.0,
     "data.questions": ["description", "ovlabel"],
     "optim.optimizer.lr": 1e-5,
@@ -62,6 +63,7 @@ PAPERS = {
         "prompt.bos_at_inference": False,
         "data.channel_order": "rgb",
         "model.waveform_normalization": "joint",
+        "data.feature_store": None,
         "optim.scheduler.warmup_steps": 0,
         "optim.scheduler.final_share": 1.0,
     },
@@ -80,6 +82,7 @@ PAPERS = {
         "prompt.question": "Please recognize emotional states of the character. Output the thinking process in <think> "
         "</think> and final answer in <answer> </answer> tags.",
         "data.questions": [],
+        "trainer.val_check_interval": 15_000,
     },
     "affectgpt_r1_grpo": {
         **AFFECTGPT,
@@ -179,3 +182,18 @@ def test_a_reinforced_run_starts_from_its_cold_start():
 def test_warm_up_of_the_cold_start_is_three_hundredths():
     config = composed("r1_omni_cold_start")
     assert config["optim"]["scheduler"]["warmup_steps"] == round(0.03 * config["trainer"]["max_steps"])
+
+
+@pytest.mark.parametrize("experiment", PAPERS)
+def test_validation_and_checkpoints_cost_little_at_full_size(experiment):
+    """Checkpoints of 0.65 GB once in minutes, and answers of a thousand clips at most a validation."""
+    config = composed(experiment)
+    steps = config["callbacks"]["last_checkpoint"]["every_n_steps"]
+    assert steps <= 50 if config["stage"]["name"] == "grpo" or config["trainer"]["max_steps"] < 1000 else steps == 1000
+    clips = {"affectgpt_mercaption": 31_327, "affectgpt": 31_327, "affectgpt_r1_cold_start": 31_327}.get(
+        experiment, 332
+    )
+    share = config["data"].get("validation_share", 0.1)
+    assert 30 <= round(share * clips) <= 1010
+    assert config["stage"]["monitor"] in ("val/f1", "val/war")
+    assert config["data"]["num_workers"] == 4
