@@ -30,7 +30,7 @@ class SharedRow:
         prompts: Lengths of the ``B`` prompts.
         completions: Lengths of the ``N`` completions; None where the row holds prompts alone.
         prefilled: Whether the prompts' keys and values are in ``cache`` already and the row holds completions alone.
-        keep: Whether to put the prompts' keys and values into ``cache``.
+        keep: Whether a row of prompts alone puts its keys and values into ``cache``.
         cache: ``(k, v)`` by layer, each ``(prompt tokens, KV heads, d)``.
     """
 
@@ -65,14 +65,14 @@ class SharedRow:
             As ``query``.
         """
         if self.completions is None:
-            self._keep(layer, key, value)
+            if self.keep:
+                self.cache[layer] = (key, value)
             return self._attend_in_prompts(query, key, value, scale)
         if self.prefilled:
             return attend_to_prompt(query, key, value, *self.cache[layer], self.prompts, self.completions, scale)
         (prompt_query, own_query), (prompt_key, own_key), (prompt_value, own_value) = (
             torch.split(one, [len(one) - self.completions.total, self.completions.total]) for one in (query, key, value)
         )
-        self._keep(layer, prompt_key, prompt_value)
         return torch.cat(
             [
                 self._attend_in_prompts(prompt_query, prompt_key, prompt_value, scale),
@@ -86,10 +86,6 @@ class SharedRow:
         if len(query) == self.prompts.count < self.prompts.total:
             return attend_at_ends(query, key, value, self.prompts, scale)
         return attend_causally(query, key, value, self.prompts, scale)
-
-    def _keep(self, layer: int, key: Tensor, value: Tensor) -> None:
-        if self.keep:
-            self.cache[layer] = (key, value)
 
 
 def attention(
