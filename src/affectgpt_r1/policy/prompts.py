@@ -3,7 +3,8 @@
 AffectGPT names its input modes by what they hold (``multiface_audio_face_text`` and its frame twin); here what a clip
 offers, ``data.visual`` and the parts of ``model.fusion`` choose the same sentences. A published quirk is not followed:
 ``audio_text``, ``face_text`` and ``frame_text`` lack ``###Human:``. Another is a switch: inference lacks the BOS token
-that training has.
+that training has. Targets end at ``###``: the EOS that the published training teaches after it is never sampled, since
+generation stops before.
 """
 
 from __future__ import annotations
