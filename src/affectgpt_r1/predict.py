@@ -6,10 +6,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from affectgpt_r1.command import run_command
 from affectgpt_r1.errors import CheckpointError, ConfigError, DataError
@@ -59,17 +59,26 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
     predictor = load_predictor(options)
     rows = predict_files(predictor, subtitles, failures)
     console, answered = Console(stderr=True), 0
-    with _writable(options.output, files) if options.output else nullcontext(sys.stdout) as output:
+    with _writable(options, files) if options.output else nullcontext(sys.stdout) as output:
         try:
             for row in track(rows, "predicting", len(subtitles), console=console, disable=not console.is_terminal):
                 if row is not None:
-                    output.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    output.write(_json_line(row, output.encoding))
                     output.flush()
                     answered += 1
         finally:  # after an interruption, too
             if answered < len(files):
                 _list_failures(failures, answered, len(files))
     return failures
+
+
+def _json_line(row: Mapping[str, Any], encoding: str | None) -> str:
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode(encoding or "utf-8")
+    except UnicodeEncodeError:  # a file name that is no UTF-8, or a terminal that shows none
+        line = json.dumps(row)
+    return f"{line}\n"
 
 
 def _list_failures(failures: Mapping[Path, str], answered: int, number: int) -> None:
@@ -109,8 +118,14 @@ def subtitle_of(path: Path, subtitle: str | None) -> str | None:
         raise DataError(f"{subtitle}: --subtitle takes what is said, or an .srt file")
     if subtitle is not None:
         return subtitle
-    beside = path.with_suffix(".srt")
-    return read_srt(beside) if beside.is_file() else None
+    beside = _beside(path)
+    return read_srt(beside) if os.path.isfile(beside) else None
+
+
+def _beside(path: Path) -> Path:
+    """The subtitle file beside a video; cameras write its suffix in capitals, as the video's."""
+    small, capital = path.with_suffix(".srt"), path.with_suffix(".SRT")
+    return capital if os.path.isfile(capital) and not os.path.isfile(small) else small
 
 
 def load_predictor(options: argparse.Namespace) -> Predictor:
@@ -215,12 +230,16 @@ def _newest_checkpoint() -> Path:
     raise CheckpointError(f"no trained policy below {outputs}: run `make grpo`, or name one with --checkpoint")
 
 
-def _writable(path: Path, videos: Sequence[Path]) -> TextIO:
-    if any(path.resolve() == video.resolve() for video in videos):
-        raise ConfigError(f"--output {path}: is one of the videos; name another file")
+@contextmanager
+def _writable(options: argparse.Namespace, videos: Sequence[Path]) -> Iterator[TextIO]:
+    path: Path = options.output
+    read = [*videos, *map(_beside, videos), options.checkpoint or "", options.subtitle or ""]
+    if path.is_file() and any(os.path.isfile(other) and path.samefile(other) for other in read):
+        raise ConfigError(f"--output {path}: is one of the files that are read; name another file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8")
+        with path.open("w", encoding="utf-8") as output:
+            yield output
     except OSError as error:
         raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from error
 
