@@ -215,7 +215,7 @@ def config_of_run(written: Path, changes: Sequence[str]) -> DictConfig:
         try:
             config.merge_with_dotlist([change])
         except OmegaConfBaseException as error:
-            raise ConfigError(explain(ConfigError(str(error).splitlines()[0]), [change])) from error
+            raise ConfigError(explain(error, [change])) from error
     return config
 
 
