@@ -30,6 +30,8 @@ UNTRUE_HERE = (
     ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen towers, on purpose
     ".*Checkpoint directory .* exists and is not empty.*",  # best.ckpt and last.ckpt are replaced whole
     ".*LeafSpec.* is deprecated.*",  # inside Lightning
+    ".*FSDP2-wrapped module.*returned a view tensor.*",  # which nothing changes in place
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # the module itself averages over processes, in one go
 )
 """Lightning's warnings that a user would wrongly worry about."""
 
@@ -48,7 +50,8 @@ def prepare_process(config: DictConfig) -> None:
         raise ConfigError(f"num_threads={config.num_threads}: give 1 or more")
     L.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.num_threads)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes would stand twice beside Hydra's log
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its notes would stand twice beside Hydra's log
     for message in UNTRUE_HERE:
         warnings.filterwarnings("ignore", message=message)
 

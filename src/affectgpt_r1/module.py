@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.errors import CheckpointError, ConfigError
-from affectgpt_r1.functional.collective import gather_objects
-from affectgpt_r1.functional.sharding import deal, deal_again, dealt_like, gather, is_dealt, whole
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.functional import sharding
+from affectgpt_r1.functional.collective import gather_objects_to_first, mean_over_processes
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.optim import build_optimizer
 from affectgpt_r1.policy.checkpoint import check_fits, policy_digests
@@ -31,6 +31,8 @@ from affectgpt_r1.stages.guards import (
     check_finite,
     check_gradients,
     check_loss_has_gradient,
+    check_num_processes,
+    check_shares,
     check_trainable,
     gradient_norm,
 )
@@ -74,7 +76,7 @@ class AffectModule(L.LightningModule):
         super().__init__()
         self.strict_loading = False  # checkpoints hold only what trains; on_load_checkpoint checks them
         self.policy = policy
-        self.stage = stage
+        self.stage, self._stage_name = stage, type(stage).__name__
         self.lexicon = lexicon
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
@@ -114,12 +116,12 @@ class AffectModule(L.LightningModule):
         Raises:
             ConfigError: The stage trains weights beside the policy's.
         """
-        if self._device_mesh is None or is_dealt(self.policy):
+        if self._device_mesh is None or sharding.is_dealt(self.policy):
             return
         if any(one.requires_grad for name, one in self.named_parameters() if not name.startswith("policy.")):
             raise ConfigError(f"trainer=fsdp deals the policy's weights only; use trainer=ddp for {self._stage_name}")
         towers = self.policy.towers
-        deal(
+        sharding.deal(
             self.policy,
             self._device_mesh["data_parallel"],
             methods=("score", "per_token_logps"),
@@ -128,12 +130,13 @@ class AffectModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Let dropout differ between processes, and choose the constant answers by which reward hacking is judged."""
+        splits = getattr(getattr(self.trainer, "datamodule", None), "splits", None)
+        targets = [] if splits is None else [row.labels for row in splits.validation]
         if self.trainer.world_size > 1:
+            check_shares(len(targets), self.trainer.world_size)
             torch.manual_seed(derive_seed(self.seed, self.global_rank))
         rewards: WeightedRewards | None = getattr(self.stage, "rewards", None)
         if rewards is not None:
-            splits = getattr(getattr(self.trainer, "datamodule", None), "splits", None)
-            targets = [] if splits is None else [row.labels for row in splits.validation]
             self._probe = HackingProbe(rewards, self.lexicon, targets, thinks=self.policy.thinks)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -154,9 +157,9 @@ class AffectModule(L.LightningModule):
         if self._gradients:
             for name, parameter in self.named_parameters():
                 if name in self._gradients:
-                    parameter.grad = dealt_like(self._gradients[name].to(parameter.device), parameter)
+                    parameter.grad = sharding.dealt_like(self._gradients[name].to(parameter.device), parameter)
             self._gradients = {}
-        gather(self.policy)
+        sharding.gather(self.policy)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
         """Run the stage on a batch.
@@ -170,12 +173,11 @@ class AffectModule(L.LightningModule):
         output = self.stage.training_step(self.policy, batch, seed=seed)
         check_loss_has_gradient(output.loss, self._stage_name)
         check_finite(output, batch, Path(self.trainer.default_root_dir), self.global_step)
-        logs = {f"train/{name}": torch.as_tensor(value, dtype=torch.float32) for name, value in output.logs.items()}
+        logs = dict(output.logs)
         if self._probe is not None and len(batch):
-            sprays = self._probe.spray_rewards(batch.labels)
-            logs |= {f"train/hacking/{name}": torch.tensor(value) for name, value in sprays.items()}
-        logs["train/learning_rate"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-        self._log_step(logs)
+            logs |= {f"hacking/{name}": value for name, value in self._probe.spray_rewards(batch.labels).items()}
+        logs["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._log_step(mean_over_processes(logs, self.device))
         return {"loss": output.loss, "records": output.records}
 
     def on_before_backward(self, loss: Tensor) -> None:
@@ -190,7 +192,7 @@ class AffectModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the norm that clipping sees, and time the step."""
         self._phase_started = now()
-        self._log_step({"train/grad_norm": whole(gradient_norm(self.parameters()))})
+        self._log_step({"grad_norm": sharding.whole(gradient_norm(self.parameters()))})
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step as the Trainer does, and time it; the closure inside it runs forward and backward pass."""
@@ -202,11 +204,11 @@ class AffectModule(L.LightningModule):
         self._phases = {**dict.fromkeys(self._phases, 0.0), **take_phases()}  # a phase left out took no time
         times = {f"time/{name}": seconds for name, seconds in self._phases.items()}
         figures = {"step_time": now() - self._step_started, "memory/peak_mib": peak_memory_mib(), **times}
-        self._log_step({f"train/{name}": torch.tensor(value) for name, value in figures.items()})
+        self._log_step(mean_over_processes(figures, self.device))
 
     def on_validation_start(self) -> None:
         """Gather dealt weights: processes may have unequally many batches, and none may wait for another in them."""
-        gather(self.policy)
+        sharding.gather(self.policy)
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Decode greedily and count; a description or a valence is judged by its loss alone."""
@@ -227,7 +229,7 @@ class AffectModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the wheel scores and the answers' statistics, of the clips of every process."""
-        deal_again(self.policy)  # now, before callbacks save the gradients that dealt weights have accumulated
+        sharding.deal_again(self.policy)  # now, before callbacks save the gradients that dealt weights have accumulated
         record, self._validation = self._validation.gathered(), ValidationRecord()
         logs = record.mean_logs() | record.choice_figures(self.policy.template.kind)
         if record.completions:
@@ -235,7 +237,7 @@ class AffectModule(L.LightningModule):
             logs |= {name: float(scores[name]) for name in ("f1", "precision", "recall")}
             logs |= record.answer_figures(self.lexicon, self._probe)
         self.val_score.reset()
-        self.log_dict({f"val/{name}": value for name, value in logs.items()}, sync_dist=True)
+        self.log_dict({f"val/{name}": value for name, value in logs.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what trains, and add all else that an exact resume needs."""
@@ -247,8 +249,8 @@ class AffectModule(L.LightningModule):
         checkpoint["digests"] = dict(self._digests)
         checkpoint["reference"] = self.policy.reference_state()
         checkpoint["position"] = list(self._position)
-        own, *others = gather_objects(self._process_state())
-        checkpoint |= {**own, "other_processes": others}
+        states = gather_objects_to_first(self._process_state())
+        checkpoint |= {**states[0], "other_processes": states[1:]} if states else {}  # the first process writes it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint fits, and take up where it stopped.
@@ -258,32 +260,27 @@ class AffectModule(L.LightningModule):
         """
         check_fits(checkpoint, self.policy, "ckpt_path")
         self.policy.load_reference_state(checkpoint["reference"])
-        epoch, batch = checkpoint["position"]
-        self._position = (epoch, batch)
+        self._position = epoch, batch = tuple(checkpoint["position"])
         states = [checkpoint, *checkpoint.get("other_processes", ())]
-        if len(states) != self.trainer.world_size:
-            raise CheckpointError(
-                f"ckpt_path: written by {len(states)} processes, here are {self.trainer.world_size}; go on with as "
-                "many, or start anew from its weights by init_from="
-            )
+        check_num_processes(len(states), self.trainer.world_size)
         own = states[self.global_rank]
         self._random_state = own["random_state"]
-        self._gradients = own["gradients"]
+        self._gradients = sharding.accumulated_gradients(
+            [state["gradients"] for state in states], self.global_rank, dealt=sharding.is_dealt(self.policy)
+        )
         if isinstance(self.stage, BufferedStage):
             self.stage.load_buffer_state(own["rollout_buffer"])
         if data := self._resumable_data():
             data.resume_position(epoch, batch)
 
-    @property
-    def _stage_name(self) -> str:
-        return type(self.stage).__name__
-
     def _resumable_data(self) -> ResumableData | None:
         data: ResumableData | None = getattr(self.trainer, "datamodule", None)
         return data
 
-    def _log_step(self, values: dict[str, Tensor]) -> None:
-        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1, sync_dist=True)
+    def _log_step(self, values: Mapping[str, Tensor]) -> None:
+        """Log values that are the same in every process: ``sync_dist`` would take an operation for each."""
+        logs = {f"train/{name}": value for name, value in values.items()}
+        self.log_dict(logs, on_step=True, on_epoch=False, batch_size=1)
 
     def _process_state(self) -> dict[str, Any]:
         """What an exact resume needs of each process."""
@@ -292,9 +289,11 @@ class AffectModule(L.LightningModule):
             state["rollout_buffer"] = self.stage.buffer_state()
         return state
 
-    def _accumulated_gradients(self) -> dict[str, Tensor]:
-        """Gradients of batches whose optimizer step is still to come, by parameter."""
+    def _accumulated_gradients(self) -> dict[str, Tensor] | None:
+        """Gradients of batches whose step is still to come; dealt ones are those of all, and the first has them."""
         trainer = self._trainer
         if trainer is None or self._position[1] % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
             return {}
-        return {name: whole(one.grad) for name, one in self.named_parameters() if one.grad is not None}
+        named = {name: one.grad for name, one in self.named_parameters() if one.grad is not None}
+        gradients: dict[str, Tensor] = sharding.whole(named)
+        return None if sharding.is_dealt(self.policy) and self.global_rank > 0 else gradients

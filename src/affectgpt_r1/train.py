@@ -31,6 +31,8 @@ def train(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.config import instantiate_stage, resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.errors import ConfigError
+    from affectgpt_r1.functional.collective import process_group_left
+    from affectgpt_r1.functional.sharding import is_dealt, whole_weights
     from affectgpt_r1.held_out import evaluate_best_weights
     from affectgpt_r1.policy.checkpoint import read_checkpoint
     from affectgpt_r1.reporting.logger import mlflow_loggers
@@ -44,10 +46,10 @@ def train(config: DictConfig) -> dict[str, float]:
         read_checkpoint(resume_from)  # what can fail at once does so before anything is logged or encoded
     prepare_process(config)
     loggers = _build_loggers(config, resumed=resume_from is not None)
-    with tracked_run(loggers):
+    trainer = _build_trainer(config, loggers)  # first: it knows what the machine lacks, and which process this is
+    with tracked_run(loggers), process_group_left():
         for logger in mlflow_loggers(loggers):
             logger.log_config(resolved(config))
-        trainer = _build_trainer(config, loggers)  # first, for the machine may lack what it asks for
         policy = build_policy(config)
         with clock.phase("data_seconds"):
             data, skipped = build_data(config, policy, trainer.strategy.root_device)
@@ -60,8 +62,12 @@ def train(config: DictConfig) -> dict[str, float]:
                 module = _build_module(config, policy, stage, lexicon, skipped)
                 trainer.fit(module, datamodule=data, ckpt_path=resume_from)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        weights = whole_weights(policy) if config.evaluate_after and is_dealt(policy) else None
         if not trainer.is_global_zero:
             return metrics
+        if weights is not None:
+            policy = build_policy(config)
+            policy.load_state_dict(weights, strict=False)
         if config.evaluate_after:
             with clock.phase("test_seconds"):
                 metrics |= evaluate_best_weights(
@@ -84,7 +90,8 @@ def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
     """The Trainer.
 
     Raises:
-        ConfigError: This machine or environment lacks what ``trainer`` asks for, such as a GPU or DeepSpeed.
+        ConfigError: This machine or environment lacks what ``trainer`` asks for, such as a GPU or DeepSpeed; or several
+            processes are asked for, and no strategy.
     """
     from hydra.errors import InstantiationException
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -110,6 +117,11 @@ def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
             f"trainer: {error.__cause__} (trainer=cpu runs anywhere; with trainer.accelerator=cpu, trainer=ddp and "
             "trainer=fsdp do, too)"
         ) from error
+    if trainer.world_size > 1 and not isinstance(config.trainer.get("strategy"), DictConfig):
+        raise ConfigError(
+            f"trainer.devices={config.trainer.devices}: several processes need one of trainer=ddp, fsdp or deepspeed; "
+            "on CPUs with trainer.accelerator=cpu trainer.precision=32-true"
+        )
     return trainer
 
 

@@ -43,6 +43,7 @@ PLAIN = (
     "logger=csv",
 )
 SECONDS = 280
+TEST_CLIPS = [f"synthetic_test_{number:05d}" for number in range(4)]
 
 
 def letters(reward, *, completions, targets):
@@ -135,6 +136,11 @@ def figures(folder: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows if row[name]] for name in wanted}
 
 
+def answered(folder: Path) -> list[str]:
+    """The test clips that a run has answered."""
+    return [json.loads(line)["name"] for line in (folder / "test" / "answers.jsonl").read_text().splitlines()]
+
+
 def assert_equal_gradients(alone: Path, together: Path, num_steps: int) -> None:
     for step in range(num_steps):
         expected = torch.load(alone / f"gradients_{step}_0.pt")
@@ -194,16 +200,17 @@ def test_grpo_on_two_processes_resumes_in_mid_buffer(run_two, start, tmp_path, m
 
 
 def test_a_sharded_run_resumes(run_two, tmp_path):
-    """In mid-epoch, with gradients accumulated: weights and moments are dealt again."""
+    """In mid-epoch, with gradients accumulated: weights and moments are dealt again, and then made whole to answer."""
     options = ("trainer=fsdp", "logger=none", "data.batch_size=1", "trainer.accumulate_grad_batches=2")
     options = (*options, "trainer.val_check_interval=3", "callbacks.last_checkpoint.every_n_steps=100")
     whole = checkpoint(run_two("sft", tmp_path / "whole", 4, *options))
     run_two("sft", tmp_path / "cut", 1, *options)
     assert checkpoint(tmp_path / "cut")["position"] == [0, 2]
-    run_two("sft", tmp_path / "cut", 4, *options, "ckpt_path=last")
+    run_two("sft", tmp_path / "cut", 4, *options, "ckpt_path=last", "evaluate_after=true")
     resumed = checkpoint(tmp_path / "cut")
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(tensor, resumed["state_dict"][name]), name
+    assert answered(tmp_path / "cut") == TEST_CLIPS
 
 
 def test_a_checkpoint_of_two_processes_does_not_resume_on_one(run_stage, run_two, tmp_path):
@@ -247,8 +254,7 @@ def test_the_command_leaves_one_finished_run(command, workspace):
         assert len({one.step for one in history}) == len(history), name
     assert len(client.get_metric_history(run.info.run_id, "val/f1")) == 2
     folder = workspace / "outputs" / "two" / "sft"
-    names = [json.loads(line)["name"] for line in (folder / "test" / "answers.jsonl").read_text().splitlines()]
-    assert names == [f"synthetic_test_{number:05d}" for number in range(4)]
+    assert answered(folder) == TEST_CLIPS
     assert json.loads((folder / "run.json").read_text())["steps"] == 2
     assert sorted(file.name for file in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 

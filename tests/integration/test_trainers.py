@@ -15,6 +15,12 @@ def test_a_trainer_without_its_gpu_is_a_clear_error(run_stage, tmp_path, trainer
         run_stage("sft", tmp_path, 1, f"trainer={trainer}")
 
 
+def test_several_processes_without_a_strategy_are_a_clear_error(run_stage, tmp_path):
+    """Lightning's own choice breaks down where a batch leaves out weights, or processes validate unequally."""
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2: several processes need one of trainer=ddp"):
+        run_stage("sft", tmp_path, 1, "trainer.devices=2")
+
+
 def test_deepspeed_without_its_package_is_a_clear_error(run_stage, tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.pytorch.strategies.deepspeed._DEEPSPEED_AVAILABLE", False)
     with pytest.raises(ConfigError, match=r"(?i)deepspeed"):

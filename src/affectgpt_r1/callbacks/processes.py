@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable
 
 import lightning.pytorch as pl
 
-from affectgpt_r1.reporting.logger import mlflow_loggers
+from affectgpt_r1.reporting.logger import RunStatus, mlflow_loggers
 
 GRACE_SECONDS = 10.0
-"""How long a process that has closed its connections may take to end."""
+"""How long processes that have closed their connections may take to end."""
+
+NOTICE_SECONDS = 1.0
+"""How long this process may take to notice a signal that has ended another one."""
+
+STOPPED = {code for number in (signal.SIGTERM, signal.SIGINT) for code in (-number, 128 + number)}
+"""Exit codes of a process that was asked to stop."""
 
 
 class FailTogether(pl.Callback):
@@ -21,43 +29,60 @@ class FailTogether(pl.Callback):
 
     A process that fails leaves the others waiting in a collective operation, which no signal interrupts. Lightning
     itself looks every five seconds and then kills the first process, whose MLflow run would stay RUNNING; and where the
-    first process fails it leaves the others waiting. Here the run becomes FAILED and every process ends at once, with
-    the exit code of the one that failed. A launcher from outside, such as torchrun or SLURM, does this itself.
+    first process fails it leaves the others waiting. Here the run becomes FAILED, or KILLED after SIGTERM and Ctrl-C,
+    and every process ends at once, with the exit code of the one that failed. A launcher from outside, such as torchrun
+    or SLURM, does this itself.
+
+    Lightning answers SIGTERM by a collective operation inside the signal's handler, which hangs if another process is
+    in the middle of a step. So the handler that stood before is put back when training begins.
     """
 
     def __init__(self) -> None:
-        self._started: list[subprocess.Popen[bytes]] = []
         self._threads: list[threading.Thread] = []
+        self._ending = threading.Event()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Wait for each process in a thread."""
-        if self._started:
+        """Wait for each process in a thread; and note the handler of SIGTERM, which Lightning is about to replace."""
+        self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+        if self._threads:
             return
-        self._started = list(getattr(trainer.strategy.launcher, "procs", ()))
-        for rank, process in enumerate(self._started, start=1):
+        for rank, process in enumerate(_started(trainer), start=1):
             thread = threading.Thread(target=self._wait, args=(trainer, rank, process), daemon=True)
             self._threads.append(thread)
             thread.start()
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the handler of SIGTERM back."""
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """End the others; but a lost connection tells of one that failed first, whose thread ends this process, too."""
         if isinstance(exception, RuntimeError):
+            deadline = time.monotonic() + GRACE_SECONDS
             for thread in self._threads:
-                thread.join(GRACE_SECONDS)
-        started, self._started = self._started, []
-        _kill(started)
+                thread.join(max(0.0, deadline - time.monotonic()))
+        self._ending.set()
+        _kill(_started(trainer))
 
     def _wait(self, trainer: pl.Trainer, rank: int, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
-        if code == 0 or not self._started:
+        if code == 0 or self._ending.wait(NOTICE_SECONDS):
             return
-        _kill(self._started)
+        self._ending.set()
+        _kill(_started(trainer))
+        status: RunStatus = "KILLED" if code in STOPPED else "FAILED"
         for tracked in mlflow_loggers(trainer.loggers):
-            tracked.end("FAILED")
+            tracked.end(status)
         print(f"error: process {rank} ended with code {code}; what it said stands above", file=sys.stderr, flush=True)
-        os._exit(code if code > 0 else 1)
+        os._exit(code if code > 0 else 128 - code)
 
 
-def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _started(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
+    """The other processes of this machine, unless a launcher from outside has started them."""
+    return list(getattr(trainer.strategy.launcher, "procs", ()))
+
+
+def _kill(processes: Iterable[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.kill()

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.optim import Optimizer
 
-from affectgpt_r1.functional.sharding import dealt_like, whole
+from affectgpt_r1.functional.sharding import dealt_like, whole, whole_weights
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -36,8 +36,7 @@ class ShardedStrategy(ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole tensors of what trains, in every process."""
         assert self.lightning_module is not None
-        parameters = self.lightning_module.named_parameters()
-        return {name: whole(one.detach()).cpu() for name, one in parameters if one.requires_grad}
+        return whole_weights(self.lightning_module)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's state with whole tensors, in every process."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -25,6 +27,21 @@ def sum_over_processes(value: Tensor) -> Tensor:
     if _is_distributed():
         distributed.all_reduce(total)
     return total
+
+
+def mean_over_processes(figures: Mapping[str, Tensor | float], device: torch.device) -> dict[str, Tensor]:
+    """Each figure's mean over the processes, all in one operation; a process where it is NaN does not count.
+
+    Args:
+        figures: Scalars, of the same names in the same order in every process.
+        device: One that the process group communicates from.
+    """
+    if not _is_distributed():
+        return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in figures.items()}
+    values = torch.tensor([float(value) for value in figures.values()], device=device)
+    totals = torch.stack([values.where(~values.isnan(), 0.0), (~values.isnan()).float()])
+    distributed.all_reduce(totals)
+    return dict(zip(figures, totals[0] / totals[1], strict=True))
 
 
 def gather_over_processes(values: Tensor) -> Tensor:
@@ -54,9 +71,32 @@ def gather_objects(value: Value) -> list[Value]:
     """Every process's value, rank by rank; anything that can be pickled."""
     if not _is_distributed():
         return [value]
-    values: list[Value | None] = [None] * num_processes()
+    values: list[Value] = [value] * num_processes()
     distributed.all_gather_object(values, value)
-    return [one for one in values if one is not None]
+    return values
+
+
+def gather_objects_to_first(value: Value) -> list[Value]:
+    """Every process's value, rank by rank, in the first process; in the others an empty list."""
+    if not _is_distributed():
+        return [value]
+    values = [value] * num_processes() if distributed.get_rank() == 0 else []
+    distributed.gather_object(value, values or None)
+    return values
+
+
+@contextmanager
+def process_group_left() -> Iterator[None]:
+    """Leave the process group on every way out, as long as Python can still wait for gloo's threads.
+
+    A group that stands when the interpreter ends can keep it from ending. NCCL's is left to Lightning, which closes it
+    at exit: closing it waits for the other processes.
+    """
+    try:
+        yield
+    finally:
+        if _is_distributed() and distributed.get_backend() == "gloo":
+            distributed.destroy_process_group()
 
 
 def own_rows(gathered: Tensor, num_rows: int) -> Tensor:

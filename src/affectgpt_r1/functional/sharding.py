@@ -7,13 +7,15 @@ exchanges them for a reference's, finds plain tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.nn import functional as F
 
 
 def deal(
@@ -54,15 +56,19 @@ def deal_again(module: nn.Module) -> None:
 def whole(value: Any) -> Any:
     """``value`` with every dealt tensor in it made whole; dicts, lists and tuples are walked.
 
-    Every process must call this, with the same tensors in the same order.
+    Every process must call this, with the same tensors in the same order. Shares travel together, in one operation for
+    each data type: a checkpoint of a small model holds hundreds of tensors.
     """
-    if isinstance(value, DTensor):
-        return value.full_tensor()
-    if isinstance(value, Mapping):
-        return {key: whole(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(whole(one) for one in value)
-    return value
+    found: list[DTensor] = []
+    _exchange(value, found.append)
+    wholes = iter(_gather_shares(found))
+    return _exchange(value, lambda _: next(wholes))
+
+
+def whole_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Whole tensors of what trains, on the CPU; every process must call this."""
+    trained = {name: one.detach() for name, one in module.named_parameters() if one.requires_grad}
+    return {name: one.cpu() for name, one in whole(trained).items()}
 
 
 def dealt_like(value: Tensor, parameter: Tensor) -> Tensor:
@@ -76,3 +82,63 @@ def dealt_like(value: Tensor, parameter: Tensor) -> Tensor:
         return value
     mesh = parameter.device_mesh
     return distribute_tensor(value.to(parameter.device), mesh, parameter.placements, src_data_rank=None)
+
+
+def accumulated_gradients(found: Sequence[Mapping[str, Tensor] | None], rank: int, *, dealt: bool) -> dict[str, Tensor]:
+    """Gradients that a process goes on with, accumulated under whichever strategy by as many processes.
+
+    Args:
+        found: What each process stored: its own gradients; or, of dealt weights, the first process the mean of all, and
+            the others None.
+        rank: This process.
+        dealt: Whether the weights are dealt here, so that what accumulates is the mean of all processes.
+    """
+    own = [gradients for gradients in found if gradients is not None]
+    if len(own) < len(found):
+        return dict(own[0])  # the mean of equal gradients is that mean
+    if not dealt:
+        return dict(own[rank])
+    names = dict.fromkeys(name for gradients in own for name in gradients)
+    shares = {name: [gradients[name] for gradients in own if name in gradients] for name in names}
+    return {name: torch.stack(share).sum(0) / len(own) for name, share in shares.items()}
+
+
+def _exchange(value: Any, replacement: Callable[[DTensor], Any]) -> Any:
+    """``value`` with every dealt tensor in it replaced."""
+    if isinstance(value, DTensor):
+        return replacement(value)
+    if isinstance(value, Mapping):
+        return {key: _exchange(one, replacement) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_exchange(one, replacement) for one in value)
+    return value
+
+
+def _gather_shares(dealt: Sequence[DTensor]) -> list[Tensor]:
+    """The whole tensors; those that are not dealt by rows, such as a norm's parts, one by one."""
+    wholes: dict[int, Tensor] = {}
+    for dtype in dict.fromkeys(one.dtype for one in dealt):
+        numbers = [number for number, one in enumerate(dealt) if one.dtype == dtype and one.placements == (Shard(0),)]
+        if numbers:
+            wholes |= zip(numbers, _gather_rows([dealt[number] for number in numbers]), strict=True)
+    return [wholes[number] if number in wholes else one.full_tensor() for number, one in enumerate(dealt)]
+
+
+def _gather_rows(dealt: Sequence[DTensor]) -> list[Tensor]:
+    """The whole tensors of some of one data type that are dealt by rows, as ``torch.chunk`` deals them."""
+    mesh = dealt[0].device_mesh
+    own = torch.cat([one.to_local().detach().flatten() for one in dealt])
+    lengths = [[_share(one, rank, mesh.size()) for one in dealt] for rank in range(mesh.size())]
+    longest = max(map(sum, lengths))
+    gathered = own.new_empty(mesh.size() * longest)
+    distributed.all_gather_into_tensor(gathered, F.pad(own, (0, longest - len(own))), group=mesh.get_group())
+    shares = [
+        row[: sum(sizes)].split(sizes) for row, sizes in zip(gathered.view(mesh.size(), -1), lengths, strict=True)
+    ]
+    return [torch.cat(parts).view(one.shape) for one, *parts in zip(dealt, *shares, strict=True)]
+
+
+def _share(dealt: DTensor, rank: int, num_processes: int) -> int:
+    """Elements of a process's share."""
+    rows = -(-dealt.shape[0] // num_processes)
+    return len(range(dealt.shape[0])[rank * rows : (rank + 1) * rows]) * dealt.shape[1:].numel()

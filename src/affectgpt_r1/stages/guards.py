@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from affectgpt_r1.errors import ConfigError, TrainingError
+from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
 from affectgpt_r1.types import ClipBatch, StageOutput
 
 CAUSES = "check init_from, model.lora.target_modules and what model= freezes: the loss must reach a weight that trains"
@@ -24,6 +24,31 @@ def check_trainable(named_parameters: Iterable[tuple[str, nn.Parameter]], stage:
     """
     if not any(parameter.requires_grad for _, parameter in named_parameters):
         raise ConfigError(f"stage={stage}: no weight trains; {CAUSES}")
+
+
+def check_shares(num_clips: int, num_processes: int) -> None:
+    """Refuse a validation in which a process has no clip: it would leave the others waiting.
+
+    Raises:
+        ConfigError: There are fewer clips than processes.
+    """
+    if num_clips < num_processes:
+        raise ConfigError(
+            f"{num_clips} validation clips for {num_processes} processes: give each a clip, or lower trainer.devices"
+        )
+
+
+def check_num_processes(stored: int, present: int) -> None:
+    """Refuse to resume with another number of processes: each has random states, gradients and clips of its own.
+
+    Raises:
+        CheckpointError: The numbers differ.
+    """
+    if stored != present:
+        raise CheckpointError(
+            f"ckpt_path: written by {stored} processes, here are {present}; go on with as many, or start anew from its "
+            "weights by init_from="
+        )
 
 
 def check_loss_has_gradient(loss: Tensor, stage: str) -> None:

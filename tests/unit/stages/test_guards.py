@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from affectgpt_r1.errors import ConfigError, TrainingError
+from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
 from affectgpt_r1.stages.guards import (
     check_finite,
     check_gradients,
     check_loss_has_gradient,
+    check_num_processes,
+    check_shares,
     check_trainable,
     gradient_norm,
 )
@@ -66,3 +68,15 @@ def test_gradient_norm_by_hand():
     assert gradient_norm(layer.parameters()).item() == 0
     layer.weight.grad, layer.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
     assert gradient_norm(layer.parameters()).item() == 5
+
+
+def test_a_process_without_a_validation_clip_is_refused():
+    check_shares(2, 2)
+    with pytest.raises(ConfigError, match=r"2 validation clips for 3 processes: .*trainer\.devices"):
+        check_shares(2, 3)
+
+
+def test_another_number_of_processes_is_refused():
+    check_num_processes(2, 2)
+    with pytest.raises(CheckpointError, match=r"written by 2 processes, here are 4; .*init_from="):
+        check_num_processes(2, 4)

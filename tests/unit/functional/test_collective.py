@@ -1,0 +1,69 @@
+"""Two gloo processes: means, gathers, and leaving the group; and what a single process gets without one."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+
+import pytest
+import torch
+from torch import distributed
+
+from affectgpt_r1.functional.collective import (
+    gather_objects,
+    gather_objects_to_first,
+    mean_over_processes,
+    process_group_left,
+)
+
+CPU = torch.device("cpu")
+FIGURES = (
+    {"both": 1.0, "one": math.nan, "none": math.nan, "tensor": torch.tensor(2, dtype=torch.int64), "endless": 1.0},
+    {"both": 4.0, "one": 3.0, "none": math.nan, "tensor": torch.tensor(5, dtype=torch.int64), "endless": math.inf},
+)
+
+
+def share(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    with process_group_left():
+        reduced, reduce = [], distributed.all_reduce
+        distributed.all_reduce = lambda tensor: (reduced.append(tensor.shape), reduce(tensor))
+        found = {
+            "means": mean_over_processes(FIGURES[rank], CPU),
+            "reduced": [list(shape) for shape in reduced],
+            "all": gather_objects([None, "one"][rank]),
+            "first": gather_objects_to_first({"rank": rank}),
+        }
+    assert not distributed.is_initialized()
+    torch.save(found, f"{folder}/{rank}.pt")
+
+
+def test_two_processes(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=share, args=(rank, str(tmp_path))) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for found in (first, second):
+        means = {name: value.item() for name, value in found["means"].items()}
+        assert list(means) == list(FIGURES[0])
+        assert means == pytest.approx(
+            {"both": 2.5, "one": 3.0, "none": math.nan, "tensor": 3.5, "endless": math.inf}, nan_ok=True
+        )
+        assert found["reduced"] == [[2, 5]]  # one operation for all
+        assert found["all"] == [None, "one"]
+    assert first["first"] == [{"rank": 0}, {"rank": 1}]
+    assert second["first"] == []
+
+
+def test_a_process_alone_changes_nothing():
+    found = mean_over_processes({"a": 0.5, "b": math.nan, "c": torch.tensor(3)}, CPU)
+    assert [value.dtype for value in found.values()] == [torch.float32] * 3
+    assert [value.item() for value in found.values()] == pytest.approx([0.5, math.nan, 3.0], nan_ok=True)
+    assert gather_objects_to_first("own") == ["own"]
+    with process_group_left():
+        pass
