@@ -40,7 +40,8 @@ def _norm(module: Any, hidden_states: Tensor) -> Tensor:
 
 def _feed_forward(module: Any, hidden_states: Tensor) -> Tensor:
     gate, up, down = module.gate_proj(hidden_states), module.up_proj(hidden_states), module.down_proj
-    if type(down) is nn.Linear and down.bias is None and gate.dtype == down.weight.dtype == torch.float32:
+    plain = type(down) is nn.Linear and getattr(down, "bias", None) is None
+    if plain and gate.dtype == down.weight.dtype and not torch.is_autocast_enabled(gate.device.type):
         return gated_projection(gate, up, down.weight)
     output: Tensor = down(gated_silu(gate, up))
     return output
@@ -124,7 +125,11 @@ class _GatedProjection(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         gate, up, weight = ctx.saved_tensors
-        activated, to_product, to_weight = F.silu(gate), gradient @ weight, None
+        activated, to_weight = F.silu(gate), None
         if ctx.needs_input_grad[2]:
             to_weight = gradient.flatten(0, -2).T @ (activated * up).flatten(0, -2)
-        return torch.ops.aten.silu_backward(to_product * up, gate), activated.mul_(to_product), to_weight
+        to_product = gradient @ weight
+        to_up = activated.mul_(to_product)
+        to_gate = to_product.mul_(up)
+        torch.ops.aten.silu_backward.grad_input(to_gate, gate, grad_input=to_gate)
+        return to_gate, to_up, to_weight

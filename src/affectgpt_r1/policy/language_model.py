@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from affectgpt_r1.functional.logprobs import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.functional.vocabulary import GradientGuess, VocabularyScores, vocabulary_scores
 from affectgpt_r1.policy.decoding_row import DecodingRow
+from affectgpt_r1.policy.input_embedding import InputEmbedding
 from affectgpt_r1.policy.plain_body import PlainBody, is_plain
 from affectgpt_r1.policy.ragged import Ragged
 from affectgpt_r1.policy.shared_attention import SharedRow
@@ -25,6 +26,7 @@ class EmbeddedPrompts(NamedTuple):
 
     embeds: Tensor  # (B, P, D)
     mask: Tensor  # (B, P) int64
+    embedding: InputEmbedding
 
 
 class Prefill(NamedTuple):
@@ -32,6 +34,7 @@ class Prefill(NamedTuple):
 
     states: Tensor  # (B, D) after the last layer, at each prompt's end
     row: SharedRow  # lengths, and keys and values by layer
+    embedding: InputEmbedding
 
 
 def prefill(model: Any, prompts: EmbeddedPrompts) -> Prefill:
@@ -42,7 +45,7 @@ def prefill(model: Any, prompts: EmbeddedPrompts) -> Prefill:
         prompts: ``B`` prompts.
     """
     row = SharedRow(_prompt_lengths(prompts), None, keep=True)
-    return Prefill(_run(model, _flat_prompts(prompts), row.prompts.positions, row), row)
+    return Prefill(_run(model, _flat_prompts(prompts), row.prompts.positions, row), row, prompts.embedding)
 
 
 def shared_states(model: Any, prompts: EmbeddedPrompts | Prefill, completions: TokenBatch) -> Tensor:
@@ -64,7 +67,7 @@ def shared_states(model: Any, prompts: EmbeddedPrompts | Prefill, completions: T
         return prompts.states.repeat_interleave(num_generations, 0)[mask[:, 0]]
     lengths = prompts.row.prompts if isinstance(prompts, Prefill) else _prompt_lengths(prompts)
     continued = Ragged(fed.sum(-1).tolist(), ids.device)
-    embeds = model.get_input_embeddings()(ids[:, :-1][fed])
+    embeds = prompts.embedding(ids[:, :-1][fed])
     positions = continued.positions + lengths.counts[continued.sequences // num_generations]
     if isinstance(prompts, Prefill):
         row = SharedRow(lengths, continued, prefilled=True, cache=prompts.row.cache)
@@ -80,7 +83,7 @@ def repeated_states(model: Any, prompts: EmbeddedPrompts, completions: TokenBatc
     """:func:`shared_states` by the model's own attention, the prompt repeated for each completion."""
     num_generations, length = completions.ids.shape[1:]
     ids, mask = completions.ids.flatten(0, 1), completions.mask.flatten(0, 1).long()
-    embeds = torch.cat([prompts.embeds.repeat_interleave(num_generations, 0), model.get_input_embeddings()(ids)], 1)
+    embeds = torch.cat([prompts.embeds.repeat_interleave(num_generations, 0), prompts.embedding(ids)], 1)
     full = torch.cat([prompts.mask.repeat_interleave(num_generations, 0), mask], 1)
     positions = (full.cumsum(-1) - 1).clamp(min=0)
     states: Tensor = model.model(
@@ -90,17 +93,25 @@ def repeated_states(model: Any, prompts: EmbeddedPrompts, completions: TokenBatc
 
 
 def token_scores(
-    model: Any, states: Tensor, ids: Tensor, *, temperature: float, entropy: bool, guess: GradientGuess | None = None
+    model: Any,
+    states: Tensor,
+    ids: Tensor,
+    *,
+    temperature: float,
+    entropy: bool,
+    guess: GradientGuess | None = None,
+    weight: Tensor | None = None,
 ) -> VocabularyScores:
     """Log-probabilities and, if asked, entropies of ``(M,)`` tokens from the ``(M, D)`` states that predict them.
 
     A plain linear head is walked in tiles, and uses ``guess`` (see
     :func:`~affectgpt_r1.functional.vocabulary.vocabulary_scores`); any other (with adapters, or a bias) in chunks of
-    rows that the backward pass forms again.
+    rows that the backward pass forms again. ``weight`` is the head's own as :class:`InputEmbedding` hands it on.
     """
     head = model.lm_head
     if type(head) is nn.Linear and getattr(head, "bias", None) is None:
-        return vocabulary_scores(states, head.weight, ids, temperature=temperature, entropy=entropy, guess=guess)
+        weight = head.weight if weight is None else weight
+        return vocabulary_scores(states, weight, ids, temperature=temperature, entropy=entropy, guess=guess)
 
     def score(rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(rows) / temperature

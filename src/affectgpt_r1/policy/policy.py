@@ -19,10 +19,12 @@ from affectgpt_r1.policy.base import TokenScores
 from affectgpt_r1.policy.encoders import Towers
 from affectgpt_r1.policy.fused_layers import fuse_layers
 from affectgpt_r1.policy.fusion import Fusion
+from affectgpt_r1.policy.input_embedding import InputEmbedding
 from affectgpt_r1.policy.kept_prefill import KeptPrefill, repeats_exactly
 from affectgpt_r1.policy.language_model import (
     Decoder,
     EmbeddedPrompts,
+    Prefill,
     prefill,
     repeated_states,
     shared_states,
@@ -144,7 +146,8 @@ class MultimodalPolicy(nn.Module):
         ids = torch.tensor(padded, device=self.device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self.device)
         placeholders = torch.isin(ids, torch.tensor(list(self.media_ids.values()), device=self.device))
-        embeds = self.language_model.get_input_embeddings()(ids.masked_fill(placeholders, 0))
+        embedding = InputEmbedding(self.language_model)
+        embeds = embedding(ids.masked_fill(placeholders, 0))
         tokens = self.fusion(self.towers(batch))
         for placeholder, name in names.items():
             where = ids == self.media_ids[placeholder]
@@ -154,7 +157,7 @@ class MultimodalPolicy(nn.Module):
                 raise ConfigError(f"The prompt holds {placeholder}, but {name} was not loaded: see data.modalities")
             clips, order = where.nonzero()[:, 0], (where.cumsum(1) - 1)[where]
             embeds = embeds.index_put((where,), tokens[name][clips, order].to(embeds.dtype))
-        return EmbeddedPrompts(embeds, mask)
+        return EmbeddedPrompts(embeds, mask, embedding)
 
     def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
@@ -177,22 +180,30 @@ class MultimodalPolicy(nn.Module):
         self, batch: ClipBatch, completions: TokenBatch, temperature: float, **options: Any
     ) -> tuple[Tensor, Tensor]:
         chosen = completions.mask.flatten(0, 1).bool()
-        states, ids = self._states(batch, completions), completions.ids.flatten(0, 1)[chosen]
-        scores = token_scores(self.language_model, states, ids, temperature=temperature, **options)
+        states, weight = self._states(batch, completions)
+        ids = completions.ids.flatten(0, 1)[chosen]
+        scores = token_scores(self.language_model, states, ids, temperature=temperature, weight=weight, **options)
         blank = scores.logps.new_zeros(chosen.shape)
         logps, entropies = (
             blank if one is None else blank.index_put((chosen,), one) for one in (scores.logps, scores.entropies)
         )
         return logps.view(completions.ids.shape), entropies.view(completions.ids.shape)
 
-    def _states(self, batch: ClipBatch, completions: TokenBatch) -> Tensor:
-        if not self.share_prompt:
-            return repeated_states(self.language_model, self.embed_prompts(batch), completions)
-        if torch.is_grad_enabled():
-            kept, self._kept_prefill = self._kept_prefill, None
-            if kept is not None and kept.serves(batch, self.trainable_parameters().values()):
-                return shared_states(self.language_model, kept.prefilled, completions)
-        return shared_states(self.language_model, self.embed_prompts(batch), completions)
+    def _states(self, batch: ClipBatch, completions: TokenBatch) -> tuple[Tensor, Tensor | None]:
+        """States that predict the completions' tokens, and the head's weight if they hand it on."""
+        if self.share_prompt:
+            prompts = self._take_prefill(batch) or self.embed_prompts(batch)
+            states = shared_states(self.language_model, prompts, completions)
+        else:
+            prompts = self.embed_prompts(batch)
+            states = repeated_states(self.language_model, prompts, completions)
+        return states, prompts.embedding.weight
+
+    def _take_prefill(self, batch: ClipBatch) -> Prefill | None:
+        if not torch.is_grad_enabled():
+            return None
+        kept, self._kept_prefill = self._kept_prefill, None
+        return kept.prefilled if kept is not None and kept.serves(batch, self.trainable_parameters().values()) else None
 
     def generate(
         self, batch: ClipBatch, num_generations: int, sampling: Sampling, generator: torch.Generator | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ class TiledHead:
         self.weight = weight
         self.size, width = weight.shape
         # Columns beyond the vocabulary never get probability; the unused ones after them keep rows off one cache line.
-        self._tiles = [weight.new_zeros(width, TILE + PADDING)[:, :TILE] for _ in range(0, self.size, TILE)]
+        self._tiles = weight.new_zeros(math.ceil(self.size / TILE), width, TILE + PADDING)[..., :TILE]
         for tile, rows in zip(self._tiles, torch.split(weight, TILE), strict=True):
             tile[:, : len(rows)].copy_(rows.t())
         self._buffers: _Buffers | None = None

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectgpt_r1.policy.fused_layers import fuse_layers, gated_silu, rms_norm
+from affectgpt_r1.policy.fused_layers import fuse_layers, gated_projection, gated_silu, rms_norm
 
 
 def plain_norm(states, weight, epsilon):
@@ -33,6 +33,7 @@ def test_norm_has_the_values_and_gradients_of_its_formula(seed, rows, width):
 def test_gradients_against_finite_differences():
     assert torch.autograd.gradcheck(lambda states, weight: rms_norm(states, weight, 1e-3), leaves(1, (3, 5), (5,)))
     assert torch.autograd.gradcheck(gated_silu, leaves(2, (3, 5), (3, 5)))
+    assert torch.autograd.gradcheck(gated_projection, leaves(6, (2, 3, 5), (2, 3, 5), (4, 5)))
 
 
 @pytest.mark.parametrize("function", [lambda states, weight: rms_norm(states, weight, 1e-3), gated_silu])
@@ -46,6 +47,18 @@ def test_gradients_of_gradients_are_refused_not_wrong(function):
 def test_gated_silu_is_its_formula():
     gate, up = leaves(3, (4, 6), (4, 6))
     torch.testing.assert_close(gated_silu(gate, up), gate * torch.sigmoid(gate) * up, atol=1e-14, rtol=0)
+
+
+def test_a_projection_without_the_product_is_that_of_the_product():
+    gate, up, weight = leaves(7, (2, 4, 6), (2, 4, 6), (3, 6))
+    ours, slow = gated_projection(gate, up, weight), gated_silu(gate, up) @ weight.T
+    torch.testing.assert_close(ours, slow, atol=1e-14, rtol=0)
+    gradient = torch.randn(ours.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    expected = torch.autograd.grad(slow, (gate, up, weight), gradient)
+    for one, other in zip(torch.autograd.grad(ours, (gate, up, weight), gradient), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-13, rtol=0)
+    gated_projection(gate, up, weight.requires_grad_(False)).sum().backward()
+    assert weight.grad is None
 
 
 def test_a_frozen_norm_weight_gets_no_gradient():
@@ -99,7 +112,7 @@ def test_the_graph_keeps_less():
     before = kept_floats(model, ids)
     fuse_layers(model)
     width, intermediate, layers, norms = 16, 24, 2, 5
-    assert before - kept_floats(model, ids) == 24 * (layers * intermediate + norms * width)
+    assert before - kept_floats(model, ids) == 24 * (2 * layers * intermediate + norms * width)
 
 
 def test_a_fused_model_is_copied_and_pickled(tmp_path):

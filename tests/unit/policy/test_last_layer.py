@@ -3,6 +3,7 @@ import torch
 
 from affectgpt_r1.policy import shared_attention
 from affectgpt_r1.policy.backbone import use_attention
+from affectgpt_r1.policy.input_embedding import InputEmbedding
 from affectgpt_r1.policy.language_model import EmbeddedPrompts, prefill, shared_states
 from affectgpt_r1.policy.last_layer import trim_last_layer
 from affectgpt_r1.types import TokenBatch
@@ -42,18 +43,18 @@ def language_model(family, key_heads):
     ).double()
 
 
-def inputs(width):
+def inputs(model, width):
     generator = torch.Generator().manual_seed(1)
     longest = max(PROMPT_LENGTHS)
     embeds = torch.randn(3, longest, width, dtype=torch.float64, generator=generator).requires_grad_()
     mask = torch.tensor([[0] * (longest - length) + [1] * length for length in PROMPT_LENGTHS])
     ids = torch.randint(29, (3, 2, 4), generator=generator)
     kept = torch.tensor([[[1.0] * length + [0.0] * (4 - length) for length in pair] for pair in COMPLETION_LENGTHS])
-    return EmbeddedPrompts(embeds, mask), TokenBatch(ids, kept)
+    return EmbeddedPrompts(embeds, mask, InputEmbedding(model)), TokenBatch(ids, kept)
 
 
 def states_and_gradients(model, *, reuse):
-    prompts, completions = inputs(16)
+    prompts, completions = inputs(model, 16)
     states = shared_states(model, prefill(model, prompts) if reuse else prompts, completions)
     weights = torch.randn(states.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     model.zero_grad()
@@ -85,7 +86,7 @@ def test_the_last_feed_forward_sees_prompt_ends_and_completions_only():
     seen = []
     for layer in model.model.layers:
         layer.mlp.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
-    prompts, completions = inputs(16)
+    prompts, completions = inputs(model, 16)
     shared_states(model, prompts, completions)
     fed = sum(length - 1 for pair in COMPLETION_LENGTHS for length in pair)
     assert seen == [sum(PROMPT_LENGTHS) + fed, len(PROMPT_LENGTHS) + fed]

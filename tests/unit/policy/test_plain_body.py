@@ -9,6 +9,7 @@ import torch
 
 from affectgpt_r1.policy import shared_attention
 from affectgpt_r1.policy.backbone import add_lora, build_language_model, use_attention
+from affectgpt_r1.policy.input_embedding import InputEmbedding
 from affectgpt_r1.policy.language_model import Decoder, EmbeddedPrompts, prefill
 from affectgpt_r1.policy.plain_body import is_plain, plain_weight
 
@@ -52,10 +53,11 @@ def make_model(lora: dict[str, object] | None = None, **kind: object):
     return model
 
 
-def random_prompts() -> EmbeddedPrompts:
+def random_prompts(model) -> EmbeddedPrompts:
     longest = max(LENGTHS)
     mask = (torch.arange(longest) >= longest - torch.tensor(LENGTHS).unsqueeze(-1)).long()
-    return EmbeddedPrompts(torch.randn(2, longest, HIDDEN, generator=torch.Generator().manual_seed(1)), mask)
+    embeds = torch.randn(2, longest, HIDDEN, generator=torch.Generator().manual_seed(1))
+    return EmbeddedPrompts(embeds, mask, InputEmbedding(model))
 
 
 @torch.no_grad()
@@ -89,7 +91,7 @@ def test_every_step_is_the_whole_pass(kind, lora):
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     assert is_plain(model)
     prompts, tokens = (
-        random_prompts(),
+        random_prompts(model),
         torch.randint(VOCABULARY, (6, STEPS), generator=torch.Generator().manual_seed(2)),
     )
     steps = decoded(model, prompts, tokens)
