@@ -35,11 +35,22 @@ class SplitFiles:
     cues: str | None = None
 
     def digest(self, root: Path) -> str:
-        """SHA-256 over names and contents of the files."""
+        """SHA-256 over names and contents of the files.
+
+        Raises:
+            DataError: One cannot be read.
+        """
         digest = hashlib.sha256()
         for file in filter(None, astuple(self)):
+            try:
+                content = (root / file).read_bytes()
+            except OSError as error:
+                raise DataError(
+                    f"{root / file}: cannot be read: {error.strerror}; set the data folder (paths.data) or the file's "
+                    "name"
+                ) from error
             digest.update(f"{file}\n".encode())
-            digest.update(hashlib.sha256((root / file).read_bytes()).digest())
+            digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()
 
 

@@ -202,6 +202,11 @@ def test_the_digest_follows_label_files(root):
     assert ready(root).digest() != before
 
 
+def test_the_digest_of_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"gone/track2_train_ovmerd\.csv: cannot be read: No such file.*paths\.data"):
+        OVMERDataModule(str(tmp_path / "gone")).digest()
+
+
 class Recorder(LightningModule):
     """Records the clips of each training batch."""
 
