@@ -112,8 +112,8 @@ def mistyped(overrides: Sequence[str]) -> str | None:
         overrides: The command line.
     """
     defaults: dict[str, list[Any]] = {}
-    for key, value, _ in config_items():
-        if value is not None and not (isinstance(value, str) and value.startswith("${")):
+    for key, value, choice in config_items():
+        if not _is_overlay(choice) and value is not None and not (isinstance(value, str) and value.startswith("${")):
             defaults.setdefault(key, []).append(value)
     for override in overrides:
         key, _, given = override.lstrip("+").partition("=")

@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.reporting.moved import follow_artifacts
 
 DATABASE_NAME = "mlflow.db"
 _SQLITE_HEADER = b"SQLite format 3\x00"
@@ -24,6 +25,8 @@ _LOCK_SECONDS = 120.0
 
 def ensure_database(folder: Path) -> str:
     """Return the tracking URI of ``<folder>/mlflow.db``, creating the database if there is none.
+
+    One that came here with its folder finds its artifacts here; see :func:`~.moved.follow_artifacts`.
 
     Args:
         folder: The outputs folder; created if absent.
@@ -39,6 +42,7 @@ def ensure_database(folder: Path) -> str:
         with _locked(database):
             if not is_database(database):
                 _create(database)
+    follow_artifacts(database)
     return _uri(database)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.reporting.database import DATABASE_NAME, check_intact, is_database
+from affectgpt_r1.reporting.moved import follow_artifacts
 from affectgpt_r1.types import EmotionSet
 
 EXPERIMENT = "ablations"
@@ -100,6 +101,7 @@ def read_sweeps(outputs: Path) -> list[Sweep]:
     if not is_database(database):
         raise ConfigError(f"{database}: there is no MLflow database; run `make ablations` first")
     check_intact(database)
+    follow_artifacts(database)
     client = MlflowClient(f"sqlite:///{database}")
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
