@@ -83,14 +83,13 @@ def inspect(path: Path, *, with_text: bool = False) -> Streams:
             elif packet.stream is video:
                 times.append(packet.pts)
             elif packet.stream is audio:
-                start = float(packet.pts * (packet.time_base or 0))
-                sound_start = min(sound_start, start)
-                sound_end = max(sound_end, start + float((packet.duration or 0) * (packet.time_base or 0)))
+                start, end = _span(packet)
+                sound_start, sound_end = min(sound_start, start), max(sound_end, end)
         times.sort()
-        if video is not None and _is_cut_short(video, times):
-            raise MediaError(f"{path}: cut short: {len(times)} of {video.frames} frames are there")
         if num_pictures and not times:
             raise MediaError(f"{path}: its pictures have no times, as in a raw stream; put it into a container")
+        if video is not None and _is_cut_short(video, times):
+            raise MediaError(f"{path}: cut short: {len(times)} of {video.frames} frames are there")
         sound_start = min(sound_start, sound_end)
         held = max(sound_end, float(times[-1] * (video.time_base or 0)) if times and video is not None else 0.0)
         declared = (container.duration or 0) / av.time_base
@@ -116,6 +115,12 @@ def _check_streams(path: Path, *streams: av.stream.Stream | None) -> None:
     for stream in there:
         if stream.codec_context is None:
             raise MediaError(f"{path}: FFmpeg knows no decoder for its {stream.type} stream")
+
+
+def _span(packet: av.Packet[Any]) -> tuple[float, float]:
+    """Start and end of a packet in seconds."""
+    start, length = packet.pts or 0, packet.duration or 0
+    return float(start * packet.time_base), float((start + length) * packet.time_base)
 
 
 def _is_cut_short(video: av.VideoStream, times: Sequence[int]) -> bool:
