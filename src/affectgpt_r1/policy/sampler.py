@@ -198,29 +198,24 @@ def decode(
     Args:
         first: ``(N, V)`` logits after the prompt, or ``(N, D)`` states for ``head``.
         advance: Takes the ``(m,)`` newest tokens and the ``(m,)`` rows that still run; returns logits or states.
-        sampling: How tokens are drawn.
+        sampling: How tokens are drawn; :func:`check_sampling` refuses some.
         stop_ids: Tokens that end a completion.
-        banned_ids: Media placeholders, which would break the next forward pass if they were drawn; those beyond the
-            vocabulary (an embedding table that was not resized) cannot be.
+        banned_ids: Media placeholders, which would break the next pass; those beyond the vocabulary are left out.
         pad_id: Stands after the stop token.
-        generator: Source of randomness; every row takes one number a step, so that no row depends on another's length.
+        generator: Gives every row a number a step, so that no row depends on another's length.
         ends: Takes ``(m, c)`` tokens so far; returns which of the ``m`` rows end here, beside stop tokens.
         head: Draws from states; None where there are logits.
 
     Returns:
         The completions, with log-probs as :func:`draw_tokens` gives them.
-
-    Raises:
-        ConfigError: See :func:`check_sampling`.
     """
     check_sampling(sampling)
     count, device, limit = len(first), first.device, sampling.max_completion_length
     stops = torch.tensor(list(stop_ids), device=device)
-    size = first.shape[-1] if head is None else head.size
+    size, draw = (first.shape[-1], draw_tokens) if head is None else (head.size, head.draw)
     banned = torch.tensor([one for one in banned_ids if one < size], dtype=torch.long, device=device)
     ids, (mask, logps) = torch.full((count, limit), pad_id, device=device), torch.zeros(2, count, limit, device=device)
     rows, outputs = torch.arange(count, device=device), first
-    draw = draw_tokens if head is None else head.draw
     for step in range(limit):
         uniforms = None
         if sampling.temperature:
