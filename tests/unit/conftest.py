@@ -167,3 +167,16 @@ def _write_wave(path: Path, seconds: float, rate: int = 8_000) -> Path:
         file.setframerate(rate)
         file.writeframes(samples.tobytes())
     return path
+
+
+@pytest.fixture
+def walks_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with every backward pass that forms the head's logits again."""
+    from affectgpt_r1.functional import vocabulary
+
+    calls: list[int] = []
+    again = vocabulary._gradients_by_logits
+    monkeypatch.setattr(
+        vocabulary, "_gradients_by_logits", lambda *args, **kwargs: calls.append(1) or again(*args, **kwargs)
+    )
+    return calls

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectgpt_r1.functional import vocabulary, vocabulary_tiles
+from affectgpt_r1.functional import vocabulary_tiles
 from affectgpt_r1.functional.vocabulary import vocabulary_scores
 
 
@@ -41,17 +41,6 @@ def guessed_slopes(tokens):
 def square_slopes(logps, rows):
     """The gradient of half the sum of squares, off by a factor."""
     return 3.0 * logps
-
-
-@pytest.fixture
-def walks_again(monkeypatch):
-    """Counts the backward passes that form the logits again."""
-    calls = []
-    again = vocabulary._gradients_by_logits
-    monkeypatch.setattr(
-        vocabulary, "_gradients_by_logits", lambda *args, **kwargs: calls.append(1) or again(*args, **kwargs)
-    )
-    return calls
 
 
 LOSSES = {

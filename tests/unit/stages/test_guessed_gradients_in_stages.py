@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.functional import vocabulary
 from affectgpt_r1.policy import language_model
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.stages.grpo import GRPOStage
@@ -28,16 +27,6 @@ class LetterReward:
 
     def __call__(self, *, completions, targets) -> list[float | None]:
         return [sum(map(str.isalpha, one.text)) / max(1, len(one.text)) for one in completions]
-
-
-@pytest.fixture
-def walks_again(monkeypatch):
-    calls = []
-    again = vocabulary._gradients_by_logits
-    monkeypatch.setattr(
-        vocabulary, "_gradients_by_logits", lambda *args, **kwargs: calls.append(1) or again(*args, **kwargs)
-    )
-    return calls
 
 
 def grpo(**options):
