@@ -169,7 +169,7 @@ class GRPOStage:
             records=completion_records(policy.prompts(batch), batch, completions, scores, advantages),
             logs={
                 **logs,
-                **reward_logs(scores, self.options.num_generations),
+                **reward_logs(scores, self.options.num_generations, policy.device),
                 **completion_logs(rollout),
                 **{f"answers/{name}": value for name, value in statistics.items()},
             },

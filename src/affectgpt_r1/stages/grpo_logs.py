@@ -1,4 +1,4 @@
-"""What a GRPO step logs, under TRL's names, and its rows of the completions table."""
+"""What a GRPO step logs of all processes, under TRL's names, and this process's rows of the completions table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.functional.advantages import nan_std, zero_variance_groups
+from affectgpt_r1.functional.collective import gather_over_processes
 from affectgpt_r1.rewards.weighting import RewardScores
 from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, Rollout
 
 
-def reward_logs(scores: RewardScores, num_generations: int) -> dict[str, float]:
+def reward_logs(scores: RewardScores, num_generations: int, device: torch.device) -> dict[str, float]:
     """TRL's reward metrics: ``reward``, ``reward_std``, ``frac_reward_zero_std``, ``rewards/<name>/{mean,std}``.
 
     ``frac_reward_zero_std`` is the share of groups whatever scales the advantages.
@@ -20,14 +21,16 @@ def reward_logs(scores: RewardScores, num_generations: int) -> dict[str, float]:
     Args:
         scores: Of ``B * G`` completions.
         num_generations: ``G``.
+        device: The policy's, on which processes can gather.
     """
-    total = scores.total
+    everyone = gather_over_processes(torch.stack([scores.total, *scores.parts.values()], -1).to(device))
+    total, *parts = everyone.unbind(-1)
     logs = {
         "reward": total.nanmean(),
         "reward_std": nan_std(total),
         "frac_reward_zero_std": zero_variance_groups(total.view(-1, num_generations)).float().mean(),
     }
-    for name, part in scores.parts.items():
+    for name, part in zip(scores.parts, parts, strict=True):
         logs[f"rewards/{name}/mean"] = part.nanmean()
         logs[f"rewards/{name}/std"] = nan_std(part)
     return {name: value.item() for name, value in logs.items()}
@@ -35,11 +38,12 @@ def reward_logs(scores: RewardScores, num_generations: int) -> dict[str, float]:
 
 def completion_logs(rollout: Rollout) -> dict[str, float]:
     """TRL's completion metrics: lengths in tokens, of all and of those that a stop token ended."""
-    lengths = rollout.completions.mask.sum(-1)
-    terminated = lengths[~rollout.truncated]
+    lengths = rollout.completions.mask.sum(-1).flatten()
+    lengths, truncated = gather_over_processes(torch.stack([lengths, rollout.truncated.flatten()], -1)).unbind(-1)
+    terminated = lengths[truncated == 0]
     if not len(terminated):
         terminated = lengths.new_zeros(1)
-    logs = {"completions/clipped_ratio": rollout.truncated.float().mean()}
+    logs = {"completions/clipped_ratio": truncated.mean()}
     for kind, chosen in (("length", lengths), ("terminated_length", terminated)):
         logs[f"completions/mean_{kind}"] = chosen.mean()
         logs[f"completions/min_{kind}"] = chosen.min()
@@ -52,7 +56,7 @@ def sampling_logs(per_token_logps: Tensor, sampling_per_token_logps: Tensor, mas
     difference = (per_token_logps.detach() - sampling_per_token_logps).abs() * mask
     return {
         "sampling/sampling_logp_difference/mean": difference.sum() / mask.sum().clamp(min=1.0),
-        "sampling/sampling_logp_difference/max": difference.max(),
+        "sampling/sampling_logp_difference/max": gather_over_processes(difference.amax().view(1)).amax(),
     }
 
 
