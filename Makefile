@@ -89,8 +89,8 @@ ablations: | outputs/towers/checkpoints/best.ckpt ## Sweep rewards, reasoning an
 report: | $(VENV)/.installed ## Write the report on the sweeps to outputs/report/
 	$(BIN)/python -m affectgpt_r1.report $(ARGS)
 
-mlflow: | $(VENV)/.installed ## Browse the runs at http://127.0.0.1:5000
-	$(BIN)/python -m affectgpt_r1.reporting.serve
+mlflow: | $(VENV)/.installed ## Browse the runs at http://127.0.0.1:5000 (ARGS="--port 5001")
+	$(BIN)/python -m affectgpt_r1.reporting.serve $(ARGS)
 
 lint: | $(VENV)/.installed ## ruff, mypy, import-linter
 	$(BIN)/ruff check src tests notebooks

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
 
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.reporting.database import ensure_database
 
 HOST = "127.0.0.1"
@@ -25,13 +27,37 @@ def server_command(folder: Path, port: int) -> list[str]:
     ]
 
 
+def check_port(port: int) -> None:
+    """Whether the server can have ``port``.
+
+    Raises:
+        ConfigError: Another process listens there, or the port is none that this user may open.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended blocks nothing
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"port {port} cannot be had ({error}); give another: make mlflow ARGS='--port 5001'"
+            ) from error
+
+
 def main() -> None:
-    """Replace this process by the server."""
+    """Replace this process by the server.
+
+    Raises:
+        SystemExit: With code 2 where the database cannot be used or the port is taken.
+    """
     parser = argparse.ArgumentParser(description="Browse the runs in MLflow, on this machine only.")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder that holds mlflow.db")
     parser.add_argument("--port", type=int, default=5000)
     arguments = parser.parse_args()
-    command = server_command(arguments.outputs.resolve(), arguments.port)
+    try:
+        command = server_command(arguments.outputs.resolve(), arguments.port)
+        check_port(arguments.port)
+    except ConfigError as error:
+        parser.exit(2, f"error: {error}\n")
     # MLflow opens on its pages for language-model applications; the runs are on these.
     print(f"http://{HOST}:{arguments.port}/#/experiments?workflowType=machine_learning", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
