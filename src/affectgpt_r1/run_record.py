@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import time
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from affectgpt_r1.errors import ConfigError
 
 if TYPE_CHECKING:
     import lightning as L
+
+
+log = logging.getLogger(__name__)
 
 
 class PhaseClock:
@@ -55,7 +59,7 @@ def wall_time_of(path: str | Path) -> float:
 def write_record(
     config: DictConfig, trainer: L.Trainer, clock: PhaseClock, metrics: dict[str, float]
 ) -> dict[str, float]:
-    """Write ``run.json`` into the run's folder.
+    """Write ``run.json`` into the run's folder, and say where it is.
 
     Returns:
         The metrics, with ``best``: the best value of the monitored metric, NaN where none was monitored.
@@ -74,4 +78,11 @@ def write_record(
     folder = Path(config.paths.run)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    log.info(
+        "%s ended: best %s %.3f; weights and run.json in %s",
+        config.stage.name,
+        config.stage.monitor,
+        result["best"],
+        folder,
+    )
     return result
