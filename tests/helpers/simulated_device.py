@@ -87,15 +87,18 @@ class SimulatedTensor(Tensor):
     def data_ptr(self) -> int:
         return self.inner.data_ptr()
 
+    def storage(self) -> Any:
+        return self.inner.storage()
+
+    def untyped_storage(self) -> Any:
+        return self.inner.untyped_storage()
+
     def tolist(self) -> Any:
         waits["tolist"] += 1
         return self.inner.tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
         raise TypeError(f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() first")
-
-    def __array__(self, *_: Any, **__: Any) -> Any:
-        return self.numpy()
 
     def __repr__(self, **_: Any) -> str:
         return f"{self.inner!r} on {self.device}"
@@ -138,11 +141,9 @@ def _mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
 
 def _reshape(outer: SimulatedTensor) -> None:
     """Follow an operation that reshaped the inner tensor in place."""
-    inner = outer.inner
-    shape = list(inner.size()), list(inner.stride()), inner.storage_offset()
-    aten.as_strided_.default.redispatch(
-        torch._C.DispatchKeySet(torch._C.DispatchKey.CompositeExplicitAutograd), outer, *shape
-    )
+    shape = outer.inner.size(), outer.inner.stride(), outer.inner.storage_offset()
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.CompositeExplicitAutograd)
+    aten.as_strided_.default.redispatch(key, outer, *shape)
 
 
 def compute(operation: Any, arguments: Any, options: dict[str, Any]) -> Any:
@@ -190,23 +191,18 @@ def _check(
     own = generator is None or (generator._cdata in _device_generators) == on_device
     _require(own, operation, "another device's generator")
     if operation is aten.copy_.default:
-        if not isinstance(arguments[0], SimulatedTensor):
-            waits["download"] += 1
+        waits["download"] += not isinstance(arguments[0], SimulatedTensor)
         return
-    if simulated and not on_device:
-        waits["download"] += 1
-    if operation in WAITS:
-        waits[operation.__name__] += 1
-    if operation is aten.repeat_interleave.Tensor and options.get("output_size") is None:
-        waits[operation.__name__] += 1
+    waits["download"] += bool(simulated) and not on_device
+    waits["operation"] += operation in WAITS
+    waits["repeats"] += operation is aten.repeat_interleave.Tensor and options.get("output_size") is None
     if operation in TAKES_HOST_INDICES:
         self, indices, *rest = arguments
         _require(isinstance(self, SimulatedTensor), operation, "host memory is indexed from the device")
         if any(one is not None and one.dtype == torch.bool for one in indices) and not (rest and rest[0].numel() == 1):
             waits["boolean index"] += 1
-        _require(
-            not rest or isinstance(rest[0], SimulatedTensor) or rest[0].dim() == 0, operation, "values in host memory"
-        )
+        fits = not rest or isinstance(rest[0], SimulatedTensor) or rest[0].dim() == 0
+        _require(fits, operation, "values in host memory")
         return
     for one in tensors if simulated else ():
         fits = isinstance(one, SimulatedTensor) or (one.dim() == 0 and _is_pointwise(operation))
