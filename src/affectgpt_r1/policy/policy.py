@@ -284,9 +284,10 @@ class MultimodalPolicy(nn.Module):
             raise ConfigError("There is no reference policy: stage.beta must be set before training starts")
         parameters = self.trainable_parameters()
         kept = {name: parameter.data for name, parameter in parameters.items()}
+        self._reference = {name: self._reference[name].to(one.device) for name, one in parameters.items()}
         try:
             for name, parameter in parameters.items():
-                parameter.data = self._reference[name].to(parameter.device)
+                parameter.data = self._reference[name]
             torch.clear_autocast_cache()  # it would go on to serve the weights that stood here before
             yield
         finally:
