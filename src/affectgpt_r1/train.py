@@ -14,7 +14,9 @@ from affectgpt_r1.config import CONFIGS, clear_errors, run_with_clear_errors
 if TYPE_CHECKING:
     import lightning as L
 
+    from affectgpt_r1.data.datamodule import ClipDataModule
     from affectgpt_r1.module import AffectModule
+    from affectgpt_r1.policy.policy import MultimodalPolicy
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -32,8 +34,6 @@ def train(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.errors import ConfigError
     from affectgpt_r1.functional.collective import process_group_left
-    from affectgpt_r1.functional.sharding import is_dealt, whole_weights
-    from affectgpt_r1.held_out import evaluate_best_weights
     from affectgpt_r1.policy.checkpoint import read_checkpoint
     from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tracking import tracked_run
@@ -62,18 +62,28 @@ def train(config: DictConfig) -> dict[str, float]:
                 module = _build_module(config, policy, stage, lexicon, skipped)
                 trainer.fit(module, datamodule=data, ckpt_path=resume_from)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        weights = whole_weights(policy) if config.evaluate_after and is_dealt(policy) else None
-        if not trainer.is_global_zero:
-            return metrics
-        if weights is not None:
-            policy = build_policy(config)
-            policy.load_state_dict(weights, strict=False)
         if config.evaluate_after:
             with clock.phase("test_seconds"):
-                metrics |= evaluate_best_weights(
-                    config, policy, data, loggers, device=trainer.strategy.root_device, step=trainer.global_step
-                )
-        return write_record(config, trainer, clock, metrics)
+                metrics |= _held_out_figures(config, policy, data, trainer, loggers)
+        return write_record(config, trainer, clock, metrics) if trainer.is_global_zero else metrics
+
+
+def _held_out_figures(
+    config: DictConfig, policy: MultimodalPolicy, data: ClipDataModule, trainer: L.Trainer, loggers: list[Any]
+) -> dict[str, float]:
+    """The best weights' figures on the test clips; the first process answers alone, the others return none."""
+    from affectgpt_r1.assembly import build_policy
+    from affectgpt_r1.functional.sharding import is_dealt, whole_weights
+    from affectgpt_r1.held_out import evaluate_best_weights
+
+    weights = whole_weights(policy) if is_dealt(policy) else None
+    if not trainer.is_global_zero:
+        return {}
+    if weights is not None:
+        policy = build_policy(config)
+        policy.load_state_dict(weights, strict=False)
+    device, step = trainer.strategy.root_device, trainer.global_step
+    return evaluate_best_weights(config, policy, data, loggers, device=device, step=step)
 
 
 def _build_loggers(config: DictConfig, *, resumed: bool) -> list[Any]:
