@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import ClipBatch, Sampling
 
 log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_REPORTS = 20.0
 
 UNTRUE_HERE = (
     ".*your dataloader is not resumable.*",  # the data module resumes its sampler itself
@@ -104,20 +107,30 @@ def build_data(
     if config.data.feature_store is None:
         return data, SkippedClips()
     data.open_feature_store(tower_digest(policy.towers))
+    return data, _encode_missing(data, policy, device)
 
+
+def _encode_missing(data: ClipDataModule, policy: MultimodalPolicy, device: torch.device | None) -> SkippedClips:
+    """Fill the opened feature store; for tens of thousands of clips that takes long, so it says how far it is."""
     home = next(policy.towers.parameters()).device
     device = device or home
+    missing = len(data.rows_without_features(data.features)) if data.features is not None else 0
+    encoded, told = 0, time.monotonic()
 
     def encode(batch: ClipBatch) -> Mapping[str, Tensor]:
+        nonlocal encoded, told
         features: Mapping[str, Tensor] = policy.towers(batch_to_device(batch, device))
+        encoded += len(batch)
+        if time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
+            log.info("Encoded %d of %d clips", encoded, missing)
+            told = time.monotonic()
         return features
 
-    missing = len(data.rows_without_features(data.features)) if data.features is not None else 0
     if missing:
         log.info("Encoding %d clips with the frozen towers, once, on %s", missing, device)
         policy.towers.to(device)
     try:
-        return data, fill_feature_store(data, encode)
+        return fill_feature_store(data, encode)
     finally:
         policy.towers.to(home)
 

@@ -140,13 +140,14 @@ def load_predictor(options: argparse.Namespace) -> Predictor:
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.prediction import Predictor
 
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(1, device=options.device)
+        torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
-        raise ConfigError(f"--device {options.device} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
     checkpoint = options.checkpoint or _newest_checkpoint()
     policy, media, sampling, lexicon = (_exported if checkpoint.is_dir() else _trained)(checkpoint, options.set)
-    policy.to(options.device).eval()
+    policy.to(device).eval()
     chosen = load_lexicon(options.lexicon or lexicon)
     return Predictor(policy, media, sampling, chosen, options.faces, not options.no_contributions)
 
@@ -267,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
         help="keys that differ here from training: paths.root=/data",
     )
     parser.add_argument("--no-contributions", action="store_true", help="do not answer again without each modality")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (CUDA where there is some)")
     return parser
 
 

@@ -70,3 +70,10 @@ def test_towers_stay_where_they_are_without_a_device(towers):
     assembly.build_data(CONFIG, SimpleNamespace(towers=towers))
     assert towers.seen == ["cpu"]
     assert set(towers.moves) == {"cpu"}
+
+
+def test_how_many_clips_are_encoded_is_told(towers, monkeypatch, caplog):
+    monkeypatch.setattr(assembly, "SECONDS_BETWEEN_REPORTS", 0.0)
+    with caplog.at_level("INFO", logger="affectgpt_r1.assembly"):
+        assembly.build_data(CONFIG, SimpleNamespace(towers=towers))
+    assert [record.message for record in caplog.records][-1] == "Encoded 1 of 1 clips"
