@@ -41,7 +41,8 @@ def train(config: DictConfig) -> dict[str, float]:
 
     clock = PhaseClock()
     resume_from = checkpoint_to_resume(config)
-    stage, lexicon = instantiate_stage(config.stage), load_lexicon(config.emotion.lexicon)
+    trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
+    stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)
     if resume_from is not None:
         read_checkpoint(resume_from)  # what can fail at once does so before anything is logged or encoded
     prepare_process(config)
@@ -58,7 +59,7 @@ def train(config: DictConfig) -> dict[str, float]:
         for logger in mlflow_loggers(loggers):
             logger.log_data(data.digest(), config.synthetic)
         with clock.phase("fit_seconds"):
-            if config.trainer.max_steps != 0:  # 0: the policy is tested as it is
+            if trains:
                 module = _build_module(config, policy, stage, lexicon, skipped)
                 trainer.fit(module, datamodule=data, ckpt_path=resume_from)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

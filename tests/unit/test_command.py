@@ -154,6 +154,7 @@ def test_export_and_import_name_the_output_that_cannot_be_written(tmp_path: Path
     assert "--output" in printed
     assert "no folder can be made there" in printed
     monkeypatch.setattr("affectgpt_r1.policy.published_names.our_names", lambda tensors, trained: {})
+    monkeypatch.setattr("affectgpt_r1.policy.published_names.our_name", lambda name: None)
     monkeypatch.setattr("affectgpt_r1.policy.checkpoint.check_tensors", lambda *given: None)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "released.pth")
     output = str(tmp_path / "file" / "ours.ckpt")

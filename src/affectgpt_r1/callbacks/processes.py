@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 
 from affectgpt_r1.reporting.logger import RunStatus, mlflow_loggers
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 30.0
 """How long processes that have closed their connections may take to end."""
 
 NOTICE_SECONDS = 1.0

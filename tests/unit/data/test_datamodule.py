@@ -170,7 +170,7 @@ def test_the_feature_store_fills_once_and_replaces_media(root, tmp_path):
     assert fill_feature_store(again, never).total == 0
     for folder in ("video", "audio", "openface_face"):
         shutil.rmtree(root / folder)
-    (batch,) = again._evaluation_loader(again.splits.test)
+    (batch,) = again.evaluation_loader(again.splits.test)
     assert batch.frames is None
     assert batch.names == media_batch.names
     assert all(torch.equal(batch.features[key], value) for key, value in encode(media_batch).items())
