@@ -14,12 +14,22 @@ from affectgpt_r1.callbacks import processes
 from affectgpt_r1.callbacks.processes import FailTogether
 from affectgpt_r1.reporting.logger import Terminated
 
+WAITING = """
+import signal, sys
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in a shell's background
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
 
 @pytest.fixture
 def together(monkeypatch):
     """Two processes beside this one; with them the statuses that MLflow got and the codes that this one ended with."""
-    waiting = [sys.executable, "-c", "import sys; sys.stdin.read()"]
-    others = [subprocess.Popen(waiting, stdin=subprocess.PIPE) for _ in range(2)]
+    waiting = [sys.executable, "-c", WAITING]
+    others = [subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    for process in others:
+        assert process.stdout.readline() == b"ready\n"  # a signal during Python's start would end it with code 1
     statuses, codes, ended = [], [], threading.Event()
 
     def leave(code):
@@ -42,6 +52,7 @@ def together(monkeypatch):
     for process in others:
         process.wait()
         process.stdin.close()
+        process.stdout.close()
 
 
 @pytest.mark.parametrize(
