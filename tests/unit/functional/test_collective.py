@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 
 import pytest
 import torch
+from processes import join_gloo, run_two
 from torch import distributed
 
 from affectgpt_r1.functional.collective import (
@@ -24,8 +24,7 @@ FIGURES = (
 
 
 def share(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    join_gloo(rank, folder)
     with process_group_left():
         reduced, reduce = [], distributed.all_reduce
         distributed.all_reduce = lambda tensor: (reduced.append(tensor.shape), reduce(tensor))
@@ -36,17 +35,11 @@ def share(rank, folder):
             "first": gather_objects_to_first({"rank": rank}),
         }
     assert not distributed.is_initialized()
-    torch.save(found, f"{folder}/{rank}.pt")
+    torch.save(found, folder / f"{rank}.pt")
 
 
 def test_two_processes(tmp_path):
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=share, args=(rank, str(tmp_path))) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_two(share, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for found in (first, second):
         means = {name: value.item() for name, value in found["means"].items()}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-
 import torch
+from processes import join_gloo, run_two
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
@@ -48,8 +47,7 @@ def test_a_stored_mean_stays_it():
 
 
 def gather(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    join_gloo(rank, folder)
     with process_group_left():
         mesh = init_device_mesh("cpu", (2,))
         tree = {
@@ -70,18 +68,12 @@ def gather(rank, folder):
         distributed.all_gather_into_tensor = lambda *given, **options: (calls.append(1), gather_into(*given, **options))
         found = whole(tree)
         distributed.all_gather_into_tensor = gather_into
-    torch.save({**found, "calls": len(calls)}, f"{folder}/{rank}.pt")
+    torch.save({**found, "calls": len(calls)}, folder / f"{rank}.pt")
 
 
 def test_dealt_tensors_are_made_whole_together(tmp_path):
     """Rows of 3 + 2, 2 + 2, 1 + 0 and 2 + 1; two data types, two operations."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=gather, args=(rank, str(tmp_path))) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_two(gather, tmp_path)
     for rank in (0, 1):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found["calls"] == 2

@@ -1,10 +1,9 @@
 """The metric over two gloo processes with uneven data gives the single process's numbers, bit for bit."""
 
 import torch
-import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
+from processes import join_gloo, run_two
+from torch import distributed
 
-from affectgpt_r1.config import REPOSITORY
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 
@@ -27,8 +26,7 @@ def metrics():
 
 
 def score_share(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    join_gloo(rank, folder)
     try:
         predictions, targets = corpus()
         start, end, size = ((0, 7, 7), (7, NUM_SAMPLES, 5))[rank]
@@ -36,14 +34,13 @@ def score_share(rank, folder):
             for first in range(start, end, size):
                 rows = slice(first, min(first + size, end))
                 metric.update(predictions[rows], targets[rows])
-        torch.save([metric.compute() for metric in both], f"{folder}/{rank}.pt")
+        torch.save([metric.compute() for metric in both], folder / f"{rank}.pt")
     finally:
         distributed.destroy_process_group()
 
 
-def test_two_processes_with_uneven_data_equal_one(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(REPOSITORY))  # the processes import this module by its path from there
-    multiprocessing.spawn(score_share, args=(str(tmp_path),), nprocs=2)
+def test_two_processes_with_uneven_data_equal_one(tmp_path):
+    run_two(score_share, tmp_path)
     shares = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     for alone, *found in zip(metrics(), *shares, strict=True):
         alone.update(*corpus())
