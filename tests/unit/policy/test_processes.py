@@ -2,83 +2,62 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
+from processes import join_gloo, run_two
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.nn.parallel import DistributedDataParallel
 
+from affectgpt_r1.functional.sharding import whole
+from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.stages.sft import SFTStage
-from affectgpt_r1.types import Sampling
+from affectgpt_r1.types import ClipBatch, Sampling
 
 GREEDY = Sampling(temperature=0.0, max_completion_length=6)
-WORKER = """
-import sys, torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-from affectgpt_r1.policy.build import build_policy
-from affectgpt_r1.stages.sft import SFTStage
-from affectgpt_r1.types import Sampling
+LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
 
-folder, kind, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet_{kind}", rank=rank, world_size=2)
-arguments, state, batches = torch.load(f"{folder}/inputs.pt", weights_only=False)  # written by this test
-policy = build_policy(**arguments).train()
-policy.load_state_dict(state)
 
 class Step(torch.nn.Module):
-    def __init__(self):
+    """What a strategy wraps."""
+
+    def __init__(self, policy: MultimodalPolicy) -> None:
         super().__init__()
         self.policy = policy
-    def forward(self, batch):
+
+    def forward(self, batch: ClipBatch) -> torch.Tensor:
         return SFTStage().training_step(self.policy, batch, seed=0).loss
 
-step = Step()
-if kind == "ddp":
-    wrapped = DistributedDataParallel(step)
-else:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-    mesh = init_device_mesh("cpu", (2,))
-    wrapped = fully_shard(step, mesh=mesh)
-    step.generate = lambda batch: policy.generate(batch, 1, Sampling(temperature=0.0, max_completion_length=6))
-    register_fsdp_forward_method(step, "generate")
-loss = wrapped(batches[rank])
-loss.backward()
-gradients = {}
-for name, one in policy.named_parameters():
-    if one.requires_grad:
-        gradients[name] = one.grad.full_tensor() if hasattr(one.grad, "full_tensor") else one.grad
-with torch.no_grad():
-    generate = step.generate if kind == "fsdp" else (
-        lambda batch: policy.generate(batch, 1, Sampling(temperature=0.0, max_completion_length=6)))
-    texts = generate(batches[rank]).texts
-torch.save({"loss": loss.detach(), "gradients": gradients, "texts": texts}, f"{folder}/{kind}_{rank}.pt")
-dist.destroy_process_group()
-"""
+    def generate(self, batch: ClipBatch) -> list[list[str]]:
+        return self.policy.generate(batch, 1, GREEDY).texts
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory, make_policy, make_batch, tiny_config, tokenizer_file):
-    folder = tmp_path_factory.mktemp("processes")
-    lora = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
-    policy = make_policy(lora=lora).train()
-    batches = [make_batch(2, seed=1), make_batch(2, seed=2)]
-    arguments = {**tiny_config, "lora": lora, "tokenizer": str(tokenizer_file), "template": policy.template}
-    torch.save((arguments, policy.state_dict(), batches), folder / "inputs.pt")
-    return folder, policy, batches
+def train_share(rank: int, folder: Path, kind: str, policy: MultimodalPolicy, batches: list[ClipBatch]) -> None:
+    join_gloo(rank, folder)
+    step = Step(policy)
+    if kind == "ddp":
+        wrapped = DistributedDataParallel(step)
+    else:
+        wrapped = fully_shard(step, mesh=init_device_mesh("cpu", (2,)))
+        register_fsdp_forward_method(step, "generate")
+    loss = wrapped(batches[rank])
+    loss.backward()
+    gradients = {name: whole(one.grad) for name, one in policy.named_parameters() if one.requires_grad}
+    with torch.no_grad():
+        texts = step.generate(batches[rank])
+    torch.save({"loss": loss.detach(), "gradients": gradients, "texts": texts}, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_are_as_good_as_one(inputs, kind):
-    folder, policy, batches = inputs
-    arguments = [sys.executable, "-c", WORKER, str(folder), kind]
-    started = [subprocess.Popen([*arguments, str(rank)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
-    errors = [process.communicate(timeout=200)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], errors
-    results = [torch.load(folder / f"{kind}_{rank}.pt", weights_only=True) for rank in (0, 1)]
-    policy.zero_grad()
+def test_two_processes_are_as_good_as_one(make_policy, make_batch, tmp_path, kind):
+    policy = make_policy(lora=LORA).train()
+    batches = [make_batch(2, seed=1), make_batch(2, seed=2)]
+    run_two(train_share, tmp_path, kind, policy, batches)
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     tokens = torch.stack([policy.encode_targets(batch).mask.sum() for batch in batches])
     shares = 2 * tokens / tokens.sum()  # each token of the global batch weighs the same
     losses = [

@@ -8,17 +8,14 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
+from processes import join_gloo, run_two
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from affectgpt_r1.config import REPOSITORY
 from affectgpt_r1.data.samplers import ResumableSampler
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.functional.vocabulary import VocabularyScores
 from affectgpt_r1.policy import policy as policy_module
-from affectgpt_r1.policy import shared_attention
-from affectgpt_r1.policy.backbone import use_attention
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.stages.grpo import GRPOStage
@@ -102,12 +99,9 @@ def gradients(stepper, batch, wrapped=None):
     return found
 
 
-def train_share(rank, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def train_share(rank, folder, policy, rollout, batch):
+    join_gloo(rank, folder)
     try:
-        policy, rollout, batch = torch.load(f"{folder}/start.pt", weights_only=False)
-        use_attention(policy.language_model, shared_attention.NAME, shared_attention.attention)  # it is not pickled
         dealt = ResumableSampler(NUM_CLIPS, seed=0, shuffle=False, batch_size=2, num_replicas=2, rank=rank)
         mine = select_clips(batch, [key.index for key in dealt])
         for dtype in ABSOLUTE:
@@ -117,19 +111,16 @@ def train_share(rank, folder):
                 for options in SETTINGS:
                     stepper = Stepper(policy, rollout, options)
                     found.append(gradients(stepper, mine, DistributedDataParallel(stepper)))
-            torch.save(found, f"{folder}/{rank}_{dtype}.pt")
+            torch.save(found, folder / f"{rank}_{dtype}.pt")
     finally:
         distributed.destroy_process_group()
 
 
-def test_two_processes_give_the_gradients_of_one(tiny_policy, make_batch, tmp_path, monkeypatch):
+def test_two_processes_give_the_gradients_of_one(tiny_policy, make_batch, tmp_path):
     batch = tiny_policy.with_features(make_batch())
     sampling = Sampling(max_completion_length=12, temperature=1.5)
     rollout = unequally_long(tiny_policy.eval().generate(batch, 4, sampling, torch.Generator().manual_seed(3)))
-    tiny_policy.towers.audio = torch.nn.Identity()  # HuBERT cannot be pickled; the features are computed already
-    torch.save((tiny_policy, rollout, batch), tmp_path / "start.pt")
-    monkeypatch.syspath_prepend(str(REPOSITORY))  # the processes import this module by its path from there
-    multiprocessing.spawn(train_share, args=(str(tmp_path),), nprocs=2)
+    run_two(train_share, tmp_path, tiny_policy, rollout, batch)
     policy = tiny_policy
     for dtype in ABSOLUTE:
         shares = [torch.load(tmp_path / f"{rank}_{dtype}.pt") for rank in (0, 1)]
