@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from importlib import import_module
 
 import pytest
@@ -52,19 +51,17 @@ def test_no_command_is_an_error_with_the_help(capsys):
 
 
 @pytest.mark.parametrize("arguments", ["['--help']", "['score', '--help']", "['submit', '--help']"])
-def test_help_is_quick_and_loads_no_torch(arguments):
+def test_help_waits_for_no_large_library(arguments):
     program = (
         "import sys; from affectgpt_r1.cli import main\n"
         f"try: main({arguments})\n"
         "except SystemExit as stopped: assert stopped.code == 0\n"
-        "print([name for name in ('torch', 'lightning', 'hydra', 'mlflow') if name in sys.modules])"
+        "print([name for name in ('torch', 'lightning', 'hydra', 'mlflow', 'pandas') if name in sys.modules])"
     )
 
-    started = time.perf_counter()
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert finished.stdout.splitlines()[-1] == "[]"
-    assert time.perf_counter() - started < 2.0
 
 
 def test_overrides_reach_the_composed_configuration():
