@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from affectgpt_r1.data.any_media import LOST_SHARE, inspect, read_sound_windows, read_uniform_frames
+from affectgpt_r1.data.any_media import read_sound_windows, read_uniform_frames
 from affectgpt_r1.data.collate import batch_to_device, collate
+from affectgpt_r1.data.containers import inspect
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.faces import centre_square, face_crops
 from affectgpt_r1.data.video import Frames, resize_faces, resize_frames
@@ -147,14 +148,8 @@ def read_clip(path: Path, subtitle: str | None, media: MediaSettings, faces: Fac
         MediaError: See :class:`Predictor`.
     """
     streams = inspect(path, with_text=subtitle is None and "text" in media.modalities)
-    subtitle, notes = _cut(streams.text if subtitle is None else subtitle)
-    if streams.about_text:
-        notes.insert(0, streams.about_text)
-    if streams.held_seconds < streams.declared_seconds * (1 - LOST_SHARE) - 1:
-        notes.append(
-            f"the header promises {streams.declared_seconds:.0f} s and the file holds {streams.held_seconds:.0f} s: "
-            "it is cut short, or the header is wrong"
-        )
+    subtitle, about_cut = _cut(streams.text if subtitle is None else subtitle)
+    notes = [*streams.notes, *about_cut]
     frames: Tensor | None = None
     context_frames: Tensor | None = None
     waveform: Tensor | None = None

@@ -1,17 +1,16 @@
 """Frames and sound of any file that FFmpeg reads, however long, in bounded memory.
 
-Data sets are read by :mod:`affectgpt_r1.data.video`; this is for files that nobody prepared. What a container declares
-(duration, number of frames) is not believed: the packets are counted, which costs one read of the file and no decoding.
+Data sets are read by :mod:`affectgpt_r1.data.video`; this is for files that nobody prepared, after
+:func:`affectgpt_r1.data.containers.inspect` has said what is in them.
 """
 
 from __future__ import annotations
 
-import math
-import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.data.audio import MOST_CHANNELS, SAMPLE_RATE, audio_windows, average_channels, resample
-from affectgpt_r1.data.subtitles import about_track, line_of_packet, text_track
+from affectgpt_r1.data.containers import LOST_SHARE, Streams, audio_stream, opened, video_stream
 from affectgpt_r1.data.video import Frames, uniform_indices
 from affectgpt_r1.errors import MediaError
 
@@ -35,101 +34,6 @@ SEEK_SECONDS = 5.0
 RESAMPLING_MARGIN = 0.1
 """Seconds of sound around a window, so that the resampling filter sees no edge where the file has none."""
 
-LOST_SHARE = 0.1
-"""A file that lacks more of the frames that its header promises, or of its sound, is damaged or cut short."""
-
-FORMATS_WITH_A_DURATION = ("matroska", "mov", "avi", "asf", "wav")
-"""Containers whose header says how long they are; of the others FFmpeg guesses it from the bit rate."""
-
-
-class Streams(NamedTuple):
-    """What a file really holds."""
-
-    picture_times: list[int]  # presentation times of the video packets, sorted, in the stream's time base
-    sound_start: float  # of the first audio packet, in seconds; a recorded broadcast does not start at 0
-    sound_end: float  # of the last audio packet; the start's equal without an audio track
-    declared_seconds: float  # by the header; 0 where it does not say
-    held_seconds: float  # from 0 to the end of the last packet
-    has_video: bool
-    has_audio: bool
-    text: str = ""  # of its subtitle track
-    about_text: str = ""  # what a reader of it should know
-
-
-def inspect(path: Path, *, with_text: bool = False) -> Streams:
-    """Count the packets of a file's first video and first audio stream; a cover picture is no video.
-
-    Args:
-        path: The file.
-        with_text: Read a subtitle track, too; see :func:`~affectgpt_r1.data.subtitles.text_track`.
-
-    Raises:
-        MediaError: FFmpeg cannot read it, it holds neither, or it is cut short.
-    """
-    times: list[int] = []
-    lines: list[str | None] = []
-    num_pictures = 0
-    sound_start, sound_end = math.inf, 0.0
-    with _opened(path) as container:
-        video, audio = _video_stream(container), _audio_stream(container)
-        _check_streams(path, video, audio)
-        titles = text_track(container) if with_text else None
-        for packet in container.demux([stream for stream in (video, audio, titles) if stream is not None]):
-            num_pictures += packet.stream is video and packet.size > 0
-            if packet.stream is titles and packet.size:
-                lines.append(line_of_packet(packet))
-            elif packet.pts is None:
-                continue
-            elif packet.stream is video:
-                times.append(packet.pts)
-            elif packet.stream is audio:
-                start, end = _span(packet)
-                sound_start, sound_end = min(sound_start, start), max(sound_end, end)
-        times.sort()
-        if num_pictures and not times:
-            raise MediaError(f"{path}: its pictures have no times, as in a raw stream; put it into a container")
-        if video is not None and _is_cut_short(video, times):
-            raise MediaError(f"{path}: cut short: {len(times)} of {video.frames} frames are there")
-        sound_start = min(sound_start, sound_end)
-        held = max(sound_end, float(times[-1] * (video.time_base or 0)) if times and video is not None else 0.0)
-        declared = (container.duration or 0) / av.time_base
-        is_said = container.format.name.startswith(FORMATS_WITH_A_DURATION)
-        about_text = about_track(container, lines) if with_text else ""
-    return Streams(
-        picture_times=times,
-        sound_start=sound_start,
-        sound_end=sound_end,
-        declared_seconds=declared if is_said else 0.0,
-        held_seconds=held,
-        has_video=bool(times),
-        has_audio=sound_end > sound_start,
-        text=" ".join(filter(None, lines)),
-        about_text=about_text,
-    )
-
-
-def _check_streams(path: Path, *streams: av.stream.Stream | None) -> None:
-    there = [stream for stream in streams if stream is not None]
-    if not there:
-        raise MediaError(f"{path}: has neither a video nor an audio stream")
-    for stream in there:
-        if stream.codec_context is None:
-            raise MediaError(f"{path}: FFmpeg knows no decoder for its {stream.type} stream")
-
-
-def _span(packet: av.Packet[Any]) -> tuple[float, float]:
-    """Start and end of a packet in seconds."""
-    start, length = packet.pts or 0, packet.duration or 0
-    return float(start * packet.time_base), float((start + length) * packet.time_base)
-
-
-def _is_cut_short(video: av.VideoStream, times: Sequence[int]) -> bool:
-    """By the count of frames and by their times, for an AVI's count includes frames that the camera dropped."""
-    if len(times) >= video.frames * (1 - LOST_SHARE) - 2:
-        return False
-    reached = times[-1] - (video.start_time or 0) if times else 0
-    return not video.duration or reached < video.duration * (1 - LOST_SHARE)
-
 
 def read_uniform_frames(path: Path, streams: Streams, count: int) -> list[Frames]:
     """Read ``count`` frames spread over the file by their place in presentation order.
@@ -138,12 +42,12 @@ def read_uniform_frames(path: Path, streams: Streams, count: int) -> list[Frames
 
     Args:
         path: The file.
-        streams: From :func:`inspect`.
+        streams: From :func:`~affectgpt_r1.data.containers.inspect`.
         count: Frames ``F``; a shorter file repeats its last.
 
     Returns:
-        ``F`` pictures ``(H, W, 3)`` uint8 RGB, upright as the file's rotation asks, the longest edge at most
-        ``LONGEST_EDGE``.
+        ``F`` pictures ``(H, W, 3)`` uint8 RGB as a player shows them: turned or mirrored as the file asks, with square
+        pixels, the longest edge at most ``LONGEST_EDGE``.
 
     Raises:
         MediaError: A frame cannot be decoded.
@@ -167,29 +71,30 @@ def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float)
     """
     there = streams.sound_end - streams.sound_start
     if there <= WHOLE_SOUND_SECONDS:
-        with _opened(path) as container:
-            stream = _audio_stream(container)
+        with opened(path) as container:
+            stream = audio_stream(container)
             assert stream is not None
             whole = _mono(path, _decoded(container, stream), stream)
-        if whole.shape[0] < there * (1 - LOST_SHARE) * SAMPLE_RATE - SAMPLE_RATE // 10:
-            decoded = whole.shape[0] / SAMPLE_RATE
-            raise MediaError(f"{path}: only {decoded:.1f} of {there:.1f} seconds of its sound can be decoded")
+        held, decoded = streams.sound_seconds, whole.shape[0] / SAMPLE_RATE
+        if decoded < held * (1 - LOST_SHARE) - 0.1:
+            raise MediaError(f"{path}: only {decoded:.1f} of {held:.1f} seconds of its sound can be decoded")
         return audio_windows(whole, SAMPLE_RATE, count, seconds)
     starts = [streams.sound_start + (there - seconds) * index / max(count - 1, 1) for index in range(count)]
-    with _opened(path) as container:
+    with opened(path) as container:
         return torch.stack([_sound_between(path, container, start, seconds) for start in starts])
 
 
 def _sound_between(path: Path, container: av.container.InputContainer, start: float, seconds: float) -> Tensor:
-    stream = _audio_stream(container)
+    """A window ``(S,)`` from ``start``, or from where the sound goes on if it pauses there."""
+    stream = audio_stream(container)
     assert stream is not None
-    begin, end = start - RESAMPLING_MARGIN, start + seconds + RESAMPLING_MARGIN
+    begin = start - RESAMPLING_MARGIN
     frames: list[Any] = []
     if _seek(container, stream, max(0.0, begin)) or _seek(container, stream, 0.0):
         for frame in _decoded(container, stream):
             if frame.time is None or frame.time + frame.samples / frame.sample_rate < begin:
                 continue
-            if frame.time > end:
+            if frames and frame.time > max(start, frames[0].time) + seconds + RESAMPLING_MARGIN:
                 break
             frames.append(frame)
     if not frames:
@@ -210,8 +115,8 @@ def _mono(path: Path, frames: Iterable[Any], stream: av.AudioStream) -> Tensor:
 def _pictures_at(path: Path, wanted: Sequence[int], *, may_seek: bool) -> dict[int, Frames]:
     """The pictures shown at the wanted times; those that are not reached are left out."""
     pictures: dict[int, Frames] = {}
-    with _opened(path) as container:
-        stream = _video_stream(container)
+    with opened(path) as container:
+        stream = video_stream(container)
         assert stream is not None
         assert stream.time_base is not None
         stream.codec_context.thread_count = 1
@@ -225,7 +130,7 @@ def _pictures_at(path: Path, wanted: Sequence[int], *, may_seek: bool) -> dict[i
             frame = next((frame for frame in frames if (frame.pts or 0) >= time), None)
             if frame is None:
                 return pictures
-            pictures[time] = _upright(frame)
+            pictures[time] = _as_shown(frame, stream.sample_aspect_ratio or Fraction(1))
             position = time
     return pictures
 
@@ -245,10 +150,11 @@ def _decoded(container: av.container.InputContainer, stream: av.stream.Stream) -
             yield from packet.decode()
 
 
-def _upright(frame: av.VideoFrame) -> Frames:
-    scale = min(1.0, LONGEST_EDGE / max(frame.width, frame.height))
+def _as_shown(frame: av.VideoFrame, pixel_aspect: Fraction) -> Frames:
+    width = float(frame.width * pixel_aspect)
+    scale = min(1.0, LONGEST_EDGE / max(width, frame.height))
     picture = frame.to_ndarray(
-        format="rgb24", width=max(2, round(frame.width * scale)), height=max(2, round(frame.height * scale))
+        format="rgb24", width=max(2, round(width * scale)), height=max(2, round(frame.height * scale))
     )
     turns = round(frame.rotation / 90)
     if _is_mirrored(frame):  # the file asks for a flip before a turn, of which FFmpeg's angle knows nothing
@@ -262,26 +168,3 @@ def _is_mirrored(frame: av.VideoFrame) -> bool:
         return False
     across_x, across_y, _, down_x, down_y = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
     return bool(across_x * down_y < across_y * down_x)
-
-
-def _video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    streams: Sequence[av.VideoStream] = container.streams.video
-    return next((stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic), None)
-
-
-def _audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """The first that can be decoded: phones put a spatial track beside the plain one."""
-    streams: Sequence[av.AudioStream] = container.streams.audio
-    return next((stream for stream in streams if stream.codec_context is not None), next(iter(streams), None))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[av.container.InputContainer]:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise MediaError(f"{path}: is no ordinary file; it is read more than once, so write it to one")
-        with av.open(f"file:{path}") as container:  # or FFmpeg takes `scene:1.mp4` for an address
-            yield container
-    except (av.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error  # without the path, which FFmpeg repeats
-        raise MediaError(f"{path}: cannot be read as video or sound: {reason}") from error

@@ -20,7 +20,6 @@ MARGIN = 0.15
 LONGEST_EDGE = 480
 """Pictures are searched at this size: a face that an emotion can be read from is still large in it."""
 
-
 SMALLEST_FACE = 20
 """Pixels; MTCNN looks for none smaller, and fails on a picture that could not hold one."""
 
@@ -54,9 +53,11 @@ def _face_crop(picture: Frames) -> Frames | None:
     if min(searched.shape[:2]) < SMALLEST_FACE:
         return None
     boxes, probabilities = _detector().detect(searched)
-    if boxes is None or probabilities[0] is None or probabilities[0] < LEAST_PROBABILITY:
+    found = zip(boxes, probabilities, strict=True) if boxes is not None else ()  # the largest first
+    face = next((box for box, probability in found if probability >= LEAST_PROBABILITY), None)
+    if face is None:
         return None
-    left, top, right, bottom = (float(edge) * step for edge in boxes[0])
+    left, top, right, bottom = (float(edge) * step for edge in face)
     half = max(right - left, bottom - top) * (0.5 + MARGIN)
     middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
     height, width = picture.shape[:2]

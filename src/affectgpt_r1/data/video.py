@@ -111,7 +111,7 @@ class PyAVDecoder:
     def _decode(self, visit: Callable[[int, av.VideoFrame], None]) -> int:
         count = 0
         try:
-            with av.open(str(self._path)) as container:
+            with av.open(str(self._path), metadata_errors="replace") as container:
                 if not container.streams.video:
                     raise MediaError(f"{self._path}: has no video stream")
                 stream = container.streams.video[0]
@@ -197,8 +197,8 @@ def read_face_crops(path: Path, count: int = 8, channel_order: ChannelOrder = "b
         MediaError: The file is no such array, or holds no crops.
     """
     try:
-        crops = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        crops = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
         raise MediaError(f"{path}: cannot be read as face crops: {error}") from error
     if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[3] != 3 or 0 in crops.shape:
         raise MediaError(f"{path}: face crops must be uint8 (T, H, W, 3), not {crops.dtype} {crops.shape}")
@@ -216,8 +216,7 @@ def resize_frames(frames: Frames, size: int) -> Tensor:
     """Scale the shortest edge to ``size`` (bicubic), crop the centre: CLIP's way; ``(F, 3, size, size)`` uint8."""
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
     height, width = pixels.shape[-2:]
-    scale = size / min(height, width)
-    scaled = (max(size, int(height * scale)), max(size, int(width * scale)))
+    scaled = tuple(edge * size // min(height, width) for edge in (height, width))
     resized = F.interpolate(pixels, size=scaled, mode="bicubic", antialias=True)
     top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
     return resized[..., top : top + size, left : left + size].contiguous()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
 from affectgpt_r1.data import audio
 from affectgpt_r1.data.audio import audio_windows, log_mel, read_audio_windows, read_waveform, resample
@@ -56,6 +57,17 @@ def test_other_rates_are_resampled(tmp_path, write_wav):
     assert windows.dtype == torch.float32
     assert torch.fft.rfft(windows[3]).abs().argmax() == 2000
     assert resample(torch.ones(480), 48_000).shape == (160,)
+
+
+def test_odd_rates_need_no_huge_filter():
+    for rate, hertz in ((11_127, 500), (44_101, 1000)):  # 16 kHz shares no factor with them
+        tone = torch.sin(torch.arange(2 * rate) * (2 * torch.pi * hertz / rate))
+        heard = resample(tone, rate)
+        assert heard.shape[0] == pytest.approx(32_000, abs=32)
+        assert torch.fft.rfft(heard[:32_000]).abs().argmax() == 2 * hertz
+    waveform = torch.randn(4410)
+    expected = torchaudio.functional.resample(waveform, 44_100, 16_000)
+    assert resample(waveform, 44_100).equal(expected)
 
 
 def test_log_mel_finds_the_band_of_a_tone():

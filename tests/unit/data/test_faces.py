@@ -26,6 +26,19 @@ def test_pictures_too_small_or_too_narrow_for_a_face():
     assert face_crops([np.zeros((16, 16, 3), np.uint8), np.zeros((900, 24, 3), np.uint8)]) == [None, None]
 
 
+def test_a_large_thing_that_is_hardly_a_face_does_not_hide_a_smaller_face(monkeypatch: pytest.MonkeyPatch):
+    class Detector:
+        def detect(self, picture):
+            return np.array([[0, 0, 100, 100], [120, 40, 140, 60], [10, 10, 15, 15]]), np.array([0.75, 0.99, 0.99])
+
+    monkeypatch.setattr("affectgpt_r1.data.faces._detector", Detector)
+    picture = np.zeros((120, 160, 3), np.uint8)
+    picture[37:63, 117:143] = 200  # the smaller face and its margin
+    crop = face_crops([picture])[0]
+    assert crop.shape == (26, 26, 3)
+    assert (crop == 200).all()
+
+
 def test_a_missing_detector_names_the_remedy(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
     _detector.cache_clear()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from av.subtitles.subtitle import SubtitleSet
 
-from affectgpt_r1.data.any_media import inspect
+from affectgpt_r1.data.containers import inspect
 from affectgpt_r1.data.subtitles import read_srt
 
 ASS_HEADER = b"""[Script Info]
@@ -59,7 +59,7 @@ def write_titled(path: Path, *tracks: tuple[str, Sequence[str]], flags: Sequence
 def test_the_words_of_a_track_without_markup(tmp_path: Path, codec: str, suffix: str, name: str):
     streams = inspect(write_titled(tmp_path / f"clip.{suffix}", (codec, LINES)), with_text=True)
     assert streams.text == "I am fine, really. Oh no!"
-    assert streams.about_text == f"what is said is from its subtitle track ({name}, eng)"
+    assert streams.notes == (f"what is said is from its subtitle track ({name}, eng)",)
     assert len(streams.picture_times) == 20
 
 
@@ -101,12 +101,12 @@ def test_tracks_of_pictures_are_named_and_passed_over(tmp_path: Path):
     pictures = path.read_bytes().replace(b"S_TEXT/UTF8", b"S_HDMV/PGS\0")
     path.write_bytes(pictures)
     streams = inspect(path, with_text=True)
-    assert (streams.text, streams.about_text) == (
+    assert (streams.text, streams.notes) == (
         "",
-        "its subtitle tracks (hdmv_pgs_subtitle) are no text and are not read",
+        ("its subtitle tracks (hdmv_pgs_subtitle) are no text and are not read",),
     )
     path.write_bytes(pictures.replace(b"S_HDMV/PGS\0", b"S_UNKNOWN_X"))
-    assert "(unknown) are no text" in inspect(path, with_text=True).about_text
+    assert "(unknown) are no text" in inspect(path, with_text=True).notes[0]
     both = write_titled(tmp_path / "both.mkv", ("srt", ["gone"]), ("ass", ["Here."]))
     both.write_bytes(both.read_bytes().replace(b"S_TEXT/UTF8", b"S_HDMV/PGS\0"))
     assert inspect(both, with_text=True).text == "Here."
@@ -117,16 +117,16 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path: Path):
     path.write_bytes(path.read_bytes().replace(b"I am fine.", b"\xff\xfeam \xc3ine."))
     streams = inspect(path, with_text=True)
     assert streams.text == "Leave me alone!"
-    assert streams.about_text.endswith("track (subrip, eng); 1 of its 2 lines are damaged and left out")
+    assert streams.notes[0].endswith("track (subrip, eng); 1 of its 2 lines are damaged and left out")
     path.write_bytes(path.read_bytes().replace(b"Leave", b"\xff\xff\xff\xff\xff"))
     streams = inspect(path, with_text=True)
     assert streams.text == ""
-    assert streams.about_text == (
-        "its subtitle track (subrip, eng) holds no words; 2 of its 2 lines are damaged and left out"
+    assert streams.notes == (
+        "its subtitle track (subrip, eng) holds no words; 2 of its 2 lines are damaged and left out",
     )
     assert len(streams.picture_times) == 20
 
 
 def test_without_a_track_or_a_wish_nothing_is_said(tmp_path: Path, write_video):
-    assert inspect(write_video(tmp_path / "plain.mp4"), with_text=True)[-2:] == ("", "")
-    assert inspect(write_titled(tmp_path / "clip.mkv", ("srt", ["Hello."])))[-2:] == ("", "")
+    assert inspect(write_video(tmp_path / "plain.mp4"), with_text=True)[-2:] == ("", ())
+    assert inspect(write_titled(tmp_path / "clip.mkv", ("srt", ["Hello."])))[-2:] == ("", ())

@@ -141,7 +141,9 @@ def test_files_that_are_no_arrays(tmp_path):
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "empty.npy").touch()
     (tmp_path / "text.npy").write_text("text")
-    for name in ("pickled", "empty", "text", "missing"):
+    np.savez(tmp_path / "archive.npz", np.zeros((3, 4, 4, 3), np.uint8))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    for name in ("pickled", "empty", "text", "missing", "archive"):
         with pytest.raises(MediaError, match=rf"{name}\.npy: cannot be read"):
             read_face_crops(tmp_path / f"{name}.npy")
 
@@ -154,6 +156,14 @@ def test_faces_are_scaled_straight_and_frames_cropped():
     assert faces.dtype == frames.dtype == torch.uint8
     assert faces[0, 0, 10, [0, 7, 12, 19]].tolist() == [0, 200, 200, 0]
     assert frames.unique().tolist() == [200]
+
+
+def test_a_frame_twice_as_wide_is_scaled_to_just_that(monkeypatch):
+    sizes = set()
+    monkeypatch.setattr(video.F, "interpolate", lambda pixels, size, **options: sizes.add(size) or pixels)
+    for height in (47, 94, 96, 147, 173):  # 94 * (48 / 47) is 95.99... in floating point
+        resize_frames(np.zeros((1, height, 2 * height, 3), np.uint8), 48)
+    assert sizes == {(48, 96)}
 
 
 def test_upscaled_faces_are_bilinear():
