@@ -28,6 +28,28 @@ SMALL = (
 )
 GRID = ("penalty=ratio,none", "trainer.max_steps=8")
 
+KILLED = """
+import os, signal, sys
+
+from affectgpt_r1.module import AffectModule
+from affectgpt_r1.train import main
+
+cell, step = map(int, sys.argv[1:3])
+del sys.argv[1:3]
+modules = []
+started = AffectModule.on_train_batch_start
+
+def start_or_die(module, batch, batch_idx):
+    if not any(module is one for one in modules):
+        modules.append(module)
+    if (len(modules), module.trainer.global_step) == (cell, step):
+        os.kill(os.getpid(), signal.SIGKILL)
+    started(module, batch, batch_idx)
+
+AffectModule.on_train_batch_start = start_or_die
+main()
+"""
+
 
 @pytest.fixture(scope="module")
 def start(workspace, run_stage):
@@ -35,9 +57,9 @@ def start(workspace, run_stage):
     return run_stage("sft", workspace / "outputs" / "sweep-start", 2) / "checkpoints" / "last.ckpt"
 
 
-def _command(workspace, start, name, ablation, *overrides):
+def _overrides(workspace, start, name, ablation, *overrides):
     return [
-        *(sys.executable, "-m", "affectgpt_r1.train", "-m", f"+ablation={ablation}", f"experiment_name={name}"),
+        *("-m", f"+ablation={ablation}", f"experiment_name={name}"),
         *(f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", f"init_from={start}"),
         *SMALL,
         *overrides,
@@ -45,9 +67,16 @@ def _command(workspace, start, name, ablation, *overrides):
 
 
 def _sweep(*arguments):
-    done = subprocess.run(_command(*arguments), capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "affectgpt_r1.train", *_overrides(*arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    return done
+
+
+def _sweep_until_killed(cell, step, *arguments):
+    """A sweep that kills itself once its ``cell``-th cell has made ``step`` steps."""
+    command = [sys.executable, "-c", KILLED, str(cell), str(step), *_overrides(*arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-4000:]
 
 
 def _runs(workspace, name):
@@ -129,25 +158,9 @@ def test_a_finished_cell_is_not_trained_again_and_an_untrained_one_is_shared_by_
     assert not any(name.startswith("train/") for name in untrained.data.metrics)
 
 
-def _kill_at(command, line_start):
-    """Run a command until it prints a line, then SIGKILL it."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        reached = False
-        for line in process.stdout:
-            if line.startswith(line_start):
-                reached = True
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stdout.read()
-    assert reached
-    assert process.returncode == -signal.SIGKILL
-
-
-def test_a_killed_cell_ends_as_it_would_have(swept, start, monkeypatch):
-    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+def test_a_killed_cell_ends_as_it_would_have(swept, start):
     workspace, uncut = swept
-    _kill_at(_command(workspace, start, "killed", "penalty", *GRID), "penalty-none-seed1 5/")
+    _sweep_until_killed(2, 5, workspace, start, "killed", "penalty", *GRID)
     _, parent, cells = _runs(workspace, "killed")
     assert parent.info.status == "RUNNING"
     assert sorted(run.info.status for run in cells.values()) == ["FINISHED", "RUNNING"]
@@ -181,13 +194,9 @@ def _test_metrics(run):
 
 
 @pytest.mark.slow
-def test_a_run_that_lost_its_process_is_marked_even_if_its_cell_is_gone(workspace, start, monkeypatch):
+def test_a_run_that_lost_its_process_is_marked_even_if_its_cell_is_gone(workspace, start):
     """Killed before its first checkpoint, and never asked for again."""
-    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
-    _kill_at(
-        _command(workspace, start, "orphan", "penalty", "penalty=ratio", "trainer.max_steps=50"),
-        "penalty-ratio-seed1 1/",
-    )
+    _sweep_until_killed(1, 1, workspace, start, "orphan", "penalty", "penalty=ratio", "trainer.max_steps=8")
     (lost,) = _runs(workspace, "orphan")[2].values()
     shutil.rmtree(workspace / "outputs" / "orphan" / lost.data.tags["affectgpt.config_hash"])
     _sweep(workspace, start, "orphan", "penalty", "penalty=none", "trainer.max_steps=1")
