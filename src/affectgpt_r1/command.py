@@ -57,22 +57,17 @@ def run_composed_command(
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from affectgpt_r1.config import CONFIGS, check_keys, explain, mistyped
+    from affectgpt_r1.config import CONFIGS, check_keys, check_overrides, explain
 
     options, overrides = parser.parse_known_args(arguments)
     if options_unknown := [override for override in overrides if override.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(options_unknown)}")
     try:
+        check_overrides(overrides)
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("train", overrides=[*first, *overrides])
         check_keys(config)
         return work(options, config)
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
         print(f"{parser.prog}: {explain(error, overrides)}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except (TypeError, ValueError) as error:
-        wrong = mistyped(overrides)
-        if wrong is None:
-            raise
-        print(f"{parser.prog}: {wrong} ({error})", file=sys.stderr)
         raise SystemExit(2) from None

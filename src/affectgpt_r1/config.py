@@ -18,9 +18,9 @@ from affectgpt_r1.config_keys import (
     REPOSITORY,
     STAGE_KEYS,
     check_keys,
+    check_overrides,
     config_keys,
     key_of,
-    mistyped,
     unknown_choice,
     unknown_key,
 )
@@ -31,11 +31,11 @@ __all__ = [
     "REPOSITORY",
     "STAGE_KEYS",
     "check_keys",
+    "check_overrides",
     "clear_errors",
     "explain",
     "instantiate",
     "instantiate_stage",
-    "mistyped",
     "resolved",
     "run_with_clear_errors",
 ]
@@ -97,11 +97,9 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    for given in sys.argv[1:]:
-        if given.startswith("--") and key_of(given[2:]) in config_keys():  # argparse takes some for options of Hydra's
-            _fail(f"{given}: keys have no dashes, as in {key_of(given[2:])}=VALUE")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, and knows no nearest key
     try:
+        check_overrides(sys.argv[1:])
         entry()
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
         _fail(explain(error, sys.argv[1:]))
@@ -109,10 +107,6 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
         if any(frame.name == "_entry" for frame in traceback.extract_tb(error.__traceback__)):
             raise
         _fail(f"{error.filename}: the run's folder cannot be made ({error.strerror}); choose another by paths.outputs=")
-    except (TypeError, ValueError) as error:
-        if wrong := mistyped(sys.argv[1:]):
-            _fail(f"{wrong} ({error})")
-        raise
 
 
 @contextmanager
@@ -133,8 +127,6 @@ def clear_errors(config: DictConfig) -> Iterator[None]:
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
     try:
-        if wrong := mistyped([override for override in overrides if not key_of(override).startswith("trainer.")]):
-            raise ConfigError(wrong)
         check_keys(config)
         yield
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:

@@ -26,6 +26,9 @@ OVERLAYS = ("experiment", "ablation", "debug")
 OPEN = ("callbacks", "logger")
 """Mappings whose names are free."""
 
+WORDS_TOO = ("trainer.devices", "trainer.deterministic", "trainer.val_check_interval")
+"""Keys of numbers where Lightning takes words as well: ``auto``, ``warn``, a time."""
+
 _HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
@@ -91,9 +94,16 @@ def unknown_key(key: str, valid: Iterable[str] = ()) -> str:
     having = sorted({choice for one, _, choice in config_items() if one == key and choice and not _is_overlay(choice)})
     if having:
         return f"{key} is no key of this configuration; it belongs to {' and '.join(having)}"
-    known = sorted(config_keys().union(valid))
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    remedy = f"the nearest is {nearest[0]}" if nearest else "configs/README.md lists them"
+    known = sorted(one for one in config_keys().union(valid) if not key.startswith(f"{one}."))
+    parent, _, last = key.rpartition(".")
+    deeper = [one for one in known if parent and one.startswith(f"{parent}.") and one.endswith(f".{last}")]
+    nearest = deeper or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    siblings = sorted(_children(config_keys(), f"{parent}.") - set(_HYDRA_KEYS)) if parent else []
+    remedy = "configs/README.md lists them"
+    if nearest:
+        remedy = f"the nearest is {nearest[0]}"
+    elif siblings:
+        remedy = f"{parent} has {', '.join(siblings)}"
     return f"{key} is no key of this configuration; {remedy}"
 
 
@@ -105,28 +115,55 @@ def unknown_choice(group: str, choice: str) -> str:
     return f"{group}={choice}: there is no {CONFIGS / group / choice}.yaml{found}"
 
 
-def mistyped(overrides: Sequence[str]) -> str | None:
-    """The first override that gives text where the configuration files have numbers, in words; None without one.
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse values that cannot be meant, before Hydra reads the command line; what it refuses itself is left to it.
 
     Args:
-        overrides: The command line.
+        overrides: The command line; options of Hydra's may stand among them.
+
+    Raises:
+        ConfigError: An override begins with dashes, chooses no file of a group, or gives text where ``configs/`` has
+            numbers.
     """
-    defaults: dict[str, list[Any]] = {}
+    for override in (one for one in overrides if "=" in one):
+        key, _, given = override.lstrip("+").partition("=")
+        if override.startswith("--") and key_of(override[2:]) in config_keys():
+            raise ConfigError(f"{override}: keys have no dashes, as in {key_of(override[2:])}=VALUE")
+        if given in ("", "null") and (CONFIGS / key).is_dir():
+            raise ConfigError(unknown_choice(key, given))
+        if found := _mistyped(key, override):
+            raise ConfigError(found)
+
+
+def _mistyped(key: str, override: str) -> str | None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    numbers = _numbers().get(key)
+    if numbers is None or key in WORDS_TOO or "${" in override:
+        return None
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:  # which Hydra will say better
+        return None
+    if parsed.is_sweep_override():
+        return None
+    value = parsed.value()
+    if all(isinstance(number, bool) for number in numbers):
+        kind = None if value in (True, False, None) else "neither true nor false"
+    else:
+        kind = "no number" if isinstance(value, str | list | dict) else None
+    return kind and f"{key}={override.partition('=')[2]} is {kind}; configs/ has {key}={str(numbers[0]).lower()}"
+
+
+@cache
+def _numbers() -> dict[str, list[int | float]]:
+    """The values in ``configs/`` of each key that has nothing but numbers there."""
+    values: dict[str, list[Any]] = {}
     for key, value, choice in config_items():
         if not _is_overlay(choice) and value is not None and not (isinstance(value, str) and value.startswith("${")):
-            defaults.setdefault(key, []).append(value)
-    for override in overrides:
-        key, _, given = override.lstrip("+").partition("=")
-        values = defaults.get(key, [])
-        if not values or not all(isinstance(value, int | float) for value in values) or "${" in given:
-            continue
-        if all(isinstance(value, bool) for value in values):
-            kind = "" if given.lower() in ("true", "false", "1", "0", "null") else "neither true nor false"
-        else:
-            kind = "no number" if isinstance(OmegaConf.from_dotlist([f"given={given}"]).given, str) else ""
-        if kind:
-            return f"{key}={given} is {kind}; configs/ has {key}={str(values[0]).lower()}"
-    return None
+            values.setdefault(key, []).append(value)
+    return {key: found for key, found in values.items() if all(isinstance(value, int | float) for value in found)}
 
 
 def key_of(override: str) -> str:

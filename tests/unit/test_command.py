@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 from affectgpt_r1 import cli
 from affectgpt_r1.assembly import build_data
 from affectgpt_r1.command import run_command, run_composed_command
-from affectgpt_r1.config import CONFIGS, clear_errors, mistyped, run_with_clear_errors
+from affectgpt_r1.config import CONFIGS, check_overrides, clear_errors, run_with_clear_errors
 from affectgpt_r1.convert_weights import main as convert_weights
 from affectgpt_r1.data.datamodule import MERCaptionDataModule
 from affectgpt_r1.data.dataset import MediaSettings
@@ -76,18 +77,44 @@ def test_overrides_are_composed_beside_the_options(capsys):
         assert complaint in printed
 
 
-def test_text_for_a_number_is_named_but_other_errors_are_not_hidden(capsys, monkeypatch):
-    assert mistyped(["seed=3", "optim.optimizer.lr=1e-4", "data.subset=null", "experiment_name=abc"]) is None
-    assert mistyped(["seed=3", "data.batch_size=abc"]).startswith("data.batch_size=abc is no number")
-    printed = refused(plan, ["experiment=affectgpt_r1_grpo", "--tflops", "1", "data.batch_size=abc"], capsys)
-    assert "data.batch_size=abc is no number; configs/ has data.batch_size=" in printed
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.batch_size=abc", "data.batch_size=abc is no number; configs/ has data.batch_size="),
+        ("seed=", "seed= is no number; configs/ has seed=1"),
+        ("seed=[1]", "seed=[1] is no number; configs/ has seed=1"),
+        ("+seed='3'", "seed='3' is no number; configs/ has seed=1"),
+        ("trainer.max_steps=ten", "trainer.max_steps=ten is no number; configs/ has trainer.max_steps=1000"),
+        ("evaluate_after=yes", "evaluate_after=yes is neither true nor false; configs/ has evaluate_after=false"),
+        ("debug=null", "debug=null: there is no "),
+        ("reward=", "and there are accuracy, accuracy_format, "),
+        ("--experiment=sft", "--experiment=sft: keys have no dashes, as in experiment=VALUE"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_before_hydra_reads_it(override, said, capsys, monkeypatch):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        check_overrides(["optim.weight_decay=0.1", override])
+    monkeypatch.setattr("sys.argv", ["train", "--cfg", "job", override])
+    assert said in refused(lambda _: run_with_clear_errors(lambda: pytest.fail("Hydra was asked")), [], capsys)
+    if not override.startswith("-"):
+        assert said in refused(plan, ["experiment=grpo", "--tflops", "1", override], capsys)
 
+
+def test_every_legal_way_of_giving_a_value_is_taken():
+    check_overrides(
+        ["seed=3", "optim.optimizer.lr=1e-4", "stage.epsilon=inf", "stage.beta=${optim.weight_decay}", "evaluate_after=1"]
+        + ["data.subset=null", "seed=null", "~seed", "~callbacks.progress", "experiment_name=abc", "data.fold='${seed}'"]
+        + ["trainer.devices=auto", "trainer.devices=[0,1]", "trainer.deterministic=warn", "debug=fast", "emotion@emotion=x"]
+        + ["seed=1,2,3", "seed=range(1,4)", "stage.beta=choice(0.0,0.04)", "hydra.run.dir=/tmp/a b", "--config-name=sft"]
+        + ["reward=format,accuracy", "+foo={a: 1}", "seed=[", "-m", "job"]
+    )  # fmt: skip
+
+
+def test_a_fault_of_the_program_is_not_hidden_behind_an_override(monkeypatch):
     def entry():
         raise TypeError("of the program")
 
-    monkeypatch.setattr("sys.argv", ["train", "seed=abc"])
-    assert "seed=abc is no number" in refused(lambda _: run_with_clear_errors(entry), [], capsys)
-    monkeypatch.setattr("sys.argv", ["train", "seed=3"])
+    monkeypatch.setattr("sys.argv", ["train", "-m", "seed=1,2,3", "trainer.devices=auto"])
     with pytest.raises(TypeError, match="of the program"):
         run_with_clear_errors(entry)
 
@@ -103,11 +130,6 @@ def fake_job(monkeypatch, overrides: list[str], mode: str):
     ("overrides", "said"),
     [
         (["+sede=1"], "error: sede is no key of this configuration; the nearest is seed\n"),
-        (["seed=abc"], "error: seed=abc is no number; configs/ has seed=1\n"),
-        (
-            ["evaluate_after=yes"],
-            "error: evaluate_after=yes is neither true nor false; configs/ has evaluate_after=false\n",
-        ),
         ([], "error: rows.csv: is empty\n"),
     ],
 )
