@@ -101,13 +101,14 @@ def test_a_value_that_cannot_be_meant_is_refused_before_hydra_reads_it(override,
 
 
 def test_every_legal_way_of_giving_a_value_is_taken():
-    check_overrides(
-        ["seed=3", "optim.optimizer.lr=1e-4", "stage.epsilon=inf", "stage.beta=${optim.weight_decay}", "evaluate_after=1"]
-        + ["data.subset=null", "seed=null", "~seed", "~callbacks.progress", "experiment_name=abc", "data.fold='${seed}'"]
-        + ["trainer.devices=auto", "trainer.devices=[0,1]", "trainer.deterministic=warn", "debug=fast", "emotion@emotion=x"]
-        + ["seed=1,2,3", "seed=range(1,4)", "stage.beta=choice(0.0,0.04)", "hydra.run.dir=/tmp/a b", "--config-name=sft"]
-        + ["reward=format,accuracy", "+foo={a: 1}", "seed=[", "-m", "job"]
-    )  # fmt: skip
+    given = (
+        "seed=3 seed=null ~seed seed=1,2,3 seed=range(1,4) seed=[ data.fold='${seed}' data.subset=null "
+        "optim.optimizer.lr=1e-4 stage.epsilon=inf stage.beta=${optim.weight_decay} stage.beta=choice(0.0,0.04) "
+        "evaluate_after=1 experiment_name=abc ~callbacks.progress debug=fast emotion@emotion=x reward=format,accuracy "
+        "trainer.devices=auto trainer.devices=[0,1] trainer.deterministic=warn +foo={a:1} hydra.run.dir=/tmp/a "
+        "--config-name=sft -m job"
+    )
+    check_overrides(given.split())
 
 
 def test_a_fault_of_the_program_is_not_hidden_behind_an_override(monkeypatch):

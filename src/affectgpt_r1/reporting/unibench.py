@@ -17,7 +17,7 @@ from affectgpt_r1.errors import DataError
 from affectgpt_r1.metrics.functional.hit_rate import hit_rate
 from affectgpt_r1.metrics.functional.neutral import counts_with_neutral, is_neutral
 from affectgpt_r1.metrics.functional.polarity import load_polarity
-from affectgpt_r1.metrics.functional.recognition import CLASSES, normalise_class, recognition_scores
+from affectgpt_r1.metrics.functional.recognition import CLASSES, only_class, recognition_scores
 from affectgpt_r1.metrics.functional.sentiment import sentiment_scores
 from affectgpt_r1.metrics.functional.wheel import (
     WheelCounts,
@@ -224,13 +224,7 @@ def recognition_table(predictions: SetPredictions, sets: Mapping[str, Recognitio
     """
     table = {}
     for name, clips in sets.items():
-        answers = [_single(words) for words in _in_order(predictions.get(name), clips)]
+        answers = [only_class(words) for words in _in_order(predictions.get(name), clips)]
         scores = recognition_scores(answers, clips.labels, CLASSES[name])
-        rates = {key: float(getattr(scores, key)) for key in ("war", "uar", "unparsed_share")}
-        table[name] = {**rates, "num_clips": len(clips), "source": clips.source}
+        table[name] = {**scores._asdict(), "num_clips": len(clips), "source": clips.source}
     return table
-
-
-def _single(words: EmotionSet) -> str | None:
-    distinct = {normalise_class(word) for word in words}
-    return distinct.pop() if len(distinct) == 1 else None

@@ -27,54 +27,12 @@ from affectgpt_r1.metrics.functional.wheel import _mean_over_wheels, wheel_count
 from affectgpt_r1.types import EmotionSet
 
 
-class HitRateSums(NamedTuple):
-    """Sums over samples, per wheel; they add up over batches and processes."""
-
-    hits: Tensor  # (5,) float64
-    mscore: Tensor  # (5,) float64
-    counted: Tensor  # (5,) float64: samples whose target maps onto the wheel
-    corrected: Tensor  # (5,) float64
-    counted_corrected: Tensor  # (5,) float64: the same with neutral targets
-
-
 class HitRateScores(NamedTuple):
     """Means over the wheels, NaN where no sample counts."""
 
     hit_rate: Tensor
     mscore: Tensor
     corrected: Tensor
-
-
-def _update(
-    predictions: Sequence[EmotionSet], targets: Sequence[str], classes: Sequence[str], lexicon: Lexicon
-) -> HitRateSums:
-    """Sums over ``N`` samples.
-
-    Raises:
-        ValueError: If the lengths differ.
-    """
-    single = [(target,) for target in targets]
-    counts = wheel_counts(predictions, single, lexicon)
-    counted = (counts.relevant > 0).double()
-    among_classes = wheel_counts(predictions, [tuple(classes)] * len(single), lexicon).hits
-    extended = counts_with_neutral(predictions, single, lexicon)
-    precision = extended.hits / extended.predicted.clamp(min=1)
-    return HitRateSums(
-        hits=counts.hits.sum(0),
-        mscore=(counts.hits / among_classes.clamp(min=1) * counted).sum(0),
-        counted=counted.sum(0),
-        corrected=precision.sum(0),
-        counted_corrected=(extended.relevant > 0).double().sum(0),
-    )
-
-
-def _compute(sums: HitRateSums) -> HitRateScores:
-    """Scores of ``sums``: means over the wheels on which any sample counts."""
-    return HitRateScores(
-        hit_rate=_mean_over_wheels(sums.hits / sums.counted, sums.counted),
-        mscore=_mean_over_wheels(sums.mscore / sums.counted, sums.counted),
-        corrected=_mean_over_wheels(sums.corrected / sums.counted_corrected, sums.counted_corrected),
-    )
 
 
 def hit_rate(
@@ -96,4 +54,18 @@ def hit_rate(
     >>> float(scores.hit_rate), float(scores.mscore), float(scores.corrected)
     (1.0, 1.0, 0.5)
     """
-    return _compute(_update(predictions, targets, classes, lexicon))
+    single = [(target,) for target in targets]
+    counts = wheel_counts(predictions, single, lexicon)
+    among_classes = wheel_counts(predictions, [tuple(classes)] * len(single), lexicon).hits
+    extended = counts_with_neutral(predictions, single, lexicon)
+    return HitRateScores(
+        hit_rate=_mean(counts.hits, counts.relevant),
+        mscore=_mean(counts.hits / among_classes.clamp(min=1), counts.relevant),
+        corrected=_mean(extended.hits / extended.predicted.clamp(min=1), extended.relevant),
+    )
+
+
+def _mean(values: Tensor, relevant: Tensor) -> Tensor:
+    """Mean of ``values`` (N, 5) over the samples whose target maps onto the wheel, then over the wheels."""
+    counted = (relevant > 0).double()
+    return _mean_over_wheels((values * counted).sum(0) / counted.sum(0), counted.sum(0))

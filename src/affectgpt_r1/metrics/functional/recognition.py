@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from affectgpt_r1.types import EmotionSet
 
@@ -36,12 +35,11 @@ _CLASS_OF_FORM = {form: name for name, forms in _FORMS.items() for form in forms
 
 
 class RecognitionScores(NamedTuple):
-    """Float64 scalars, and recall by class (NaN for a class without targets)."""
+    """Fractions; NaN where there are no clips."""
 
-    war: Tensor
-    uar: Tensor
-    unparsed_share: Tensor
-    recall: Tensor  # (K,) float64
+    war: float
+    uar: float
+    unparsed_share: float
 
 
 def normalise_class(label: str) -> str:
@@ -54,38 +52,10 @@ def normalise_class(label: str) -> str:
     return _CLASS_OF_FORM.get(word, word)
 
 
-def _update(predictions: Sequence[str | None], targets: Sequence[str], classes: Sequence[str]) -> Tensor:
-    """Number of clips by target and prediction, the last column being unparsed answers: ``(K, K + 1)`` float64.
-
-    Raises:
-        ValueError: If the lengths differ, or a target is no class.
-    """
-    if len(predictions) != len(targets):
-        raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
-    place = {normalise_class(name): index for index, name in enumerate(classes)}
-    table = torch.zeros(len(classes), len(classes) + 1, dtype=torch.float64)
-    for prediction, target in zip(predictions, targets, strict=True):
-        row = place.get(normalise_class(target))
-        if row is None:
-            raise ValueError(f"the target {target!r} is none of the classes {', '.join(classes)}")
-        table[row, place.get(normalise_class(prediction or ""), len(classes))] += 1
-    return table
-
-
-def _compute(table: Tensor) -> RecognitionScores:
-    """Scores of a ``(K, K + 1)`` table; NaN without clips."""
-    support = table.sum(1)
-    correct = table[:, :-1].diagonal()
-    recall = correct / support
-    return RecognitionScores(
-        correct.sum() / support.sum(), recall.nanmean(), table[:, -1].sum() / support.sum(), recall
-    )
-
-
 def recognition_scores(
     predictions: Sequence[str | None], targets: Sequence[str], classes: Sequence[str]
 ) -> RecognitionScores:
-    """WAR, UAR, share of unparsed answers and recall by class of ``N`` clips.
+    """WAR, UAR and share of unparsed answers of ``N`` clips.
 
     Args:
         predictions: ``N`` answers, one label each, None where the answer had none.
@@ -96,10 +66,32 @@ def recognition_scores(
         ValueError: If the lengths differ, or a target is no class.
 
     >>> scores = recognition_scores(["fearful", None, "sad"], ["fear", "sad", "sad"], CLASSES["ravdess"])
-    >>> round(float(scores.war), 3), float(scores.uar), round(float(scores.unparsed_share), 3)
+    >>> round(scores.war, 3), scores.uar, round(scores.unparsed_share, 3)
     (0.667, 0.75, 0.333)
     """
-    return _compute(_update(predictions, targets, classes))
+    if len(predictions) != len(targets):
+        raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
+    place = {normalise_class(name): index for index, name in enumerate(classes)}
+    table = torch.zeros(len(classes), len(classes) + 1, dtype=torch.float64)  # target by answer; last: unparsed
+    for prediction, target in zip(predictions, targets, strict=True):
+        row = place.get(normalise_class(target))
+        if row is None:
+            raise ValueError(f"the target {target!r} is none of the classes {', '.join(classes)}")
+        table[row, place.get(normalise_class(prediction or ""), len(classes))] += 1
+    support, correct = table.sum(1), table[:, :-1].diagonal()
+    num_clips = float(support.sum()) or float("nan")
+    uar = float((correct / support).nanmean())
+    return RecognitionScores(float(correct.sum()) / num_clips, uar, float(table[:, -1].sum()) / num_clips)
+
+
+def only_class(answer: EmotionSet) -> str | None:
+    """The one class that an answer names, however often; None where it names none or several.
+
+    >>> only_class(("fear", "Fearful.")), only_class(("sad", "happy")), only_class(())
+    ('fear', None, None)
+    """
+    distinct = {normalise_class(label) for label in answer}
+    return distinct.pop() if len(distinct) == 1 else None
 
 
 def single_label_scores(
@@ -108,7 +100,7 @@ def single_label_scores(
     """``war``, ``uar`` and ``unparsed_share`` where every target is a single label, as in R1-Omni's sets; else nothing.
 
     Args:
-        answers: ``N`` answered sets; one of several labels names no class.
+        answers: ``N`` answered sets; one of several classes counts as none.
         targets: ``N`` target sets.
         classes: The ``K`` classes; none are those that occur among the targets.
 
@@ -120,6 +112,6 @@ def single_label_scores(
     if not targets or any(len(target) != 1 for target in targets):
         return {}
     classes = classes or sorted({normalise_class(target[0]) for target in targets})
-    single = [answer[0] if len(answer) == 1 else None for answer in answers]
-    scores = recognition_scores(single, [target[0] for target in targets], classes)
-    return {"war": float(scores.war), "uar": float(scores.uar), "unparsed_share": float(scores.unparsed_share)}
+    return recognition_scores(
+        [only_class(answer) for answer in answers], [one for (one,) in targets], classes
+    )._asdict()

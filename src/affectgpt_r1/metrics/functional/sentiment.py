@@ -29,40 +29,6 @@ class SentimentScores(NamedTuple):
     accuracy_corrected: Tensor
 
 
-def _update(predictions: Sequence[int], values: Sequence[float]) -> Tensor:
-    """Number of clips by target (negative, positive) and prediction (negative, neutral, positive): ``(2, 3)`` float64.
-
-    Raises:
-        ValueError: If the lengths differ.
-    """
-    if len(predictions) != len(values):
-        raise ValueError(f"{len(predictions)} predictions for {len(values)} values")
-    table = torch.zeros(2, 3, dtype=torch.float64)
-    for prediction, value in zip(predictions, values, strict=True):
-        if value != 0:
-            column = POSITIVE if prediction > 0 else NEGATIVE if prediction < 0 else NEUTRAL
-            table[int(value > 0), column] += 1
-    return table
-
-
-def _compute(table: Tensor) -> SentimentScores:
-    """Scores of a ``(2, 3)`` table of clips."""
-    abstained = table[:, NEUTRAL]
-    decided = table[:, [NEGATIVE, POSITIVE]]
-    published = decided.clone()
-    published[:, 0] += abstained
-    return SentimentScores(
-        *_weighted_f1_and_accuracy(published, table.sum(1)), *_weighted_f1_and_accuracy(decided, table.sum(1))
-    )
-
-
-def _weighted_f1_and_accuracy(decided: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of a table (2, 2) of target by prediction, out of ``clips`` (2,) of each target."""
-    correct = decided.diagonal()
-    f1 = 2 * correct / (clips + decided.sum(0)).clamp(min=1)
-    return (clips * f1).sum() / clips.sum(), correct.sum() / clips.sum()
-
-
 def sentiment_scores(predictions: Sequence[int], values: Sequence[float]) -> SentimentScores:
     """Published and corrected weighted F1 and accuracy of ``N`` clips.
 
@@ -78,4 +44,22 @@ def sentiment_scores(predictions: Sequence[int], values: Sequence[float]) -> Sen
     >>> float(scores.accuracy), round(float(scores.accuracy_corrected), 3)
     (1.0, 0.667)
     """
-    return _compute(_update(predictions, values))
+    if len(predictions) != len(values):
+        raise ValueError(f"{len(predictions)} predictions for {len(values)} values")
+    table = torch.zeros(2, 3, dtype=torch.float64)  # clips by target (negative, positive) and prediction
+    for prediction, value in zip(predictions, values, strict=True):
+        if value != 0:
+            column = POSITIVE if prediction > 0 else NEGATIVE if prediction < 0 else NEUTRAL
+            table[int(value > 0), column] += 1
+    decided = table[:, [NEGATIVE, POSITIVE]]
+    published = decided.clone()
+    published[:, 0] += table[:, NEUTRAL]
+    clips = table.sum(1)
+    return SentimentScores(*_weighted_f1_and_accuracy(published, clips), *_weighted_f1_and_accuracy(decided, clips))
+
+
+def _weighted_f1_and_accuracy(decided: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of a table (2, 2) of target by prediction, out of ``clips`` (2,) of each target."""
+    correct = decided.diagonal()
+    f1 = 2 * correct / (clips + decided.sum(0)).clamp(min=1)
+    return (clips * f1).sum() / clips.sum(), correct.sum() / clips.sum()
