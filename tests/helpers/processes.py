@@ -30,7 +30,7 @@ def run_two(task: Callable[..., None], *arguments: Any) -> None:
         left = deadline - time.monotonic()
         if any(codes) or None not in codes or left < 0:  # one that failed leaves the other waiting for it
             break
-        wait([process.sentinel for process in processes if process.exitcode is None], left)
+        wait([process.sentinel for process, code in zip(processes, codes, strict=True) if code is None], left)
     for process in processes:
         process.kill()
         process.join()
