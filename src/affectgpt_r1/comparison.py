@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.metrics.bootstrap import Statistic, bootstrap_interval, paired_difference_interval
+from affectgpt_r1.metrics.bootstrap import STATISTICS, bootstrap_interval, paired_difference_interval
 from affectgpt_r1.metrics.functional.recognition import single_label_scores
-from affectgpt_r1.metrics.functional.wheel import WheelCounts, _compute, _update, wheel_counts
+from affectgpt_r1.metrics.functional.wheel import WheelCounts, _compute, _update, batch_mean_set_f1, wheel_counts
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
 from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Modality, Sampling, SkippedClip
-
-SCORES: tuple[Statistic, ...] = ("f1", "precision", "recall")
 
 
 class Answers(NamedTuple):
@@ -56,16 +55,36 @@ def decode_answers(
     return answers
 
 
+def answer_lines(answers: Answers, lexicon: Lexicon) -> str:
+    """The answers as JSON lines: ``name``, ``target``, ``openset``, ``completion`` and ``f1``, the clip's mean set F1.
+
+    ``f1`` is None where no target word is on a wheel.
+    """
+    scores = batch_mean_set_f1(answers.labels, answers.targets, lexicon)
+    rows = zip(answers.names, answers.targets, answers.completions, scores, strict=True)
+    lines = [
+        {
+            "name": name,
+            "target": list(target),
+            "openset": list(completion.labels),
+            "completion": completion.text,
+            "f1": score,
+        }
+        for name, target, completion, score in rows
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
 def score_labels(labels: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon) -> dict[str, Any]:
     """``mean_level1``, its 95 % bootstrap ``interval`` over clips, and the scores of each of the ``wheels``."""
     counts = wheel_counts(labels, targets, lexicon)
-    intervals = {score: bootstrap_interval(counts, score) for score in SCORES}
+    intervals = {score: bootstrap_interval(counts, score) for score in STATISTICS}
     corpus = _compute(_update(counts))._asdict()
     return {
         "mean_level1": {score: interval.estimate for score, interval in intervals.items()},
         "interval": {score: [interval.low, interval.high] for score, interval in intervals.items()},
         "wheels": {
-            f"wheel{wheel + 1}": {score: float(corpus[score][wheel]) for score in SCORES}
+            f"wheel{wheel + 1}": {score: float(corpus[score][wheel]) for score in STATISTICS}
             for wheel in range(counts.hits.shape[1])
         },
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from affectgpt_r1.config import CONFIGS, clear_errors, run_with_clear_errors
 
 if TYPE_CHECKING:
     from affectgpt_r1.comparison import Answers
+    from affectgpt_r1.data.manifest import ManifestRow
+    from affectgpt_r1.emotion.wheels import Lexicon
 
 PAIRS = (("grpo", "sft"), ("grpo", "control"), ("control", "sft"))
 
@@ -51,11 +53,12 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
 
     Raises:
         CheckpointError: No system has a checkpoint, or one does not fit.
+        DataError: The lexicon knows none of the clips' labels.
     """
     import torch
 
     from affectgpt_r1.assembly import answer_sampling, build_data, build_policy
-    from affectgpt_r1.comparison import decode_answers, differences, score_labels, system_summary
+    from affectgpt_r1.comparison import answer_lines, decode_answers, differences, score_labels, system_summary
     from affectgpt_r1.data.collate import batch_to_device
     from affectgpt_r1.data.splits import evaluated_rows
     from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -69,7 +72,9 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     data, _ = build_data(config, policy)
     for logger in mlflow_loggers(loggers):
         logger.log_data(data.digest(), config.synthetic)
-    loader = data.evaluation_loader(evaluated_rows(data.splits, config.split, config.num_clips))
+    rows = evaluated_rows(data.splits, config.split, config.num_clips)
+    _check_targets(rows, lexicon, config.split)
+    loader = data.evaluation_loader(rows)
     batches = [
         policy.with_features(batch_to_device(batch, policy.device)) for batch in loader if len(batch) or batch.skipped
     ]
@@ -81,12 +86,14 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
         "experiment": config.experiment_name,
         "split": config.split,
     }
+    predictions = Path(config.paths.experiment) / "predictions"
+    predictions.mkdir(parents=True, exist_ok=True)
     for name, checkpoint in checkpoints.items():
         load_policy_weights(policy, checkpoint)
         answers[name] = decode_answers(policy, batches, sampling)
         without = {kind: decode_answers(policy, batches, sampling, without=kind) for kind in config.data.modalities}
         summary[name] = system_summary(answers[name], without, lexicon)
-        _write_predictions(answers[name], Path(config.paths.experiment) / "predictions" / f"{name}.jsonl")
+        (predictions / f"{name}.jsonl").write_text(answer_lines(answers[name], lexicon), encoding="utf-8")
     first = next(iter(answers.values()))
     sprays = (SPRAY, best_spray([row.labels for row in data.splits.validation], lexicon))
     summary["num_clips"] = len(first.names)
@@ -111,17 +118,16 @@ def _checkpoints(config: DictConfig) -> dict[str, str]:
     return found
 
 
-def _write_predictions(answers: Answers, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = zip(answers.names, answers.targets, answers.completions, strict=True)
-    lines = [
-        json.dumps(
-            {"name": name, "openset": list(completion.labels), "target": list(target), "completion": completion.text},
-            ensure_ascii=False,
+def _check_targets(rows: Sequence[ManifestRow], lexicon: Lexicon, split: str) -> None:
+    from affectgpt_r1.errors import DataError
+    from affectgpt_r1.metrics.functional.wheel import wheel_counts
+
+    labels = [row.labels for row in rows]
+    if not bool((wheel_counts(labels, labels, lexicon).relevant > 0).any()):
+        raise DataError(
+            f"split={split}: no label of its {len(rows)} clips stands on a wheel of the {lexicon.name} lexicon, so no "
+            "answer can be scored; give labels in the lexicon's language, or another emotion.lexicon="
         )
-        for name, target, completion in rows
-    ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +10,12 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from affectgpt_r1.assembly import answer_sampling
-from affectgpt_r1.comparison import Answers, decode_answers
+from affectgpt_r1.comparison import Answers, answer_lines, decode_answers
 from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.recognition_folder import set_of_clip
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.metrics.functional.recognition import CLASSES, single_label_scores
-from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.policy.checkpoint import load_policy_weights
 from affectgpt_r1.policy.policy import MultimodalPolicy
@@ -79,9 +77,9 @@ def held_out_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
         lexicon: The words' clusters.
 
     Returns:
-        ``test/f1``, ``test/precision`` and ``test/recall`` (means over the five level-1 wheels, in [0, 1]),
-        ``test/answers/<statistic>``, and ``test/target_words``, the mean number of distinct target words; where every
-        target is a single label, also ``test/<set>/war``, ``uar`` and ``unparsed_share`` of each single-label set.
+        ``test/f1``, ``test/precision`` and ``test/recall`` (means over the five level-1 wheels, in [0, 1])
+        and ``test/answers/<statistic>``; where every target is a single label, also ``test/<set>/war``, ``uar`` and
+        ``unparsed_share`` of each single-label set.
     """
     score = EmotionWheelScore(lexicon, sync_on_compute=False)  # other processes answer nothing
     score.update(answers.labels, answers.targets)
@@ -90,7 +88,6 @@ def held_out_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
     return {
         **{f"test/{name}": float(scores[name]) for name in ("f1", "precision", "recall")},
         **{f"test/answers/{name}": float(value) for name, value in statistics.items()},
-        "test/target_words": float(statistics["target_words"]),
         **_recalls(answers),
     }
 
@@ -104,23 +101,3 @@ def _recalls(answers: Answers) -> dict[str, float]:
         )
         figures |= {"/".join(filter(None, ("test", name, key))): value for key, value in scores.items()}
     return figures
-
-
-def answer_lines(answers: Answers, lexicon: Lexicon) -> str:
-    """The answers as JSON lines: ``name``, ``target``, ``openset``, ``completion`` and ``f1``, the clip's mean set F1.
-
-    ``f1`` is None where no target word is on a wheel.
-    """
-    scores = batch_mean_set_f1(answers.labels, answers.targets, lexicon)
-    rows = zip(answers.names, answers.targets, answers.completions, scores, strict=True)
-    lines = [
-        {
-            "name": name,
-            "target": list(target),
-            "openset": list(completion.labels),
-            "completion": completion.text,
-            "f1": score,
-        }
-        for name, target, completion, score in rows
-    ]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

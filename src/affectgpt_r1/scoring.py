@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.reporting.plain_json import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,21 +55,13 @@ def report_console() -> Console:
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write ``report``; NaN, which JSON lacks, becomes null.
+    """Write ``report``.
 
     Raises:
         DataError: If ``path`` cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_finite(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json_text(report), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error})") from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -124,7 +124,7 @@ def test_a_cell_is_tested_on_the_held_out_clips(swept):
         assert [row["name"] for row in rows] == [f"synthetic_test_{number:05d}" for number in range(4)]
         assert set(rows[0]) == {"name", "target", "openset", "completion", "f1"}
         metrics = run.data.metrics
-        assert metrics["test/target_words"] == pytest.approx(sum(len(set(row["target"])) for row in rows) / 4)
+        assert metrics["test/answers/target_words"] == pytest.approx(sum(len(set(row["target"])) for row in rows) / 4)
         words = sum(len({word.strip().lower() for word in row["openset"]}) for row in rows)
         assert metrics["test/answers/distinct_words"] == pytest.approx(words / 4)
         assert 0.0 <= metrics["test/f1"] <= 1.0

@@ -12,7 +12,8 @@ from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
-from affectgpt_r1.reporting.logger import Cell, finite_or_none, mlflow_loggers
+from affectgpt_r1.reporting.logger import Cell, mlflow_loggers
+from affectgpt_r1.reporting.plain_json import finite_or_none
 from affectgpt_r1.types import CompletionRecord
 
 

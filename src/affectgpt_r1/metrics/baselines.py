@@ -35,8 +35,7 @@ def best_spray(targets: Sequence[EmotionSet], lexicon: Lexicon, num_words: int =
     Returns:
         The words, in the order in which they were added.
     """
-    frequent = Counter(word for target in targets for word in target)
-    words = [word for word, _ in sorted(frequent.items(), key=lambda item: (-item[1], item[0]))[:candidates]]
+    words = frequent_words(targets, candidates)
     chosen: EmotionSet = ()
     while len(chosen) < min(num_words, len(words)):
         scores = {word: _mean_score((*chosen, word), targets, lexicon) for word in words if word not in chosen}

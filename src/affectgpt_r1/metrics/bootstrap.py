@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from affectgpt_r1.metrics.functional.wheel import (
 )
 
 Statistic = Literal["f1", "precision", "recall"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 _WEIGHTS_AT_ONCE = 4_000_000
 
 
@@ -122,8 +123,8 @@ def _interval(
     confidence: float,
     seed: int,
 ) -> Interval:
-    if statistic not in ("f1", "precision", "recall"):
-        raise ValueError(f"no statistic {statistic!r}: take 'f1', 'precision' or 'recall'")
+    if statistic not in STATISTICS:
+        raise ValueError(f"no statistic {statistic!r}: take one of {', '.join(STATISTICS)}")
     if resamples < 1 or not 0 < confidence < 1:
         raise ValueError(f"resamples={resamples} must be positive, confidence={confidence} between 0 and 1")
     if not bool((first[0].relevant > 0).any()):

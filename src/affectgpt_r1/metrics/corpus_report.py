@@ -9,7 +9,7 @@ import torch
 
 from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
 from affectgpt_r1.metrics.baselines import SPRAY, frequent_words
-from affectgpt_r1.metrics.bootstrap import Statistic, bootstrap_interval
+from affectgpt_r1.metrics.bootstrap import STATISTICS, Statistic, bootstrap_interval
 from affectgpt_r1.metrics.functional.wheel import (
     WheelCounts,
     ZeroDivision,
@@ -20,7 +20,6 @@ from affectgpt_r1.metrics.functional.wheel import (
 )
 from affectgpt_r1.types import EmotionSet
 
-STATISTICS: tuple[Statistic, ...] = ("f1", "precision", "recall")
 NUM_FREQUENT_WORDS = 3
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
+from affectgpt_r1.reporting.plain_json import finite_or_none
 from affectgpt_r1.reporting.provenance import command_line, flatten_config, git_tags
 
 RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
@@ -176,8 +176,9 @@ class TrackedMLFlowLogger(MLFlowLogger):
             rows: Cells by row; figures are rounded to four decimals, NaN and infinities become empty cells.
             path: Artifact path, ``….json``.
         """
-        cells = [[_table_cell(cell) for cell in row] for row in rows]
-        self.log_text(json.dumps({"columns": list(columns), "data": cells}, ensure_ascii=False), path)
+        cells = [[round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in rows]
+        content = finite_or_none({"columns": columns, "data": cells})
+        self.log_text(json.dumps(content, ensure_ascii=False), path)
         shown = json.loads(self.experiment.get_run(self.run_id).data.tags.get(_TABLES_TAG, "[]"))
         shown = [table for table in shown if table["path"] != path] + [{"path": path, "type": "table"}]
         self.experiment.set_tag(self.run_id, _TABLES_TAG, json.dumps(shown[-_TABLES_SHOWN:]))
@@ -221,17 +222,3 @@ def read_run_id(run_folder: str | Path) -> str | None:
     """Return the MLflow run id that an earlier run left in ``run_folder``, None if it left none."""
     path = Path(run_folder) / _RUN_ID_FILE
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
-
-
-def finite_or_none(value: Cell) -> Cell:
-    """Return ``value``, with NaN and infinities as None: JSON has no word for them.
-
-    >>> [finite_or_none(x) for x in ("a", 1.5, float("nan"))]
-    ['a', 1.5, None]
-    """
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _table_cell(cell: Cell) -> Cell:
-    cell = finite_or_none(cell)
-    return round(cell, 4) if isinstance(cell, float) else cell

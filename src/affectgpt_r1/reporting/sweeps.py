@@ -6,7 +6,6 @@ it ends. A run that says RUNNING while its lock is free therefore has no process
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
 from affectgpt_r1.reporting.logger import RunStatus
+from affectgpt_r1.reporting.plain_json import json_text
 from affectgpt_r1.reporting.provenance import command_line, git_tags
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class SweepRuns:
             for file, frame in zip(files, frames[clip["name"]], strict=True):
                 self._client.log_image(run_id, frame, artifact_file=f"clips/{file}")
             rows.append({**clip, "frames": files})
-        self._client.log_text(run_id, _json(rows), "clips/clips.json")
+        self._client.log_text(run_id, json_text(rows), "clips/clips.json")
 
     def has_clips(self, run_id: str) -> bool:
         """Whether :meth:`log_clips` has been here."""
@@ -154,7 +154,7 @@ class SweepRuns:
             status: How the sweep ended.
         """
         if cells:
-            self._client.log_text(run_id, _json(cells), "cells.json")
+            self._client.log_text(run_id, json_text(cells), "cells.json")
         self._client.set_terminated(run_id, status)
 
     def _lock(self, name: str) -> FileLock:
@@ -175,7 +175,3 @@ class SweepRuns:
 def sweep_lock(name: str) -> str:
     """Name of the lock that whoever leads a sweep holds."""
     return f"sweep-{name}"
-
-
-def _json(content: Any) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -18,10 +18,11 @@ from typing import Any, TypeAlias
 from rich.table import Table
 from rich.text import Text
 
+from affectgpt_r1.metrics.bootstrap import STATISTICS
+
 Summary: TypeAlias = Mapping[str, Any]
 
 SYSTEMS = ("sft", "control", "grpo")
-SCORES = ("f1", "precision", "recall")
 MEASURES = {
     "words_per_answer": "words",
     "distinct_words": "distinct",
@@ -46,7 +47,7 @@ def comparison_table(summary: Summary) -> Table:
     """Return one row a system and baseline: F, P and R in points with 95 % intervals."""
     table = _table(summary, f"Level-1 emotion-wheel score, {summary['lexicon']} lexicon", ["system", "F", "P", "R"])
     for name, system in _all_systems(summary).items():
-        table.add_row(Text(name), *(_score(system, key) for key in SCORES))
+        table.add_row(Text(name), *(_score(system, key) for key in STATISTICS))
     if summary["synthetic"]:
         table.caption = SYNTHETIC_NOTE
     return table
@@ -95,11 +96,11 @@ def difference_table(summary: Summary) -> Table:
 def table_cells(summary: Summary) -> tuple[list[str], list[list[str | float | None]]]:
     """Return the comparison as plain columns and rows, scores as fractions, for an artifact."""
     bounds = [f"f1_{end}" for end in ("low", "high")]
-    columns = ["system", *SCORES, *bounds, *MEASURES]
+    columns = ["system", *STATISTICS, *bounds, *MEASURES]
     rows: list[list[str | float | None]] = []
     for name, system in _all_systems(summary).items():
         low, high = system.get("interval", {}).get("f1", (None, None))
-        scores = (system["mean_level1"].get(score) for score in SCORES)
+        scores = (system["mean_level1"].get(score) for score in STATISTICS)
         rows.append([name, *scores, low, high, *(system.get(measure) for measure in MEASURES)])
     return columns, rows
 

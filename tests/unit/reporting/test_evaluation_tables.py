@@ -3,7 +3,7 @@ import json
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from affectgpt_r1.reporting.evaluation import evaluation_metrics, log_evaluation, tables_text, write_evaluation
+from affectgpt_r1.reporting.evaluation import evaluation_metrics, log_evaluation, tables_text
 from affectgpt_r1.reporting.tables import comparison_table, evaluation_tables, modality_table
 
 
@@ -111,12 +111,3 @@ def test_files_and_artifacts(summary, logger, read_artifact, tmp_path):
     first = dict(zip(table["columns"], table["data"][0], strict=True))
     assert (first["system"], first["f1"], first["f1_low"]) == ("SFT", 0.671, pytest.approx(0.651))
     assert "600 synthetic clips" in read_artifact("evaluation/tables.txt")
-
-
-def test_summary_is_replaced_whole(summary, tmp_path):
-    path = write_evaluation(summary, tmp_path)
-    assert path == tmp_path / "summary.json"
-    summary["bad"] = object()
-    with pytest.raises(TypeError):
-        write_evaluation(summary, tmp_path)
-    assert json.loads(path.read_text())["num_clips"] == 600

@@ -1,4 +1,6 @@
 import json
+import os
+import subprocess
 
 import pytest
 import yaml
@@ -48,9 +50,10 @@ def test_real_data_are_not_called_synthetic(logger):
     assert _run(logger).data.tags["mlflow.note.content"] == ""
 
 
-def test_git_tags_follow_the_repository(tmp_path):
-    import subprocess
-
+def test_git_tags_follow_the_repository(tmp_path, monkeypatch):
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # a hook of Git's runs with them
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)  # commits may be signed there
     assert git_tags(tmp_path) == {"git_commit": "unknown", "git_dirty": "unknown"}
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)

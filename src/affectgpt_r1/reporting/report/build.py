@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.reporting.plain_json import json_text
 from affectgpt_r1.reporting.report.page import heading, page
 from affectgpt_r1.reporting.report.queries import read_sweeps
 from affectgpt_r1.reporting.report.summary import summarise
@@ -37,7 +37,7 @@ def build_report(outputs: Path, folder: Path) -> list[Path]:
         "report.html": page(summary, sweeps, lexicon),
         "tables.md": markdown(tables, title, summary["missing"]),
         "tables.tex": latex(tables, title, summary["missing"]),
-        "tables.json": json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "tables.json": json_text(summary),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

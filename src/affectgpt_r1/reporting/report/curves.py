@@ -44,7 +44,7 @@ def quantities(sweep: Sweep) -> list[Quantity]:
     )
     return [
         Quantity("val/f1", "F on held-out clips (validation), points", 100.0),
-        Quantity("val/answers/distinct_words", "Words per answer (validation)", target="test/target_words"),
+        Quantity("val/answers/distinct_words", "Words per answer (validation)", target="test/answers/target_words"),
         Quantity("val/answers/clusters_named_share", "Share of the wheels’ clusters that an answer names (validation)"),
         Quantity("val/answers/answer_entropy", "Entropy of the answers across clips (validation)"),
         Quantity("train/reward", "Reward"),

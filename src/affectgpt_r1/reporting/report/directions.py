@@ -83,9 +83,9 @@ def _difference(sweep: Sweep, first: str, second: str) -> tuple[list[tuple[float
 
 def _excess_words(sweep: Sweep, choice: str) -> Estimate | None:
     values = [
-        cell.metrics["test/answers/distinct_words"] - cell.metrics["test/target_words"]
+        cell.metrics["test/answers/distinct_words"] - cell.metrics["test/answers/target_words"]
         for cell in sweep.of(choice)
-        if {"test/answers/distinct_words", "test/target_words"} <= cell.metrics.keys()
+        if {"test/answers/distinct_words", "test/answers/target_words"} <= cell.metrics.keys()
     ]
     return mean_interval(values) if values else None
 

@@ -26,7 +26,7 @@ _ANSWERS = (
     ("precision", "P", 100.0),
     ("recall", "R", 100.0),
     ("answers/distinct_words", "words", 1.0),
-    ("target_words", "target’s words", 1.0),
+    ("answers/target_words", "target’s words", 1.0),
     ("answers/repeated_words", "repeated words", 1.0),
     ("answers/unmapped_share", "unmapped, %", 100.0),
     ("answers/format_rate", "well formed, %", 100.0),

@@ -115,7 +115,7 @@ class SweepWriter:
             "test/answers/repeated_words": (len(words) - distinct) / len(rows),
             "test/answers/unmapped_share": sum(word not in lexicon for word in words) / len(words),
             "test/answers/format_rate": 0.975,
-            "test/target_words": sum(len(set(target)) for target in targets) / len(rows),
+            "test/answers/target_words": sum(len(set(target)) for target in targets) / len(rows),
         }
         self.client.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in metrics.items()])
         text = "\n".join(json.dumps(row) for row in rows) + "\n"

@@ -31,7 +31,7 @@ def make_cell(choice, seed, skill, *, words=2.0, run_id=None, names=None, shift=
     metrics = {
         "test/f1": f1(predictions, TARGETS) + shift,
         "test/answers/distinct_words": words,
-        "test/target_words": 2.0,
+        "test/answers/target_words": 2.0,
     }
     return Cell(choice, seed, run_id or f"{choice}{seed}", metrics, tuple(answers))
 

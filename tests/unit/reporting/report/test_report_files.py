@@ -149,6 +149,7 @@ def test_page_asks_for_nothing_and_runs_nothing(report):
     assert report["report.html"].count("&lt;script&gt;") > 10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: Debian has it as the package chromium")
 def test_browser_shows_a_script_answer_and_does_not_run_it(report, tmp_path):
     html = report["report.html"]
