@@ -1,10 +1,13 @@
+import inspect
 import os
 import shutil
 
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from omegaconf import OmegaConf
 
+from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.data.datamodule import (
     ClipDataModule,
     MERCaptionDataModule,
@@ -236,3 +239,8 @@ def test_lightning_sets_epochs_and_moves_batches(root, tmp_path):
     orders = [module.total[0][2] + module.total[1][2], module.total[2][2] + module.total[3][2]]
     assert sorted(orders[0]) == sorted(orders[1])
     assert orders[0] != orders[1]
+
+
+def test_every_option_is_a_key_of_the_configuration():
+    keys = OmegaConf.load(CONFIGS / "data" / "mercaption.yaml")
+    assert set(inspect.signature(ClipDataModule).parameters) <= set(keys)
