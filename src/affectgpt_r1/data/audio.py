@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,13 @@ def average_channels(frames: Iterable[av.AudioFrame]) -> NDArray[np.float32]:
     return np.concatenate(pieces) if pieces else np.empty(0, np.float32)
 
 
-def resample(waveform: Tensor, rate: int, target_rate: int = SAMPLE_RATE) -> Tensor:
-    """Resample ``(..., N)`` by ``torchaudio.functional.resample``.
+def resample(waveform: Tensor, rate: int) -> Tensor:
+    """Resample ``(..., N)`` to 16 kHz by ``torchaudio.functional.resample``.
 
     The filter grows with the square of what is left of the rates when they are divided by their common factor: 3 GB for
     the 11,127 Hz of old recordings. Such rates are taken for a neighbour that is less than a thousandth off.
     """
-    ratio = Fraction(target_rate, rate).limit_denominator(MOST_PHASES)
+    ratio = Fraction(SAMPLE_RATE, rate).limit_denominator(MOST_PHASES)
     if ratio == 1:
         return waveform
     resampled: Tensor = _torchaudio().functional.resample(waveform, ratio.denominator, ratio.numerator)
@@ -109,25 +109,24 @@ def read_audio_windows(path: Path, count: int = 8, seconds: float = 2.0) -> Tens
     return audio_windows(resample(torch.from_numpy(waveform), rate), SAMPLE_RATE, count, seconds)
 
 
-def log_mel(waveforms: Tensor, num_mels: int = 32, hop_length: int = 160) -> Tensor:
+def log_mel(waveforms: Tensor, num_mels: int) -> Tensor:
     """Log mel energies, the regression target of the towers' pretraining.
 
     Args:
         waveforms: ``(..., S)`` at 16 kHz.
         num_mels: Mel bands.
-        hop_length: Samples from one column to the next.
 
     Returns:
-        ``(..., T, num_mels)`` with ``T = S // hop_length + 1``; ``log(power + 1e-6)`` of 25 ms Hann windows.
+        ``(..., T, num_mels)`` with ``T = S // 160 + 1``; ``log(power + 1e-6)`` of 25 ms Hann windows, 10 ms apart.
     """
-    power: Tensor = _mel_spectrogram(num_mels, hop_length, waveforms.device)(waveforms)
+    power: Tensor = _mel_spectrogram(num_mels, waveforms.device)(waveforms)
     return (power + 1e-6).log().transpose(-1, -2)
 
 
-@lru_cache(maxsize=8)
-def _mel_spectrogram(num_mels: int, hop_length: int, device: torch.device) -> Any:
+@cache
+def _mel_spectrogram(num_mels: int, device: torch.device) -> Any:
     transform = _torchaudio().transforms.MelSpectrogram(
-        sample_rate=SAMPLE_RATE, n_fft=400, hop_length=hop_length, n_mels=num_mels
+        sample_rate=SAMPLE_RATE, n_fft=400, hop_length=160, n_mels=num_mels
     )
     return transform.to(device)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 
@@ -84,9 +86,8 @@ def link_recognition_sets(root: Path, output: Path, sets: Sequence[str], fold: i
                 labelled.append((f"{name}_{clip}", ANSWERS.get(label, label)))
                 _link(video_file(output, f"{name}_{clip}"), clips[clip])
     for split, labelled in rows.items():
-        scratch = output / f".{split}-{os.getpid()}.csv"
-        pd.DataFrame(labelled, columns=["name", "openset"]).to_csv(scratch, index=False)
-        os.replace(scratch, output / f"{split}.csv")
+        table = pd.DataFrame(labelled, columns=["name", "openset"])
+        _put(output / f"{split}.csv", partial(table.to_csv, index=False))
 
 
 def set_of_clip(name: str) -> str:
@@ -110,9 +111,13 @@ def _check_clips(folder: Path, source: str, lacking: Sequence[str], total: int) 
 
 def _link(link: Path, clip: Path) -> None:
     target = str(clip.resolve())
-    if link.is_symlink() and os.readlink(link) == target:
-        return
-    link.parent.mkdir(parents=True, exist_ok=True)
-    scratch = link.with_name(f".{link.name}-{os.getpid()}")
-    scratch.symlink_to(target)
-    os.replace(scratch, link)
+    if not link.is_symlink() or os.readlink(link) != target:
+        _put(link, partial(os.symlink, target))
+
+
+def _put(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file elsewhere and move it to its place whole; other machines' processes may bear this one's number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}-{uuid4().hex}")
+    write(scratch)
+    os.replace(scratch, path)

@@ -79,7 +79,7 @@ def test_log_mel_finds_the_band_of_a_tone():
     step = 2595 * np.log10(1 + 8000 / 700) / 33
     expected = [round(2595 * np.log10(1 + hertz / 700) / step) - 1 for hertz in (250, 4000)]
     assert energies.mean(dim=1).argmax(dim=-1).tolist() == expected
-    assert log_mel(torch.zeros(1, 400)).unique().tolist() == pytest.approx([np.log(1e-6)])
+    assert log_mel(torch.zeros(1, 400), num_mels=32).unique().tolist() == pytest.approx([np.log(1e-6)])
 
 
 def test_zero_byte_wav(tmp_path):

@@ -37,6 +37,13 @@ def table(path):
     return dict(pd.read_csv(path).itertuples(index=False, name=None))
 
 
+def test_a_process_of_the_same_number_elsewhere_is_not_in_the_way(native, tmp_path):
+    (tmp_path / "linked" / "video").mkdir(parents=True)
+    (tmp_path / "linked" / "video" / f".dfew_00001.mp4-{os.getpid()}").symlink_to("its own link, half done")
+    link_recognition_sets(native, tmp_path / "linked", ["dfew"], fold=2)
+    assert (tmp_path / "linked" / "video" / "dfew_00001.mp4").is_file()
+
+
 def test_labels_and_links(native, tmp_path):
     output = tmp_path / "linked"
     before = sorted(native.rglob("*"))

@@ -24,7 +24,6 @@ FACE_CUES: tuple[str, ...] = (
     "head_motion",
 )
 VOICE_CUES: tuple[str, ...] = ("pitch", "pitch_slope", "pitch_range", "energy", "rate", "tremor", "breath")
-CUES: tuple[str, ...] = FACE_CUES + VOICE_CUES
 
 _FACE_VALUES: dict[Cluster, tuple[float, ...]] = {
     #          curve  open   skew   angle  height eye    gaze   blush  tilt   motion

@@ -43,6 +43,7 @@ def render_demo(root: Path, settings: DemoSettings, *, workers: int = 2) -> None
     Raises:
         DataError: If ``root`` holds something that this function did not write.
     """
+    root = root.resolve()  # it may be a link to a larger disk, which stays one
     plans = plan_clips(settings)
     files = label_files(plans)
     stamp = _stamp(settings, files)

@@ -18,8 +18,6 @@ WORDS: dict[Cluster, tuple[str, ...]] = {
 }
 """Words of a cluster cannot be told apart by any cue: which one a clip carries is drawn."""
 
-CLUSTERS: tuple[Cluster, ...] = tuple(WORDS)
-EMOTION_WORDS: tuple[str, ...] = tuple(word for words in WORDS.values() for word in words)
 CLUSTER_OF: dict[str, Cluster] = {word: cluster for cluster, words in WORDS.items() for word in words}
 
 FILLERS: tuple[str, ...] = ("concern", "emotional", "engaged", "serious", "expressive")

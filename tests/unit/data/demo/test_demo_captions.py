@@ -7,14 +7,19 @@ import pytest
 
 from affectgpt_r1.data.demo.captions import Claim, exact_caption, noisy_caption, true_claims
 from affectgpt_r1.data.demo.chance import Chance
-from affectgpt_r1.data.demo.cues import CUES
+from affectgpt_r1.data.demo.cues import FACE_CUES, VOICE_CUES
 from affectgpt_r1.data.demo.plan import plan_clips
 from affectgpt_r1.data.demo.settings import NOISE, DemoSettings, NoiseRates
-from affectgpt_r1.data.demo.vocabulary import CLUSTER_OF, CONFUSED_WITH, EMOTION_WORDS, FILLERS
+from affectgpt_r1.data.demo.vocabulary import CLUSTER_OF, CONFUSED_WITH, FILLERS
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.functional.wheel import score_table
 
-CUES_OF_SADNESS = dict.fromkeys(CUES, 0.0) | {"mouth_curve": -0.8, "brow_angle": 0.7, "pitch": -0.6, "rate": -0.5}
+CUES_OF_SADNESS = dict.fromkeys(FACE_CUES + VOICE_CUES, 0.0) | {
+    "mouth_curve": -0.8,
+    "brow_angle": 0.7,
+    "pitch": -0.6,
+    "rate": -0.5,
+}
 CLAIMS = true_claims({"face": "sad", "voice": "sad", "words": "guilty"}, CUES_OF_SADNESS, sarcastic=False)
 TRIALS = 4000
 
@@ -115,6 +120,6 @@ def test_noisy_captions_agree_with_the_truth_as_far_as_machine_captions_do(noise
     assert low < 100 * score["mean_level1"]["f1"] < high
 
 
-@pytest.mark.parametrize("word", EMOTION_WORDS)
+@pytest.mark.parametrize("word", list(CLUSTER_OF))
 def test_each_emotion_word_is_in_the_bundled_lexicon(word):
     assert word in load_lexicon("bundled")

@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 
-from affectgpt_r1.data.demo.cues import CUES, FACE, FACE_CUES, STATED, TOPICS, VOICE, VOICE_CUES
+from affectgpt_r1.data.demo.cues import FACE, FACE_CUES, STATED, TOPICS, VOICE, VOICE_CUES
 from affectgpt_r1.data.demo.labels import digest, label_files
 from affectgpt_r1.data.demo.plan import plan_clips
 from affectgpt_r1.data.demo.sentences import CONTEXTS, OPENERS, PHRASES, pool_of
 from affectgpt_r1.data.demo.settings import DemoSettings
-from affectgpt_r1.data.demo.vocabulary import CLUSTER_OF, COMPATIBLE, EMOTION_WORDS, FILLERS, SARCASTIC, WORDS
+from affectgpt_r1.data.demo.vocabulary import CLUSTER_OF, COMPATIBLE, FILLERS, SARCASTIC, WORDS
 from affectgpt_r1.errors import ConfigError
 
 LARGE = DemoSettings(seed=3, num_caption=1500, num_human=300, num_validation=150, num_test=600)
@@ -27,9 +27,9 @@ def of(plans, split):
 
 
 def test_vocabulary_has_enough_words_and_symmetric_compatibility():
-    assert len(EMOTION_WORDS) == len(set(EMOTION_WORDS)) == 28
+    assert len(CLUSTER_OF) == sum(map(len, WORDS.values())) == 28
     assert len(WORDS) == 8
-    assert not set(FILLERS) & set(EMOTION_WORDS)
+    assert not set(FILLERS) & set(CLUSTER_OF)
     for cluster, others in COMPATIBLE.items():
         assert cluster not in others
         assert all(cluster in COMPATIBLE[other] for other in others)
@@ -70,7 +70,7 @@ def test_clips_carry_one_to_three_words_of_clusters_that_go_together(plans):
         assert 1 <= len(clusters) <= 3
         assert len(set(clusters)) == len(clusters)
         assert all(b in COMPATIBLE[a] for a in clusters for b in clusters if a != b)
-    assert {word for plan in plans for word in plan.truth.words} == set(EMOTION_WORDS)
+    assert {word for plan in plans for word in plan.truth.words} == set(CLUSTER_OF)
 
 
 def test_each_channel_alone_carries_a_fair_share_of_the_emotions(plans):
@@ -136,7 +136,7 @@ def test_cues_lie_near_the_prototype_and_neutral_ones_near_zero():
     clips = plan_clips(DemoSettings(seed=8, num_caption=600, num_human=0, num_validation=0, num_test=0, noise="none"))
     for channel, names, prototypes in (("face", FACE_CUES, FACE), ("voice", VOICE_CUES, VOICE)):
         for plan in clips:
-            assert tuple(plan.cues) == CUES
+            assert tuple(plan.cues) == FACE_CUES + VOICE_CUES
             prototype = (
                 prototypes[CLUSTER_OF[plan.shown[channel]]] if channel in plan.shown else dict.fromkeys(names, 0)
             )

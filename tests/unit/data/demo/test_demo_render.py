@@ -8,13 +8,13 @@ import av
 import numpy as np
 import pytest
 
-from affectgpt_r1.data.demo import DemoSettings, demo_texts, render_demo
 from affectgpt_r1.data.demo.cues import FACE, FACE_CUES, VOICE, VOICE_CUES
 from affectgpt_r1.data.demo.face import draw_face, face_crops
 from affectgpt_r1.data.demo.identity import make_identity
-from affectgpt_r1.data.demo.labels import label_files
+from affectgpt_r1.data.demo.labels import demo_texts, label_files
 from affectgpt_r1.data.demo.plan import plan_clips
-from affectgpt_r1.data.demo.settings import SAMPLE_RATE
+from affectgpt_r1.data.demo.render import render_demo
+from affectgpt_r1.data.demo.settings import SAMPLE_RATE, DemoSettings
 from affectgpt_r1.data.demo.voice import render_voice
 from affectgpt_r1.errors import DataError
 
@@ -111,6 +111,17 @@ def test_same_settings_render_nothing_and_others_replace_the_set(tmp_path):
     render_demo(folder, replace(one, seed=9, num_human=0), workers=1)
     assert [path.name for path in (folder / "video").iterdir()] == ["synthetic_caption_00000.mp4"]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["set"]
+
+
+def test_a_link_to_another_disk_stays_one(tmp_path):
+    disk, link = tmp_path / "disk" / "set", tmp_path / "set"
+    disk.mkdir(parents=True)
+    link.symlink_to(disk)
+    for seed in (1, 2):
+        one = DemoSettings(seed=seed, num_caption=1, num_human=0, num_validation=0, num_test=0)
+        render_demo(link, one, workers=1)
+        assert json.loads((disk / "demo.json").read_text())["settings"]["seed"] == seed
+        assert link.is_symlink()
 
 
 def test_a_set_that_lost_media_is_rendered_again(tmp_path):
