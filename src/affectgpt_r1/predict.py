@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -50,21 +50,21 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
     from rich.console import Console
     from rich.progress import track
 
-    from affectgpt_r1.data.media_search import find_media
+    from affectgpt_r1.data.media_search import clip_names, find_media
     from affectgpt_r1.prediction import predict_files
 
     files = find_media(options.videos)
+    names = clip_names(files)
     failures: dict[Path, str] = {}
     subtitles = _subtitles(files, options.subtitle, failures)
     predictor = load_predictor(options)
     rows = predict_files(predictor, subtitles, failures)
     console, answered = Console(stderr=True), 0
-    with _writable(options, files) if options.output else nullcontext(sys.stdout) as output:
+    with _output(options, files) as output:
         try:
             for row in track(rows, "predicting", len(subtitles), console=console, disable=not console.is_terminal):
                 if row is not None:
-                    output.write(_json_line(row, output.encoding))
-                    output.flush()
+                    _write_row(output, row | {"name": names[row["file"]]})
                     answered += 1
         finally:  # after an interruption, too
             if answered < len(files):
@@ -72,13 +72,17 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
     return failures
 
 
-def _json_line(row: Mapping[str, Any], encoding: str | None) -> str:
+def _write_row(output: TextIO, row: Mapping[str, Any]) -> None:
     line = json.dumps(row, ensure_ascii=False)
     try:
-        line.encode(encoding or "utf-8")
+        line.encode(output.encoding or "utf-8")
     except UnicodeEncodeError:  # a file name that is no UTF-8, or a terminal that shows none
         line = json.dumps(row)
-    return f"{line}\n"
+    try:
+        output.write(f"{line}\n")
+        output.flush()
+    except OSError as error:
+        raise ConfigError(f"--output {output.name}: cannot be written: {error.strerror}") from error
 
 
 def _list_failures(failures: Mapping[Path, str], answered: int, number: int) -> None:
@@ -93,31 +97,40 @@ def _list_failures(failures: Mapping[Path, str], answered: int, number: int) -> 
 
 def _subtitles(files: Sequence[Path], subtitle: str | None, failures: dict[Path, str]) -> dict[Path, str | None]:
     """What is said, by file; a file with a bad ``.srt`` beside it is not answered."""
+    if subtitle is not None:
+        return dict.fromkeys(files, subtitle_given(subtitle))
     subtitles: dict[Path, str | None] = {}
     for path in files:
         try:
-            subtitles[path] = subtitle_of(path, subtitle)
+            subtitles[path] = subtitle_beside(path)
         except DataError as error:
-            if subtitle is not None:
-                raise
             failures[path] = str(error)
     return subtitles
 
 
-def subtitle_of(path: Path, subtitle: str | None) -> str | None:
-    """What is said in a file: ``--subtitle`` as text or ``.srt``, else the ``.srt`` of the same name, else None.
+def subtitle_given(subtitle: str) -> str:
+    """What ``--subtitle`` says, as text or by the name of an ``.srt``.
 
     Raises:
-        DataError: The ``.srt`` cannot be read, or ``--subtitle`` names another file.
+        DataError: The ``.srt`` cannot be read, or another file is named.
     """
     from affectgpt_r1.data.subtitles import read_srt
 
-    if subtitle is not None and subtitle.lower().endswith(".srt"):
+    if subtitle.lower().endswith(".srt"):
         return read_srt(Path(subtitle))
-    if subtitle is not None and os.path.isfile(subtitle):
+    if os.path.isfile(subtitle):
         raise DataError(f"{subtitle}: --subtitle takes what is said, or an .srt file")
-    if subtitle is not None:
-        return subtitle
+    return subtitle
+
+
+def subtitle_beside(path: Path) -> str | None:
+    """What the ``.srt`` of a video's name says, None without one.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    from affectgpt_r1.data.subtitles import read_srt
+
     beside = _beside(path)
     return read_srt(beside) if os.path.isfile(beside) else None
 
@@ -145,7 +158,7 @@ def load_predictor(options: argparse.Namespace) -> Predictor:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
         raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
-    checkpoint = options.checkpoint or _newest_checkpoint()
+    checkpoint = options.checkpoint or newest_checkpoint()
     policy, media, sampling, lexicon = (_exported if checkpoint.is_dir() else _trained)(checkpoint, options.set)
     policy.to(device).eval()
     chosen = load_lexicon(options.lexicon or lexicon)
@@ -207,7 +220,11 @@ def config_of_run(written: Path, changes: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         defaults = compose("train")
     OmegaConf.set_struct(defaults, False)
-    config = OmegaConf.merge(defaults, OmegaConf.load(written))
+    own = OmegaConf.load(written)
+    for part in ("language_model", "video_tower", "audio_tower"):
+        if OmegaConf.select(own, f"model.{part}") is not None:
+            defaults.model[part] = {}  # an architecture is the run's alone: the default model's sizes have no place in it
+    config = OmegaConf.merge(defaults, own)
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
     for change in changes:
@@ -220,29 +237,43 @@ def config_of_run(written: Path, changes: Sequence[str]) -> DictConfig:
     return config
 
 
-def _newest_checkpoint() -> Path:
+def newest_checkpoint() -> Path:
+    """The best checkpoint of the newest GRPO run, else of the newest SFT run; says which on standard error.
+
+    Raises:
+        CheckpointError: There is none.
+    """
     from affectgpt_r1.config import REPOSITORY
 
     outputs = REPOSITORY / "outputs"
     for stage in DEFAULT_CHECKPOINTS:
         found = list(outputs.glob(f"*/{stage}/checkpoints/best.ckpt"))
         if found:
-            return max(found, key=lambda path: path.stat().st_mtime)
+            newest = max(found, key=lambda path: path.stat().st_mtime)
+            print(f"answering with {newest}, the newest; --checkpoint names another", file=sys.stderr)
+            return newest
     raise CheckpointError(f"no trained policy below {outputs}: run `make grpo`, or name one with --checkpoint")
 
 
 @contextmanager
-def _writable(options: argparse.Namespace, videos: Sequence[Path]) -> Iterator[TextIO]:
-    path: Path = options.output
+def _output(options: argparse.Namespace, videos: Sequence[Path]) -> Iterator[TextIO]:
+    path: Path | None = options.output
+    if path is None:
+        yield sys.stdout
+        return
     read = [*videos, *map(_beside, videos), options.checkpoint or "", options.subtitle or ""]
     if path.is_file() and any(os.path.isfile(other) and path.samefile(other) for other in read):
         raise ConfigError(f"--output {path}: is one of the files that are read; name another file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as output:
-            yield output
+        output = path.open("w", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from error
+    try:
+        yield output
+    finally:
+        with suppress(OSError):  # of a line that could not be written, which was an error by then
+            output.close()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -250,7 +281,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="affectgpt-r1 predict", description="Answer videos that nobody labelled; one JSON line for each."
     )
     parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="any file that FFmpeg reads, or a folder")
-    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run, or an exported folder (newest GRPO run)")
     parser.add_argument("--subtitle", help="what is said, as text or .srt; else VIDEO.srt, or a track inside")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write JSON lines here, not to the terminal")
     parser.add_argument("--lexicon", help="names the clusters; by default the one of training")
@@ -260,6 +290,14 @@ def _parser() -> argparse.ArgumentParser:
         default="detect",
         help="crop faces, or each frame's middle",
     )
+    parser.add_argument("--no-contributions", action="store_true", help="do not answer again without each modality")
+    add_policy_options(parser)
+    return parser
+
+
+def add_policy_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which policy answers, for :func:`load_predictor`."""
+    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run, or an exported folder (newest GRPO run)")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -267,9 +305,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="keys that differ here from training: paths.root=/data",
     )
-    parser.add_argument("--no-contributions", action="store_true", help="do not answer again without each modality")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (CUDA where there is some)")
-    return parser
 
 
 if __name__ == "__main__":

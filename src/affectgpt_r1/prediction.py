@@ -66,8 +66,8 @@ class Predictor:
 
         Returns:
             A row of plain values: ``name`` and ``openset``, as ``affectgpt-r1 score`` reads them, ``file``, ``labels``,
-            ``reasoning``, ``answer``, ``completion``, ``clusters`` (by wheel), ``unmapped``, ``polarity``,
-            ``modalities``, ``notes``, ``contributions``, ``seconds``.
+            ``reasoning``, ``answer``, ``completion``, ``well_formed``, ``clusters`` (by wheel), ``unmapped``,
+            ``polarity``, ``modalities``, ``notes``, ``contributions``, ``seconds``.
 
         Raises:
             MediaError: The file cannot be read, or holds nothing that the policy was trained on.
@@ -77,7 +77,7 @@ class Predictor:
         answer, contributions = self._answer(clip)
         if not answer["labels"]:
             answer["labels"] = list(extract_labels(answer["completion"], self.lexicon).labels)
-            notes.append("no well-formed answer: the labels are the emotion words found in the whole completion")
+            notes.append("the answer names no emotion: the labels are the emotion words found in the whole completion")
         return {
             "file": str(path),
             "name": path.stem,
@@ -149,26 +149,23 @@ def read_clip(path: Path, subtitle: str | None, media: MediaSettings, faces: Fac
     """
     streams = inspect(path, with_text=subtitle is None and "text" in media.modalities)
     subtitle, about_cut = _cut(streams.text if subtitle is None else subtitle)
-    notes = [*streams.notes, *about_cut]
-    frames: Tensor | None = None
-    context_frames: Tensor | None = None
-    waveform: Tensor | None = None
-    if streams.has_video and "video" in media.modalities:
-        frames, context_frames, about_faces = _pictures(
-            read_uniform_frames(path, streams, media.num_frames), media, faces
-        )
-        notes += about_faces
-    if streams.has_audio and "audio" in media.modalities:
-        waveform = read_sound_windows(path, streams, media.num_windows, media.window_seconds)
     present: dict[Modality, bool] = {
-        "video": frames is not None,
-        "audio": waveform is not None,
+        "video": streams.has_video,
+        "audio": streams.has_audio,
         "text": bool(subtitle),
     }
     kept = tuple(kind for kind in media.modalities if present[kind])
-    lacking = [kind for kind in media.modalities if not present[kind]]
     if not kept:
         raise MediaError(f"{path}: has none of the modalities that the policy reads ({', '.join(media.modalities)})")
+    frames = context_frames = waveform = None
+    notes = [*streams.notes, *about_cut]
+    if "video" in kept:
+        pictures = read_uniform_frames(path, streams, media.num_frames)
+        frames, context_frames, about_faces = _pictures(pictures, media, faces)
+        notes += about_faces
+    if "audio" in kept:
+        waveform = read_sound_windows(path, streams, media.num_windows, media.window_seconds)
+    lacking = [kind for kind in media.modalities if kind not in kept]
     if own := [kind for kind in lacking if kind != "text"]:
         notes.append(f"answered without {' and '.join(own)}, which the file does not have")
     if "text" in lacking:
@@ -218,7 +215,7 @@ def _pictures(pictures: list[Frames], media: MediaSettings, faces: Faces) -> tup
         crops = [centre_square(picture) for picture in pictures]
         notes = ["no face found: the middle of each frame stands in for it"] if faces == "detect" else []
     elif len(crops) < len(pictures):
-        notes = [f"a face in {len(crops)} of {len(pictures)} frames; these are repeated"]
+        notes = [f"a face in {len(crops)} of {len(pictures)} frames, repeated for the others"]
         crops = [crops[index * len(crops) // len(pictures)] for index in range(len(pictures))]
     shown = torch.cat([resize_faces(np.ascontiguousarray(crop)[None], media.image_size) for crop in crops])
     return shown, whole, notes

@@ -15,7 +15,7 @@ from affectgpt_r1.data.media_search import find_media
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError, MediaError
 from affectgpt_r1.policy.export import export_policy
-from affectgpt_r1.predict import config_of_run, main, subtitle_of
+from affectgpt_r1.predict import config_of_run, main, subtitle_beside, subtitle_given
 from affectgpt_r1.prediction import Predictor, predict_files, read_clip
 from affectgpt_r1.types import Sampling
 
@@ -72,7 +72,7 @@ def test_without_an_answer_the_words_of_the_text_are_taken(predictor, write_vide
     monkeypatch.setattr(Predictor, "_answer", lambda self, clip: (dict(answer), {}))
     row = predictor(write_video(tmp_path / "clip.mp4"), "")
     assert row["labels"] == ["worried"]
-    assert "no well-formed answer" in row["notes"][-1]
+    assert "the answer names no emotion" in row["notes"][-1]
 
 
 def test_what_a_file_lacks_is_left_out_and_said(write_video, write_wave, tmp_path: Path):
@@ -96,7 +96,7 @@ def test_a_subtitle_track_is_read_where_nothing_else_says_it(write_video, tmp_pa
                 if packet.dts is not None:
                     packet.stream = copied
                     container.mux(packet)
-    clip, notes = read_clip(titled, subtitle_of(titled, None), MEDIA, "centre")
+    clip, notes = read_clip(titled, subtitle_beside(titled), MEDIA, "centre")
     assert (clip.modalities, clip.subtitle) == (("video", "text"), "Leave me alone!")
     assert notes[0] == "what is said is from its subtitle track (subrip)"
     assert read_clip(titled, "", MEDIA, "centre")[1][-1] == WITHOUT_TEXT
@@ -104,7 +104,7 @@ def test_a_subtitle_track_is_read_where_nothing_else_says_it(write_video, tmp_pa
     silent = MediaSettings(modalities=("video",), num_frames=3, image_size=48)
     assert read_clip(titled, None, silent, "centre")[1] == []
     (tmp_path / "titled.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nBeside.\n", "utf-8")
-    assert read_clip(titled, subtitle_of(titled, None), MEDIA, "centre")[0].subtitle == "Beside."
+    assert read_clip(titled, subtitle_beside(titled), MEDIA, "centre")[0].subtitle == "Beside."
 
 
 def test_of_a_whole_films_text_the_beginning_is_read(write_video, tmp_path: Path):
@@ -148,12 +148,12 @@ def test_a_file_that_holds_less_than_its_header_promises_says_so(write_video, tm
 
 def test_subtitles_from_text_file_or_neighbour(tmp_path: Path):
     (tmp_path / "clip.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nNever mind.\n", encoding="utf-8")
-    assert subtitle_of(tmp_path / "clip.mp4", None) == "Never mind."
-    assert subtitle_of(tmp_path / "other.mp4", None) is None
+    assert subtitle_beside(tmp_path / "clip.mp4") == "Never mind."
+    assert subtitle_beside(tmp_path / "other.mp4") is None
     (tmp_path / "DSC_1.SRT").write_bytes((tmp_path / "clip.srt").read_bytes())
-    assert subtitle_of(tmp_path / "DSC_1.MP4", None) == "Never mind."
-    assert subtitle_of(tmp_path / "other.mp4", str(tmp_path / "clip.srt")) == "Never mind."
-    assert subtitle_of(tmp_path / "clip.mp4", "Yes.") == "Yes."
+    assert subtitle_beside(tmp_path / "DSC_1.MP4") == "Never mind."
+    assert subtitle_given(str(tmp_path / "clip.srt")) == "Never mind."
+    assert subtitle_given("Yes.") == "Yes."
 
 
 def test_a_missing_checkpoint_is_named(write_video, tmp_path: Path, capsys):
@@ -253,6 +253,20 @@ def test_a_misspelt_key_of_set_is_refused(tmp_path: Path):
         config_of_run(written, ["paths.rot=/data"])
     with pytest.raises(ConfigError, match=r"--set clip\.mp4: give KEY=VALUE"):
         config_of_run(written, ["clip.mp4"])
+
+
+def test_a_runs_model_keeps_nothing_of_the_default_one(tmp_path: Path):
+    """Of HuBERT-large's convolutions ``affectgpt_7b`` says nothing; those of ``tiny`` are not its own."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from affectgpt_r1.config import CONFIGS
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        trained = compose("train", overrides=["experiment=affectgpt_r1_grpo"])
+    OmegaConf.save(trained, tmp_path / "config.yaml")
+    config = config_of_run(tmp_path / "config.yaml", [])
+    assert OmegaConf.to_container(config, resolve=True) == OmegaConf.to_container(trained, resolve=True)
 
 
 @pytest.mark.slow

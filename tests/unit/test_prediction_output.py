@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from affectgpt_r1.predict import main
+from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.predict import main, newest_checkpoint
 
 
 @pytest.fixture
@@ -61,3 +62,36 @@ def test_a_name_that_is_no_utf_8_is_written_and_read_back(stub, tmp_path: Path):
     main([str(path), "--output", str(tmp_path / "rows.jsonl")])
     row = json.loads((tmp_path / "rows.jsonl").read_bytes())
     assert os.fsencode(row["file"]) == os.fsencode(path)
+
+
+def test_files_of_one_name_keep_theirs_apart(stub, tmp_path: Path, capsys):
+    (tmp_path / "b").mkdir()
+    for name in ("a.mp4", "b/a.mp4", "c.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    main([str(tmp_path)])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["name"] for row in rows] == [str(tmp_path / "a.mp4"), str(tmp_path / "b" / "a.mp4"), "c"]
+
+
+def test_what_fails_in_answering_is_not_laid_upon_the_output(monkeypatch, tmp_path: Path):
+    (tmp_path / "clip.mp4").write_bytes(b"")
+
+    def broken(path, subtitle):
+        raise FileNotFoundError(2, "No such file", "weights.pt")
+
+    monkeypatch.setattr("affectgpt_r1.predict.load_predictor", lambda options: broken)
+    with pytest.raises(FileNotFoundError, match=r"weights\.pt"):
+        main([str(tmp_path / "clip.mp4"), "--output", str(tmp_path / "rows.jsonl")])
+
+
+def test_the_newest_policy_is_named(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("affectgpt_r1.config.REPOSITORY", tmp_path)
+    with pytest.raises(CheckpointError, match="run `make grpo`"):
+        newest_checkpoint()
+    for age, run in enumerate(("new/grpo", "old/grpo", "newest/sft")):
+        checkpoint = tmp_path / "outputs" / run / "checkpoints" / "best.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.write_bytes(b"")
+        os.utime(checkpoint, (1e9 - age, 1e9 - age) if "sft" not in run else None)
+    assert newest_checkpoint() == tmp_path / "outputs" / "new" / "grpo" / "checkpoints" / "best.ckpt"
+    assert "new/grpo/checkpoints/best.ckpt, the newest; --checkpoint names another" in capsys.readouterr().err

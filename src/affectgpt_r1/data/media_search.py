@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def find_media(paths: Sequence[Path]) -> list[Path]:
     return list(once.values())
 
 
+def clip_names(files: Sequence[Path]) -> dict[str, str]:
+    """A name for each file by its path: its own without the suffix, or the whole path where another file has that name.
+
+    >>> clip_names([Path("a/one.mp4"), Path("a/two.mp4"), Path("b/two.mkv")])
+    {'a/one.mp4': 'one', 'a/two.mp4': 'a/two.mp4', 'b/two.mkv': 'b/two.mkv'}
+    """
+    number = Counter(path.stem for path in files)
+    return {str(path): path.stem if number[path.stem] == 1 else str(path) for path in files}
+
+
 def _media_below(top: Path) -> Iterator[Path]:
     searched: set[str] = set()  # a link may lead back to a folder above it
     unreadable: list[Path] = []
@@ -53,7 +64,7 @@ def _media_below(top: Path) -> Iterator[Path]:
             folders.clear()
             continue
         searched.add(os.path.realpath(folder))
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             if Path(name).suffix.lower() in MEDIA_SUFFIXES and not name.startswith("."):
                 yield Path(folder, name)

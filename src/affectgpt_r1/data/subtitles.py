@@ -34,7 +34,9 @@ def read_srt(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); convert it to UTF-8") from error
+        raise DataError(
+            f"{path}: is neither UTF-8 nor marked as UTF-16 ({error.reason} at byte {error.start}); convert it to UTF-8"
+        ) from error
     is_time = [bool(_TIMES.match(line)) for line in lines]
     if not any(is_time):
         raise DataError(f"{path}: has no `00:00:01,000 --> 00:00:02,000` line, so it is no .srt file")
