@@ -21,7 +21,7 @@ from affectgpt_r1.data.features import FeatureStore, store_features
 from affectgpt_r1.data.layout import media_files
 from affectgpt_r1.data.leakage import check_content, check_unseen
 from affectgpt_r1.data.manifest import ManifestRow, check_media
-from affectgpt_r1.data.samplers import GenerationBatchSampler, GenerationSchedule, ResumableSampler
+from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
 from affectgpt_r1.data.video import ChannelOrder
@@ -161,7 +161,7 @@ class ClipDataModule(LightningDataModule):
             on_unreadable="redraw",
             questions=self.questions.kinds,
         )
-        clips = self._sampler(self.splits.train, self.batch_size, train=True)
+        clips = self._sampler(self.splits.train, train=True)
         self._train_sampler = GenerationBatchSampler(clips, self.batch_size, self._schedule)
         self._train_sampler.start_at(*self._resume)
         return self._loader(dataset, batch_sampler=self._train_sampler)
@@ -173,10 +173,6 @@ class ClipDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Test batches in order; unreadable clips are left out and listed."""
         return self.evaluation_loader(self.splits.test)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """The test batches."""
-        return self.test_dataloader()
 
     def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_idx: int) -> ClipBatch:
         """Move a batch; Lightning cannot move frozen dataclasses itself."""
@@ -216,7 +212,7 @@ class ClipDataModule(LightningDataModule):
 
     def media_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
         """Batches of decoded media, in order; unreadable clips are left out and listed."""
-        sampler = self._sampler(rows, self.eval_batch_size, train=False)
+        sampler = self._sampler(rows, train=False)
         return self._loader(self._dataset(rows), sampler=sampler, batch_size=self.eval_batch_size)
 
     def digest(self) -> str:
@@ -225,19 +221,18 @@ class ClipDataModule(LightningDataModule):
 
     def evaluation_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
         """Batches of ``rows`` in order; unreadable clips are left out and listed."""
-        sampler = self._sampler(rows, self.eval_batch_size, train=False)
+        sampler = self._sampler(rows, train=False)
         dataset = self._dataset(rows, features=self.features)
         return self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size)
 
     def _dataset(self, rows: Sequence[ManifestRow], **options: Any) -> ClipDataset:
         return ClipDataset(rows, self.root, self.media, seed=self.seed, cues=self._cues, **options)
 
-    def _sampler(self, rows: Sequence[ManifestRow], batch_size: int, *, train: bool) -> ResumableSampler:
-        return ResumableSampler(
+    def _sampler(self, rows: Sequence[ManifestRow], *, train: bool) -> ClipSampler:
+        return ClipSampler(
             len(rows),
             seed=self.seed,
             shuffle=train,
-            batch_size=batch_size,
             num_replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
             equal_shares=train,

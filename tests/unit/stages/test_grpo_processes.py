@@ -12,7 +12,7 @@ from processes import join_gloo, run_two
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from affectgpt_r1.data.samplers import ResumableSampler
+from affectgpt_r1.data.samplers import ClipSampler
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.functional.vocabulary import VocabularyScores
 from affectgpt_r1.policy import policy as policy_module
@@ -102,7 +102,7 @@ def gradients(stepper, batch, wrapped=None):
 def train_share(rank, folder, policy, rollout, batch):
     join_gloo(rank, folder)
     try:
-        dealt = ResumableSampler(NUM_CLIPS, seed=0, shuffle=False, batch_size=2, num_replicas=2, rank=rank)
+        dealt = ClipSampler(NUM_CLIPS, seed=0, shuffle=False, num_replicas=2, rank=rank)
         mine = select_clips(batch, [key.index for key in dealt])
         for dtype in ABSOLUTE:
             found = []
