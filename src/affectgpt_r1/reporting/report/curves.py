@@ -11,12 +11,11 @@ from typing import NamedTuple
 from affectgpt_r1.reporting.report.choices import label
 from affectgpt_r1.reporting.report.formats import number
 from affectgpt_r1.reporting.report.markup import Markup, element, join
-from affectgpt_r1.reporting.report.queries import Curve, Sweep
+from affectgpt_r1.reporting.report.queries import REWARD_PART, Curve, Sweep
 
 _MOST_POINTS = 40
 _WIDTH, _HEIGHT = 220.0, 116.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 30.0, 34.0, 8.0, 18.0
-_PARTS = "train/rewards/"
 
 
 class Quantity(NamedTuple):
@@ -39,16 +38,15 @@ class Band(NamedTuple):
 
 def quantities(sweep: Sweep) -> list[Quantity]:
     """What is drawn of a sweep: F, words, rewards and their parts, then how training went."""
-    parts = sorted(
-        {key for cell in sweep.cells for key in cell.curves if key.startswith(_PARTS) and key.endswith("/mean")}
-    )
+    logged = sorted({key for cell in sweep.cells for key in cell.curves})
+    parts = [part for key in logged if (part := REWARD_PART.fullmatch(key))]
     return [
         Quantity("val/f1", "F on held-out clips (validation), points", 100.0),
         Quantity("val/answers/distinct_words", "Words per answer (validation)", target="test/answers/target_words"),
         Quantity("val/answers/clusters_named_share", "Share of the wheels’ clusters that an answer names (validation)"),
         Quantity("val/answers/answer_entropy", "Entropy of the answers across clips (validation)"),
         Quantity("train/reward", "Reward"),
-        *(Quantity(key, f"Reward part: {key.removeprefix(_PARTS).removesuffix('/mean')}") for key in parts),
+        *(Quantity(part[0], f"Reward part: {part[1]}") for part in parts),
         Quantity("train/entropy", "Entropy of the policy, nats per token"),
         Quantity("train/frac_reward_zero_std", "Share of groups whose rewards are all equal"),
         Quantity("train/kl", "KL to the starting policy"),

@@ -78,7 +78,7 @@ def table_html(table: TextTable) -> Markup:
     notes = [element("p", note) for note in table.notes]
     return join(
         [
-            element("h3", table.title, id=table.key),
+            element("h3", table.title),
             element(
                 "div",
                 element("table", element("thead", element("tr", head)), element("tbody", rows)),

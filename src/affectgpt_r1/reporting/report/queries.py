@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,12 @@ from affectgpt_r1.types import EmotionSet
 
 EXPERIMENT = "ablations"
 SWEEPS = ("reward", "reasoning", "penalty")
-CURVE_PREFIXES = ("train/rewards/", "train/reward", "train/kl", "train/entropy", "train/frac_reward_zero_std", "val/")
+CURVES = (
+    *("val/f1", "val/answers/distinct_words", "val/answers/clusters_named_share", "val/answers/answer_entropy"),
+    *("train/reward", "train/entropy", "train/frac_reward_zero_std", "train/kl"),
+)
+REWARD_PART = re.compile(r"train/rewards/(.+)/mean")
+"""Metrics that the report draws: these, and the mean of each part of the reward."""
 ALARM_TAG = "affectgpt.reward_hacking"
 _MOST_RUNS = 1000
 
@@ -179,7 +185,7 @@ def _read_cell(client: Any, entry: Mapping[str, Any]) -> Cell | None:
     curves = {
         key: {point.step: point.value for point in client.get_metric_history(run_id, key)}
         for key in sorted(run.data.metrics)
-        if key.startswith(CURVE_PREFIXES)
+        if key in CURVES or REWARD_PART.fullmatch(key)
     }
     return Cell(
         choice=str(entry["choice"]),

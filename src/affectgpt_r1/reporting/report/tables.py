@@ -36,7 +36,7 @@ _ANSWERS = (
 class TextTable(NamedTuple):
     """A table of text; the first column names the row, the others hold figures.
 
-    ``key`` names it in anchors and LaTeX labels.
+    ``key`` names it in LaTeX labels.
     """
 
     key: str
@@ -63,9 +63,10 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
             *synthetic,
             *([FORMULAS] if sweep == "penalty" else []),
             *_prompt(found),
-            f"F: greedy answers to {found['clips']:,} held-out test clips, corpus F, mean of five wheels at level 1, "
-            "in points; mean ± 95 % t interval over n seeds. Difference: of F from the row "
-            f"“{_baseline(found)}”, with its 95 % interval by two tests. {CLIPS_TEST} {SEEDS_TEST}",
+            f"F: greedy answers to {found['clips']:,} held-out test clips with the weights of the best validation, "
+            "which need not be the last; corpus F, mean of five wheels at level 1, in points; mean ± 95 % t interval over n "
+            f"seeds. Difference: of F from the row “{_baseline(found)}”, with its 95 % interval by two tests, neither "
+            f"corrected for the number of rows. {CLIPS_TEST} {SEEDS_TEST}",
         ),
     )
     answers = TextTable(
@@ -126,7 +127,8 @@ def all_tables(summary: Mapping[str, Any]) -> list[TextTable]:
 
 def _prompt(found: Mapping[str, Any]) -> list[str]:
     """The prompt mode, where the sweep does not vary it."""
-    return [f"Prompt mode of every row: {found['prompts'][0]}."] if len(found["prompts"]) == 1 else []
+    prompts = [label("reasoning", prompt) for prompt in found["prompts"]]
+    return [f"Prompt mode of every row: {prompts[0]}."] if len(prompts) == 1 else []
 
 
 def _alarms(sweep: str, found: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,8 @@ import pytest
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.report import main
 from affectgpt_r1.reporting.report.build import build_report
-from affectgpt_r1.reporting.report.queries import read_sweeps
+from affectgpt_r1.reporting.report.curves import quantities
+from affectgpt_r1.reporting.report.queries import CURVES, read_sweeps
 from affectgpt_r1.reporting.report.tables import all_tables
 from affectgpt_r1.reporting.report.text_formats import _LATEX
 
@@ -75,6 +76,22 @@ def plain(cell):
     return cell
 
 
+def test_every_anchor_is_there_once(report):
+    elements = Page(report["report.html"]).elements
+    anchors = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    links = [attributes["href"] for tag, attributes in elements if tag == "a"]
+    assert len(set(anchors)) == len(anchors)
+    assert {link.removeprefix("#") for link in links} <= set(anchors)
+
+
+def test_the_curves_that_are_read_are_those_that_are_drawn(swept):
+    sweep = read_sweeps(swept)[0]
+    drawn = {quantity.key for quantity in quantities(sweep)}
+    parts = {"train/rewards/accuracy/mean", "train/rewards/format/mean"}
+    assert drawn == {*CURVES, *parts}
+    assert parts < {key for cell in sweep.cells for key in cell.curves} < drawn
+
+
 def test_html_markdown_and_latex_have_the_same_cells(report):
     summary = json.loads(report["tables.json"])
     cells = [[list(table.columns), *map(list, table.rows)] for table in all_tables(summary)]
@@ -122,7 +139,7 @@ def test_json_holds_what_mlflow_holds(report, swept):
         ["no_think"],
     ]
     assert summary["sweeps"]["penalty"]["clips"] == 40
-    assert "Prompt mode of every row: no\\_think." in report["tables.md"]
+    assert "Prompt mode of every row: no-think." in report["tables.md"]
     assert (summary["synthetic"], summary["confidence"], summary["missing"]) == (True, 0.95, [])
 
 
