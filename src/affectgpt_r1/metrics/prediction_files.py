@@ -110,6 +110,8 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
             columns = list(reader.fieldnames or ())
             if not columns:
                 raise DataError(f"{path}: the file is empty")
+            if twice := [column for column in (NAME, LABELS, FREE_TEXT) if columns.count(column) > 1]:
+                raise DataError(f"{path}, row 1: has several columns {twice[0]!r}; keep one")
             if NAME not in columns or not {LABELS, FREE_TEXT} & set(columns):
                 raise DataError(
                     f"{path}, row 1: needs the columns {NAME!r} and {LABELS!r} (or {FREE_TEXT!r}), "
@@ -135,7 +137,7 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
                     yield _jsonl_row(json.loads(line), f"line {number}", path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also of a number of thousands of digits
         raise DataError(f"{path}, line {number}: not JSON ({error})") from error
 
 

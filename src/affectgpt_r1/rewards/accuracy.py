@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.rewards.penalty import Penalty
+from affectgpt_r1.rewards.penalty import Penalty, check_penalty
 from affectgpt_r1.rewards.wheel_score import penalised_scores
 from affectgpt_r1.types import Completion, EmotionSet
 
@@ -16,11 +16,15 @@ class AccuracyReward:
     Args:
         lexicon: The words' clusters.
         penalty: The length penalty that multiplies the score.
+
+    Raises:
+        ConfigError: There is no such penalty.
     """
 
     name = "accuracy"
 
     def __init__(self, lexicon: Lexicon, penalty: Penalty = "none") -> None:
+        check_penalty(penalty)
         self.lexicon = lexicon
         self.penalty = penalty
 

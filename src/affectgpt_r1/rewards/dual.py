@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.rewards.penalty import Penalty
+from affectgpt_r1.rewards.penalty import Penalty, check_penalty
 from affectgpt_r1.rewards.wheel_score import penalised_scores, reasoning_labels
 from affectgpt_r1.types import Completion, EmotionSet
 
@@ -17,11 +17,15 @@ class DualReward:
         lexicon: The words' clusters, and the forms that are looked for.
         penalty: The length penalty that multiplies the score.
         thinks: Whether the prompt asks for reasoning; if not, the reward never applies.
+
+    Raises:
+        ConfigError: There is no such penalty.
     """
 
     name = "dual"
 
     def __init__(self, lexicon: Lexicon, penalty: Penalty = "none", *, thinks: bool = True) -> None:
+        check_penalty(penalty)
         self.lexicon = lexicon
         self.penalty = penalty
         self.thinks = thinks

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
+from affectgpt_r1.errors import ConfigError
+
 Penalty: TypeAlias = Literal["none", "inverse_gap", "ratio", "log_ratio"]
 
 _FACTORS: dict[str, Callable[[int, int], float]] = {
@@ -14,6 +16,16 @@ _FACTORS: dict[str, Callable[[int, int], float]] = {
     "ratio": lambda predicted, target: target / predicted,
     "log_ratio": lambda predicted, target: math.log(target + 1) / math.log(predicted + 1),
 }
+
+
+def check_penalty(penalty: Penalty) -> None:
+    """Refuse a penalty before the first reward is computed.
+
+    Raises:
+        ConfigError: It is none of the four.
+    """
+    if penalty not in _FACTORS:
+        raise ConfigError(f"penalty.name={penalty}: take one of {', '.join(_FACTORS)}")
 
 
 def length_factor(penalty: Penalty, num_predicted: int, num_target: int) -> float:
@@ -30,16 +42,11 @@ def length_factor(penalty: Penalty, num_predicted: int, num_target: int) -> floa
     Returns:
         1 where ``|o| <= |y|``, else the factor in [0, 1).
 
-    Raises:
-        ValueError: ``penalty`` is none of the four.
-
     >>> length_factor("ratio", 4, 2)
     0.5
     >>> length_factor("inverse_gap", 2, 3)
     1.0
     """
-    if penalty not in _FACTORS:
-        raise ValueError(f"penalty={penalty!r} is none of {', '.join(_FACTORS)}")
     if num_predicted <= num_target:
         return 1.0
     return _FACTORS[penalty](num_predicted, num_target)

@@ -91,6 +91,8 @@ def test_pickles_are_refused_and_never_loaded(tmp_path, name):
 FAULTS = {
     "column.csv": ("name,labels\na,happy\n", "row 1: needs the columns 'name' and 'openset'.*has 'name', 'labels'"),
     "noname.csv": ("clip,openset\na,happy\n", "row 1: needs the columns 'name'"),
+    "columns.csv": ("name,openset,openset\na,happy,sad\n", "row 1: has several columns 'openset'; keep one"),
+    "digits.jsonl": ('{"name":"a","openset":' + "1" * 5000 + "}", "line 1: not JSON"),
     "twice.csv": ("name,openset\na,happy\nb,sad\na,calm\n", "row 4: 'a' stands in row 2 already"),
     "twice.jsonl": ('{"name":"a","openset":""}\n{"name":"a","openset":""}\n', "line 2: 'a' stands in line 1 already"),
     "blank.csv": ("name,openset\n ,happy\n", "row 2: 'name' is ' '"),

@@ -8,6 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.rewards.accuracy import AccuracyReward
+from affectgpt_r1.rewards.dual import DualReward
 from affectgpt_r1.rewards.penalty import length_factor
 
 PENALTIES = ("none", "inverse_gap", "ratio", "log_ratio")
@@ -43,6 +47,7 @@ def test_every_further_word_costs(penalty, num_target, extra):
     assert longer < shorter or num_target == 0
 
 
-def test_an_unknown_penalty_is_refused():
-    with pytest.raises(ValueError, match="inverse_gap"):
-        length_factor("cubic", 3, 2)
+@pytest.mark.parametrize("reward", [AccuracyReward, DualReward])
+def test_an_unknown_penalty_is_refused_before_the_first_reward(reward):
+    with pytest.raises(ConfigError, match=r"penalty\.name=cubic: take one of none, inverse_gap"):
+        reward(load_lexicon("bundled"), "cubic")
