@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+
+if TYPE_CHECKING:
+    import torch
 
 RATE = 16_000
 FPS = 8
@@ -127,3 +131,12 @@ def tiny_data_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
         return folder
 
     return fill
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The simulated accelerator, for tests in files of their own: ``*_on_device.py``."""
+    from simulated_device import simulated_device
+
+    with simulated_device(monkeypatch.setattr) as device:
+        yield device

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
-from simulated_device import NAME, SimulatedTensor, simulated_device
+from simulated_device import NAME, SimulatedTensor
 
 from affectgpt_r1.policy.policy import MultimodalPolicy
 
@@ -25,10 +25,9 @@ class SimulatedAccelerator(CPUAccelerator):
 
 
 @pytest.fixture
-def device(monkeypatch) -> Iterator[torch.device]:
+def device(device) -> Iterator[torch.device]:
     AcceleratorRegistry.register(NAME, SimulatedAccelerator, "", override=True)
-    with simulated_device(monkeypatch.setattr) as device:
-        yield device
+    yield device
     AcceleratorRegistry.remove(NAME)
 
 

@@ -1,4 +1,4 @@
-"""The notebook runs against an outputs folder: one with runs, and one without."""
+"""The notebook runs against an outputs folder, first without runs and then with two."""
 
 import ast
 import json
@@ -30,32 +30,24 @@ def run_notebook():
     return scope, [value for value in values if value is not None]
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    """A repository whose outputs hold an empty database, then two runs."""
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
     before = mlflow.get_tracking_uri(), mpl.get_backend()
     mpl.use("agg")
-    yield tmp_path_factory.mktemp("repository")
+    monkeypatch.setattr(config, "REPOSITORY", tmp_path)
+    with pd.option_context("display.max_colwidth", 50):
+        yield tmp_path
     mlflow.set_tracking_uri(before[0])
     mpl.use(before[1])
 
 
-@pytest.fixture(autouse=True)
-def settings(repository, monkeypatch):
-    monkeypatch.setattr(config, "REPOSITORY", repository)
-    with pd.option_context("display.max_colwidth", 50):
-        yield
-
-
-def test_without_runs_it_says_what_to_run(repository):
+def test_it_says_what_to_run_and_then_shows_curves_and_tables(repository):
     scope, (runs, evaluation, completions) = run_notebook()
 
     assert len(runs) == 0
     assert [list(axis.lines) for axis in scope["axes"]] == [[], []]
     assert (evaluation, completions) == ("none yet: run `make evaluate`", "none yet: run `make grpo`")
 
-
-def test_with_runs_it_shows_curves_and_tables(repository):
     outputs = repository / "outputs"
     grpo = TrackedMLFlowLogger(outputs, "demo-no_think-seed1", run_name="grpo-seed1", stage="grpo")
     for step in (10, 20):

@@ -6,13 +6,12 @@ None of the CPU's own kernels may run there: no tiled head, no plain body, no fu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from device_checks import LORA, assert_same_rollout, on_device
-from simulated_device import MixedDevicesError, simulated_device, waits
+from simulated_device import MixedDevicesError, waits
 
 from affectgpt_r1.data.collate import batch_to_device
 from affectgpt_r1.data.features import FeatureStore, store_features
@@ -25,16 +24,7 @@ from affectgpt_r1.prediction import Predictor
 from affectgpt_r1.random_state import capture_random_state, restore_random_state
 from affectgpt_r1.types import Clip, Sampling
 
-
-@pytest.fixture
-def device(monkeypatch) -> Iterator[torch.device]:
-    with simulated_device(monkeypatch.setattr) as device:
-        yield device
-
-
-@pytest.fixture(scope="module")
-def lexicon():
-    return load_lexicon("bundled")
+LEXICON = load_lexicon("bundled")
 
 
 def test_what_the_device_refuses(device):
@@ -154,13 +144,13 @@ def test_an_export_from_the_device_is_the_hosts(device, make_policy, tiny_config
         torch.testing.assert_close(tensor, loaded[1][name], msg=name)
 
 
-def test_a_video_is_answered_as_on_the_host(device, tiny_policy, make_batch, lexicon, monkeypatch):
+def test_a_video_is_answered_as_on_the_host(device, tiny_policy, make_batch, monkeypatch):
     batch = make_batch(1)
     clip = Clip("a", "What a day!", (), "", ("video", "audio", "text"), batch.frames[0], batch.waveforms[0])
     monkeypatch.setattr("affectgpt_r1.prediction.read_clip", lambda *_: (clip, []))
     greedy = Sampling(temperature=0.0, max_completion_length=4)
     rows = [
-        Predictor(policy.eval(), None, greedy, lexicon)(Path("a.mp4"), "")
+        Predictor(policy.eval(), None, greedy, LEXICON)(Path("a.mp4"), "")
         for policy in (on_device(tiny_policy, device), tiny_policy)
     ]
     drops = [[part.pop("log_probability") for part in row["contributions"].values()] for row in rows]
@@ -168,11 +158,11 @@ def test_a_video_is_answered_as_on_the_host(device, tiny_policy, make_batch, lex
     assert {**rows[0], "seconds": 0} == {**rows[1], "seconds": 0}
 
 
-def test_metrics_count_on_the_device(device, lexicon):
+def test_metrics_count_on_the_device(device):
     predicted, target = [("happy", "sad"), ("angry",)], [("joyful",), ("furious", "calm")]
     scores = []
     for where in ("cpu", device):
-        metric = EmotionWheelScore(lexicon).to(where)
+        metric = EmotionWheelScore(LEXICON).to(where)
         metric.update(predicted, target)
         metric.update(predicted[:1], target[:1])
         scores.append({name: float(value) for name, value in metric.compute().items()})

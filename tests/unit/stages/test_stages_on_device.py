@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from device_checks import LORA, assert_same, assert_same_gradients, assert_same_logs, on_device, step
-from simulated_device import simulated_device
 
 from affectgpt_r1.data.collate import batch_to_device
 from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -33,18 +31,9 @@ class LetterReward:
 
 
 @pytest.fixture
-def device(monkeypatch) -> Iterator[torch.device]:
-    with simulated_device(monkeypatch.setattr) as device:
-        yield device
+def grpo():
+    lexicon = load_lexicon("bundled")
 
-
-@pytest.fixture(scope="module")
-def lexicon():
-    return load_lexicon("bundled")
-
-
-@pytest.fixture
-def grpo(lexicon):
     def build(**options: Any) -> GRPOStage:
         parts = {"letters": LetterReward(), "format": FormatReward()}
         sampling = options.pop("sampling", SAMPLING)
