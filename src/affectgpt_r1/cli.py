@@ -22,6 +22,7 @@ COMMANDS = {
     "convert-weights": "make safetensors of a pytorch_model.bin or GGUF file: FOLDER | FILE | smol",
     "evaluate": "compare trained policies on held-out clips (overrides: configs/evaluate.yaml)",
     "predict": "answer any video: VIDEO... [--checkpoint C] [--subtitle TEXT|FILE.srt]",
+    "answer": "answer the clips of a data folder: --checkpoint C --data FOLDER --output FILE|FOLDER [--names FILE]",
     "score": "score a file of predictions: --predictions P --targets T",
     "report": "write the report on the ablation sweeps: --outputs outputs",
     "unibench": "score folders of predictions on MER-UniBench: --predictions FOLDER --data FOLDER",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 NOMINAL_SUBTITLE = "I did not expect to see you here again after all this time, really."
 CHARACTERS_A_TOKEN = 4.0
 """Of English text, where the model's tokenizer is not on this machine."""
+VALIDATION_SHARE = 0.1
+"""Of the training clips, where the configuration names neither a file nor a share, as the data module has it."""
 USUAL_BANDWIDTH = 2000.0
 """GB/s of an A100's memory; an H100 has 3350."""
 
@@ -62,6 +64,7 @@ def plan(
     if bandwidth is None:
         bandwidth = measured_bandwidth() if measured else USUAL_BANDWIDTH
     usual = dataclasses.replace(work, completion_tokens=answer_tokens or work.completion_tokens)
+    clips_per_step = work.batch_size * work.gpus * accumulated
     seconds = step_seconds(size, usual, kind, tflops=rate, bandwidth=bandwidth) * accumulated
     return {
         "experiment": settings["experiment_name"],
@@ -71,7 +74,8 @@ def plan(
         "tflops_measured_here": measured,
         "bandwidth": round(bandwidth, 1),
         "answer_tokens": usual.completion_tokens,
-        "clips_per_step": work.batch_size * work.gpus * accumulated,
+        **_data(settings["data"], settings["model"], steps * clips_per_step if steps > 0 else None),
+        "clips_per_step": clips_per_step,
         "steps": steps if steps > 0 else None,
         "seconds_per_step": seconds,
         "hours": seconds * steps / 3600 if steps > 0 else None,
@@ -119,6 +123,29 @@ def _sizes(size: ModelSize, work: Workload, exact: bool) -> dict[str, Any]:
             "completion": work.completion_tokens,
             "exact": exact,
         },
+    }
+
+
+def _data(data: dict[str, Any], model: dict[str, Any], drawn: int | None) -> dict[str, Any]:
+    """Clips of the training file, where it is on this machine, passes over them, and what storing features takes."""
+    from affectgpt_r1.data.manifest import read_table
+
+    labels = Path(data["root"]) / data["train_labels"]
+    clips = len(read_table(labels)) if labels.is_file() else None
+    frames = {"image": 1, "both": 2 * data["num_frames"]}.get(data["visual"], data["num_frames"])
+    floats = {
+        "video": frames * model["video_tower"]["projection_dim"],
+        "audio": data["num_windows"] * model["audio_tower"]["hidden_size"],
+    }
+    share = data.get("validation_share", VALIDATION_SHARE) if data["validation_labels"] is None else 0.0
+    train = None if clips is None else min(clips - round(share * clips), data["subset"] or clips)
+    return {
+        "clips": clips,
+        "training_clips": train,
+        "passes": drawn / train if train and drawn else None,
+        "feature_bytes_per_clip": 0
+        if data["feature_store"] is None
+        else sum(4 * count for kind, count in floats.items() if kind in data["modalities"]),
     }
 
 
@@ -187,6 +214,7 @@ def _time_lines(result: dict[str, Any]) -> list[str]:
     hours = "" if result["hours"] is None else f", {result['hours']:.1f} h"
     steps = "until its time is up, steps" if result["steps"] is None else f"{result['steps']:,}"
     return [
+        *_data_lines(result),
         f"tokens a clip   {tokens['prompt']} of the prompt, {tokens['media']} of them media{counted}; "
         f"up to {tokens['completion']} of the answer",
         f"steps           {steps} of {result['clips_per_step']} clips",
@@ -195,6 +223,17 @@ def _time_lines(result: dict[str, Any]) -> list[str]:
         f"{result['tflops']} TFLOP/s ({origin}) and {result['bandwidth']:.0f} GB/s of memory a GPU",
         "                Media decoding, validation and the launching of kernels, token by token, come on top.",
     ]
+
+
+def _data_lines(result: dict[str, Any]) -> list[str]:
+    stored = result["feature_bytes_per_clip"]
+    if result["clips"] is None:
+        return [f"features        {stored / 1000:.0f} KB a clip on disk"] if stored else []
+    passes = (
+        "" if result["passes"] is None else f", {result['passes']:.1f} passes over the {result['training_clips']:,}"
+    )
+    size = f"; features take {stored * result['clips'] / 1e9:.2f} GB on disk" if stored else ""
+    return [f"clips           {result['clips']:,} in the training file{passes} that train{size}"]
 
 
 def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:

@@ -34,7 +34,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.errors import ConfigError
     from affectgpt_r1.functional.collective import process_group_left
-    from affectgpt_r1.policy.checkpoint import read_checkpoint
+    from affectgpt_r1.policy.checkpoint import check_there, read_checkpoint
     from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tracking import tracked_run
     from affectgpt_r1.run_record import PhaseClock, write_record
@@ -43,8 +43,13 @@ def train(config: DictConfig) -> dict[str, float]:
     resume_from = checkpoint_to_resume(config)
     trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
     stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)
+    # What can fail at once does so before anything is logged, weights of gigabytes loaded, or clips encoded.
+    if config.evaluate_after and config.data.test_labels is None:
+        raise ConfigError("evaluate_after=true answers the test clips, but data.test_labels names none")
+    for start in filter(None, (config.init_from, config.towers_from)):
+        check_there(start)
     if resume_from is not None:
-        read_checkpoint(resume_from)  # what can fail at once does so before anything is logged or encoded
+        read_checkpoint(resume_from)
     prepare_process(config)
     loggers = _build_loggers(config, resumed=resume_from is not None)
     trainer = _build_trainer(config, loggers)  # first: it knows what the machine lacks, and which process this is
@@ -54,8 +59,6 @@ def train(config: DictConfig) -> dict[str, float]:
         policy = build_policy(config)
         with clock.phase("data_seconds"):
             data, skipped = build_data(config, policy, trainer.strategy.root_device)
-        if config.evaluate_after and not data.splits.test:
-            raise ConfigError("evaluate_after=true answers the test clips, but data.test_labels names none")
         for logger in mlflow_loggers(loggers):
             logger.log_data(data.digest(), config.synthetic)
         with clock.phase("fit_seconds"):

@@ -38,6 +38,7 @@ STAGE_OF = {
     "affectgpt_ovmerd": "sft",
     "affectgpt_r1_cold_start": "sft",
     "affectgpt_r1_grpo": "grpo",
+    "affectgpt_rl": "grpo",
     "r1_omni": "grpo",
     "r1_omni_cold_start": "sft",
 }

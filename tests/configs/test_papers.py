@@ -100,6 +100,20 @@ PAPERS = {
         "trainer.accumulate_grad_batches": 8,
         "trainer.gradient_clip_val": 1.0,
     },
+    "affectgpt_rl": {
+        **AFFECTGPT,
+        **CORRECTED,
+        "stage.name": "grpo",
+        "experiment_name": "affectgpt-rl",
+        "evaluate_after": True,
+        "data.batch_size": 2,
+        "optim.optimizer.lr": 1e-6,
+        "optim.scheduler.warmup_steps": 10,
+        "trainer.max_steps": 250,
+        "trainer.val_check_interval": 200,
+        "trainer.accumulate_grad_batches": 8,
+        "stage.rewards.weights": {"accuracy": 1.0, "format": 0.2},
+    },
     "r1_omni_cold_start": {
         **R1_OMNI,
         "stage.name": "sft",
@@ -177,6 +191,24 @@ def test_a_reinforced_run_starts_from_its_cold_start():
             assert at(first, key) == at(second, key)
         no_think = [composed(one, "prompt=no_think") for one in (cold, grpo)]
         assert no_think[1]["init_from"] == f"{no_think[0]['paths']['run']}/checkpoints/best.ckpt" != second["init_from"]
+
+
+@pytest.mark.parametrize("ablation", ["reward", "reasoning", "penalty"])
+@pytest.mark.parametrize("prompt", ["think", "no_think"])
+def test_a_sweep_at_the_papers_size_varies_the_reinforced_run(ablation, prompt):
+    """Its cells differ from the paper's run in what the sweep varies, and start from the cold start of their mode."""
+    given = [f"+ablation={ablation}", f"prompt={prompt}"]
+    cell, run = composed("affectgpt_rl", *given), composed("affectgpt_r1_grpo", f"prompt={prompt}")
+    assert cell["sweep"]["name"] == ablation
+    assert cell["init_from"] == run["init_from"]
+    for key in ("data", "model", "prompt", "reward", "penalty", "optim"):
+        assert cell[key] == run[key], key
+    same_place = {**cell["trainer"], "default_root_dir": run["trainer"]["default_root_dir"]}
+    assert same_place == run["trainer"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        hydra = compose("train", [given[0], "experiment=affectgpt_rl"], return_hydra_config=True).hydra
+    assert hydra.sweeper.params.seed == "1,2,3"
+    assert hydra.callbacks.sweep._target_.endswith("SweepCallback")
 
 
 def test_warm_up_of_the_cold_start_is_three_hundredths():

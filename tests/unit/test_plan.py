@@ -168,6 +168,23 @@ def test_usual_answers_take_less_time_and_need_as_much_memory(tmp_path):
     assert (limit["answer_tokens"], usual["answer_tokens"]) == (1024, 200)
 
 
+def test_clips_passes_and_stored_features(tmp_path, capsys, tiny_data_root):
+    root = tiny_data_root(tmp_path / "data", num_train=16)
+    given = ("--tflops", "150", "--gpus", "4", f"paths.data={root}")
+    known = planned(tmp_path, "experiment=affectgpt_r1_cold_start", *given)
+    # Eight frames of 768 numbers and eight windows of 1,024, in float32.
+    assert known["feature_bytes_per_clip"] == 4 * (8 * 768 + 8 * 1024) == 57_344
+    assert known["clips"] == 16
+    assert known["training_clips"] == 16 - round(0.032 * 16)
+    assert known["passes"] == pytest.approx(300_000 * 3 * 4 / known["training_clips"])
+    assert f"clips           16 in the training file, {known['passes']:.1f} passes" in capsys.readouterr().out
+    both = planned(tmp_path, "experiment=r1_omni_cold_start", "data.visual=both", *given)
+    assert both["feature_bytes_per_clip"] == 4 * (16 * 768 + 8 * 1024)
+    assert both["training_clips"] == 14  # a tenth validates
+    unknown = planned(tmp_path, "experiment=affectgpt", *given[:-1], f"paths.data={tmp_path}")
+    assert (unknown["clips"], unknown["passes"], unknown["feature_bytes_per_clip"]) == (None, None, 0)
+
+
 def test_a_run_by_the_clock_has_no_hours(tmp_path, capsys):
     result = planned(tmp_path, "experiment=control", "model=affectgpt_7b", "--tflops", "1")
     assert (result["steps"], result["hours"]) == (None, None)

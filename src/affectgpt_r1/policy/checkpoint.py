@@ -24,8 +24,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: There is no such file, or it is no checkpoint of this package.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f"No checkpoint at {path}: train that stage first (`make sft`), or correct the path")
+    check_there(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise nearly anything: IndexError, UnicodeDecodeError, struct.error
@@ -35,6 +34,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} holds no state_dict: it is not a checkpoint of this package")
     return checkpoint
+
+
+def check_there(path: str | Path) -> None:
+    """See :func:`read_checkpoint`; nothing is opened.
+
+    Raises:
+        CheckpointError: There is no such file.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(
+            f"No checkpoint at {path}: train that stage first (`make sft`; of a paper's run, the cold start that the "
+            "README names before it), or correct the path"
+        )
 
 
 def first_sentence(error: Exception) -> str:

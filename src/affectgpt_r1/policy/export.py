@@ -29,6 +29,8 @@ ExportKind: TypeAlias = Literal["adapter", "merged"]
 SETTINGS_FILE = "affectgpt_r1.json"
 WEIGHTS_FILE = "multimodal.safetensors"
 ADAPTER_FOLDER = "adapter"
+NO_ARCHITECTURE = ("architectures", "dtype", "model_type", "transformers_version", "_name_or_path")
+"""Keys of a transformers configuration that say where weights come from."""
 
 
 def export_policy(
@@ -69,7 +71,11 @@ def export_policy(
     multimodal = {f"fusion.{name}": one for name, one in policy.fusion.state_dict().items()}
     multimodal |= {f"towers.{name}": one for name, one in policy.towers.state_dict().items()}
     save_file(_stored(multimodal), folder / WEIGHTS_FILE)
-    settings = {"kind": kind, "model": dict(model), "template": dataclasses.asdict(policy.template)}
+    towers = {
+        "video_tower": {**_architecture(policy.towers.video.model), **model["video_tower"]},
+        "audio_tower": {**_architecture(policy.towers.audio.model), **model["audio_tower"]},
+    }
+    settings = {"kind": kind, "model": {**model, **towers}, "template": dataclasses.asdict(policy.template)}
     _write(folder / SETTINGS_FILE, settings)
     _write(folder / "preprocessor_config.json", dict(processor))
     generation = {
@@ -80,6 +86,12 @@ def export_policy(
     }
     _write(folder / "generation_config.json", generation)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _architecture(tower: Any) -> dict[str, Any]:
+    """What pretrained weights say of their architecture, since the run's configuration need not name all of it."""
+    config: dict[str, Any] = tower.config.to_diff_dict()
+    return {key: value for key, value in config.items() if key not in NO_ARCHITECTURE}
 
 
 def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], folder: Path) -> None:

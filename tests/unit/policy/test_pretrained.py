@@ -21,8 +21,10 @@ from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy import pretrained
 from affectgpt_r1.policy.build import build_policy
 from affectgpt_r1.policy.checkpoint import module_digest
+from affectgpt_r1.policy.export import export_policy, load_exported
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.stages.sft import SFTStage
+from affectgpt_r1.types import Sampling
 
 TOY = {
     "language_model": {
@@ -163,6 +165,29 @@ def test_sft_and_grpo_move_all_that_trains_and_nothing_else(toy_config, make_bat
         allowed = "lora_A" if loss is stages["sft"] else "nothing"
         assert [name for name in still if allowed not in name] == []
     assert [name for name, one in policy.named_parameters() if name in frozen and not one.equal(frozen[name])] == []
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_an_exported_policy_keeps_what_the_weights_say_of_their_towers(toy_config, make_batch, tmp_path, kind):
+    """HuBERT's convolutions stand in the weights' own configuration only, as CLIP's activation may."""
+    policy, sampling = build(toy_config).eval(), Sampling(temperature=0.0, max_completion_length=8)
+    batch = make_batch()
+    with torch.no_grad():
+        for name, one in policy.named_parameters():
+            if "lora_B" in name:
+                one.copy_(torch.randn_like(one) / 10)
+        before = policy.towers(batch)
+    options = {"processor": {}, "max_completion_length": 8, "card": ""}
+    adapter = {name: one.clone() for name, one in policy.state_dict().items() if "lora" in name}
+    export_policy(policy, toy_config, tmp_path / kind, kind=kind, **options)
+    loaded = load_exported(tmp_path / kind)
+    with torch.no_grad():
+        after = loaded.towers(batch)
+    for name, features in before.items():
+        torch.testing.assert_close(after[name], features, rtol=0, atol=0)
+    if kind == "adapter":
+        assert all(one.equal(adapter[name]) for name, one in loaded.state_dict().items() if "lora" in name)
+    assert loaded.generate(batch, 1, sampling).texts == policy.generate(batch, 1, sampling).texts
 
 
 @pytest.mark.parametrize("share_prompt", [False, True])
