@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ WHOLE_SOUND_SECONDS = 120.0
 
 SEEK_SECONDS = 5.0
 """A wanted frame this far ahead is sought by its key frame; a nearer one is reached by decoding."""
+
+SEEKS_EARLIER = (0, 5, 20, 80)
+"""Seconds before a wanted frame where its key frame is sought, by turns."""
 
 RESAMPLING_MARGIN = 0.1
 """Seconds of sound around a window, so that the resampling filter sees no edge where the file has none."""
@@ -74,7 +78,7 @@ def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float)
         with opened(path) as container:
             stream = audio_stream(container)
             assert stream is not None
-            whole = _mono(path, _decoded(container, stream), stream)
+            whole = _mono(path, _decoded(container.demux(stream)), stream)
         held, decoded = streams.sound_seconds, whole.shape[0] / SAMPLE_RATE
         if decoded < held * (1 - LOST_SHARE) - 0.1:
             raise MediaError(f"{path}: only {decoded:.1f} of {held:.1f} seconds of its sound can be decoded")
@@ -91,7 +95,7 @@ def _sound_between(path: Path, container: av.container.InputContainer, start: fl
     begin = start - RESAMPLING_MARGIN
     frames: list[Any] = []
     if _seek(container, stream, max(0.0, begin)) or _seek(container, stream, 0.0):
-        for frame in _decoded(container, stream):
+        for frame in _decoded(container.demux(stream)):
             if frame.time is None or frame.time + frame.samples / frame.sample_rate < begin:
                 continue
             if frames and frame.time > max(start, frames[0].time) + seconds + RESAMPLING_MARGIN:
@@ -120,19 +124,39 @@ def _pictures_at(path: Path, wanted: Sequence[int], *, may_seek: bool) -> dict[i
         assert stream is not None
         assert stream.time_base is not None
         stream.codec_context.thread_count = 1
-        far, position = int(SEEK_SECONDS / stream.time_base), min(wanted)
-        frames = _decoded(container, stream)  # one iterator: the last packet of a file gives several frames
+        far, first = int(SEEK_SECONDS / stream.time_base), min(wanted)
+        position = first
+        frames = _decoded(container.demux(stream))  # one iterator: the last packet of a file gives several frames
         for time in sorted(set(wanted)):
             if may_seek and time - position > far:
-                if not _seek(container, stream, float(time * stream.time_base)):
+                near = _frames_near(container, stream, first, time)
+                if near is None:
                     return pictures
-                frames = _decoded(container, stream)
+                frames = near
             frame = next((frame for frame in frames if (frame.pts or 0) >= time), None)
             if frame is None:
                 return pictures
             pictures[time] = _as_shown(frame, stream.sample_aspect_ratio or Fraction(1))
             position = time
     return pictures
+
+
+def _frames_near(
+    container: av.container.InputContainer, stream: av.VideoStream, first: int, time: int
+) -> Iterator[Any] | None:
+    """Frames from a key frame at or before ``time``, and not before ``first``; None if seeking finds none.
+
+    Broadcasts and discs have no index: a seek in them ends anywhere, and what is decoded from there is gray or late.
+    """
+    base = stream.time_base or Fraction(1)
+    for earlier in SEEKS_EARLIER:
+        if not _seek(container, stream, float(max(first * base, time * base - earlier))):
+            return None
+        packets = container.demux(stream)
+        key = next((packet for packet in packets if packet.is_keyframe), None)
+        if key is not None and key.pts is not None and key.pts <= time:
+            return _decoded(chain([key], packets))
+    return None
 
 
 def _seek(container: av.container.InputContainer, stream: av.stream.Stream, seconds: float) -> bool:
@@ -143,9 +167,9 @@ def _seek(container: av.container.InputContainer, stream: av.stream.Stream, seco
     return True
 
 
-def _decoded(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[Any]:
+def _decoded(packets: Iterable[Any]) -> Iterator[Any]:
     """Frames in order; a packet that cannot be decoded gives none, as in any player, and is missed by the caller."""
-    for packet in container.demux(stream):
+    for packet in packets:
         with suppress(av.FFmpegError):
             yield from packet.decode()
 

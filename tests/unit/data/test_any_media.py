@@ -43,6 +43,12 @@ def test_two_hours_are_sought_not_decoded(write_video, tmp_path: Path):
     assert brightness(frames_of(path)) == pytest.approx([0, 25, 50, 75, 100, 125, 150, 175], abs=4)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_a_broadcast_without_an_index_is_sought_by_its_key_frames(write_video, tmp_path: Path, codec: str):
+    path = write_video(tmp_path / "long.ts", [float(index) for index in range(200)], codec=codec)
+    assert brightness(frames_of(path)) == pytest.approx([0, 25, 50, 75, 100, 125, 150, 175], abs=4)
+
+
 def test_a_fifth_of_a_second_repeats_its_last_frame(write_video, tmp_path: Path):
     path = write_video(tmp_path / "short.mp4", [0.0, 0.1], sound=True)
     assert brightness(frames_of(path)) == pytest.approx([0] + [1] * 7, abs=4)
