@@ -18,9 +18,9 @@ from affectgpt_r1.data.annotations import QuestionSet
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.features import FeatureStore, store_features
-from affectgpt_r1.data.layout import media_files
 from affectgpt_r1.data.leakage import check_content, check_unseen
-from affectgpt_r1.data.manifest import ManifestRow, check_media
+from affectgpt_r1.data.manifest import ManifestRow
+from affectgpt_r1.data.media_state import MediaState, look_at_media
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
@@ -124,6 +124,7 @@ class ClipDataModule(LightningDataModule):
     def _forget(self) -> None:
         self.features: FeatureStore | None = None
         self.splits = Splits([], [], [])
+        self._media_states: dict[str, MediaState] = {}
         self._cues: dict[str, dict[str, float]] | None = None
         self._train_sampler: GenerationBatchSampler | None = None
         self._schedule = GenerationSchedule()
@@ -146,8 +147,8 @@ class ClipDataModule(LightningDataModule):
         )
         evaluated = [*splits.validation, *splits.test]
         check_unseen(self.root, self.seen_labels, evaluated)
-        check_media(splits.rows(), self.root, self.media.modalities, visual=self.media.visual)
-        check_content(self.root, splits.train, evaluated, self.media.modalities, self.media.visual)
+        self._media_states = look_at_media(splits.rows(), self.root, self.media.modalities, self.media.visual)
+        check_content(self.root, splits.train, evaluated, self._media_states)
         if self.files.cues:
             self._cues = read_split_cues(self.root / self.files.cues, splits)
         self.splits = splits
@@ -202,13 +203,13 @@ class ClipDataModule(LightningDataModule):
         return self.features
 
     def rows_without_features(self, store: FeatureStore) -> list[ManifestRow]:
-        """Rows of every split whose features are not stored, or are older than the media."""
-        missing = []
-        for row in self.splits.rows():
-            files = media_files(self.root, row.name, self.media.modalities, self.media.visual)
-            if not store.has(row.name, files) and not store.has_refused(row.name, files):
-                missing.append(row)
-        return missing
+        """Rows of every split whose features are not stored, or are older than the media were on setup."""
+        newest = {name: state.newest for name, state in self._media_states.items()}
+        return [
+            row
+            for row in self.splits.rows()
+            if not store.has(row.name, newest[row.name]) and not store.has_refused(row.name, newest[row.name])
+        ]
 
     def media_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
         """Batches of decoded media, in order; unreadable clips are left out and listed."""

@@ -32,13 +32,13 @@ class FeatureStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def has(self, name: str, media: Iterable[Path] = ()) -> bool:
-        """Whether the clip's features are stored and none of its ``media`` files is newer."""
-        return _is_current(self._file(name), media)
+    def has(self, name: str, newest: int = 0) -> bool:
+        """Whether the clip's features are stored, not before its media changed, ``newest`` nanoseconds since 1970."""
+        return _is_current(self._file(name), newest)
 
-    def has_refused(self, name: str, media: Iterable[Path] = ()) -> bool:
-        """Whether the clip is recorded as unreadable and none of its ``media`` files is newer than the record."""
-        return name in self.unreadable and _is_current(self._record, media)
+    def has_refused(self, name: str, newest: int = 0) -> bool:
+        """Whether the clip is recorded as unreadable, not before its media changed."""
+        return name in self.unreadable and _is_current(self._record, newest)
 
     def read(self, name: str) -> dict[str, Tensor]:
         """A clip's features by modality, ``(F, D_video)`` and ``(W, D_audio)``.
@@ -92,11 +92,11 @@ class FeatureStore:
         return self.folder / hashlib.sha256(name.encode()).hexdigest()[:2] / f"{name}.safetensors"
 
 
-def _is_current(stored: Path, media: Iterable[Path]) -> bool:
-    if not stored.exists():
+def _is_current(stored: Path, newest: int) -> bool:
+    try:
+        return stored.stat().st_mtime_ns >= newest
+    except FileNotFoundError:
         return False
-    written = stored.stat().st_mtime_ns
-    return all(file.stat().st_mtime_ns <= written for file in media if file.exists())
 
 
 def store_features(

@@ -5,36 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from affectgpt_r1.types import Modality, Visual
+VIDEO_PLACES = ("video/{}.mp4", "video_new/{}.mp4", "subvideo-tgt/{}.avi", "subvideo_new/{}.mp4", "subvideo/{}.mp4")
+"""The challenge sets' place, and those of MER-UniBench's sets, the one that is read before the one it was cut from."""
+AUDIO_PLACES = ("audio/{}.wav", "subaudio/{}.wav")
+FACE_PLACES = ("openface_face/{0}/{0}.npy", "openface_face/{0}.npy")
+"""Those of the challenge sets, and those of a folder without subfolders."""
 
 
 def video_file(root: Path, name: str) -> Path:
-    """The clip with picture and, as a rule, sound: ``video/<name>.mp4``."""
-    return root / "video" / f"{name}.mp4"
+    """The clip with picture and, as a rule, sound: the first of :data:`VIDEO_PLACES` that is there, else the first."""
+    return _first(root, name, VIDEO_PLACES)
 
 
 def audio_file(root: Path, name: str) -> Path:
-    """The extracted sound ``audio/<name>.wav``, or the clip's mp4 where only that exists."""
-    wav, mp4 = root / "audio" / f"{name}.wav", video_file(root, name)
-    return mp4 if mp4.exists() and not wav.exists() else wav
+    """The extracted sound, at the first of :data:`AUDIO_PLACES`, or the clip's video where only that exists."""
+    wav, video = _first(root, name, AUDIO_PLACES), video_file(root, name)
+    return video if video.exists() and not wav.exists() else wav
+
+
+def _first(root: Path, name: str, places: Sequence[str]) -> Path:
+    files = [root / place.format(name) for place in places]
+    return next((file for file in files if file.exists()), files[0])
 
 
 def face_file(root: Path, name: str) -> Path:
-    """The face crops: ``openface_face/<name>/<name>.npy`` (challenge sets) or ``openface_face/<name>.npy``."""
-    nested = root / "openface_face" / name / f"{name}.npy"
-    flat = root / "openface_face" / f"{name}.npy"
-    return flat if flat.exists() and not nested.exists() else nested
-
-
-def media_files(root: Path, name: str, modalities: Sequence[Modality], visual: Visual) -> list[Path]:
-    """The files that the modalities read of a clip, whether or not they exist."""
-    files = []
-    if "video" in modalities:
-        files += [face_file(root, name)] if visual in ("face", "both") else []
-        files += [video_file(root, name)] if visual != "face" else []
-    if "audio" in modalities:
-        files.append(audio_file(root, name))
-    return files
+    """The face crops, at the first of :data:`FACE_PLACES` that is there, else the first."""
+    return _first(root, name, FACE_PLACES)
 
 
 def is_safe_name(name: str) -> bool:

@@ -7,17 +7,15 @@ sizes of all files, then the opening bytes where sizes agree, then the contents 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from affectgpt_r1.data.layout import media_files
-from affectgpt_r1.data.manifest import ManifestRow, read_table
+from affectgpt_r1.data.manifest import ManifestRow, listing, read_table
+from affectgpt_r1.data.media_state import MediaState
 from affectgpt_r1.errors import DataError
-from affectgpt_r1.types import Modality, Visual
 
 _OPENING = 4096
-_LISTED_AT_MOST = 5
 _KNOWN_FILES = frozenset(("track2_train_human.csv", "track2_train_mercaptionplus.csv"))
 _KNOWN_NAMES = 548
 
@@ -69,7 +67,7 @@ def check_unseen(root: Path, seen_labels: Sequence[str], evaluation: Sequence[Ma
         if leaked := leaked_names(root / file, (row.name for row in evaluation)):
             raise DataError(
                 f"{len(leaked)} evaluation clips stand in {root / file} (data.seen_labels), on which the initial "
-                f"policy was trained: {_some(leaked)}; take them out of the evaluation set"
+                f"policy was trained: {listing(leaked)}; take them out of the evaluation set"
             )
 
 
@@ -77,82 +75,72 @@ def same_clips(
     root: Path,
     train: Sequence[ManifestRow],
     evaluation: Sequence[ManifestRow],
-    modalities: Sequence[Modality],
-    visual: Visual,
+    media: Mapping[str, MediaState],
 ) -> list[SameClip]:
     """Pairs of a training and an evaluation row whose media are the same.
 
     Args:
-        root: Data folder; every row has its media there.
+        root: Data folder.
         train: Training rows.
         evaluation: Rows of another split.
-        modalities: Modalities that are on; all files that they read must agree.
-        visual: What the video modality reads.
+        media: The files of every row by its name; all of them must agree.
     """
-
-    def files(row: ManifestRow) -> list[Path]:
-        return media_files(root, row.name, modalities, visual)
-
-    def sizes(row: ManifestRow) -> tuple[int, ...] | None:
-        found = tuple(path.stat().st_size for path in files(row))
-        return found if found and all(found) else None  # empty files are unreadable, not alike
-
-    def openings(row: ManifestRow) -> tuple[bytes, ...]:
-        return tuple(_opening(path) for path in files(row))
-
-    def contents(row: ManifestRow) -> bytes:
-        return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files(row))
-
-    for key in (sizes, openings, contents):
-        train, evaluation = _alike(train, evaluation, key)
-    of_contents = _grouped(evaluation, contents)
-    return [SameClip(row, other) for row in train for other in of_contents[contents(row)]]
+    known: dict[str, tuple[int | bytes, ...]] = {
+        row.name: media[row.name].sizes
+        for row in (*train, *evaluation)
+        if media[row.name].sizes and all(media[row.name].sizes)  # empty files are unreadable, not alike
+    }
+    train, evaluation = _alike(train, evaluation, known)
+    num_files = len(media[train[0].name].sizes) if train else 0
+    for digest in (_digest_of_opening, _digest):
+        for number in range(num_files):  # one file tells most clips apart
+            for row in (*train, *evaluation):
+                known[row.name] += (digest(media[row.name].files(root, row.name)[number]),)
+            train, evaluation = _alike(train, evaluation, known)
+    others = _grouped(evaluation, known)
+    return [SameClip(row, other) for row in train for other in others[known[row.name]]]
 
 
 def check_content(
-    root: Path,
-    train: Sequence[ManifestRow],
-    evaluation: Sequence[ManifestRow],
-    modalities: Sequence[Modality],
-    visual: Visual,
+    root: Path, train: Sequence[ManifestRow], evaluation: Sequence[ManifestRow], media: Mapping[str, MediaState]
 ) -> None:
     """Refuse training clips that are evaluation clips under another name; see :func:`same_clips`.
 
     Raises:
         DataError: Names the pairs and their rows.
     """
-    pairs = same_clips(root, train, evaluation, modalities, visual)
+    pairs = same_clips(root, train, evaluation, media)
     if pairs:
-        listed = [f"{one.name} (row {one.row}) = {other.name} (row {other.row})" for one, other in pairs]
+        listed = listing(f"{one.name} (row {one.row}) = {other.name} (row {other.row})" for one, other in pairs)
         raise DataError(
-            f"{len(pairs)} training clips have the same media as an evaluation clip: {_some(listed)}; "
+            f"{len(pairs)} training clips have the same media as an evaluation clip: {listed}; "
             "take them out of the training file"
         )
 
 
 def _alike(
-    train: Sequence[ManifestRow], evaluation: Sequence[ManifestRow], key: Callable[[ManifestRow], Hashable]
+    train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow], known: Mapping[str, Hashable]
 ) -> tuple[list[ManifestRow], list[ManifestRow]]:
-    """Rows of either side whose key some row of the other side has, too; a key of None is nobody's."""
-    of_train, of_evaluation = _grouped(train, key), _grouped(evaluation, key)
-    shared = [found for found in of_train if found is not None and found in of_evaluation]
+    """Rows of either side of which the same is known as of some row of the other side."""
+    of_train, of_evaluation = _grouped(train, known), _grouped(evaluation, known)
+    shared = [found for found in of_train if found in of_evaluation]
     return [row for found in shared for row in of_train[found]], [
         row for found in shared for row in of_evaluation[found]
     ]
 
 
-def _grouped(rows: Iterable[ManifestRow], key: Callable[[ManifestRow], Hashable]) -> dict[Hashable, list[ManifestRow]]:
+def _grouped(rows: Iterable[ManifestRow], known: Mapping[str, Hashable]) -> dict[Hashable, list[ManifestRow]]:
     groups: dict[Hashable, list[ManifestRow]] = {}
     for row in rows:
-        groups.setdefault(key(row), []).append(row)
+        if row.name in known:
+            groups.setdefault(known[row.name], []).append(row)
     return groups
 
 
-def _opening(path: Path) -> bytes:
+def _digest_of_opening(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(_OPENING)
+        return hashlib.sha256(file.read(_OPENING)).digest()
 
 
-def _some(items: Collection[str]) -> str:
-    rest = len(items) - _LISTED_AT_MOST
-    return ", ".join(list(items)[:_LISTED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()

@@ -11,19 +11,20 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 
 from affectgpt_r1.data.annotations import LABEL_COLUMNS, NO_QUESTIONS, QuestionSet, read_annotations
-from affectgpt_r1.data.layout import is_safe_name, media_files
+from affectgpt_r1.data.layout import is_safe_name
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
-from affectgpt_r1.types import Annotations, EmotionSet, Modality, Visual
+from affectgpt_r1.types import Annotations, EmotionSet
 
 _LISTED_AT_MOST = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ManifestRow:
     """One labelled clip.
 
@@ -152,41 +153,6 @@ def read_cues(path: Path) -> dict[str, dict[str, float]]:
     return cues
 
 
-def check_media(
-    rows: Iterable[ManifestRow],
-    root: Path,
-    modalities: Sequence[Modality],
-    *,
-    visual: Visual = "frame",
-    strict: bool = True,
-) -> list[ManifestRow]:
-    """Find rows whose media files do not exist. Nothing is opened.
-
-    Args:
-        rows: Rows to look at.
-        root: Data folder.
-        modalities: Modalities that are on; only their files are asked for.
-        visual: Whether the video modality reads face crops or frames.
-        strict: Raise instead of returning such rows.
-
-    Returns:
-        Rows that lack a file.
-
-    Raises:
-        DataError: ``strict``, and some row lacks a file; rows and files are named.
-    """
-    missing = [
-        (row, path) for row in rows for path in media_files(root, row.name, modalities, visual) if not path.exists()
-    ]
-    if missing and strict:
-        listed = _listing(f"row {row.row} ({row.name}): {path.relative_to(root)}" for row, path in missing)
-        raise DataError(
-            f"{len(missing)} media files are missing under {root}: {listed}; "
-            "fetch them, take the rows out, or switch the modality off (data.modalities)"
-        )
-    return list(dict.fromkeys(row for row, _ in missing))
-
-
 def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow], known: str = "") -> None:
     """Refuse clips that stand in a training and in an evaluation set.
 
@@ -201,7 +167,7 @@ def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRo
     train_row_of = {row.name: row.row for row in train}
     shared = [row for row in evaluation if row.name in train_row_of]
     if shared:
-        listed = _listing(f"{row.name} (rows {train_row_of[row.name]} and {row.row})" for row in shared)
+        listed = listing(f"{row.name} (rows {train_row_of[row.name]} and {row.row})" for row in shared)
         note = f" ({known})" if known else ""
         raise DataError(f"{len(shared)} clips stand in two splits: {listed}{note}; take them out of the training file")
 
@@ -211,11 +177,18 @@ def hash_order(rows: Iterable[ManifestRow], salt: str) -> list[ManifestRow]:
     return sorted(rows, key=lambda row: hashlib.sha256(f"{salt}:{row.name}".encode()).digest())
 
 
+def listing(items: Iterable[str]) -> str:
+    """The first items of many, and how many more there are."""
+    shown = list(items)
+    rest = len(shown) - _LISTED_AT_MOST
+    return ", ".join(shown[:_LISTED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def _covering(path: Path, column: str, names: list[str]) -> dict[str, str]:
     values = read_columns(path, column)
     lacking = [name for name in names if name not in values]
     if lacking:
-        raise DataError(f"{path}: has no row for {len(lacking)} of {len(names)} labelled clips: {_listing(lacking)}")
+        raise DataError(f"{path}: has no row for {len(lacking)} of {len(names)} labelled clips: {listing(lacking)}")
     return values
 
 
@@ -229,20 +202,25 @@ def _check_cells(path: Path) -> None:
     """Refuse rows of another length than the header; pandas would fill short ones up as if their cells were empty."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *rows = (cells for cells in csv.reader(file) if "".join(cells).strip() or len(cells) > 1)
+            filled = (cells for cells in csv.reader(file) if len(cells) > 1 or "".join(cells).strip())
+            header = next(filled)
+            for row, cells in enumerate(filled, start=2):
+                if len(cells) != len(header):
+                    _refuse_row(path, row, cells, header)
     except csv.Error as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
-    for row, cells in enumerate(rows, start=2):
-        if len(cells) < len(header):
-            raise DataError(
-                f"{path}: row {row} ({cells[0]}) has no cell for the column {header[len(cells)]}; complete the row, or "
-                "write its comma where the cell is meant to be empty"
-            )
-        if len(cells) > len(header):
-            raise DataError(
-                f"{path}: row {row} ({cells[0]}) has {len(cells)} cells, the header {len(header)}; put a cell that "
-                "holds commas in double quotes"
-            )
+
+
+def _refuse_row(path: Path, row: int, cells: list[str], header: list[str]) -> NoReturn:
+    if len(cells) < len(header):
+        raise DataError(
+            f"{path}: row {row} ({cells[0]}) has no cell for the column {header[len(cells)]}; complete the row, or "
+            "write its comma where the cell is meant to be empty"
+        )
+    raise DataError(
+        f"{path}: row {row} ({cells[0]}) has {len(cells)} cells, the header {len(header)}; put a cell that holds "
+        "commas in double quotes"
+    )
 
 
 def _check_names(path: Path, names: list[str]) -> None:
@@ -253,9 +231,3 @@ def _check_names(path: Path, names: list[str]) -> None:
         if name in first_row:
             raise DataError(f"{path}: the name {name!r} stands in rows {first_row[name]} and {row}; keep one")
         first_row[name] = row
-
-
-def _listing(items: Iterable[str]) -> str:
-    shown = list(items)
-    rest = len(shown) - _LISTED_AT_MOST
-    return ", ".join(shown[:_LISTED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")

@@ -188,7 +188,7 @@ def test_filling_fails_above_the_share_and_does_not_retry(root, tmp_path):
     assert datamodule.rows_without_features(store) == []
     later = (store.folder / "unreadable.json").stat().st_mtime + 10
     os.utime(root / "audio" / "sample_02.wav", (later, later))
-    assert names(datamodule.rows_without_features(store)) == ["sample_02"]
+    assert names(ready(root).rows_without_features(store)) == ["sample_02"]
 
 
 def test_a_store_must_be_named_and_opened(root):

@@ -5,7 +5,6 @@ import pytest
 from affectgpt_r1.data.manifest import (
     ManifestRow,
     check_disjoint,
-    check_media,
     hash_order,
     read_cues,
     read_manifest,
@@ -95,18 +94,6 @@ def test_companion_files_must_cover_the_labels(tmp_path, option):
     options = {"subtitles": None} | {option: "more.csv"}
     with pytest.raises(DataError, match=r"more\.csv: has no row for 1 of 2 labelled clips: b"):
         read_manifest(tmp_path, "labels.csv", **options)
-
-
-def test_names_without_media_are_named_with_their_rows(tmp_path, write_wav, write_mp4):
-    rows = [ManifestRow(name, (), row=row) for row, name in enumerate("abc", start=2)]
-    write_wav(tmp_path / "audio" / "a.wav")
-    write_mp4(tmp_path / "video" / "a.mp4")
-    write_mp4(tmp_path / "video" / "b.mp4")
-    assert check_media(rows, tmp_path, ["text"]) == []
-    assert check_media(rows, tmp_path, ["video", "audio"], strict=False) == [rows[2]]
-    assert check_media(rows, tmp_path, ["video"], visual="face", strict=False) == rows
-    with pytest.raises(DataError, match=r"row 4 \(c\): video/c\.mp4"):
-        check_media(rows, tmp_path, ["video", "text"])
 
 
 def test_overlapping_splits_are_refused():
