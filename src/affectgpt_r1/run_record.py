@@ -78,11 +78,6 @@ def write_record(
     folder = Path(config.paths.run)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    log.info(
-        "%s ended: best %s %.3f; weights and run.json in %s",
-        config.stage.name,
-        config.stage.monitor,
-        result["best"],
-        folder,
-    )
+    reached = "" if best is None else f"best {config.stage.monitor} {float(best):.3f}; "
+    log.info("%s ended: %sweights and run.json in %s", config.stage.name, reached, folder)
     return result

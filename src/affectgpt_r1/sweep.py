@@ -146,8 +146,8 @@ class SweepCallback(Callback):
 
 
 def read_entries(folder: Path) -> list[dict[str, Any]]:
-    """What the jobs of a multirun left in its folder, by job number, each choice and seed once."""
-    files = sorted(folder.glob(f"*/{CELL_FILE}"), key=lambda file: int(file.parent.name))
+    """What the jobs of a multirun left in its folder, in the jobs' order."""
+    files = sorted(folder.glob(f"*/{CELL_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name))
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 

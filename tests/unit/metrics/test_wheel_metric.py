@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.functional.wheel import (
     batch_mean_set_f1,
-    mean_set_f1,
     per_sample_scores,
     score_table,
     wheel_counts,
@@ -105,7 +104,7 @@ def test_per_sample_score_equals_slow_set_arithmetic(prediction, target, level):
         y, g = slow_clusters(prediction, wheel, level), slow_clusters(target, wheel, level)
         if g:
             f1s.append(2 * len(g & y) / (len(g) + len(y)))
-    found = mean_set_f1(prediction, target, LEXICON, level)
+    found = batch_mean_set_f1([prediction], [target], LEXICON, level)[0]
     if f1s:
         assert found == pytest.approx(sum(f1s) / len(f1s), abs=1e-12)
         assert 0 <= found <= 1
@@ -215,13 +214,13 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="level"):
         EmotionWheelScore(LEXICON, level=3)
     with pytest.raises(ValueError, match="level"):
-        mean_set_f1(("happy",), ("happy",), LEXICON, level=0)
+        batch_mean_set_f1([("happy",)], [("happy",)], LEXICON, level=0)[0]
 
 
 @settings(max_examples=20)
 @given(st.text(max_size=20))
 def test_any_text_is_a_word(text):
-    assert mean_set_f1((text,), ("happy",), LEXICON) is not None
+    assert batch_mean_set_f1([(text,)], [("happy",)], LEXICON)[0] is not None
 
 
 def test_empty_corpus_gives_empty_counts():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
-from affectgpt_r1.metrics.functional.wheel import mean_set_f1
+from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
 from affectgpt_r1.rewards.accuracy import AccuracyReward
 from affectgpt_r1.rewards.alignment import AlignmentReward
 from affectgpt_r1.rewards.dual import DualReward
@@ -112,7 +112,7 @@ def test_ten_thousand_words_cost_no_time_and_earn_little():
     started = time.process_time()
     scores = scores_of(text, penalty="ratio")
     assert time.process_time() - started < 5
-    both = mean_set_f1(("happy", "sad"), TARGET, LEXICON)
+    both = batch_mean_set_f1([("happy", "sad")], [TARGET], LEXICON)[0]
     assert scores["accuracy"] == pytest.approx(both / 3)  # three distinct words, one in the target
     assert scores["dual"] == pytest.approx(both / 2)  # "word" is no emotion
     assert (scores["format"], scores["alignment"], scores["single_label"]) == (1, 1, 0)
@@ -196,7 +196,7 @@ def test_without_the_correct_answer_the_weighted_sum_is_less(text, target, penal
     best, earned = rewards(completions=completions, targets=[target] * 2).total.tolist()
     assert earned <= best
     if (
-        mean_set_f1(completions[1].labels, target, LEXICON) < 1
+        batch_mean_set_f1([completions[1].labels], [target], LEXICON)[0] < 1
     ):  # some cluster of the target is missing, or one too many
         assert earned < best
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
 from affectgpt_r1.metrics.baselines import SPRAY
-from affectgpt_r1.metrics.functional.wheel import mean_set_f1
+from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
 from affectgpt_r1.rewards.accuracy import AccuracyReward
 from affectgpt_r1.rewards.alignment import AlignmentReward
 from affectgpt_r1.rewards.dual import DualReward
@@ -45,11 +45,12 @@ def test_the_spray_earns_what_the_reward_gives_it(lexicon, penalty):
     )
     probe = HackingProbe(rewards, lexicon, [], thinks=False)
     expected = mean(
-        0.2 + mean_set_f1(SPRAY, target, lexicon) * length_factor(penalty, 3, len(target)) for target in TARGETS
+        0.2 + batch_mean_set_f1([SPRAY], [target], lexicon)[0] * length_factor(penalty, 3, len(target))
+        for target in TARGETS
     )
     assert probe.spray_rewards(TARGETS) == {"spray3_reward": pytest.approx(expected, abs=1e-6)}
     assert probe.spray_rewards(TARGETS[:1])["spray3_reward"] == pytest.approx(
-        0.2 + mean_set_f1(SPRAY, TARGETS[0], lexicon) * length_factor(penalty, 3, 1), abs=1e-6
+        0.2 + batch_mean_set_f1([SPRAY], [TARGETS[0]], lexicon)[0] * length_factor(penalty, 3, 1), abs=1e-6
     )
     assert probe.spray_rewards([]) == {}
 
@@ -67,7 +68,9 @@ def test_parts_that_compare_a_group_are_left_out_and_the_spray_reasons(lexicon):
         {**parts, "perception": PerceptionReward(NoJudge())}, dict.fromkeys([*parts, "perception"], 1)
     )
     probe = HackingProbe(rewards, lexicon, [], thinks=True)
-    expected = mean(2 + mean_set_f1(SPRAY, target, lexicon) for target in TARGETS)  # it agrees with itself, in form
+    expected = mean(
+        2 + batch_mean_set_f1([SPRAY], [target], lexicon)[0] for target in TARGETS
+    )  # it agrees with itself, in form
     assert probe.spray_rewards(TARGETS)["spray3_reward"] == pytest.approx(expected, abs=1e-6)
     alone = WeightedRewards({"perception": PerceptionReward(NoJudge())}, {"perception": 1})
     probe = HackingProbe(alone, lexicon, TARGETS, thinks=True)

@@ -189,22 +189,13 @@ def count_unmapped(predictions: Sequence[EmotionSet], lexicon: Lexicon) -> tuple
     return int(unmapped.sum()), len(unmapped)
 
 
-def mean_set_f1(prediction: EmotionSet, target: EmotionSet, lexicon: Lexicon, level: int = 1) -> float | None:
-    """The per-sample score: set F1, averaged over the wheels onto which ``target`` maps.
-
-    Returns:
-        A number in [0, 1], or None if the target maps onto no wheel.
-
-    Raises:
-        ValueError: If the level is neither 1 nor 2.
-    """
-    return batch_mean_set_f1([prediction], [target], lexicon, level)[0]
-
-
 def batch_mean_set_f1(
     predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon, level: int = 1
 ) -> list[float | None]:
-    """:func:`mean_set_f1` of ``N`` samples.
+    """The per-sample score of ``N`` samples: set F1, averaged over the wheels onto which the target maps.
+
+    Returns:
+        Numbers in [0, 1], None where the target maps onto no wheel.
 
     Raises:
         ValueError: If the lengths differ, or the level is neither 1 nor 2.

@@ -1,0 +1,19 @@
+"""What a sweep's leader reads of its jobs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from affectgpt_r1.sweep import CELL_FILE, read_entries
+
+
+@pytest.mark.parametrize("jobs", [["0", "2", "10"], ["seed=1", "seed=2", "seed=10"]])
+def test_jobs_are_read_in_their_order_whatever_their_folders_are_called(tmp_path, jobs):
+    for place, job in enumerate(jobs):
+        (tmp_path / job).mkdir()
+        (tmp_path / job / CELL_FILE).write_text(json.dumps({"place": place}))
+    (tmp_path / "99").mkdir()
+
+    assert read_entries(tmp_path) == [{"place": place} for place in range(len(jobs))]
