@@ -65,8 +65,8 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
             *_prompt(found),
             f"F: greedy answers to {found['clips']:,} held-out test clips with the weights of the best validation, "
             "which need not be the last; corpus F, mean of five wheels at level 1, in points; mean ± 95 % t interval "
-            f"over n seeds. Difference: of F from the row “{_baseline(found)}”, with its 95 % interval by two tests, neither "
-            f"corrected for the number of rows. {CLIPS_TEST} {SEEDS_TEST}",
+            f"over n seeds. Difference: of F from the row “{_baseline(found)}”, with its 95 % interval by two tests, "
+            f"neither corrected for the number of rows. {CLIPS_TEST} {SEEDS_TEST}",
         ),
     )
     answers = TextTable(
