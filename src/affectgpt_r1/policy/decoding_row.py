@@ -71,7 +71,7 @@ class DecodingRow:
         from_prompt = prompt_weights.flatten(2, 3) @ self._prompt_values[layer]
         from_self = self_weights.transpose(1, 2).reshape(self.count, key_heads, repeats, -1) @ own_values
         output = from_prompt.view(*shape[:4], size).transpose(1, 2).reshape(from_self.shape) + from_self
-        output = output.view(self.count, heads, size)
+        output = output.reshape(self.count, heads, size)  # of one prompt the sum keeps the order of heads first
         return output if self._rows is None else output.index_select(0, self._rows)
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -167,6 +167,18 @@ def test_sft_and_grpo_move_all_that_trains_and_nothing_else(toy_config, make_bat
     assert [name for name, one in policy.named_parameters() if name in frozen and not one.equal(frozen[name])] == []
 
 
+@pytest.mark.parametrize("num_clips", [1, 3])
+def test_groups_are_sampled_of_one_clip_as_of_several(toy_config, make_batch, num_clips):
+    """Query heads share key heads here, as in Qwen2.5-7B; R1-Omni draws for one clip at a time."""
+    whole = {**toy_config["language_model"], "dtype": "float32"}
+    policy, batch = build({**toy_config, "language_model": whole}).eval(), make_batch(num_clips)
+    rollout = policy.generate(batch, 4, Sampling(max_completion_length=6), torch.Generator().manual_seed(1))
+    assert rollout.completions.ids.shape[:2] == (num_clips, 4)
+    with torch.no_grad():
+        scored = policy.per_token_logps(batch, rollout.completions)
+    torch.testing.assert_close(scored, rollout.per_token_logps, rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
 def test_an_exported_policy_keeps_what_the_weights_say_of_their_towers(toy_config, make_batch, tmp_path, kind):
     """HuBERT's convolutions stand in the weights' own configuration only, as CLIP's activation may."""
