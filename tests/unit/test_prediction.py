@@ -6,9 +6,9 @@ import json
 import re
 from pathlib import Path
 
-import av
 import pytest
 import torch
+from films import add_subtitles
 
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.media_search import find_media
@@ -87,15 +87,8 @@ def test_what_a_file_lacks_is_left_out_and_said(write_video, write_wave, tmp_pat
 
 def test_a_subtitle_track_is_read_where_nothing_else_says_it(write_video, tmp_path: Path):
     (tmp_path / "lines.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nLeave me alone!\n", "utf-8")
-    parts = [str(write_video(tmp_path / "plain.mkv")), str(tmp_path / "lines.srt")]
-    titled = tmp_path / "titled.mkv"
-    with av.open(parts[0]) as plain, av.open(parts[1]) as lines, av.open(str(titled), "w") as container:
-        origins = [plain.streams.video[0], lines.streams.subtitles[0]]
-        for origin, copied in [(origin, container.add_stream_from_template(origin)) for origin in origins]:
-            for packet in origin.container.demux(origin):
-                if packet.dts is not None:
-                    packet.stream = copied
-                    container.mux(packet)
+    plain = write_video(tmp_path / "plain.mkv")
+    titled = add_subtitles(plain, tmp_path / "lines.srt", tmp_path / "titled.mkv")
     clip, notes = read_clip(titled, subtitle_beside(titled), MEDIA, "centre")
     assert (clip.modalities, clip.subtitle) == (("video", "text"), "Leave me alone!")
     assert notes[0] == "what is said is from its subtitle track (subrip)"

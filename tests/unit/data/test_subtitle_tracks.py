@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from av.subtitles.subtitle import SubtitleSet
+from films import add_subtitles
 
 from affectgpt_r1.data.containers import inspect
 from affectgpt_r1.data.subtitles import read_srt
@@ -71,14 +72,7 @@ def test_a_track_reads_as_the_srt_that_it_was_made_of(tmp_path: Path):
         "utf-8",
     )
     film = write_titled(tmp_path / "film.mkv", ("srt", []))
-    with av.open(str(film)) as plain, av.open(str(srt)) as lines, av.open(str(tmp_path / "both.mkv"), "w") as both:
-        origins = [plain.streams.video[0], lines.streams.subtitles[0]]
-        for origin, copied in [(origin, both.add_stream_from_template(origin)) for origin in origins]:
-            for packet in origin.container.demux(origin):
-                if packet.dts is not None:
-                    packet.stream = copied
-                    both.mux(packet)
-    assert inspect(tmp_path / "both.mkv", with_text=True).text == read_srt(srt)
+    assert inspect(add_subtitles(film, srt, tmp_path / "both.mkv"), with_text=True).text == read_srt(srt)
 
 
 def test_comments_and_drawings_are_not_said(tmp_path: Path):
