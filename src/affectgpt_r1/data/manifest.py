@@ -102,6 +102,8 @@ def _emotions(path: Path, table: pd.DataFrame, empty: EmotionSet, questions: Que
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
 
+    As in the published loaders, pandas takes ``NA``, ``null``, ``None`` and ``nan`` for empty fields, too.
+
     Args:
         path: The file.
         columns: Columns that it must have besides ``name``.

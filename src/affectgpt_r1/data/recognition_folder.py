@@ -13,6 +13,7 @@ import pandas as pd
 
 from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.layout import video_file
+from affectgpt_r1.data.manifest import listing
 from affectgpt_r1.data.recognition import FOLDERS, Split, read_recognition_set, recognition_clips
 from affectgpt_r1.errors import DataError
 
@@ -23,7 +24,6 @@ ANSWERS: Mapping[str, str] = {
     "disappointment": "disappointed",
 }
 """Classes whose adjective R1-Omni answers with; the others are answered as they are called."""
-_LISTED_AT_MOST = 5
 
 
 class RecognitionDataModule(ClipDataModule):
@@ -102,10 +102,9 @@ def set_of_clip(name: str) -> str:
 
 def _check_clips(folder: Path, source: str, lacking: Sequence[str], total: int) -> None:
     if lacking:
-        rest = f" and {len(lacking) - _LISTED_AT_MOST} more" if len(lacking) > _LISTED_AT_MOST else ""
         raise DataError(
-            f"{folder}: has no .mp4 of {len(lacking)} of {total} clips in {source}: "
-            f"{', '.join(lacking[:_LISTED_AT_MOST])}{rest}; unpack all parts there, or take the rows out"
+            f"{folder}: has no .mp4 of {len(lacking)} of {total} clips in {source}: {listing(lacking)}; "
+            "unpack all parts there, or take the rows out"
         )
 
 
