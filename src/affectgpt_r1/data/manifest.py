@@ -51,7 +51,6 @@ def read_manifest(
     *,
     reasons: str | None = None,
     subtitles: str | None = "subtitle_chieng.csv",
-    subtitle_column: str = "english",
     empty_as_neutral: bool = False,
     questions: QuestionSet = NO_QUESTIONS,
     answers_all: bool = False,
@@ -63,9 +62,8 @@ def read_manifest(
         labels: Label file in ``root`` with the columns ``name`` and ``openset``, or ``discrete`` in its place; neither
             is needed where none of ``questions`` is about emotion words.
         reasons: File in ``root`` with ``name`` and ``reason``; it must cover every labelled clip.
-        subtitles: File in ``root`` with ``name`` and ``subtitle_column``; it must cover every labelled clip, an
-            empty field means that nothing is said. None leaves the subtitles out.
-        subtitle_column: Column of the subtitle file.
+        subtitles: File in ``root`` with ``name`` and ``english``; it must cover every labelled clip, an empty field
+            means that nothing is said. None leaves the subtitles out.
         empty_as_neutral: Read an empty ``openset`` as ``neutral``, as the published training does.
         questions: What the clips may be asked.
         answers_all: Refuse a file that does not answer each of them.
@@ -79,7 +77,7 @@ def read_manifest(
     names: list[str] = table["name"].tolist()
     emotions = _emotions(path, table, ("neutral",) if empty_as_neutral else (), questions)
     reason_of = _covering(root / reasons, "reason", names) if reasons else {}
-    subtitle_of = _covering(root / subtitles, subtitle_column, names) if subtitles else {}
+    subtitle_of = _covering(root / subtitles, "english", names) if subtitles else {}
     described = [reason_of.get(name, "") for name in names]
     annotations = read_annotations(path, table, emotions, described, questions.kinds, required=answers_all)
     return [
