@@ -107,13 +107,12 @@ def _score(
         for name in FOLDERS
         if name in predicted
     }
-    nine = {checkpoint: {name: answers[name] for name in sets} for checkpoint, answers in checkpoints.items()}
     sentiment_of = sentiment_by(chat) if chat is not None and options.sentiment == "chat" else None
     summary = None
-    if sets and len(nine) == 1:
-        summary = unibench_table(nine[chosen], sets, lexicon, sentiment_of)
+    if sets and len(checkpoints) == 1:
+        summary = unibench_table(predicted, sets, lexicon, sentiment_of)
     elif sets:
-        summary = unibench_over_checkpoints(nine, sets, lexicon, chosen, sentiment_of)
+        summary = unibench_over_checkpoints(checkpoints, sets, lexicon, chosen, sentiment_of)
     return {
         "unibench": summary,
         "recognition": recognition_table(predicted, single),

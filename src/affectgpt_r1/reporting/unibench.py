@@ -56,8 +56,8 @@ def unibench_table(
     """Score the predictions of one checkpoint.
 
     Args:
-        predictions: Of every clip of every set in ``sets``, and of no other clip.
-        sets: Some or all of the nine sets, by name.
+        predictions: Of every clip of every set in ``sets``, and of no other clip of these sets.
+        sets: Some or all of the nine sets, at least one, by name.
         lexicon: Maps words onto clusters.
         sentiment_of: Turns an emotion set into +1, 0 or -1, as a language model may: the offline word map, if None.
 
@@ -68,19 +68,11 @@ def unibench_table(
         ``missing`` is empty; the ``missing`` sets; ``notes``. Scores are fractions.
 
     Raises:
-        DataError: A set is unknown, its predictions are missing, or they are not of its clips.
+        DataError: The predictions of a set are not of its clips.
     """
-    unknown = [name for name in (*sets, *predictions) if name not in LAYOUTS]
-    if unknown:
-        raise DataError(f"there is no MER-UniBench set {unknown[0]!r}: take some of {', '.join(LAYOUTS)}")
-    if not sets:
-        raise DataError(f"no MER-UniBench set to score: predict some of {', '.join(LAYOUTS)}")
-    unread = [name for name in predictions if name not in sets]
-    if unread:
-        raise DataError(f"{unread[0]}: predictions without targets; read the set, or leave its predictions out")
     sentiment_of = sentiment_of or load_polarity().sentiment
     scored = {
-        name: _score_set(sets[name], _in_order(predictions.get(name), sets[name]), lexicon, sentiment_of)
+        name: _score_set(sets[name], _in_order(predictions[name], sets[name]), lexicon, sentiment_of)
         for name in LAYOUTS
         if name in sets
     }
@@ -108,10 +100,8 @@ def unibench_over_checkpoints(
         the chosen one as ``published_chosen``. ``checkpoints`` has their ``names`` and the ``chosen`` one.
 
     Raises:
-        DataError: As :func:`unibench_table`, or ``chosen`` is none of the checkpoints.
+        DataError: See :func:`unibench_table`.
     """
-    if chosen not in checkpoints:
-        raise DataError(f"there is no checkpoint {chosen!r}: choose one of {', '.join(checkpoints) or 'none'}")
     tables = {
         checkpoint: unibench_table(predictions, sets, lexicon, sentiment_of)["sets"]
         for checkpoint, predictions in checkpoints.items()
@@ -135,9 +125,7 @@ def _summary(lexicon: Lexicon, scored: Mapping[str, Mapping[str, Any]]) -> dict[
     return {"lexicon": lexicon.name, "sets": scored, "mean": means, "missing": missing, "notes": NOTES}
 
 
-def _in_order(predicted: Mapping[str, EmotionSet] | None, clips: UniBenchSet | RecognitionSet) -> list[EmotionSet]:
-    if predicted is None:
-        raise DataError(f"{clips.name}: no predictions; leave the set out, or predict its {len(clips)} clips")
+def _in_order(predicted: Mapping[str, EmotionSet], clips: UniBenchSet | RecognitionSet) -> list[EmotionSet]:
     lacking = [name for name in clips.names if name not in predicted]
     extra = sorted(set(predicted) - set(clips.names))
     if lacking or extra:
@@ -220,11 +208,11 @@ def recognition_table(predictions: SetPredictions, sets: Mapping[str, Recognitio
         By set ``war``, ``uar`` and ``unparsed_share``, fractions; ``num_clips``; ``source`` of the labels.
 
     Raises:
-        DataError: The predictions of a set are missing, or they are not of its clips.
+        DataError: The predictions of a set are not of its clips.
     """
     table = {}
     for name, clips in sets.items():
-        answers = [only_class(words) for words in _in_order(predictions.get(name), clips)]
+        answers = [only_class(words) for words in _in_order(predictions[name], clips)]
         scores = recognition_scores(answers, clips.labels, CLASSES[name])
         table[name] = {**scores._asdict(), "num_clips": len(clips), "source": clips.source}
     return table

@@ -176,11 +176,6 @@ def test_words_that_no_wheel_knows_are_counted_beside_the_scores(sets):
     assert "that no wheel knows cost nothing" in " ".join(printed(summary).split())
 
 
-def test_no_set_at_all():
-    with pytest.raises(DataError, match="no MER-UniBench set to score: predict some of mer2023"):
-        unibench_table({}, {}, LEXICON)
-
-
 def test_published_figures_take_the_best_checkpoint_of_each_set_and_corrected_ones_the_chosen(sets):
     few = {name: sets[name] for name in ("mer2024", "sims")}
     early = {"mer2024": PREDICTIONS["mer2024"], "sims": {"a": ("sad",), "b": ("happy",)}}
@@ -207,18 +202,8 @@ def test_sentiment_may_come_from_a_language_model(sets):
     [
         ({"sims": {"a": ("sad",)}}, "sims: predictions lack 1 clips and have 0 others, such as b"),
         ({"sims": {"a": (), "b": (), "z": ()}}, "sims: predictions lack 0 clips and have 1 others, such as z"),
-        ({"mosi": {}}, "no MER-UniBench set 'mosi'"),
     ],
 )
 def test_predictions_of_other_clips_are_refused(sets, change, message):
     with pytest.raises(DataError, match=message):
         unibench_table(PREDICTIONS | change, sets, LEXICON)
-
-
-def test_sets_and_predictions_must_meet(sets):
-    with pytest.raises(DataError, match="meld: no predictions"):
-        unibench_table({"sims": PREDICTIONS["sims"]}, {name: sets[name] for name in ("sims", "meld")}, LEXICON)
-    with pytest.raises(DataError, match="mer2023: predictions without targets"):
-        unibench_table(PREDICTIONS, {"sims": sets["sims"]}, LEXICON)
-    with pytest.raises(DataError, match="no checkpoint 'epoch 5': choose one of epoch 1"):
-        unibench_over_checkpoints({"epoch 1": PREDICTIONS}, sets, LEXICON, chosen="epoch 5")
