@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from affectgpt_r1.answering_policy import add_policy_options, load_predictor
 from affectgpt_r1.command import run_command
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.predict import add_policy_options, load_predictor
 
 if TYPE_CHECKING:
     from affectgpt_r1.data.manifest import ManifestRow

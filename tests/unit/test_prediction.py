@@ -10,12 +10,13 @@ import pytest
 import torch
 from films import add_subtitles
 
+from affectgpt_r1.answering_policy import config_of_run
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.media_search import find_media
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError, MediaError
 from affectgpt_r1.policy.export import export_policy
-from affectgpt_r1.predict import config_of_run, main, subtitle_beside, subtitle_given
+from affectgpt_r1.predict import main, subtitle_beside, subtitle_given
 from affectgpt_r1.prediction import Predictor, predict_files, read_clip
 from affectgpt_r1.types import Sampling
 

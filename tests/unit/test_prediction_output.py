@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from affectgpt_r1.answering_policy import newest_checkpoint
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.predict import main, newest_checkpoint
+from affectgpt_r1.predict import main
 
 
 @pytest.fixture
