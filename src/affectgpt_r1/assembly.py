@@ -16,7 +16,8 @@ from torch import Tensor
 from affectgpt_r1.config import instantiate
 from affectgpt_r1.data.annotations import QuestionSet
 from affectgpt_r1.data.collate import batch_to_device
-from affectgpt_r1.data.datamodule import ClipDataModule, fill_feature_store
+from affectgpt_r1.data.datamodule import ClipDataModule
+from affectgpt_r1.data.encoding import Encode, fill_feature_store
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.checkpoint import load_policy_weights, load_tower_weights, tower_digest
@@ -77,18 +78,8 @@ def build_policy(config: DictConfig) -> MultimodalPolicy:
     return policy
 
 
-def build_data(
-    config: DictConfig, policy: MultimodalPolicy, device: torch.device | None = None
-) -> tuple[ClipDataModule, SkippedClips]:
-    """The data module, set up; with ``data.feature_store`` every clip has passed the frozen towers once.
-
-    Args:
-        config: The composed configuration.
-        policy: Its towers encode.
-        device: Where they do so; None is where they are. On a CPU, CLIP-L and HuBERT-L take seconds a clip.
-
-    Returns:
-        The data module, and the account of clips that could not be read while the store was filled.
+def build_data(config: DictConfig) -> ClipDataModule:
+    """The data module, set up: its label files and media are checked.
 
     Raises:
         ConfigError: Validation asks for emotion words, and the label files hold none; or SFT shall reason, and no file
@@ -104,33 +95,46 @@ def build_data(
             f"{data.files.train_labels} holds no emotion words, which validation asks for; set prompt.kind to one of "
             f"data.questions={list(data.questions.kinds)}"
         )
-    if config.data.feature_store is None:
-        return data, SkippedClips()
+    return data
+
+
+def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.device | None = None) -> SkippedClips:
+    """Let every clip pass the frozen towers once, if the data module has a feature store; processes share the work.
+
+    For tens of thousands of clips that takes long, so it says how far it is.
+
+    Args:
+        data: Set up.
+        policy: Its towers encode.
+        device: Where they do so; None is where they are. On a CPU, CLIP-L and HuBERT-L take seconds a clip.
+
+    Returns:
+        The account of clips that could not be read.
+    """
+    if data.feature_store is None:
+        return SkippedClips()
     data.open_feature_store(tower_digest(policy.towers))
-    return data, _encode_missing(data, policy, device)
-
-
-def _encode_missing(data: ClipDataModule, policy: MultimodalPolicy, device: torch.device | None) -> SkippedClips:
-    """Fill the opened feature store; for tens of thousands of clips that takes long, so it says how far it is."""
     home = next(policy.towers.parameters()).device
-    device = device or home
-    missing = len(data.rows_without_features(data.features)) if data.features is not None else 0
-    encoded, told = 0, time.monotonic()
+    there = device or home
 
-    def encode(batch: ClipBatch) -> Mapping[str, Tensor]:
-        nonlocal encoded, told
-        features: Mapping[str, Tensor] = policy.towers(batch_to_device(batch, device))
-        encoded += len(batch)
-        if time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
-            log.info("Encoded %d of %d clips", encoded, missing)
-            told = time.monotonic()
-        return features
+    def prepare(missing: int) -> Encode:
+        log.info("Encoding %d clips with the frozen towers, once, on %s", missing, there)
+        policy.towers.to(there)
+        encoded, told = 0, time.monotonic()
 
-    if missing:
-        log.info("Encoding %d clips with the frozen towers, once, on %s", missing, device)
-        policy.towers.to(device)
+        def encode(batch: ClipBatch) -> Mapping[str, Tensor]:
+            nonlocal encoded, told
+            features: Mapping[str, Tensor] = policy.towers(batch_to_device(batch, there))
+            encoded += len(batch)
+            if time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
+                log.info("Encoded %d of %d clips", encoded, missing)
+                told = time.monotonic()
+            return features
+
+        return encode
+
     try:
-        return fill_feature_store(data, encode)
+        return fill_feature_store(data, prepare)
     finally:
         policy.towers.to(home)
 

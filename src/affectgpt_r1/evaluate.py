@@ -57,7 +57,7 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     """
     import torch
 
-    from affectgpt_r1.assembly import answer_sampling, build_data, build_policy
+    from affectgpt_r1.assembly import answer_sampling, build_data, build_policy, encode_clips
     from affectgpt_r1.comparison import answer_lines, decode_answers, differences, score_labels, system_summary
     from affectgpt_r1.data.collate import batch_to_device
     from affectgpt_r1.data.splits import evaluated_rows
@@ -69,7 +69,8 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     lexicon = load_lexicon(config.emotion.lexicon)
     checkpoints = _checkpoints(config)
     policy = build_policy(config).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    data, _ = build_data(config, policy)
+    data = build_data(config)
+    encode_clips(data, policy)
     for logger in mlflow_loggers(loggers):
         logger.log_data(data.digest(), config.synthetic)
     rows = evaluated_rows(data.splits, config.split, config.num_clips)

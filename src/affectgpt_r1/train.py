@@ -29,7 +29,8 @@ def train(config: DictConfig) -> dict[str, float]:
         The last logged metrics, with ``best``, the best value of the monitored one, and with ``evaluate_after`` the
         figures of the test clips, which the first process alone answers and records.
     """
-    from affectgpt_r1.assembly import build_data, build_policy, checkpoint_to_resume, prepare_process
+    from affectgpt_r1.assembly import build_data, build_policy, checkpoint_to_resume, encode_clips, prepare_process
+    from affectgpt_r1.callbacks.processes import processes_started
     from affectgpt_r1.config import instantiate_stage, resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.errors import ConfigError
@@ -40,6 +41,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.run_record import PhaseClock, write_record
 
     clock = PhaseClock()
+    prepare_process(config)  # before the stage, whose heads draw their first weights
     resume_from = checkpoint_to_resume(config)
     trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
     stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)
@@ -50,7 +52,6 @@ def train(config: DictConfig) -> dict[str, float]:
         check_there(start)
     if resume_from is not None:
         read_checkpoint(resume_from)
-    prepare_process(config)
     loggers = _build_loggers(config, resumed=resume_from is not None)
     trainer = _build_trainer(config, loggers)  # first: it knows what the machine lacks, and which process this is
     with tracked_run(loggers), process_group_left():
@@ -58,13 +59,16 @@ def train(config: DictConfig) -> dict[str, float]:
             logger.log_config(resolved(config))
         policy = build_policy(config)
         with clock.phase("data_seconds"):
-            data, skipped = build_data(config, policy, trainer.strategy.root_device)
+            data = build_data(config)
         for logger in mlflow_loggers(loggers):
             logger.log_data(data.digest(), config.synthetic)
-        with clock.phase("fit_seconds"):
-            if trains:
-                module = _build_module(config, policy, stage, lexicon, skipped)
-                trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+        with processes_started(trainer, wanted=trains):  # now, that all mistakes are found, to encode together
+            with clock.phase("encoding_seconds"):
+                skipped = encode_clips(data, policy, trainer.strategy.root_device)
+            with clock.phase("fit_seconds"):
+                if trains:
+                    module = _build_module(config, policy, stage, lexicon, skipped)
+                    trainer.fit(module, datamodule=data, ckpt_path=resume_from)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if config.evaluate_after:
             with clock.phase("test_seconds"):

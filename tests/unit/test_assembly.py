@@ -6,15 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from affectgpt_r1 import assembly
 from affectgpt_r1.types import ClipBatch
 
-CONFIG = OmegaConf.create(
-    {"prompt": {"thinks": False, "kind": ""}, "stage": {"name": "sft"}, "data": {"feature_store": "features"}}
-)
+DATA = SimpleNamespace(feature_store="features", open_feature_store=lambda digest: None)
 BATCH = ClipBatch(("clip",), ("",), (("happy",),), ("",), (("video",),), frames=torch.zeros(1, 2, 3, 4, 4))
 
 
@@ -37,37 +34,29 @@ class Towers(nn.Module):
 
 @pytest.fixture
 def towers(monkeypatch):
-    rows = [SimpleNamespace(labels=("happy",))]
-    data = SimpleNamespace(
-        setup=lambda: None,
-        splits=SimpleNamespace(train=rows),
-        open_feature_store=lambda digest: None,
-        rows_without_features=lambda store: rows,
-        features="open",
-    )
-    monkeypatch.setattr(assembly, "instantiate", lambda config: data)
     monkeypatch.setattr(assembly, "tower_digest", lambda towers: "digest")
-    monkeypatch.setattr(assembly, "fill_feature_store", lambda data, encode: encode(BATCH))
+    monkeypatch.setattr(assembly, "fill_feature_store", lambda data, prepare: prepare(1)(BATCH))
     return Towers()
 
 
 def test_towers_encode_on_the_given_device_and_come_back(towers):
-    assembly.build_data(CONFIG, SimpleNamespace(towers=towers), torch.device("meta"))
+    assembly.encode_clips(DATA, SimpleNamespace(towers=towers), torch.device("meta"))
     assert (towers.moves, towers.seen) == (["meta", "cpu"], ["meta"])
 
 
 def test_towers_come_back_when_the_store_cannot_be_filled(towers, monkeypatch):
-    def fails(data, encode):
+    def fails(data, prepare):
+        prepare(1)
         raise OSError("disk full")
 
     monkeypatch.setattr(assembly, "fill_feature_store", fails)
     with pytest.raises(OSError, match="disk full"):
-        assembly.build_data(CONFIG, SimpleNamespace(towers=towers), torch.device("meta"))
+        assembly.encode_clips(DATA, SimpleNamespace(towers=towers), torch.device("meta"))
     assert towers.moves == ["meta", "cpu"]
 
 
 def test_towers_stay_where_they_are_without_a_device(towers):
-    assembly.build_data(CONFIG, SimpleNamespace(towers=towers))
+    assembly.encode_clips(DATA, SimpleNamespace(towers=towers))
     assert towers.seen == ["cpu"]
     assert set(towers.moves) == {"cpu"}
 
@@ -75,5 +64,5 @@ def test_towers_stay_where_they_are_without_a_device(towers):
 def test_how_many_clips_are_encoded_is_told(towers, monkeypatch, caplog):
     monkeypatch.setattr(assembly, "SECONDS_BETWEEN_REPORTS", 0.0)
     with caplog.at_level("INFO", logger="affectgpt_r1.assembly"):
-        assembly.build_data(CONFIG, SimpleNamespace(towers=towers))
+        assembly.encode_clips(DATA, SimpleNamespace(towers=towers))
     assert [record.message for record in caplog.records][-1] == "Encoded 1 of 1 clips"

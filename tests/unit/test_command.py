@@ -282,7 +282,7 @@ def test_sft_does_not_learn_to_reason_from_nothing():
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", overrides=["experiment=sft", "prompt=think", "data.train_reasons=null"])
     with pytest.raises(ConfigError, match=r"data\.train_reasons, which is null"):
-        build_data(config, None)
+        build_data(config)
 
 
 @pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])

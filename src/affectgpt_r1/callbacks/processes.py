@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import lightning.pytorch as pl
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from affectgpt_r1.reporting.logger import RunStatus, mlflow_loggers
 
@@ -44,6 +46,10 @@ class FailTogether(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Wait for each process in a thread; and note the handler of SIGTERM, which Lightning is about to replace."""
         self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+        self.watch(trainer)
+
+    def watch(self, trainer: pl.Trainer) -> None:
+        """Wait for each process in a thread; once is enough."""
         if self._threads:
             return
         for rank, process in enumerate(_started(trainer), start=1):
@@ -76,6 +82,34 @@ class FailTogether(pl.Callback):
             tracked.end(status)
         print(f"error: process {rank} ended with code {code}; what it said stands above", file=sys.stderr, flush=True)
         os._exit(code if code > 0 else 128 - code)
+
+
+@contextmanager
+def processes_started(trainer: pl.Trainer, *, wanted: bool = True) -> Iterator[None]:
+    """Start a run's other processes and their group now instead of in ``fit``, so that they share what comes before it.
+
+    Until ``fit`` watches over them, an error here ends them, and theirs ends this process.
+
+    Args:
+        trainer: Has a strategy of several processes, or nothing happens; and :class:`FailTogether` among its callbacks.
+        wanted: Whether there is anything for them to do.
+    """
+    strategy, launcher = trainer.strategy, trainer.strategy.launcher
+    if not wanted or not isinstance(launcher, _SubprocessScriptLauncher):
+        yield
+        return
+    together = next((one for one in trainer.callbacks if isinstance(one, FailTogether)), FailTogether())  # type: ignore[attr-defined]
+
+    def join() -> None:
+        together.watch(trainer)
+        strategy.setup_environment()
+
+    try:
+        launcher.launch(join)
+        yield
+    except BaseException as error:
+        together.on_exception(trainer, trainer.lightning_module, error)
+        raise
 
 
 def _started(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from affectgpt_r1.data.annotations import QuestionSet
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
-from affectgpt_r1.data.features import FeatureStore, store_features
+from affectgpt_r1.data.features import FeatureStore
 from affectgpt_r1.data.leakage import check_content, check_unseen
 from affectgpt_r1.data.manifest import ManifestRow
 from affectgpt_r1.data.media_state import MediaState, look_at_media
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
-from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
 from affectgpt_r1.data.video import ChannelOrder
 from affectgpt_r1.errors import ConfigError
@@ -202,12 +200,17 @@ class ClipDataModule(LightningDataModule):
         self.features = FeatureStore(Path(self.feature_store) / digest[:16])
         return self.features
 
-    def rows_without_features(self, store: FeatureStore) -> list[ManifestRow]:
-        """Rows of every split whose features are not stored, or are older than the media were on setup."""
+    def rows_without_features(self, store: FeatureStore, share: slice = slice(None)) -> list[ManifestRow]:
+        """Rows whose features are not stored, or are older than the media were on setup.
+
+        Args:
+            store: Is asked for them.
+            share: The part of all splits' rows to look at.
+        """
         newest = {name: state.newest for name, state in self._media_states.items()}
         return [
             row
-            for row in self.splits.rows()
+            for row in self.splits.rows()[share]
             if not store.has(row.name, newest[row.name]) and not store.has_refused(row.name, newest[row.name])
         ]
 
@@ -271,25 +274,3 @@ class MERCaptionDataModule(ClipDataModule):
         **options: Any,
     ) -> None:
         super().__init__(root, train_labels, train_reasons=train_reasons, **options)
-
-
-def fill_feature_store(datamodule: ClipDataModule, encode: Callable[[ClipBatch], Mapping[str, Tensor]]) -> SkippedClips:
-    """Encode every clip that the opened feature store lacks; a second call finds nothing to do.
-
-    Args:
-        datamodule: Set up, with its feature store opened.
-        encode: Gives ``{"video": (B, F, D_video), "audio": (B, W, D_audio)}`` of a batch, which is on the CPU.
-
-    Returns:
-        The account of the clips that could not be read.
-
-    Raises:
-        ConfigError: No feature store is open.
-        DataError: More than ``max_unreadable_share`` of the clips could not be read.
-    """
-    if datamodule.features is None:
-        raise ConfigError("no feature store is open; call open_feature_store first")
-    rows = datamodule.rows_without_features(datamodule.features)
-    account = store_features(datamodule.features, datamodule.media_loader(rows), encode)
-    account.raise_if_over(datamodule.max_unreadable_share)
-    return account

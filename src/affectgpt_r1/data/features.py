@@ -74,11 +74,15 @@ class FeatureStore:
         record: dict[str, str] = json.loads(self._record.read_text("utf-8"))
         return record
 
+    def forget_unreadable(self) -> None:
+        """Let ``unreadable`` be read anew, with what other processes have recorded."""
+        self.__dict__.pop("unreadable", None)
+
     def record_unreadable(self, clips: Iterable[SkippedClip]) -> None:
         """Add clips to ``unreadable``; processes that fill the store together may all do so."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._record}.lock"):
-            self.__dict__.pop("unreadable", None)
+            self.forget_unreadable()
             self.unreadable.update({clip.name: clip.reason for clip in clips})
             scratch = self._record.with_suffix(".part")
             scratch.write_text(json.dumps(self.unreadable, indent=1, sort_keys=True, ensure_ascii=False), "utf-8")

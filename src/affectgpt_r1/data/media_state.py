@@ -69,7 +69,7 @@ def look_at_media(
 
 def _wanted(modalities: Sequence[Modality], visual: Visual) -> list[tuple[str, ...]]:
     """For each file of a clip, where it may lie."""
-    wanted = []
+    wanted: list[tuple[str, ...]] = []
     if "video" in modalities:
         wanted += [FACE_PLACES] if visual in ("face", "both") else []
         wanted += [VIDEO_PLACES] if visual != "face" else []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 from torch import Tensor, distributed
@@ -67,12 +70,17 @@ def gather_over_processes(values: Tensor) -> Tensor:
     return torch.cat([row[:length] for row, length in zip(rows, lengths, strict=True)])
 
 
-def gather_objects(value: Value) -> list[Value]:
-    """Every process's value, rank by rank; anything that can be pickled."""
+def gather_objects(value: Value, group: distributed.ProcessGroup | None = None) -> list[Value]:
+    """Every process's value, rank by rank; anything that can be pickled.
+
+    Args:
+        value: This process's.
+        group: Of all processes; None is the one that trains.
+    """
     if not _is_distributed():
         return [value]
     values: list[Value] = [value] * num_processes()
-    distributed.all_gather_object(values, value)
+    distributed.all_gather_object(values, value, group)
     return values
 
 
@@ -83,6 +91,46 @@ def gather_objects_to_first(value: Value) -> list[Value]:
     values = [value] * num_processes() if distributed.get_rank() == 0 else []
     distributed.gather_object(value, values or None)
     return values
+
+
+def share_work(folder: Path, work: Callable[[slice], Value]) -> list[Value]:
+    """Let every process do its part of some work, and meet when all are done, after hours if need be.
+
+    Args:
+        folder: Where results are stored. Processes that see each other's files there do a part each; a machine whose
+            folder no other one sees does the whole work among its own processes, and so holds all results.
+        work: Does the items of a list that the slice takes.
+
+    Returns:
+        What ``work`` returned in every process, rank by rank.
+
+    Raises:
+        RuntimeError: Another process has ended; its connections then close, and nobody waits for it.
+    """
+    if not _is_distributed():
+        return [work(slice(None))]
+    group = distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+    assert isinstance(group, distributed.ProcessGroup)  # of all processes, so of this one
+    try:
+        done = work(_share_of(folder, group))
+        return gather_objects(done, group)
+    finally:
+        distributed.destroy_process_group(group)
+
+
+def _share_of(folder: Path, group: distributed.ProcessGroup | None) -> slice:
+    """The part of this process: all processes leave a mark in the folder, and those that it sees share with it."""
+    rank, run = distributed.get_rank(), gather_objects(uuid4().hex, group)[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    marks = [folder / f".{run}-{number}" for number in range(num_processes())]
+    try:
+        marks[rank].touch()
+        gather_objects(None, group)  # all have left theirs
+        seen = [number for number, mark in enumerate(marks) if mark.exists()]
+        gather_objects(None, group)  # all have looked
+    finally:
+        marks[rank].unlink(missing_ok=True)
+    return slice(seen.index(rank), None, len(seen))
 
 
 @contextmanager

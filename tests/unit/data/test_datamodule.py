@@ -12,8 +12,8 @@ from affectgpt_r1.data.datamodule import (
     ClipDataModule,
     MERCaptionDataModule,
     OVMERDataModule,
-    fill_feature_store,
 )
+from affectgpt_r1.data.encoding import fill_feature_store
 from affectgpt_r1.errors import ConfigError, DataError
 
 
@@ -161,7 +161,7 @@ def test_the_feature_store_fills_once_and_replaces_media(root, tmp_path):
     (media_batch,) = ready(root).test_dataloader()
     store = datamodule.open_feature_store("towers")
     assert len(datamodule.rows_without_features(store)) == 12
-    assert fill_feature_store(datamodule, encode).count == 0
+    assert fill_feature_store(datamodule, lambda missing: encode).count == 0
     again = ready(root, **options)
     assert again.open_feature_store("towers").folder == store.folder
     assert again.open_feature_store("other towers").folder != store.folder
@@ -170,7 +170,7 @@ def test_the_feature_store_fills_once_and_replaces_media(root, tmp_path):
     def never(batch):
         raise AssertionError
 
-    assert fill_feature_store(again, never).total == 0
+    assert fill_feature_store(again, lambda missing: never).total == 0
     for folder in ("video", "audio", "openface_face"):
         shutil.rmtree(root / folder)
     (batch,) = again.evaluation_loader(again.splits.test)
@@ -184,7 +184,7 @@ def test_filling_fails_above_the_share_and_does_not_retry(root, tmp_path):
     datamodule = ready(root, feature_store=str(tmp_path / "store"))
     store = datamodule.open_feature_store("towers")
     with pytest.raises(DataError, match=r"1 of 12 .*sample_02\.wav"):
-        fill_feature_store(datamodule, encode)
+        fill_feature_store(datamodule, lambda missing: encode)
     assert datamodule.rows_without_features(store) == []
     later = (store.folder / "unreadable.json").stat().st_mtime + 10
     os.utime(root / "audio" / "sample_02.wav", (later, later))
@@ -195,7 +195,7 @@ def test_a_store_must_be_named_and_opened(root):
     with pytest.raises(ConfigError, match=r"data\.feature_store is not set"):
         ready(root).open_feature_store("towers")
     with pytest.raises(ConfigError, match="no feature store is open"):
-        fill_feature_store(ready(root), encode)
+        fill_feature_store(ready(root), lambda missing: encode)
 
 
 def test_the_digest_follows_label_files(root):
