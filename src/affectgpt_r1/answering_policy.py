@@ -116,9 +116,7 @@ def config_of_run(written: Path, changes: Sequence[str]) -> DictConfig:
     own = OmegaConf.load(written)
     for part in ("language_model", "video_tower", "audio_tower"):
         if OmegaConf.select(own, f"model.{part}") is not None:
-            defaults.model[
-                part
-            ] = {}  # an architecture is the run's alone: the default model's sizes have no place in it
+            defaults.model[part] = {}  # an architecture is the run's alone, without the default model's sizes
     config = OmegaConf.merge(defaults, own)
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
