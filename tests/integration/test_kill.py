@@ -33,7 +33,7 @@ GRPO = (
     "stage.entropy_coef=0.01",
     *LORA,
 )
-STEPS_MORE = 20
+STEPS_MORE = 9  # two epochs and more
 
 KILLED = """
 import os, signal, sys
