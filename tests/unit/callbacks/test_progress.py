@@ -68,6 +68,7 @@ def test_disabled_bars_are_silent(tiny_module, fit, capsys):
 
 
 def _terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
     monkeypatch.setattr(progress, "get_console", lambda: console)
     return console
