@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import lightning.pytorch as pl
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.strategies.launchers import subprocess_script
 
 from affectgpt_r1.reporting.logger import RunStatus, mlflow_loggers
 
@@ -95,7 +96,7 @@ def processes_started(trainer: pl.Trainer, *, wanted: bool = True) -> Iterator[N
         wanted: Whether there is anything for them to do.
     """
     strategy, launcher = trainer.strategy, trainer.strategy.launcher
-    if not wanted or not isinstance(launcher, _SubprocessScriptLauncher):
+    if not wanted or not isinstance(launcher, subprocess_script._SubprocessScriptLauncher):
         yield
         return
     together = next((one for one in trainer.callbacks if isinstance(one, FailTogether)), FailTogether())  # type: ignore[attr-defined]
@@ -105,7 +106,9 @@ def processes_started(trainer: pl.Trainer, *, wanted: bool = True) -> Iterator[N
         strategy.setup_environment()
 
     try:
-        launcher.launch(join)
+        # Lightning's observer would kill this process at its next look, which may come before the thread's word.
+        with patch.object(subprocess_script, "_launch_process_observer"):
+            launcher.launch(join)
         yield
     except BaseException as error:
         together.on_exception(trainer, trainer.lightning_module, error)
