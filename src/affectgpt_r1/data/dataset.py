@@ -171,8 +171,6 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
             wanted.append("frame")
         if not wanted:
             return {}
-        if name in store.unreadable and not store.has(name):
-            raise MediaError(store.unreadable[name])
         stored = store.read(name)
         if lacking := [modality for modality in wanted if modality not in stored]:
             raise DataError(f"{store.folder}: {name!r} has no {' and no '.join(lacking)} features; fill another store")

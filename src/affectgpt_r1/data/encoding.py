@@ -46,6 +46,5 @@ def fill_feature_store(datamodule: ClipDataModule, prepare: Callable[[int], Enco
 
     together = SkippedClips()
     together.merge(share_work(store.folder, encode_part))
-    store.forget_unreadable()  # other processes may have recorded some
     together.raise_if_over(datamodule.max_unreadable_share)
     return own

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affectgpt_r1.data.skipped import SkippedClips
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.errors import DataError, MediaError
 from affectgpt_r1.types import ClipBatch, SkippedClip
 
 
 class FeatureStore:
-    """One safetensors file a clip, in 256 subfolders by the hash of its name.
+    """One safetensors file a clip, or a text that says why it could not be read, in 256 subfolders by its name's hash.
 
     Files are written beside their place and moved there, so that a clip is there whole or not at all. The folder
     belongs to one set of tower weights and one way of preparing media; whoever opens it names it after their digest.
@@ -38,62 +35,51 @@ class FeatureStore:
 
     def has_refused(self, name: str, newest: int = 0) -> bool:
         """Whether the clip is recorded as unreadable, not before its media changed."""
-        return name in self.unreadable and _is_current(self._record, newest)
+        return _is_current(self._refusal(name), newest)
 
     def read(self, name: str) -> dict[str, Tensor]:
         """A clip's features by modality, ``(F, D_video)`` and ``(W, D_audio)``.
 
         Raises:
+            MediaError: Its media could not be read when the store was filled.
             DataError: They are not stored, or the file is damaged.
         """
         path = self._file(name)
         try:
             return load_file(path)
         except FileNotFoundError as error:
+            if self.has_refused(name):
+                raise MediaError(self._refusal(name).read_text("utf-8")) from error
             raise DataError(f"{self.folder}: holds no features of {name!r}; fill the feature store first") from error
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path}: cannot be read as features ({error}); delete it and fill the store") from error
 
     def write(self, name: str, features: Mapping[str, Tensor]) -> None:
         """Store a clip's features."""
-        path = self._file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {key: value.detach().cpu().contiguous() for key, value in features.items()}
-        scratch = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            save_file(tensors, scratch)
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        _write_whole(self._file(name), lambda scratch: save_file(tensors, scratch))
+        self._refusal(name).unlink(missing_ok=True)
 
-    @cached_property
-    def unreadable(self) -> dict[str, str]:
-        """Clips whose media could not be read when the store was filled, and why."""
-        if not self._record.exists():
-            return {}
-        record: dict[str, str] = json.loads(self._record.read_text("utf-8"))
-        return record
+    def refuse(self, clip: SkippedClip) -> None:
+        """Record that a clip's media cannot be read, in place of features of older media."""
+        _write_whole(self._refusal(clip.name), lambda scratch: scratch.write_text(clip.reason, "utf-8"))
+        self._file(clip.name).unlink(missing_ok=True)
 
-    def forget_unreadable(self) -> None:
-        """Let ``unreadable`` be read anew, with what other processes have recorded."""
-        self.__dict__.pop("unreadable", None)
-
-    def record_unreadable(self, clips: Iterable[SkippedClip]) -> None:
-        """Add clips to ``unreadable``; processes that fill the store together may all do so."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self._record}.lock"):
-            self.forget_unreadable()
-            self.unreadable.update({clip.name: clip.reason for clip in clips})
-            scratch = self._record.with_suffix(".part")
-            scratch.write_text(json.dumps(self.unreadable, indent=1, sort_keys=True, ensure_ascii=False), "utf-8")
-            os.replace(scratch, self._record)
-
-    @property
-    def _record(self) -> Path:
-        return self.folder / "unreadable.json"
+    def _refusal(self, name: str) -> Path:
+        return self._file(name).with_suffix(".unreadable")
 
     def _file(self, name: str) -> Path:
         return self.folder / hashlib.sha256(name.encode()).hexdigest()[:2] / f"{name}.safetensors"
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        write(scratch)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _is_current(stored: Path, newest: int) -> bool:
@@ -119,8 +105,8 @@ def store_features(
     account = SkippedClips()
     for batch in batches:
         account.add_batch(batch)
-        if batch.skipped:
-            store.record_unreadable(batch.skipped)
+        for clip in batch.skipped:
+            store.refuse(clip)
         if len(batch):
             features = encode(batch)
             for position, name in enumerate(batch.names):

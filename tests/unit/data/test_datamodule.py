@@ -186,7 +186,8 @@ def test_filling_fails_above_the_share_and_does_not_retry(root, tmp_path):
     with pytest.raises(DataError, match=r"1 of 12 .*sample_02\.wav"):
         fill_feature_store(datamodule, lambda missing: encode)
     assert datamodule.rows_without_features(store) == []
-    later = (store.folder / "unreadable.json").stat().st_mtime + 10
+    (refusal,) = store.folder.glob("*/sample_02.unreadable")
+    later = refusal.stat().st_mtime + 10
     os.utime(root / "audio" / "sample_02.wav", (later, later))
     assert names(ready(root).rows_without_features(store)) == ["sample_02"]
 

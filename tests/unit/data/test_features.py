@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from affectgpt_r1.data.features import FeatureStore, store_features
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.errors import DataError, MediaError
 from affectgpt_r1.types import ClipBatch, SkippedClip
 
 
@@ -55,7 +55,7 @@ def test_newer_media_make_features_stale(tmp_path):
     store = FeatureStore(tmp_path / "store")
     before = time.time_ns() - 10**9
     store.write("a", {"video": torch.zeros(1)})
-    store.record_unreadable([SkippedClip("b", "broken")])
+    store.refuse(SkippedClip("b", "broken"))
     assert store.has("a", before)
     assert store.has_refused("b", before)
     later = time.time_ns() + 10**11
@@ -72,6 +72,17 @@ def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
     )
     assert [store.read(name)["video"].item() for name in "abd"] == [97, 98, 100]
     assert (account.count, account.total) == (1, 4)
-    assert FeatureStore(tmp_path).unreadable == {"c": "c.mp4: broken"}
-    store.record_unreadable([SkippedClip("e", "é")])
-    assert FeatureStore(tmp_path).unreadable == {"c": "c.mp4: broken", "e": "é"}
+    with pytest.raises(MediaError, match=r"^c\.mp4: broken$"):
+        FeatureStore(tmp_path).read("c")
+
+
+def test_a_clip_has_features_or_a_refusal_whichever_came_last(tmp_path):
+    store = FeatureStore(tmp_path)
+    store.write("v1.5", {"video": torch.zeros(1)})
+    store.refuse(SkippedClip("v1.5", "v1.5.mp4: größer als gedacht"))
+    assert not store.has("v1.5")
+    with pytest.raises(MediaError, match="größer"):
+        store.read("v1.5")
+    store.write("v1.5", {"video": torch.ones(1)})
+    assert not store.has_refused("v1.5")
+    assert store.read("v1.5")["video"].item() == 1

@@ -54,9 +54,7 @@ def test_a_file_at_its_usual_place_is_asked_for_once(root, monkeypatch):
 
 
 def test_clips_without_media_are_named_with_their_rows(root):
-    with pytest.raises(
-        DataError, match=r"2 media files .*: row 4 \(c\): video/c\.mp4, row 4 \(c\): audio/c\.wav"
-    ):
+    with pytest.raises(DataError, match=r"2 media files .*: row 4 \(c\): video/c\.mp4, row 4 \(c\): audio/c\.wav"):
         look_at_media(rows("abc"), root, ("video", "audio"), "frame")
     with pytest.raises(DataError, match=r"row 2 \(c\): openface_face/c/c\.npy"):
         look_at_media(rows("c"), root, ("video",), "face")
