@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from affectgpt_r1.comparison import Answers
     from affectgpt_r1.data.manifest import ManifestRow
     from affectgpt_r1.emotion.wheels import Lexicon
+    from affectgpt_r1.policy.policy import MultimodalPolicy
+    from affectgpt_r1.types import ClipBatch
 
 PAIRS = (("grpo", "sft"), ("grpo", "control"), ("control", "sft"))
 
@@ -59,7 +61,6 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
 
     from affectgpt_r1.assembly import answer_sampling, build_data, build_policy, encode_clips
     from affectgpt_r1.comparison import answer_lines, decode_answers, differences, score_labels, system_summary
-    from affectgpt_r1.data.collate import batch_to_device
     from affectgpt_r1.data.splits import evaluated_rows
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.metrics.baselines import SPRAY, best_spray
@@ -75,10 +76,7 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
         logger.log_data(data.digest(), config.synthetic)
     rows = evaluated_rows(data.splits, config.split, config.num_clips)
     _check_targets(rows, lexicon, config.split)
-    loader = data.evaluation_loader(rows)
-    batches = [
-        policy.with_features(batch_to_device(batch, policy.device)) for batch in loader if len(batch) or batch.skipped
-    ]
+    batches = _embedded(policy, data.evaluation_loader(rows))
     sampling = answer_sampling(config)
     answers: dict[str, Answers] = {}
     summary: dict[str, Any] = {
@@ -106,12 +104,21 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     return summary
 
 
+def _embedded(policy: MultimodalPolicy, batches: Iterable[ClipBatch]) -> list[ClipBatch]:
+    """The clips with their media as the policy's towers see them, once for all systems; unreadable ones stay listed."""
+    from affectgpt_r1.data.collate import batch_to_device
+
+    return [
+        policy.with_features(batch_to_device(batch, policy.device)) for batch in batches if len(batch) or batch.skipped
+    ]
+
+
 def _checkpoints(config: DictConfig) -> dict[str, str]:
     from affectgpt_r1.errors import CheckpointError
 
     named = OmegaConf.to_container(config.systems, resolve=True)
     assert isinstance(named, dict)
-    found = {str(name): path for name, path in named.items() if path is not None and Path(path).is_file()}
+    found = {str(name): path for name, path in named.items() if path is not None and Path(path).exists()}
     if not found:
         raise CheckpointError(
             f"None of {', '.join(map(str, named.values()))} exists: run `make sft` and `make grpo` first"

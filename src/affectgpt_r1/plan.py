@@ -49,13 +49,10 @@ def plan(
     Returns:
         Plain numbers by name, as ``--json`` writes them.
     """
-    from affectgpt_r1.policy.size import StageName, measure_model, step_seconds
+    from affectgpt_r1.policy.size import StageName, step_seconds
 
     settings = resolved(config)
-    model = {key: value for key, value in settings["model"].items() if key not in ("_target_", "share_prompt")}
-    prompt_text, prompt_tokens, vocab_size, exact = _prompt(settings, model.pop("tokenizer"), model.get("weights"))
-    size = measure_model(vocab_size, image=settings["data"]["visual"] == "image", **model)
-    prompt_tokens += size.media_tokens - prompt_text.count("Here>")
+    size, prompt_tokens, exact = _measured(settings)
     stage = settings["stage"]
     steps, accumulated = settings["trainer"]["max_steps"], settings["trainer"]["accumulate_grad_batches"]
     work = _workload(settings, prompt_tokens, gpus)
@@ -80,6 +77,16 @@ def plan(
         "seconds_per_step": seconds,
         "hours": seconds * steps / 3600 if steps > 0 else None,
     }
+
+
+def _measured(settings: dict[str, Any]) -> tuple[ModelSize, int, bool]:
+    """The model on the meta device, tokens of a prompt with its media, and whether its own tokenizer counted them."""
+    from affectgpt_r1.policy.size import measure_model
+
+    model = {key: value for key, value in settings["model"].items() if key not in ("_target_", "share_prompt")}
+    text, tokens, vocab_size, exact = _prompt(settings, model.pop("tokenizer"), model.get("weights"))
+    size = measure_model(vocab_size, image=settings["data"]["visual"] == "image", **model)
+    return size, tokens + size.media_tokens - text.count("Here>"), exact
 
 
 def _workload(settings: dict[str, Any], prompt_tokens: int, gpus: int | None) -> Workload:

@@ -68,13 +68,7 @@ def export_policy(
     else:
         _write_adapter(policy, model, folder / ADAPTER_FOLDER)
     policy.tokenizer.save_pretrained(folder)
-    multimodal = {f"fusion.{name}": one for name, one in policy.fusion.state_dict().items()}
-    multimodal |= {f"towers.{name}": one for name, one in policy.towers.state_dict().items()}
-    save_file(_stored(multimodal), folder / WEIGHTS_FILE)
-    towers = {
-        "video_tower": {**_architecture(policy.towers.video.model), **model["video_tower"]},
-        "audio_tower": {**_architecture(policy.towers.audio.model), **model["audio_tower"]},
-    }
+    towers = _write_multimodal(policy, model, folder / WEIGHTS_FILE)
     settings = {"kind": kind, "model": {**model, **towers}, "template": dataclasses.asdict(policy.template)}
     _write(folder / SETTINGS_FILE, settings)
     _write(folder / "preprocessor_config.json", dict(processor))
@@ -86,6 +80,17 @@ def export_policy(
     }
     _write(folder / "generation_config.json", generation)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_multimodal(policy: MultimodalPolicy, model: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Write fusion and towers; returns the towers' whole architectures."""
+    weights = {f"fusion.{name}": one for name, one in policy.fusion.state_dict().items()}
+    weights |= {f"towers.{name}": one for name, one in policy.towers.state_dict().items()}
+    save_file(_stored(weights), path)
+    return {
+        "video_tower": {**_architecture(policy.towers.video.model), **model["video_tower"]},
+        "audio_tower": {**_architecture(policy.towers.audio.model), **model["audio_tower"]},
+    }
 
 
 def _architecture(tower: Any) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from toy_folders import toy_config_of, write_toy_folders
 
 from affectgpt_r1.types import TokenBatch
 
@@ -57,3 +59,17 @@ def make_lora_policy(make_policy):
         return built
 
     return build
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory, tokenizer_file) -> Path:
+    """The folders of :func:`write_toy_folders`."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    write_toy_folders(folder, tokenizer_file)
+    return folder
+
+
+@pytest.fixture
+def toy_config(weights) -> dict:
+    """The 7B model's configuration at toy width."""
+    return toy_config_of(weights)
