@@ -46,7 +46,7 @@ def evaluate_best_weights(
         See :func:`held_out_metrics`.
     """
     best = Path(config.paths.run) / "checkpoints" / "best.ckpt"
-    if best.exists():  # DeepSpeed writes folders
+    if best.is_file():
         load_policy_weights(policy, best)
     policy.to(device).eval()
     lexicon = load_lexicon(config.emotion.lexicon)

@@ -14,17 +14,18 @@ from affectgpt_r1.errors import ConfigError
 
 
 def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups of what trains: matrices with weight decay; biases and norms without, as in AffectGPT.
+    """Groups of what trains: matrices with weight decay; biases and norms without, as in AffectGPT. None is empty.
 
     Args:
         named_parameters: Parameters by name; those without gradient are left out.
-        weight_decay: Decay of the first group.
+        weight_decay: Decay of the matrices.
     """
     trainable = [parameter for _, parameter in named_parameters if parameter.requires_grad]
-    return [
+    groups = [
         {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]  # DeepSpeed drops an empty one, and the schedule misses it
 
 
 def build_optimizer(

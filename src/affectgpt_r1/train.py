@@ -108,8 +108,8 @@ def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
     """The Trainer.
 
     Raises:
-        ConfigError: This machine or environment lacks what ``trainer`` asks for, such as a GPU or DeepSpeed; or several
-            processes are asked for, and no strategy.
+        ConfigError: This machine or environment lacks what ``trainer`` asks for, such as a GPU or DeepSpeed; weights
+            would train in half precision; or several processes are asked for, and no strategy.
     """
     from hydra.errors import InstantiationException
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -135,6 +135,10 @@ def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
             f"trainer: {error.__cause__} (trainer=cpu runs anywhere; with trainer.accelerator=cpu, trainer=ddp and "
             "trainer=fsdp do, too)"
         ) from error
+    if trainer.precision in ("16-true", "bf16-true"):
+        raise ConfigError(
+            f"trainer.precision={trainer.precision}: what trains would lose its small steps; use bf16-mixed or 32-true"
+        )
     if trainer.world_size > 1 and not isinstance(config.trainer.get("strategy"), DictConfig):
         raise ConfigError(
             f"trainer.devices={config.trainer.devices}: several processes need one of trainer=ddp, fsdp or deepspeed; "

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import distributed
 
+TWO = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
+"""What makes a trainer of several GPUs one of two processes on this machine; the precision may be given after it."""
+
 SECONDS = 540
 """How long processes may take on a busy machine; pytest ends a test soon after."""
 

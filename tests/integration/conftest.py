@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
+from processes import TWO, held_port, run_two
 
 from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.render import render
@@ -85,5 +89,26 @@ def run_stage(stage_overrides: Callable[..., tuple[str, ...]]) -> Callable[..., 
     def run(experiment: str, run_folder: Path, number: int, *overrides: str) -> Path:
         train(compose_config("train", *stage_overrides(experiment, run_folder, number, *overrides)))
         return run_folder
+
+    return run
+
+
+def _as_rank(rank: int, port: int, overrides: tuple[str, ...]) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    rank_zero_only.rank = fabric_rank_zero_only.rank = rank  # read from the environment on import
+    train(compose_config("train", *overrides))
+
+
+@pytest.fixture
+def run_on_two(stage_overrides):
+    """Run a stage in two processes that share this one's imports, as a launcher from outside would."""
+
+    def run(experiment: str, folder: Path, number: int, *overrides: str) -> Path:
+        strategy = () if any(one.startswith("trainer=") for one in overrides) else ("trainer=ddp",)
+        composed = stage_overrides(experiment, folder, number, *strategy, *TWO, *overrides)
+        with held_port() as port:
+            run_two(_as_rank, port, composed)
+        return folder
 
     return run

@@ -14,23 +14,17 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
-from lightning_utilities.core.rank_zero import rank_zero_only
 from mlflow.tracking import MlflowClient
-from processes import SECONDS, held_port, run_two
+from processes import SECONDS, TWO, held_port
 
-from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.functional.sharding import whole
 from affectgpt_r1.module import AffectModule
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.reporting.database import ensure_database
 from affectgpt_r1.rewards.format import FormatReward
-from affectgpt_r1.train import train
 from affectgpt_r1.types import Rollout, TokenBatch
 
-TWO = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
 PLAIN = (
     "data.modality_dropout=0",
     "data.eval_batch_size=1",
@@ -51,29 +45,6 @@ def letters(reward, *, completions, targets):
 @pytest.fixture(scope="module")
 def start(run_stage, tmp_path_factory) -> str:
     return f"init_from={run_stage('sft', tmp_path_factory.mktemp('sft'), 2)}/checkpoints/last.ckpt"
-
-
-def _as_rank(rank: int, port: int, overrides: tuple[str, ...]) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    rank_zero_only.rank = fabric_rank_zero_only.rank = rank  # read from the environment on import
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=list(overrides))
-    train(config)
-
-
-@pytest.fixture
-def run_on_two(stage_overrides):
-    """Run a stage in two processes that share this one's imports, as a launcher from outside would."""
-
-    def run(experiment: str, folder: Path, number: int, *overrides: str) -> Path:
-        strategy = () if any(one.startswith("trainer=") for one in overrides) else ("trainer=ddp",)
-        composed = stage_overrides(experiment, folder, number, *strategy, *TWO, *overrides)
-        with held_port() as port:
-            run_two(_as_rank, port, composed)
-        return folder
-
-    return run
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ def test_matrices_decay_biases_and_norms_do_not():
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
     assert [tuple(one.shape) for one in decayed["params"]] == [(2, 3), (4, 2)]
     assert [tuple(one.shape) for one in plain["params"]] == [(2,), (2,), (2,)]
+    (decayed,) = parameter_groups(nn.Linear(3, 2, bias=False).named_parameters(), 0.05)
+    assert decayed["weight_decay"] == 0.05
 
 
 @pytest.mark.parametrize(

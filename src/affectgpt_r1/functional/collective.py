@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 Value = TypeVar("Value")
 
@@ -68,6 +68,23 @@ def gather_over_processes(values: Tensor) -> Tensor:
     rows = [torch.empty_like(padded) for _ in range(world)]
     distributed.all_gather(rows, padded)
     return torch.cat([row[:length] for row, length in zip(rows, lengths, strict=True)])
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes; zeros stand for one that is missing.
+
+    Args:
+        parameters: The same ones in the same order in every process.
+    """
+    works = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if _is_distributed():
+            parameter.grad /= num_processes()
+            works.append(distributed.all_reduce(parameter.grad, async_op=True))
+    for work in works:
+        work.wait()
 
 
 def gather_objects(value: Value, group: distributed.ProcessGroup | None = None) -> list[Value]:

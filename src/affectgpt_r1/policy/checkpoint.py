@@ -17,30 +17,20 @@ from affectgpt_r1.policy.policy import MultimodalPolicy
 POLICY_PREFIX = "policy."
 TOWERS_PREFIX = "policy.towers."
 
-DEEPSPEED_FILE = "checkpoint/mp_rank_00_model_states.pt"
-"""What ZeRO stages 1 and 2 keep in a checkpoint folder of Lightning's: all weights, and Lightning's own entries."""
-
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint with ``weights_only=True``, so that no code in it can run.
-
-    Of a folder that DeepSpeed wrote under ZeRO stage 1 or 2, the weights are those that the model computed with: under
-    bf16-mixed bfloat16 ones.
 
     Raises:
         CheckpointError: There is no such file, or it is no checkpoint of this package.
     """
     check_there(path)
     try:
-        checkpoint = torch.load(_file(path), map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise nearly anything: IndexError, UnicodeDecodeError, struct.error
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({first_sentence(error)}); train that stage again"
         ) from error
-    if isinstance(checkpoint, dict) and Path(path).is_dir():
-        trained = [name for group in checkpoint.get("param_shapes") or () for name in group]
-        weights = checkpoint.get("module", {})
-        checkpoint = {**checkpoint, "state_dict": {name: weights[name] for name in trained if name in weights}}
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} holds no state_dict: it is not a checkpoint of this package")
     return checkpoint
@@ -50,23 +40,13 @@ def check_there(path: str | Path) -> None:
     """See :func:`read_checkpoint`; nothing is opened.
 
     Raises:
-        CheckpointError: There is no such file, or a folder that is not one of DeepSpeed's ZeRO stage 1 or 2.
+        CheckpointError: There is no such file.
     """
-    if Path(path).is_dir() and any(Path(path).glob("checkpoint/zero_pp_rank_*_model_states.pt")):
-        raise CheckpointError(
-            f"{path}: ZeRO stage 3 has dealt its weights to files of many processes; join them by "
-            "lightning.pytorch.utilities.deepspeed.convert_zero_checkpoint_to_fp32_state_dict(FOLDER, FILE), which is "
-            "DeepSpeed's zero_to_fp32.py for Lightning's checkpoints, and give that file"
-        )
-    if not _file(path).is_file():
+    if not Path(path).is_file():
         raise CheckpointError(
             f"No checkpoint at {path}: train that stage first (`make sft`; of a paper's run, the cold start that the "
             "README names before it), or correct the path"
         )
-
-
-def _file(path: str | Path) -> Path:
-    return Path(path) / DEEPSPEED_FILE if Path(path).is_dir() else Path(path)
 
 
 def first_sentence(error: Exception) -> str:

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 from processes import join_gloo, run_two
-from torch import distributed
+from torch import distributed, nn
 
 from affectgpt_r1.functional.collective import (
+    average_gradients,
     gather_objects,
     gather_objects_to_first,
     mean_over_processes,
@@ -60,3 +61,28 @@ def test_a_process_alone_changes_nothing():
     assert gather_objects_to_first("own") == ["own"]
     with process_group_left():
         pass
+
+
+def average(rank, folder):
+    """Of three weights one process uses two, the other one."""
+    join_gloo(rank, folder)
+    weights = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    weights[0].grad = torch.tensor([1.0, 2.0]) * (rank + 1)
+    if rank == 0:
+        weights[1].grad = torch.tensor([4.0, -4.0])
+    with process_group_left():
+        average_gradients(weights)
+    torch.save([one.grad.tolist() for one in weights], folder / f"{rank}.pt")
+
+
+def test_gradients_are_averaged_where_a_process_has_none(tmp_path):
+    run_two(average, tmp_path)
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt") == [[1.5, 3.0], [2.0, -2.0], [0.0, 0.0]]
+
+
+def test_a_process_alone_keeps_its_gradients():
+    used, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    used.grad = torch.tensor([1.0, 2.0])
+    average_gradients([used, unused])
+    assert (used.grad.tolist(), unused.grad.tolist()) == ([1.0, 2.0], [0.0])
