@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from affectgpt_r1.config import CONFIGS, clear_errors, run_with_clear_errors
 
 if TYPE_CHECKING:
     from affectgpt_r1.comparison import Answers
+    from affectgpt_r1.data.datamodule import ClipDataModule
     from affectgpt_r1.data.manifest import ManifestRow
     from affectgpt_r1.emotion.wheels import Lexicon
     from affectgpt_r1.policy.policy import MultimodalPolicy
@@ -61,7 +62,6 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
 
     from affectgpt_r1.assembly import answer_sampling, build_data, build_policy, encode_clips
     from affectgpt_r1.comparison import answer_lines, decode_answers, differences, score_labels, system_summary
-    from affectgpt_r1.data.splits import evaluated_rows
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.metrics.baselines import SPRAY, best_spray
     from affectgpt_r1.policy.checkpoint import load_policy_weights
@@ -74,9 +74,7 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     encode_clips(data, policy)
     for logger in mlflow_loggers(loggers):
         logger.log_data(data.digest(), config.synthetic)
-    rows = evaluated_rows(data.splits, config.split, config.num_clips)
-    _check_targets(rows, lexicon, config.split)
-    batches = _embedded(policy, data.evaluation_loader(rows))
+    batches = _embedded_clips(config, policy, data, lexicon)
     sampling = answer_sampling(config)
     answers: dict[str, Answers] = {}
     summary: dict[str, Any] = {
@@ -104,10 +102,16 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     return summary
 
 
-def _embedded(policy: MultimodalPolicy, batches: Iterable[ClipBatch]) -> list[ClipBatch]:
+def _embedded_clips(
+    config: DictConfig, policy: MultimodalPolicy, data: ClipDataModule, lexicon: Lexicon
+) -> list[ClipBatch]:
     """The clips with their media as the policy's towers see them, once for all systems; unreadable ones stay listed."""
     from affectgpt_r1.data.collate import batch_to_device
+    from affectgpt_r1.data.splits import evaluated_rows
 
+    rows = evaluated_rows(data.splits, config.split, config.num_clips)
+    _check_targets(rows, lexicon, config.split)
+    batches = data.evaluation_loader(rows)
     return [
         policy.with_features(batch_to_device(batch, policy.device)) for batch in batches if len(batch) or batch.skipped
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -29,29 +30,20 @@ def train(config: DictConfig) -> dict[str, float]:
         The last logged metrics, with ``best``, the best value of the monitored one, and with ``evaluate_after`` the
         figures of the test clips, which the first process alone answers and records.
     """
-    from affectgpt_r1.assembly import build_data, build_policy, checkpoint_to_resume, encode_clips, prepare_process
+    from affectgpt_r1.assembly import build_data, build_policy, encode_clips, prepare_process
     from affectgpt_r1.callbacks.processes import processes_started
     from affectgpt_r1.config import instantiate_stage, resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
-    from affectgpt_r1.errors import ConfigError
     from affectgpt_r1.functional.collective import process_group_left
-    from affectgpt_r1.policy.checkpoint import check_there, read_checkpoint
     from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tracking import tracked_run
     from affectgpt_r1.run_record import PhaseClock, write_record
 
     clock = PhaseClock()
     prepare_process(config)  # before the stage, whose heads draw their first weights
-    resume_from = checkpoint_to_resume(config)
+    resume_from = _checkpoint_to_resume(config)
     trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
     stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)
-    # What can fail at once does so before anything is logged, weights of gigabytes loaded, or clips encoded.
-    if config.evaluate_after and config.data.test_labels is None:
-        raise ConfigError("evaluate_after=true answers the test clips, but data.test_labels names none")
-    for start in filter(None, (config.init_from, config.towers_from)):
-        check_there(start)
-    if resume_from is not None:
-        read_checkpoint(resume_from)
     loggers = _build_loggers(config, resumed=resume_from is not None)
     trainer = _build_trainer(config, loggers)  # first: it knows what the machine lacks, and which process this is
     with tracked_run(loggers), process_group_left():
@@ -74,6 +66,25 @@ def train(config: DictConfig) -> dict[str, float]:
             with clock.phase("test_seconds"):
                 metrics |= _held_out_figures(config, policy, data, trainer, loggers)
         return write_record(config, trainer, clock, metrics) if trainer.is_global_zero else metrics
+
+
+def _checkpoint_to_resume(config: DictConfig) -> Path | None:
+    """The checkpoint that ``ckpt_path`` names, after all files that a run starts from were looked at.
+
+    What can fail at once does so here, before anything is logged, weights of gigabytes loaded, or clips encoded.
+    """
+    from affectgpt_r1.assembly import checkpoint_to_resume
+    from affectgpt_r1.errors import ConfigError
+    from affectgpt_r1.policy.checkpoint import check_there, read_checkpoint
+
+    if config.evaluate_after and config.data.test_labels is None:
+        raise ConfigError("evaluate_after=true answers the test clips, but data.test_labels names none")
+    for start in filter(None, (config.init_from, config.towers_from)):
+        check_there(start)
+    resume_from = checkpoint_to_resume(config)
+    if resume_from is not None:
+        read_checkpoint(resume_from)
+    return resume_from
 
 
 def _held_out_figures(
