@@ -217,6 +217,12 @@ def test_the_command_leaves_one_finished_run(command, workspace):
     assert sorted(file.name for file in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
+def test_the_command_deals_weights(command, workspace):
+    done = command("dealt", "trainer=fsdp", "evaluate_after=true")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert answered(workspace / "outputs" / "dealt" / "sft") == TEST_CLIPS
+
+
 def test_a_process_that_fails_ends_the_other(command, workspace, tmp_path):
     """The second process draws an unreadable clip; the first waits for its gradients."""
     data = tmp_path / "data"

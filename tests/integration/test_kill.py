@@ -80,7 +80,7 @@ def run_until_killed(stage_overrides):
     def run(experiment: str, folder: Path, number: int, last: int, *overrides: str) -> dict:
         finished = subprocess.run(
             [sys.executable, "-c", KILLED, str(last), *stage_overrides(experiment, folder, number, *overrides)],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # tests and their helpers among it
             capture_output=True,
             text=True,
             check=False,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import lightning.pytorch as pl
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from affectgpt_r1.reporting.logger import RunStatus, mlflow_loggers
@@ -96,7 +97,8 @@ def processes_started(trainer: pl.Trainer, *, wanted: bool = True) -> Iterator[N
         wanted: Whether there is anything for them to do.
     """
     strategy, launcher = trainer.strategy, trainer.strategy.launcher
-    if not wanted or not isinstance(launcher, subprocess_script._SubprocessScriptLauncher):
+    is_launched = isinstance(launcher, subprocess_script._SubprocessScriptLauncher)
+    if not wanted or not (is_launched or (launcher is None and isinstance(strategy, ParallelStrategy))):
         yield
         return
     together = next((one for one in trainer.callbacks if isinstance(one, FailTogether)), FailTogether())  # type: ignore[attr-defined]
@@ -108,7 +110,7 @@ def processes_started(trainer: pl.Trainer, *, wanted: bool = True) -> Iterator[N
     try:
         # Lightning's observer would kill this process at its next look, which may come before the thread's word.
         with patch.object(subprocess_script, "_launch_process_observer"):
-            launcher.launch(join)
+            join() if launcher is None else launcher.launch(join)  # without one, torchrun or SLURM has started them
         yield
     except BaseException as error:
         together.on_exception(trainer, trainer.lightning_module, error)

@@ -28,10 +28,17 @@ class ShardedStrategy(ModelParallelStrategy):
         return True
 
     def setup_environment(self) -> None:
-        """Start the process group; no layer is split among processes."""
+        """Start the process group; no layer is split among processes.
+
+        Before ``fit`` connects the module, the group is all: processes that encode clips together need no more.
+        """
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
-        super().setup_environment()
+        if self.lightning_module is None:
+            super(ModelParallelStrategy, self).setup_environment()
+            self._setup_distributed()
+        else:
+            super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole tensors of what trains, in every process."""
