@@ -78,9 +78,10 @@ def run_until_killed(stage_overrides):
     """Run a stage in another process that kills itself when batch ``last + 1`` begins; returns the last checkpoint."""
 
     def run(experiment: str, folder: Path, number: int, last: int, *overrides: str) -> dict:
+        here = Path(__file__).parent
         finished = subprocess.run(
             [sys.executable, "-c", KILLED, str(last), *stage_overrides(experiment, folder, number, *overrides)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # tests and their helpers among it
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(here), str(here.parent / "helpers")))},
             capture_output=True,
             text=True,
             check=False,
