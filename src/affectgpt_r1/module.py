@@ -58,6 +58,8 @@ class AffectModule(L.LightningModule):
         answer_sampling: How validation answers are decoded; greedy.
         seed: The run's seed.
         skipped: The account of unreadable clips so far.
+        config: The run's resolved configuration as plain values; checkpoints carry it under ``config``, so that what
+            reads them later needs no file beside them.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class AffectModule(L.LightningModule):
         answer_sampling: Sampling,
         seed: int,
         skipped: SkippedClips | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold only what trains; on_load_checkpoint checks them
@@ -84,6 +87,7 @@ class AffectModule(L.LightningModule):
         self.answer_sampling = answer_sampling
         self.seed = seed
         self.skipped = skipped or SkippedClips()
+        self.config = dict(config or {})
         self.val_score = EmotionWheelScore(lexicon)
         self._validation = ValidationRecord()
         self._probe: HackingProbe | None = None
@@ -249,6 +253,7 @@ class AffectModule(L.LightningModule):
         checkpoint["digests"] = dict(self._digests)
         checkpoint["reference"] = self.policy.reference_state()
         checkpoint["position"] = list(self._position)
+        checkpoint["config"] = self.config
         states = gather_objects_to_first(self._process_state())
         checkpoint |= {**states[0], "other_processes": states[1:]} if states else {}  # the first process writes it
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from affectgpt_r1.module import AffectModule
     from affectgpt_r1.policy.policy import MultimodalPolicy
 
+NOT_STORED = ("ckpt_path", "paths", "logger", "callbacks")
+"""Parts of the configuration that say where a run is kept and shown, not what it is."""
+
 
 def train(config: DictConfig) -> dict[str, float]:
     """Build everything from the configuration, fit, and record what came of it.
@@ -160,7 +163,7 @@ def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
 
 def _build_module(config: DictConfig, policy: Any, stage: Any, lexicon: Any, skipped: Any) -> AffectModule:
     from affectgpt_r1.assembly import answer_sampling
-    from affectgpt_r1.config import instantiate
+    from affectgpt_r1.config import instantiate, resolved
     from affectgpt_r1.module import AffectModule
 
     return AffectModule(
@@ -173,6 +176,7 @@ def _build_module(config: DictConfig, policy: Any, stage: Any, lexicon: Any, ski
         answer_sampling=answer_sampling(config),
         seed=config.seed,
         skipped=skipped,
+        config={key: value for key, value in resolved(config).items() if key not in NOT_STORED},
     )
 
 
