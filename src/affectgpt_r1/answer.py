@@ -129,12 +129,13 @@ def _tasks(options: argparse.Namespace) -> list[tuple[Path, Path, list[ManifestR
         return tasks
     if options.output.suffix != ".jsonl":
         raise ConfigError(f"--output {options.output}: give a file that ends in .jsonl")
-    names: list[str] = read_table(options.data / options.names)["name"].tolist()
+    table = read_table(options.data / options.names)
+    names: list[str] = table["name"].tolist()
     file, _, column = options.subtitles.partition(":")
     said = read_columns(options.data / file, column or "english") if file else dict.fromkeys(names, "")
     if lacking := [name for name in names if name not in said]:
         raise DataError(f"{options.data / file}: has no row for {len(lacking)} clips, such as {lacking[0]}")
-    rows = [ManifestRow(name, (), "", said[name], row) for row, name in enumerate(names, start=2)]
+    rows = [ManifestRow(name, (), "", said[name], row) for row, name in zip(table.index, names, strict=True)]
     return [(options.output, options.data, rows)]
 
 

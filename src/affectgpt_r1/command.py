@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.library_errors import explain_library_error
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,8 +32,11 @@ def run_command(
     options = parser.parse_args(arguments)
     try:
         return work(options)
-    except AffectGPTError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+    except (AffectGPTError, OSError, RuntimeError, MemoryError) as error:
+        said = explain_library_error(error)
+        if said is None:
+            raise
+        print(f"{parser.prog}: {said}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -57,12 +61,21 @@ def run_composed_command(
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from affectgpt_r1.config import CONFIGS, check_keys, check_overrides, explain
+    from affectgpt_r1.config import (
+        CONFIGS,
+        check_installation,
+        check_keys,
+        check_overrides,
+        explain,
+        quote_overrides,
+    )
 
     options, overrides = parser.parse_known_args(arguments)
     if options_unknown := [override for override in overrides if override.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(options_unknown)}")
     try:
+        check_installation()
+        overrides = quote_overrides(overrides)
         check_overrides(overrides)
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("train", overrides=[*first, *overrides])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -12,11 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
+from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.config_keys import (
     CONFIGS,
-    REPOSITORY,
     STAGE_KEYS,
+    check_installation,
     check_keys,
     check_overrides,
     config_keys,
@@ -25,26 +26,27 @@ from affectgpt_r1.config_keys import (
     unknown_key,
 )
 from affectgpt_r1.errors import AffectGPTError, ConfigError
+from affectgpt_r1.library_errors import explain_library_error, worker_message
+from affectgpt_r1.overrides import quote_overrides
 
 __all__ = [
     "CONFIGS",
     "REPOSITORY",
     "STAGE_KEYS",
+    "check_installation",
     "check_keys",
     "check_overrides",
     "clear_errors",
     "explain",
     "instantiate",
     "instantiate_stage",
+    "quote_overrides",
     "resolved",
     "run_with_clear_errors",
 ]
 
 ALLOWED_TARGETS = ("affectgpt_r1.", "lightning.pytorch.", "torch.optim.")
 """``_target_`` prefixes that a configuration may name; one that comes with a checkpoint could name anything else."""
-
-FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""What a disk answers that is full or may not be written."""
 
 OmegaConf.register_new_resolver("repository", lambda: str(REPOSITORY), replace=True)
 
@@ -99,10 +101,14 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, and knows no nearest key
     try:
+        check_installation()
+        sys.argv[1:] = quote_overrides(sys.argv[1:])
         check_overrides(sys.argv[1:])
         entry()
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
         _fail(explain(error, sys.argv[1:]))
+    except YAMLError as error:
+        _fail(explain_library_error(error) or _one_line(error))
     except OSError as error:
         if any(frame.name == "_entry" for frame in traceback.extract_tb(error.__traceback__)):
             raise
@@ -133,12 +139,11 @@ def clear_errors(config: DictConfig) -> Iterator[None]:
         if hydra.mode == RunMode.MULTIRUN:
             raise
         _fail(explain(error, overrides))
-    except OSError as error:
-        if error.errno not in FULL_OR_LOCKED or hydra.mode == RunMode.MULTIRUN:
+    except (OSError, RuntimeError, MemoryError) as error:
+        said = explain_library_error(error)
+        if said is None or hydra.mode == RunMode.MULTIRUN:
             raise
-        _fail(
-            f"{error.filename or config.paths.outputs}: {error.strerror}; make room, or choose another paths.outputs="
-        )
+        _fail(said)
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> str:
@@ -149,7 +154,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
         overrides: The command line.
     """
     if isinstance(error, AffectGPTError):
-        return str(error)
+        return worker_message(str(error))
     if missing := getattr(error, "missing_cfg_file", None):
         return unknown_choice(*str(missing).rsplit("/", maxsplit=1)) if "/" in str(missing) else _one_line(error)
     if named := re.match(r"Could not override '([^']+)'", str(error)):

@@ -7,14 +7,13 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.errors import ConfigError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 
 STAGE_KEYS = ("name", "monitor", "mode")
@@ -30,6 +29,19 @@ WORDS_TOO = ("trainer.devices", "trainer.deterministic", "trainer.val_check_inte
 """Keys of numbers where Lightning takes words as well: ``auto``, ``warn``, a time."""
 
 _HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+
+
+def check_installation() -> None:
+    """Say how to install where ``configs/`` is not next to the package's source.
+
+    Raises:
+        ConfigError: The package was copied into an environment without them.
+    """
+    if not CONFIGS.is_dir():
+        raise ConfigError(
+            f"{CONFIGS} is not there: affectgpt-r1 runs from a clone of its repository; in the clone, `make setup` or "
+            "`pip install -e .` (with -e, editable) installs it"
+        )
 
 
 @cache
@@ -164,6 +176,21 @@ def _numbers() -> dict[str, list[int | float]]:
         if not _is_overlay(choice) and value is not None and not (isinstance(value, str) and value.startswith("${")):
             values.setdefault(key, []).append(value)
     return {key: found for key, found in values.items() if all(isinstance(value, int | float) for value in found)}
+
+
+@cache
+def text_keys() -> frozenset[str]:
+    """Keys that have nothing but text in ``configs/``, such as ``experiment_name``."""
+    values: dict[str, list[Any]] = {}
+    for key, value, choice in config_items():
+        if not _is_overlay(choice) and value is not None:
+            values.setdefault(key, []).append(value)
+    return frozenset(key for key, found in values.items() if all(map(_is_text, found)))
+
+
+def _is_text(value: object) -> bool:
+    # A value that is one interpolation has the type of what it refers to.
+    return isinstance(value, str) and not re.fullmatch(r"\$\{[^{}]*\}", value)
 
 
 def key_of(override: str) -> str:

@@ -135,6 +135,9 @@ def _check_targets(rows: Sequence[ManifestRow], lexicon: Lexicon, split: str) ->
     from affectgpt_r1.metrics.functional.wheel import wheel_counts
 
     labels = [row.labels for row in rows]
+    if not rows:
+        key = f"data.{split}_labels"
+        raise DataError(f"{key} names no clips: give {key}=FILE, or another split=")
     if not bool((wheel_counts(labels, labels, lexicon).relevant > 0).any()):
         raise DataError(
             f"split={split}: no label of its {len(rows)} clips stands on a wheel of the {lexicon.name} lexicon, so no "

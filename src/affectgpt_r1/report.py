@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.command import run_command
 
 
@@ -16,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: With code 2 if there is nothing to report on, which is named in one line.
     """
     parser = argparse.ArgumentParser(prog="affectgpt-r1 report", description="Write the report on the ablation sweeps.")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="holds mlflow.db (%(default)s)")
+    parser.add_argument("--outputs", type=Path, default=REPOSITORY / "outputs", help="holds mlflow.db (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where the report goes (OUTPUTS/report)")
     for file in run_command(parser, report, arguments):
         print(file)

@@ -15,10 +15,10 @@ def _fixture(version):
     wheels = os.environ.get("AFFECTGPT_WHEELS")
     if not wheels:
         pytest.skip("AFFECTGPT_WHEELS does not name the published lexicons")
-    folder = Path(os.environ.get("AFFECTGPT_FIXTURES") or Path(wheels).parent / "fixtures")
-    path = folder / f"ew_parity_{version}.json"
+    root = Path(os.environ.get("AFFECTGPT_FIXTURES") or Path(wheels).parent)
+    path = root / "fixtures" / f"ew_parity_{version}.json"
     if not path.is_file():
-        pytest.skip(f"no published scores at {path} (AFFECTGPT_FIXTURES names their folder)")
+        pytest.skip(f"no published scores at {path} (AFFECTGPT_FIXTURES names the folder that holds fixtures/)")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

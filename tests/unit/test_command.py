@@ -248,7 +248,7 @@ def test_score_says_why_targets_of_another_language_have_no_score(tmp_path: Path
 def test_score_names_the_comma(tmp_path: Path, capsys):
     (tmp_path / "rows.csv").write_text("name\topenset\na\thappy\n", encoding="utf-8")
     both = ["--predictions", str(tmp_path / "rows.csv"), "--targets", str(tmp_path / "rows.csv")]
-    assert "parted by commas, has 'name\\topenset'" in refused(score, both, capsys)
+    assert "rows.csv: tabs are between its cells; save it as 'CSV UTF-8', with commas" in refused(score, both, capsys)
 
 
 def test_a_run_folder_that_cannot_be_made_is_named_but_other_missing_files_are_not_hidden(capsys, tmp_path: Path):

@@ -82,7 +82,7 @@ def read_annotations(
 
     Args:
         path: The label file, for messages.
-        table: Its ``N`` rows, every field a string.
+        table: Its ``N`` rows, every field a string; the index is the row in a spreadsheet.
         labels: Their ``N`` emotion sets.
         reasons: Their ``N`` reasons, ``""`` where there is none.
         kinds: Keys of :data:`QUESTION_COLUMNS`.
@@ -111,8 +111,8 @@ def read_annotations(
                 annotations[number] |= _values(kind, cells, words, reason)
             except ValueError as error:
                 raise DataError(
-                    f"{path}: row {number + 2} ({name}): {error}, which the question {kind!r} needs; correct it, "
-                    f"take the row out, or take {kind} out of data.questions"
+                    f"{path}: row {table.index[number]} ({name}): {error}, which the question {kind!r} needs; correct "
+                    f"it, take the row out, or take {kind} out of data.questions"
                 ) from error
     return annotations
 

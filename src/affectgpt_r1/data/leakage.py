@@ -64,6 +64,11 @@ def check_unseen(root: Path, seen_labels: Sequence[str], evaluation: Sequence[Ma
         DataError: A file cannot be used, or names a clip of ``evaluation``.
     """
     for file in seen_labels:
+        if not (root / file).is_file():
+            raise DataError(
+                f"{root / file}: no such file, which data.seen_labels names as what the initial policy was trained on; "
+                "name the label files of that training, or give data.seen_labels=[]"
+            )
         if leaked := leaked_names(root / file, (row.name for row in evaluation)):
             raise DataError(
                 f"{len(leaked)} evaluation clips stand in {root / file} (data.seen_labels), on which the initial "

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import pandas as pd
 
+from affectgpt_r1.csv_format import HEADER_BYTES, spreadsheet_format
 from affectgpt_r1.data.annotations import LABEL_COLUMNS, NO_QUESTIONS, QuestionSet, read_annotations
 from affectgpt_r1.data.layout import is_safe_name
 from affectgpt_r1.emotion.parsing import parse_labels
@@ -22,6 +23,9 @@ from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import Annotations, EmotionSet
 
 _LISTED_AT_MOST = 5
+
+LONGEST_NAME = 251
+"""Bytes of a clip's name; a file name has at most 255, and ``.mp4`` is among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,8 @@ def read_manifest(
     annotations = read_annotations(path, table, emotions, described, questions.kinds, required=answers_all)
     return [
         ManifestRow(name, words, reason, subtitle_of.get(name, ""), row, annotation)
-        for row, (name, words, reason, annotation) in enumerate(
-            zip(names, emotions, described, annotations, strict=True), start=2
+        for row, name, words, reason, annotation in zip(
+            table.index, names, emotions, described, annotations, strict=True
         )
     ]
 
@@ -100,6 +104,8 @@ def _emotions(path: Path, table: pd.DataFrame, empty: EmotionSet, questions: Que
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
 
+    The table's index is the row in a spreadsheet, where blank rows count, too.
+
     As in the published loaders, pandas takes ``NA``, ``null``, ``None`` and ``nan`` for empty fields, too.
 
     Args:
@@ -109,6 +115,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         DataError: The file cannot be read, lacks a column, clips or a cell, or has an unsafe or repeated name.
     """
+    _check_format(path)
     try:
         table = pd.read_csv(path, dtype=str, encoding="utf-8").fillna("")
     except FileNotFoundError as error:
@@ -122,8 +129,8 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     _check_columns(path, table, ["name", *columns])
     if table.empty:
         raise DataError(f"{path}: has a header but no rows")
-    _check_cells(path)
-    _check_names(path, table["name"].tolist())
+    table.index = pd.Index(_checked_rows(path))
+    _check_names(path, table["name"])
     return table
 
 
@@ -198,17 +205,38 @@ def _check_columns(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> N
         raise DataError(f"{path}: lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}")
 
 
-def _check_cells(path: Path) -> None:
-    """Refuse rows of another length than the header; pandas would fill short ones up as if their cells were empty."""
+def _check_format(path: Path) -> None:
+    """Refuse what spreadsheet programs save under the name of a CSV file, before pandas guesses at it."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(HEADER_BYTES)
+    except OSError:
+        return  # which pandas reports, and read_table translates
+    if problem := spreadsheet_format(start):
+        raise DataError(f"{path}: {problem}; save it as 'CSV UTF-8', with commas between the cells")
+
+
+def _checked_rows(path: Path) -> list[int]:
+    """Return each clip's row number; refuse rows of another length than the header.
+
+    pandas would fill short rows up as if their cells were empty, and numbers rows as if blank ones were not there.
+    """
+    rows: list[int] = []
+    header: list[str] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            filled = (cells for cells in csv.reader(file) if len(cells) > 1 or "".join(cells).strip())
-            header = next(filled)
-            for row, cells in enumerate(filled, start=2):
+            for row, cells in enumerate(csv.reader(file), start=1):
+                if len(cells) <= 1 and not "".join(cells).strip():
+                    continue  # as pandas passes over it
+                if not header:
+                    header = cells
+                    continue
                 if len(cells) != len(header):
                     _refuse_row(path, row, cells, header)
+                rows.append(row)
     except csv.Error as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
+    return rows
 
 
 def _refuse_row(path: Path, row: int, cells: list[str], header: list[str]) -> NoReturn:
@@ -223,11 +251,25 @@ def _refuse_row(path: Path, row: int, cells: list[str], header: list[str]) -> No
     )
 
 
-def _check_names(path: Path, names: list[str]) -> None:
+def _check_names(path: Path, names: pd.Series[str]) -> None:
     first_row: dict[str, int] = {}
-    for row, name in enumerate(names, start=2):
+    for row, name in names.items():
+        assert isinstance(row, int)
+        if not name:
+            raise DataError(
+                f"{path}: row {row}: the name is empty; pandas takes NA, null, None and nan for empty, too: "
+                "rename the clip"
+            )
         if not is_safe_name(name):
-            raise DataError(f"{path}: row {row}: the name {name!r} is empty or points outside the data folder")
+            raise DataError(
+                f"{path}: row {row}: the name {name!r} has a folder in it; names are file names without folder and "
+                "suffix, and paths.data is the folder above video/"
+            )
+        if (size := len(name.encode())) > LONGEST_NAME:
+            raise DataError(
+                f"{path}: row {row}: the name {name[:40]!r}… has {size} bytes; file systems allow {LONGEST_NAME} and a "
+                "suffix: rename the clip"
+            )
         if name in first_row:
             raise DataError(f"{path}: the name {name!r} stands in rows {first_row[name]} and {row}; keep one")
         first_row[name] = row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.emotion.bundled import load_bundled
 from affectgpt_r1.emotion.published import read_published
 from affectgpt_r1.emotion.wheels import Lexicon
@@ -14,7 +15,7 @@ __all__ = ["PUBLISHED_VERSIONS", "ROOT_VARIABLE", "Lexicon", "load_lexicon"]
 
 PUBLISHED_VERSIONS = ("mer2025", "mer2026")
 ROOT_VARIABLE = "AFFECTGPT_WHEELS"
-_DEFAULT_ROOT = Path("data/emotion_wheel")
+_DEFAULT_ROOT = REPOSITORY / "data" / "emotion_wheel"
 
 
 def load_lexicon(spec: str | Path) -> Lexicon:
@@ -22,8 +23,8 @@ def load_lexicon(spec: str | Path) -> Lexicon:
 
     Args:
         spec: ``"bundled"`` for the package's own; ``"mer2025"`` or ``"mer2026"`` for a published one, looked up below
-            the folder that the environment variable ``AFFECTGPT_WHEELS`` names, else below ``data/emotion_wheel/``;
-            or the path of a folder in the published layout.
+            the folder that the environment variable ``AFFECTGPT_WHEELS`` names, else below the clone's
+            ``data/emotion_wheel/``; or the path of a folder in the published layout.
 
     Raises:
         LexiconError: If nothing stands there, or a file of it is missing or damaged.
@@ -49,6 +50,6 @@ def _published_folder(version: str) -> Path:
     state = f"it is {root!r}" if root else "it is not set"
     raise LexiconError(
         f"the published lexicon {version!r} is not at {folder}: set the environment variable {ROOT_VARIABLE} ({state}) "
-        f"to the folder that holds {version}/, or put it below {_DEFAULT_ROOT}/ ({_DEFAULT_ROOT.resolve()}), "
+        f"to the folder that holds {version}/, or put it below {_DEFAULT_ROOT}/, "
         "or use 'bundled'"
     )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from affectgpt_r1.csv_format import HEADER_BYTES, spreadsheet_format
 from affectgpt_r1.emotion.extraction import Extraction
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
@@ -103,6 +104,9 @@ def _checked(words: EmotionSet, row: _Row, path: Path) -> EmotionSet:
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
+    with path.open("rb") as start:
+        if problem := spreadsheet_format(start.read(HEADER_BYTES)):
+            raise DataError(f"{path}: {problem}; save it as 'CSV UTF-8', with commas between the cells")
     limit = csv.field_size_limit(_LARGEST_CELL)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

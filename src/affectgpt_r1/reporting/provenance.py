@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -17,20 +18,30 @@ _TAG_CHARACTERS = 5000
 
 
 def git_tags(folder: Path | None = None) -> dict[str, str]:
-    """Return ``git_commit`` and ``git_dirty`` of the repository around ``folder``.
+    """Return ``git_commit`` and ``git_dirty`` of the repository that tracks ``folder``.
+
+    A run is made from tracked changes, and from files below ``src/`` and ``configs/`` that Git does not track yet, such
+    as a reward of the user's own; both make it dirty.
 
     Args:
-        folder: Any folder of the repository; this package's by default.
+        folder: A folder of the repository; this package's by default.
 
     Returns:
-        ``{"git_commit": ..., "git_dirty": "true" | "false"}``, both ``"unknown"`` outside a repository.
+        ``{"git_commit": ..., "git_dirty": "true" | "false"}``, both ``"unknown"`` where no repository tracks the
+        folder: a virtual environment inside somebody's repository says nothing about this code.
     """
     folder = folder or Path(__file__).parent
     commit = _git(folder, "rev-parse", "HEAD")
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    if commit is None or changes is None:
+    tracked = _git(folder, "ls-files", "--", ".")
+    # `-z`: names with blanks or accents are not quoted.
+    changes = _git(folder, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
+    if commit is None or changes is None or not tracked:
         return {"git_commit": "unknown", "git_dirty": "unknown"}
-    return {"git_commit": commit, "git_dirty": str(bool(changes)).lower()}
+    entries = changes.split("\0")
+    dirty = any(entry and not entry.startswith("?? ") for entry in entries) or any(
+        entry.startswith(("?? src/", "?? configs/")) for entry in entries
+    )
+    return {"git_commit": commit, "git_dirty": str(dirty).lower()}
 
 
 def command_line() -> str:
@@ -68,8 +79,12 @@ def _cut(text: str) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    # Git's hooks set these, and `git -C` would then ask another repository.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, check=False, env=env, errors="replace"
+        )
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -8,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 
+from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.reporting.database import ensure_database
 
@@ -50,7 +51,7 @@ def main() -> None:
         SystemExit: With code 2 where the database cannot be used or the port is taken.
     """
     parser = argparse.ArgumentParser(description="Browse the runs in MLflow, on this machine only.")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder that holds mlflow.db")
+    parser.add_argument("--outputs", type=Path, default=REPOSITORY / "outputs", help="holds mlflow.db (%(default)s)")
     parser.add_argument("--port", type=int, default=5000)
     arguments = parser.parse_args()
     try:

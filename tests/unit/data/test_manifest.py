@@ -55,14 +55,20 @@ def test_names_stay_strings_and_a_byte_order_mark_is_no_part_of_the_header(tmp_p
         ("name,emotion\na,happy\n", r"labels\.csv: lacks the column openset; it has name, emotion"),
         ("clip,openset\na,happy\n", r"lacks the column name; it has clip, openset"),
         ("name,openset\na,happy\nb,sad\na,sad\n", r"'a' stands in rows 2 and 4"),
-        ("name,openset\na,happy\n../../etc/passwd,sad\n", r"row 3: the name '../../etc/passwd' .* outside"),
-        ("name,openset\n/etc/passwd,sad\n", r"row 2: .* outside"),
-        ("name,openset\na\\b,sad\n", r"row 2: .* outside"),
-        ("name,openset\n..,sad\n", r"row 2: .* outside"),
-        ("name,openset\n,sad\n", r"row 2: .* empty"),
+        ("name,openset\na,happy\n../../etc/passwd,sad\n", r"row 3: the name '../../etc/passwd' has a folder in it"),
+        ("name,openset\n/etc/passwd,sad\n", r"row 2: .* has a folder"),
+        ("name,openset\na\\b,sad\n", r"row 2: .* has a folder"),
+        ("name,openset\n..,sad\n", r"row 2: .* has a folder"),
+        ("name,openset\nsub/clip,sad\n", r"row 2: the name 'sub/clip' has a folder in it; names are file names"),
+        ("name,openset\n,sad\n", r"row 2: the name is empty"),
+        ("name,openset\nNA,sad\n", r"row 2: the name is empty; pandas takes NA"),
+        ("name,openset\na,happy\n\n\nb,sad\na,angry\n", r"'a' stands in rows 2 and 6"),
+        ("name,openset\n" + "é" * 126 + ",sad\n", r"row 2: .* has 252 bytes; file systems allow 251"),
+        ("name;openset\na;happy, sad\n", "semicolons are between its cells.* with commas"),
+        ("name\topenset\na\thappy\n", "tabs are between its cells"),
         ("", "the file is empty"),
         ("name,openset\na,sad\nb\n", r"labels\.csv: row 3 \(b\) has no cell for the column openset; .* comma"),
-        ("name,openset\n\na,sad,happy\nb,calm,sad\n", r"row 2 \(a\) has 3 cells, the header 2; .* double quotes"),
+        ("name,openset\n\na,sad,happy\nb,calm,sad\n", r"row 3 \(a\) has 3 cells, the header 2; .* double quotes"),
         ("name,openset\n", "no rows"),
         ('name,openset\na,"happy\n', "cannot be read as CSV"),
     ],
@@ -71,6 +77,25 @@ def test_unusable_label_files_are_refused(tmp_path, text, message):
     write(tmp_path / "labels.csv", text)
     with pytest.raises(DataError, match=message):
         read_manifest(tmp_path, "labels.csv", subtitles=None)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"PK\x03\x04workbook", "an Excel workbook"),
+        (b"\xd0\xcf\x11\xe0old", "an old Excel"),
+        ("name".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_files_of_spreadsheet_programs_are_named(tmp_path, start, message):
+    (tmp_path / "labels.csv").write_bytes(start)
+    with pytest.raises(DataError, match=rf"labels\.csv: it is .*{message.split()[-1]}.*save it as 'CSV UTF-8'"):
+        read_manifest(tmp_path, "labels.csv", subtitles=None)
+
+
+def test_rows_are_numbered_as_in_a_spreadsheet(tmp_path):
+    write(tmp_path / "labels.csv", 'name,openset\n\na,happy\n\n"b","sad,\nlonely"\nc,calm\n')
+    assert [row.row for row in read_manifest(tmp_path, "labels.csv", subtitles=None)] == [3, 5, 6]
 
 
 def test_a_name_with_nul_is_refused(tmp_path):

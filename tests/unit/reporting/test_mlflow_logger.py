@@ -65,6 +65,26 @@ def test_git_tags_follow_the_repository(tmp_path, monkeypatch):
     assert clean["git_dirty"] == "false"
     (tmp_path / "file").write_text("2")
     assert git_tags(tmp_path) == {"git_commit": clean["git_commit"], "git_dirty": "true"}
+    subprocess.run([*git, "checkout", "-q", "file"], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))  # a hook of Git's runs with it
+    (tmp_path / "notes.txt").write_text("outside src/ and configs/")
+    assert git_tags(tmp_path) == clean
+    (tmp_path / "src" / "été").mkdir(parents=True)
+    (tmp_path / "src" / "été" / "mine.py").write_text("a reward of my own")
+    assert git_tags(tmp_path) == {"git_commit": clean["git_commit"], "git_dirty": "true"}
+
+
+def test_a_repository_that_does_not_track_the_package_is_not_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    site = tmp_path / ".venv" / "site-packages" / "affectgpt_r1"
+    site.mkdir(parents=True)
+    (site / "module.py").write_text("")
+    (tmp_path / ".gitignore").write_text(".venv")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "someone's project"], check=True)
+    assert git_tags(site) == {"git_commit": "unknown", "git_dirty": "unknown"}
 
 
 def test_resumed_run_goes_on_and_takes_changed_params(outputs, logger, read_artifact):
