@@ -22,7 +22,7 @@ from affectgpt_r1.data.video import Frames, resize_faces, resize_frames
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.wheels import NUM_WHEELS
-from affectgpt_r1.errors import MediaError
+from affectgpt_r1.errors import DataError, MediaError
 from affectgpt_r1.metrics.functional.polarity import SIGNS, load_polarity
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.stages.answers import parse_rollout
@@ -186,7 +186,7 @@ def predict_files(
     for path, subtitle in subtitles.items():
         try:
             row: dict[str, Any] | None = predictor(path, subtitle)
-        except MediaError as error:
+        except (MediaError, DataError) as error:  # DataError: its prompt is too long for the model
             failures[path] = str(error)
             row = None
         yield row

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.functional.guessed_gradients import guess_mean
 from affectgpt_r1.functional.vocabulary import GradientGuess
 from affectgpt_r1.policy import shared_attention
@@ -101,6 +101,11 @@ class MultimodalPolicy(nn.Module):
         parameter: Tensor = next(self.language_model.parameters())
         return parameter.device
 
+    @property
+    def _num_positions(self) -> int:
+        positions: int = self.language_model.config.max_position_embeddings
+        return positions
+
     def with_features(self, batch: ClipBatch) -> ClipBatch:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         if not self.towers.frozen:
@@ -120,15 +125,18 @@ class MultimodalPolicy(nn.Module):
         mask = torch.tensor([[1.0] * len(row) + [0.0] * (length - len(row)) for row in rows])
         return TokenBatch(ids.unsqueeze(1).to(self.device), mask.unsqueeze(1).to(self.device))
 
-    def embed_prompts(self, batch: ClipBatch, *, bos: bool = True) -> EmbeddedPrompts:
+    def embed_prompts(self, batch: ClipBatch, *, bos: bool = True, completion_length: int = 0) -> EmbeddedPrompts:
         """Embed the prompts and put the media tokens in place of their placeholders.
 
         Args:
             batch: ``B`` clips.
             bos: Open every prompt with the BOS token.
+            completion_length: Tokens that are to follow.
 
         Raises:
             ConfigError: A prompt holds a placeholder whose media the batch lacks.
+            DataError: A prompt and what is to follow have more tokens than the model has positions. Rotary embeddings
+                accept any position, and answers degrade beyond those of pretraining without an error.
         """
         names = {
             FACE_TOKEN: "video",
@@ -142,6 +150,14 @@ class MultimodalPolicy(nn.Module):
             texts = [text.replace(placeholder, placeholder * self.fusion.num_tokens[name]) for text in texts]
         rows = [row + self.prefill_ids for row in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
         length = max(len(row) for row in rows)
+        if length + completion_length > self._num_positions:
+            longest = max(range(len(rows)), key=lambda row: len(rows[row]))
+            raise DataError(
+                f"the prompt of {batch.names[longest]} has {length} tokens, of which its subtitle's "
+                f"{len(batch.subtitles[longest])} characters are a part, and {completion_length} more are to follow, "
+                f"but the language model has {self._num_positions} positions; shorten the subtitle, or raise "
+                "model.language_model.max_position_embeddings of a model that is trained from scratch"
+            )
         padded = [[self.tokenizer.pad_token_id] * (length - len(row)) + row for row in rows]
         ids = torch.tensor(padded, device=self.device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self.device)
@@ -191,11 +207,12 @@ class MultimodalPolicy(nn.Module):
 
     def _states(self, batch: ClipBatch, completions: TokenBatch) -> tuple[Tensor, Tensor | None]:
         """States that predict the completions' tokens, and the head's weight if they hand it on."""
+        length = completions.ids.shape[-1]
         if self.share_prompt:
-            prompts = self._take_prefill(batch) or self.embed_prompts(batch)
+            prompts = self._take_prefill(batch) or self.embed_prompts(batch, completion_length=length)
             states = shared_states(self.language_model, prompts, completions)
         else:
-            prompts = self.embed_prompts(batch)
+            prompts = self.embed_prompts(batch, completion_length=length)
             states = repeated_states(self.language_model, prompts, completions)
         return states, prompts.embedding.weight
 
@@ -222,15 +239,18 @@ class MultimodalPolicy(nn.Module):
         self.eval()
         try:
             with phase("prefill"), torch.set_grad_enabled(keep):
-                prefilled = prefill(self.language_model, self.embed_prompts(batch, bos=self.template.bos_at_inference))
+                prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference, completion_length=1)
+                prefilled = prefill(self.language_model, prompts)
+            # A completion that reaches the model's last position counts as truncated.
+            longest = min(sampling.max_completion_length, self._num_positions - prompts.mask.shape[1])
             if keep:
                 self._kept_prefill = KeptPrefill.of(prefilled, batch, self.trainable_parameters().values())
             with phase("decode"), torch.no_grad():
-                decoder = Decoder(self.language_model, prefilled, num_generations, sampling.max_completion_length)
+                decoder = Decoder(self.language_model, prefilled, num_generations, longest)
                 decoded = decode(
                     decoder.first,
                     decoder.advance,
-                    sampling=sampling,
+                    sampling=dataclasses.replace(sampling, max_completion_length=longest),
                     stop_ids=[self.turn_ids[0], self.tokenizer.eos_token_id],
                     banned_ids=list(self.media_ids.values()),
                     pad_id=self.tokenizer.pad_token_id,

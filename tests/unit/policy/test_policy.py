@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.types import ClipBatch, Sampling, TokenBatch
 
@@ -163,6 +163,21 @@ def test_media_that_were_not_loaded_are_an_error(tiny_policy, make_batch, comple
         tiny_policy.per_token_logps(make_batch(frames=None), completions)
     with pytest.raises(ConfigError, match=r"AudioHere|MultiHere"):
         tiny_policy.generate(make_batch(waveforms=None), 1, SAMPLING)
+
+
+def test_no_position_beyond_those_of_the_model_is_used(policy, make_batch, completions):
+    positions = policy.language_model.config.max_position_embeddings
+    length = policy.embed_prompts(make_batch()).mask.shape[1]
+    with pytest.raises(DataError, match=rf"clip\w* has \d+ tokens, .*5000 characters .*has {positions} positions"):
+        policy.per_token_logps(make_batch(subtitles=("a" * 5000,) * 4), completions)
+    policy.language_model.config.max_position_embeddings = length + 2
+    with pytest.raises(DataError, match=rf"has {length} tokens.* and {completions.ids.shape[-1]} more are to follow"):
+        policy.per_token_logps(make_batch(), completions)
+    rollout = policy.generate(make_batch(), 2, SAMPLING, generator())
+    assert rollout.completions.ids.shape[-1] == 2
+    ended = rollout.completions.ids[..., -1] == policy.turn_ids[0]
+    assert not rollout.truncated[ended].any()
+    assert rollout.truncated[(rollout.completions.mask.sum(-1) == 2) & ~ended].all()
 
 
 def test_frozen_towers_take_no_gradient_and_stay_in_evaluation_mode(policy, make_batch, completions):
