@@ -29,6 +29,7 @@ from affectgpt_r1.stages.answers import parse_rollout
 from affectgpt_r1.stages.base import BufferedStage, ResumableData, Stage
 from affectgpt_r1.stages.guards import (
     check_finite,
+    check_full_precision,
     check_gradients,
     check_loss_has_gradient,
     check_num_processes,
@@ -110,6 +111,7 @@ class AffectModule(L.LightningModule):
         if stage == "fit" and not self._prepared:
             self.stage.prepare(self.policy)
             check_trainable(self.named_parameters(), self._stage_name)
+            check_full_precision(self.named_parameters())
             self._digests = policy_digests(self.policy)  # now, while every process holds whole weights
             self._prepared = True
         if stage == "fit" and isinstance(self.stage, BufferedStage) and (data := self._resumable_data()):

@@ -26,6 +26,7 @@ from affectgpt_r1.policy.exported_folder import (
     GENERATION_FILE,
     PROCESSOR_FILE,
     SETTINGS_FILE,
+    UNUSED,
     WEIGHTS_FILE,
     read_exported,
     read_multimodal,
@@ -50,8 +51,8 @@ ExportKind: TypeAlias = Literal["adapter", "merged"]
 
 BASE = "language model"
 """Digest of the language model without adapters."""
-NO_ARCHITECTURE = ("architectures", "dtype", "model_type", "transformers_version", "_name_or_path")
-"""Keys of a transformers configuration that say where weights come from."""
+NO_ARCHITECTURE = ("architectures", "dtype", "model_type", "transformers_version", "_name_or_path", *UNUSED)
+"""Keys of a transformers configuration that say where weights come from, or how to train what is not used here."""
 
 
 def export_policy(

@@ -18,6 +18,8 @@ WEIGHTS_FILE = "multimodal.safetensors"
 ADAPTER_FOLDER = "adapter"
 PROCESSOR_FILE = "preprocessor_config.json"
 GENERATION_FILE = "generation_config.json"
+UNUSED = ("ctc_loss_reduction",)
+"""Keys of an encoder's architecture that nothing reads here."""
 TOWERS = ("video_tower", "audio_tower")
 
 
@@ -40,7 +42,10 @@ def read_exported(folder: Path) -> dict[str, Any]:
     settings = read_settings(folder, SETTINGS_FILE)
     try:
         model, merged = dict(settings["model"]), settings["kind"] == "merged"
-        towers = {part: {**model[part], "pretrained": None} for part in TOWERS}
+        towers = {
+            part: {**{key: one for key, one in model[part].items() if key not in UNUSED}, "pretrained": None}
+            for part in TOWERS
+        }
         language_model = dict(model["language_model"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / SETTINGS_FILE} lacks {error}; export it again") from error

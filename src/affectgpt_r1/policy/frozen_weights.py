@@ -96,4 +96,5 @@ def _sum_of_bits(flat: Tensor) -> int:
     if flat.storage_offset() % per_word:
         flat = flat.clone()  # a view as 64-bit words must start at a multiple of 8 bytes
     words = flat[:whole].view(torch.int64).sum()
-    return int(words) + sum(flat[whole:].cpu().view(torch.uint8).tolist())
+    tail: list[int] = flat[whole:].cpu().view(torch.uint8).tolist()
+    return int(words) + sum(tail)

@@ -95,7 +95,7 @@ def test_a_base_in_another_type_is_compared_in_the_type_of_training(with_base, s
     with pytest.raises(CheckpointError, match=r"does not fit the language model"):
         load_policy_weights(with_base(2), content)
     content = save(checkpoint_of(with_base(1)))
-    with pytest.raises(CheckpointError, match=r"was float32, here it is bfloat16.*dtype=float32"):
+    with pytest.raises(CheckpointError, match=r"was float32 and is bfloat16 here.*dtype=float32"):
         load_policy_weights(with_base(1, dtype="bfloat16"), content)
 
 
