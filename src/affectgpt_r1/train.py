@@ -44,8 +44,8 @@ def train(config: DictConfig) -> dict[str, float]:
 
     clock = PhaseClock()
     prepare_process(config)  # before the stage, whose heads draw their first weights
+    take_exported_model(config)  # before settings are compared or logged
     resume_from = _checkpoint_to_resume(config)
-    take_exported_model(config)  # before they are logged
     trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
     stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)
     loggers = _build_loggers(config, resumed=resume_from is not None)
