@@ -21,6 +21,8 @@ from affectgpt_r1.data.encoding import Encode, fill_feature_store
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.checkpoint import load_policy_weights, load_tower_weights, tower_digest
+from affectgpt_r1.policy.export import load_exported_weights
+from affectgpt_r1.policy.exported_folder import check_plain, is_exported, read_exported
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import ClipBatch, Sampling
@@ -61,7 +63,11 @@ def prepare_process(config: DictConfig) -> None:
 
 
 def build_policy(config: DictConfig) -> MultimodalPolicy:
-    """The policy with pretrained towers and, if ``init_from`` names a checkpoint, trained weights."""
+    """The policy with pretrained towers and, if ``init_from`` names a checkpoint, trained weights.
+
+    Where it names an exported folder, the configuration takes the folder's ``model``.
+    """
+    exported = take_exported_model(config)
     template = PromptTemplate(
         config.prompt.question,
         config.prompt.thinks,
@@ -73,9 +79,42 @@ def build_policy(config: DictConfig) -> MultimodalPolicy:
     policy: MultimodalPolicy = instantiate(config.model, _partial_=True)(template=template)
     if config.towers_from is not None:
         load_tower_weights(policy.towers, config.towers_from)
-    if config.init_from is not None:
+    if exported is not None:
+        load_exported_weights(policy, exported)
+    elif config.init_from is not None:
         load_policy_weights(policy, config.init_from)
     return policy
+
+
+def take_exported_model(config: DictConfig) -> Path | None:
+    """Let a configuration whose ``init_from`` names an exported folder take the folder's model and towers.
+
+    The run's own are ``model.weights``, how the model computes (``share_prompt``, ``gradient_checkpointing``), and
+    above a ``merged`` folder ``model.lora``. What the run stores then says where its frozen weights are.
+
+    Args:
+        config: The composed ``configs/train.yaml``; changed in place. A second call changes nothing.
+
+    Returns:
+        The folder; None where ``init_from`` names none.
+
+    Raises:
+        CheckpointError: The folder's settings cannot be read.
+    """
+    if config.init_from is None or not is_exported(config.init_from):
+        return None
+    folder = Path(config.init_from).resolve()
+    exported = read_exported(folder)
+    model = exported["model"]
+    check_plain(model, folder)
+    for key in (*KEPT_OF_RUN, "lora") if exported["kind"] == "merged" else KEPT_OF_RUN:
+        model[key] = config.model.get(key)
+    config.model, config.towers_from = {"_target_": config.model["_target_"], **model}, str(folder)
+    return folder
+
+
+KEPT_OF_RUN = ("share_prompt", "gradient_checkpointing", "weights")
+"""Keys of ``model`` that a run does not take from an exported folder."""
 
 
 def build_data(config: DictConfig) -> ClipDataModule:

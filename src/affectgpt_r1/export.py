@@ -67,9 +67,12 @@ def export(config: DictConfig, folder: Path, kind: str) -> Path:
     """
     from affectgpt_r1.assembly import build_policy
     from affectgpt_r1.policy.export import export_policy
+    from affectgpt_r1.policy.exported_folder import is_exported
 
     if config.init_from is None:
         raise CheckpointError("init_from names no checkpoint: give the one to export")
+    if is_exported(config.init_from):
+        raise CheckpointError(f"{config.init_from} was exported already; init_from takes a checkpoint here")
     if folder.is_dir() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty; choose another --output")
     check_prompt(config, Path(config.init_from))

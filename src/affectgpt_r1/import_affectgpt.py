@@ -1,77 +1,144 @@
-"""A released AffectGPT checkpoint as one of ours: ``affectgpt-r1 import-affectgpt CKPT --output OUR.ckpt``."""
+"""A released AffectGPT checkpoint as a run of ours: ``affectgpt-r1 import-affectgpt CKPT --output RUN``."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from affectgpt_r1.command import run_composed_command
-from affectgpt_r1.config import resolved
+from affectgpt_r1.config import CONFIGS, resolved
 from affectgpt_r1.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from affectgpt_r1.policy.published import Published
 
-def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path) -> tuple[int, list[str]]:
-    """Map the names and write a checkpoint for ``init_from``; the model is built on the meta device only.
+FIRST = ("experiment=affectgpt",)
+"""The published rules of media, prompt and training; what a file says of itself comes on top."""
+STORED = ("experiment_name", "model", "data", "prompt", "emotion", "stage", "seed", "synthetic", "towers_from")
+"""Sections of the configuration that say what a policy is, as a run's own checkpoint holds them."""
+
+
+def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path, mode: str | None = None) -> str:
+    """Write a run's folder with the file's weights and settings; the model is built on the meta device only.
 
     Args:
-        config: The composed ``configs/train.yaml``, with the checkpoint's ``model``.
-        checkpoint: The released file; it is read as weights alone, and refused if that fails.
-        output: Where to.
+        config: The composed ``configs/train.yaml``; it takes the file's settings.
+        checkpoint: The released file; it is read as weights and plain values alone, and refused if that fails.
+        output: The folder; ``checkpoints/best.ckpt`` in it must not exist.
+        mode: The input mode, for a file that does not name one.
 
     Returns:
-        The number of tensors, and what of the file has no use here: modules by their published name.
+        What was written and under which settings, for the user.
 
     Raises:
-        CheckpointError: The file cannot be read so, does not fit the model, or ours cannot be written.
+        CheckpointError: The file cannot be read so, does not fit the model, or contradicts an override; or the folder
+            holds a checkpoint or cannot be written.
     """
+    from affectgpt_r1.policy.published import read_published
+    from affectgpt_r1.policy.published_names import our_name
+    from affectgpt_r1.policy.published_settings import published_settings
+
+    best = output / "checkpoints" / "best.ckpt"
+    if best.exists():
+        raise CheckpointError(f"{best} exists; choose another --output")
+    published = read_published(checkpoint)
+    settings = published_settings(published.tensors, published.config, mode, str(checkpoint))
+    _settle(config, settings, checkpoint)
+    state = _our_state(config, published, checkpoint)
+    _write(config, state, {"file": checkpoint.name, "epoch": published.epoch}, output, best)
+    unused = {
+        name.removeprefix("module.").partition(".")[0] for name in published.tensors if our_name(name) not in state
+    }
+    told = ", ".join(f"{key}={_shown(value)}" for key, value in settings.items())
+    left_out = f" Without {', '.join(sorted(unused))}, which its input mode does not use." if unused else ""
+    return f"{best}: {len(state)} tensors, {told}.{left_out} Answer with --checkpoint {best}, or init_from={best}"
+
+
+def _settle(config: DictConfig, settings: Mapping[str, Any], origin: Path) -> None:
+    """Lay a file's settings over a configuration; an override that contradicts one is refused, but for types."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        standard = compose("train", overrides=list(FIRST))
+    for key, value in settings.items():
+        here, default = OmegaConf.select(config, key), OmegaConf.select(standard, key)
+        if here != default and here != value:
+            if key.endswith(".dtype"):
+                continue
+            raise CheckpointError(f"{key}={_shown(here)}: {origin} was trained with {_shown(value)}; leave it out")
+        OmegaConf.update(config, key, value, merge=False, force_add=True)
+
+
+def _our_state(config: DictConfig, published: Published, origin: Path) -> dict[str, Any]:
+    """The file's weights by our names, after a look at their shapes."""
     import torch
 
     from affectgpt_r1.policy.build import build_modules
-    from affectgpt_r1.policy.checkpoint import POLICY_PREFIX, check_tensors
-    from affectgpt_r1.policy.published import read_weights
-    from affectgpt_r1.policy.published_names import our_name, our_names
+    from affectgpt_r1.policy.checkpoint import check_tensors
+    from affectgpt_r1.policy.published_names import our_names
 
     model = resolved(config)["model"]
     modules = {key: value for key, value in model.items() if key not in ("_target_", "tokenizer", "share_prompt")}
     with torch.device("meta"):
         language_model, _, fusion = build_modules(vocab_size=None, image=config.data.visual == "image", **modules)
-    parts = {"language_model": language_model, "fusion": fusion}
     trained = {
         f"{part}.{name}": one
-        for part, module in parts.items()
+        for part, module in (("language_model", language_model), ("fusion", fusion))
         for name, one in module.named_parameters()
         if one.requires_grad
     }
-    published = read_weights(checkpoint)
-    state = our_names(published, trained)
-    left_out = sorted({name.removeprefix("module.").split(".")[0] for name in published if our_name(name) not in state})
-    check_tensors(state, trained, str(checkpoint))
+    state = our_names(published.tensors, trained)
+    check_tensors(state, trained, str(origin))
+    return state
+
+
+def _write(config: DictConfig, state: Mapping[str, Any], imported: Mapping[str, Any], output: Path, best: Path) -> None:
+    """Write the checkpoint, and the configuration where Hydra writes a run's."""
+    import torch
+
+    from affectgpt_r1.policy.checkpoint import POLICY_PREFIX
+
+    stored = {key: value for key, value in resolved(config).items() if key in STORED}
     tensors = {f"{POLICY_PREFIX}{name}": tensor.float() for name, tensor in state.items()}
+    content = {"state_dict": tensors, "digests": {}, "reference": {}, "config": stored, "imported": dict(imported)}
+    part = best.with_suffix(".part")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"state_dict": tensors, "digests": {}}, output)
+        best.parent.mkdir(parents=True, exist_ok=True)
+        (output / ".hydra").mkdir(exist_ok=True)
+        OmegaConf.save(OmegaConf.create(stored), output / ".hydra" / "config.yaml")
+        torch.save(content, part)
+        os.replace(part, best)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a folder is missing or full
         raise CheckpointError(f"--output {output}: cannot be written: {str(error).splitlines()[0]}") from error
-    return len(state), left_out
+
+
+def _module(name: str) -> str:
+    return name.removeprefix("module.").partition(".")[0]
+
+
+def _shown(value: Any) -> str:
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return str(plain).replace("'", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: options of its own, and the overrides of ``configs/train.yaml``."""
     parser = argparse.ArgumentParser(
-        prog="affectgpt-r1 import-affectgpt", description="Make a released checkpoint one of ours, for init_from."
+        prog="affectgpt-r1 import-affectgpt", description="Make a released checkpoint a run's folder."
     )
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--mode", help="its input mode (face_or_frame), where the file does not name one")
 
     def work(options: argparse.Namespace, config: DictConfig) -> str:
-        count, left_out = import_affectgpt(config, options.checkpoint, options.output)
-        ignored = f", without {', '.join(left_out)}, which this model does not use" if left_out else ""
-        return f"{options.output}: {count} tensors{ignored}; start from them with init_from={options.output}"
+        return import_affectgpt(config, options.checkpoint, options.output, options.mode)
 
-    print(run_composed_command(parser, work, arguments, first=["experiment=affectgpt_mercaption"]))
+    print(run_composed_command(parser, work, arguments, first=FIRST))
 
 
 if __name__ == "__main__":

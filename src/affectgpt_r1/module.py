@@ -20,7 +20,7 @@ from affectgpt_r1.functional import sharding
 from affectgpt_r1.functional.collective import gather_objects_to_first, mean_over_processes
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.optim import build_optimizer
-from affectgpt_r1.policy.checkpoint import check_fits, policy_digests
+from affectgpt_r1.policy.checkpoint import check_fits, check_reference, policy_digests
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.questions import CHOICES, LABEL_KINDS
 from affectgpt_r1.random_state import capture_random_state, derive_seed, restore_random_state
@@ -29,6 +29,7 @@ from affectgpt_r1.stages.answers import parse_rollout
 from affectgpt_r1.stages.base import BufferedStage, ResumableData, Stage
 from affectgpt_r1.stages.guards import (
     check_finite,
+    check_full_precision,
     check_gradients,
     check_loss_has_gradient,
     check_num_processes,
@@ -110,6 +111,8 @@ class AffectModule(L.LightningModule):
         if stage == "fit" and not self._prepared:
             self.stage.prepare(self.policy)
             check_trainable(self.named_parameters(), self._stage_name)
+            check_full_precision(self.named_parameters())
+            self._digests = policy_digests(self.policy)  # now, while every process holds whole weights
             self._prepared = True
         if stage == "fit" and isinstance(self.stage, BufferedStage) and (data := self._resumable_data()):
             data.use_schedule(self.stage.schedule)
@@ -249,7 +252,7 @@ class AffectModule(L.LightningModule):
         checkpoint["state_dict"] = {
             name: tensor for name, tensor in checkpoint["state_dict"].items() if name in trainable
         }
-        self._digests = self._digests or policy_digests(self.policy)  # of frozen weights: hashing them takes seconds
+        self._digests = self._digests or policy_digests(self.policy)
         checkpoint["digests"] = dict(self._digests)
         checkpoint["reference"] = self.policy.reference_state()
         checkpoint["position"] = list(self._position)
@@ -263,7 +266,8 @@ class AffectModule(L.LightningModule):
         Raises:
             CheckpointError: It is of another model, or another number of processes wrote it.
         """
-        check_fits(checkpoint, self.policy, "ckpt_path")
+        check_fits(checkpoint, self.policy, "ckpt_path", self._digests)
+        check_reference(checkpoint["reference"], self.policy, "ckpt_path")
         self.policy.load_reference_state(checkpoint["reference"])
         self._position = epoch, batch = tuple(checkpoint["position"])
         states = [checkpoint, *checkpoint.get("other_processes", ())]

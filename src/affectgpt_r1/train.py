@@ -33,7 +33,7 @@ def train(config: DictConfig) -> dict[str, float]:
         The last logged metrics, with ``best``, the best value of the monitored one, and with ``evaluate_after`` the
         figures of the test clips, which the first process alone answers and records.
     """
-    from affectgpt_r1.assembly import build_data, build_policy, encode_clips, prepare_process
+    from affectgpt_r1.assembly import build_data, build_policy, encode_clips, prepare_process, take_exported_model
     from affectgpt_r1.callbacks.processes import processes_started
     from affectgpt_r1.config import instantiate_stage, resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -44,6 +44,7 @@ def train(config: DictConfig) -> dict[str, float]:
 
     clock = PhaseClock()
     prepare_process(config)  # before the stage, whose heads draw their first weights
+    take_exported_model(config)  # before settings are compared or logged
     resume_from = _checkpoint_to_resume(config)
     trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
     stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)

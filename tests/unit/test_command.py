@@ -176,11 +176,10 @@ def test_export_and_import_name_the_output_that_cannot_be_written(tmp_path: Path
     printed = refused(export, ["init_from=any.ckpt", "--output", str(tmp_path / "file" / "folder")], capsys)
     assert "--output" in printed
     assert "no folder can be made there" in printed
-    monkeypatch.setattr("affectgpt_r1.policy.published_names.our_names", lambda tensors, trained: {})
-    monkeypatch.setattr("affectgpt_r1.policy.published_names.our_name", lambda name: None)
-    monkeypatch.setattr("affectgpt_r1.policy.checkpoint.check_tensors", lambda *given: None)
+    monkeypatch.setattr("affectgpt_r1.policy.published_settings.published_settings", lambda *given: {})
+    monkeypatch.setattr("affectgpt_r1.import_affectgpt._our_state", lambda *given: {})
     torch.save({"weight": torch.zeros(1)}, tmp_path / "released.pth")
-    output = str(tmp_path / "file" / "ours.ckpt")
+    output = str(tmp_path / "file" / "ours")
     assert "cannot be written" in refused(
         import_affectgpt, [str(tmp_path / "released.pth"), "--output", output], capsys
     )

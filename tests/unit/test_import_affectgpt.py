@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -32,6 +34,36 @@ PROJECTIONS = {
 }
 
 
+PUBLISHED = {  # of the released checkpoints, as far as it matters here
+    "model": {
+        "arch": "affectgpt",
+        "llama_model": "Qwen25",
+        "visual_encoder": "CLIP_VIT_LARGE",
+        "acoustic_encoder": "HUBERT_LARGE",
+        "multi_fusion_type": "attention",
+        "video_fusion_type": "attention",
+        "audio_fusion_type": "attention",
+        "image_fusion_type": "mean",
+        "num_video_query_token": 1,
+        "num_audio_query_token": 1,
+        "num_multi_query_token": 1,
+        "num_image_query_token": 1,
+        "frozen_llm": False,
+        "lora_r": 16,
+        "vis_processor": {"train": {"name": "alpro_video_train", "n_frms": 8, "image_size": 224}},
+    },
+    "datasets": {
+        "mercaptionplus": {
+            "data_type": "video",
+            "face_or_frame": "multiface_audio_face_text",
+            "label_type": "hybird",
+        }
+    },
+    "run": {"seed": 42, "amp": True},
+    "inference": {"face_or_frame": "xxx"},
+}
+
+
 def published_shapes():
     for name, (out, size) in LINEAR.items():
         yield f"{name}.weight", (out, size)
@@ -51,13 +83,14 @@ def released(tmp_path):
         for number, (name, shape) in enumerate(published_shapes())
     }
     path = tmp_path / "checkpoint_000035_loss_0.3.pth"
-    torch.save({"model": state, "epoch": 35, "scaler": None, "config": {"run": {"seed": 42}}}, path)
+    torch.save({"model": state, "epoch": 35, "scaler": None, "config": PUBLISHED}, path)
     return path
 
 
 def test_a_released_checkpoint_becomes_one_of_ours(released, tmp_path, capsys):
-    main([str(released), "--output", str(tmp_path / "ours.ckpt")])
-    ours = torch.load(tmp_path / "ours.ckpt", weights_only=True)["state_dict"]
+    main([str(released), "--output", str(tmp_path / "ours")])
+    written = torch.load(tmp_path / "ours" / "checkpoints" / "best.ckpt", weights_only=True)
+    ours, config = written["state_dict"], written["config"]
     values = {name: number for number, (name, _) in enumerate(published_shapes())}
     places = {
         "policy.fusion.multi.scores.weight": "fc_att.weight",
@@ -71,7 +104,18 @@ def test_a_released_checkpoint_becomes_one_of_ours(released, tmp_path, capsys):
         assert ours[place].dtype == torch.float32
     assert len(ours) == len(values) - 2  # still images' projector is not built
     assert sum(one.numel() for one in ours.values()) == 40_370_176 + 14_042_372
-    assert f"{len(ours)} tensors, without image_llama_proj, which" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{len(ours)} tensors, model.fusion=" in printed
+    assert "Without image_llama_proj, which its input mode does not use" in printed
+    assert written["imported"] == {"file": "checkpoint_000035_loss_0.3.pth", "epoch": 35}
+    assert config["model"]["language_model"]["dtype"] == "float16"
+    assert config["model"]["fusion"] == {"video": "attention", "audio": "attention", "multi": "attention"}
+    assert config["prompt"]["bos_at_inference"] is False
+    assert config["data"]["questions"] == ["description", "ovlabel"]
+    assert (config["data"]["visual"], config["data"]["channel_order"]) == ("face", "rgb")
+    with pytest.raises(SystemExit):
+        main([str(released), "--output", str(tmp_path / "ours")])
+    assert "best.ckpt exists; choose another --output" in capsys.readouterr().err
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
@@ -81,17 +125,25 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
 
     torch.save({"model": {"affectgpt_proj.weight": torch.ones(1)}, "extra": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(SystemExit) as ended:
-        main([str(tmp_path / "evil.pth"), "--output", str(tmp_path / "ours.ckpt")])
+        main([str(tmp_path / "evil.pth"), "--output", str(tmp_path / "ours")])
     assert ended.value.code == 2
     assert "holds code" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
-    assert not (tmp_path / "ours.ckpt").exists()
+    assert not (tmp_path / "ours").exists()
 
 
-def test_a_checkpoint_of_another_rank_is_refused(released, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.lora.r=8", "model.lora={r: 8, .*was trained with {r: 16"),
+        ("data.visual=frame", "data.visual=frame: .*was trained with face"),
+        ("model.fusion=none", "model.fusion=none: .*was trained with {video: attention"),
+    ],
+)
+def test_an_override_that_contradicts_the_file_is_refused(released, tmp_path, capsys, override, told):
     with pytest.raises(SystemExit):
-        main([str(released), "--output", str(tmp_path / "ours.ckpt"), "model.lora.r=8"])
-    assert "has shape (16, 3584), here (8, 3584)" in capsys.readouterr().err
+        main([str(released), "--output", str(tmp_path / "ours"), override])
+    assert re.search(told, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("kind", ["attention", "qformer"])
@@ -143,5 +195,6 @@ def test_names_that_are_not_affectgpts():
     with pytest.raises(CheckpointError, match=r"lacks 1 .* fusion\.b"):
         our_names({"affectgpt_proj.weight": one}, ["fusion.video.projection.weight", "fusion.b"])
     with pytest.raises(CheckpointError, match=r"fc_att\.bias has no place"):
-        our_names({"fc_att.bias": one}, [])
+        our_names({"fc_att.bias": one}, ["fusion.multi.projection.weight"])
+    assert our_names({"fc_att.bias": one}, []) == {}  # a part that the input mode does not use
     assert our_names({"image_llama_proj.bias": one, "llama_model.base_model.model.lm_head.weight": one}, []) == {}

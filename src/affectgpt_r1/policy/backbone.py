@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -125,7 +126,9 @@ def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: 
     model.requires_grad_(False)
     try:
         config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules))
-        inject_adapter_in_model(config, model)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*tie_word_embeddings.*")  # merge_lora unties what it merges
+            inject_adapter_in_model(config, model)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.lora: {error}; {LORA_EXAMPLE}") from error
     for parameter in model.parameters():
@@ -134,9 +137,17 @@ def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: 
 
 
 def merge_lora(model: Any) -> None:
-    """Add the adapters to the layers that they adapt, and leave plain layers behind."""
+    """Add the adapters to the layers that they adapt, and leave plain layers behind.
+
+    An adapter on one of two tied layers belongs to that layer alone: they are untied first.
+    """
     from peft.tuners.lora import LoraLayer
 
+    inputs, head = model.get_input_embeddings(), model.lm_head
+    bases = [one.get_base_layer() if isinstance(one, LoraLayer) else one for one in (inputs, head)]
+    if bases[0].weight is bases[1].weight and bases != [inputs, head]:
+        bases[1].weight = type(bases[1].weight)(bases[1].weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge(safe_merge=True)
@@ -147,38 +158,74 @@ def merge_lora(model: Any) -> None:
 def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
     """A fast tokenizer that knows the media placeholders, with AffectGPT's BOS, EOS and padding tokens.
 
-    A ``tokenizer.json`` is passed on as it is: rebuilding it from a model folder could choose another class.
+    One that lacks them (Llama's, Mistral's) keeps its own BOS and EOS, and pads by EOS. None is ever added: the weights
+    would have no row for it. A ``tokenizer.json`` is passed on as it is: rebuilding it from a model folder could choose
+    another class.
 
     Args:
         path: A ``tokenizer.json``, a model folder or a hub id.
         weights: Folder whose subfolders hold pretrained weights.
 
     Raises:
-        ConfigError: There is no such tokenizer, or it lacks the BOS or EOS token.
+        ConfigError: There is no such tokenizer, or it has no BOS or EOS token.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    tokenizer: Any
-    ends = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "pad_token": EOS_TOKEN}
-    if Path(path).suffix == ".json":
-        if not Path(path).is_file():
-            raise ConfigError(
-                f"No tokenizer at {path}: run `make demo-data`, or set model.tokenizer to a tokenizer.json"
-            )
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), **ends)
-    else:
-        source = local_weights(str(path), weights)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, trust_remote_code=False, use_fast=True, local_files_only=only_local(source), **ends
-            )
-        except (OSError, ValueError) as error:
-            raise ConfigError(weights_missing("tokenizer", str(path), weights, error)) from error
-    vocabulary = tokenizer.get_vocab()
-    if BOS_TOKEN not in vocabulary or EOS_TOKEN not in vocabulary:
-        raise ConfigError(f"The tokenizer {path} has no {BOS_TOKEN} or no {EOS_TOKEN}, which AffectGPT's prompt needs")
+    def load(**ends: str) -> Any:
+        if Path(path).suffix == ".json":
+            return PreTrainedTokenizerFast(tokenizer_file=str(path), **ends)
+        return AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, use_fast=True, local_files_only=only_local(source), **ends
+        )
+
+    if Path(path).suffix == ".json" and not Path(path).is_file():
+        raise ConfigError(f"No tokenizer at {path}: run `make demo-data`, or set model.tokenizer to a tokenizer.json")
+    source = local_weights(str(path), weights)
+    try:
+        tokenizer = load()
+        bos, eos = _ends(tokenizer, path)
+        # A second time, for an end that is named on loading is made special; one that is unknown would be added.
+        tokenizer = load(bos_token=bos, eos_token=eos, pad_token=eos)
+    except (OSError, ValueError) as error:
+        raise ConfigError(weights_missing("tokenizer", str(path), weights, error)) from error
     tokenizer.add_special_tokens({"additional_special_tokens": list(MEDIA_TOKENS)})
     return tokenizer
+
+
+def _ends(tokenizer: Any, path: str | Path) -> tuple[str, str]:
+    """BOS and EOS among the tokens that a tokenizer has."""
+    for ends in ((BOS_TOKEN, EOS_TOKEN), (tokenizer.bos_token, tokenizer.eos_token)):
+        if tokenizer.get_vocab().keys() >= set(ends):
+            return ends
+    raise ConfigError(
+        f"model.tokenizer: {path} has neither {BOS_TOKEN} and {EOS_TOKEN}, which open and end AffectGPT's prompt, "
+        "nor a BOS and an EOS token of its own; name them in its tokenizer_config.json, or take the tokenizer of an "
+        "instruction-tuned model"
+    )
+
+
+def check_vocabulary(tokenizer: Any, model: Any) -> None:
+    """Check that a language model has a row for each token, media placeholders apart, whose rows are never read.
+
+    Args:
+        tokenizer: Of :func:`load_tokenizer`.
+        model: A transformers language model.
+
+    Raises:
+        ConfigError: Names a token without one.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = sorted(
+        (number, token)
+        for token, number in tokenizer.get_vocab().items()
+        if number >= rows and token not in MEDIA_TOKENS
+    )
+    if beyond:
+        raise ConfigError(
+            f"model.tokenizer: its token {beyond[0][1]!r} is number {beyond[0][0]}, but the language model has {rows} "
+            "rows of embeddings; take the tokenizer that the weights came with, or weights whose embeddings were "
+            "resized for it"
+        )
 
 
 def convert_gguf(file: Path, folder: Path) -> None:

@@ -6,7 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from affectgpt_r1.policy.backbone import add_lora, build_language_model, build_towers, check_lora, load_tokenizer
+from affectgpt_r1.policy.backbone import (
+    add_lora,
+    build_language_model,
+    build_towers,
+    check_lora,
+    check_vocabulary,
+    load_tokenizer,
+)
 from affectgpt_r1.policy.encoders import Towers, WaveformNormalization
 from affectgpt_r1.policy.fusion import Fusion
 from affectgpt_r1.policy.policy import MultimodalPolicy
@@ -24,11 +31,15 @@ def build_policy(
         share_prompt: See :class:`~affectgpt_r1.policy.policy.MultimodalPolicy`.
         weights: Folder whose subfolders hold pretrained weights.
         modules: The other keywords of :func:`build_modules`.
+
+    Raises:
+        ConfigError: The language model has no row for a token.
     """
     loaded = load_tokenizer(tokenizer, weights)
     language_model, towers, fusion = build_modules(
         vocab_size=len(loaded), weights=weights, image=template.visual == "image", **modules
     )
+    check_vocabulary(loaded, language_model)
     template = dataclasses.replace(template, shown=fusion.shown)
     return MultimodalPolicy(language_model, towers, fusion, loaded, template, share_prompt=share_prompt)
 

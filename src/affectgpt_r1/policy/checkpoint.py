@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from torch import Tensor, nn
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.encoders import Towers
+from affectgpt_r1.policy.exported_folder import SETTINGS_FILE, is_exported, read_multimodal
+from affectgpt_r1.policy.frozen_weights import frozen_weights, weights_digest, why_another
 from affectgpt_r1.policy.policy import MultimodalPolicy
+
+log = logging.getLogger(__name__)
 
 POLICY_PREFIX = "policy."
 TOWERS_PREFIX = "policy.towers."
@@ -25,6 +30,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: There is no such file, or it is no checkpoint of this package.
     """
     check_there(path)
+    if Path(path).is_dir():
+        raise CheckpointError(f"{path} is an exported folder, which init_from takes: a checkpoint is wanted here")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise nearly anything: IndexError, UnicodeDecodeError, struct.error
@@ -37,16 +44,31 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_there(path: str | Path) -> None:
-    """See :func:`read_checkpoint`; nothing is opened.
+    """Check that there is a checkpoint, or a folder that was exported; nothing is opened.
 
     Raises:
-        CheckpointError: There is no such file.
+        CheckpointError: There is neither.
     """
-    if not Path(path).is_file():
+    if Path(path).is_dir() and not is_exported(path):
+        raise CheckpointError(
+            f"{path} is a folder without {SETTINGS_FILE}: give a folder that `affectgpt-r1 export` wrote, or a "
+            "checkpoint, such as best.ckpt in the folder checkpoints of a run"
+        )
+    if not Path(path).exists():
         raise CheckpointError(
             f"No checkpoint at {path}: train that stage first (`make sft`; of a paper's run, the cold start that the "
             "README names before it), or correct the path"
         )
+
+
+def check_reference(state: Mapping[str, Tensor], policy: MultimodalPolicy, origin: str) -> None:
+    """Check that a reference's weights, if there are any, are those of a policy of this shape.
+
+    Raises:
+        CheckpointError: Names the first difference.
+    """
+    if state:
+        check_tensors(state, policy.trainable_parameters(), f"the reference in {origin}")
 
 
 def first_sentence(error: Exception) -> str:
@@ -58,7 +80,7 @@ def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:
     """Load what trained into a policy; its frozen parts keep their weights.
 
     Raises:
-        CheckpointError: The checkpoint belongs to another model, other towers or another tokenizer.
+        CheckpointError: The checkpoint belongs to another model, other frozen weights or another tokenizer.
     """
     checkpoint = read_checkpoint(path)
     check_fits(checkpoint, policy, str(path))
@@ -67,33 +89,62 @@ def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:
 
 
 def load_tower_weights(towers: Towers, path: str | Path) -> None:
-    """Load pretrained towers.
+    """Load pretrained towers from a checkpoint or an exported folder.
 
     Raises:
-        CheckpointError: The checkpoint holds no towers of this shape.
+        CheckpointError: There are no towers of this shape.
     """
-    state = _below(read_checkpoint(path)["state_dict"], TOWERS_PREFIX)
-    check_tensors(state, dict(towers.named_parameters()), str(path))
+    if is_exported(path):
+        state = _below(read_multimodal(Path(path)), "towers.")
+        check_tensors(state, towers.state_dict(), str(path))
+    else:
+        state = _below(read_checkpoint(path)["state_dict"], TOWERS_PREFIX)
+        check_tensors(state, dict(towers.named_parameters()), str(path))
     towers.load_state_dict(state, strict=False)
 
 
-def check_fits(checkpoint: Mapping[str, Any], policy: MultimodalPolicy, origin: str) -> None:
-    """Check that a checkpoint was written by a policy of this shape, these towers and this tokenizer.
+def check_fits(
+    checkpoint: Mapping[str, Any], policy: MultimodalPolicy, origin: str, digests: Mapping[str, str] | None = None
+) -> None:
+    """Check that a checkpoint was written by a policy of this shape, this tokenizer and these frozen weights.
+
+    A checkpoint that was written before frozen language models had a digest is taken with a warning.
+
+    Args:
+        checkpoint: As :func:`read_checkpoint` returns it.
+        policy: The policy that is to take its weights.
+        origin: What errors call the checkpoint.
+        digests: The policy's, where they were taken before its weights were sharded.
 
     Raises:
         CheckpointError: Names the first difference.
     """
     check_tensors(_below(checkpoint["state_dict"], POLICY_PREFIX), policy.trainable_parameters(), origin)
-    for part, digest in policy_digests(policy).items():
-        if checkpoint.get("digests", {}).get(part) not in (None, digest):
-            raise CheckpointError(f"{origin} does not fit the {part} here: use what it was trained with, or retrain")
+    stored: Mapping[str, str] = checkpoint.get("digests", {})
+    for part, digest in (digests or policy_digests(policy)).items():
+        reason: str | None = "use what it was trained with, or retrain"
+        if part not in stored or stored[part] == digest:
+            reason = None
+        elif part in FROZEN_PARTS and digests is None:
+            reason = why_another(stored[part], frozen_weights(getattr(policy, FROZEN_PARTS[part])), digest)
+        if reason is not None:
+            raise CheckpointError(f"{origin} does not fit the {part} here: {reason}")
+        if part in FROZEN_PARTS and part not in stored:
+            log.warning("%s does not tell which frozen %s it was trained with: they are not compared", origin, part)
+
+
+FROZEN_PARTS = {"language model": "language_model", "fusion": "fusion"}
+"""Parts that may be frozen, or whose base may be, and their attributes; what trains is in the checkpoint itself."""
 
 
 def policy_digests(policy: MultimodalPolicy) -> dict[str, str]:
-    """Digests of what a checkpoint does not hold but depends on: frozen towers and the tokenizer."""
+    """Digests of what a checkpoint does not hold but depends on: the tokenizer and all frozen weights."""
     digests = {"tokenizer": hashlib.sha256(policy.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]}
     if policy.towers.frozen:
         digests["tower weights"] = tower_digest(policy.towers)
+    for part, attribute in FROZEN_PARTS.items():
+        if frozen := frozen_weights(getattr(policy, attribute)):
+            digests[part] = weights_digest(frozen)
     return digests
 
 
@@ -116,7 +167,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_tensors(state: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], origin: str) -> None:
+def check_tensors(state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], origin: str) -> None:
     """Check that a state holds these parameters and no others.
 
     Raises:

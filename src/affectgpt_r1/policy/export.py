@@ -15,22 +15,44 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.backbone import merge_lora
 from affectgpt_r1.policy.build import build_policy
+from affectgpt_r1.policy.exported_folder import (
+    ADAPTER_FOLDER,
+    GENERATION_FILE,
+    PROCESSOR_FILE,
+    SETTINGS_FILE,
+    UNUSED,
+    WEIGHTS_FILE,
+    read_exported,
+    read_multimodal,
+    read_settings,
+    read_tensors,
+)
+from affectgpt_r1.policy.frozen_weights import base_weights, check_base, weights_digest
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 
+__all__ = [
+    "SETTINGS_FILE",
+    "WEIGHTS_FILE",
+    "ExportKind",
+    "export_policy",
+    "load_exported",
+    "load_exported_weights",
+    "read_processor",
+]
+
 ExportKind: TypeAlias = Literal["adapter", "merged"]
 
-SETTINGS_FILE = "affectgpt_r1.json"
-WEIGHTS_FILE = "multimodal.safetensors"
-ADAPTER_FOLDER = "adapter"
-NO_ARCHITECTURE = ("architectures", "dtype", "model_type", "transformers_version", "_name_or_path")
-"""Keys of a transformers configuration that say where weights come from."""
+BASE = "language model"
+"""Digest of the language model without adapters."""
+NO_ARCHITECTURE = ("architectures", "dtype", "model_type", "transformers_version", "_name_or_path", *UNUSED)
+"""Keys of a transformers configuration that say where weights come from, or how to train what is not used here."""
 
 
 def export_policy(
@@ -64,21 +86,29 @@ def export_policy(
     if kind == "merged":
         if adapted:
             merge_lora(policy.language_model)
+            tied = policy.language_model.config.tie_word_embeddings  # merging may have untied them
+            model = {**model, "language_model": {**model["language_model"], "tie_word_embeddings": tied}}
         policy.language_model.save_pretrained(folder)
     else:
         _write_adapter(policy, model, folder / ADAPTER_FOLDER)
     policy.tokenizer.save_pretrained(folder)
     towers = _write_multimodal(policy, model, folder / WEIGHTS_FILE)
-    settings = {"kind": kind, "model": {**model, **towers}, "template": dataclasses.asdict(policy.template)}
+    digests = {BASE: weights_digest(base_weights(policy.language_model))}
+    settings = {
+        "kind": kind,
+        "model": {**model, **towers},
+        "template": dataclasses.asdict(policy.template),
+        "digests": digests,
+    }
     _write(folder / SETTINGS_FILE, settings)
-    _write(folder / "preprocessor_config.json", dict(processor))
+    _write(folder / PROCESSOR_FILE, dict(processor))
     generation = {
         "do_sample": False,
         "max_new_tokens": max_completion_length,
         "eos_token_id": [policy.turn_ids[0], policy.tokenizer.eos_token_id],
         "pad_token_id": policy.tokenizer.pad_token_id,
     }
-    _write(folder / "generation_config.json", generation)
+    _write(folder / GENERATION_FILE, generation)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -103,8 +133,7 @@ def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], folder: P
     """Write the adapter as peft does."""
     folder.mkdir(exist_ok=True)
     adapter = {name: one for name, one in policy.language_model.state_dict().items() if "lora_" in name}
-    peft_names = {f"base_model.model.{name.replace('.default', '')}": one for name, one in adapter.items()}
-    save_file(_stored(peft_names), folder / "adapter_model.safetensors")
+    save_file(_stored({_peft_name(name): one for name, one in adapter.items()}), folder / "adapter_model.safetensors")
     _write(folder / "adapter_config.json", _adapter_config(model))
 
 
@@ -117,30 +146,40 @@ def load_exported(folder: str | Path) -> MultimodalPolicy:
         CheckpointError: A file is missing, or the weights do not fit.
     """
     folder = Path(folder)
-    if not (folder / SETTINGS_FILE).is_file():
-        raise CheckpointError(f"{folder} has no {SETTINGS_FILE}: it was not written by `affectgpt-r1 export`")
-    settings = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))
-    model, merged = dict(settings["model"]), settings["kind"] == "merged"
-    towers = {part: {**model[part], "pretrained": None} for part in ("video_tower", "audio_tower")}
-    model.update(towers, tokenizer=str(folder / "tokenizer.json"))
-    if merged:
-        language_model = {key: one for key, one in model["language_model"].items() if key != "source_sha256"}
-        model.update(lora=None, language_model={**language_model, "pretrained": str(folder)})
-        model["weights"] = None
-    policy = build_policy(**model, template=PromptTemplate(**settings["template"]))
-    state = load_file(folder / WEIGHTS_FILE)
-    if not merged:
-        adapter = load_file(folder / ADAPTER_FOLDER / "adapter_model.safetensors")
-        state |= {
-            f"language_model.{name.removeprefix('base_model.model.').replace('.weight', '.default.weight')}": one
-            for name, one in adapter.items()
-        }
-    result = policy.load_state_dict(state, strict=False)
-    lacking = [name for name in result.missing_keys if not name.startswith("language_model.") or "lora_" in name]
-    if lacking or result.unexpected_keys:
-        name = (lacking or result.unexpected_keys)[0]
-        raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
+    settings = read_exported(folder)
+    policy = build_policy(**settings["model"], template=PromptTemplate(**settings["template"]))
+    load_exported_weights(policy, folder)
     return policy.eval()
+
+
+def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
+    """Load fusion, towers and, of an ``adapter`` folder, adapters into a policy that was built as the folder says.
+
+    Its language model is there already, and is compared. Adapters that the folder does not hold stay fresh: training
+    may add some to a ``merged`` one.
+
+    Raises:
+        CheckpointError: A file is missing, or the weights do not fit.
+    """
+    settings = read_exported(folder)
+    state, adapted = read_multimodal(folder), settings["kind"] == "adapter"
+    check_base(settings.get("digests", {}).get(BASE), policy.language_model, str(folder))
+    if adapted:
+        adapter = read_tensors(folder / ADAPTER_FOLDER / "adapter_model.safetensors")
+        names = {_peft_name(name): name for name in policy.language_model.state_dict()}
+        state |= {f"language_model.{names.get(name, name)}": one for name, one in adapter.items()}
+    expected = {name: one for name, one in policy.state_dict().items() if not name.startswith("language_model.")}
+    expected |= {name: one for name, one in policy.state_dict().items() if adapted and "lora_" in name}
+    for name in sorted(expected.keys() ^ state.keys()):
+        raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
+    for name, tensor in expected.items():
+        if state[name].shape != tensor.shape:
+            raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
+    policy.load_state_dict(state, strict=False)
+
+
+def _peft_name(name: str) -> str:
+    return f"base_model.model.{name.replace('.default', '')}"
 
 
 def read_processor(folder: Path) -> tuple[dict[str, Any], int]:
@@ -149,12 +188,7 @@ def read_processor(folder: Path) -> tuple[dict[str, Any], int]:
     Raises:
         CheckpointError: The folder lacks them.
     """
-    try:
-        processor = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
-        generation = json.loads((folder / "generation_config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not as `affectgpt-r1 export` wrote it ({error}); export it again") from error
-    return processor, generation["max_new_tokens"]
+    return read_settings(folder, PROCESSOR_FILE), read_settings(folder, GENERATION_FILE)["max_new_tokens"]
 
 
 def _adapter_config(model: Mapping[str, Any]) -> dict[str, Any]:

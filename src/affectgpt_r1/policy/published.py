@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +13,22 @@ from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.checkpoint import first_sentence
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickled checkpoint, by name, read with ``weights_only=True``.
+class Published(NamedTuple):
+    """A published checkpoint.
+
+    Attributes:
+        tensors: By published name.
+        config: The configuration in it, as plain values; empty where it holds none.
+        epoch: After which it was written, where it says so.
+    """
+
+    tensors: dict[str, Tensor]
+    config: Mapping[str, Any]
+    epoch: int | None
+
+
+def read_published(path: Path) -> Published:
+    """Read a pickled checkpoint with ``weights_only=True``.
 
     Args:
         path: A state dict, or a dict that holds one under ``model`` or ``state_dict``.
@@ -29,6 +45,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights alone ({first_sentence(error)}); it is damaged, or it holds code, "
             "which is not run: ask its author for safetensors"
         ) from error
+    config = content.get("config") if isinstance(content, dict) else None
+    epoch = content.get("epoch") if isinstance(content, dict) else None
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -36,4 +54,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     tensors = {name: one for name, one in tensors.items() if isinstance(one, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors: it is no checkpoint of a model")
-    return tensors
+    return Published(tensors, config if isinstance(config, dict) else {}, epoch if isinstance(epoch, int) else None)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of :func:`read_published`."""
+    return read_published(path).tensors

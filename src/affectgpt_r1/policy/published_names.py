@@ -58,30 +58,36 @@ def our_names(published: Mapping[str, Tensor], ours: Iterable[str]) -> dict[str,
     """A published checkpoint's tensors under our names.
 
     Args:
-        published: Tensors by published name.
+        published: Tensors by published name. They hold every part, whatever the input mode reads.
         ours: Names of what trains here.
 
     Returns:
-        One tensor for each of ``ours``; still images' projector is left out where nothing here reads it.
+        One tensor for each of ``ours``; parts of the fusion that are not built here are left out.
 
     Raises:
         CheckpointError: A tensor has no place here, or one is lacking.
     """
     wanted, found = set(ours), {}
+    built = {_part(name) for name in wanted}
     for name, tensor in published.items():
         place = our_name(name)
-        if place is None:
-            continue
-        if place not in wanted:
-            if place.startswith("fusion.image.") or not ("lora_" in place or place.startswith("fusion.")):
-                continue
+        if place in wanted:
+            found[place] = tensor
+        elif place is not None and (_part(place) in built or "lora_" in place) and _trains(place):
             raise CheckpointError(f"The checkpoint's {name} has no place here; choose its model.fusion and lora")
-        found[place] = tensor
     if lacking := sorted(wanted - found.keys()):
         raise CheckpointError(
             f"The checkpoint lacks {len(lacking)} weights of this model, such as {lacking[0]}; choose its model.fusion"
         )
     return found
+
+
+def _part(ours: str) -> str:
+    return ".".join(ours.split(".")[:2])
+
+
+def _trains(ours: str) -> bool:
+    return "lora_" in ours or ours.startswith("fusion.")
 
 
 def our_name(published: str) -> str | None:

@@ -26,6 +26,21 @@ def check_trainable(named_parameters: Iterable[tuple[str, nn.Parameter]], stage:
         raise ConfigError(f"stage={stage}: no weight trains; {CAUSES}")
 
 
+def check_full_precision(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+    """Refuse weights that train in half precision: small steps would be rounded away.
+
+    Raises:
+        ConfigError: Names the first.
+    """
+    for name, parameter in named_parameters:
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"{name} would train in {kind} and lose its small steps; set model.language_model.dtype=float32, or "
+                "freeze it below adapters (model.lora)"
+            )
+
+
 def check_shares(num_clips: int, num_processes: int) -> None:
     """Refuse a validation in which a process has no clip: it would leave the others waiting.
 

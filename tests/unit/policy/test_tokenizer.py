@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.policy.backbone import load_tokenizer
+from affectgpt_r1.policy.backbone import check_vocabulary, load_tokenizer
 from affectgpt_r1.policy.prompts import MEDIA_TOKENS, TURN, PromptTemplate
 from affectgpt_r1.policy.tokenizer import BOS_TOKEN, EOS_TOKEN, build_tokenizer
 
@@ -64,3 +64,58 @@ def test_same_texts_same_file(tmp_path):
 def test_a_missing_file_says_how_to_make_it(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.json.*make demo-data"):
         load_tokenizer(tmp_path / "nowhere.json")
+
+
+@pytest.fixture
+def llama_folder(tmp_path):
+    """``llama_folder(**ends)``: a tokenizer with <s> and </s>, and a model that has a row for each of its tokens."""
+    import transformers as hf
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    def write(**ends):
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+        )
+        backend.train_from_iterator(["happy sad"] * 3, trainer)
+        tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=backend, **ends)
+        tokenizer.save_pretrained(tmp_path / "llama")
+        return tmp_path / "llama", len(tokenizer)
+
+    return write
+
+
+def test_a_tokenizer_with_ends_of_its_own_keeps_them(llama_folder, make_policy, tiny_config, make_batch):
+    from affectgpt_r1.types import Sampling
+
+    folder, size = llama_folder(bos_token="<s>", eos_token="</s>")
+    tokenizer = load_tokenizer(folder)
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "</s>")
+    assert "<|im_start|>" not in tokenizer.get_vocab()
+    language_model = {**tiny_config["language_model"], "vocab_size": size}  # no rows for media placeholders
+    policy, batch = make_policy(tokenizer=str(folder), language_model=language_model), make_batch()
+    assert policy.embed_prompts(batch).mask.sum() > 0
+    assert policy.per_token_logps(batch, policy.encode_targets(batch)).isfinite().all()
+    assert len(policy.generate(batch, 1, Sampling(temperature=1.0, max_completion_length=4)).texts) == 4
+
+
+def test_a_tokenizer_without_ends_is_refused(llama_folder):
+    folder, _ = llama_folder()
+    with pytest.raises(ConfigError, match=r"llama has neither <\|im_start\|>.*nor a BOS and an EOS token"):
+        load_tokenizer(folder)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json has neither"):
+        load_tokenizer(folder / "tokenizer.json")
+
+
+def test_a_token_without_a_row_in_the_weights_is_refused(tokenizer_file, make_policy, tiny_config, tmp_path):
+    """As where tokens were added to a tokenizer, and the embeddings were not resized."""
+    tokenizer = load_tokenizer(tokenizer_file)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<cheerful>"])
+    tokenizer.save_pretrained(tmp_path)
+    language_model = {**tiny_config["language_model"], "vocab_size": size}
+    with pytest.raises(ConfigError, match=rf"'<cheerful>' is number {size}, but .* has {size} rows"):
+        make_policy(tokenizer=str(tmp_path / "tokenizer.json"), language_model=language_model)
+    check_vocabulary(load_tokenizer(tokenizer_file), make_policy(language_model=language_model).language_model)

@@ -10,6 +10,7 @@ from torch import nn
 from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
 from affectgpt_r1.stages.guards import (
     check_finite,
+    check_full_precision,
     check_gradients,
     check_loss_has_gradient,
     check_num_processes,
@@ -25,6 +26,15 @@ def test_a_model_of_which_nothing_trains_is_refused():
     check_trainable(layer.named_parameters(), "GRPOStage")
     with pytest.raises(ConfigError, match=r"stage=GRPOStage: no weight trains.*target_modules"):
         check_trainable(layer.requires_grad_(False).named_parameters(), "GRPOStage")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_train_are_in_float32(dtype):
+    layer = nn.Linear(2, 2).to(dtype)
+    with pytest.raises(ConfigError, match=r"weight would train in b?float16 .*dtype=float32"):
+        check_full_precision(layer.named_parameters())
+    layer.requires_grad_(False)
+    check_full_precision([*layer.named_parameters(), *nn.Linear(2, 2).named_parameters()])
 
 
 def test_a_loss_without_gradient_is_refused():
