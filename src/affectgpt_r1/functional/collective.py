@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -96,6 +96,7 @@ def gather_objects(value: Value, group: distributed.ProcessGroup | None = None) 
     """
     if not _is_distributed():
         return [value]
+    value = _to_host(value)
     values: list[Value] = [value] * num_processes()
     distributed.all_gather_object(values, value, group)
     return values
@@ -105,6 +106,7 @@ def gather_objects_to_first(value: Value) -> list[Value]:
     """Every process's value, rank by rank, in the first process; in the others an empty list."""
     if not _is_distributed():
         return [value]
+    value = _to_host(value)
     values = [value] * num_processes() if distributed.get_rank() == 0 else []
     distributed.gather_object(value, values or None)
     return values
@@ -168,6 +170,21 @@ def own_rows(gathered: Tensor, num_rows: int) -> Tensor:
     """This process's rows of what :func:`gather_over_processes` gave, for equally many rows a process."""
     rank = distributed.get_rank() if _is_distributed() else 0
     return gathered[rank * num_rows : (rank + 1) * num_rows]
+
+
+def _to_host(value: Any) -> Any:
+    """``value`` with the tensors in its dicts, lists and tuples on the CPU.
+
+    A pickled tensor of an accelerator comes back on the device of the process that sent it, which the receiver may not
+    see, and fills its memory where it does.
+    """
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _to_host(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_to_host(one) for one in value)
+    return value
 
 
 def _is_distributed() -> bool:

@@ -17,6 +17,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn import functional as F
 
+from affectgpt_r1.errors import ConfigError
+
 
 def deal(
     module: nn.Module, mesh: DeviceMesh, *, methods: Sequence[str], stay_whole: Iterable[nn.Parameter] = ()
@@ -28,7 +30,15 @@ def deal(
         mesh: The processes, in one dimension.
         methods: The module's methods that build the graph of a backward pass.
         stay_whole: Parameters that every process keeps.
+
+    Raises:
+        ConfigError: This torch would wait for ever for the gradients of weights that one process's batch leaves out.
     """
+    if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        raise ConfigError(
+            f"trainer=fsdp needs FSDPModule.set_reduce_scatter_unused_params, which torch {torch.__version__} lacks; "
+            "use torch 2.13 or later, or trainer=ddp"
+        )
     fully_shard(module, mesh=mesh, ignored_params=set(stay_whole))
     assert isinstance(module, FSDPModule)
     module.set_reduce_scatter_unused_params(True)  # one process's batch may leave out weights that another's uses

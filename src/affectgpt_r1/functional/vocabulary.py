@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from affectgpt_r1.functional import vocabulary_tiles as tiles
+from affectgpt_r1.functional.precision import exact_dtype
 
 GradientGuess: TypeAlias = Callable[[Tensor, slice], Tensor]
 """Told the log-probabilities ``(m,)`` of a slice of the tokens, the loss's gradients ``(m,)`` in them, but for a factor
@@ -28,7 +29,7 @@ GUESS_TOLERANCE = 1e-6  # of the largest gradient
 class VocabularyScores(NamedTuple):
     """Scores of ``M`` tokens, in single precision, or in double with such weights."""
 
-    logps: Tensor  # (M,)
+    logps: Tensor  # (M,) never above 0
     entropies: Tensor | None  # (M,) nats; None unless asked for
 
 
@@ -58,8 +59,12 @@ def vocabulary_scores(
     Returns:
         The scores, both with gradient.
     """
-    states = states.to(weight.dtype) / temperature
-    logps, entropies = _VocabularyScores.apply(states, weight, ids, entropy, guess, torch.is_grad_enabled())
+    states, scale = states.to(weight.dtype), 1.0
+    if weight.dtype.itemsize < 4:
+        scale = 1 / temperature  # of the logits, in single precision: states would be rounded again
+    else:
+        states = states / temperature
+    logps, entropies = _VocabularyScores.apply(states, weight, ids, entropy, guess, torch.is_grad_enabled(), scale)
     return VocabularyScores(logps, entropies)
 
 
@@ -73,14 +78,15 @@ class _VocabularyScores(torch.autograd.Function):
         entropy: bool,
         guess: GradientGuess | None,
         differentiable: bool,
+        scale: float,
     ) -> tuple[Tensor, Tensor | None]:
         states_train, weight_trains = (differentiable and needed for needed in ctx.needs_input_grad[:2])
         if not weight_trains or weight.dtype.itemsize < 4 or not len(ids):
             guess = None
         with torch.autocast(states.device.type, enabled=False):
-            walk = _walk(states, weight, ids, guess, directions=states_train, entropy=entropy)
+            walk = _walk(states, weight, ids, guess, directions=states_train, entropy=entropy, scale=scale)
         ctx.save_for_backward(states, weight, ids, walk.normalizers, walk.directions, walk.guessed, walk.entropies)
-        ctx.to_weight = walk.to_weight
+        ctx.to_weight, ctx.scale = walk.to_weight, scale
         ctx.set_materialize_grads(False)
         return walk.logps, walk.entropies
 
@@ -88,7 +94,7 @@ class _VocabularyScores(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any, gradient: Tensor | None, entropy_gradient: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
         states, weight, ids, normalizers, directions, guessed, entropies = ctx.saved_tensors
         states_train, weight_trains = ctx.needs_input_grad[:2]
         gradient = torch.zeros_like(normalizers) if gradient is None else gradient.unsqueeze(-1).to(normalizers.dtype)
@@ -96,19 +102,19 @@ class _VocabularyScores(torch.autograd.Function):
         with torch.autocast(states.device.type, enabled=False):
             to_states = to_weight = None
             if entropy_gradient is None:
-                to_states = (directions * gradient).to(states.dtype) if states_train else None
+                to_states = (directions * (gradient * ctx.scale)).to(states.dtype) if states_train else None
                 to_weight = None if summed is None else _scaled(summed, guessed, gradient)
             del summed
             if entropy_gradient is not None or (weight_trains and to_weight is None):
                 again = _gradients_by_logits(
-                    _Scored(states, weight, ids, normalizers, entropies),
+                    _Scored(states, weight, ids, normalizers, entropies, ctx.scale),
                     gradient,
                     entropy_gradient,
                     of_states=states_train and to_states is None,
                     of_weight=weight_trains,
                 )
                 to_states, to_weight = again[0] if to_states is None else to_states, again[1]
-        return to_states, to_weight, None, None, None, None
+        return to_states, to_weight, None, None, None, None, None
 
 
 class _Walk(NamedTuple):
@@ -121,10 +127,17 @@ class _Walk(NamedTuple):
 
 
 def _walk(
-    states: Tensor, weight: Tensor, ids: Tensor, guess: GradientGuess | None, *, directions: bool, entropy: bool
+    states: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    guess: GradientGuess | None,
+    *,
+    directions: bool,
+    entropy: bool,
+    scale: float,
 ) -> _Walk:
-    embeddings = weight[ids].to(tiles.exact_dtype(weight))
-    chosen = (states * embeddings).sum(-1, keepdim=True)
+    embeddings = weight[ids].to(exact_dtype(weight.dtype))
+    chosen = (states * embeddings).sum(-1, keepdim=True).mul_(scale)
     logps = chosen.new_empty(len(ids))
     normalizers, entropies = torch.empty_like(chosen), torch.empty_like(logps)
     keep = guess is not None
@@ -133,11 +146,12 @@ def _walk(
     buffer = tiles.scratch(weight, blocks[0].stop if blocks else 0, keep=keep)
     for rows in blocks:
         sums = tiles.exponential_sums(
-            states[rows], weight, chosen[rows], buffer, keep=keep, embedding=directions, entropy=entropy
+            states[rows], weight, chosen[rows], buffer, keep=keep, embedding=directions, entropy=entropy, scale=scale
         )
         log_mass = sums.mass.log()
         normalizers[rows] = sums.shift + log_mass
-        logps[rows] = (chosen[rows] - sums.shift - log_mass).squeeze(-1)
+        # The chosen logit and its tile's are rounded on their own: of a sure token the sum could be below its share.
+        logps[rows] = (chosen[rows] - sums.shift - log_mass).clamp_(max=0.0).squeeze(-1)
         if sums.entropy is not None:
             entropies[rows] = sums.entropy.squeeze(-1)
         if sums.embedding is not None:
@@ -176,22 +190,26 @@ class _Scored(NamedTuple):
     ids: Tensor  # (M,)
     normalizers: Tensor  # (M, 1)
     entropies: Tensor | None  # (M,)
+    scale: float  # of the logits
 
 
 def _gradients_by_logits(
     scored: _Scored, gradient: Tensor, entropy_gradient: Tensor | None, *, of_states: bool, of_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients by ``g (onehot(y) - p) - h p (log p + H)`` in the logits, which are formed again."""
-    states, weight, ids, normalizers, entropies = scored
+    states, weight, ids, normalizers, entropies, scale = scored
+    gradient = gradient * scale
+    entropy_gradient = None if entropy_gradient is None else entropy_gradient * scale
     to_states = (weight[ids] * gradient) if of_states else None
-    to_weight = torch.zeros_like(weight) if of_weight else None
+    exact = exact_dtype(weight.dtype)
+    to_weight = torch.zeros_like(weight, dtype=exact) if of_weight else None
     if to_weight is not None:
-        to_weight.index_add_(0, ids, (states * gradient).to(weight.dtype))
+        to_weight.index_add_(0, ids, states * gradient)
     blocks = tiles.row_slices(len(ids), tiles.ROWS)
     buffer = tiles.scratch(weight, blocks[0].stop if blocks else 0, keep=False)
     for rows in blocks:
         share = gradient[rows]
-        for columns, tile in tiles.shifted_tiles(states[rows], weight, normalizers[rows], buffer):
+        for columns, tile in tiles.shifted_tiles(states[rows], weight, normalizers[rows], buffer, scale=scale):
             if entropy_gradient is not None and entropies is not None:
                 surprise = torch.add(entropies[rows].unsqueeze(-1), tile, alpha=1 / tiles.LOG2_E)
                 share = torch.addcmul(gradient[rows], entropy_gradient[rows].unsqueeze(-1), surprise)
@@ -200,4 +218,6 @@ def _gradients_by_logits(
                 tiles.add_product(to_states[rows], tile, weight[columns], alpha=-1)
             if to_weight is not None:
                 tiles.add_product(to_weight[columns], tile.T, states[rows], alpha=-1)
+    if to_weight is not None:
+        to_weight = to_weight.to(weight.dtype)
     return (None if to_states is None else to_states.to(states.dtype)), to_weight

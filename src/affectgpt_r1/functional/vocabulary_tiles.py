@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from affectgpt_r1.functional.precision import exact_dtype, exact_matmul
+
 ROWS, COLUMNS, ACCELERATOR_COLUMNS = 2048, 512, 8192
 KEPT_LOGITS = 2**24
 LOG2_E = 1 / math.log(2)
@@ -24,11 +26,6 @@ class Sums(NamedTuple):
     mass: Tensor  # (m, 1) of exp(logit - shift)
     embedding: Tensor | None  # (m, D) of exp(logit - shift) * embedding
     entropy: Tensor | None  # (m, 1) nats
-
-
-def exact_dtype(weight: Tensor) -> torch.dtype:
-    """In what sums over the vocabulary are taken: at least single precision."""
-    return torch.promote_types(weight.dtype, torch.float32)
 
 
 def row_slices(count: int, largest: int) -> list[slice]:
@@ -44,27 +41,34 @@ def kept_rows(weight: Tensor) -> int:
 
 def scratch(weight: Tensor, rows: int, *, keep: bool) -> Tensor:
     """Room for one tile of ``rows`` tokens, or for all their tiles."""
-    return weight.new_empty(rows * (len(weight) if keep else min(_width(weight), len(weight))))
+    size = rows * (len(weight) if keep else min(_width(weight), len(weight)))
+    return weight.new_empty(size, dtype=exact_dtype(weight.dtype))
 
 
 def shifted_tiles(
-    states: Tensor, weight: Tensor, shift: Tensor, buffer: Tensor, *, keep: bool = False
+    states: Tensor, weight: Tensor, shift: Tensor, buffer: Tensor, *, keep: bool = False, scale: float = 1.0
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield columns of the vocabulary and ``(logits - shift) * log2(e)``, ``(m, columns)`` in :func:`exact_dtype`.
+    """Yield columns of the vocabulary and ``(logits - shift) * log2(e)``, ``(m, columns)`` in single precision.
+
+    The logits of a weight in half precision are not rounded to it: their sum would be off by 1 % and more.
 
     Args:
         states: ``(m, D)`` in the weight's type.
         weight: ``(V, D)``.
-        shift: ``(m, 1)`` nats, in :func:`exact_dtype`.
-        buffer: From :func:`scratch`; tiles of a weight in single or double precision lie in it.
+        shift: ``(m, 1)`` nats, in the weight's type but at least single precision.
+        buffer: From :func:`scratch`.
         keep: Lay every tile at a place of its own, else over the one before.
+        scale: Multiplies the product of states and weight.
     """
     offset = -LOG2_E * shift
     for columns in _column_slices(weight):
         first = columns.start if keep else 0
         tile = _tile(buffer, len(states), slice(first, first + columns.stop - columns.start))
-        torch.mm(states, weight[columns].T, out=tile)
-        yield columns, torch.add(offset, tile, alpha=LOG2_E, out=tile if tile.dtype == offset.dtype else None)
+        if tile.dtype == states.dtype == weight.dtype:
+            torch.mm(states, weight[columns].T, out=tile)
+        else:
+            tile.copy_(exact_matmul(states, weight[columns].T))
+        yield columns, torch.add(offset, tile, alpha=LOG2_E * scale, out=tile)
 
 
 def exponential_sums(
@@ -76,6 +80,7 @@ def exponential_sums(
     keep: bool = False,
     embedding: bool = False,
     entropy: bool = False,
+    scale: float = 1.0,
 ) -> Sums:
     """Sums of ``exp(logits - shift)`` over the vocabulary; kept tiles become ``exp(logits - shift)``.
 
@@ -91,12 +96,13 @@ def exponential_sums(
         keep: See :func:`shifted_tiles`.
         embedding: Whether to sum the embeddings.
         entropy: Whether to take the entropy.
+        scale: See :func:`shifted_tiles`.
     """
 
     def sums(shift: Tensor) -> Sums:
         mass, moment = torch.zeros_like(shift), torch.zeros_like(shift)
         total = shift.new_zeros(states.shape) if embedding else None
-        for columns, tile in shifted_tiles(states, weight, shift, buffer, keep=keep):
+        for columns, tile in shifted_tiles(states, weight, shift, buffer, keep=keep, scale=scale):
             exponents = tile.clone() if entropy else None
             mass.add_(tile.exp2_().sum(-1, keepdim=True))
             if exponents is not None:
@@ -109,7 +115,7 @@ def exponential_sums(
     if not (first.mass > math.sqrt(torch.finfo(weight.dtype).max)).any():
         return first
     highest = torch.full_like(chosen, -torch.inf)
-    for _, tile in shifted_tiles(states, weight, torch.zeros_like(chosen), buffer):
+    for _, tile in shifted_tiles(states, weight, torch.zeros_like(chosen), buffer, scale=scale):
         torch.maximum(highest, tile.amax(-1, keepdim=True), out=highest)
     return sums(highest / LOG2_E)
 
@@ -120,12 +126,12 @@ def kept_tiles(weight: Tensor, rows: int, buffer: Tensor) -> Iterator[tuple[slic
 
 
 def add_product(total: Tensor, first: Tensor, second: Tensor, *, alpha: float = 1.0) -> None:
-    """``total += alpha * first @ second``, the product in the type of ``second``, the sum in that of ``total``."""
+    """``total += alpha * first @ second``, from factors in the type of ``second``, added in that of ``total``."""
     first = first.to(second.dtype)
     if total.dtype == second.dtype:
         total.addmm_(first, second, alpha=alpha)
     else:
-        total.add_(first @ second, alpha=alpha)
+        total.add_(exact_matmul(first, second), alpha=alpha)
 
 
 def _tile(buffer: Tensor, rows: int, columns: slice) -> Tensor:

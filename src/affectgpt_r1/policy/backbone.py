@@ -59,7 +59,9 @@ def build_language_model(
     model = build_part("language_model", AutoModelForCausalLM, AutoConfig.for_model, settings, weights)
     _check_family(model)
     if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        # transformers calls it activation checkpointing since 5.18 or later; the older name then warns.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return model
 
 

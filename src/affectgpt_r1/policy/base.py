@@ -73,6 +73,14 @@ class Policy(Protocol):
         """Draw ``num_generations`` completions of every clip, without gradient and in evaluation mode."""
         ...
 
+    def disable_dropout(self) -> list[str]:
+        """Switch off every dropout of the language model and the fusion; the names of those that were on.
+
+        Sampling runs without dropout. With it, scoring would not be the policy that sampled, nor the reference the
+        policy's own copy.
+        """
+        ...
+
     def snapshot_reference(self) -> None:
         """Keep a frozen copy of the trainable weights: what KL is measured against."""
         ...

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from affectgpt_r1.functional.precision import exact_matmul
 from affectgpt_r1.policy.ragged import Ragged
 
 
@@ -56,17 +57,21 @@ class DecodingRow:
         own_keys, own_values = self._append(layer, key, value)
         heads, key_heads, size = query.shape[1], key.shape[1], key.shape[2]
         repeats, per_prompt = heads // key_heads, self.count // self.num_prompts
-        every = query * scale
+        # In half precision the scores are scaled, not the query: that would be rounded once more.
+        is_half = query.dtype.itemsize < 4
+        product, every = (exact_matmul, query) if is_half else (torch.matmul, query * scale)
         if self._rows is not None:
             every = query.new_zeros(self.count, heads, size).index_copy_(0, self._rows, every)
         grouped = every.view(self.num_prompts, per_prompt, key_heads, repeats, size).transpose(1, 2)
-        to_prompt = grouped.reshape(self.num_prompts, key_heads, -1, size) @ self._prompt_keys[layer]
+        to_prompt = product(grouped.reshape(self.num_prompts, key_heads, -1, size), self._prompt_keys[layer])
+        to_self = product(every.view(self.count, key_heads, repeats, size), own_keys.transpose(-1, -2))
+        if is_half:
+            to_prompt, to_self = to_prompt * scale, to_self * scale
         if self._bias is not None:
             to_prompt = to_prompt + self._bias.to(to_prompt.dtype)
         shape = (self.num_prompts, key_heads, per_prompt, repeats, -1)
-        to_self = every.view(self.count, key_heads, repeats, size) @ own_keys.transpose(-1, -2)
         spread = to_self.view(self.num_prompts, per_prompt, key_heads, repeats, -1).transpose(1, 2)
-        weights = torch.cat([to_prompt.view(shape), spread], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+        weights = torch.cat([to_prompt.view(shape), spread], -1).softmax(-1).to(value.dtype)
         prompt_weights, self_weights = torch.split(weights, [to_prompt.shape[-1], self.length + 1], -1)
         from_prompt = prompt_weights.flatten(2, 3) @ self._prompt_values[layer]
         from_self = self_weights.transpose(1, 2).reshape(self.count, key_heads, repeats, -1) @ own_values

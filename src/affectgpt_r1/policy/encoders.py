@@ -129,6 +129,9 @@ class Towers(nn.Module):
     def forward(self, batch: ClipBatch) -> Mapping[str, Tensor]:
         """Features by modality: those that the batch carries, or else those of its media.
 
+        The towers run in their weights' own type, never under autocast: features that are computed while training, for
+        the store, or to answer are then the same.
+
         Returns:
             ``"video" -> (B, F, D_video)`` and ``"audio" -> (B, W, D_audio)``, where the batch has them; with
             ``data.visual=both`` also ``"frame"``, of the whole frames beside the face crops.
@@ -136,7 +139,8 @@ class Towers(nn.Module):
         if batch.features:
             return batch.features
         features: dict[str, Tensor] = {}
-        with torch.no_grad() if self.frozen else nullcontext():
+        device = next(self.parameters()).device.type
+        with torch.no_grad() if self.frozen else nullcontext(), torch.autocast(device, enabled=False):
             if batch.frames is not None:
                 features["video"] = self.video(batch.frames)
             if batch.context_frames is not None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from affectgpt_r1.functional.precision import exact_dtype, exact_matmul
+
 
 def attention_forward(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float, causal: bool, bias: Tensor | None
@@ -74,11 +76,12 @@ def attention_backward(
 
 def _exact(values: Tensor) -> Tensor:
     """At least single precision, in which exponentials and sums are taken."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    return values.to(exact_dtype(values.dtype))
 
 
 def _scores(query: Tensor, key: Tensor, scale: float, causal: bool, bias: Tensor | None) -> Tensor:
-    scores = _exact(query @ key.transpose(-1, -2)).mul_(scale)  # in place: there are as many as queries times keys
+    # Qwen2's key and query biases take raw scores beyond 65,504, where bfloat16's steps are 256 and more.
+    scores = exact_matmul(query, key.transpose(-1, -2)).mul_(scale)  # in place: as many as queries times keys
     if bias is not None:
         scores.add_(bias)
     if causal:
@@ -111,7 +114,7 @@ def plain_attention_backward(
     """:func:`attention_backward` by matrix products, for any device."""
     probabilities = _scores(query, key, scale, causal, bias).sub_(normalizer.unsqueeze(-1)).exp_()
     row_term = (_exact(gradient) * _exact(output)).sum(-1, keepdim=True)
-    score_gradient = _exact(gradient @ value.transpose(-1, -2)).sub_(row_term).mul_(probabilities).mul_(scale)
+    score_gradient = exact_matmul(gradient, value.transpose(-1, -2)).sub_(row_term).mul_(probabilities).mul_(scale)
     score_gradient = score_gradient.to(query.dtype)
     return (
         score_gradient @ key,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from affectgpt_r1.functional.precision import exact_matmul
 from affectgpt_r1.policy.flash import attention_backward, attention_forward
 from affectgpt_r1.policy.ragged import Ragged
 
@@ -44,8 +45,7 @@ def attend_at_ends(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, s
     """
     count, heads, size = query.shape
     grouped = query.view(count, key.shape[1], -1, size)
-    scores = grouped @ lengths.pad(key).permute(0, 2, 3, 1)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
+    scores = exact_matmul(grouped, lengths.pad(key).permute(0, 2, 3, 1)) * scale
     bias = lengths.padding_bias(scores.dtype)
     weights = (scores if bias is None else scores + bias).softmax(-1).to(value.dtype)
     return (weights @ _heads_first(lengths.pad(value))).view(count, heads, size)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from affectgpt_r1.functional.logprobs import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.functional.vocabulary import GradientGuess, VocabularyScores, vocabulary_scores
 from affectgpt_r1.policy.decoding_row import DecodingRow
+from affectgpt_r1.policy.head_logits import head_logits
 from affectgpt_r1.policy.input_embedding import InputEmbedding
 from affectgpt_r1.policy.plain_body import PlainBody, is_plain
 from affectgpt_r1.policy.ragged import Ragged
@@ -114,7 +115,7 @@ def token_scores(
         return vocabulary_scores(states, weight, ids, temperature=temperature, entropy=entropy, guess=guess)
 
     def score(rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(rows) / temperature
+        logits = head_logits(head, rows) / temperature
         return selective_log_softmax(logits, tokens), entropy_from_logits(logits)
 
     parts = [
@@ -165,7 +166,7 @@ class Decoder:
         return self._outputs(states)
 
     def _outputs(self, states: Tensor) -> Tensor:
-        return states if self.head is not None else self.model.lm_head(states)
+        return states if self.head is not None else head_logits(self.model.lm_head, states)
 
 
 def _run(model: Any, embeds: Tensor, positions: Tensor, row: SharedRow | DecodingRow) -> Tensor:

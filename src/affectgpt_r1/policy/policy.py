@@ -16,6 +16,7 @@ from affectgpt_r1.functional.vocabulary import GradientGuess
 from affectgpt_r1.policy import shared_attention
 from affectgpt_r1.policy.backbone import use_attention
 from affectgpt_r1.policy.base import TokenScores
+from affectgpt_r1.policy.dropout import disable_dropout
 from affectgpt_r1.policy.encoders import Towers
 from affectgpt_r1.policy.fused_layers import fuse_layers
 from affectgpt_r1.policy.fusion import Fusion
@@ -217,9 +218,10 @@ class MultimodalPolicy(nn.Module):
         return states, prompts.embedding.weight
 
     def _take_prefill(self, batch: ClipBatch) -> Prefill | None:
-        if not torch.is_grad_enabled():
-            return None
-        kept, self._kept_prefill = self._kept_prefill, None
+        """The rollout's pass over the prompts, where it is this batch's; a pass without gradient leaves it."""
+        kept = self._kept_prefill
+        if torch.is_grad_enabled():
+            self._kept_prefill = None
         return kept.prefilled if kept is not None and kept.serves(batch, self.trainable_parameters().values()) else None
 
     def generate(
@@ -277,6 +279,10 @@ class MultimodalPolicy(nn.Module):
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters that train, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def disable_dropout(self) -> list[str]:
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
+        return disable_dropout(self.language_model) + disable_dropout(self.fusion)
 
     def snapshot_reference(self) -> None:
         """See :class:`~affectgpt_r1.policy.base.Policy`.

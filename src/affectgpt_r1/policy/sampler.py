@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.functional.precision import cumulative_sum
 from affectgpt_r1.types import Sampling
 
 BLOCK = 128
@@ -93,7 +94,7 @@ def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float = 0.
     if top_p < 1.0:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities
+        before = cumulative_sum(probabilities) - probabilities
         drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
         logits = logits.masked_fill(drop, -torch.inf)
     if min_p > 0.0:
@@ -172,7 +173,7 @@ def invert_cumulative(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor
     Returns:
         ``(m,)`` int64, and ``(m,)`` in [0, 1].
     """
-    cumulative = weights.cumsum(-1)
+    cumulative = cumulative_sum(weights)
     target = (uniforms * cumulative[:, -1]).unsqueeze(-1)
     last = (weights > 0).long().mul(torch.arange(weights.shape[-1], device=weights.device)).amax(-1, keepdim=True)
     index = torch.searchsorted(cumulative, target, right=True).minimum(last)  # rounding may pass the last by a hair

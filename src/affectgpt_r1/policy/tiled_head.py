@@ -75,7 +75,7 @@ class TiledHead:
         normalizer = top + masses.sum(-1).log().float()
         if len(banned):
             normalizer = torch.logaddexp(normalizer, (scaled @ self.weight[banned].T).logsumexp(-1))
-        return Drawn(ids, (scaled * self.weight[ids]).sum(-1) - normalizer)
+        return Drawn(ids, ((scaled * self.weight[ids]).sum(-1) - normalizer).clamp_(max=0.0))
 
     def _make_buffers(self, states: Tensor, banned: Tensor) -> _Buffers:
         tiles, count = len(self._tiles), len(states)

@@ -64,6 +64,8 @@ class RolloutBuffer:
         completions: ``(B, G, C)``.
         loss_mask: ``(B, G, C)``; 1 on tokens that the loss counts.
         sampling_per_token_logps: ``(B, G, C)`` under which the tokens were drawn.
+        old_per_token_logps: ``(B, G, C)`` of the same weights, by the pass that the update makes; None where each step
+            comes before the weights change.
         ref_per_token_logps: ``(B, G, C)`` of the reference; None without one.
         advantages: ``(B, G)``.
         tokens_per_step: Tokens of ``loss_mask`` over the steps, averaged over processes.
@@ -80,6 +82,7 @@ class RolloutBuffer:
     tokens_per_step: float
     records: Sequence[CompletionRecord]
     logs: Mapping[str, float] = field(default_factory=dict)
+    old_per_token_logps: Tensor | None = None
 
     def step(self, index: int, num_steps: int) -> RolloutBuffer:
         """The part of one of ``num_steps`` training steps: whole groups, padding cut to the longest completion."""
@@ -89,15 +92,18 @@ class RolloutBuffer:
         clips = slice(index * size, (index + 1) * size)
         length = int(self.completions.mask[clips].sum(-1).max())
         num_generations = self.advantages.shape[1]
+
+        def part(logps: Tensor | None) -> Tensor | None:
+            return None if logps is None else logps[clips, :, :length]
+
         return dataclasses.replace(
             self,
             batch=select_clips(self.batch, range(clips.start, clips.stop)),
             completions=TokenBatch(self.completions.ids[clips, :, :length], self.completions.mask[clips, :, :length]),
             loss_mask=self.loss_mask[clips, :, :length],
             sampling_per_token_logps=self.sampling_per_token_logps[clips, :, :length],
-            ref_per_token_logps=(
-                None if self.ref_per_token_logps is None else self.ref_per_token_logps[clips, :, :length]
-            ),
+            old_per_token_logps=part(self.old_per_token_logps),
+            ref_per_token_logps=part(self.ref_per_token_logps),
             advantages=self.advantages[clips],
             records=self.records[clips.start * num_generations : clips.stop * num_generations],
         )

@@ -284,3 +284,43 @@ def test_no_tokens_at_all():
         assert scores.logps.shape == scores.entropies.shape == (0,)
         (scores.logps.sum() + scores.entropies.sum()).backward()
         assert not weight.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_half_precision_sums_logits_that_are_not_rounded(dtype, temperature, scale):
+    """Logits up to 100, of which bfloat16 keeps the halves; every other token is the most likely one."""
+    states, weight, ids = tensors(200, 3000, 64, torch.float32, seed=1)
+    states, weight = (scale * states).to(dtype), weight.to(dtype)
+    ids[1::2] = (states.float() @ weight.float().T).argmax(-1)[1::2]
+    mine = vocabulary_scores(states, weight, ids, temperature=temperature, entropy=True)
+    expected = all_at_once(states, weight, ids, temperature)
+    torch.testing.assert_close(mine.logps.double(), expected[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(mine.entropies.double(), expected[1], atol=1e-4, rtol=0)
+    assert mine.logps.max() <= 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_half_precision_gradients_are_rounded_once(temperature):
+    states, weight, ids = tensors(200, 3000, 64, torch.float32, seed=1)
+    halved = [one.bfloat16().requires_grad_() for one in (states, weight)]
+    doubled = [one.detach().double().requires_grad_() for one in halved]
+    mine = vocabulary_scores(*halved, ids, temperature=temperature, entropy=True)
+    expected = all_at_once(*doubled, ids, temperature)
+    for loss in LOSSES.values():
+        got = torch.autograd.grad(loss(*mine), halved, retain_graph=True)
+        wanted = torch.autograd.grad(loss(*expected), doubled, retain_graph=True)
+        for one, other in zip(got, wanted, strict=True):
+            assert (one.double() - other).norm() < 0.004 * other.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_log_probability_is_above_zero(dtype):
+    """The logit of a sure token and its place in the sum are rounded on their own."""
+    states, weight, _ = tensors(2000, 600, 256, torch.float32, seed=4)
+    states, weight = (2 * states).to(dtype), weight.to(dtype)
+    ids = (states.float() @ weight.float().T).argmax(-1)
+    logps = vocabulary_scores(states, weight, ids).logps
+    assert (logps > -1e-3).sum() > 500
+    assert logps.max() <= 0

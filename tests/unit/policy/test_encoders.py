@@ -85,3 +85,16 @@ def test_freezing(make_towers, make_batch):
     towers.train()
     assert not any(module.training for module in towers.modules())
     assert not any(parameter.requires_grad for parameter in towers.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_are_the_same_while_training_for_the_store_and_to_answer(make_towers, make_batch, dtype):
+    """Autocast is on while training, where ``data.feature_store=null``, and off elsewhere."""
+    towers, batch = make_towers().to(dtype), make_batch(2)
+    expected = towers(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = towers(batch)
+    assert found.keys() == expected.keys() == {"video", "audio"}
+    for name, features in found.items():
+        assert features.dtype == torch.float32
+        assert torch.equal(features, expected[name]), name

@@ -16,6 +16,7 @@ from simulated_device import MixedDevicesError, waits
 from affectgpt_r1.data.collate import batch_to_device
 from affectgpt_r1.data.features import FeatureStore, store_features
 from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.functional.collective import _to_host
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.policy.checkpoint import load_policy_weights, policy_digests
 from affectgpt_r1.policy.export import export_policy, load_exported
@@ -178,3 +179,12 @@ def test_random_states_of_gpus_are_kept(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.extend)
     restore_random_state(capture_random_state())
     assert [one.tolist() for one in restored] == [one.tolist() for one in states]
+
+
+def test_what_processes_send_each_other_is_on_the_host(device):
+    ours = torch.arange(3.0, device=device)
+    sent = _to_host({"gradients": {"a": ours}, "rest": [ours, (ours, 1, "b", None)]})
+    tensors = [sent["gradients"]["a"], sent["rest"][0], sent["rest"][1][0]]
+    assert [one.device.type for one in tensors] == ["cpu"] * 3
+    assert all(one.tolist() == [0, 1, 2] for one in tensors)
+    assert sent["rest"][1][1:] == (1, "b", None)

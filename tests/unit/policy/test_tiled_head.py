@@ -136,3 +136,11 @@ def test_other_heads_give_logits():
     assert tiled_head(SimpleNamespace(lm_head=nn.Linear(4, 9, bias=False).bfloat16())) is None
     assert tiled_head(SimpleNamespace(lm_head=nn.Sequential(nn.Linear(4, 9, bias=False)))) is None
     assert tiled_head(SimpleNamespace(lm_head=nn.Linear(4, 9, bias=False))).size == 9
+
+
+def test_no_log_probability_of_a_sure_token_is_above_zero():
+    weight, states = random_head(600, 256), 2 * torch.randn(2000, 256, generator=generator(13))
+    uniforms = torch.rand(2000, dtype=torch.float64, generator=generator(14))
+    logps = TiledHead(weight).draw(states, Sampling(), uniforms, NONE).logps
+    assert (logps > -1e-3).sum() > 1000
+    assert logps.max() <= 0

@@ -112,12 +112,15 @@ def test_groups_of_equal_rewards_are_drawn_anew(tiny_policy, make_batch):
 
 
 @pytest.mark.parametrize(
-    ("options", "prefills"), [({}, 1), ({"max_resamples": 1}, 2), ({"steps_per_generation": 2}, 3)]
+    ("options", "prefills"), [({}, 1), ({"max_resamples": 1}, 2), ({"steps_per_generation": 2}, 5)]
 )
 def test_a_rollouts_prefill_is_kept_only_for_an_update_of_the_same_clips(
     tiny_policy, make_batch, monkeypatch, options, prefills
 ):
-    """Prompts are embedded for the rollout, for groups drawn anew, and for steps that have part of the clips."""
+    """Prompts are embedded for the rollout, for groups drawn anew, and for steps that have part of the clips.
+
+    Each of these is passed twice: for the old log-probs, and for the update.
+    """
     embedded, embed = [], tiny_policy.embed_prompts
     monkeypatch.setattr(tiny_policy, "embed_prompts", lambda *one, **named: embedded.append(1) or embed(*one, **named))
     tiny_policy.train()
