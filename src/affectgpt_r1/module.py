@@ -161,6 +161,9 @@ class AffectModule(L.LightningModule):
         if self._random_state is not None:
             restore_random_state(self._random_state)
             self._random_state = None
+            # The step under which values are logged: Lightning restores one too few where the checkpoint was written
+            # by the validation of a run that was stopping.
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
         if self._gradients:
             for name, parameter in self.named_parameters():
                 if name in self._gradients:

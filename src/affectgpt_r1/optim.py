@@ -12,6 +12,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from affectgpt_r1.errors import ConfigError
 
+NEEDS_A_LENGTH = (
+    "a learning rate that falls needs the run's length: set trainer.max_steps, trainer.max_epochs or "
+    "optim.scheduler.total_steps, or keep the rate by optim.scheduler.final_share=1.0"
+)
+
 
 def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
     """Groups of what trains: matrices with weight decay; biases and norms without, as in AffectGPT. None is empty.
@@ -48,7 +53,7 @@ def build_optimizer(
     try:
         optimizer = make(parameter_groups(named_parameters, weight_decay))
     except ValueError as error:
-        raise ConfigError(f"optim.optimizer: {error}; mend that key, as in optim.optimizer.lr=2.0e-3") from error
+        raise ConfigError(f"optim.optimizer: {error}; change that key, as in optim.optimizer.lr=2.0e-3") from error
     # Under mixed precision a fused step may unscale gradients itself, and Lightning then refuses to clip them.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
@@ -62,8 +67,11 @@ def linear_schedule(optimizer: Optimizer, *, warmup_steps: int, total_steps: int
     Args:
         optimizer: Whose rates are scaled.
         warmup_steps: Optimizer steps until the full rate.
-        total_steps: Optimizer steps of the run.
-        final_share: Share of the rate at the end, and after it.
+        total_steps: Optimizer steps of the run; a constant rate needs none, and takes -1.
+        final_share: Share of the rate at the end, and after it; 0 to 1.
+
+    Raises:
+        ConfigError: A value is out of range, or the rate is to fall and the run has no length.
     """
     return _schedule(optimizer, lambda progress: progress, warmup_steps, total_steps, final_share)
 
@@ -79,6 +87,12 @@ def _schedule(
     optimizer: Optimizer, fallen: Callable[[float], float], warmup_steps: int, total_steps: int, final_share: float
 ) -> LambdaLR:
     """``fallen`` says how much of the fall is done at a share of the steps after the warmup."""
+    if warmup_steps < 0:
+        raise ConfigError(f"optim.scheduler.warmup_steps={warmup_steps}: give 0 or more")
+    if not 0 <= final_share <= 1:
+        raise ConfigError(f"optim.scheduler.final_share={final_share}: give a share of the rate, from 0 to 1")
+    if total_steps < 1 and final_share < 1:  # the fall would be over at once: rate 0 from the end of the warm-up on
+        raise ConfigError(f"optim.scheduler.total_steps={total_steps}: {NEEDS_A_LENGTH}")
 
     def share(step: int) -> float:
         if step < warmup_steps:

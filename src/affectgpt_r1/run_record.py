@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import resource
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.reporting.plain_json import write_json
 
 if TYPE_CHECKING:
     import lightning as L
@@ -47,13 +49,19 @@ def wall_time_of(path: str | Path) -> float:
     """The ``fit_seconds`` of another run.
 
     Raises:
-        ConfigError: There is no such record.
+        ConfigError: There is no such record, or its time cannot be trained for.
     """
     if not Path(path).is_file():
         raise ConfigError(
             f"match_wall_time: no {path}; run that stage first (`make grpo`), or set match_wall_time=null"
         )
-    return float(json.loads(Path(path).read_text(encoding="utf-8"))["fit_seconds"])
+    try:
+        seconds = float(json.loads(Path(path).read_text(encoding="utf-8"))["fit_seconds"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"match_wall_time: {path} has no fit_seconds ({error!r}); run that stage again") from error
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"match_wall_time: fit_seconds of {path} is {seconds}, not a time to train for")
+    return seconds
 
 
 def write_record(
@@ -77,7 +85,7 @@ def write_record(
     }
     folder = Path(config.paths.run)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "run.json", record)
     reached = "" if best is None else f"best {config.stage.monitor} {float(best):.3f}; "
     log.info("%s ended: %sweights and run.json in %s", config.stage.name, reached, folder)
     return result

@@ -34,6 +34,7 @@ def train(config: DictConfig) -> dict[str, float]:
         figures of the test clips, which the first process alone answers and records.
     """
     from affectgpt_r1.assembly import build_data, build_policy, encode_clips, prepare_process, take_exported_model
+    from affectgpt_r1.before_training import check_data, check_settings, schedule_length
     from affectgpt_r1.callbacks.processes import processes_started
     from affectgpt_r1.config import instantiate_stage, resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -41,12 +42,16 @@ def train(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tracking import tracked_run
     from affectgpt_r1.run_record import PhaseClock, write_record
+    from affectgpt_r1.value_ranges import check_ranges
 
     clock = PhaseClock()
+    check_ranges(config)
     prepare_process(config)  # before the stage, whose heads draw their first weights
     take_exported_model(config)  # before settings are compared or logged
     resume_from = _checkpoint_to_resume(config)
     trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
+    if trains:
+        check_settings(config)
     stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)
     loggers = _build_loggers(config, resumed=resume_from is not None)
     trainer = _build_trainer(config, loggers)  # first: it knows what the machine lacks, and which process this is
@@ -56,6 +61,10 @@ def train(config: DictConfig) -> dict[str, float]:
         policy = build_policy(config)
         with clock.phase("data_seconds"):
             data = build_data(config)
+            length = {}
+            if stage is not None:
+                check_data(config, stage, data, lexicon)
+                length = schedule_length(config, trainer, stage, data)
         for logger in mlflow_loggers(loggers):
             logger.log_data(data.digest(), config.synthetic)
         with processes_started(trainer, wanted=trains):  # now, that all mistakes are found, to encode together
@@ -63,7 +72,7 @@ def train(config: DictConfig) -> dict[str, float]:
                 skipped = encode_clips(data, policy, trainer.strategy.root_device)
             with clock.phase("fit_seconds"):
                 if trains:
-                    module = _build_module(config, policy, stage, lexicon, skipped)
+                    module = _build_module(config, policy, stage, lexicon, skipped, length)
                     trainer.fit(module, datamodule=data, ckpt_path=resume_from)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if config.evaluate_after:
@@ -162,7 +171,9 @@ def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
     return trainer
 
 
-def _build_module(config: DictConfig, policy: Any, stage: Any, lexicon: Any, skipped: Any) -> AffectModule:
+def _build_module(
+    config: DictConfig, policy: Any, stage: Any, lexicon: Any, skipped: Any, length: dict[str, int]
+) -> AffectModule:
     from affectgpt_r1.assembly import answer_sampling
     from affectgpt_r1.config import instantiate, resolved
     from affectgpt_r1.module import AffectModule
@@ -172,7 +183,7 @@ def _build_module(config: DictConfig, policy: Any, stage: Any, lexicon: Any, ski
         stage,
         lexicon,
         instantiate(config.optim.optimizer),
-        instantiate(config.optim.scheduler),
+        instantiate(config.optim.scheduler, **length),
         weight_decay=config.optim.weight_decay,
         answer_sampling=answer_sampling(config),
         seed=config.seed,

@@ -28,7 +28,7 @@ def run(stage_overrides, workspace, tmp_path):
     files = ("train_labels=preference.csv", "train_reasons=null", "validation_labels=null", "test_labels=null")
 
     def build(*overrides):
-        settings = (*(f"data.{file}" for file in files), "data.validation_share=0.4", "stage.mode=min", *overrides)
+        settings = (*(f"data.{file}" for file in files), "data.validation_share=0.4", *overrides)
         changed = stage_overrides("sft", tmp_path / "run", 2, *settings, "trainer.val_check_interval=2")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return train(compose("train", overrides=list(changed)))

@@ -67,3 +67,21 @@ def test_half_a_cosine():
 
 def test_a_run_shorter_than_its_warm_up_stays_finite():
     assert rates(5, warmup_steps=20, total_steps=2) == pytest.approx([1 / 21, 2 / 21, 3 / 21, 4 / 21, 5 / 21])
+
+
+@pytest.mark.parametrize("shape", [linear_schedule, cosine_schedule])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"warmup_steps": 0, "total_steps": -1}, r"total_steps=-1: a learning rate that falls needs the run's length"),
+        ({"warmup_steps": -3, "total_steps": 9}, r"warmup_steps=-3: give 0 or more"),
+        ({"warmup_steps": 0, "total_steps": 9, "final_share": float("nan")}, r"final_share=nan: give a share"),
+    ],
+)
+def test_a_schedule_that_would_end_at_once_is_refused(shape, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        rates(1, shape, **settings)
+
+
+def test_a_constant_rate_needs_no_length():
+    assert rates(4, warmup_steps=1, total_steps=-1, final_share=1.0) == pytest.approx([0.5, 1, 1, 1])

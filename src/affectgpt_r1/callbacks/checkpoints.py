@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import zipfile
@@ -13,8 +14,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
-from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
+
+log = logging.getLogger(__name__)
+
+RISING = ("f1", "precision", "recall", "accuracy", "waf", "war", "uar", "format_rate", "reward")
+"""Last parts of log names of which more is better."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -73,13 +80,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the checkpoint of the best validation as ``<folder>/best.ckpt``.
 
+    A score that is NaN or infinite is never the best. A run that ends before its first validation is due validates
+    after its last batch, so that there is a best checkpoint to go on from.
+
     Args:
         folder: Where it is written.
-        monitor: Log name of the figure to judge by.
-        mode: Whether more or less of it is better.
+        monitor: Log name of the metric to judge by.
+        mode: Whether more or less of it is better; ``auto`` decides by the name, see :func:`direction_of`.
+
+    Raises:
+        ConfigError: ``mode`` contradicts the metric, or ``auto`` cannot tell.
     """
 
-    def __init__(self, folder: str | Path, monitor: str = "val/f1", mode: Literal["min", "max"] = "max") -> None:
+    def __init__(
+        self, folder: str | Path, monitor: str = "val/f1", mode: Literal["auto", "min", "max"] = "auto"
+    ) -> None:
+        mode = direction_of(monitor, mode)
+        self._num_not_finite = 0
         super().__init__(
             dirpath=folder,
             filename="best",
@@ -89,6 +106,61 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Whether the score is the best so far; Lightning would keep a first NaN, and an infinity for ever."""
+        if current is not None and not bool(torch.isfinite(current)):
+            self._num_not_finite += 1
+            log.warning("Step %d: %s is %s, so this cannot be best.ckpt", trainer.global_step, self.monitor, current)
+            return False
+        return super().check_monitor_top_k(trainer, current)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ask for a validation after the run's last batch where there has been none."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.best_model_score is None and _is_last_batch_of_run(trainer):
+            trainer.should_stop = True  # the Trainer validates before it stops; the run ends here in any case
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to end as if all were well when no validation had a score.
+
+        Raises:
+            TrainingError: Every score was NaN or infinite; the weights are in ``last.ckpt``.
+        """
+        super().on_train_end(trainer, pl_module)
+        if self._num_not_finite and self.best_model_score is None:
+            raise TrainingError(
+                f"{self.monitor} was NaN or infinite in all {self._num_not_finite} validations, so there is no "
+                "best.ckpt; the weights are in last.ckpt. Monitor another metric by stage.monitor=, or check the "
+                "validation clips' labels"
+            )
+
+
+def direction_of(monitor: str, mode: str = "auto") -> Literal["min", "max"]:
+    """Return whether less or more of a logged metric is better.
+
+    Args:
+        monitor: Log name, such as ``val/loss``.
+        mode: ``auto`` decides by the name: losses fall, the scores of answers rise.
+
+    Raises:
+        ConfigError: ``mode`` contradicts the name, is unknown, or is ``auto`` for a metric of which neither more nor
+            less is better in itself.
+    """
+    if mode not in ("auto", "min", "max"):
+        raise ConfigError(f"stage.mode={mode} is unknown; choose among auto, min, max")
+    name = monitor.removesuffix("_step").removesuffix("_epoch").rpartition("/")[2]
+    known: Literal["min", "max"] | None = "min" if name.endswith("loss") else "max" if name in RISING else None
+    if known is None and mode == "auto":
+        raise ConfigError(f"stage.monitor={monitor}: say whether less or more of it is better by stage.mode=min or max")
+    if known is not None and mode not in ("auto", known):
+        raise ConfigError(
+            f"stage.mode={mode} would keep the worst checkpoint: of {monitor} {'less' if known == 'min' else 'more'} "
+            "is better; leave stage.mode=auto"
+        )
+    return known or ("min" if mode == "min" else "max")
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -126,6 +198,14 @@ class LastCheckpoint(ModelCheckpoint):
         """Write the best score that this validation may have set."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not getattr(trainer, "fast_dev_run", False):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def _is_last_batch_of_run(trainer: pl.Trainer) -> bool:
+    """Whether ``max_steps`` or ``max_epochs`` ends the run after this batch."""
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return True
+    last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+    return last_epoch and bool(trainer.is_last_batch)
 
 
 def _write(checkpoint: dict[str, Any], partial: Path) -> None:

@@ -37,7 +37,7 @@ class RewardHackingAlarm(pl.Callback):
     """
 
     def __init__(self, monitor: str = "val/f1", window: int = 6, min_t: float = 2.13, min_drop: float = 0.01) -> None:
-        self._monitor = monitor
+        self.monitor = monitor
         self._window = window
         self._min_t = min_t
         self._min_drop = min_drop
@@ -56,8 +56,8 @@ class RewardHackingAlarm(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge, unless the alarm has gone off before."""
-        score = trainer.callback_metrics.get(self._monitor)
-        if trainer.sanity_checking or not self._pending or score is None:
+        score = trainer.callback_metrics.get(self.monitor)
+        if trainer.sanity_checking or not self._pending or score is None or not math.isfinite(score):
             return
         self._rewards = [*self._rewards, sum(self._pending) / len(self._pending)][-self._window :]
         self._scores = [*self._scores, float(score)][-self._window :]
@@ -80,7 +80,7 @@ class RewardHackingAlarm(pl.Callback):
             trainer.global_step,
             self._window,
             rise,
-            self._monitor,
+            self.monitor,
             fall,
         )
         for tracked in mlflow_loggers(trainer.loggers):

@@ -165,6 +165,16 @@ class ClipDataModule(LightningDataModule):
         self._train_sampler.start_at(*self._resume)
         return self._loader(dataset, batch_sampler=self._train_sampler)
 
+    def num_train_batches(self, num_processes: int, schedule: GenerationSchedule | None = None) -> int:
+        """Training batches of one epoch and process, before a Trainer is attached.
+
+        Args:
+            num_processes: Among how many the clips are divided.
+            schedule: How training steps share what is sampled at once; None is one step per batch.
+        """
+        clips = ClipSampler(len(self.splits.train), seed=self.seed, shuffle=True, num_replicas=num_processes)
+        return len(GenerationBatchSampler(clips, self.batch_size, schedule or GenerationSchedule()))
+
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches in order; unreadable clips are left out and listed."""
         return self.evaluation_loader(self.splits.validation)

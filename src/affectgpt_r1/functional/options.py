@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -81,10 +82,24 @@ class GRPOOptions:
         for key, least in (("num_iterations", 1), ("steps_per_generation", 1), ("max_resamples", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(f"stage.{key}={getattr(self, key)} must be at least {least}")
+        self._check_ranges()
         if not 0 < self.top_entropy_quantile <= 1:
             raise ConfigError(f"stage.top_entropy_quantile={self.top_entropy_quantile} must be above 0 and at most 1")
         if self.truncated_leave_baseline and not self.mask_truncated_completions:
             raise ConfigError("stage.truncated_leave_baseline needs stage.mask_truncated_completions=true")
+
+    def _check_ranges(self) -> None:
+        """Refuse numbers that would turn a term around or make it NaN."""
+        ranges = {
+            "epsilon": (0 <= self.epsilon <= 1, "between 0 and 1"),
+            "epsilon_high": (self.epsilon_high is None or self.epsilon_high >= 0, "0 or more, or null"),
+            "delta": (self.delta is None or self.delta > 1, "above 1, or null"),
+            "beta": (0 <= self.beta < math.inf, "0 or more: a negative one would reward distance from the reference"),
+            "entropy_coef": (math.isfinite(self.entropy_coef), "finite"),
+        }
+        for key, (fits, allowed) in ranges.items():
+            if not fits:  # NaN fits no comparison
+                raise ConfigError(f"stage.{key}={getattr(self, key)} must be {allowed}")
 
     @property
     def upper_epsilon(self) -> float:

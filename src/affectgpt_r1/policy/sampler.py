@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -47,7 +48,7 @@ def check_sampling(sampling: Sampling) -> None:
         ConfigError: Names the first of them.
     """
     allowed = {
-        "temperature": (sampling.temperature >= 0, "0 or more"),
+        "temperature": (0 <= sampling.temperature < math.inf, "0 or more, and finite"),
         "top_p": (0 < sampling.top_p <= 1, "above 0 and at most 1"),
         "top_k": (sampling.top_k >= 0, "0 or more"),
         "min_p": (0 <= sampling.min_p <= 1, "between 0 and 1"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -24,3 +26,10 @@ def finite_or_none(value: Any) -> Any:
 def json_text(content: Any) -> str:
     """``content`` as indented JSON with a closing line break."""
     return json.dumps(finite_or_none(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write :func:`json_text` to ``path``, which a reader finds whole, old or new, at any moment."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json_text(content), encoding="utf-8")
+    os.replace(partial, path)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from affectgpt_r1.errors import TrainingError
 from affectgpt_r1.rewards.bradley_terry import bradley_terry_strengths
 from affectgpt_r1.rewards.judges import Judge
 from affectgpt_r1.types import Completion, EmotionSet
@@ -60,7 +61,12 @@ class PerceptionReward:
             if compared:
                 table = self.judge.wins(completions[rows[0]].clip, [reasonings[place] for place in compared])
                 places = torch.tensor(compared)
-                wins[group, places.unsqueeze(1), places] = torch.tensor(table, dtype=torch.float64)
+                preferred = torch.tensor(table, dtype=torch.float64)
+                if not bool(((preferred >= 0) & (preferred <= 1)).all()):  # NaN would rank all of the group last
+                    raise TrainingError(
+                        f"judge: a preference for clip {completions[rows[0]].clip} is not between 0 and 1: {table}"
+                    )
+                wins[group, places.unsqueeze(1), places] = preferred
         solved = bradley_terry_strengths(wins).tolist()
         return [
             [strength if completions[row].reasoning else None for row, strength in zip(rows, padded, strict=False)]

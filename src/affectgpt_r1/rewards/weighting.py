@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, TrainingError
 from affectgpt_r1.rewards.base import Reward
 from affectgpt_r1.rewards.overlong import OverlongReward
 from affectgpt_r1.types import Completion, EmotionSet
@@ -32,8 +33,8 @@ class WeightedRewards:
         max_completion_length: The limit; needed with ``overlong_tokens``.
 
     Raises:
-        ConfigError: ``rewards`` and ``weights`` name different parts, there is none, or every part reads a reasoning
-            for which the prompt does not ask.
+        ConfigError: ``rewards`` and ``weights`` name different parts, there is none, a weight is NaN or infinite, all
+            weights are 0, or every part reads a reasoning for which the prompt does not ask.
     """
 
     def __init__(
@@ -52,6 +53,11 @@ class WeightedRewards:
             raise ConfigError(f"reward.rewards {sorted(rewards)} read the reasoning: take prompt=think, or reward=all")
         self.rewards = dict(rewards)
         self.weights = {name: float(weight) for name, weight in weights.items()}
+        for name, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise ConfigError(f"reward.weights.{name}={weight}: give a finite number, or leave the reward out")
+        if not any(self.weights.values()) and overlong_tokens is None:
+            raise ConfigError(f"reward.weights of {sorted(weights)} are all 0: no completion would earn anything")
         if overlong_tokens is not None:
             if max_completion_length is None:
                 raise ConfigError("penalty.overlong_tokens needs reward.max_completion_length")
@@ -64,15 +70,24 @@ class WeightedRewards:
         return WeightedRewards(alone, {name: self.weights[name] for name in alone}) if alone else None
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> RewardScores:
-        """Score ``N`` completions against their targets."""
+        """Score ``N`` completions against their targets.
+
+        Raises:
+            ConfigError: A reward returned a wrong number of scores.
+            TrainingError: A score, or the weighted sum, is infinite; names the reward and the clip. None and NaN say
+                that a reward does not apply to a completion; infinity would silently give its group no advantage.
+        """
         parts = {
             name: torch.tensor(
                 [float("nan") if score is None else score for score in self._checked(name, completions, targets)]
             )
-            for name, reward in self.rewards.items()
+            for name in self.rewards
         }
+        for name, part in parts.items():
+            _refuse_infinite(f"reward {name}", part, completions)  # before the weight: 0 times infinity is NaN
         stacked = torch.stack([self.weights[name] * part for name, part in parts.items()])
         total = stacked.nansum(0).masked_fill(stacked.isnan().all(0), float("nan"))
+        _refuse_infinite(f"the weighted sum of the rewards {', '.join(parts)}", total, completions)
         return RewardScores(total, parts)
 
     def _checked(
@@ -82,3 +97,14 @@ class WeightedRewards:
         if len(scores) != len(completions):
             raise ConfigError(f"reward {name} returned {len(scores)} scores for {len(completions)} completions")
         return scores
+
+
+def _refuse_infinite(what: str, scores: Tensor, completions: Sequence[Completion]) -> None:
+    infinite = scores.isinf().nonzero().flatten().tolist()
+    if infinite:
+        completion = completions[infinite[0]]
+        where = f"clip {completion.clip}" if completion.clip else "a completion without clip"
+        raise TrainingError(
+            f"{what} is {scores[infinite[0]].item()} for {where}, {completion.text[:80]!r}: return a finite "
+            "number, or None where the reward does not apply"
+        )

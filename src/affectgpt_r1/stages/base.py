@@ -17,9 +17,11 @@ class Stage(Protocol):
 
     Attributes:
         answers: Whether validation decodes answers and scores them on the emotion wheels.
+        validation_logs: Names of what ``validation_step`` returns.
     """
 
     answers: bool
+    validation_logs: tuple[str, ...]
 
     def prepare(self, policy: MultimodalPolicy) -> None:
         """Choose what trains, and take the reference, once the initial weights are loaded."""

@@ -56,6 +56,7 @@ class GRPOStage:
     """
 
     answers = True
+    validation_logs = ()
 
     def __init__(self, rewards: WeightedRewards, lexicon: Lexicon, sampling: Sampling, **options: Any) -> None:
         if sampling.temperature <= 0:

@@ -18,6 +18,7 @@ class SFTStage:
     """Teaches the target text of each clip; the prompt carries no loss."""
 
     answers = True
+    validation_logs = ("loss",)
 
     def prepare(self, policy: Policy) -> None:
         """Nothing to prepare: what trains was chosen when the policy was built."""

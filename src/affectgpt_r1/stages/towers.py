@@ -33,6 +33,7 @@ class TowerStage(nn.Module):
     """
 
     answers = False
+    validation_logs = ("loss", "video_loss", "audio_loss", "log_mel_loss")
 
     def __init__(
         self,

@@ -11,8 +11,9 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.functional.collective import gather_objects
 from affectgpt_r1.metrics.functional.choice import choice_scores
 from affectgpt_r1.metrics.functional.recognition import single_label_scores
-from affectgpt_r1.policy.questions import CHOICES
+from affectgpt_r1.policy.questions import CHOICES, LABEL_KINDS
 from affectgpt_r1.stages.answers import answer_statistics
+from affectgpt_r1.stages.base import Stage
 from affectgpt_r1.stages.hacking import HackingProbe
 from affectgpt_r1.types import Annotations, Completion, EmotionSet
 
@@ -77,3 +78,30 @@ class ValidationRecord:
             }
             figures |= {f"hacking/{name}": value for name, value in signs.items()}
         return {name: float(value) for name, value in figures.items()}
+
+
+def validation_names(
+    stage: Stage, kind: str, targets: Sequence[EmotionSet], annotations: Sequence[Annotations], lexicon: Lexicon
+) -> set[str]:
+    """Return the log names, with ``val/``, that every validation of these clips will have.
+
+    Signs of reward hacking are left out: they say nothing about which checkpoint is best, and some are missing from
+    some validations.
+
+    Args:
+        stage: What trains.
+        kind: The kind of the prompt's question.
+        targets: Of the ``N`` validation clips.
+        annotations: Of the same clips.
+        lexicon: The words' clusters.
+    """
+    names = set(stage.validation_logs)
+    record = ValidationRecord()
+    if stage.answers and kind in CHOICES:
+        record.choices = [(None, str(facts[kind])) for facts in annotations if kind in facts]
+        names |= set(record.choice_figures(kind))
+    elif stage.answers and kind in ("", *LABEL_KINDS) and targets:
+        record.targets = list(targets)
+        record.completions = [Completion("", None, None, labels, True) for labels in targets]
+        names |= {"f1", "precision", "recall", *record.answer_figures(lexicon, None)}
+    return {f"val/{name}" for name in names}

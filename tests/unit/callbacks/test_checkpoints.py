@@ -1,11 +1,12 @@
 import errno
 import resource
+from math import inf, nan
 
 import pytest
 import torch
 
-from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
-from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, direction_of
+from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
 
 
 def _checkpoints(folder, **options):
@@ -187,3 +188,71 @@ def test_absent_file_and_unsafe_loading_are_refused(tmp_path):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
     with pytest.raises(CheckpointError, match="weights_only=True"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt", weights_only=False)
+
+
+@pytest.mark.parametrize(
+    ("scores", "step"),
+    [((nan, 0.5, 0.4), 8), ((inf, 0.5, 0.6), 12), ((-inf, nan, 0.1), 12), ((0.5, nan, inf), 4)],
+)
+def test_a_score_that_is_not_finite_is_never_the_best(tmp_path, tiny_module, fit, scores, step):
+    trainer = fit(tiny_module(scores), _checkpoints(tmp_path), plugins=[AtomicCheckpointIO()])
+    assert AtomicCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")["global_step"] == step
+    assert trainer.checkpoint_callback.best_model_score.isfinite()
+
+
+def test_a_run_of_nothing_but_nan_does_not_end_as_if_all_were_well(tmp_path, tiny_module, fit):
+    with pytest.raises(TrainingError, match="val/f1 was NaN or infinite in all 3 validations"):
+        fit(tiny_module((nan, nan, inf)), _checkpoints(tmp_path), plugins=[AtomicCheckpointIO()])
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "step"),
+    [
+        ({"max_steps": 3, "max_epochs": -1}, 3),
+        ({"max_steps": -1, "max_epochs": 2}, 8),
+        ({"max_steps": 2, "max_epochs": -1, "accumulate_grad_batches": 3}, 2),
+    ],
+)
+def test_a_run_too_short_to_validate_does_so_at_its_end(tmp_path, tiny_module, fit, bounds, step):
+    module = tiny_module((0.5,))  # a second validation would find no score
+    settings = {"val_check_interval": 188, "check_val_every_n_epoch": None, **bounds}
+    trainer = fit(module, _checkpoints(tmp_path), plugins=[AtomicCheckpointIO()], **settings)
+    assert trainer.global_step == step
+    for name in ("best.ckpt", "last.ckpt"):
+        assert AtomicCheckpointIO().load_checkpoint(tmp_path / name)["global_step"] == step
+
+
+def test_no_further_validation_where_there_has_been_one(tmp_path, tiny_module, fit):
+    settings = {"val_check_interval": 2, "check_val_every_n_epoch": None, "max_steps": 3, "max_epochs": -1}
+    fit(tiny_module((0.5,)), _checkpoints(tmp_path), plugins=[AtomicCheckpointIO()], **settings)
+    assert AtomicCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")["global_step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "direction"),
+    [
+        ("val/loss", "auto", "min"),
+        ("train/loss_step", "auto", "min"),
+        ("val/video_loss", "min", "min"),
+        ("val/f1", "auto", "max"),
+        ("val/answers/format_rate", "auto", "max"),
+        ("val/answers/answer_entropy", "min", "min"),
+    ],
+)
+def test_the_direction_follows_the_metric(monitor, mode, direction):
+    assert direction_of(monitor, mode) == direction
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "message"),
+    [
+        ("val/loss", "max", "would keep the worst checkpoint: of val/loss less is better"),
+        ("val/f1", "min", "would keep the worst checkpoint: of val/f1 more is better"),
+        ("val/answers/distinct_words", "auto", "stage.mode=min or max"),
+        ("val/f1", "up", "choose among auto, min, max"),
+    ],
+)
+def test_a_direction_that_cannot_be_meant_is_refused(tmp_path, monitor, mode, message):
+    with pytest.raises(ConfigError, match=message):
+        BestCheckpoint(tmp_path, monitor, mode)

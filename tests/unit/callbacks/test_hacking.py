@@ -126,3 +126,11 @@ def test_in_a_real_fit(tiny_module, fit, caplog):
 )
 def test_slopes_by_hand(values, slope, t):
     assert slope_and_t(values) == (pytest.approx(slope, abs=1e-12), pytest.approx(t))
+
+
+def test_a_validation_without_a_score_is_left_out(caplog):
+    """A NaN inside the window would hide the fall for as many validations as the window is long."""
+    scores = [*FALLING[:2], math.nan, *FALLING[2:]]
+    with caplog.at_level(logging.WARNING):
+        run(RewardHackingAlarm(), [*RISING[:2], 0.75, *RISING[2:]], scores)
+    assert len(warnings_of(caplog)) == 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from affectgpt_r1.emotion.chat import ChatError
 from affectgpt_r1.emotion.parsing import parse_completion
-from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.errors import ConfigError, DataError, TrainingError
 from affectgpt_r1.rewards.bradley_terry import bradley_terry_strengths
 from affectgpt_r1.rewards.judges import ChatJudge, RecordedCuesJudge
 from affectgpt_r1.rewards.overlong import OverlongReward
@@ -230,3 +230,13 @@ def test_overlong_is_refused_without_a_sensible_ramp():
             OverlongReward(96, ramp)
     with pytest.raises(ConfigError, match="max_completion_length"):
         WeightedRewards({"a": OverlongReward(96, 1)}, {"a": 1}, overlong_tokens=4)
+
+
+@pytest.mark.parametrize("preference", [float("nan"), float("inf"), -1.0])
+def test_a_judge_whose_preference_is_no_share_stops_the_run(preference):
+    class Broken:
+        def wins(self, clip, reasonings):
+            return [[0.0, preference], [0.5, 0.0]]
+
+    with pytest.raises(TrainingError, match="judge: a preference for clip a is not between 0 and 1"):
+        scores(Broken(), think("loud"), think("quiet"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -10,7 +11,7 @@ import torch
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, TrainingError
 from affectgpt_r1.rewards.accuracy import AccuracyReward
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.rewards.weighting import WeightedRewards
@@ -186,3 +187,48 @@ def test_a_reward_that_fails_stops_the_run():
 
     with pytest.raises(RuntimeError, match="no network"):
         WeightedRewards({"one": Broken("one", [])}, {"one": 1})(completions=answers("a"), targets=[()])
+
+
+class Given:
+    """Gives the scores that it was made with."""
+
+    name = "fixed"
+
+    def __init__(self, *scores):
+        self.scores = scores
+
+    def __call__(self, *, completions, targets):
+        return list(self.scores)
+
+
+@pytest.mark.parametrize("score", [-math.inf, math.inf, 1e39])  # the last is infinite in float32
+@pytest.mark.parametrize("weight", [1.0, 0.0])  # 0 times infinity is NaN, which would say "does not apply"
+def test_an_infinite_score_stops_and_names_reward_and_clip(score, weight):
+    completions = [dataclasses.replace(one, clip=f"clip{i}") for i, one in enumerate(answers("happy", "sad"))]
+    rewards = WeightedRewards({"log": Given(0.5, score), "format": FormatReward()}, {"log": weight, "format": 1.0})
+    with pytest.raises(TrainingError, match=r"reward log is -?inf for clip clip1, .*sad.*None where"):
+        rewards(completions=completions, targets=[("happy",)] * 2)
+
+
+def test_none_and_nan_still_say_that_a_reward_does_not_apply():
+    rewards = WeightedRewards({"own": Given(None, math.nan, 1.0)}, {"own": 2.0})
+    total = rewards(completions=answers("happy", "sad", "angry"), targets=[("happy",)] * 3).total
+    assert total.isnan().tolist() == [True, True, False]
+    assert total[2] == 2.0
+
+
+def test_a_sum_that_overflows_is_named():
+    rewards = WeightedRewards({"own": Given(1e30)}, {"own": 1e30})
+    with pytest.raises(TrainingError, match="weighted sum of the rewards own is inf"):
+        rewards(completions=answers("happy"), targets=[("happy",)])
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf])
+def test_a_weight_that_is_not_finite_is_refused(weight):
+    with pytest.raises(ConfigError, match=r"reward\.weights\.own=-?(nan|inf)"):
+        WeightedRewards({"own": Given(1.0)}, {"own": weight})
+
+
+def test_weights_that_are_all_0_are_refused():
+    with pytest.raises(ConfigError, match="all 0"):
+        WeightedRewards({"own": Given(1.0)}, {"own": 0.0})

@@ -7,9 +7,9 @@ from typing import Any
 
 from affectgpt_r1.reporting.report.choices import PENALTIES, label
 from affectgpt_r1.reporting.report.comparison import compare
-from affectgpt_r1.reporting.report.formats import between, points, signed
+from affectgpt_r1.reporting.report.formats import between, signed
 from affectgpt_r1.reporting.report.queries import Sweep
-from affectgpt_r1.reporting.report.statistics import Estimate, mean_interval
+from affectgpt_r1.reporting.report.statistics import Estimate, PairedTest, mean_interval, paired_t_test
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_RUN = "reproduced", "not reproduced", "undecided", "not run"
 MARGIN_POINTS = 1.0
@@ -17,14 +17,13 @@ WORDS_MARGIN = 0.5
 RULES = {
     "above": "reproduced: both 95 % intervals of the difference (clips, seeds) lie above 0; "
     "not: both lie below 0; else undecided",
-    "not below": f"reproduced: both 95 % intervals of the difference lie above −{MARGIN_POINTS:g} point; "
-    "not: both lie below 0; else undecided",
+    "not below": "reproduced: both 95 % intervals of the difference (clips, seeds) lie above "
+    f"−{MARGIN_POINTS:g} point; not: both lie below 0; else undecided",
     "words grow": "reproduced: the 95 % interval over seeds of words minus target lies above 0; "
     "not: it lies at or below 0; else undecided",
-    "words come back": f"reproduced: words grow without a penalty, and with it that interval lies within "
-    f"±{WORDS_MARGIN:g} words; not: it lies outside; else undecided",
-    "no loss": "reproduced: the 95 % intervals of F over seeds overlap, or the penalty’s lies above; "
-    "not: it lies below; undecided without intervals",
+    "words come back": "reproduced: words grow without a penalty, the seed-paired 95 % interval of words with it minus "
+    f"words without it lies below 0, and the one of words minus target lies within ±{WORDS_MARGIN:g} words; not: that "
+    "one lies outside; else undecided",
 }
 
 Verdict = dict[str, Any]
@@ -45,7 +44,8 @@ def judge_directions(sweeps: Mapping[str, Sweep]) -> list[Verdict]:
         _words_grow(penalty),
     ]
     for choice in PENALTIES:
-        verdicts += [_words_come_back(penalty, choice), _no_loss(penalty, choice)]
+        direction = f"{label('penalty', choice)}: no loss of F against no penalty"
+        verdicts += [_words_come_back(penalty, choice), _not_below(penalty, choice, "none", direction)]
     return verdicts
 
 
@@ -82,12 +82,24 @@ def _difference(sweep: Sweep, first: str, second: str) -> tuple[list[tuple[float
 
 
 def _excess_words(sweep: Sweep, choice: str) -> Estimate | None:
-    values = [
-        cell.metrics["test/answers/distinct_words"] - cell.metrics["test/answers/target_words"]
+    """Words minus the target's words of a choice, over its seeds."""
+    values = _excess_by_seed(sweep, choice)
+    return mean_interval(list(values.values())) if values else None
+
+
+def _paired_words(sweep: Sweep, first: str, second: str) -> PairedTest | None:
+    """Words of one choice minus another's, seed by seed."""
+    ours, theirs = _excess_by_seed(sweep, first), _excess_by_seed(sweep, second)
+    return paired_t_test([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+
+
+def _excess_by_seed(sweep: Sweep, choice: str) -> dict[int, float]:
+    names = ("test/answers/distinct_words", "test/answers/target_words")
+    return {
+        cell.seed: cell.metrics[names[0]] - cell.metrics[names[1]]
         for cell in sweep.of(choice)
-        if {"test/answers/distinct_words", "test/answers/target_words"} <= cell.metrics.keys()
-    ]
-    return mean_interval(values) if values else None
+        if set(names) <= cell.metrics.keys()
+    }
 
 
 def _words_grow(sweep: Sweep) -> Verdict:
@@ -102,32 +114,19 @@ def _words_grow(sweep: Sweep) -> Verdict:
 
 
 def _words_come_back(sweep: Sweep, choice: str) -> Verdict:
-    excess = _excess_words(sweep, choice)
+    excess, drop = _excess_words(sweep, choice), _paired_words(sweep, choice, "none")
     if excess is None:
         found = NOT_RUN
     elif excess.low is None or excess.high is None:
         found = UNDECIDED
     elif excess.low >= -WORDS_MARGIN and excess.high <= WORDS_MARGIN:
-        found = REPRODUCED if _words_grow(sweep)["verdict"] == REPRODUCED else UNDECIDED
+        grew = _words_grow(sweep)["verdict"] == REPRODUCED
+        found = REPRODUCED if grew and drop is not None and drop.high < 0 else UNDECIDED
     else:
         found = NOT_REPRODUCED if excess.low > WORDS_MARGIN or excess.high < -WORDS_MARGIN else UNDECIDED
     direction = f"{label('penalty', choice)}: words within {WORDS_MARGIN:g} of the target’s"
-    return _verdict(direction, "words come back", found, _in_words(excess))
-
-
-def _no_loss(sweep: Sweep, choice: str) -> Verdict:
-    direction = f"{label('penalty', choice)}: no loss of F against no penalty"
-    cells = [sweep.of(name) for name in (choice, "none")]
-    if not all(cells):
-        return _verdict(direction, "no loss", NOT_RUN, "")
-    ours, theirs = (mean_interval([cell.metrics["test/f1"] for cell in of]) for of in cells)
-    found = UNDECIDED
-    if ours.high is not None and theirs.low is not None:
-        found = NOT_REPRODUCED if ours.high < theirs.low else REPRODUCED
-    figures = " against ".join(
-        f"{points(part.mean)} {between(part.low, part.high, 100, sign=False)}".strip() for part in (ours, theirs)
-    )
-    return _verdict(direction, "no loss", found, figures)
+    against = f"; against no penalty {signed(drop.difference)} {between(drop.low, drop.high)}" if drop else ""
+    return _verdict(direction, "words come back", found, _in_words(excess) + against)
 
 
 def _in_words(excess: Estimate | None) -> str:

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.metrics.bootstrap import mean_difference_interval, paired_difference_interval
+from affectgpt_r1.metrics.bootstrap import Interval, mean_difference_interval, paired_difference_interval
 from affectgpt_r1.metrics.functional.wheel import score_table, wheel_counts
-from affectgpt_r1.reporting.report.comparison import compare, disagreement
+from affectgpt_r1.reporting.report import directions
+from affectgpt_r1.reporting.report.comparison import Comparison, compare, disagreement
 from affectgpt_r1.reporting.report.directions import judge_directions
 from affectgpt_r1.reporting.report.queries import Answer, Cell, Sweep
+from affectgpt_r1.reporting.report.statistics import PairedTest
 
 LEXICON = load_lexicon("bundled")
 WORDS = ("happy", "sad", "angry", "afraid", "surprised", "disgusted")
@@ -129,9 +131,11 @@ def test_verdicts_follow_the_stated_rules():
 
 
 def test_a_penalty_brings_nothing_back_where_nothing_grew():
-    found = verdicts(penalty=[*seeds_of("none", 0.7, words=2.1), *seeds_of("ratio", 0.7, words=2.1)])
+    found = verdicts(penalty=[*seeds_of("none", 0.7, words=2.3), *seeds_of("ratio", 0.7, words=2.1)])
     assert found["without a penalty, words grow past the target’s"] == "reproduced"
     assert found["P2: words within 0.5 of the target’s"] == "reproduced"
+    found = verdicts(penalty=[*seeds_of("none", 0.7, words=2.1), *seeds_of("ratio", 0.7, words=2.1)])
+    assert found["P2: words within 0.5 of the target’s"] == "undecided"  # near the target, but as without the penalty
     found = verdicts(penalty=[*seeds_of("none", 0.7, words=2.0), *seeds_of("ratio", 0.7, words=2.1)])
     assert found["without a penalty, words grow past the target’s"] == "not reproduced"
     assert found["P2: words within 0.5 of the target’s"] == "undecided"
@@ -153,3 +157,36 @@ def test_what_was_not_run_has_no_verdict_and_one_seed_decides_nothing():
     assert found["without a penalty, words grow past the target’s"] == "undecided"
     assert found["P2: no loss of F against no penalty"] == "undecided"
     assert found["P1: no loss of F against no penalty"] == "not run"
+
+
+def no_loss(clips, seeds, monkeypatch):
+    """The verdict on P2 where the paired tests have these intervals, in points."""
+    interval = clips and Interval(sum(clips) / 200, clips[0] / 100, clips[1] / 100)
+    paired = seeds and PairedTest(sum(seeds) / 200, seeds[0] / 100, seeds[1] / 100, 0.05, 3)
+    monkeypatch.setattr(
+        directions, "compare", lambda sweep, first, second: Comparison(interval, paired) if sweep.of(first) else None
+    )
+    cells = [*seeds_of("none", 0.7), *seeds_of("ratio", 0.7)]
+    return verdicts(penalty=cells)["P2: no loss of F against no penalty"]
+
+
+@pytest.mark.parametrize(
+    ("clips", "seeds", "verdict"),
+    [
+        ((-4.9, -2.0), (-4.2, -2.6), "not reproduced"),  # issue 12: its seed intervals overlapped, and it passed
+        ((-4.9, -2.0), (-9.0, 2.2), "undecided"),  # too few seeds to tell
+        ((-0.9, 0.4), (-0.8, 0.6), "reproduced"),
+        ((-0.9, 0.4), (-1.1, 0.9), "undecided"),  # reaches beyond the margin
+        ((-0.9, 0.4), None, "undecided"),
+        ((0.2, 3.0), (0.1, 2.0), "reproduced"),
+    ],
+)
+def test_no_loss_needs_the_whole_paired_interval_inside_the_margin(clips, seeds, verdict, monkeypatch):
+    assert no_loss(clips, seeds, monkeypatch) == verdict
+
+
+def test_overlapping_seed_intervals_do_not_hide_a_loss_that_every_seed_has():
+    """Seeds differ by 10 points and each loses 3: intervals of F overlap, the seed-paired difference is -3."""
+    cells = [make_cell("none", seed, 0.7, shift=shift) for seed, shift in ((1, 0.0), (2, 0.1), (3, 0.2))]
+    cells += [make_cell("ratio", seed, 0.7, shift=shift - 0.03) for seed, shift in ((1, 0.0), (2, 0.1), (3, 0.2))]
+    assert verdicts(penalty=cells)["P2: no loss of F against no penalty"] == "undecided"  # the answers are equal

@@ -1,0 +1,55 @@
+"""What one run tells another: valid JSON, and a time that can be trained for."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.run_record import PhaseClock, wall_time_of, write_record
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"fit_seconds": NaN}',
+        '{"fit_seconds": 0}',
+        '{"fit_seconds": -3}',
+        '{"fit_seconds": null}',
+        "{}",
+        '{"fit',
+        "[1]",
+    ],
+)
+def test_a_time_that_cannot_be_trained_for_is_refused(tmp_path, content):
+    path = tmp_path / "run.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"match_wall_time: .*fit_seconds"):
+        wall_time_of(path)
+
+
+def test_a_time_is_read(tmp_path):
+    (tmp_path / "run.json").write_text('{"fit_seconds": 12.5}')
+    assert wall_time_of(tmp_path / "run.json") == 12.5
+
+
+@pytest.mark.parametrize("score", [math.nan, -math.inf, math.inf])
+def test_run_json_is_valid_whatever_the_score(tmp_path, score):
+    config = OmegaConf.create(
+        {"stage": {"name": "sft", "monitor": "val/f1"}, "seed": 1, "paths": {"run": str(tmp_path)}}
+    )
+    trainer = SimpleNamespace(checkpoint_callback=SimpleNamespace(best_model_score=torch.tensor(score)), global_step=3)
+    write_record(config, trainer, PhaseClock(), {})
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    record = json.loads((tmp_path / "run.json").read_text(), parse_constant=refuse)
+    assert record["best"] is None
+    assert record["steps"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
