@@ -46,7 +46,7 @@ def run_composed_command(
 
     Args:
         parser: See :func:`run_command`.
-        work: Takes the options and the composed configuration.
+        work: Takes the options, the user's overrides among them as ``overrides``, and the composed configuration.
         arguments: See :func:`run_command`.
         first: Overrides that come before the user's.
 
@@ -60,6 +60,7 @@ def run_composed_command(
     from affectgpt_r1.config import CONFIGS, check_keys, check_overrides, explain
 
     options, overrides = parser.parse_known_args(arguments)
+    options.overrides = overrides
     if options_unknown := [override for override in overrides if override.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(options_unknown)}")
     try:

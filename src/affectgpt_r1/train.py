@@ -38,6 +38,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.config import instantiate_stage, resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.functional.collective import process_group_left
+    from affectgpt_r1.initial_policy import settle_settings
     from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tracking import tracked_run
     from affectgpt_r1.run_record import PhaseClock, write_record
@@ -45,6 +46,7 @@ def train(config: DictConfig) -> dict[str, float]:
     clock = PhaseClock()
     prepare_process(config)  # before the stage, whose heads draw their first weights
     resume_from = _checkpoint_to_resume(config)
+    config = settle_settings(config)
     trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
     stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)
     loggers = _build_loggers(config, resumed=resume_from is not None)
