@@ -1,4 +1,4 @@
-"""A checkpoint's settings: what is taken from them, what may be asked otherwise, what a stranger cannot do with them."""
+"""A checkpoint's settings: what is taken from them, what may be asked otherwise, what a stranger cannot do."""
 
 from __future__ import annotations
 
