@@ -9,7 +9,9 @@ PROMPT := $(or $(lastword $(patsubst prompt=%,%,$(filter prompt=%,$(ARGS)))),no_
 SEED := $(or $(lastword $(patsubst seed=%,%,$(filter seed=%,$(ARGS)))),1)
 EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),demo-$(PROMPT)-seed$(SEED))
 # Keys that name the experiment reach the runs that a target needs, too; the others are for the target's own run.
-SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.lexicon=% paths.data=% logger=% num_threads=%,$(ARGS))
+# Settings that a policy must learn first reach its SFT, too; with fewer data.modalities GRPO may go on from it alone.
+LEARNT := prompt.kind=% prompt.question=% model.% data.visual=% data.num_frames=% data.image_size=% data.channel_order=% data.window% data.num_windows=% data.frame_resize=% data.face_resize=%
+SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.lexicon=% paths.data=% logger=% num_threads=% $(LEARNT),$(ARGS))
 RUN := outputs/$(EXPERIMENT)
 SMOL_EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),smol-$(PROMPT)-seed$(SEED))
 SMOL_WEIGHTS := data/pretrained/SmolLM2-135M-Instruct/provenance.json

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.errors import CheckpointError, ConfigError, LexiconError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,10 +35,10 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_predictor(options: argparse.Namespace) -> Predictor:
-    """The policy of a checkpoint with the configuration that its run wrote beside it, or of an exported folder.
+    """The policy of a checkpoint under the settings that it was trained with, or of an exported folder.
 
     Raises:
-        CheckpointError: There is no checkpoint, or what belongs beside it is gone.
+        CheckpointError: There is no checkpoint, or it does not say how it was trained.
         ConfigError: ``--device`` or a key of ``--set`` does not exist.
     """
     import torch
@@ -54,23 +54,22 @@ def load_predictor(options: argparse.Namespace) -> Predictor:
     checkpoint = options.checkpoint or newest_checkpoint()
     policy, media, sampling, lexicon = (_exported if checkpoint.is_dir() else _trained)(checkpoint, options.set)
     policy.to(device).eval()
-    chosen = load_lexicon(options.lexicon or lexicon)
+    try:
+        chosen = load_lexicon(options.lexicon or lexicon)
+    except LexiconError as error:
+        if options.lexicon or lexicon == "bundled":
+            raise
+        raise LexiconError(f"{checkpoint} was trained with emotion.lexicon={lexicon}: {error}") from error
     return Predictor(policy, media, sampling, chosen, options.faces, not options.no_contributions)
 
 
 def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str]:
     from affectgpt_r1.assembly import answer_sampling, build_policy, prepare_process
-    from affectgpt_r1.config import instantiate
+    from affectgpt_r1.config import resolved
+    from affectgpt_r1.plain_settings import read_media
+    from affectgpt_r1.policy_settings import media_keys
 
-    written = checkpoint.parent.parent / ".hydra" / "config.yaml"
-    if not checkpoint.is_file() or not written.is_file():
-        missing = written if checkpoint.is_file() else checkpoint
-        raise CheckpointError(
-            f"{missing}: no such file; --checkpoint names OUTPUT/checkpoints/best.ckpt of a training run, whose "
-            "OUTPUT/.hydra/config.yaml must be there, too, or a folder that `affectgpt-r1 export` wrote"
-        )
-    config = config_of_run(written, changes)
-    config.init_from, config.ckpt_path = str(checkpoint), None
+    config = config_of_checkpoint(checkpoint, changes)
     prepare_process(config)
     tokenizer = Path(config.model.tokenizer)
     if tokenizer.suffix == ".json" and not tokenizer.is_file():
@@ -78,11 +77,13 @@ def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy
             f"{tokenizer}: no such file; if {checkpoint} was trained in another folder, name that by "
             "--set paths.root=FOLDER, or the tokenizer alone by --set model.tokenizer=FILE"
         )
-    return build_policy(config), instantiate(config.data).media, answer_sampling(config), config.emotion.lexicon
+    data = resolved(config)["data"]
+    media = read_media({key: data[key] for key in media_keys() if key in data}, checkpoint)
+    return build_policy(config), media, answer_sampling(config), config.emotion.lexicon
 
 
 def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str]:
-    from affectgpt_r1.data.dataset import MediaSettings
+    from affectgpt_r1.plain_settings import read_media
     from affectgpt_r1.policy.export import load_exported, read_processor
     from affectgpt_r1.types import Sampling
 
@@ -90,39 +91,64 @@ def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, M
         raise CheckpointError(f"{folder}: --set changes a training run's configuration; an exported folder has none")
     policy = load_exported(folder)
     processor, max_completion_length = read_processor(folder)
-    media = MediaSettings(**{**processor, "modalities": tuple(processor["modalities"])})
-    return policy, media, Sampling(temperature=0.0, max_completion_length=max_completion_length), "bundled"
+    lexicon = str(processor.pop("lexicon", "bundled"))
+    media = read_media(processor, folder / "preprocessor_config.json")
+    return policy, media, Sampling(temperature=0.0, max_completion_length=max_completion_length), lexicon
 
 
-def config_of_run(written: Path, changes: Sequence[str]) -> DictConfig:
-    """The configuration that a run wrote, on top of today's defaults for keys that it did not know.
+def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig:
+    """The configuration of this version under the settings of a checkpoint, to start from its weights.
+
+    Nothing that the checkpoint says is built but by the ``_target_`` of ``configs/`` here.
 
     Args:
-        written: Its ``.hydra/config.yaml``.
+        checkpoint: ``best.ckpt`` of a training run; it may have been moved or copied alone.
         changes: ``key=value`` pairs.
 
     Raises:
+        CheckpointError: There is no such file, it does not say how it was trained, or a pair contradicts that.
         ConfigError: A pair is none, or its key does not exist.
     """
+    from affectgpt_r1.policy_settings import hydra_config_of, lay_over, settings_of_checkpoint
+
+    if not checkpoint.is_file():
+        raise CheckpointError(
+            f"{checkpoint}: no such file; --checkpoint names OUTPUT/checkpoints/best.ckpt of a training run, or a "
+            "folder that `affectgpt-r1 export` wrote"
+        )
+    settings = settings_of_checkpoint(checkpoint)
+    if settings.origin is None:
+        raise CheckpointError(
+            f"{checkpoint} does not say how its policy was trained, and there is no {hydra_config_of(checkpoint)}: "
+            "give a checkpoint of a training run"
+        )
+    config, notes = lay_over(_composed(changes), settings, changes)
+    config.init_from, config.ckpt_path = str(checkpoint), None
+    for note in notes:
+        print(note, file=sys.stderr)
+    return config
+
+
+def _composed(changes: Sequence[str]) -> DictConfig:
+    """``configs/train.yaml`` with the pairs of ``--set``; one may choose a group's file, as in ``emotion=mer2025``."""
     from hydra import compose, initialize_config_dir
-    from omegaconf import DictConfig, OmegaConf
+    from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from affectgpt_r1.config import CONFIGS, explain
 
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        defaults = compose("train")
-    OmegaConf.set_struct(defaults, False)
-    own = OmegaConf.load(written)
-    for part in ("language_model", "video_tower", "audio_tower"):
-        if OmegaConf.select(own, f"model.{part}") is not None:
-            defaults.model[part] = {}  # an architecture is the run's alone, without the default model's sizes
-    config = OmegaConf.merge(defaults, own)
-    assert isinstance(config, DictConfig)
-    OmegaConf.set_struct(config, True)
     for change in changes:
         if "=" not in change:
             raise ConfigError(f"--set {change}: give KEY=VALUE; what follows --set up to the next option is read so")
+    groups = [change for change in changes if (CONFIGS / change.partition("=")[0]).is_dir()]
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("train", groups)
+    except HydraException as error:
+        raise ConfigError(explain(error, groups)) from error
+    for change in changes:
+        if change in groups:
+            continue
         try:
             config.merge_with_dotlist([change])
         except OmegaConfBaseException as error:

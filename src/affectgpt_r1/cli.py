@@ -17,7 +17,7 @@ COMMANDS = {
     "render": "render the synthetic clips (overrides: configs/demo.yaml)",
     "train": "train one stage (overrides: configs/train.yaml), as in `experiment=grpo stage.beta=0.04`",
     "plan": "parameters, memory, steps and hours of a run: experiment=NAME [--tflops N] [--json FILE]",
-    "export": "write a Hugging Face folder: experiment=NAME init_from=CKPT --output FOLDER [--kind adapter|merged]",
+    "export": "write a Hugging Face folder: init_from=CKPT --output FOLDER [--kind adapter|merged]",
     "import-affectgpt": "make a released AffectGPT checkpoint a run of ours: CKPT --output RUN",
     "convert-weights": "make safetensors of a pytorch_model.bin or GGUF file: FOLDER | FILE | smol",
     "evaluate": "compare trained policies on held-out clips (overrides: configs/evaluate.yaml)",

@@ -50,7 +50,7 @@ def run_composed_command(
 
     Args:
         parser: See :func:`run_command`.
-        work: Takes the options and the composed configuration.
+        work: Takes the options, the user's overrides among them as ``overrides``, and the composed configuration.
         arguments: See :func:`run_command`.
         first: Overrides that come before the user's.
 
@@ -71,6 +71,7 @@ def run_composed_command(
     )
 
     options, overrides = parser.parse_known_args(arguments)
+    options.overrides = overrides
     if options_unknown := [override for override in overrides if override.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(options_unknown)}")
     try:

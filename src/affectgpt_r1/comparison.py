@@ -55,6 +55,31 @@ def decode_answers(
     return answers
 
 
+def common_clips(systems: Mapping[str, dict[str, Answers]]) -> list[SkippedClip]:
+    """Keep the answers to clips that every system could read, in place.
+
+    Systems that read other media may fail on other clips; scores and paired differences need the same ones.
+
+    Args:
+        systems: Answers to the same split by system and modality left out.
+
+    Returns:
+        The clips that some system could not read, each once.
+    """
+    every = [answers for own in systems.values() for answers in own.values()]
+    skipped = {clip.name: clip for answers in every for clip in answers.skipped}
+    for own in systems.values():
+        for kind, answers in own.items():
+            rows = [row for row, name in enumerate(answers.names) if name not in skipped]
+            own[kind] = Answers(
+                [answers.names[row] for row in rows],
+                [answers.targets[row] for row in rows],
+                [answers.completions[row] for row in rows],
+                list(skipped.values()),
+            )
+    return list(skipped.values())
+
+
 def answer_lines(answers: Answers, lexicon: Lexicon) -> str:
     """The answers as JSON lines: ``name``, ``target``, ``openset``, ``completion`` and ``f1``, the clip's mean set F1.
 

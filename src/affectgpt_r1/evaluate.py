@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from affectgpt_r1.data.manifest import ManifestRow
     from affectgpt_r1.emotion.wheels import Lexicon
     from affectgpt_r1.policy.policy import MultimodalPolicy
-    from affectgpt_r1.types import ClipBatch
+    from affectgpt_r1.types import ClipBatch, EmotionSet
 
 PAIRS = (("grpo", "sft"), ("grpo", "control"), ("control", "sft"))
 
@@ -34,17 +34,14 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     from rich.console import Console
 
     from affectgpt_r1.assembly import prepare_process
-    from affectgpt_r1.config import instantiate, resolved
+    from affectgpt_r1.config import instantiate
     from affectgpt_r1.reporting.evaluation import log_evaluation
-    from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tables import evaluation_tables
     from affectgpt_r1.reporting.tracking import tracked_run
 
     prepare_process(config)
     loggers = list((instantiate(config.logger) or {}).values())
     with tracked_run(loggers):
-        for logger in mlflow_loggers(loggers):
-            logger.log_config(resolved(config))
         summary = compare(config, loggers)
         for table in evaluation_tables(summary):
             Console().print(table)
@@ -54,52 +51,86 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     """The evaluation's summary: each system of ``systems`` whose checkpoint is there, sprays and paired differences.
 
+    Each system reads, asks and answers as it was trained, by its checkpoint. Only clips that all could read count.
+
     Raises:
-        CheckpointError: No system has a checkpoint, or one does not fit.
+        CheckpointError: No system has a checkpoint, one does not fit, or an override contradicts its settings.
+        ConfigError: The systems were trained with lexicons of their own, and none is chosen.
         DataError: The lexicon knows none of the clips' labels.
     """
+    from affectgpt_r1.comparison import answer_lines, common_clips, differences, score_labels, system_summary
+    from affectgpt_r1.config import resolved
+    from affectgpt_r1.emotion.lexicon import load_lexicon
+    from affectgpt_r1.evaluated_systems import alike, comparison_notes, one_lexicon
+    from affectgpt_r1.metrics.baselines import SPRAY, best_spray
+    from affectgpt_r1.policy_settings import lay_over, settings_of_checkpoint
+    from affectgpt_r1.reporting.logger import mlflow_loggers
+
+    checkpoints = _checkpoints(config)
+    laid = {name: lay_over(config, settings_of_checkpoint(path)) for name, path in checkpoints.items()}
+    settings = {name: own for name, (own, _) in laid.items()}
+    lexicon = load_lexicon(one_lexicon(settings))
+    for logger in mlflow_loggers(loggers):
+        logger.log_config(resolved(settings["grpo" if "grpo" in settings else next(iter(settings))]))
+    answers: dict[str, dict[str, Answers]] = {}
+    labels: list[EmotionSet] = []
+    for names in alike(settings):
+        alike_systems = {name: checkpoints[name] for name in names}
+        decoded, data = _decoded(settings, alike_systems, lexicon, [] if answers else loggers)
+        answers |= decoded
+        labels = labels or [row.labels for row in data.splits.validation]
+    skipped = common_clips(answers)
+    summary: dict[str, Any] = {
+        "synthetic": config.synthetic,
+        "lexicon": lexicon.name,
+        "experiment": config.experiment_name,
+        "split": config.split,
+        "notes": comparison_notes({name: notes for name, (_, notes) in laid.items()}, settings),
+    }
+    predictions = Path(config.paths.experiment) / "predictions"
+    predictions.mkdir(parents=True, exist_ok=True)
+    for name in checkpoints:
+        own = answers[name][""]
+        without = {kind: answers[name][kind] for kind in settings[name].data.modalities}
+        summary[name] = system_summary(own, without, lexicon)
+        (predictions / f"{name}.jsonl").write_text(answer_lines(own, lexicon), encoding="utf-8")
+    first = next(iter(answers.values()))[""]
+    sprays = (SPRAY, best_spray(labels, lexicon))
+    summary["num_clips"] = len(first.names)
+    summary["unreadable_clips"] = [list(clip) for clip in skipped]
+    summary["baselines"] = {
+        ", ".join(spray): score_labels([spray] * len(first.targets), first.targets, lexicon) for spray in sprays
+    }
+    summary["differences"] = differences({name: own[""] for name, own in answers.items()}, PAIRS, lexicon)
+    return summary
+
+
+def _decoded(
+    settings: Mapping[str, DictConfig], checkpoints: Mapping[str, str], lexicon: Lexicon, loggers: Sequence[Any]
+) -> tuple[dict[str, dict[str, Answers]], ClipDataModule]:
+    """Answers by system and modality left out, ``""`` for none, of systems that share model and media."""
     import torch
 
     from affectgpt_r1.assembly import answer_sampling, build_data, build_policy, encode_clips
-    from affectgpt_r1.comparison import answer_lines, decode_answers, differences, score_labels, system_summary
-    from affectgpt_r1.emotion.lexicon import load_lexicon
-    from affectgpt_r1.metrics.baselines import SPRAY, best_spray
+    from affectgpt_r1.comparison import decode_answers
     from affectgpt_r1.policy.checkpoint import load_policy_weights
     from affectgpt_r1.reporting.logger import mlflow_loggers
 
-    lexicon = load_lexicon(config.emotion.lexicon)
-    checkpoints = _checkpoints(config)
+    config = settings[next(iter(checkpoints))]
     policy = build_policy(config).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     data = build_data(config)
     encode_clips(data, policy)
     for logger in mlflow_loggers(loggers):
         logger.log_data(data.digest(), config.synthetic)
     batches = _embedded_clips(config, policy, data, lexicon)
-    sampling = answer_sampling(config)
-    answers: dict[str, Answers] = {}
-    summary: dict[str, Any] = {
-        "synthetic": config.synthetic,
-        "lexicon": lexicon.name,
-        "experiment": config.experiment_name,
-        "split": config.split,
-    }
-    predictions = Path(config.paths.experiment) / "predictions"
-    predictions.mkdir(parents=True, exist_ok=True)
+    answers = {}
     for name, checkpoint in checkpoints.items():
         load_policy_weights(policy, checkpoint)
-        answers[name] = decode_answers(policy, batches, sampling)
-        without = {kind: decode_answers(policy, batches, sampling, without=kind) for kind in config.data.modalities}
-        summary[name] = system_summary(answers[name], without, lexicon)
-        (predictions / f"{name}.jsonl").write_text(answer_lines(answers[name], lexicon), encoding="utf-8")
-    first = next(iter(answers.values()))
-    sprays = (SPRAY, best_spray([row.labels for row in data.splits.validation], lexicon))
-    summary["num_clips"] = len(first.names)
-    summary["unreadable_clips"] = [list(clip) for clip in first.skipped]
-    summary["baselines"] = {
-        ", ".join(spray): score_labels([spray] * len(first.targets), first.targets, lexicon) for spray in sprays
-    }
-    summary["differences"] = differences(answers, PAIRS, lexicon)
-    return summary
+        sampling = answer_sampling(settings[name])
+        kinds = settings[name].data.modalities
+        answers[name] = {"": decode_answers(policy, batches, sampling)}
+        answers[name] |= {kind: decode_answers(policy, batches, sampling, without=kind) for kind in kinds}
+    return answers, data
 
 
 def _embedded_clips(

@@ -1,9 +1,9 @@
-"""A checkpoint as a Hugging Face folder: ``affectgpt-r1 export experiment=grpo init_from=CKPT --output FOLDER``."""
+"""A checkpoint as a Hugging Face folder: ``affectgpt-r1 export init_from=CKPT --output FOLDER``."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.policy_settings import lay_over, media_keys, settings_of_checkpoint
 
-PROCESSOR_KEYS = ("modalities", "visual", "num_frames", "image_size", "channel_order", "num_windows", "window_seconds")
+log = logging.getLogger(__name__)
 
-PROMPT_KEYS = ("prompt.thinks", "prompt.kind", "prompt.question", "data.visual")
-"""What a policy is asked, and in what form it answers: learned in training, and of no use with another value."""
+ASKED = ("prompt.max_completion_length",)
+"""What an exported folder may be given otherwise than in training: its default limit of generation."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 FROM_SCRATCH = "built from its configuration and trained from scratch"
@@ -53,17 +54,19 @@ The MER sets are lent for research under an agreement that forbids passing their
 """
 
 
-def export(config: DictConfig, folder: Path, kind: str) -> Path:
-    """Build the policy of a composed ``configs/train.yaml`` and write it.
+def export(config: DictConfig, folder: Path, kind: str, overrides: Sequence[str] = ()) -> Path:
+    """Build a checkpoint's policy under the settings that it was trained with, and write it.
 
     Args:
-        config: With ``init_from``, the checkpoint.
+        config: The composed ``configs/train.yaml`` with ``init_from``, the checkpoint; it counts only where that
+            says nothing.
         folder: Where to; it must not exist or be empty.
         kind: ``adapter`` or ``merged``.
+        overrides: What the user gave; what contradicts the checkpoint is refused.
 
     Raises:
-        CheckpointError: No checkpoint is named, its run asked something else, or the folder holds something or cannot
-            be made.
+        CheckpointError: No checkpoint is named, an override contradicts it, or the folder holds something or cannot be
+            made.
     """
     from affectgpt_r1.assembly import build_policy
     from affectgpt_r1.policy.export import export_policy
@@ -75,11 +78,16 @@ def export(config: DictConfig, folder: Path, kind: str) -> Path:
         raise CheckpointError(f"{config.init_from} was exported already; init_from takes a checkpoint here")
     if folder.is_dir() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty; choose another --output")
-    check_prompt(config, Path(config.init_from))
+    trained = settings_of_checkpoint(config.init_from)
+    config, _ = lay_over(config, trained, overrides, questions=ASKED)
+    for key, value in trained.facts.items():
+        OmegaConf.update(config, key, value)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"--output {folder}: no folder can be made there: {error.strerror}") from error
+    if trained.origin is None:
+        log.warning("%s does not say how it was trained: what is exported are the settings given", config.init_from)
     settings = resolved(config)
     model = {key: value for key, value in settings["model"].items() if key != "_target_"}
     policy = build_policy(config)
@@ -91,10 +99,20 @@ def export(config: DictConfig, folder: Path, kind: str) -> Path:
         total=sum(one.numel() for one in policy.parameters()),
     )
     arguments: dict[str, Any] = {"kind": kind, "card": card}
-    arguments["processor"] = {key: settings["data"][key] for key in PROCESSOR_KEYS}
+    arguments["processor"] = processor_settings(settings)
     arguments["max_completion_length"] = settings["prompt"]["max_completion_length"]
     export_policy(policy, model, folder, **arguments)
     return folder
+
+
+def processor_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``preprocessor_config.json`` says: how clips are read, and the lexicon that names the answers' clusters.
+
+    Args:
+        settings: The resolved ``configs/train.yaml``.
+    """
+    media = {key: settings["data"][key] for key in media_keys() if key in settings["data"] and key != "decoder"}
+    return {**media, "lexicon": settings["emotion"]["lexicon"]}
 
 
 def model_card(settings: Mapping[str, Any], *, name: str, kind: str, trainable: int, total: int) -> str:
@@ -131,33 +149,16 @@ def model_card(settings: Mapping[str, Any], *, name: str, kind: str, trainable: 
     )
 
 
-def check_prompt(config: DictConfig, checkpoint: Path) -> None:
-    """Compare the prompt with that of the run which wrote the checkpoint, where its configuration lies beside it.
-
-    Raises:
-        CheckpointError: Names the first key that differs.
-    """
-    written = checkpoint.parent.parent / ".hydra" / "config.yaml"
-    if not written.is_file():
-        return
-    trained = OmegaConf.load(written)
-    for key in PROMPT_KEYS:
-        before, here = OmegaConf.select(trained, key), OmegaConf.select(config, key)
-        if before not in (None, here):
-            choice = OmegaConf.select(trained, "prompt.name") if key.startswith("prompt.") else None
-            remedy = f"prompt={choice}" if choice not in (None, config.prompt.name) else f"{key}={json.dumps(before)}"
-            raise CheckpointError(
-                f"{checkpoint} was trained with {key}={json.dumps(before)}, here it is {json.dumps(here)}: give "
-                f"{remedy}, as {written} has it"
-            )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: options of its own, and the overrides of ``configs/train.yaml``."""
     parser = argparse.ArgumentParser(prog="affectgpt-r1 export", description="Write a Hugging Face folder.")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
     parser.add_argument("--kind", choices=("adapter", "merged"), default="merged")
-    print(run_composed_command(parser, lambda options, config: export(config, options.output, options.kind), arguments))
+
+    def work(options: argparse.Namespace, config: DictConfig) -> Path:
+        return export(config, options.output, options.kind, options.overrides)
+
+    print(run_composed_command(parser, work, arguments))
 
 
 if __name__ == "__main__":

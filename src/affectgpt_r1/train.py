@@ -39,6 +39,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.config import instantiate_stage, resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.functional.collective import process_group_left
+    from affectgpt_r1.initial_policy import settle_settings
     from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tracking import tracked_run
     from affectgpt_r1.run_record import PhaseClock, write_record
@@ -49,6 +50,7 @@ def train(config: DictConfig) -> dict[str, float]:
     prepare_process(config)  # before the stage, whose heads draw their first weights
     take_exported_model(config)  # before settings are compared or logged
     resume_from = _checkpoint_to_resume(config)
+    config = settle_settings(config)
     trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
     if trains:
         check_settings(config)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from films import add_subtitles
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from affectgpt_r1.answering_policy import config_of_run
+from affectgpt_r1.answering_policy import config_of_checkpoint
+from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.media_search import find_media
 from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -238,29 +242,48 @@ def test_wrong_options_are_one_line(exported, write_video, tmp_path: Path, capsy
     assert path.read_bytes() == before
 
 
-def test_a_misspelt_key_of_set_is_refused(tmp_path: Path):
-    written = tmp_path / "config.yaml"
-    written.write_text("seed: 3\na_key_of_an_older_version: 1\n", encoding="utf-8")
-    config = config_of_run(written, ["paths.root=/data"])
-    assert (config.seed, config.paths.root, config.paths.outputs) == (3, "/data", "/data/outputs")
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Path]:
+    """A checkpoint of an older version without a configuration, next to the one that Hydra wrote for its run."""
+
+    def write(*overrides: str) -> Path:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            trained = compose("train", overrides=list(overrides))
+        for folder in (".hydra", "checkpoints"):
+            (tmp_path / "run" / folder).mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(trained, tmp_path / "run" / ".hydra" / "config.yaml")
+        checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
+        torch.save({"state_dict": {}}, checkpoint)
+        return checkpoint
+
+    return write
+
+
+def test_a_misspelt_key_of_set_is_refused(written):
+    checkpoint = written("prompt=think")
+    config = config_of_checkpoint(checkpoint, ["paths.root=/data"])
+    assert (config.prompt.thinks, config.paths.root, config.paths.outputs) == (True, "/data", "/data/outputs")
+    assert config.model.tokenizer == "/data/data/synthetic/tokenizer/tokenizer.json"
+    assert config_of_checkpoint(checkpoint, ["emotion=mer2025"]).emotion.lexicon == "mer2025"
     with pytest.raises(ConfigError, match=r"paths\.rot is no key .* the nearest is paths\.root"):
-        config_of_run(written, ["paths.rot=/data"])
+        config_of_checkpoint(checkpoint, ["paths.rot=/data"])
     with pytest.raises(ConfigError, match=r"--set clip\.mp4: give KEY=VALUE"):
-        config_of_run(written, ["clip.mp4"])
+        config_of_checkpoint(checkpoint, ["clip.mp4"])
+    with pytest.raises(ConfigError, match=r"emotion=mer2027: there is no"):
+        config_of_checkpoint(checkpoint, ["emotion=mer2027"])
 
 
-def test_a_runs_model_keeps_nothing_of_the_default_one(tmp_path: Path):
+def test_a_runs_model_keeps_nothing_of_the_default_one(written):
     """Of HuBERT-large's convolutions ``affectgpt_7b`` says nothing; those of ``tiny`` are not its own."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from affectgpt_r1.config import CONFIGS
-
+    checkpoint = written("experiment=affectgpt_r1_grpo")
+    config = config_of_checkpoint(checkpoint, [])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         trained = compose("train", overrides=["experiment=affectgpt_r1_grpo"])
-    OmegaConf.save(trained, tmp_path / "config.yaml")
-    config = config_of_run(tmp_path / "config.yaml", [])
-    assert OmegaConf.to_container(config, resolve=True) == OmegaConf.to_container(trained, resolve=True)
+    machine = {"gradient_checkpointing": False}
+    assert OmegaConf.to_container(config.model) == {**OmegaConf.to_container(trained.model, resolve=True), **machine}
+    assert config.prompt == trained.prompt
+    assert config.data.image_size == 224
+    assert config.towers_from is None
 
 
 @pytest.mark.slow

@@ -23,8 +23,12 @@ POLICY_PREFIX = "policy."
 TOWERS_PREFIX = "policy.towers."
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Load a checkpoint with ``weights_only=True``, so that no code in it can run.
+
+    Args:
+        path: The file.
+        mmap: Leave tensors on the disk until they are used, for what reads other parts only.
 
     Raises:
         CheckpointError: There is no such file, or it is no checkpoint of this package.
@@ -33,7 +37,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if Path(path).is_dir():
         raise CheckpointError(f"{path} is an exported folder, which init_from takes: a checkpoint is wanted here")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap or None)
     except Exception as error:  # damaged bytes raise nearly anything: IndexError, UnicodeDecodeError, struct.error
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({first_sentence(error)}); train that stage again"

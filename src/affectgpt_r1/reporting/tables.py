@@ -2,7 +2,8 @@
 
 Every table reads one summary, the content of ``summary.json``; scores are fractions there and points (times 100) here:
 
-``synthetic`` bool, ``lexicon``, ``experiment``, ``num_clips``; one entry per system, ``sft``, ``control``, ``grpo``
+``synthetic`` bool, ``lexicon``, ``experiment``, ``num_clips``, ``notes`` (what differs from training, or between the
+systems); one entry per system, ``sft``, ``control``, ``grpo``
 (absent ones have no row), and ``baselines`` by the words that are sprayed. A system has ``mean_level1`` (``f1``,
 ``precision``, ``recall``), ``interval`` (``[low, high]`` by the same names), ``wheels`` (the same scores by wheel),
 ``words_per_answer``, ``distinct_words``, ``repeated_words``, ``format_rate``, ``unmapped_share``, and ``without``
@@ -49,7 +50,7 @@ def comparison_table(summary: Summary) -> Table:
     for name, system in _all_systems(summary).items():
         table.add_row(Text(name), *(_score(system, key) for key in STATISTICS))
     if summary["synthetic"]:
-        table.caption = SYNTHETIC_NOTE
+        table.caption = "\n".join(filter(None, (SYNTHETIC_NOTE, _notes(summary))))
     return table
 
 
@@ -116,11 +117,19 @@ def _all_systems(summary: Summary) -> dict[str, Summary]:
 
 def _table(summary: Summary, what: str, columns: Sequence[str]) -> Table:
     kind = "synthetic clips" if summary["synthetic"] else "clips"
-    table = Table(title=f"{what} ({summary['num_clips']} {kind}, {summary['experiment']})", title_justify="left")
+    table = Table(
+        title=f"{what} ({summary['num_clips']} {kind}, {summary['experiment']})",
+        title_justify="left",
+        caption=_notes(summary) or None,
+    )
     table.add_column(columns[0])
     for column in columns[1:]:
         table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def _notes(summary: Summary) -> str:
+    return "\n".join(f"{note[:1].upper()}{note[1:]}." for note in summary.get("notes", ()))
 
 
 def _score(system: Summary, key: str) -> str:
