@@ -99,7 +99,9 @@ def check_finite_gradients(norm: Tensor, step: int, remedy: str) -> None:
         raise TrainingError(f"Step {step}: the gradients' norm is {float(norm)}, though the loss is finite. {remedy}")
 
 
-def check_finite(output: StageOutput, batch: ClipBatch, folder: Path, step: int, remedy: str) -> None:
+def check_finite(
+    output: StageOutput, batch: ClipBatch, folder: Path, step: int, remedy: str = "Lower optim.optimizer.lr"
+) -> None:
     """Stop at a loss or KL that is infinite or no number, and keep what it came from.
 
     Args:
