@@ -281,7 +281,9 @@ class AffectModule(L.LightningModule):
         """
         check_fits(checkpoint, self.policy, "ckpt_path")
         self._resume_start(checkpoint)
-        if self.config.get("optim") != checkpoint.get("config", {}).get("optim"):
+        before = checkpoint.get("config", {})
+        # The schedule may be as long as the trainer's steps or epochs.
+        if any(self.config.get(group) != before.get(group) for group in ("optim", "trainer")):
             today = build_optimizer(self.make_optimizer, self.named_parameters(), self.weight_decay)
             replay_settings(today, self.make_scheduler, checkpoint)
         self._position = epoch, batch = tuple(checkpoint["position"])

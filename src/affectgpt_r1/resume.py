@@ -30,6 +30,7 @@ APPLIED = (
     *("stage.scale_rewards", "stage.multi_objective_aggregation", "stage.max_resamples", "stage.num_generations"),
     *("stage.mask_truncated_completions", "stage.truncated_leave_baseline"),
     *("stage.entropy_coef", "stage.top_entropy_quantile", "stage.sampling", "stage.log_mel_weight"),
+    "stage.mode",  # the best checkpoint compares the direction itself
 )
 """Keys, or groups of keys, that may change."""
 

@@ -126,3 +126,14 @@ def test_in_a_real_fit(tiny_module, fit, caplog):
 )
 def test_slopes_by_hand(values, slope, t):
     assert slope_and_t(values) == (pytest.approx(slope, abs=1e-12), pytest.approx(t))
+
+
+def test_scores_of_another_metric_are_not_continued():
+    """A line through F1 and then through a loss would fall by the change of metric alone."""
+    first = RewardHackingAlarm()
+    run(first, RISING[:5], FALLING[:5])
+    state = first.state_dict()
+    same, other = RewardHackingAlarm(), RewardHackingAlarm(monitor="val/recall")
+    same.load_state_dict(state)
+    other.load_state_dict(state)
+    assert (len(same.state_dict()["scores"]), other.state_dict()["scores"]) == (5, [])

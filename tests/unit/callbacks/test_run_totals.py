@@ -6,7 +6,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from affectgpt_r1.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from affectgpt_r1.callbacks.run_totals import RunTotals
 
 
@@ -62,3 +64,17 @@ def test_a_checkpoint_without_totals_says_where_it_was_resumed():
     totals = RunTotals()
     totals.on_load_checkpoint(None, None, {"global_step": 4})
     assert totals.resumed_at == [4]
+
+
+@pytest.mark.parametrize(("earlier", "steps"), [(2000.0, 4), (10.0, 12)])
+def test_the_time_that_a_run_may_take_includes_its_earlier_parts(tmp_path, tiny_module, fit, earlier, steps):
+    """As the control's, which trains for as long as GRPO did."""
+    callbacks = [RunTotals(), BestCheckpoint(tmp_path), LastCheckpoint(tmp_path)]
+    limit = {"max_time": {"seconds": 1000}}
+    fit(tiny_module(), callbacks, max_epochs=1, **limit)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    checkpoint["callbacks"]["Timer"]["time_elapsed"]["train"] = earlier
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    callbacks = [RunTotals(), BestCheckpoint(tmp_path), LastCheckpoint(tmp_path)]
+    assert fit(tiny_module(), callbacks, ckpt_path="last", **limit).global_step == steps
+    assert callbacks[0].resumed_at == [4]
