@@ -23,7 +23,7 @@ APPLIED = (
     *("experiment_name", "synthetic", "match_wall_time", "evaluate_after", "sweep", "num_threads"),
     *("trainer", "optim", "judge"),
     *("data.num_workers", "data.eval_batch_size", "data.modality_dropout", "data.max_unreadable_share"),
-    *("data.feature_store", "data.prepared", "data.seen_labels", "data.test_labels"),
+    *("data.feature_store", "data.seen_labels", "data.test_labels"),
     *("model.share_prompt", "model.gradient_checkpointing"),
     *("stage.beta", "stage.kl_estimator", "stage.use_bias_correction_kl"),
     *("stage.epsilon", "stage.epsilon_high", "stage.delta", "stage.loss_type", "stage.importance_sampling_level"),
@@ -39,6 +39,9 @@ REFUSED = (
     *("trainer.limit_train_batches", "trainer.overfit_batches"),  # the position is counted in an epoch's batches
 )
 """Exceptions within :data:`APPLIED`."""
+
+NOT_COMPARED = ("ckpt_path", "paths", "trainer.default_root_dir", "data.prepared")
+"""Where the run is and writes."""
 
 BY_CONTENT = (
     *("init_from", "towers_from", "emotion.lexicon", "model.tokenizer", "model.weights", "data.root"),
@@ -160,13 +163,13 @@ def check_changes(checkpoint: Mapping[str, Any], today: Mapping[str, Any], path:
 def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """The settings that differ; each once, though ``configs/`` hands some on to other keys.
 
-    What stands in :data:`BY_CONTENT` is left to :func:`check_content` and to the digests in the checkpoint.
+    What is in :data:`BY_CONTENT` is left to :func:`check_content` and to the digests in the checkpoint.
     """
     old, new = dict(_leaves(before)), dict(_leaves(after))
     changes: dict[str, Change] = {}
     for key in [*new, *(key for key in old if key not in new)]:
         change = Change(_source(key), old.get(key, UNSET), new.get(key, UNSET))
-        if change.before != change.after and change.key not in BY_CONTENT and key not in ("ckpt_path", "paths"):
+        if change.before != change.after and not _is_below(change.key, (*NOT_COMPARED, *BY_CONTENT)):
             changes.setdefault(change.key, change)
     return list(changes.values())
 
