@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from affectgpt_r1.config import instantiate, resolved
-from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.emotion.wheels import Lexicon
+from affectgpt_r1.emotion.lexicon import lexicon_digest, load_lexicon
 from affectgpt_r1.policy.checkpoint import read_checkpoint, state_digest
 
 HASH_CHARACTERS = 16
@@ -98,9 +97,3 @@ def checkpoint_digest(path: str | Path) -> list[Any]:
     """
     checkpoint = read_checkpoint(path)
     return [state_digest(checkpoint["state_dict"]), sorted(checkpoint.get("digests", {}).items())]
-
-
-def lexicon_digest(lexicon: Lexicon) -> str:
-    """Digest of every word's clusters."""
-    content = repr((lexicon.cluster_names, sorted(lexicon.entries.items())))
-    return hashlib.sha256(content.encode()).hexdigest()[:HASH_CHARACTERS]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +16,37 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.functional import sharding
 from affectgpt_r1.functional.collective import gather_objects_to_first, mean_over_processes
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
-from affectgpt_r1.optim import build_optimizer
-from affectgpt_r1.policy.checkpoint import check_fits, check_reference, policy_digests
+from affectgpt_r1.optim import build_optimizer, replay_settings
+from affectgpt_r1.policy.checkpoint import check_fits, check_reference, policy_digests, state_digest
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.questions import CHOICES, LABEL_KINDS
 from affectgpt_r1.random_state import capture_random_state, derive_seed, restore_random_state
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.stages.answers import parse_rollout
 from affectgpt_r1.stages.base import BufferedStage, ResumableData, Stage
+from affectgpt_r1.stages.grpo import GRPOStage
 from affectgpt_r1.stages.guards import (
     check_finite,
+    check_finite_gradients,
     check_full_precision,
     check_gradients,
     check_loss_has_gradient,
     check_num_processes,
     check_shares,
     check_trainable,
+    divergence_remedy,
     gradient_norm,
 )
 from affectgpt_r1.stages.hacking import HackingProbe
 from affectgpt_r1.stages.validation import ValidationRecord
 from affectgpt_r1.timing import add_seconds, now, peak_memory_mib, take_phases
 from affectgpt_r1.types import ClipBatch, Sampling
+
+log = logging.getLogger(__name__)
 
 
 class AffectModule(L.LightningModule):
@@ -61,6 +67,9 @@ class AffectModule(L.LightningModule):
         skipped: The account of unreadable clips so far.
         config: The run's resolved configuration as plain values; checkpoints carry it under ``config``, so that what
             reads them later needs no file beside them.
+        content: Digests of what the configuration names by path, by key; ``init_from``, the digest of the weights that
+            training starts from, is added.
+        config_changes: Settings that have changed where the run was resumed.
     """
 
     def __init__(
@@ -76,6 +85,8 @@ class AffectModule(L.LightningModule):
         seed: int,
         skipped: SkippedClips | None = None,
         config: Mapping[str, Any] | None = None,
+        content: Mapping[str, str] | None = None,
+        config_changes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold only what trains; on_load_checkpoint checks them
@@ -89,6 +100,8 @@ class AffectModule(L.LightningModule):
         self.seed = seed
         self.skipped = skipped or SkippedClips()
         self.config = dict(config or {})
+        self.content = dict(content or {})
+        self.config_changes = [dict(change) for change in config_changes]
         self.val_score = EmotionWheelScore(lexicon)
         self._validation = ValidationRecord()
         self._probe: HackingProbe | None = None
@@ -113,6 +126,7 @@ class AffectModule(L.LightningModule):
             check_trainable(self.named_parameters(), self._stage_name)
             check_full_precision(self.named_parameters())
             self._digests = policy_digests(self.policy)  # now, while every process holds whole weights
+            self.content["init_from"] = state_digest(self.policy.trainable_parameters())
             self._prepared = True
         if stage == "fit" and isinstance(self.stage, BufferedStage) and (data := self._resumable_data()):
             data.use_schedule(self.stage.schedule)
@@ -182,7 +196,7 @@ class AffectModule(L.LightningModule):
         seed = derive_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
         output = self.stage.training_step(self.policy, batch, seed=seed)
         check_loss_has_gradient(output.loss, self._stage_name)
-        check_finite(output, batch, Path(self.trainer.default_root_dir), self.global_step)
+        check_finite(output, batch, Path(self.trainer.default_root_dir), self.global_step, self._remedy())
         logs = dict(output.logs)
         if self._probe is not None and len(batch):
             logs |= {f"hacking/{name}": value for name, value in self._probe.spray_rewards(batch.labels).items()}
@@ -200,9 +214,11 @@ class AffectModule(L.LightningModule):
         check_gradients(self.parameters(), self._stage_name)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm that clipping sees, and time the step."""
+        """Log the norm that clipping sees, and time the step; stop before a step that would spoil the weights."""
         self._phase_started = now()
-        self._log_step({"grad_norm": sharding.whole(gradient_norm(self.parameters()))})
+        norm = sharding.whole(gradient_norm(self.parameters()))
+        check_finite_gradients(norm, self.global_step, self._remedy())
+        self._log_step({"grad_norm": norm})
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step as the Trainer does, and time it; the closure inside it runs forward and backward pass."""
@@ -259,19 +275,24 @@ class AffectModule(L.LightningModule):
         checkpoint["digests"] = dict(self._digests)
         checkpoint["reference"] = self.policy.reference_state()
         checkpoint["position"] = list(self._position)
-        checkpoint["config"] = self.config
+        checkpoint |= {"config": self.config, "content": self.content, "config_changes": self.config_changes}
         states = gather_objects_to_first(self._process_state())
         checkpoint |= {**states[0], "other_processes": states[1:]} if states else {}  # the first process writes it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits, and take up where it stopped.
+        """Check that the checkpoint fits, and take up where it stopped, with today's settings of the optimizer.
 
         Raises:
-            CheckpointError: It is of another model, or another number of processes wrote it.
+            CheckpointError: It is of another model, other weights to start from, or another number of processes.
         """
         check_fits(checkpoint, self.policy, "ckpt_path", self._digests)
         check_reference(checkpoint["reference"], self.policy, "ckpt_path")
-        self.policy.load_reference_state(checkpoint["reference"])
+        self._resume_start(checkpoint)
+        before = checkpoint.get("config", {})
+        # The schedule may be as long as the trainer's steps or epochs.
+        if any(self.config.get(group) != before.get(group) for group in ("optim", "trainer")):
+            today = build_optimizer(self.make_optimizer, self.named_parameters(), self.weight_decay)
+            replay_settings(today, self.make_scheduler, checkpoint)
         self._position = epoch, batch = tuple(checkpoint["position"])
         states = [checkpoint, *checkpoint.get("other_processes", ())]
         check_num_processes(len(states), self.trainer.world_size)
@@ -280,14 +301,58 @@ class AffectModule(L.LightningModule):
         self._gradients = sharding.accumulated_gradients(
             [state["gradients"] for state in states], self.global_rank, dealt=sharding.is_dealt(self.policy)
         )
+        if "skipped" in own:
+            earlier = SkippedClips()
+            earlier.load_state_dict(own["skipped"])
+            self.skipped.merge([earlier])
         if isinstance(self.stage, BufferedStage):
             self.stage.load_buffer_state(own["rollout_buffer"])
         if data := self._resumable_data():
             data.resume_position(epoch, batch)
 
+    def _resume_start(self, checkpoint: dict[str, Any]) -> None:
+        """Check the weights that training started from, and take the reference for the KL term.
+
+        The reference is a copy of those weights. A run with ``stage.beta=0`` has stored none; where beta was raised the
+        copy that the stage took of today's ``init_from`` serves, if its digest says that they are the same.
+
+        Raises:
+            CheckpointError: ``init_from`` names other weights.
+        """
+        before = checkpoint.get("content", {}).get("init_from")
+        started, today = (one.get("init_from") for one in (checkpoint.get("config", {}), self.config))
+        is_same = before == self.content.get("init_from")
+        named = "the seed" if started is None else f"init_from={started}"
+        if before is not None and today not in (None, started) and not is_same:
+            raise CheckpointError(
+                f"init_from={today}: the run of ckpt_path started from other weights, those of {named}. Resume with "
+                "these or with init_from=null, or leave ckpt_path out"
+            )
+        taken = self.policy.reference_state()
+        if taken and not checkpoint["reference"]:
+            if not is_same:
+                raise CheckpointError(
+                    f"stage.beta: the KL term needs the weights that training started from, those of {named}. "
+                    "ckpt_path does not store them, since stage.beta was 0, and today's init_from does not name them. "
+                    "Name them, or leave stage.beta=0"
+                )
+            log.info("The KL term's reference: the weights of init_from, from which the run started")
+        else:
+            self.policy.load_reference_state(checkpoint["reference"])
+        if before is not None:
+            self.content["init_from"] = before
+        if today is None and started is not None:
+            self.config["init_from"] = started  # checkpoints to come say where the whole run started
+
     def _resumable_data(self) -> ResumableData | None:
         data: ResumableData | None = getattr(self.trainer, "datamodule", None)
         return data
+
+    def _remedy(self) -> str:
+        """What helps against values that are not finite."""
+        return divergence_remedy(
+            Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt", has_kl=isinstance(self.stage, GRPOStage)
+        )
 
     def _log_step(self, values: Mapping[str, Tensor]) -> None:
         """Log values that are the same in every process: ``sync_dist`` would take an operation for each."""
@@ -296,7 +361,11 @@ class AffectModule(L.LightningModule):
 
     def _process_state(self) -> dict[str, Any]:
         """What an exact resume needs of each process."""
-        state = {"gradients": self._accumulated_gradients(), "random_state": capture_random_state()}
+        state = {
+            "gradients": self._accumulated_gradients(),
+            "random_state": capture_random_state(),
+            "skipped": self.skipped.state_dict(),
+        }
         if isinstance(self.stage, BufferedStage):
             state["rollout_buffer"] = self.stage.buffer_state()
         return state

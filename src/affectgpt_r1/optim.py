@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from affectgpt_r1.errors import ConfigError
 
@@ -57,6 +58,35 @@ def build_optimizer(
     # Under mixed precision a fused step may unscale gradients itself, and Lightning then refuses to clip them.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
+
+
+def replay_settings(
+    optimizer: Optimizer,
+    make_scheduler: Callable[[Optimizer], LRScheduler],
+    checkpoint: dict[str, Any],
+) -> None:
+    """Put today's rates, decay and schedule into a checkpoint's states, as if they had held from the first step.
+
+    What a Trainer restores from a checkpoint wins over what it was built with. So the states' settings are replaced
+    before it restores them; moments and the number of steps stay. Any schedule that depends on the number of steps
+    alone can be replayed.
+
+    Args:
+        optimizer: Built as today's configuration says, not stepped; it is thrown away.
+        make_scheduler: Makes today's schedule.
+        checkpoint: Its ``optimizer_states`` and ``lr_schedulers`` are changed in place.
+    """
+    (stored,), (stored_schedule,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+    scheduler = make_scheduler(optimizer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step\\(\\)` before `optimizer.step.*")
+        for _ in range(stored_schedule["last_epoch"]):
+            scheduler.step()
+    groups = optimizer.state_dict()["param_groups"]
+    stored["param_groups"] = [
+        {**group, "params": old["params"]} for group, old in zip(groups, stored["param_groups"], strict=True)
+    ]
+    checkpoint["lr_schedulers"] = [scheduler.state_dict()]
 
 
 def linear_schedule(optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_share: float = 0.0) -> LambdaLR:

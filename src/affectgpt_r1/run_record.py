@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from affectgpt_r1.callbacks.run_totals import RunTotals
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.reporting.plain_json import write_json
 
@@ -22,27 +20,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-
-
-class PhaseClock:
-    """Wall time of a run's phases in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measure one phase."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(time.perf_counter() - started, 3)
-
-
-def peak_memory_mib() -> float:
-    """The process's peak resident set in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def wall_time_of(path: str | Path) -> float:
@@ -65,9 +42,20 @@ def wall_time_of(path: str | Path) -> float:
 
 
 def write_record(
-    config: DictConfig, trainer: L.Trainer, clock: PhaseClock, metrics: dict[str, float]
+    config: DictConfig,
+    trainer: L.Trainer,
+    totals: RunTotals,
+    metrics: dict[str, float],
+    changes: Sequence[dict[str, Any]] = (),
 ) -> dict[str, float]:
     """Write ``run.json`` into the run's folder, and say where it is.
+
+    Args:
+        config: The run's configuration.
+        trainer: Has trained.
+        totals: What the run took, over all its parts.
+        metrics: The last logged ones.
+        changes: Settings that changed when the run was resumed, with the step.
 
     Returns:
         The metrics, with ``best``: the best value of the monitored metric, NaN where none was monitored.
@@ -80,8 +68,10 @@ def write_record(
         "steps": trainer.global_step,
         "monitor": config.stage.monitor,
         "best": None if best is None else float(best),
-        **clock.seconds,
-        "peak_memory_mib": round(peak_memory_mib(), 1),
+        **totals.seconds(),
+        "peak_memory_mib": round(totals.peak_memory_mib(), 1),
+        "resumed_at": totals.resumed_at,
+        "config_changes": list(changes),
     }
     folder = Path(config.paths.run)
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -15,9 +15,14 @@ from affectgpt_r1.config import CONFIGS, clear_errors, run_with_clear_errors
 if TYPE_CHECKING:
     import lightning as L
 
+    from affectgpt_r1.callbacks.run_totals import RunTotals
     from affectgpt_r1.data.datamodule import ClipDataModule
+    from affectgpt_r1.emotion.wheels import Lexicon
     from affectgpt_r1.module import AffectModule
     from affectgpt_r1.policy.policy import MultimodalPolicy
+    from affectgpt_r1.resume import Resumed
+
+log = logging.getLogger(__name__)
 
 NOT_STORED = ("ckpt_path", "paths", "logger", "callbacks")
 """Parts of the configuration that say where a run is kept and shown, not what it is."""
@@ -36,70 +41,116 @@ def train(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.assembly import build_data, build_policy, encode_clips, prepare_process, take_exported_model
     from affectgpt_r1.before_training import check_data, check_settings, schedule_length
     from affectgpt_r1.callbacks.processes import processes_started
+    from affectgpt_r1.callbacks.run_totals import RunTotals
     from affectgpt_r1.config import instantiate_stage, resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.functional.collective import process_group_left
     from affectgpt_r1.initial_policy import settle_settings
     from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tracking import tracked_run
-    from affectgpt_r1.run_record import PhaseClock, write_record
+    from affectgpt_r1.resume import check_content
+    from affectgpt_r1.run_record import write_record
     from affectgpt_r1.value_ranges import check_ranges
 
-    clock = PhaseClock()
+    totals = RunTotals()
     check_ranges(config)
     prepare_process(config)  # before the stage, whose heads draw their first weights
     take_exported_model(config)  # before settings are compared or logged
-    resume_from = _checkpoint_to_resume(config)
+    _check_files(config)
     config = settle_settings(config)
+    resumed = _checkpoint_to_resume(config)
     trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
     if trains:
         check_settings(config)
     stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)
-    loggers = _build_loggers(config, resumed=resume_from is not None)
-    trainer = _build_trainer(config, loggers)  # first: it knows what the machine lacks, and which process this is
+    loggers = _build_loggers(config, resumed=resumed is not None)
+    trainer = _build_trainer(
+        config, loggers, totals
+    )  # first: it knows what the machine lacks, and which process this is
     with tracked_run(loggers), process_group_left():
         for logger in mlflow_loggers(loggers):
             logger.log_config(resolved(config))
+        if resumed is not None and trainer.is_global_zero:
+            _log_changes(resumed, loggers)
         policy = build_policy(config)
-        with clock.phase("data_seconds"):
+        with totals.phase("data_seconds"):
             data = build_data(config)
             length = {}
             if stage is not None:
                 check_data(config, stage, data, lexicon)
                 length = schedule_length(config, trainer, stage, data)
+        content = _content_digests(data, lexicon)
+        if resumed is not None:
+            check_content(resumed, content)
         for logger in mlflow_loggers(loggers):
             logger.log_data(data.digest(), config.synthetic)
         with processes_started(trainer, wanted=trains):  # now, that all mistakes are found, to encode together
-            with clock.phase("encoding_seconds"):
+            with totals.phase("encoding_seconds"):
                 skipped = encode_clips(data, policy, trainer.strategy.root_device)
-            with clock.phase("fit_seconds"):
+            with totals.phase("fit_seconds"):
                 if trains:
-                    module = _build_module(config, policy, stage, lexicon, skipped, length)
-                    trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+                    changes = () if resumed is None else resumed.history
+                    stored = {"content": content, "config_changes": changes}
+                    module = _build_module(config, policy, stage, lexicon, skipped, length, **stored)
+                    trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed.path)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if config.evaluate_after:
-            with clock.phase("test_seconds"):
+            with totals.phase("test_seconds"):
                 metrics |= _held_out_figures(config, policy, data, trainer, loggers)
-        return write_record(config, trainer, clock, metrics) if trainer.is_global_zero else metrics
+        if not trainer.is_global_zero:
+            return metrics
+        return write_record(config, trainer, totals, metrics, () if resumed is None else resumed.history)
 
 
-def _checkpoint_to_resume(config: DictConfig) -> Path | None:
-    """The checkpoint that ``ckpt_path`` names, after all files that a run starts from were looked at.
-
-    What can fail at once does so here, before anything is logged, weights of gigabytes loaded, or clips encoded.
-    """
-    from affectgpt_r1.assembly import checkpoint_to_resume
+def _check_files(config: DictConfig) -> None:
+    """Look at all files that a run starts from, before anything is logged, weights of gigabytes loaded, or clips encoded."""
     from affectgpt_r1.errors import ConfigError
-    from affectgpt_r1.policy.checkpoint import check_there, read_checkpoint
+    from affectgpt_r1.policy.checkpoint import check_there
 
     if config.evaluate_after and config.data.test_labels is None:
         raise ConfigError("evaluate_after=true answers the test clips, but data.test_labels names none")
     for start in filter(None, (config.init_from, config.towers_from)):
         check_there(start)
-    resume_from = checkpoint_to_resume(config)
-    if resume_from is not None:
-        read_checkpoint(resume_from)
-    return resume_from
+
+
+def _checkpoint_to_resume(config: DictConfig) -> Resumed | None:
+    """Read what ``ckpt_path`` names, and compare what its run was told with today's settings."""
+    from affectgpt_r1.assembly import checkpoint_to_resume
+    from affectgpt_r1.config import resolved
+    from affectgpt_r1.resume import read_resumed
+
+    path = checkpoint_to_resume(config)
+    return None if path is None else read_resumed(path, _stored_config(resolved(config)))
+
+
+def _log_changes(resumed: Resumed, loggers: list[Any]) -> None:
+    """Say which settings changed since the checkpoint was written; MLflow, whose params never change, gets a tag."""
+    from affectgpt_r1.reporting.logger import mlflow_loggers
+
+    if not resumed.has_config:
+        log.warning(
+            "%s is of an older version and does not say what its run was told: today's optim.* is applied, other "
+            "settings cannot be compared",
+            resumed.path,
+        )
+    for change in resumed.changes:
+        log.info("Resumed at step %d with %s", resumed.step, change)
+    if resumed.history:
+        for logger in mlflow_loggers(loggers):
+            logger.log_config_changes(resumed.history)
+
+
+def _stored_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that checkpoints carry."""
+    return {key: value for key, value in config.items() if key not in NOT_STORED}
+
+
+def _content_digests(data: ClipDataModule, lexicon: Lexicon) -> dict[str, str]:
+    """Digests of the label files and the lexicon, by the key that names them; test clips do not train."""
+    from affectgpt_r1.emotion.lexicon import lexicon_digest
+
+    files = {"data.cues_file" if name == "cues" else f"data.{name}": one for name, one in data.file_digests().items()}
+    return {**files, "emotion.lexicon": lexicon_digest(lexicon)}
 
 
 def _held_out_figures(
@@ -130,7 +181,7 @@ def _build_loggers(config: DictConfig, *, resumed: bool) -> list[Any]:
     return list((instantiate(config.logger) or {}).values())
 
 
-def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
+def _build_trainer(config: DictConfig, loggers: list[Any], totals: RunTotals) -> L.Trainer:
     """The Trainer.
 
     Raises:
@@ -147,8 +198,10 @@ def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
 
     options: dict[str, Any] = {}
     if config.match_wall_time is not None:
-        options["max_time"] = {"seconds": wall_time_of(config.match_wall_time)}
-    callbacks = list((instantiate(config.callbacks) or {}).values())
+        seconds = wall_time_of(config.match_wall_time)
+        log.info("match_wall_time: training ends after %.1f s, earlier parts of a resumed run included", seconds)
+        options["max_time"] = {"seconds": seconds}
+    callbacks = [totals, *(instantiate(config.callbacks) or {}).values()]
     plugins = [AtomicCheckpointIO()]
     try:
         trainer: L.Trainer = instantiate(
@@ -174,8 +227,9 @@ def _build_trainer(config: DictConfig, loggers: list[Any]) -> L.Trainer:
 
 
 def _build_module(
-    config: DictConfig, policy: Any, stage: Any, lexicon: Any, skipped: Any, length: dict[str, int]
+    config: DictConfig, policy: Any, stage: Any, lexicon: Any, skipped: Any, length: dict[str, int], **stored: Any
 ) -> AffectModule:
+    """The module; ``stored`` is what its checkpoints carry besides the configuration."""
     from affectgpt_r1.assembly import answer_sampling
     from affectgpt_r1.config import instantiate, resolved
     from affectgpt_r1.module import AffectModule
@@ -190,7 +244,8 @@ def _build_module(
         answer_sampling=answer_sampling(config),
         seed=config.seed,
         skipped=skipped,
-        config={key: value for key, value in resolved(config).items() if key not in NOT_STORED},
+        config=_stored_config(resolved(config)),
+        **stored,
     )
 
 

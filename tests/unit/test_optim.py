@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.optim import build_optimizer, cosine_schedule, linear_schedule, parameter_groups
+from affectgpt_r1.optim import build_optimizer, cosine_schedule, linear_schedule, parameter_groups, replay_settings
 
 
 def test_matrices_decay_biases_and_norms_do_not():
@@ -69,6 +69,7 @@ def test_a_run_shorter_than_its_warm_up_stays_finite():
     assert rates(5, warmup_steps=20, total_steps=2) == pytest.approx([1 / 21, 2 / 21, 3 / 21, 4 / 21, 5 / 21])
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("shape", [linear_schedule, cosine_schedule])
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -85,3 +86,44 @@ def test_a_schedule_that_would_end_at_once_is_refused(shape, settings, message):
 
 def test_a_constant_rate_needs_no_length():
     assert rates(4, warmup_steps=1, total_steps=-1, final_share=1.0) == pytest.approx([0.5, 1, 1, 1])
+=======
+def trained(steps: int, lr: float, shape=linear_schedule, **settings):
+    """Optimizer and schedule after ``steps``, and their checkpoint; the weights have two groups."""
+    layer = nn.Linear(2, 2)
+    optimizer = build_optimizer(partial(torch.optim.AdamW, lr=lr), layer.named_parameters(), 0.05)
+    schedule = shape(optimizer, **settings)
+    for _ in range(steps):
+        layer(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        schedule.step()
+    return optimizer, schedule, {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [schedule.state_dict()]}
+
+
+@pytest.mark.parametrize("shape", [linear_schedule, cosine_schedule])
+def test_replayed_settings_are_those_of_a_run_that_had_them_from_the_start(shape):
+    _, _, checkpoint = trained(5, 1e-3, shape, warmup_steps=2, total_steps=10)
+    moments = checkpoint["optimizer_states"][0]["state"]
+    settings = {"warmup_steps": 1, "total_steps": 20, "final_share": 0.5}
+    expected, schedule, _ = trained(5, 1e-5, shape, **settings)
+    today = build_optimizer(partial(torch.optim.AdamW, lr=1e-5), nn.Linear(2, 2).named_parameters(), 0.01)
+    replay_settings(today, partial(shape, **settings), checkpoint)
+    (states,), (schedules,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+    rate = expected.param_groups[0]["lr"]
+    assert 0 < rate < 1e-5
+    assert [group["lr"] for group in states["param_groups"]] == [rate, rate]
+    assert [group["weight_decay"] for group in states["param_groups"]] == [0.01, 0.0]
+    assert [group["initial_lr"] for group in states["param_groups"]] == schedules["base_lrs"] == [1e-5, 1e-5]
+    assert (schedules["last_epoch"], schedules["_last_lr"]) == (5, schedule.get_last_lr())
+    assert states["state"] is moments
+
+
+def test_the_schedules_of_torch_are_replayed_too():
+    """They restore their own length from a checkpoint, so that a new one was ignored."""
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR
+    _, _, checkpoint = trained(3, 1e-3, cosine, T_max=4)
+    expected, _, _ = trained(3, 1e-3, cosine, T_max=9)
+    today = build_optimizer(partial(torch.optim.AdamW, lr=1e-3), nn.Linear(2, 2).named_parameters(), 0.05)
+    replay_settings(today, partial(cosine, T_max=9), checkpoint)
+    assert checkpoint["lr_schedulers"][0]["T_max"] == 9
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == expected.param_groups[0]["lr"]
+>>>>>>> wt-resume

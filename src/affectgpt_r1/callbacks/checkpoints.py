@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
 
-log = logging.getLogger(__name__)
-
 RISING = ("f1", "precision", "recall", "accuracy", "waf", "war", "uar", "format_rate", "reward")
 """Last parts of log names of which more is better."""
+
+log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -83,6 +84,10 @@ class BestCheckpoint(ModelCheckpoint):
     A score that is NaN or infinite is never the best. A run that ends before its first validation is due validates
     after its last batch, so that there is a best checkpoint to go on from.
 
+    A resumed run replaces it by a better one only. Its score is read from the file itself, so neither a folder that was
+    moved nor a resume from a checkpoint before the best one loses it. Where the run continues in another folder, the
+    ``best.ckpt`` next to the checkpoint that it resumes from is copied.
+
     Args:
         folder: Where it is written.
         monitor: Log name of the metric to judge by.
@@ -137,6 +142,66 @@ class BestCheckpoint(ModelCheckpoint):
                 "validation clips' labels"
             )
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Replace the stored state, whose paths may be of another folder, by that of the file that there is.
+
+        Raises:
+            CheckpointError: The best validation so far was judged by another figure.
+        """
+        resumed_from = Path(str(trainer.ckpt_path))
+        self._check_comparable(checkpoint, resumed_from)
+        states = checkpoint.get("callbacks", {})
+        known = states.pop(self.state_key, None)
+        best = Path(str(self.dirpath)) / "best.ckpt"
+        earlier = resumed_from.with_name(best.name)
+        if not best.is_file() and earlier.is_file() and trainer.is_global_zero:
+            _copy(earlier, best)
+        source = best if best.is_file() else earlier
+        if not source.is_file():
+            if known is not None and known["best_model_score"] is not None:
+                log.warning("No %s: its score is forgotten, the best of the validations to come is kept", best)
+            return
+        score = self._check_comparable(_read_state(source), source)
+        if score is not None:
+            states[self.state_key] = self._state(best, score)
+
+    def _state(self, best: Path, score: torch.Tensor) -> dict[str, Any]:
+        """What Lightning's :meth:`load_state_dict` takes."""
+        path = str(best)
+        return {
+            "monitor": self.monitor,
+            "dirpath": self.dirpath,
+            "best_model_path": path,
+            "best_model_score": score,
+            "current_score": score,
+            "best_k_models": {path: score},
+            "kth_best_model_path": path,
+            "kth_value": score,
+            "last_model_path": "",
+        }
+
+    def _check_comparable(self, checkpoint: dict[str, Any], path: Path) -> torch.Tensor | None:
+        """The best score that a checkpoint knows of, None where it knows none.
+
+        Raises:
+            CheckpointError: It is one of another figure, or of another direction.
+        """
+        for key, state in checkpoint.get("callbacks", {}).items():
+            if not key.startswith(BestCheckpoint.__name__) or state["best_model_score"] is None:
+                continue
+            mode = "min" if "'mode': 'min'" in key else "max"
+            if (state["monitor"], mode) != (self.monitor, self.mode):
+                raise CheckpointError(
+                    f"stage.monitor={self.monitor} stage.mode={self.mode}: the best validation in {path} was judged by "
+                    f"{state['monitor']} ({mode}), which cannot be compared. Resume with stage.monitor="
+                    f"{state['monitor']} stage.mode={mode}, or start a new run from its weights by init_from={path}"
+                )
+            score: torch.Tensor = state["best_model_score"]
+            return score
+        return None
+
 
 def direction_of(monitor: str, mode: str = "auto") -> Literal["min", "max"]:
     """Return whether less or more of a logged metric is better.
@@ -185,6 +250,13 @@ class LastCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: which file is the newest does not depend on the past, and its folder may have moved."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing, also of older checkpoints."""
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -215,6 +287,35 @@ def _write(checkpoint: dict[str, Any], partial: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Copy a checkpoint so that the target is either absent or whole."""
+    partial = target.with_name(f"{target.name}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source, partial)
+        os.replace(partial, target)
+    except OSError as error:
+        raise CheckpointError(_cannot_write(target, error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint whose tensors stay in the file until they are asked for.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise CheckpointError(
+            f"{path}: damaged, so its score cannot be compared; move it away, and the best of the validations to come "
+            "is kept"
+        ) from error
+    return state
+
+
 def _flush_folder(folder: Path) -> None:
     """Make the move itself survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -232,8 +333,11 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 
 def _cannot_write(target: Path, error: OSError) -> str:
+    """What to do; another disk needs the whole outputs folder, with best.ckpt and what the run starts from."""
     kept = "the previous checkpoint is intact" if target.is_file() else "there is no earlier one"
+    can_resume = (target.parent / "last.ckpt").is_file()
     return (
-        f"{target}: the checkpoint cannot be written ({error.strerror or error}); {kept}. "
-        "Free space or set `paths.outputs=` to another disk, then go on with `ckpt_path=last`"
+        f"{target}: the checkpoint cannot be written ({error.strerror or error}); {kept}. Free space there, or move "
+        "the outputs folder to another disk and name that by `paths.outputs=`; then "
+        + ("resume with `ckpt_path=last`" if can_resume else "run the command again")
     )

@@ -233,6 +233,10 @@ class ClipDataModule(LightningDataModule):
         """SHA-256 over the label files, to tell which data a run saw."""
         return self.files.digest(self.root)
 
+    def file_digests(self) -> dict[str, str]:
+        """SHA-256 of each label file, by its field of :class:`~affectgpt_r1.data.splits.SplitFiles`."""
+        return self.files.digests(self.root)
+
     def evaluation_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
         """Batches of ``rows`` in order; unreadable clips are left out and listed."""
         sampler = self._sampler(rows, train=False)

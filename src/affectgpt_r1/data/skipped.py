@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import ClipBatch, SkippedClip
@@ -44,6 +45,15 @@ class SkippedClips:
             self.total += other.total
             self._times.update(other._times)
             self._reason.update(other._reason)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The account as plain values."""
+        return {"total": self.total, "times": dict(self._times), "reason": dict(self._reason)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the account by one of :meth:`state_dict`."""
+        self.total = state["total"]
+        self._times, self._reason = Counter(state["times"]), dict(state["reason"])
 
     @property
     def count(self) -> int:

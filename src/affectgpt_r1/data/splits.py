@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,16 +42,27 @@ class SplitFiles:
         """
         digest = hashlib.sha256()
         for file in filter(None, astuple(self)):
-            try:
-                content = (root / file).read_bytes()
-            except OSError as error:
-                raise DataError(
-                    f"{root / file}: cannot be read: {error.strerror}; set the data folder (paths.data) or the file's "
-                    "name"
-                ) from error
             digest.update(f"{file}\n".encode())
-            digest.update(hashlib.sha256(content).digest())
+            digest.update(_content_digest(root / file).digest())
         return digest.hexdigest()
+
+    def digests(self, root: Path) -> dict[str, str]:
+        """SHA-256 of each file that is named, by its field.
+
+        Raises:
+            DataError: One cannot be read.
+        """
+        named = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: _content_digest(root / file).hexdigest() for name, file in named.items() if file}
+
+
+def _content_digest(path: Path) -> hashlib._Hash:
+    try:
+        return hashlib.sha256(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror}; set the data folder (paths.data) or the file's name"
+        ) from error
 
 
 class Splits(NamedTuple):

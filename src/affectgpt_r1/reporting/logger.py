@@ -22,6 +22,9 @@ from affectgpt_r1.reporting.provenance import command_line, flatten_config, git_
 RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
 Cell: TypeAlias = str | float | int | None
 
+CHANGES_TAG = "affectgpt.config_changes"
+
+_TAG_CHARACTERS = 5000  # MLflow's limit
 _RUN_ID_FILE = "mlflow_run_id"
 _TABLES_TAG = "mlflow.loggedArtifacts"
 _TABLES_SHOWN = 80  # MLflow cuts a tag at 8,000 characters and then cannot parse its own list of tables
@@ -127,6 +130,16 @@ class TrackedMLFlowLogger(MLFlowLogger):
         self.log_hyperparams(dict(config))
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         self.log_text(text, "config/resolved.yaml")
+
+    @rank_zero_only
+    def log_config_changes(self, changes: Iterable[Mapping[str, Any]]) -> None:
+        """Tag the run with the settings that have changed where it was resumed; MLflow params never change.
+
+        Args:
+            changes: ``step``, ``key``, ``before`` and ``after`` of each, over all parts of the run.
+        """
+        lines = [f"step {one['step']}: {one['key']} {one['before']} -> {one['after']}" for one in changes]
+        self.experiment.set_tag(self.run_id, CHANGES_TAG, "\n".join(lines)[-_TAG_CHARACTERS:])
 
     @rank_zero_only
     def log_data(self, digest: str, synthetic: bool, note: str = "") -> None:

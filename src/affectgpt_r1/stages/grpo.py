@@ -100,6 +100,7 @@ class GRPOStage:
         """
         if len(batch):
             self._buffer, self._visits = self._fill_buffer(policy, batch, seed), 0
+        self._add_reference(policy)
         step = self._next_step(policy.device)
         with phase("forward"):
             scored = self._score(policy, step)
@@ -140,6 +141,14 @@ class GRPOStage:
                 self._buffer = dataclasses.replace(
                     self._buffer, old_per_token_logps=self._buffer.sampling_per_token_logps
                 )
+
+    def _add_reference(self, policy: Policy) -> None:
+        """Score a buffer that was filled while ``beta`` was 0, in a run that was resumed with a larger one."""
+        if self._buffer is None or self.options.beta == 0.0 or self._buffer.ref_per_token_logps is not None:
+            return
+        buffer = RolloutBuffer.from_state(self._buffer.state(), policy.device)
+        reference = self._reference_logps(policy, buffer.batch, buffer.completions)
+        self._buffer = dataclasses.replace(buffer, ref_per_token_logps=reference)
 
     def _next_step(self, device: torch.device) -> RolloutBuffer:
         if self._buffer is None or self._visits == self.schedule.steps:

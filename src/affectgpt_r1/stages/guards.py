@@ -88,7 +88,35 @@ def check_gradients(parameters: Iterable[nn.Parameter], stage: str) -> None:
         raise ConfigError(f"stage={stage}: the loss gave no weight a gradient; {CAUSES}")
 
 
-def check_finite(output: StageOutput, batch: ClipBatch, folder: Path, step: int) -> None:
+def divergence_remedy(last: Path, *, has_kl: bool) -> str:
+    """What to do about a loss or a gradient that is infinite or not a number; it can be followed as it is written.
+
+    Args:
+        last: Where the run's last checkpoint is, if it has written one.
+        has_kl: Whether the stage has a KL term.
+    """
+    lower = "Lower optim.optimizer.lr" + (" or raise stage.beta" if has_kl else "")
+    return f"{lower}, then {'resume by ckpt_path=last' if last.is_file() else 'run the command again'}"
+
+
+def check_finite_gradients(norm: Tensor, step: int, remedy: str) -> None:
+    """Stop before a step whose gradients would make every weight NaN, and with them the next checkpoint.
+
+    Args:
+        norm: The norm of all gradients.
+        step: The optimizer step.
+        remedy: See :func:`divergence_remedy`.
+
+    Raises:
+        TrainingError: The norm is infinite or not a number.
+    """
+    if not math.isfinite(float(norm)):
+        raise TrainingError(f"Step {step}: the gradients' norm is {float(norm)}, though the loss is finite. {remedy}")
+
+
+def check_finite(
+    output: StageOutput, batch: ClipBatch, folder: Path, step: int, remedy: str = "Lower optim.optimizer.lr"
+) -> None:
     """Stop at a loss or KL that is infinite or no number, and keep what it came from.
 
     Args:
@@ -96,6 +124,7 @@ def check_finite(output: StageOutput, batch: ClipBatch, folder: Path, step: int)
         batch: The clips, where the output has no records.
         folder: Where ``nonfinite_step_000012.jsonl`` is written: a line for each completion, or clip.
         step: The optimizer step.
+        remedy: See :func:`divergence_remedy`.
 
     Raises:
         TrainingError: Names the file and the first clips.
@@ -118,10 +147,7 @@ def check_finite(output: StageOutput, batch: ClipBatch, folder: Path, step: int)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     found = ", ".join(f"{name} = {value}" for name, value in values.items())
     clips = ", ".join(dict.fromkeys(str(row["name"]) for row in rows))
-    raise TrainingError(
-        f"Step {step}: {found} on {clips}; clips and completions are in {path}. Lower optim.optimizer.lr or raise "
-        "stage.beta, then go on with ckpt_path=last"
-    )
+    raise TrainingError(f"Step {step}: {found} on {clips}; clips and completions are in {path}. {remedy}")
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -1,6 +1,11 @@
 import errno
 import resource
+<<<<<<< HEAD
 from math import inf, nan
+=======
+import shutil
+import warnings
+>>>>>>> wt-resume
 
 import pytest
 import torch
@@ -52,6 +57,77 @@ def test_resumed_run_keeps_the_earlier_best(tmp_path, tiny_module, fit):
     trainer = fit(tiny_module((0.7,)), _checkpoints(tmp_path), plugins=plugins, ckpt_path="last")
     assert trainer.global_step == 12
     assert AtomicCheckpointIO().load_checkpoint(tmp_path / "best.ckpt")["global_step"] == 8
+
+
+def _score_and_step(folder):
+    """What best.ckpt says of itself."""
+    best = AtomicCheckpointIO().load_checkpoint(folder / "best.ckpt")
+    (score,) = [float(state["best_model_score"]) for key, state in best["callbacks"].items() if "val/f1" in key]
+    return pytest.approx(score), best["global_step"]
+
+
+@pytest.mark.parametrize(("later", "kept"), [(0.7, (0.9, 8)), (0.95, (0.95, 12))])
+def test_the_best_survives_a_move_of_the_folder(tmp_path, tiny_module, fit, later, kept):
+    plugins = [AtomicCheckpointIO()]
+    fit(tiny_module((0.5, 0.9)), _checkpoints(tmp_path / "old"), plugins=plugins, max_epochs=2)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    checkpoints = _checkpoints(tmp_path / "new")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*dirpath has changed.*")
+        warnings.filterwarnings("error", message=".*callbacks used to create the checkpoint.*")
+        fit(tiny_module((later,)), checkpoints, plugins=plugins, ckpt_path=str(tmp_path / "new" / "last.ckpt"))
+    assert _score_and_step(tmp_path / "new") == kept
+    assert float(checkpoints[0].best_model_score) == pytest.approx(kept[0])
+    assert checkpoints[0].best_model_path == str(tmp_path / "new" / "best.ckpt")
+    assert not (tmp_path / "old").exists()
+
+
+def test_a_run_that_continues_in_another_folder_takes_its_best_along(tmp_path, tiny_module, fit):
+    plugins = [AtomicCheckpointIO()]
+    fit(tiny_module((0.5, 0.9)), _checkpoints(tmp_path / "a"), plugins=plugins, max_epochs=2)
+    before = (tmp_path / "a" / "best.ckpt").read_bytes()
+    fit(tiny_module((0.7,)), _checkpoints(tmp_path / "b"), plugins=plugins, ckpt_path=str(tmp_path / "a" / "last.ckpt"))
+    assert (tmp_path / "a" / "best.ckpt").read_bytes() == (tmp_path / "b" / "best.ckpt").read_bytes() == before
+
+
+def test_a_resume_from_before_the_best_does_not_replace_it(tmp_path, tiny_module, fit):
+    """As after a step back, with a lower rate: the score in the older checkpoint is not the file's."""
+    plugins = [AtomicCheckpointIO()]
+    fit(tiny_module((0.5,)), _checkpoints(tmp_path), plugins=plugins, max_epochs=1)
+    shutil.copy(tmp_path / "last.ckpt", tmp_path / "early.ckpt")
+    fit(tiny_module((0.9,)), _checkpoints(tmp_path), plugins=plugins, max_epochs=2, ckpt_path="last")
+    assert _score_and_step(tmp_path) == (0.9, 8)
+    fit(tiny_module((0.6, 0.7)), _checkpoints(tmp_path), plugins=plugins, ckpt_path=str(tmp_path / "early.ckpt"))
+    assert _score_and_step(tmp_path) == (0.9, 8)
+    assert AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 12
+
+
+def test_a_best_that_was_deleted_is_not_waited_for(tmp_path, tiny_module, fit):
+    plugins = [AtomicCheckpointIO()]
+    fit(tiny_module((0.5, 0.9)), _checkpoints(tmp_path), plugins=plugins, max_epochs=2)
+    (tmp_path / "best.ckpt").unlink()
+    fit(tiny_module((0.6,)), _checkpoints(tmp_path), plugins=plugins, ckpt_path="last")
+    assert _score_and_step(tmp_path) == (0.6, 12)
+
+
+@pytest.mark.parametrize("options", [{"monitor": "train/loss", "mode": "min"}, {"mode": "min"}])
+def test_scores_of_another_metric_or_direction_are_not_compared(tmp_path, tiny_module, fit, options):
+    plugins = [AtomicCheckpointIO()]
+    fit(tiny_module((0.5,)), _checkpoints(tmp_path), plugins=plugins, max_epochs=1)
+    before = (tmp_path / "best.ckpt").read_bytes()
+    with pytest.raises(CheckpointError, match=r"judged by val/f1 \(max\).*Resume with stage\.monitor=val/f1"):
+        fit(tiny_module((0.9,)), _checkpoints(tmp_path, **options), plugins=plugins, ckpt_path="last")
+    assert (tmp_path / "best.ckpt").read_bytes() == before
+
+
+def test_how_often_last_is_written_may_change(tmp_path, tiny_module, fit):
+    plugins = [AtomicCheckpointIO()]
+    fit(tiny_module((0.5,)), _checkpoints(tmp_path), plugins=plugins, max_epochs=1)
+    callbacks = [BestCheckpoint(tmp_path), LastCheckpoint(tmp_path, every_n_steps=2)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*callbacks used to create the checkpoint.*")
+        fit(tiny_module((0.4,)), callbacks, plugins=plugins, max_epochs=2, ckpt_path="last")
+    assert _score_and_step(tmp_path) == (0.5, 4)
 
 
 class Resumable:

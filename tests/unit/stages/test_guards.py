@@ -10,12 +10,14 @@ from torch import nn
 from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
 from affectgpt_r1.stages.guards import (
     check_finite,
+    check_finite_gradients,
     check_full_precision,
     check_gradients,
     check_loss_has_gradient,
     check_num_processes,
     check_shares,
     check_trainable,
+    divergence_remedy,
     gradient_norm,
 )
 from affectgpt_r1.types import CompletionRecord, StageOutput
@@ -71,6 +73,24 @@ def test_a_stage_without_completions_leaves_the_clips(make_batch, tmp_path):
 def test_finite_figures_pass(make_batch, tmp_path):
     check_finite(StageOutput(torch.tensor(1.0), {"kl": torch.tensor(0.0)}), make_batch(2), tmp_path, 3)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_remedy_can_be_followed(make_batch, tmp_path):
+    """SFT has no stage.beta, and a run that has written no checkpoint cannot be resumed."""
+    last = tmp_path / "last.ckpt"
+    assert divergence_remedy(last, has_kl=False) == "Lower optim.optimizer.lr, then run the command again"
+    last.touch()
+    remedy = divergence_remedy(last, has_kl=True)
+    assert remedy == "Lower optim.optimizer.lr or raise stage.beta, then resume by ckpt_path=last"
+    with pytest.raises(TrainingError, match="resume by ckpt_path=last"):
+        check_finite(StageOutput(torch.tensor(math.nan), {}), make_batch(2), tmp_path, 3, remedy)
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_step_that_would_spoil_the_weights_is_not_taken(norm):
+    check_finite_gradients(torch.tensor(1e30), 4, "Lower the rate")
+    with pytest.raises(TrainingError, match=r"Step 4: the gradients' norm is .*though the loss is finite\. Lower the"):
+        check_finite_gradients(torch.tensor(norm), 4, "Lower the rate")
 
 
 def test_gradient_norm_by_hand():

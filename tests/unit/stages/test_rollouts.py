@@ -96,6 +96,24 @@ def test_a_buffer_survives_a_checkpoint_bit_by_bit(tiny_policy, make_batch, tmp_
     assert stage.buffer_state() == other.buffer_state() == {}  # used up
 
 
+def test_a_buffer_without_a_reference_gets_one_when_beta_is_raised(tiny_policy, make_batch):
+    """As where a run with ``beta=0`` was cut in mid-buffer and is resumed with a KL term."""
+    tiny_policy.snapshot_reference()
+    batch, empty = make_batch(2), select_clips(make_batch(2), [])
+    plain, whole = (grpo(num_iterations=2, beta=beta) for beta in (0.0, 0.1))
+    for stage in (plain, whole):
+        stage.training_step(tiny_policy, batch, seed=7)
+    resumed = grpo(num_iterations=2, beta=0.1)
+    resumed.load_buffer_state(plain.buffer_state())
+    with torch.no_grad():
+        for parameter in tiny_policy.trainable_parameters().values():
+            parameter.mul_(1.02)
+    expected, actual = (stage.training_step(tiny_policy, empty, seed=8) for stage in (whole, resumed))
+    assert float(expected.logs["kl"]) > 1e-5
+    assert float(actual.logs["kl"]) == float(expected.logs["kl"])
+    assert actual.loss.item() == expected.loss.item()
+
+
 def test_groups_of_equal_rewards_are_drawn_anew(tiny_policy, make_batch):
     batch = make_batch()
     plain = grpo(LetterReward()).training_step(tiny_policy, batch, seed=7)
