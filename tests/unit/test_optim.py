@@ -69,7 +69,6 @@ def test_a_run_shorter_than_its_warm_up_stays_finite():
     assert rates(5, warmup_steps=20, total_steps=2) == pytest.approx([1 / 21, 2 / 21, 3 / 21, 4 / 21, 5 / 21])
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("shape", [linear_schedule, cosine_schedule])
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -86,7 +85,8 @@ def test_a_schedule_that_would_end_at_once_is_refused(shape, settings, message):
 
 def test_a_constant_rate_needs_no_length():
     assert rates(4, warmup_steps=1, total_steps=-1, final_share=1.0) == pytest.approx([0.5, 1, 1, 1])
-=======
+
+
 def trained(steps: int, lr: float, shape=linear_schedule, **settings):
     """Optimizer and schedule after ``steps``, and their checkpoint; the weights have two groups."""
     layer = nn.Linear(2, 2)
@@ -126,4 +126,3 @@ def test_the_schedules_of_torch_are_replayed_too():
     replay_settings(today, partial(cosine, T_max=9), checkpoint)
     assert checkpoint["lr_schedulers"][0]["T_max"] == 9
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == expected.param_groups[0]["lr"]
->>>>>>> wt-resume

@@ -1,11 +1,8 @@
 import errno
 import resource
-<<<<<<< HEAD
-from math import inf, nan
-=======
 import shutil
 import warnings
->>>>>>> wt-resume
+from math import inf, nan
 
 import pytest
 import torch

@@ -128,14 +128,14 @@ def test_slopes_by_hand(values, slope, t):
     assert slope_and_t(values) == (pytest.approx(slope, abs=1e-12), pytest.approx(t))
 
 
-<<<<<<< HEAD
 def test_a_validation_without_a_score_is_left_out(caplog):
     """A NaN inside the window would hide the fall for as many validations as the window is long."""
     scores = [*FALLING[:2], math.nan, *FALLING[2:]]
     with caplog.at_level(logging.WARNING):
         run(RewardHackingAlarm(), [*RISING[:2], 0.75, *RISING[2:]], scores)
     assert len(warnings_of(caplog)) == 1
-=======
+
+
 def test_scores_of_another_metric_are_not_continued():
     """A line through F1 and then through a loss would fall by the change of metric alone."""
     first = RewardHackingAlarm()
@@ -145,4 +145,3 @@ def test_scores_of_another_metric_are_not_continued():
     same.load_state_dict(state)
     other.load_state_dict(state)
     assert (len(same.state_dict()["scores"]), other.state_dict()["scores"]) == (5, [])
->>>>>>> wt-resume
