@@ -103,7 +103,7 @@ def train(config: DictConfig) -> dict[str, float]:
 
 
 def _check_files(config: DictConfig) -> None:
-    """Look at all files that a run starts from, before anything is logged, weights of gigabytes loaded, or clips encoded."""
+    """Look at all files that a run starts from, before anything is logged, loaded or encoded."""
     from affectgpt_r1.errors import ConfigError
     from affectgpt_r1.policy.checkpoint import check_there
 
