@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +26,7 @@ from affectgpt_r1.config_keys import (
     unknown_key,
 )
 from affectgpt_r1.errors import AffectGPTError, ConfigError
+from affectgpt_r1.run_names import run_folder
 
 __all__ = [
     "CONFIGS",
@@ -47,6 +49,8 @@ FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """What a disk answers that is full or may not be written."""
 
 OmegaConf.register_new_resolver("repository", lambda: str(REPOSITORY), replace=True)
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("folder_name", lambda path: Path(path).name, replace=True)
 
 
 def instantiate(config: Any, **arguments: Any) -> Any:
@@ -107,6 +111,9 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
         if any(frame.name == "_entry" for frame in traceback.extract_tb(error.__traceback__)):
             raise
         _fail(f"{error.filename}: the run's folder cannot be made ({error.strerror}); choose another by paths.outputs=")
+    except KeyboardInterrupt:  # outside of what a run says itself
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @contextmanager

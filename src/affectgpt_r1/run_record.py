@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.reporting.plain_json import finite_or_none
+from affectgpt_r1.reporting.provenance import git_tags
 
 if TYPE_CHECKING:
     import lightning as L
@@ -57,9 +59,16 @@ def wall_time_of(path: str | Path) -> float:
 
 
 def write_record(
-    config: DictConfig, trainer: L.Trainer, clock: PhaseClock, metrics: dict[str, float]
+    config: DictConfig, trainer: L.Trainer, clock: PhaseClock, metrics: dict[str, float], *, config_hash: str
 ) -> dict[str, float]:
     """Write ``run.json`` into the run's folder, and say where it is.
+
+    Args:
+        config: The run's configuration.
+        trainer: At the end of training.
+        clock: The phases' times.
+        metrics: The last logged metrics.
+        config_hash: Digest of the configuration that has come to its end.
 
     Returns:
         The metrics, with ``best``: the best value of the monitored metric, NaN where none was monitored.
@@ -74,6 +83,9 @@ def write_record(
         "best": None if best is None else float(best),
         **clock.seconds,
         "peak_memory_mib": round(peak_memory_mib(), 1),
+        "metrics": finite_or_none(metrics),
+        "git_commit": git_tags()["git_commit"],
+        "config_hash": config_hash,
     }
     folder = Path(config.paths.run)
     folder.mkdir(parents=True, exist_ok=True)

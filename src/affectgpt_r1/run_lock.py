@@ -1,0 +1,110 @@
+"""One process works in a run's folder at a time; the others are told which one it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from affectgpt_r1.errors import ConfigError
+
+LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"
+
+SECONDS_FOR_ORPHANS = 20.0
+"""Workers of a killed process hold its lock until they notice that they are orphans; torch's take some five seconds."""
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which the system drops with this process, however it ends.
+
+    Args:
+        folder: Created if absent.
+
+    Raises:
+        ConfigError: Another process holds it, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_FILE)
+        _acquire(lock, folder)
+    except (NotADirectoryError, FileExistsError) as error:
+        raise ConfigError(
+            f"{error.filename}: the run's folder cannot be made ({error.strerror}); choose another by paths.outputs="
+        ) from error
+    try:
+        _write_owner(folder)
+        yield
+        (folder / OWNER_FILE).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def owner_of(folder: Path) -> str | None:
+    """Who holds a folder's lock, in words; None if nobody does."""
+    if not (folder / LOCK_FILE).is_file():
+        return None
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return _owner_in_words(_read_owner(folder))
+    lock.release()
+    return None
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        owner = _read_owner(folder)
+        if not owner or _has_ended(owner):
+            with suppress(Timeout):
+                lock.acquire(timeout=SECONDS_FOR_ORPHANS)
+                return
+        raise ConfigError(
+            f"{folder} is in use by {_owner_in_words(owner)}; wait for it to end, or choose another folder by "
+            "experiment_name="
+        ) from None
+
+
+def _write_owner(folder: Path) -> None:
+    started = datetime.now().isoformat(sep=" ", timespec="seconds")
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": started, "command": shlex.join(sys.argv)}
+    (folder / OWNER_FILE).write_text(json.dumps(owner) + "\n", encoding="utf-8")
+
+
+def _read_owner(folder: Path) -> dict[str, Any]:
+    try:
+        owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # it has just taken the lock, and is about to write
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _has_ended(owner: dict[str, Any]) -> bool:
+    """Whether the owner ran on this machine and is gone."""
+    if owner.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, KeyError, ValueError):
+        return False
+    return False
+
+
+def _owner_in_words(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "another process"
+    return f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('started')}"
