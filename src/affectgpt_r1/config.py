@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +25,7 @@ from affectgpt_r1.config_keys import (
     unknown_key,
 )
 from affectgpt_r1.errors import AffectGPTError, ConfigError
-from affectgpt_r1.run_names import run_folder
+from affectgpt_r1.run_names import run_folder, run_title
 
 __all__ = [
     "CONFIGS",
@@ -50,7 +49,7 @@ FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 OmegaConf.register_new_resolver("repository", lambda: str(REPOSITORY), replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-OmegaConf.register_new_resolver("folder_name", lambda path: Path(path).name, replace=True)
+OmegaConf.register_new_resolver("run_title", run_title, replace=True)
 
 
 def instantiate(config: Any, **arguments: Any) -> Any:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.reporting.provenance import command_line
+from affectgpt_r1.run_record import wall_time_of
 
 log = logging.getLogger(__name__)
 
@@ -218,8 +219,10 @@ def _dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _start_digests(config: DictConfig) -> dict[str, str | None]:
-    """SHA-256 of the checkpoints that the run starts from, so that one which is trained again is another one."""
-    digests: dict[str, str | None] = {}
+    """What the run starts from: SHA-256 of the checkpoints, which may be trained again, and the wall time to match."""
+    digests: dict[str, str | None] = {"match_wall_time": None}
+    if config.match_wall_time is not None and Path(config.match_wall_time).is_file():
+        digests["match_wall_time"] = str(wall_time_of(config.match_wall_time))
     for key in START_KEYS:
         digests[key] = None
         if config[key] is not None and Path(config[key]).is_file():

@@ -24,11 +24,12 @@ SECONDS_FOR_ORPHANS = 20.0
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def owned(folder: Path, remedy: str = "choose another folder by experiment_name= or paths.outputs=") -> Iterator[None]:
     """Hold a folder's lock, which the system drops with this process, however it ends.
 
     Args:
         folder: Created if absent.
+        remedy: What else than waiting helps.
 
     Raises:
         ConfigError: Another process holds it, or the folder cannot be made.
@@ -36,11 +37,9 @@ def owned(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_FILE)
-        _acquire(lock, folder)
-    except (NotADirectoryError, FileExistsError) as error:
-        raise ConfigError(
-            f"{error.filename}: the run's folder cannot be made ({error.strerror}); choose another by paths.outputs="
-        ) from error
+        _acquire(lock, folder, remedy)
+    except OSError as error:
+        raise ConfigError(f"{folder}: it cannot be written ({error.strerror}); {remedy}") from error
     try:
         _write_owner(folder)
         yield
@@ -62,7 +61,7 @@ def owner_of(folder: Path) -> str | None:
     return None
 
 
-def _acquire(lock: FileLock, folder: Path) -> None:
+def _acquire(lock: FileLock, folder: Path, remedy: str) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -71,10 +70,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             with suppress(Timeout):
                 lock.acquire(timeout=SECONDS_FOR_ORPHANS)
                 return
-        raise ConfigError(
-            f"{folder} is in use by {_owner_in_words(owner)}; wait for it to end, or choose another folder by "
-            "experiment_name="
-        ) from None
+        raise ConfigError(f"{folder} is in use by {_owner_in_words(owner)}; wait for it to end, or {remedy}") from None
 
 
 def _write_owner(folder: Path) -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from affectgpt_r1.config_keys import key_of
 
 SEPARATOR = "+"
-"""Between stage and changes. Not Hydra's ``,`` and ``=``: paths that hold these must be quoted in ``init_from=PATH``."""
+"""Between stage and changes. Not Hydra's ``,`` and ``=``: a path that holds them must be quoted in ``init_from=``."""
 
 LONGEST = 120
 """Characters of a folder's name; a longer one is cut and ends in a hash."""
@@ -53,6 +53,17 @@ def run_folder(*, _root_: DictConfig) -> str:
     if not changes:
         return str(experiment if stage == "evaluate" else experiment / stage)
     return str(experiment / run_name(stage, changes))
+
+
+def run_title(*, _root_: DictConfig) -> str:
+    """Return the run's name in MLflow: that of its folder, and the seed.
+
+    Args:
+        _root_: See :func:`run_folder`.
+    """
+    folder = Path(_root_.paths.run)
+    name = str(_root_.stage.name) if folder == Path(_root_.paths.experiment) else folder.name
+    return f"{name}-seed{_root_.seed}"
 
 
 def run_name(stage: str, changes: Mapping[str, str]) -> str:
