@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError, ConfigError
@@ -174,7 +175,7 @@ def _differences(config: DictConfig) -> Iterator[str]:
         written = OmegaConf.load(folder / CONFIG_FILE)
         assert isinstance(written, DictConfig)
         there = _identity(written)
-    except (OmegaConfBaseException, OSError, ValueError, AssertionError):  # of an older version, or damaged
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, AssertionError):  # older, or damaged
         yield f"a configuration that cannot be read ({folder / CONFIG_FILE})"
         return
     here = _identity(config)

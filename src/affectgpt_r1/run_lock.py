@@ -8,7 +8,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,6 @@ from filelock import FileLock, Timeout
 from affectgpt_r1.errors import ConfigError
 
 LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"
-
-SECONDS_FOR_ORPHANS = 20.0
-"""Workers of a killed process hold its lock until they notice that they are orphans; torch's take some five seconds."""
 
 
 @contextmanager
@@ -65,12 +62,8 @@ def _acquire(lock: FileLock, folder: Path, remedy: str) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        owner = _read_owner(folder)
-        if not owner or _has_ended(owner):
-            with suppress(Timeout):
-                lock.acquire(timeout=SECONDS_FOR_ORPHANS)
-                return
-        raise ConfigError(f"{folder} is in use by {_owner_in_words(owner)}; wait for it to end, or {remedy}") from None
+        owner = _owner_in_words(_read_owner(folder))
+        raise ConfigError(f"{folder} is in use by {owner}; wait for it to end, or {remedy}") from None
 
 
 def _write_owner(folder: Path) -> None:
@@ -85,19 +78,6 @@ def _read_owner(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):  # it has just taken the lock, and is about to write
         return {}
     return owner if isinstance(owner, dict) else {}
-
-
-def _has_ended(owner: dict[str, Any]) -> bool:
-    """Whether the owner ran on this machine and is gone."""
-    if owner.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(int(owner["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, KeyError, ValueError):
-        return False
-    return False
 
 
 def _owner_in_words(owner: dict[str, Any]) -> str:

@@ -76,7 +76,7 @@ def run_name(stage: str, changes: Mapping[str, str]) -> str:
     >>> run_name("grpo", {"stage.beta": "0.04", "penalty": "ratio"})
     'grpo+penalty-ratio+stage.beta-0.04'
     >>> run_name("grpo", {"data.modalities": "[video,text]"})
-    'grpo+data.modalities-video_text-9dc58dd7'
+    'grpo+data.modalities-video_text-cc182e58'
     """
     ordered = sorted(changes.items())
     readable = [re.sub(r"[^\w.-]+", "_", value, flags=re.ASCII).strip("_") for _, value in ordered]

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.run_folder import begin, check_may_train, config_hash, look_up, recorded_metrics
 
 
+@cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", [*overrides, "experiment_name=t"])
+
+
 @pytest.fixture
 def composed(tmp_path):
-    """``composed(*overrides)``: ``experiment=sft`` whose folder is ``outputs/t/sft``."""
+    """``composed(*overrides)``: ``experiment=sft`` with the folder ``outputs/t/sft``; values are set where they can be."""
 
-    def build(*overrides: str, outputs: Path = tmp_path / "outputs", experiment: str = "sft"):
-        usual = (f"experiment={experiment}", "experiment_name=t", f"paths.outputs={outputs}")
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("train", [*usual, *overrides])
+    def build(*overrides: str, outputs: Path = tmp_path / "outputs", experiment: str = "sft") -> DictConfig:
+        groups = tuple(
+            one for one in overrides if one.startswith(("+", "logger=", "callbacks=", "debug=", "model.lora"))
+        )
+        config = _composed((f"experiment={experiment}", *groups)).copy()
+        config.paths.outputs = str(outputs)
+        config.merge_with_dotlist([one for one in overrides if one not in groups])
+        return config
 
     return build
 

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.run_names import LONGEST, run_name
 
 
-@pytest.fixture
-def folder_of(monkeypatch, tmp_path):
-    """``folder_of(entry, *overrides, swept=())``: the run's folder below the outputs, as a job of Hydra's sees it."""
+@cache
+def _composed(entry: str, overrides: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(entry, [*overrides, "paths.outputs=/o"], return_hydra_config=True)
 
-    def find(entry: str, *overrides: str, swept: tuple[str, ...] | None = None, written: bool = True) -> str:
-        sweep = tmp_path / f"multirun-{abs(hash((overrides, swept)))}"
-        mode = "RUN" if swept is None else "MULTIRUN"
-        given = [*overrides, "paths.outputs=/o", f"hydra.mode={mode}", f"hydra.sweep.dir={sweep}"]
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose(entry, given, return_hydra_config=True)
+
+@pytest.fixture
+def job(monkeypatch, tmp_path):
+    """``job(entry, *overrides, swept=())``: the configuration as a job of Hydra's sees it.
+
+    Composed with what a name or a folder is made of only, since that takes long.
+    """
+
+    def build(entry: str, *overrides: str, swept: tuple[str, ...] | None = None, written: bool = True) -> DictConfig:
+        keys = ("experiment", "debug", "prompt", "seed", "experiment_name")
+        config = _composed(entry, tuple(one for one in overrides if one.partition("=")[0] in keys)).copy()
+        OmegaConf.set_readonly(config.hydra, False)
+        config.hydra.overrides.task = list(overrides)
+        config.hydra.mode, config.hydra.sweep.dir = "RUN" if swept is None else "MULTIRUN", str(tmp_path)
         if swept is not None and written:
-            sweep.mkdir(exist_ok=True)
             of_the_sweep = {"overrides": {"task": list(swept)}, "sweeper": {"params": None}}
-            OmegaConf.save({"hydra": of_the_sweep}, sweep / "multirun.yaml")
+            OmegaConf.save({"hydra": of_the_sweep}, tmp_path / "multirun.yaml")
         monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
         HydraConfig.instance().set_config(config)
-        return str(Path(config.paths.run).relative_to("/o"))
+        return config
 
-    return find
+    return build
+
+
+@pytest.fixture
+def folder_of(job):
+    """``folder_of(entry, *overrides)``: the run's folder, seen from the outputs."""
+    return lambda *given, **options: str(Path(job(*given, **options).paths.run).relative_to("/o"))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +68,7 @@ def folder_of(monkeypatch, tmp_path):
         ("experiment=towers debug=overfit", "debug/demo-no_think-seed1/towers"),
         (
             "experiment=control match_wall_time=/o/demo-no_think-seed1/grpo+penalty-ratio/run.json",
-            "demo-no_think-seed1/control+match_wall_time-grpo_penalty-ratio-0d08e5e3",
+            "demo-no_think-seed1/control+match_wall_time-grpo_penalty-ratio-6cab3aff",
         ),
     ],
 )
@@ -92,7 +107,7 @@ def test_a_sweep_of_another_sweeper_names_all_that_is_given(folder_of):
         ("systems.grpo=/o/demo-no_think-seed1/grpo/checkpoints/best.ckpt", "demo-no_think-seed1"),
         (
             "systems.grpo=/o/demo-no_think-seed1/grpo+penalty-ratio/checkpoints/best.ckpt",
-            "demo-no_think-seed1/evaluate+systems.grpo-grpo_penalty-ratio-dc7c4f25",
+            "demo-no_think-seed1/evaluate+systems.grpo-grpo_penalty-ratio-5fde529b",
         ),
     ],
 )
@@ -100,11 +115,9 @@ def test_folder_of_an_evaluation(folder_of, overrides, folder):
     assert folder_of("evaluate", *overrides.split()) == folder
 
 
-def test_the_mlflow_run_is_called_as_its_folder(folder_of):
-    folder_of("train", "experiment=grpo", "penalty=ratio")
-    assert HydraConfig.instance().cfg.logger.mlflow.run_name == "grpo+penalty-ratio-seed1"
-    folder_of("evaluate")
-    assert HydraConfig.instance().cfg.logger.mlflow.run_name == "evaluate-seed1"
+def test_the_mlflow_run_is_called_as_its_folder(job):
+    assert job("train", "experiment=grpo", "penalty=ratio").logger.mlflow.run_name == "grpo+penalty-ratio-seed1"
+    assert job("evaluate").logger.mlflow.run_name == "evaluate-seed1"
 
 
 @pytest.mark.parametrize("value", ["[video,text]", "{r: 4, alpha: 8}", "größer", "a=b", "x" * 200, "/data/ü/a b.csv"])
