@@ -24,7 +24,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 
 @pytest.fixture
 def composed(tmp_path):
-    """``composed(*overrides)``: ``experiment=sft`` with the folder ``outputs/t/sft``; values are set where they can be."""
+    """``composed(*overrides)``: ``experiment=sft`` in ``outputs/t/sft``; values are set where they can be."""
 
     def build(*overrides: str, outputs: Path = tmp_path / "outputs", experiment: str = "sft") -> DictConfig:
         groups = tuple(
