@@ -13,6 +13,9 @@ EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment
 LEARNT := prompt.kind=% prompt.question=% model.% data.visual=% data.num_frames=% data.image_size=% data.channel_order=% data.window% data.num_windows=% data.frame_resize=% data.face_resize=%
 SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.lexicon=% paths.data=% logger=% num_threads=% $(LEARNT),$(ARGS))
 RUN := outputs/$(EXPERIMENT)
+# What the run's own keys add to its folder is kept in $$own: nothing, or +penalty-ratio; its control and comparison have it, too.
+FIND_RUN = run=$$($(TRAIN) experiment=$(1) $(ARGS) --cfg job --package paths.run) && experiment=$${run%/grpo*} && own=$${run\#\#*/grpo}
+AGAIN := $(filter overwrite=%,$(ARGS))
 SMOL_EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),smol-$(PROMPT)-seed$(SEED))
 SMOL_WEIGHTS := data/pretrained/SmolLM2-135M-Instruct/provenance.json
 TRAIN := $(BIN)/python -m affectgpt_r1.train
@@ -44,16 +47,16 @@ outputs/towers/checkpoints/best.ckpt: | $(DATA)/tokenizer/tokenizer.json
 	$(TRAIN) experiment=towers
 
 $(RUN)/sft/run.json: | outputs/towers/checkpoints/best.ckpt
-	$(TRAIN) experiment=sft $(SHARED)
+	$(TRAIN) experiment=sft $(SHARED) paths.run=$(@D)
 
 outputs/demo-%-seed1/sft/run.json: | outputs/towers/checkpoints/best.ckpt
-	$(TRAIN) experiment=sft $(filter-out prompt=% seed=% experiment_name=%,$(SHARED)) prompt=$*
+	$(TRAIN) experiment=sft $(filter-out prompt=% seed=% experiment_name=%,$(SHARED)) prompt=$* paths.run=$(@D)
 
 $(RUN)/grpo/run.json: | $(RUN)/sft/run.json
-	$(TRAIN) experiment=grpo $(SHARED)
+	$(TRAIN) experiment=grpo $(SHARED) paths.run=$(@D)
 
 $(RUN)/control/run.json: | $(RUN)/grpo/run.json
-	$(TRAIN) experiment=control $(SHARED)
+	$(TRAIN) experiment=control $(SHARED) paths.run=$(@D)
 
 towers: $(DATA)/tokenizer/tokenizer.json ## Pretrain the small towers on recorded cues (synthetic clips only)
 	$(TRAIN) experiment=towers $(ARGS)
@@ -63,8 +66,10 @@ sft: | outputs/towers/checkpoints/best.ckpt ## Train the SFT policy on machine c
 
 grpo: | $(RUN)/sft/run.json ## Train the GRPO policy and its control from the SFT policy, and compare all three
 	$(TRAIN) experiment=grpo $(ARGS)
-	$(TRAIN) experiment=control $(SHARED)
-	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED)
+	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,grpo) && \
+	$(TRAIN) experiment=control $(SHARED) $(AGAIN) match_wall_time=$$run/run.json paths.run=$$experiment/control$$own && \
+	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED) systems.grpo=$$run/checkpoints/best.ckpt \
+	  systems.control=$$experiment/control$$own/checkpoints/best.ckpt paths.run=$$experiment$${own:+/evaluate$$own})
 
 control: | $(RUN)/grpo/run.json ## SFT continued on GRPO's clips for GRPO's wall time
 	$(TRAIN) experiment=control $(ARGS)
@@ -77,11 +82,13 @@ $(SMOL_WEIGHTS): | $(VENV)/.installed
 	$(BIN)/affectgpt-r1 convert-weights smol
 
 outputs/$(SMOL_EXPERIMENT)/sft/run.json: | $(SMOL_WEIGHTS) outputs/towers/checkpoints/best.ckpt
-	$(TRAIN) experiment=smol_sft $(SHARED)
+	$(TRAIN) experiment=smol_sft $(SHARED) paths.run=$(@D)
 
 smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained SmolLM2-135M-Instruct, and compare on 150 clips
 	$(TRAIN) experiment=smol_grpo $(ARGS)
-	$(BIN)/python -m affectgpt_r1.evaluate num_threads=2 $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150  # all 600 would take four times as long
+	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,smol_grpo) && \
+	$(BIN)/python -m affectgpt_r1.evaluate num_threads=2 $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 \
+	  systems.grpo=$$run/checkpoints/best.ckpt paths.run=$$experiment$${own:+/evaluate$$own})  # all 600 clips would take four times as long
 
 ablations: | outputs/towers/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
 	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)

@@ -166,7 +166,7 @@ def newest_checkpoint() -> Path:
 
     outputs = REPOSITORY / "outputs"
     for stage in DEFAULT_CHECKPOINTS:
-        found = list(outputs.glob(f"*/{stage}/checkpoints/best.ckpt"))
+        found = [path for name in (stage, f"{stage}+*") for path in outputs.glob(f"*/{name}/checkpoints/best.ckpt")]
         if found:
             newest = max(found, key=lambda path: path.stat().st_mtime)
             print(f"answering with {newest}, the newest; --checkpoint names another", file=sys.stderr)

@@ -34,7 +34,6 @@ SECONDS_BETWEEN_REPORTS = 20.0
 UNTRUE_HERE = (
     ".*your dataloader is not resumable.*",  # the data module resumes its sampler itself
     ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen towers, on purpose
-    ".*Checkpoint directory .* exists and is not empty.*",  # best.ckpt and last.ckpt are replaced whole
     ".*LeafSpec.* is deprecated.*",  # inside Lightning
     ".*FSDP2-wrapped module.*returned a view tensor.*",  # which nothing changes in place
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # the module itself averages over processes, in one go

@@ -28,6 +28,7 @@ from affectgpt_r1.config_keys import (
 from affectgpt_r1.errors import AffectGPTError, ConfigError
 from affectgpt_r1.library_errors import explain_library_error, worker_message
 from affectgpt_r1.overrides import quote_overrides
+from affectgpt_r1.run_names import run_folder, run_title
 
 __all__ = [
     "CONFIGS",
@@ -49,6 +50,8 @@ ALLOWED_TARGETS = ("affectgpt_r1.", "lightning.pytorch.", "torch.optim.")
 """``_target_`` prefixes that a configuration may name; one that comes with a checkpoint could name anything else."""
 
 OmegaConf.register_new_resolver("repository", lambda: str(REPOSITORY), replace=True)
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("run_title", run_title, replace=True)
 
 
 def instantiate(config: Any, **arguments: Any) -> Any:
@@ -113,6 +116,9 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
         if any(frame.name == "_entry" for frame in traceback.extract_tb(error.__traceback__)):
             raise
         _fail(f"{error.filename}: the run's folder cannot be made ({error.strerror}); choose another by paths.outputs=")
+    except KeyboardInterrupt:  # outside of what a run says itself
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from affectgpt_r1.config import CONFIGS, clear_errors, run_with_clear_errors
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from affectgpt_r1.emotion.wheels import Lexicon
     from affectgpt_r1.policy.policy import MultimodalPolicy
     from affectgpt_r1.types import ClipBatch, EmotionSet
+
+log = logging.getLogger(__name__)
 
 PAIRS = (("grpo", "sft"), ("grpo", "control"), ("control", "sft"))
 
@@ -30,6 +33,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
     Returns:
         The logged metrics, such as ``test/grpo/f1``.
+
+    Raises:
+        ConfigError: Another evaluation writes into the same folder.
     """
     from rich.console import Console
 
@@ -38,26 +44,30 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.reporting.evaluation import log_evaluation
     from affectgpt_r1.reporting.tables import evaluation_tables
     from affectgpt_r1.reporting.tracking import tracked_run
+    from affectgpt_r1.run_lock import owned
 
     prepare_process(config)
+    folder = Path(config.paths.run)
     loggers = list((instantiate(config.logger) or {}).values())
-    with tracked_run(loggers):
+    with owned(folder), tracked_run(loggers):
         summary = compare(config, loggers)
         for table in evaluation_tables(summary):
             Console().print(table)
-        return log_evaluation(loggers, summary, Path(config.paths.experiment))
+        return log_evaluation(loggers, summary, folder)
 
 
 def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
-    """The evaluation's summary: each system of ``systems`` whose checkpoint is there, sprays and paired differences.
+    """The evaluation's summary: each system of ``systems`` whose checkpoint is there, sprays, paired differences.
 
     Each system reads, asks and answers as it was trained, by its checkpoint. Only clips that all could read count.
 
     Raises:
-        CheckpointError: No system has a checkpoint, one does not fit, or an override contradicts its settings.
+        CheckpointError: No system has a checkpoint, one that was asked for is not there, one does not fit, or an
+            override contradicts its settings.
         ConfigError: The systems were trained with lexicons of their own, and none is chosen.
         DataError: The lexicon knows none of the clips' labels.
     """
+    from affectgpt_r1.compared_runs import describe_run, find_checkpoints
     from affectgpt_r1.comparison import answer_lines, common_clips, differences, score_labels, system_summary
     from affectgpt_r1.config import resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -66,7 +76,10 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     from affectgpt_r1.policy_settings import lay_over, settings_of_checkpoint
     from affectgpt_r1.reporting.logger import mlflow_loggers
 
-    checkpoints = _checkpoints(config)
+    checkpoints = find_checkpoints(config)
+    runs = {name: describe_run(checkpoint, config.paths.outputs) for name, checkpoint in checkpoints.items()}
+    for name, run in runs.items():
+        log.info("%s: %s, step %s, seed %s", name, run["checkpoint"], run["step"], run["seed"])
     laid = {name: lay_over(config, settings_of_checkpoint(path)) for name, path in checkpoints.items()}
     settings = {name: own for name, (own, _) in laid.items()}
     lexicon = load_lexicon(one_lexicon(settings))
@@ -85,9 +98,10 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
         "lexicon": lexicon.name,
         "experiment": config.experiment_name,
         "split": config.split,
+        "runs": runs,
         "notes": comparison_notes({name: notes for name, (_, notes) in laid.items()}, settings),
     }
-    predictions = Path(config.paths.experiment) / "predictions"
+    predictions = Path(config.paths.run) / "predictions"
     predictions.mkdir(parents=True, exist_ok=True)
     for name in checkpoints:
         own = answers[name][""]
@@ -146,19 +160,6 @@ def _embedded_clips(
     return [
         policy.with_features(batch_to_device(batch, policy.device)) for batch in batches if len(batch) or batch.skipped
     ]
-
-
-def _checkpoints(config: DictConfig) -> dict[str, str]:
-    from affectgpt_r1.errors import CheckpointError
-
-    named = OmegaConf.to_container(config.systems, resolve=True)
-    assert isinstance(named, dict)
-    found = {str(name): path for name, path in named.items() if path is not None and Path(path).exists()}
-    if not found:
-        raise CheckpointError(
-            f"None of {', '.join(map(str, named.values()))} exists: run `make sft` and `make grpo` first"
-        )
-    return found
 
 
 def _check_targets(rows: Sequence[ManifestRow], lexicon: Lexicon, split: str) -> None:

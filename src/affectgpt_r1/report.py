@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,10 +26,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def report(options: argparse.Namespace) -> list[Path]:
-    """Write the report; see :func:`~affectgpt_r1.reporting.report.build.build_report`."""
-    from affectgpt_r1.reporting.report.build import build_report
+    """Write the report, and say on standard error which runs it took and what is missing.
 
-    return build_report(options.outputs, options.folder or options.outputs / "report")
+    See :func:`~affectgpt_r1.reporting.report.build.build_report`.
+
+    Raises:
+        ConfigError: Another report is being written into the same folder.
+    """
+    from affectgpt_r1.reporting.report.build import build_report
+    from affectgpt_r1.run_lock import owned
+
+    folder = options.folder or options.outputs / "report"
+    if not options.outputs.is_dir():  # else the lock would make it
+        return build_report(options.outputs, folder)
+    with owned(folder, "choose another --folder"):
+        files = build_report(options.outputs, folder)
+    summary = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+    for name, sweep in summary["sweeps"].items():
+        for run in sweep["runs"]:
+            taken = f"{run['choice']}, seed {run['seed']}: MLflow run {run['run_id']}, commit {run['git_commit'][:7]}"
+            print(f"{name} sweep: {taken}", file=sys.stderr)
+    print(*summary["missing"], sep="\n", file=sys.stderr)
+    return files
 
 
 if __name__ == "__main__":

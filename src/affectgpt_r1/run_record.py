@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 
 from affectgpt_r1.callbacks.run_totals import RunTotals
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.reporting.plain_json import write_json
+from affectgpt_r1.reporting.plain_json import finite_or_none, write_json
+from affectgpt_r1.reporting.provenance import git_tags
 
 if TYPE_CHECKING:
     import lightning as L
@@ -47,6 +48,8 @@ def write_record(
     totals: RunTotals,
     metrics: dict[str, float],
     changes: Sequence[dict[str, Any]] = (),
+    *,
+    config_hash: str,
 ) -> dict[str, float]:
     """Write ``run.json`` into the run's folder, and say where it is.
 
@@ -56,6 +59,7 @@ def write_record(
         totals: What the run took, over all its parts.
         metrics: The last logged ones.
         changes: Settings that changed when the run was resumed, with the step.
+        config_hash: Digest of the configuration that has come to its end.
 
     Returns:
         The metrics, with ``best``: the best value of the monitored metric, NaN where none was monitored.
@@ -72,6 +76,9 @@ def write_record(
         "peak_memory_mib": round(totals.peak_memory_mib(), 1),
         "resumed_at": totals.resumed_at,
         "config_changes": list(changes),
+        "metrics": finite_or_none(metrics),
+        "git_commit": git_tags()["git_commit"],
+        "config_hash": config_hash,
     }
     folder = Path(config.paths.run)
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from affectgpt_r1.errors import ConfigError, MediaError
@@ -67,9 +68,10 @@ def run_cell(config: DictConfig, train: Callable[[DictConfig], dict[str, float]]
         else:
             log.info("%s is finished: MLflow run %s", cell.run_name, run_id)
     entry = {"choice": cell.choice, "seed": cell.seed, "config_hash": cell.config_hash, "run_id": run_id}
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CELL_FILE).write_text(json.dumps(entry), encoding="utf-8")
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # else nobody leads a sweep
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CELL_FILE).write_text(json.dumps(entry), encoding="utf-8")
     return runs.score(run_id)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -24,40 +25,94 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NOT_STORED = ("ckpt_path", "paths", "logger", "callbacks")
+NOT_STORED = ("ckpt_path", "overwrite", "paths", "logger", "callbacks")
 """Parts of the configuration that say where a run is kept and shown, not what it is."""
 
 
 def train(config: DictConfig) -> dict[str, float]:
-    """Build everything from the configuration, fit, and record what came of it.
+    """Take the run's folder, and train, unless the run that is there is this one and has ended.
 
     Args:
-        config: The composed ``configs/train.yaml``.
+        config: The composed ``configs/train.yaml``. An unfinished run of this configuration goes on from its last
+            checkpoint.
 
     Returns:
         The last logged metrics, with ``best``, the best value of the monitored one, and with ``evaluate_after`` the
         figures of the test clips, which the first process alone answers and records.
+
+    Raises:
+        ConfigError: The folder holds another run, or another process works in it.
+        SystemExit: With code 130 after Ctrl-C.
     """
-    from affectgpt_r1.assembly import build_data, build_policy, encode_clips, prepare_process, take_exported_model
+    from lightning_utilities.core.rank_zero import rank_zero_only
+
+    from affectgpt_r1.assembly import prepare_process, take_exported_model
+    from affectgpt_r1.initial_policy import settle_settings
+    from affectgpt_r1.reporting.logger import Terminated, status_of
+    from affectgpt_r1.run_folder import check_may_train, log_file, look_up, recorded_metrics
+    from affectgpt_r1.run_lock import owned
+    from affectgpt_r1.value_ranges import check_ranges
+
+    check_ranges(config)
+    prepare_process(config)  # before the stage, whose heads draw their first weights
+    folder = Path(config.paths.run)
+    config.paths.run = str(folder)  # what the command line made of it holds in every process that reads it later
+    take_exported_model(config)  # before settings are compared or logged
+    _check_files(config)
+    config = settle_settings(config)
+    with ExitStack() as stack:
+        if rank_zero_only.rank == 0:  # other processes share the first one's folder, and read what it holds alike
+            stack.enter_context(owned(folder))
+            stack.enter_context(log_file(folder))
+        found = look_up(config)
+        check_may_train(config, found)
+        begins = config.ckpt_path is not None or config.overwrite or config.debugging or found.state == "new"
+        if not begins and found.state == "finished":
+            log.info("%s holds this run, finished: nothing to do; overwrite=true trains it again", folder)
+            return recorded_metrics(folder)
+        if not begins:
+            log.info("%s holds this run, unfinished: it continues from its last checkpoint", folder)
+            config.ckpt_path = "last"
+        try:
+            return _train(config)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            if status_of(stop) != "KILLED":
+                raise
+            if rank_zero_only.rank == 0:
+                _say_how_to_go_on(config)
+            if isinstance(stop, Terminated):
+                raise
+            raise SystemExit(130) from None  # Ctrl-C, of which Lightning makes exit code 1
+
+
+def _say_how_to_go_on(config: DictConfig) -> None:
+    last = Path(config.paths.run) / "checkpoints" / "last.ckpt"
+    if config.debugging:
+        log.warning("Stopped: a debug run begins again each time")
+    elif not last.is_file():
+        log.warning("Stopped before the first checkpoint: the same command begins again")
+    elif config.overwrite:
+        log.warning("Stopped: the same command without overwrite=true continues from %s", last)
+    else:
+        log.warning("Stopped: the same command continues from %s, and so does ckpt_path=last", last)
+
+
+def _train(config: DictConfig) -> dict[str, float]:
+    """Build everything from the configuration, fit, and record what came of it."""
+    from affectgpt_r1.assembly import build_data, build_policy, encode_clips
     from affectgpt_r1.before_training import check_data, check_settings, schedule_length
     from affectgpt_r1.callbacks.processes import processes_started
     from affectgpt_r1.callbacks.run_totals import RunTotals
     from affectgpt_r1.config import instantiate_stage, resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.functional.collective import process_group_left
-    from affectgpt_r1.initial_policy import settle_settings
     from affectgpt_r1.reporting.logger import mlflow_loggers
     from affectgpt_r1.reporting.tracking import tracked_run
     from affectgpt_r1.resume import check_content
+    from affectgpt_r1.run_folder import begin, config_hash
     from affectgpt_r1.run_record import write_record
-    from affectgpt_r1.value_ranges import check_ranges
 
     totals = RunTotals()
-    check_ranges(config)
-    prepare_process(config)  # before the stage, whose heads draw their first weights
-    take_exported_model(config)  # before settings are compared or logged
-    _check_files(config)
-    config = settle_settings(config)
     resumed = _checkpoint_to_resume(config)
     trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
     if trains:
@@ -87,6 +142,8 @@ def train(config: DictConfig) -> dict[str, float]:
         with processes_started(trainer, wanted=trains):  # now, that all mistakes are found, to encode together
             with totals.phase("encoding_seconds"):
                 skipped = encode_clips(data, policy, trainer.strategy.root_device)
+            if trainer.is_global_zero:
+                begin(config)  # not earlier: overwrite=true removes a run here
             with totals.phase("fit_seconds"):
                 if trains:
                     changes = () if resumed is None else resumed.history
@@ -97,9 +154,10 @@ def train(config: DictConfig) -> dict[str, float]:
         if config.evaluate_after:
             with totals.phase("test_seconds"):
                 metrics |= _held_out_figures(config, policy, data, trainer, loggers)
-        if not trainer.is_global_zero:
+        if config.debugging or not trainer.is_global_zero:
             return metrics
-        return write_record(config, trainer, totals, metrics, () if resumed is None else resumed.history)
+        history = () if resumed is None else resumed.history
+        return write_record(config, trainer, totals, metrics, history, config_hash=config_hash(config))
 
 
 def _check_files(config: DictConfig) -> None:

@@ -76,6 +76,9 @@ def test_summary_holds_every_system_and_figure(trained):
     assert set(summary["differences"]) == {"grpo_minus_sft", "grpo_minus_control", "control_minus_sft"}
     assert len(summary["baselines"]) == 2
     assert "synthetic" in printed
+    assert summary["runs"]["grpo"]["checkpoint"] == "cli/grpo/checkpoints/best.ckpt"
+    assert [summary["runs"][system]["finished"] for system in ("sft", "control", "grpo")] == [True] * 3
+    assert "cli/control/checkpoints/best.ckpt" in (workspace / "outputs" / "cli" / "tables.txt").read_text()
 
 
 def test_predictions_are_one_row_a_clip(trained):
@@ -121,8 +124,8 @@ def test_mlflow_holds_completions_config_and_evaluation(trained):
     }
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, "KILLED"), (signal.SIGINT, "KILLED")])
-def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, number, status):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, number, code):
     name = f"cli-{number.name.lower()}"
     command = _command(
         "train", workspace, "experiment=sft", *OVERRIDES, "trainer.max_steps=100000", f"experiment_name={name}"
@@ -142,11 +145,11 @@ def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, numbe
                 run.send_signal(number)
                 break
         run.stdout.read()
-    assert run.returncode != 0
+    assert run.returncode == code
     client = _client(workspace)
     experiment = client.get_experiment_by_name(name)
     (record,) = client.search_runs([experiment.experiment_id])
-    assert record.info.status == status
+    assert record.info.status == "KILLED"
     assert (workspace / "outputs" / name / "sft" / "checkpoints" / "last.ckpt").is_file()
 
 

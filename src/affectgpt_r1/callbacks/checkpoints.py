@@ -78,7 +78,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return loaded
 
 
-class BestCheckpoint(ModelCheckpoint):
+class _OneCheckpoint(ModelCheckpoint):
+    """A checkpoint that is replaced whole, in a folder that a resumed run finds as it left it."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lightning warns of any folder that is not empty; of a resumed run that is as it should be."""
+        kept = self.save_top_k
+        self.save_top_k = 0 if trainer.ckpt_path is not None else kept  # with 0 Lightning would write nothing there
+        try:
+            super().setup(trainer, pl_module, stage)
+        finally:
+            self.save_top_k = kept
+
+
+class BestCheckpoint(_OneCheckpoint):
     """Keeps the checkpoint of the best validation as ``<folder>/best.ckpt``.
 
     A score that is NaN or infinite is never the best. A run that ends before its first validation is due validates
@@ -228,7 +241,7 @@ def direction_of(monitor: str, mode: str = "auto") -> Literal["min", "max"]:
     return known or ("min" if mode == "min" else "max")
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(_OneCheckpoint):
     """Keeps the newest state as ``<folder>/last.ckpt``, whatever its score; ``ckpt_path=last`` finds it.
 
     It is written every N steps, after the last step of an epoch or of the run, and after each validation, for it holds

@@ -59,9 +59,12 @@ def check_there(path: str | Path) -> None:
             "checkpoint, such as best.ckpt in the folder checkpoints of a run"
         )
     if not Path(path).exists():
+        run = Path(path).parent.parent
+        others = sorted(run.parent.glob(f"{run.name}+*/checkpoints/{Path(path).name}"))
+        there = f"; there is {', '.join(map(str, others))}" if others else ""
         raise CheckpointError(
             f"No checkpoint at {path}: train that stage first (`make sft`; of a paper's run, the cold start that the "
-            "README names before it), or correct the path"
+            f"README names before it), or correct the path{there}"
         )
 
 

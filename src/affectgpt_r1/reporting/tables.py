@@ -8,7 +8,8 @@ systems); one entry per system, ``sft``, ``control``, ``grpo``
 ``precision``, ``recall``), ``interval`` (``[low, high]`` by the same names), ``wheels`` (the same scores by wheel),
 ``words_per_answer``, ``distinct_words``, ``repeated_words``, ``format_rate``, ``unmapped_share``, and ``without``
 (``f1``, ``drop``, ``interval`` by modality left out). ``differences`` holds ``f1`` and ``interval`` by name, such as
-``grpo_minus_sft``.
+``grpo_minus_sft``. ``runs`` holds ``checkpoint``, ``stage``, ``step``, ``seed``, ``git_commit`` and ``finished`` by
+system.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _ABSENT = ""
 
 def evaluation_tables(summary: Summary) -> list[Table]:
     """Return every table that the summary has figures for, the comparison first."""
-    makers = (comparison_table, answer_table, wheel_table, modality_table, difference_table)
+    makers = (comparison_table, answer_table, wheel_table, modality_table, difference_table, run_table)
     return [table for table in (make(summary) for make in makers) if table.row_count]
 
 
@@ -91,6 +92,17 @@ def difference_table(summary: Summary) -> Table:
     for name, difference in summary.get("differences", {}).items():
         shown = " - ".join(_shown(side) for side in name.split("_minus_"))
         table.add_row(shown, _with_interval(difference["f1"], difference.get("interval"), signed=True))
+    return table
+
+
+def run_table(summary: Summary) -> Table:
+    """Return one row a system: which run it is, and at which step its weights were best."""
+    table = _table(summary, "Runs", ["system", "checkpoint", "stage", "step", "seed", "commit", "state"])
+    table.columns[1].justify, table.columns[1].no_wrap, table.columns[1].overflow = "left", False, "fold"
+    for name, run in summary.get("runs", {}).items():
+        cells = (run["checkpoint"], run["stage"], run["step"], run["seed"], (run["git_commit"] or _ABSENT)[:7])
+        state = "finished" if run["finished"] else "unfinished"
+        table.add_row(_shown(name), *(Text(_ABSENT if cell is None else str(cell)) for cell in cells), state)
     return table
 
 

@@ -57,6 +57,7 @@ class Cell:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     alarm: str | None = None
     prompt: str = ""
+    git_commit: str = "unknown"
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ def _read_cell(client: Any, entry: Mapping[str, Any]) -> Cell | None:
         curves={key: curve for key, curve in curves.items() if len(curve) > 1},
         alarm=run.data.tags.get(ALARM_TAG),
         prompt=run.data.tags.get("affectgpt.prompt", ""),
+        git_commit=run.data.tags.get("git_commit", "unknown"),
     )
 
 

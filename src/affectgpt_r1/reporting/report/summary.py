@@ -21,9 +21,9 @@ def summarise(sweeps: Sequence[Sweep]) -> dict[str, Any]:
 
     Returns:
         ``synthetic`` and its ``note``; ``confidence``; ``sweeps`` by name, each with ``baseline``, ``synthetic``,
-        ``prompts``, ``clips`` (number of test clips), ``alarms`` (reward up, held-out F down) and ``choices``
-        (:func:`summarise_choice`); ``directions``; ``published``; ``missing``, a list of sentences. F, precision and
-        recall are fractions.
+        ``prompts``, ``clips`` (number of test clips), ``alarms`` (reward up, held-out F down), ``choices``
+        (:func:`summarise_choice`) and ``runs``, the MLflow runs that were read; ``directions``; ``published``;
+        ``missing``, a list of sentences. F, precision and recall are fractions.
     """
     synthetic = any(sweep.synthetic for sweep in sweeps)
     return {
@@ -40,6 +40,10 @@ def summarise(sweeps: Sequence[Sweep]) -> dict[str, Any]:
                     {"choice": cell.choice, "seed": cell.seed, "step": cell.alarm} for cell in sweep.cells if cell.alarm
                 ],
                 "choices": {choice: summarise_choice(sweep, choice) for choice in sweep.choices},
+                "runs": [
+                    {"choice": cell.choice, "seed": cell.seed, "run_id": cell.run_id, "git_commit": cell.git_commit}
+                    for cell in sweep.cells
+                ],
             }
             for sweep in sweeps
         },

@@ -1,0 +1,109 @@
+"""A run never destroys another: what a second command does in a folder that holds a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from affectgpt_r1.errors import ConfigError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the log, which says who came by, and the lock."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in ("train.log", ".lock")
+    }
+
+
+def test_a_finished_run_is_not_trained_again_nor_replaced_and_overwrite_begins_again(run_stage, tmp_path, recwarn):
+    folder = run_stage("sft", tmp_path / "run", 2)
+    before = contents(folder)
+    assert {".hydra/config.yaml", "run.json", "checkpoints/last.ckpt"} <= set(before)
+    run_stage("sft", folder, 2)
+    assert contents(folder) == before
+    with pytest.raises(ConfigError, match=r"holds a finished run with optim\.optimizer\.lr=0\.002 \(here 0\.5\)"):
+        run_stage("sft", folder, 2, "optim.optimizer.lr=0.5")
+    assert contents(folder) == before
+    run_stage("sft", folder, 2, "debug=overfit", f"paths.run={tmp_path}/debug", "trainer.max_steps=2")
+    assert not (tmp_path / "debug" / "run.json").exists()
+    with pytest.raises(ConfigError, match=r"track9\.csv"):
+        _fail_on_data(run_stage, folder)
+    assert contents(folder) == before
+    run_stage("sft", folder, 1, "overwrite=true")
+    assert json.loads((folder / "run.json").read_text())["steps"] == 1
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+    assert not [one for one in recwarn if "exists and is not empty" in str(one.message)]
+
+
+def _fail_on_data(run_stage, folder):
+    """``overwrite=true`` removes nothing before everything was checked."""
+    from affectgpt_r1.errors import DataError
+
+    try:
+        run_stage("sft", folder, 2, "overwrite=true", "data.train_labels=track9.csv")
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+
+
+INTERRUPTED = """
+import os, signal, sys
+
+from affectgpt_r1.module import AffectModule
+from affectgpt_r1.train import main
+
+last, number = int(sys.argv[1]), int(sys.argv[2])
+del sys.argv[1:3]
+started = AffectModule.on_train_batch_start
+
+def start_or_stop(module, batch, batch_idx):
+    if module.trainer.global_step == last:
+        os.kill(os.getpid(), number)
+    started(module, batch, batch_idx)
+
+AffectModule.on_train_batch_start = start_or_stop
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
+def interrupted(overrides, step: int, number: int) -> subprocess.CompletedProcess[str]:
+    """A run by its command, which sends itself a signal once it has made ``step`` steps; -1: never."""
+    return subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(step), str(number), *overrides],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
+    )
+
+
+def test_a_run_that_ctrl_c_stopped_goes_on_by_the_same_command(stage_overrides, run_stage, tmp_path):
+    every = "callbacks.last_checkpoint.every_n_steps=1"
+    overrides = stage_overrides("sft", tmp_path / "cut", 4, every)
+    stopped = interrupted(overrides, 2, signal.SIGINT)
+    assert stopped.returncode == 130, stopped.stderr
+    assert "the same command goes on from" in stopped.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in stopped.stderr
+    assert not (tmp_path / "cut" / "run.json").exists()
+    again = interrupted(overrides, -1, signal.SIGINT)
+    assert again.returncode == 0, again.stderr
+    assert "unfinished: it goes on from its last checkpoint" in again.stderr
+    whole = run_stage("sft", tmp_path / "whole", 4, every)
+    first, second = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (whole, tmp_path / "cut")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert "nothing to do; overwrite=true trains it again" in interrupted(overrides, -1, signal.SIGINT).stderr
+    log = (tmp_path / "cut" / "train.log").read_text()
+    assert log.count("[INFO] - Process ") == 3
+    for said in ("the same command goes on from", "Ended by SystemExit: 130", "sft ended: ", "nothing to do"):
+        assert said in log, said
