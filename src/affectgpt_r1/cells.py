@@ -16,8 +16,10 @@ from affectgpt_r1.policy.checkpoint import read_checkpoint, state_digest
 
 HASH_CHARACTERS = 16
 
-WITHOUT_EFFECT = ("paths", "logger", "callbacks", "sweep", "experiment_name", "ckpt_path", "num_threads", "strict_init")
-WITHOUT_EFFECT += ("overwrite", "debugging")
+WITHOUT_EFFECT = (
+    *("paths", "logger", "callbacks", "sweep", "experiment_name", "ckpt_path", "num_threads"),
+    *("strict_init", "overwrite", "debugging"),
+)
 BY_CONTENT = ("init_from", "towers_from")
 TRAINING_ONLY = ("seed", "stage", "optim", "trainer", "reward", "judge", "penalty", "match_wall_time")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from affectgpt_r1.config_keys import REPOSITORY
+from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:

@@ -36,8 +36,10 @@ PLACEHOLDERS = ("root", "outputs", "experiment", "run", "features")
 START_KEYS = ("init_from", "towers_from")
 CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/start.json"
 
-MADE_BY_RUNS = ("checkpoints", "completions", "csv", "test", ".hydra", "run.json", "unreadable_clips.csv")
-MADE_BY_RUNS += ("nonfinite_step_*.jsonl", "lightning_logs")
+MADE_BY_RUNS = (
+    *("checkpoints", "completions", "csv", "test", ".hydra", "run.json", "unreadable_clips.csv"),
+    *("nonfinite_step_*.jsonl", "lightning_logs"),
+)
 """All that ``overwrite=true`` removes; a folder may hold something else as well."""
 
 _SHOWN_KEYS = 3

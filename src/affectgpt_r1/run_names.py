@@ -31,8 +31,10 @@ NOT_IN_NAMES = (
 )
 """Keys that say how a run is started and on what machine; a second stage should find the first one all the same."""
 
-SHOWN_BY_PATHS = ("experiment", "experiment_name", "stage", "ckpt_path", "overwrite", "logger", "hydra")
-SHOWN_BY_PATHS += ("paths.root", "paths.outputs", "paths.experiment", "paths.run")
+SHOWN_BY_PATHS = (
+    *("experiment", "experiment_name", "stage", "ckpt_path", "overwrite", "logger", "hydra"),
+    *("paths.root", "paths.outputs", "paths.experiment", "paths.run"),
+)
 """Keys that a sweep may vary without a part of its own in the folder's name."""
 
 CHECKPOINT_KEYS = ("init_from", "towers_from", "match_wall_time", "systems")

@@ -6,6 +6,7 @@ import logging
 import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -60,8 +61,9 @@ def train(config: DictConfig) -> dict[str, float]:
     take_exported_model(config)  # before settings are compared or logged
     _check_files(config)
     config = settle_settings(config)
+    is_first = getattr(rank_zero_only, "rank", 0) == 0
     with ExitStack() as stack:
-        if rank_zero_only.rank == 0:  # other processes share the first one's folder, and read what it holds alike
+        if is_first:  # other processes share the first one's folder, and read what it holds alike
             stack.enter_context(owned(folder))
             stack.enter_context(log_file(folder))
         found = look_up(config)
@@ -78,7 +80,7 @@ def train(config: DictConfig) -> dict[str, float]:
         except (KeyboardInterrupt, SystemExit) as stop:
             if status_of(stop) != "KILLED":
                 raise
-            if rank_zero_only.rank == 0:
+            if is_first:
                 _say_how_to_go_on(config)
             if isinstance(stop, Terminated):
                 raise

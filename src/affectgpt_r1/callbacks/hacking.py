@@ -89,7 +89,7 @@ class RewardHackingAlarm(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on from."""
         return {
-            "monitor": self._monitor,
+            "monitor": self.monitor,
             "pending": self._pending,
             "rewards": self._rewards,
             "scores": self._scores,
@@ -98,7 +98,7 @@ class RewardHackingAlarm(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`, but for scores of another metric, which form no line with those to come."""
-        if state_dict.get("monitor", self._monitor) != self._monitor:
+        if state_dict.get("monitor", self.monitor) != self.monitor:
             return
         self._pending = list(state_dict["pending"])
         self._rewards = list(state_dict["rewards"])
