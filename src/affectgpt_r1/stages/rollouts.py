@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from affectgpt_r1.functional.log_values import log_state, logs_from_state
 from affectgpt_r1.rewards.weighting import RewardScores
-from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, Rollout, TokenBatch
+from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, LogValue, Rollout, TokenBatch
 
 
 class ScoredRollout(NamedTuple):
@@ -66,7 +67,7 @@ class RolloutBuffer:
         sampling_per_token_logps: ``(B, G, C)`` under which the tokens were drawn.
         ref_per_token_logps: ``(B, G, C)`` of the reference; None without one.
         advantages: ``(B, G)``.
-        tokens_per_step: Tokens of ``loss_mask`` over the steps, averaged over processes.
+        tokens_per_step: Tokens of ``loss_mask`` over the steps, averaged over processes; 0 if the loss counts none.
         records: ``B * G`` rows of the completions table.
         logs: What is logged about the generation, at each step of it.
     """
@@ -79,7 +80,7 @@ class RolloutBuffer:
     advantages: Tensor
     tokens_per_step: float
     records: Sequence[CompletionRecord]
-    logs: Mapping[str, float] = field(default_factory=dict)
+    logs: Mapping[str, LogValue] = field(default_factory=dict)
 
     def step(self, index: int, num_steps: int) -> RolloutBuffer:
         """The part of one of ``num_steps`` training steps: whole groups, padding cut to the longest completion."""
@@ -117,7 +118,7 @@ class RolloutBuffer:
             "batch": batch,
             "completions": tuple(self.completions),
             "records": records,
-            "logs": dict(self.logs),
+            "logs": log_state(self.logs),
         }
 
     @classmethod
@@ -130,6 +131,7 @@ class RolloutBuffer:
                 "batch": ClipBatch(**moved["batch"]),
                 "completions": TokenBatch(*moved["completions"]),
                 "records": [CompletionRecord(**record) for record in moved["records"]],
+                "logs": logs_from_state(moved["logs"]),
             }
         )
 
