@@ -320,9 +320,9 @@ class AffectModule(L.LightningModule):
     def _take_times(self) -> None:
         """Add the times of the present micro-batch, or what has come since the last call, to its step's."""
         if self._batch_started is not None:
-            times = {f"time/{name}": seconds for name, seconds in take_phases().items()}
-            self._step.add_seconds({"step_time": now() - self._batch_started, **times})
-            self._batch_started = now()
+            times, moment = {f"time/{name}": seconds for name, seconds in take_phases().items()}, now()
+            self._step.add_seconds({"step_time": moment - self._batch_started, **times})
+            self._batch_started = moment
 
     def _process_state(self) -> dict[str, Any]:
         """What an exact resume needs of each process."""
