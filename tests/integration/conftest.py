@@ -129,6 +129,7 @@ def kept_gradients(monkeypatch):
         before(module, optimizer)
         gradients = {name: whole(one.grad).clone() for name, one in module.named_parameters() if one.grad is not None}
         folder = Path(module.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
         torch.save(gradients, folder / f"gradients_{module.global_step}_{module.global_rank}.pt")
 
     monkeypatch.setattr(AffectModule, "on_before_optimizer_step", keep)

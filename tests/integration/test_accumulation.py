@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import shutil
@@ -90,8 +91,8 @@ def test_grpo(run_stage, run_on_two, kept_gradients, rollout_by_name, tmp_path):
     assert_equal_steps(together, whole, 1, ranks=(0, 1))
 
 
-def test_times_are_those_of_all_micro_batches(run_stage, tmp_path, monkeypatch):
-    """By a clock that goes on by one second at each look."""
+def test_times_and_progress_are_those_of_all_micro_batches(run_stage, tmp_path, monkeypatch, capsys):
+    """By a clock that advances by one second at each look."""
     ticks = iter(range(10**6))
     for module in ("module", "timing"):
         monkeypatch.setattr(f"affectgpt_r1.{module}.now", lambda: float(next(ticks)))
@@ -102,6 +103,7 @@ def test_times_are_those_of_all_micro_batches(run_stage, tmp_path, monkeypatch):
     assert three["train/time/forward"] == three["train/time/backward"] == 3.0
     assert three["train/time/optimizer"] == one["train/time/optimizer"]
     assert three["train/step_time"] > 2 * one["train/step_time"]
+    assert f"sft 1/1  loss {three['train/loss']:.3f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("experiment", ["sft", "grpo"])
@@ -126,7 +128,10 @@ def test_a_step_that_is_cut_between_its_micro_batches_resumes(run_stage, tmp_pat
     assert (stored["position"], stored["accumulated"]["num_batches"]) == ([0, 2], 2)
     resumed: list[dict] = []
     monkeypatch.setattr(
-        AffectModule, "on_train_start", lambda module: resumed.append(module._process_state()), raising=False
+        AffectModule,
+        "on_train_start",
+        lambda module: resumed.append(copy.deepcopy(module._process_state())),
+        raising=False,
     )
     run_stage(experiment, cut, 2, *options, "ckpt_path=last")
     (again,) = resumed  # a checkpoint written before the first batch would be the same
