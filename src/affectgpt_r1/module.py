@@ -40,6 +40,7 @@ from affectgpt_r1.stages.guards import (
     gradient_norm,
 )
 from affectgpt_r1.stages.hacking import HackingProbe
+from affectgpt_r1.stages.rollouts import to_device
 from affectgpt_r1.stages.validation import ValidationRecord
 from affectgpt_r1.timing import add_seconds, now, peak_memory_mib, take_phases
 from affectgpt_r1.types import ClipBatch, LogValue, Sampling
@@ -283,7 +284,8 @@ class AffectModule(L.LightningModule):
         checkpoint["reference"] = self.policy.reference_state()
         checkpoint["position"] = list(self._position)
         checkpoint["config"] = self.config
-        states = gather_objects_to_first(self._process_state())
+        # Pickled, a tensor comes back on the device that it was on, which is another process's.
+        states = gather_objects_to_first(to_device(self._process_state(), torch.device("cpu")))
         checkpoint |= {**states[0], "other_processes": states[1:]} if states else {}  # the first process writes it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ class RolloutBuffer:
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device) -> RolloutBuffer:
         """The buffer that :meth:`state` described, on ``device``."""
-        moved = _to_device(dict(state), device)
+        moved = to_device(dict(state), device)
         return cls(
             **{
                 **moved,
@@ -159,11 +159,12 @@ def _with_rows(values: Tensor, rows: Sequence[int], new: Tensor) -> Tensor:
     return values.index_copy(0, torch.tensor(list(rows), device=values.device), new)
 
 
-def _to_device(value: Any, device: torch.device) -> Any:
+def to_device(value: Any, device: torch.device) -> Any:
+    """``value`` with every tensor in it moved; dicts, lists and tuples are walked."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {key: _to_device(one, device) for key, one in value.items()}
+        return {key: to_device(one, device) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_to_device(one, device) for one in value)
+        return type(value)(to_device(one, device) for one in value)
     return value
