@@ -18,7 +18,8 @@ from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.functional import sharding
-from affectgpt_r1.functional.collective import gather_objects_to_first, mean_over_processes
+from affectgpt_r1.functional.collective import gather_objects_to_first
+from affectgpt_r1.functional.log_values import pooled_over_processes
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.optim import build_optimizer, replay_settings
 from affectgpt_r1.policy.checkpoint import check_fits, check_reference, policy_digests, state_digest
@@ -26,6 +27,7 @@ from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.questions import CHOICES, LABEL_KINDS
 from affectgpt_r1.random_state import capture_random_state, derive_seed, restore_random_state
 from affectgpt_r1.rewards.weighting import WeightedRewards
+from affectgpt_r1.stages.accumulation import AccumulatedStep
 from affectgpt_r1.stages.answers import parse_rollout
 from affectgpt_r1.stages.base import BufferedStage, ResumableData, Stage
 from affectgpt_r1.stages.grpo import GRPOStage
@@ -39,12 +41,14 @@ from affectgpt_r1.stages.guards import (
     check_shares,
     check_trainable,
     divergence_remedy,
+    divide_gradients,
     gradient_norm,
 )
 from affectgpt_r1.stages.hacking import HackingProbe
+from affectgpt_r1.stages.rollouts import to_device
 from affectgpt_r1.stages.validation import ValidationRecord
 from affectgpt_r1.timing import add_seconds, now, peak_memory_mib, take_phases
-from affectgpt_r1.types import ClipBatch, Sampling
+from affectgpt_r1.types import ClipBatch, LogValue, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +114,10 @@ class AffectModule(L.LightningModule):
         self._prepared = False
         self._digests: dict[str, str] = {}
         self._gradients: dict[str, Tensor] = {}
-        self._phases: dict[str, float] = {}
-        self._step_started = self._phase_started = now()
+        self._step = AccumulatedStep()
+        self._phase_names: dict[str, float] = {}
+        self._batch_started: float | None = None
+        self._phase_started = now()
 
     def setup(self, stage: str) -> None:
         """Let the stage choose what trains, before the optimizer is built.
@@ -170,8 +176,10 @@ class AffectModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
         """Restore the random state, and gradients that were being accumulated, right before the first resumed batch."""
-        self._step_started = now()
+        self._batch_started = now()
         take_phases()  # validation's are no training step's
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:  # where the Trainer zeroes gradients
+            self._step = AccumulatedStep()
         if self._random_state is not None:
             restore_random_state(self._random_state)
             self._random_state = None
@@ -186,7 +194,11 @@ class AffectModule(L.LightningModule):
         sharding.gather(self.policy)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
-        """Run the stage on a batch.
+        """Run the stage on a micro-batch.
+
+        The Trainer divides each loss by ``accumulate_grad_batches``, also in an epoch's rest. So under accumulation the
+        loss is multiplied by that number and by its items; :meth:`on_before_optimizer_step` divides the gradients by
+        the items of all micro-batches.
 
         Returns:
             ``loss``, and the ``records`` for the completions table.
@@ -197,12 +209,16 @@ class AffectModule(L.LightningModule):
         output = self.stage.training_step(self.policy, batch, seed=seed)
         check_loss_has_gradient(output.loss, self._stage_name)
         check_finite(output, batch, Path(self.trainer.default_root_dir), self.global_step, self._remedy())
-        logs = dict(output.logs)
+        logs: dict[str, LogValue | Tensor | float] = dict(output.logs)
         if self._probe is not None and len(batch):
             logs |= {f"hacking/{name}": value for name, value in self._probe.spray_rewards(batch.labels).items()}
         logs["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self._log_step(mean_over_processes(logs, self.device))
-        return {"loss": output.loss, "records": output.records}
+        num_items = float(output.num_items)
+        self._step.add(logs, num_items, repeated=() if len(batch) else output.generation_logs)
+        loss, accumulated = output.loss, self.trainer.accumulate_grad_batches
+        if accumulated > 1:
+            loss = loss * (num_items * accumulated)
+        return {"loss": loss, "records": output.records}
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Time the backward pass."""
@@ -214,11 +230,20 @@ class AffectModule(L.LightningModule):
         check_gradients(self.parameters(), self._stage_name)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the norm that clipping sees, and time the step; stop before a step that would spoil the weights."""
+        """Make the gradients a mean over the step's items, log what its micro-batches logged, and time the step.
+
+        Processes have averaged their gradients by now, and clipping comes after. A step that would spoil the weights is
+        stopped.
+        """
         self._phase_started = now()
+        if self.trainer.accumulate_grad_batches > 1:
+            divide_gradients(self.parameters(), self._step.num_items)
         norm = sharding.whole(gradient_norm(self.parameters()))
         check_finite_gradients(norm, self.global_step, self._remedy())
+        logs = pooled_over_processes(self._step.logs, self.device)
+        self._log_step(logs)
         self._log_step({"grad_norm": norm})
+        self._step.has_stepped = True
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Step as the Trainer does, and time it; the closure inside it runs forward and backward pass."""
@@ -226,11 +251,17 @@ class AffectModule(L.LightningModule):
         add_seconds("optimizer", now() - self._phase_started)
 
     def on_train_batch_end(self, outputs: Any, batch: ClipBatch, batch_idx: int) -> None:
-        """Log how long the step and its phases took, and the peak memory."""
-        self._phases = {**dict.fromkeys(self._phases, 0.0), **take_phases()}  # a phase left out took no time
-        times = {f"time/{name}": seconds for name, seconds in self._phases.items()}
-        figures = {"step_time": now() - self._step_started, "memory/peak_mib": peak_memory_mib(), **times}
-        self._log_step(mean_over_processes(figures, self.device))
+        """Log how long the micro-batches of a step and their phases took, and the peak memory."""
+        self._take_times()
+        self._batch_started = None
+        if not self._step.has_stepped:
+            return
+        self._phase_names |= dict.fromkeys(self._step.seconds, 0.0)
+        times = {**self._phase_names, **self._step.seconds}  # a phase left out took no time
+        logs = {name: LogValue("mean", seconds) for name, seconds in times.items()}
+        logs["memory/peak_mib"] = LogValue("max", peak_memory_mib())
+        self._log_step(pooled_over_processes(logs, self.device))
+        self._step = AccumulatedStep()
 
     def on_validation_start(self) -> None:
         """Gather dealt weights: processes may have unequally many batches, and none may wait for another in them."""
@@ -276,7 +307,8 @@ class AffectModule(L.LightningModule):
         checkpoint["reference"] = self.policy.reference_state()
         checkpoint["position"] = list(self._position)
         checkpoint |= {"config": self.config, "content": self.content, "config_changes": self.config_changes}
-        states = gather_objects_to_first(self._process_state())
+        # Pickled, a tensor comes back on the device that it was on, which is another process's.
+        states = gather_objects_to_first(to_device(self._process_state(), torch.device("cpu")))
         checkpoint |= {**states[0], "other_processes": states[1:]} if states else {}  # the first process writes it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -298,6 +330,7 @@ class AffectModule(L.LightningModule):
         check_num_processes(len(states), self.trainer.world_size)
         own = states[self.global_rank]
         self._random_state = own["random_state"]
+        self._step = AccumulatedStep.from_state(own.get("accumulated"), has_gradients=bool(checkpoint["gradients"]))
         self._gradients = sharding.accumulated_gradients(
             [state["gradients"] for state in states], self.global_rank, dealt=sharding.is_dealt(self.policy)
         )
@@ -354,16 +387,25 @@ class AffectModule(L.LightningModule):
             Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt", has_kl=isinstance(self.stage, GRPOStage)
         )
 
-    def _log_step(self, values: Mapping[str, Tensor]) -> None:
+    def _log_step(self, values: Mapping[str, LogValue | Tensor]) -> None:
         """Log values that are the same in every process: ``sync_dist`` would take an operation for each."""
-        logs = {f"train/{name}": value for name, value in values.items()}
+        logs = {f"train/{name}": float(value) for name, value in values.items()}
         self.log_dict(logs, on_step=True, on_epoch=False, batch_size=1)
+
+    def _take_times(self) -> None:
+        """Add the times of the present micro-batch, or what has come since the last call, to its step's."""
+        if self._batch_started is not None:
+            times, moment = {f"time/{name}": seconds for name, seconds in take_phases().items()}, now()
+            self._step.add_seconds({"step_time": moment - self._batch_started, **times})
+            self._batch_started = moment
 
     def _process_state(self) -> dict[str, Any]:
         """What an exact resume needs of each process."""
+        self._take_times()
         state = {
             "gradients": self._accumulated_gradients(),
-            "random_state": capture_random_state(),
+            "accumulated": self._step.state(),
+            "random_state": self._random_state or capture_random_state(),  # one that is not restored yet is the next
             "skipped": self.skipped.state_dict(),
         }
         if isinstance(self.stage, BufferedStage):
@@ -372,9 +414,8 @@ class AffectModule(L.LightningModule):
 
     def _accumulated_gradients(self) -> dict[str, Tensor] | None:
         """Gradients of batches whose step is still to come; dealt ones are those of all, and the first has them."""
-        trainer = self._trainer
-        if trainer is None or self._position[1] % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+        if not self._step.is_open:
             return {}
         named = {name: one.grad for name, one in self.named_parameters() if one.grad is not None}
-        gradients: dict[str, Tensor] = sharding.whole(named)
+        gradients: dict[str, Tensor] = self._gradients or sharding.whole(named)  # not restored yet, or accumulating
         return None if sharding.is_dealt(self.policy) and self.global_rank > 0 else gradients

@@ -21,15 +21,16 @@ def derive_seed(*parts: int) -> int:
 
 
 def capture_random_state() -> dict[str, Any]:
-    """The states of torch's, numpy's and Python's generators, as tensors and plain types only.
+    """Return the states of torch's, numpy's and Python's generators, as tensors and plain types only.
 
-    A checkpoint that holds them stays loadable with ``weights_only=True``.
+    Of the GPUs it is the one that this process uses: each process has its own, and a resumed run may see fewer.
+    A checkpoint that holds the states stays loadable with ``weights_only=True``.
     """
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
         "numpy": [
             str(kind),
             torch.from_numpy(np.asarray(keys).astype(np.int64)),
@@ -42,10 +43,12 @@ def capture_random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Restore what :func:`capture_random_state` returned."""
+    """Restore what :func:`capture_random_state` returned, as far as this process has such a generator."""
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    if state["cuda"] and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states = state["cuda"]  # older checkpoints hold those of all GPUs
+        own = states[0] if len(states) == 1 else states[torch.cuda.current_device()]
+        torch.cuda.set_rng_state(own.cpu())
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
     version, internal, gauss = state["python"]

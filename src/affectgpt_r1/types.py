@@ -9,7 +9,8 @@ Shape letters, used in every docstring:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -188,15 +189,49 @@ class CompletionRecord:
 
 
 @dataclass(frozen=True)
+class LogValue:
+    """A logged value with what it was taken over, so that micro-batches and processes can be pooled exactly.
+
+    ``float()`` of it is what is logged.
+
+    Attributes:
+        reduction: How values are pooled; ``std`` is the unbiased standard deviation.
+        value: The mean (of a ``std``, too), the extreme or the sum.
+        weight: Tokens, completions, clips or seconds that a mean was taken over; 0 where there were none, and ``value``
+            is then what is logged if no other batch has any.
+        squares: Of a ``std``, the sum of squared differences from the mean.
+    """
+
+    reduction: Literal["mean", "std", "min", "max", "sum"]
+    value: Tensor | float
+    weight: Tensor | float = 1.0
+    squares: Tensor | float = 0.0
+
+    def __float__(self) -> float:
+        """What is logged; a ``std`` of fewer than two values is 0."""
+        if self.reduction != "std":
+            return float(self.value)
+        weight = float(self.weight)
+        return math.sqrt(float(self.squares) / (weight - 1)) if weight > 1 else 0.0
+
+
+@dataclass(frozen=True)
 class StageOutput:
     """What a stage returns for one batch.
 
     Attributes:
         loss: Scalar with gradient.
-        logs: Scalars by log name, without the ``train/`` prefix.
+        logs: Values by log name, without the ``train/`` prefix. A plain number is a mean that weighs as much as any
+            other batch's.
         records: Rows for the completions table; empty where the stage samples nothing.
+        num_items: What the loss was divided by, such as target tokens, averaged over processes and the same in each.
+            Under gradient accumulation the gradients of a step are ``sum(num_items * grad) / sum(num_items)``. With 1
+            for every batch, that is the mean over micro-batches.
+        generation_logs: Names of the logs that describe a whole generation batch and repeat at each step of it.
     """
 
     loss: Tensor
-    logs: Mapping[str, Tensor | float]
+    logs: Mapping[str, LogValue | Tensor | float]
     records: Sequence[CompletionRecord] = ()
+    num_items: Tensor | float = 1.0
+    generation_logs: Collection[str] = ()

@@ -140,7 +140,7 @@ class OurSystem:
             self.optimizer.zero_grad()
         seconds = time.process_time() - started
         self.steps += 1
-        assert output.logs["completions/min_length"] == LENGTH
+        assert float(output.logs["completions/min_length"]) == LENGTH
         return {"step": seconds, **timing.take_phases()}
 
 

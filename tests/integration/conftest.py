@@ -7,14 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 from processes import TWO, held_port, run_two
+from recorded import generate_by_name, letters
 
 from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.functional.sharding import whole
+from affectgpt_r1.module import AffectModule
+from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.render import render
+from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.train import train
 
 SMALL = (
@@ -112,3 +118,25 @@ def run_on_two(stage_overrides):
         return folder
 
     return run
+
+
+@pytest.fixture
+def kept_gradients(monkeypatch):
+    """Every process writes the gradients of each optimizer step, as clipping sees them."""
+    before = AffectModule.on_before_optimizer_step
+
+    def keep(module, optimizer):
+        before(module, optimizer)
+        gradients = {name: whole(one.grad).clone() for name, one in module.named_parameters() if one.grad is not None}
+        folder = Path(module.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(gradients, folder / f"gradients_{module.global_step}_{module.global_rank}.pt")
+
+    monkeypatch.setattr(AffectModule, "on_before_optimizer_step", keep)
+
+
+@pytest.fixture
+def rollout_by_name(monkeypatch):
+    """Completions that depend on the clip's name alone, with rewards that differ within a group."""
+    monkeypatch.setattr(MultimodalPolicy, "generate", generate_by_name)
+    monkeypatch.setattr(FormatReward, "__call__", letters)

@@ -9,75 +9,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from processes import SECONDS, TWO, held_port
+from recorded import PLAIN, letters
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.functional.sharding import whole
-from affectgpt_r1.module import AffectModule
-from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.reporting.database import ensure_database
 from affectgpt_r1.rewards.format import FormatReward
-from affectgpt_r1.types import Rollout, TokenBatch
 
-PLAIN = (
-    "data.modality_dropout=0",
-    "data.eval_batch_size=1",
-    "trainer.val_check_interval=2",
-    "optim.optimizer._target_=torch.optim.SGD",
-    "~optim.optimizer.betas",
-    "~optim.optimizer.fused",
-    "logger=csv",
-)
 TEST_CLIPS = [f"synthetic_test_{number:05d}" for number in range(4)]
-
-
-def letters(reward, *, completions, targets):
-    """Share of characters that are letters: differs between random completions, none of which is well formed."""
-    return [sum(map(str.isalpha, one.text)) / max(1, len(one.text)) for one in completions]
 
 
 @pytest.fixture(scope="module")
 def start(run_stage, tmp_path_factory) -> str:
     return f"init_from={run_stage('sft', tmp_path_factory.mktemp('sft'), 2)}/checkpoints/last.ckpt"
-
-
-@pytest.fixture
-def kept_gradients(monkeypatch):
-    """Every process writes the gradients of each optimizer step."""
-    before = AffectModule.on_before_optimizer_step
-
-    def keep(module, optimizer):
-        gradients = {name: whole(one.grad).clone() for name, one in module.named_parameters() if one.grad is not None}
-        folder = Path(module.trainer.default_root_dir)
-        torch.save(gradients, folder / f"gradients_{module.global_step}_{module.global_rank}.pt")
-        before(module, optimizer)
-
-    monkeypatch.setattr(AffectModule, "on_before_optimizer_step", keep)
-
-
-@pytest.fixture
-def rollout_by_name(monkeypatch):
-    """Completions that depend on the clip's name alone, with rewards that differ within a group."""
-
-    def generate(policy, batch, num_generations, sampling, generator=None):
-        rows = []
-        for name in batch.names:
-            draw = torch.Generator().manual_seed(crc32(name.encode()))
-            ids = torch.randint(5, 200, (num_generations, 8), generator=draw)
-            rows.append((ids, torch.arange(8) < torch.randint(3, 9, (num_generations, 1), generator=draw)))
-        ids, mask = (torch.stack(part) for part in zip(*rows, strict=True))
-        texts = policy._decode_texts(ids.flatten(0, 1), mask.flatten(0, 1))
-        grouped = [texts[first : first + num_generations] for first in range(0, len(texts), num_generations)]
-        return Rollout(TokenBatch(ids, mask.float()), torch.zeros(ids.shape), grouped, ~mask[..., -1])
-
-    monkeypatch.setattr(MultimodalPolicy, "generate", generate)
-    monkeypatch.setattr(FormatReward, "__call__", letters)
 
 
 def checkpoint(folder: Path) -> dict:

@@ -233,7 +233,9 @@ class Parity:
         self.trainer.model.load_state_dict(moved)
         self.model.load_state_dict(moved)
 
-    def trl_step(self, inputs: dict[str, Any], rows: slice, steps: tuple[int, int], **options: Any) -> Step:
+    def trl_step(
+        self, inputs: dict[str, Any], rows: slice, steps: tuple[int, int], accumulated: int = 1, **options: Any
+    ) -> Step:
         """TRL's loss of some completions; ``steps`` are steps_per_generation and num_iterations."""
         trainer = self.trainer
         for name, value in {**TRL_DEFAULTS, **options}.items():
@@ -243,7 +245,7 @@ class Parity:
             options.get("epsilon_high") or options.get("epsilon", 0.2),
         )
         trainer._entropy_bonus_enabled = trainer.entropy_coef != 0
-        trainer.args.steps_per_generation, trainer.current_gradient_accumulation_steps = steps[0], 1
+        trainer.args.steps_per_generation, trainer.current_gradient_accumulation_steps = steps[0], accumulated
         kept = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "ref_per_token_logps")
         chosen = {name: inputs[name][rows] for name in kept}
         if steps != (1, 1):

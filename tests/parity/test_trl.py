@@ -101,6 +101,25 @@ def test_options(parity, captured, options, level):
     compare(parity, captured["group"], 2, 2, {}, importance_sampling_level=level, **options)
 
 
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("micro_batches", [[0, 1, 2, 3], [0, 1, 2]], ids=["full", "rest"])
+def test_accumulated_gradients(parity, captured, loss_type, micro_batches):
+    """Four micro-batches of a generation to an optimizer step, or the three that an epoch leaves."""
+    inputs, options, accumulated = captured["group"], {"loss_type": loss_type, "beta": 0.04}, len(micro_batches)
+    stage, policy = parity.stage(inputs, steps_per_generation=4, **options)
+    parity.move(0)
+    ours = [parity.our_step(stage, policy, NONE_MORE if number else CLIPS).gradients for number in micro_batches]
+    trl = [
+        parity.trl_step(inputs, slice(4 * number, 4 * number + 4), (4, 1), accumulated, **options).gradients
+        for number in micro_batches
+    ]
+    for name in trl[0]:
+        expected = sum(one[name] for one in trl)
+        # The module divides by the micro-batches: each has num_items 1.
+        torch.testing.assert_close(sum(one[name] for one in ours) / accumulated, expected, atol=1e-6, rtol=0)
+    assert max(one.abs().max().item() for one in trl[0].values()) > 1e-3
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_advantages(parity, captured, scale):
     stage, policy = parity.stage(captured[scale], **SCALES[scale])

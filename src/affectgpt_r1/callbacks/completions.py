@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from affectgpt_r1.types import CompletionRecord
 
 
 class CompletionsTable(pl.Callback):
-    """Logs the completions of the first step and of every N-th.
+    """Logs the completions of the first optimizer step and of every N-th, those of all its micro-batches.
 
     With an MLflow logger the table is the artifact ``completions/step_000050.json``; without, it is
     ``<folder>/completions/step_000050.jsonl``. Stages that sample nothing give no records and no table.
@@ -34,18 +35,24 @@ class CompletionsTable(pl.Callback):
         self._every_n_steps = every_n_steps
         self._console_rows = console_rows
         self._last_step = 0
+        self._pending: list[CompletionRecord] = []  # of micro-batches whose optimizer step is still to come
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Continue at the step of a resumed run."""
+        self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the batch's records if the step is due; ``outputs`` is what ``training_step`` returned."""
+        """Log the records of a step that is done and due; ``outputs`` is what ``training_step`` returned."""
+        self._pending.extend(outputs.get("records", ()) if isinstance(outputs, dict) else ())
         step = trainer.global_step
-        due = step == 1 or (step > 0 and step % self._every_n_steps == 0)
-        records: Sequence[CompletionRecord] = outputs.get("records", ()) if isinstance(outputs, dict) else ()
-        # Under gradient accumulation several batches end at one step.
-        if not due or step == self._last_step or not records or not trainer.is_global_zero:
+        if step == self._last_step:
             return
-        self._last_step = step
+        self._last_step, records, self._pending = step, self._pending, []
+        due = step == 1 or step % self._every_n_steps == 0
+        if not due or not records or not trainer.is_global_zero:
+            return
         columns, rows = completion_rows(records, step)
         tracked = mlflow_loggers(trainer.loggers)
         for logger in tracked:
@@ -55,12 +62,20 @@ class CompletionsTable(pl.Callback):
         if self._console_rows:
             get_console().print(console_table(records[: self._console_rows], step))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the completions of a step that was cut between its micro-batches."""
+        return {"pending": [dataclasses.asdict(record) for record in self._pending]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self._pending = [CompletionRecord(**record) for record in state_dict["pending"]]
+
 
 def completion_rows(records: Sequence[CompletionRecord], step: int) -> tuple[list[str], list[list[Cell]]]:
     """Return column names and rows of a completions table.
 
     Args:
-        records: The completions of one batch, in order.
+        records: The completions of one step, in order.
         step: The optimiser step that they belong to.
 
     Returns:

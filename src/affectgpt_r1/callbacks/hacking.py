@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from affectgpt_r1.functional.collective import gather_objects
 from affectgpt_r1.reporting.logger import mlflow_loggers
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class RewardHackingAlarm(pl.Callback):
         self._window = window
         self._min_t = min_t
         self._min_drop = min_drop
-        self._pending: list[float] = []
+        self._sum, self._count = 0.0, 0  # of the rewards since the last validation
         self._rewards: list[float] = []
         self._scores: list[float] = []
         self._alarm_step = 0
@@ -49,19 +50,23 @@ class RewardHackingAlarm(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take note of the reward."""
+        """Take note of the rewards."""
         rewards = [record.reward for record in outputs.get("records", ()) if math.isfinite(record.reward)]
-        if rewards:
-            self._pending.append(sum(rewards) / len(rewards))
+        self._sum += sum(rewards)
+        self._count += len(rewards)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge, unless the alarm has gone off before."""
         score = trainer.callback_metrics.get(self.monitor)
-        if trainer.sanity_checking or not self._pending or score is None or not math.isfinite(score):
+        if trainer.sanity_checking or score is None or not math.isfinite(score):
             return
-        self._rewards = [*self._rewards, sum(self._pending) / len(self._pending)][-self._window :]
+        # Of all completions of all processes: micro-batches, and processes' parts of them, may differ in size.
+        sums, counts = zip(*gather_objects((self._sum, self._count)), strict=True)
+        if not sum(counts):
+            return
+        self._rewards = [*self._rewards, sum(sums) / sum(counts)][-self._window :]
         self._scores = [*self._scores, float(score)][-self._window :]
-        self._pending = []
+        self._sum, self._count = 0.0, 0
         if self._alarm_step or len(self._scores) < self._window:
             return
         rise, rise_t = slope_and_t(self._rewards)
@@ -90,7 +95,8 @@ class RewardHackingAlarm(pl.Callback):
         """What a resumed run goes on from."""
         return {
             "monitor": self.monitor,
-            "pending": self._pending,
+            "reward_sum": self._sum,
+            "reward_count": self._count,
             "rewards": self._rewards,
             "scores": self._scores,
             "alarm_step": self._alarm_step,
@@ -100,7 +106,10 @@ class RewardHackingAlarm(pl.Callback):
         """Continue from :meth:`state_dict`, but for scores of another metric, which form no line with those to come."""
         if state_dict.get("monitor", self.monitor) != self.monitor:
             return
-        self._pending = list(state_dict["pending"])
+        # Each process gets what the first had stored, so that its mean counts for all. Older checkpoints hold means.
+        means = state_dict.get("pending", ())
+        self._sum = state_dict.get("reward_sum", sum(means))
+        self._count = state_dict.get("reward_count", len(means))
         self._rewards = list(state_dict["rewards"])
         self._scores = list(state_dict["scores"])
         self._alarm_step = state_dict["alarm_step"]

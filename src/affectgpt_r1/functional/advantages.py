@@ -70,11 +70,6 @@ def zero_variance_groups(rewards: Tensor) -> Tensor:
     return (high - low) <= ZERO_VARIANCE_TOLERANCE
 
 
-def nan_std(values: Tensor) -> Tensor:
-    """The unbiased standard deviation of the known values, a scalar; 0 where fewer than two are known."""
-    return _std(values).squeeze()
-
-
 def _std(values: Tensor, dim: int | None = None) -> Tensor:
     """Unbiased, over the known values, dimensions kept; 0 where fewer than two are known."""
     dims = tuple(range(values.dim())) if dim is None else (dim,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -30,21 +30,6 @@ def sum_over_processes(value: Tensor) -> Tensor:
     if _is_distributed():
         distributed.all_reduce(total)
     return total
-
-
-def mean_over_processes(figures: Mapping[str, Tensor | float], device: torch.device) -> dict[str, Tensor]:
-    """Each figure's mean over the processes, all in one operation; a process where it is NaN does not count.
-
-    Args:
-        figures: Scalars, of the same names in the same order in every process.
-        device: One that the process group communicates from.
-    """
-    if not _is_distributed():
-        return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in figures.items()}
-    values = torch.tensor([float(value) for value in figures.values()], device=device)
-    totals = torch.stack([values.where(~values.isnan(), 0.0), (~values.isnan()).float()])
-    distributed.all_reduce(totals)
-    return dict(zip(figures, totals[0] / totals[1], strict=True))
 
 
 def gather_over_processes(values: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from affectgpt_r1.functional.collective import gather_over_processes, num_processes, sum_over_processes
 from affectgpt_r1.functional.kl import kl_estimate
+from affectgpt_r1.functional.log_values import extreme
 from affectgpt_r1.functional.options import GRPOOptions, ImportanceSamplingLevel, LossType
+from affectgpt_r1.types import LogValue
 
 
 class LossInputs(NamedTuple):
@@ -25,10 +27,11 @@ class LossInputs(NamedTuple):
 
 
 class PolicyLoss(NamedTuple):
-    """A scalar loss, and detached figures under TRL's names."""
+    """A scalar loss, and detached values under TRL's names."""
 
     loss: Tensor
-    logs: dict[str, Tensor]
+    logs: dict[str, LogValue]  # of this process alone
+    num_items: Tensor | float  # what aggregate() divided by, but for a constant
 
 
 def importance_ratio(log_ratio: Tensor, mask: Tensor, level: ImportanceSamplingLevel) -> Tensor:
@@ -64,7 +67,8 @@ def aggregate(
             over all processes. ``dr_grpo`` divides by the constant ``N * max_completion_length`` (Liu et al. 2025).
             ``dapo`` and ``cispo`` divide by ``tokens_per_step`` (Yu et al. 2025; Chen et al. 2025).
         max_completion_length: Only ``dr_grpo`` reads it.
-        tokens_per_step: Tokens of the whole generation batch over processes and its steps; this step's when None.
+        tokens_per_step: Tokens of the whole generation batch over processes and its steps; this step's when None. May
+            be 0 where nothing counts.
 
     Returns:
         A scalar.
@@ -74,9 +78,26 @@ def aggregate(
         return (masked.sum(-1) / mask.sum(-1).clamp(min=1.0)).mean()
     if loss_type == "dr_grpo":
         return masked.sum() / (mask.shape[0] * max_completion_length)
+    items = num_items(mask, loss_type, tokens_per_step=tokens_per_step)
+    return masked.sum() / _or_one(items)
+
+
+def num_items(mask: Tensor, loss_type: LossType, *, tokens_per_step: Tensor | float | None = None) -> Tensor | float:
+    """What :func:`aggregate` divides by, but for the constant of ``dr_grpo``: completions or tokens.
+
+    Args:
+        mask: ``(N, C)``, 1 on tokens that count.
+        loss_type: See :func:`aggregate`.
+        tokens_per_step: See :func:`aggregate`.
+
+    Returns:
+        ``N`` for ``grpo`` and ``dr_grpo``, else a number of tokens averaged over processes; 0 where none counts.
+    """
+    if loss_type in ("grpo", "dr_grpo"):
+        return float(mask.shape[0])
     if loss_type == "bnpo" or tokens_per_step is None:
-        tokens_per_step = _mean_count(mask)
-    return masked.sum() / tokens_per_step
+        return sum_over_processes(mask.sum()) / num_processes()
+    return tokens_per_step
 
 
 def top_entropy_mask(entropies: Tensor, mask: Tensor, quantile: float) -> Tensor:
@@ -115,7 +136,8 @@ def clipped_policy_loss(
         tokens_per_step: See :func:`aggregate`.
 
     Returns:
-        The loss and TRL's figures: ``entropy``, ``kl``, ``clip_ratio/...`` or ``cispo_clip_ratio``, ``policy_loss``.
+        The loss, what it was divided by, and TRL's values: ``entropy``, ``kl``, ``clip_ratio/...`` or
+        ``cispo_clip_ratio``, ``policy_loss``.
 
     Raises:
         ValueError: ``beta`` is not 0 and no reference log-probs were given.
@@ -128,11 +150,14 @@ def clipped_policy_loss(
     if options.top_entropy_quantile < 1.0:
         counted = top_entropy_mask(inputs.entropies, mask, options.top_entropy_quantile)
         per_token = per_token * counted
-    logs = {"entropy": _token_mean(inputs.entropies.detach(), mask), **_clip_logs(ratio, advantage, mask, options)}
+    logs = {
+        "entropy": token_mean(inputs.entropies.detach(), mask),
+        **_clip_logs(ratio, advantage, mask, options),
+    }
     if options.beta != 0.0:
         kl = kl_penalty(inputs.per_token_logps, inputs.ref_per_token_logps, ratio, options)
         per_token = per_token + options.beta * kl
-        logs["kl"] = _token_mean(kl.detach(), mask)
+        logs["kl"] = token_mean(kl.detach(), mask)
     loss = aggregate(
         per_token,
         mask,
@@ -141,9 +166,10 @@ def clipped_policy_loss(
         tokens_per_step=tokens_per_step,
     )
     if options.entropy_coef != 0.0:
-        logs["policy_loss"] = loss.detach()
-        loss = loss - options.entropy_coef * (inputs.entropies * counted).sum() / _mean_count(counted)
-    return PolicyLoss(loss, logs)
+        logs["policy_loss"] = LogValue("mean", loss.detach())
+        tokens = sum_over_processes(counted.sum()) / num_processes()
+        loss = loss - options.entropy_coef * (inputs.entropies * counted).sum() / _or_one(tokens)
+    return PolicyLoss(loss, logs, num_items(mask, options.loss_type, tokens_per_step=tokens_per_step))
 
 
 def policy_term(ratio: Tensor, advantage: Tensor, per_token_logps: Tensor, options: GRPOOptions) -> Tensor:
@@ -173,37 +199,38 @@ def _capped(ratio: Tensor, options: GRPOOptions) -> Tensor:
 
 
 @torch.no_grad()
-def _clip_logs(ratio: Tensor, advantage: Tensor, mask: Tensor, options: GRPOOptions) -> Mapping[str, Tensor]:
+def _clip_logs(ratio: Tensor, advantage: Tensor, mask: Tensor, options: GRPOOptions) -> Mapping[str, LogValue]:
     if options.loss_type == "cispo":
-        return {"cispo_clip_ratio": _token_mean((ratio > options.upper_epsilon) & (advantage > 0), mask)}
+        return {"cispo_clip_ratio": token_mean((ratio > options.upper_epsilon) & (advantage > 0), mask)}
     ratio = _capped(ratio, options)
     low = (ratio < 1 - options.epsilon) & (advantage < 0)
     high = (ratio > 1 + options.upper_epsilon) & (advantage > 0)
+    low_means, high_means = _completion_means(low, mask), _completion_means(high, mask)
     return {
-        "clip_ratio/low_mean": _token_mean(low, mask),
-        "clip_ratio/low_min": _completion_means(low, mask).amin(),
-        "clip_ratio/high_mean": _token_mean(high, mask),
-        "clip_ratio/high_max": _completion_means(high, mask).amax(),
-        "clip_ratio/region_mean": _token_mean(low | high, mask),
+        "clip_ratio/low_mean": token_mean(low, mask),
+        "clip_ratio/low_min": extreme("min", low_means),
+        "clip_ratio/high_mean": token_mean(high, mask),
+        "clip_ratio/high_max": extreme("max", high_means),
+        "clip_ratio/region_mean": token_mean(low | high, mask),
     }
 
 
-def _token_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over all processes' tokens; over completions where there is one value each."""
+def token_mean(values: Tensor, mask: Tensor) -> LogValue:
+    """Mean over tokens; over completions where there is one value each."""
     if values.shape[-1] == 1:
         mask = torch.ones_like(values, dtype=mask.dtype)
-    totals = sum_over_processes(torch.stack([(values * mask).sum(), mask.sum()]))
-    return totals[0] / totals[1].clamp(min=1.0)
+    count = mask.sum()
+    return LogValue("mean", (values * mask).sum() / count.clamp(min=1.0), count)
 
 
 def _completion_means(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of each completion of all processes that has tokens, or a single 0."""
-    own = values.squeeze(1).to(mask.dtype) if values.shape[-1] == 1 else (values * mask).sum(-1) / mask.sum(-1)
-    means = gather_over_processes(own)
-    means = means[~means.isnan()]
-    return means if len(means) else mask.new_zeros(1)
+    """Mean of each completion that has tokens."""
+    means = values.squeeze(1).to(mask.dtype) if values.shape[-1] == 1 else (values * mask).sum(-1) / mask.sum(-1)
+    return means[~means.isnan()]
 
 
-def _mean_count(mask: Tensor) -> Tensor:
-    """Tokens of a process, averaged over the processes, so that averaged gradients are those of one big batch."""
-    return sum_over_processes(mask.sum()).clamp(min=1.0) / num_processes()
+def _or_one(count: Tensor | float) -> Tensor | float:
+    """A divisor for a sum over ``count`` items, which is 0 where there is none."""
+    if isinstance(count, Tensor):
+        return count.masked_fill(count == 0, 1.0)
+    return count or 1.0

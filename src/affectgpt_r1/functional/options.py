@@ -13,6 +13,7 @@ ImportanceSamplingLevel: TypeAlias = Literal["token", "sequence"]
 KLEstimator: TypeAlias = Literal["k1", "k2", "k3"]
 RewardScale: TypeAlias = Literal["group", "batch", "none"]
 RewardAggregation: TypeAlias = Literal["sum_then_normalize", "normalize_then_sum"]
+LossNormalizer: TypeAlias = Literal["micro_batch", "accumulated_batch"]
 
 CHOICES: dict[str, Any] = {
     "loss_type": LossType,
@@ -20,6 +21,7 @@ CHOICES: dict[str, Any] = {
     "kl_estimator": KLEstimator,
     "scale_rewards": RewardScale,
     "multi_objective_aggregation": RewardAggregation,
+    "loss_normalizer": LossNormalizer,
 }
 
 
@@ -32,6 +34,8 @@ class GRPOOptions:
         num_iterations: Passes over each rollout (mu).
         steps_per_generation: Micro-batches that are sampled at once and then visited one by one.
         loss_type: How token losses are reduced; see :func:`~affectgpt_r1.functional.losses.aggregate`.
+        loss_normalizer: What gradient accumulation averages: the losses of the micro-batches, as TRL does, or the
+            items that ``loss_type`` counts (tokens or completions), whatever micro-batch they are in.
         importance_sampling_level: One ratio a token, or one a completion (GSPO, Zheng et al. 2025).
         epsilon: Lower clip range.
         epsilon_high: Upper clip range, ``epsilon`` when None; for ``cispo`` the cap of the ratio itself.
@@ -56,6 +60,7 @@ class GRPOOptions:
     num_iterations: int = 1
     steps_per_generation: int = 1
     loss_type: LossType = "grpo"
+    loss_normalizer: LossNormalizer = "micro_batch"
     importance_sampling_level: ImportanceSamplingLevel = "token"
     epsilon: float = 0.2
     epsilon_high: float | None = None

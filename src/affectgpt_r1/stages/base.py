@@ -9,7 +9,7 @@ from torch import Tensor
 
 from affectgpt_r1.data.samplers import GenerationSchedule
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.types import ClipBatch, StageOutput
+from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
 
 
 class Stage(Protocol):
@@ -37,8 +37,8 @@ class Stage(Protocol):
         """
         ...
 
-    def validation_step(self, policy: MultimodalPolicy, batch: ClipBatch) -> Mapping[str, Tensor]:
-        """Scalars to average over the validation batches, beside the wheel scores."""
+    def validation_step(self, policy: MultimodalPolicy, batch: ClipBatch) -> Mapping[str, LogValue | Tensor]:
+        """Values to pool over the validation batches, besides the wheel scores; a plain one is a mean over clips."""
         ...
 
 

@@ -25,6 +25,7 @@ from affectgpt_r1.random_state import derive_seed
 from affectgpt_r1.rewards.weighting import RewardScores, WeightedRewards
 from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
 from affectgpt_r1.stages.grpo_logs import (
+    answer_logs,
     completion_logs,
     completion_records,
     reward_logs,
@@ -33,7 +34,7 @@ from affectgpt_r1.stages.grpo_logs import (
 )
 from affectgpt_r1.stages.rollouts import RolloutBuffer, ScoredRollout, select_clips
 from affectgpt_r1.timing import now, phase
-from affectgpt_r1.types import ClipBatch, Sampling, StageOutput, TokenBatch
+from affectgpt_r1.types import ClipBatch, LogValue, Sampling, StageOutput, TokenBatch
 
 log = logging.getLogger(__name__)
 
@@ -111,16 +112,21 @@ class GRPOStage:
                 tokens_per_step=step.tokens_per_step,
             )
         mask = step.completions.mask
-        logs: dict[str, Tensor | float] = {
-            "loss": loss.loss.detach(),
+        is_silent = float(not (step.advantages.unsqueeze(-1) * step.loss_mask).any())
+        # TRL averages the losses of micro-batches, whatever their tokens.
+        num_items = loss.num_items if self.options.loss_normalizer == "accumulated_batch" else 1.0
+        logs: dict[str, LogValue | Tensor | float] = {
+            "loss": LogValue("mean", loss.loss.detach(), num_items),
             **loss.logs,
             **sampling_logs(scored.per_token_logps, step.sampling_per_token_logps, mask),
             **step.logs,
-            "step_without_advantage": float(not (step.advantages.unsqueeze(-1) * step.loss_mask).any()),
+            "step_without_advantage": LogValue("min", is_silent),  # 1 only if no micro-batch has any
         }
-        return StageOutput(loss.loss, logs, step.records)
+        if "policy_loss" in loss.logs:
+            logs["policy_loss"] = dataclasses.replace(loss.logs["policy_loss"], weight=num_items)
+        return StageOutput(loss.loss, logs, step.records, num_items, generation_logs=step.logs.keys())
 
-    def validation_step(self, policy: Policy, batch: ClipBatch) -> Mapping[str, Tensor]:
+    def validation_step(self, policy: Policy, batch: ClipBatch) -> Mapping[str, LogValue]:
         """Nothing beside the wheel scores of the greedy answers."""
         return {}
 
@@ -175,9 +181,9 @@ class GRPOStage:
         if self.options.max_resamples:
             silent = self._silent_groups(scores, rollout.truncated)
             loss_mask = loss_mask * (~silent).view(-1, 1, 1)
-            logs["groups/skipped"] = float(silent.sum())
+            logs["groups/skipped"] = LogValue("sum", float(silent.sum()))
         self._warn_of_silence(batch, advantages, loss_mask)
-        tokens = sum_over_processes(loss_mask.sum()).clamp(min=1.0) / num_processes()
+        tokens = sum_over_processes(loss_mask.sum()) / num_processes()
         with phase("reference"):
             reference = self._reference_logps(policy, batch, rollout.completions)
         buffer = RolloutBuffer(
@@ -191,9 +197,9 @@ class GRPOStage:
             records=completion_records(policy.prompts(batch), batch, completions, scores, advantages),
             logs={
                 **logs,
-                **reward_logs(scores, self.options.num_generations, policy.device),
+                **reward_logs(scores, self.options.num_generations),
                 **completion_logs(rollout),
-                **{f"answers/{name}": value for name, value in statistics.items()},
+                **answer_logs(statistics, len(completions)),
             },
         )
         if self._is_on_policy:
@@ -208,7 +214,7 @@ class GRPOStage:
         self._has_warned = True
         log.warning("Every group earned equal rewards: this rollout teaches nothing (%s)", ", ".join(batch.names))
 
-    def _draw_groups(self, policy: Policy, batch: ClipBatch, seed: int) -> tuple[ScoredRollout, dict[str, float]]:
+    def _draw_groups(self, policy: Policy, batch: ClipBatch, seed: int) -> tuple[ScoredRollout, dict[str, LogValue]]:
         """A rollout in which groups of equal rewards were drawn anew, up to ``max_resamples`` times."""
         # A prefill in the autograd graph serves an update of these very clips; drawn for more, it would only take room.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.options.steps_per_generation == 1):
@@ -224,7 +230,7 @@ class GRPOStage:
             drawn = drawn.replace_groups(silent, again)
         logs = {"tokens_per_second": tokens_per_second(drawn.rollout, drawn.seconds)}
         if self.options.max_resamples:
-            logs["groups/resampled"] = float(resampled)
+            logs["groups/resampled"] = LogValue("sum", float(resampled))
         return drawn, logs
 
     def _draw(self, policy: Policy, batch: ClipBatch, seed: int) -> ScoredRollout:

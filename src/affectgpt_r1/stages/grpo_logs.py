@@ -1,19 +1,20 @@
-"""What a GRPO step logs of all processes, under TRL's names, and this process's rows of the completions table."""
+"""What a GRPO step logs, under TRL's names, and its rows of the completions table, both of this process."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from affectgpt_r1.functional.advantages import nan_std, zero_variance_groups
-from affectgpt_r1.functional.collective import gather_over_processes
+from affectgpt_r1.functional.advantages import zero_variance_groups
+from affectgpt_r1.functional.log_values import as_floats, extreme, mean_of, std_of
+from affectgpt_r1.functional.losses import token_mean
 from affectgpt_r1.rewards.weighting import RewardScores
-from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, Rollout
+from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, LogValue, Rollout
 
 
-def reward_logs(scores: RewardScores, num_generations: int, device: torch.device) -> dict[str, float]:
+def reward_logs(scores: RewardScores, num_generations: int) -> dict[str, LogValue]:
     """TRL's reward metrics: ``reward``, ``reward_std``, ``frac_reward_zero_std``, ``rewards/<name>/{mean,std}``.
 
     ``frac_reward_zero_std`` is the share of groups whatever scales the advantages.
@@ -21,42 +22,55 @@ def reward_logs(scores: RewardScores, num_generations: int, device: torch.device
     Args:
         scores: Of ``B * G`` completions.
         num_generations: ``G``.
-        device: The policy's, on which processes can gather.
     """
-    everyone = gather_over_processes(torch.stack([scores.total, *scores.parts.values()], -1).to(device))
-    total, *parts = everyone.unbind(-1)
+    total = scores.total
     logs = {
-        "reward": total.nanmean(),
-        "reward_std": nan_std(total),
-        "frac_reward_zero_std": zero_variance_groups(total.view(-1, num_generations)).float().mean(),
+        "reward": mean_of(total),
+        "reward_std": std_of(total),
+        "frac_reward_zero_std": mean_of(zero_variance_groups(total.view(-1, num_generations)).float()),
     }
-    for name, part in zip(scores.parts, parts, strict=True):
-        logs[f"rewards/{name}/mean"] = part.nanmean()
-        logs[f"rewards/{name}/std"] = nan_std(part)
-    return {name: value.item() for name, value in logs.items()}
+    for name, part in scores.parts.items():
+        logs[f"rewards/{name}/mean"] = mean_of(part)
+        logs[f"rewards/{name}/std"] = std_of(part)
+    return logs
 
 
-def completion_logs(rollout: Rollout) -> dict[str, float]:
-    """TRL's completion metrics: lengths in tokens, of all and of those that a stop token ended."""
-    lengths = rollout.completions.mask.sum(-1).flatten()
-    lengths, truncated = gather_over_processes(torch.stack([lengths, rollout.truncated.flatten()], -1)).unbind(-1)
-    terminated = lengths[truncated == 0]
-    if not len(terminated):
-        terminated = lengths.new_zeros(1)
-    logs = {"completions/clipped_ratio": truncated.mean()}
-    for kind, chosen in (("length", lengths), ("terminated_length", terminated)):
-        logs[f"completions/mean_{kind}"] = chosen.mean()
-        logs[f"completions/min_{kind}"] = chosen.min()
-        logs[f"completions/max_{kind}"] = chosen.max()
-    return {name: value.item() for name, value in logs.items()}
+def completion_logs(rollout: Rollout) -> dict[str, LogValue]:
+    """TRL's completion metrics: lengths in tokens, of all and of those that a stop token ended (0 if there is none)."""
+    lengths, truncated = rollout.completions.mask.sum(-1).flatten().cpu(), rollout.truncated.flatten().cpu()
+    logs = {"completions/clipped_ratio": mean_of(truncated.float())}
+    for kind, chosen in (("length", lengths), ("terminated_length", lengths[~truncated])):
+        logs[f"completions/mean_{kind}"] = mean_of(chosen, empty=0.0)
+        logs[f"completions/min_{kind}"] = extreme("min", chosen)
+        logs[f"completions/max_{kind}"] = extreme("max", chosen)
+    return as_floats(logs)
 
 
-def sampling_logs(per_token_logps: Tensor, sampling_per_token_logps: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def answer_logs(statistics: Mapping[str, float], num_completions: int) -> dict[str, LogValue]:
+    """The statistics of a generation batch's answers, weighted by what each is a mean over.
+
+    ``answer_entropy`` of several batches is the mean of theirs: it measures what is sampled at once.
+
+    Args:
+        statistics: See :func:`~affectgpt_r1.stages.answers.answer_statistics`.
+        num_completions: Completions that they describe.
+    """
+    weights = {
+        "unmapped_share": statistics["words_per_answer"] * num_completions,
+        "distinct_per_target": statistics["target_words"] * num_completions,
+    }
+    return {
+        f"answers/{name}": LogValue("mean", value, weights.get(name, float(num_completions)))
+        for name, value in statistics.items()
+    }
+
+
+def sampling_logs(per_token_logps: Tensor, sampling_per_token_logps: Tensor, mask: Tensor) -> dict[str, LogValue]:
     """Difference of update-time and sampling-time log-probs: of numerics, and of what later steps have learned."""
     difference = (per_token_logps.detach() - sampling_per_token_logps).abs() * mask
     return {
-        "sampling/sampling_logp_difference/mean": difference.sum() / mask.sum().clamp(min=1.0),
-        "sampling/sampling_logp_difference/max": gather_over_processes(difference.amax().view(1)).amax(),
+        "sampling/sampling_logp_difference/mean": token_mean(difference, mask),
+        "sampling/sampling_logp_difference/max": extreme("max", difference),
     }
 
 
@@ -93,6 +107,7 @@ def completion_records(
     ]
 
 
-def tokens_per_second(rollout: Rollout, seconds: float) -> float:
+def tokens_per_second(rollout: Rollout, seconds: float) -> LogValue:
     """Completion tokens of a rollout over the seconds that sampling took, discarded groups included."""
-    return float(torch.sum(rollout.completions.mask)) / max(seconds, 1e-9)
+    seconds = max(seconds, 1e-9)
+    return LogValue("mean", float(torch.sum(rollout.completions.mask)) / seconds, seconds)

@@ -150,6 +150,13 @@ def check_finite(
     raise TrainingError(f"Step {step}: {found} on {clips}; clips and completions are in {path}. {remedy}")
 
 
+def divide_gradients(parameters: Iterable[nn.Parameter], divisor: float) -> None:
+    """Divide all gradients, in place; a divisor of 0 leaves them, which are zeros then."""
+    for parameter in parameters:
+        if parameter.grad is not None and divisor:
+            parameter.grad.div_(divisor)
+
+
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The Euclidean norm of all gradients, before clipping."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

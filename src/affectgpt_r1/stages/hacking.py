@@ -9,10 +9,11 @@ from torch import Tensor
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
+from affectgpt_r1.functional.log_values import mean_of
 from affectgpt_r1.metrics.baselines import SPRAY, best_spray
 from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
 from affectgpt_r1.rewards.weighting import WeightedRewards
-from affectgpt_r1.types import Completion, EmotionSet
+from affectgpt_r1.types import Completion, EmotionSet, LogValue
 
 
 class HackingProbe:
@@ -41,7 +42,7 @@ class HackingProbe:
         self._completions = {name: _constant_completion(spray, thinks) for name, spray in self.sprays.items()}
         self._earned: dict[tuple[str, EmotionSet], float] = {}
 
-    def spray_rewards(self, targets: Sequence[EmotionSet]) -> dict[str, float]:
+    def spray_rewards(self, targets: Sequence[EmotionSet]) -> dict[str, LogValue]:
         """Mean reward that each constant answer would earn.
 
         Args:
@@ -59,8 +60,7 @@ class HackingProbe:
             scores = self.rewards(completions=[self._completions[name]] * len(new), targets=new) if new else None
             if scores is not None:
                 self._earned |= {(name, key): value for key, value in zip(new, scores.total.tolist(), strict=True)}
-            earned = torch.tensor([self._earned[name, target] for target in targets])
-            means[f"{name}_reward"] = earned.nanmean().item()
+            means[f"{name}_reward"] = mean_of(torch.tensor([self._earned[name, target] for target in targets]))
         return means
 
     def part_correlations(

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from affectgpt_r1.functional.log_values import log_state, logs_from_state
 from affectgpt_r1.rewards.weighting import RewardScores
-from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, Rollout, TokenBatch
+from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, LogValue, Rollout, TokenBatch
 
 
 class ScoredRollout(NamedTuple):
@@ -68,7 +69,7 @@ class RolloutBuffer:
             comes before the weights change.
         ref_per_token_logps: ``(B, G, C)`` of the reference; None without one.
         advantages: ``(B, G)``.
-        tokens_per_step: Tokens of ``loss_mask`` over the steps, averaged over processes.
+        tokens_per_step: Tokens of ``loss_mask`` over the steps, averaged over processes; 0 if the loss counts none.
         records: ``B * G`` rows of the completions table.
         logs: What is logged about the generation, at each step of it.
     """
@@ -81,7 +82,7 @@ class RolloutBuffer:
     advantages: Tensor
     tokens_per_step: float
     records: Sequence[CompletionRecord]
-    logs: Mapping[str, float] = field(default_factory=dict)
+    logs: Mapping[str, LogValue] = field(default_factory=dict)
     old_per_token_logps: Tensor | None = None
 
     def step(self, index: int, num_steps: int) -> RolloutBuffer:
@@ -123,19 +124,20 @@ class RolloutBuffer:
             "batch": batch,
             "completions": tuple(self.completions),
             "records": records,
-            "logs": dict(self.logs),
+            "logs": log_state(self.logs),
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device) -> RolloutBuffer:
         """The buffer that :meth:`state` described, on ``device``."""
-        moved = _to_device(dict(state), device)
+        moved = to_device(dict(state), device)
         return cls(
             **{
                 **moved,
                 "batch": ClipBatch(**moved["batch"]),
                 "completions": TokenBatch(*moved["completions"]),
                 "records": [CompletionRecord(**record) for record in moved["records"]],
+                "logs": logs_from_state(moved["logs"]),
             }
         )
 
@@ -163,11 +165,12 @@ def _with_rows(values: Tensor, rows: Sequence[int], new: Tensor) -> Tensor:
     return values.index_copy(0, torch.tensor(list(rows), device=values.device), new)
 
 
-def _to_device(value: Any, device: torch.device) -> Any:
+def to_device(value: Any, device: torch.device) -> Any:
+    """``value`` with every tensor in it moved; dicts, lists and tuples are walked."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {key: _to_device(one, device) for key, one in value.items()}
+        return {key: to_device(one, device) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_to_device(one, device) for one in value)
+        return type(value)(to_device(one, device) for one in value)
     return value

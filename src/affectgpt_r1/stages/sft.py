@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from affectgpt_r1.functional.collective import num_processes, sum_over_processes
 from affectgpt_r1.functional.logprobs import masked_mean
 from affectgpt_r1.policy.base import Policy
 from affectgpt_r1.timing import phase
-from affectgpt_r1.types import ClipBatch, StageOutput
+from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
 
 
 class SFTStage:
@@ -27,17 +26,18 @@ class SFTStage:
         """See :class:`~affectgpt_r1.stages.base.Stage`.
 
         Each process divides by the tokens of all, so that averaged gradients weigh every token of the global batch
-        alike.
+        alike; micro-batches that are accumulated are weighted by their tokens.
         """
         targets = policy.encode_targets(batch)
         with phase("forward"):
             logps = policy.per_token_logps(batch, targets)
             tokens = sum_over_processes(targets.mask.sum()).clamp(min=1.0) / num_processes()
             loss = -(logps * targets.mask).sum() / tokens
-        return StageOutput(loss, {"loss": loss.detach()})
+        return StageOutput(loss, {"loss": LogValue("mean", loss.detach(), tokens)}, num_items=tokens)
 
     @torch.no_grad()
-    def validation_step(self, policy: Policy, batch: ClipBatch) -> Mapping[str, Tensor]:
-        """The loss on held-out clips."""
+    def validation_step(self, policy: Policy, batch: ClipBatch) -> Mapping[str, LogValue]:
+        """The loss on held-out clips, a mean over tokens as in training."""
         targets = policy.encode_targets(batch)
-        return {"loss": -masked_mean(policy.per_token_logps(batch, targets), targets.mask)}
+        loss = -masked_mean(policy.per_token_logps(batch, targets), targets.mask)
+        return {"loss": LogValue("mean", loss, targets.mask.sum())}

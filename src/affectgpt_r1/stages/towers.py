@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from affectgpt_r1.data.audio import log_mel
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.types import ClipBatch, StageOutput
+from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
 
 NUM_MELS = 32
 
@@ -60,7 +60,9 @@ class TowerStage(nn.Module):
         """See :class:`~affectgpt_r1.stages.base.Stage`."""
         losses = self._losses(policy, batch)
         loss = losses["video_loss"] + losses["audio_loss"] + self.log_mel_weight * losses["log_mel_loss"]
-        return StageOutput(loss, {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}})
+        clips = float(len(batch))  # each of the losses is a mean over clips
+        logs = {name: LogValue("mean", value.detach(), clips) for name, value in {"loss": loss, **losses}.items()}
+        return StageOutput(loss, logs, num_items=clips)
 
     @torch.no_grad()
     def validation_step(self, policy: MultimodalPolicy, batch: ClipBatch) -> Mapping[str, Tensor]:

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.functional.collective import gather_objects
+from affectgpt_r1.functional.log_values import as_floats, pooled
 from affectgpt_r1.metrics.functional.choice import choice_scores
 from affectgpt_r1.metrics.functional.recognition import single_label_scores
 from affectgpt_r1.policy.questions import CHOICES, LABEL_KINDS
 from affectgpt_r1.stages.answers import answer_statistics
 from affectgpt_r1.stages.base import Stage
 from affectgpt_r1.stages.hacking import HackingProbe
-from affectgpt_r1.types import Annotations, Completion, EmotionSet
+from affectgpt_r1.types import Annotations, Completion, EmotionSet, LogValue
 
 
 @dataclass
@@ -27,12 +28,16 @@ class ValidationRecord:
 
     completions: list[Completion] = field(default_factory=list)
     targets: list[EmotionSet] = field(default_factory=list)
-    logs: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    logs: dict[str, LogValue] = field(default_factory=dict)
     choices: list[tuple[str | None, str]] = field(default_factory=list)
 
-    def add_logs(self, logs: Mapping[str, Tensor], num_clips: int) -> None:
-        """Add what the stage logs of a batch: means over ``num_clips`` clips."""
-        self.logs.append((num_clips, {name: float(value) for name, value in logs.items()}))
+    def add_logs(self, logs: Mapping[str, LogValue | Tensor], num_clips: int) -> None:
+        """Add what the stage logs of a batch; plain values are means over ``num_clips`` clips."""
+        weighted = {
+            name: one if isinstance(one, LogValue) else LogValue("mean", one, float(num_clips))
+            for name, one in logs.items()
+        }
+        self.logs = pooled([self.logs, as_floats(weighted)])
 
     def add_answers(self, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> None:
         """Add a batch's answers and what they should have been."""
@@ -51,7 +56,7 @@ class ValidationRecord:
         return ValidationRecord(
             [one for share in shares for one in share.completions],
             [one for share in shares for one in share.targets],
-            [one for share in shares for one in share.logs],
+            pooled(share.logs for share in shares),
             [one for share in shares for one in share.choices],
         )
 
@@ -61,18 +66,19 @@ class ValidationRecord:
         return choice_scores(answers, targets, CHOICES.get(kind, ()))
 
     def mean_logs(self) -> dict[str, float]:
-        """The mean of each logged figure over clips."""
-        names = dict.fromkeys(name for _, logs in self.logs for name in logs)
-        clips = sum(num_clips for num_clips, _ in self.logs)
-        return {name: sum(num_clips * logs[name] for num_clips, logs in self.logs) / clips for name in names}
+        """What the stage logs of all clips together."""
+        return {name: float(value) for name, value in self.logs.items()}
 
     def answer_figures(self, lexicon: Lexicon, probe: HackingProbe | None) -> dict[str, float]:
         """Figures of the answers by log name: WAR and UAR of single labels, statistics, signs of reward hacking."""
         recalls = single_label_scores([completion.labels for completion in self.completions], self.targets)
         statistics = answer_statistics(self.completions, self.targets, lexicon)
-        figures = {**recalls, **{f"answers/{name}": value for name, value in statistics.items()}}
+        figures: dict[str, LogValue | float] = {
+            **recalls,
+            **{f"answers/{name}": value for name, value in statistics.items()},
+        }
         if probe is not None:
-            signs = {
+            signs: dict[str, LogValue | float] = {
                 **probe.spray_rewards(self.targets),
                 **probe.part_correlations(self.completions, self.targets),
             }

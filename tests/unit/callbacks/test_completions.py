@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -59,9 +61,24 @@ def test_accumulated_batches_log_a_step_once(tmp_path, tiny_module, fit, capsys)
     fit(tiny_module(), [CompletionsTable(tmp_path, 2, console_rows=0)], accumulate_grad_batches=2)
     files = sorted(path.name for path in (tmp_path / "completions").iterdir())
     assert files == [f"step_00000{step}.jsonl" for step in (1, 2, 4, 6)]
-    first = json.loads((tmp_path / "completions" / "step_000002.jsonl").read_text().splitlines()[0])
-    assert first["name"] == "clip3"
+    rows = [json.loads(row) for row in (tmp_path / "completions" / "step_000002.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == ["clip2", "clip2", "clip3", "clip3"]  # of both micro-batches
     assert "Completions" not in capsys.readouterr().out
+
+
+def test_the_rest_of_an_epoch_has_a_table_of_its_own(tmp_path, tiny_module, fit):
+    fit(tiny_module(), [CompletionsTable(tmp_path, 1, console_rows=0)], accumulate_grad_batches=3, max_epochs=1)
+    tables = [file.read_text().splitlines() for file in sorted((tmp_path / "completions").iterdir())]
+    names = [[json.loads(row)["name"] for row in rows[::2]] for rows in tables]
+    assert names == [["clip0", "clip1", "clip2"], ["clip3"]]
+
+
+def test_a_step_that_is_cut_between_its_micro_batches_keeps_their_completions():
+    cut, resumed = CompletionsTable("unused"), CompletionsTable("unused")
+    trainer = SimpleNamespace(global_step=0)
+    cut.on_train_batch_end(trainer, None, {"records": (_record(name="early"),)}, None, 0)
+    resumed.load_state_dict(cut.state_dict())
+    assert resumed.state_dict() == {"pending": [dataclasses.asdict(_record(name="early"))]}
 
 
 def test_stage_without_records_writes_nothing(tmp_path, tiny_module, fit, monkeypatch):

@@ -116,6 +116,27 @@ def test_in_a_real_fit(tiny_module, fit, caplog):
     assert not warnings_of(caplog)
 
 
+def test_micro_batches_of_unequal_size_weigh_by_their_completions():
+    """A mean of means would be 0.5."""
+    alarm = RewardHackingAlarm()
+    trainer = SimpleNamespace(sanity_checking=False, callback_metrics={"val/f1": torch.tensor(0.5)}, global_step=1)
+    for rewards in ([1.0], [0.0] * 9, [math.nan]):
+        alarm.on_train_batch_end(trainer, None, {"records": [record(one) for one in rewards]}, None, 0)
+    resumed = RewardHackingAlarm()
+    resumed.load_state_dict(alarm.state_dict())
+    for one in (alarm, resumed):
+        one.on_validation_end(trainer, None)
+        assert one.state_dict()["rewards"] == [pytest.approx(0.1)]
+
+
+def test_means_of_an_older_checkpoint_are_taken_up():
+    alarm = RewardHackingAlarm()
+    alarm.load_state_dict({"pending": [0.2, 0.4, 0.9], "rewards": [], "scores": [], "alarm_step": 0})
+    trainer = SimpleNamespace(sanity_checking=False, callback_metrics={"val/f1": torch.tensor(0.5)}, global_step=1)
+    alarm.on_validation_end(trainer, None)
+    assert alarm.state_dict()["rewards"] == [pytest.approx(0.5)]
+
+
 @pytest.mark.parametrize(
     ("values", "slope", "t"),
     [

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from contextlib import contextmanager
 
-import pytest
 import torch
+from precisions import cast, precision
 from processes import join_gloo, run_two
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from affectgpt_r1.data.samplers import ClipSampler
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.functional.vocabulary import VocabularyScores
-from affectgpt_r1.policy import policy as policy_module
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.stages.grpo import GRPOStage
@@ -33,31 +29,6 @@ SETTINGS = (
     {"loss_type": "cispo", "importance_sampling_level": "sequence", "num_iterations": 2},
     {"loss_type": "dapo", "mask_truncated_completions": True},
 )
-
-
-@contextmanager
-def precision(dtype):
-    """Weights, features, losses and the head in ``dtype``; our head itself always gives float32 log-probs."""
-
-    def plain_token_scores(model, states, ids, *, temperature, entropy, **options):
-        logps = (model.lm_head(states) / temperature).log_softmax(-1)
-        entropies = -(logps.exp() * logps).sum(-1) if entropy else None
-        return VocabularyScores(logps.gather(-1, ids.unsqueeze(-1)).squeeze(-1), entropies)
-
-    before = torch.get_default_dtype()
-    with pytest.MonkeyPatch.context() as patch:
-        if dtype == torch.float64:
-            patch.setattr(policy_module, "token_scores", plain_token_scores)
-        torch.set_default_dtype(dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
-
-
-def cast(policy, batch, dtype):
-    features = {name: one.to(dtype) for name, one in batch.features.items()}
-    return policy.to(dtype), dataclasses.replace(batch, features=features)
 
 
 class LetterReward:

@@ -48,8 +48,9 @@ def test_the_spray_earns_what_the_reward_gives_it(lexicon, penalty):
         0.2 + batch_mean_set_f1([SPRAY], [target], lexicon)[0] * length_factor(penalty, 3, len(target))
         for target in TARGETS
     )
-    assert probe.spray_rewards(TARGETS) == {"spray3_reward": pytest.approx(expected, abs=1e-6)}
-    assert probe.spray_rewards(TARGETS[:1])["spray3_reward"] == pytest.approx(
+    earned = {name: float(value) for name, value in probe.spray_rewards(TARGETS).items()}
+    assert earned == {"spray3_reward": pytest.approx(expected, abs=1e-6)}
+    assert float(probe.spray_rewards(TARGETS[:1])["spray3_reward"]) == pytest.approx(
         0.2 + batch_mean_set_f1([SPRAY], [TARGETS[0]], lexicon)[0] * length_factor(penalty, 3, 1), abs=1e-6
     )
     assert probe.spray_rewards([]) == {}
@@ -59,7 +60,7 @@ def test_five_words_chosen_on_the_validation_clips_beat_the_three(lexicon):
     probe = HackingProbe(WeightedRewards({"a": AccuracyReward(lexicon)}, {"a": 1}), lexicon, TARGETS, thinks=False)
     assert len(probe.sprays["spray5"]) == 5
     earned = probe.spray_rewards(TARGETS)
-    assert earned["spray5_reward"] > earned["spray3_reward"]
+    assert float(earned["spray5_reward"]) > float(earned["spray3_reward"])
 
 
 def test_parts_that_compare_a_group_are_left_out_and_the_spray_reasons(lexicon):
@@ -71,7 +72,7 @@ def test_parts_that_compare_a_group_are_left_out_and_the_spray_reasons(lexicon):
     expected = mean(
         2 + batch_mean_set_f1([SPRAY], [target], lexicon)[0] for target in TARGETS
     )  # it agrees with itself, in form
-    assert probe.spray_rewards(TARGETS)["spray3_reward"] == pytest.approx(expected, abs=1e-6)
+    assert float(probe.spray_rewards(TARGETS)["spray3_reward"]) == pytest.approx(expected, abs=1e-6)
     alone = WeightedRewards({"perception": PerceptionReward(NoJudge())}, {"perception": 1})
     probe = HackingProbe(alone, lexicon, TARGETS, thinks=True)
     assert probe.spray_rewards(TARGETS) == {}

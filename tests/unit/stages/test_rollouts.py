@@ -120,8 +120,8 @@ def test_groups_of_equal_rewards_are_drawn_anew(tiny_policy, make_batch):
     reward = LetterReward(equal=("clip_1",), patience=2)
     output = grpo(reward, max_resamples=3).training_step(tiny_policy, batch, seed=7)
     assert reward.calls == 3
-    assert output.logs["groups/resampled"] == 2.0
-    assert output.logs["groups/skipped"] == output.logs["frac_reward_zero_std"] == 0.0
+    assert float(output.logs["groups/resampled"]) == 2.0
+    assert float(output.logs["groups/skipped"]) == float(output.logs["frac_reward_zero_std"]) == 0.0
     texts = [[one.completion for one in out.records] for out in (plain, output)]
     assert texts[0][:3] + texts[0][6:] == texts[1][:3] + texts[1][6:]
     assert texts[0][3:6] != texts[1][3:6]
@@ -185,8 +185,8 @@ def test_groups_that_stay_equal_are_skipped_and_counted(tiny_policy, make_batch,
         for parameter in tiny_policy.trainable_parameters().values():
             parameter += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     output = stage.training_step(tiny_policy, batch, seed=7)
-    assert output.logs["groups/skipped"] == output.logs["groups/resampled"] == 1.0
-    assert output.logs["frac_reward_zero_std"] == 0.25
+    assert float(output.logs["groups/skipped"]) == float(output.logs["groups/resampled"]) == 1.0
+    assert float(output.logs["frac_reward_zero_std"]) == 0.25
     buffer = stage._buffer
     assert buffer.loss_mask[3].sum() == 0
     assert buffer.loss_mask[:3].equal(buffer.completions.mask[:3])
@@ -196,7 +196,7 @@ def test_groups_that_stay_equal_are_skipped_and_counted(tiny_policy, make_batch,
 def test_a_step_without_advantage_is_counted_and_said(tiny_policy, make_batch, caplog):
     batch = make_batch(2)
     output = grpo(LetterReward(equal=batch.names)).training_step(tiny_policy, batch, seed=7)
-    assert output.logs["step_without_advantage"] == 1.0
+    assert float(output.logs["step_without_advantage"]) == 1.0
     assert "teaches nothing (clip_0, clip_1)" in caplog.text
 
 

@@ -99,7 +99,8 @@ def test_sft_loss_is_the_mean_negative_log_likelihood_of_the_target_tokens(make_
             count += 1
     output = SFTStage().training_step(policy, batch, seed=0)
     assert output.loss.item() == pytest.approx(total / count, abs=1e-4)
-    assert SFTStage().validation_step(policy, batch)["loss"].item() == pytest.approx(output.loss.item(), abs=1e-6)
+    validated = float(SFTStage().validation_step(policy, batch)["loss"])
+    assert validated == pytest.approx(output.loss.item(), abs=1e-6)
 
 
 def test_a_few_sft_steps_lower_the_loss_and_move_every_weight(tiny_policy, make_batch):
