@@ -314,11 +314,16 @@ def _explicit_keys(overrides: Sequence[str], plain: Mapping[str, Any], settings:
     """Keys of settings that the user's overrides set, those that a chosen file names among them."""
     for key in dict.fromkeys(key_of(override) for override in overrides):
         if (CONFIGS / key).is_dir():
-            yield from (one for one in NAMED_BY.get(key, ()) if one in settings)
+            yield from (one for one in NAMED_BY.get(key, ()) if _is_setting(one, settings))
             if key == "data" and set(_select(plain, "data.modalities")) < set(settings["data.modalities"] or ()):
                 yield "data.modalities"  # a set without sound or text leaves these out
-        elif ".".join(key.split(".")[:2]) in settings:
+        elif _is_setting(key, settings):
             yield key
+
+
+def _is_setting(key: str, settings: PolicySettings) -> bool:
+    """Whether training said something about a key, if only by leaving it out of a part, as of an architecture."""
+    return ".".join(key.split(".")[:2]) in settings
 
 
 def _is_of_this_machine(key: str, trained: Any, here: Any) -> bool:

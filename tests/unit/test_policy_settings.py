@@ -217,7 +217,7 @@ def test_references_of_an_older_run_are_put_in_and_no_resolver_is_called(tmp_pat
     OmegaConf.register_new_resolver("settings_test", lambda: called.append(1), replace=True)
     for folder in ("checkpoints", ".hydra"):
         (tmp_path / folder).mkdir()
-    trained = composed("train", f"paths.root={tmp_path}", "+model.video_tower.image_size=64")
+    trained = composed("train", f"paths.root={tmp_path}", "model.video_tower.image_size=64")
     text = OmegaConf.to_yaml(trained) + "other: ${settings_test:}\nloop: ${loop}\n"
     (tmp_path / ".hydra" / "config.yaml").write_text(text, encoding="utf-8")
     settings = settings_of_checkpoint(tmp_path / "checkpoints" / "gone.ckpt")
@@ -239,7 +239,10 @@ def trained(make_policy, tokenizer_file, tiny_config, tmp_path) -> Path:
     """A whole policy in a file of its own: RGB crops, three frames, no text, at most five tokens."""
     policy = make_policy()
     given = ("experiment=grpo", "data.modalities=[video,audio]", "data.num_frames=3", "data.num_windows=2", "seed=7")
-    config = stored(*given, "data.channel_order=rgb", "prompt.max_completion_length=5", "towers_from=null")
+    towers = {f"policy.towers.{name}": one.detach() for name, one in policy.towers.named_parameters()}
+    torch.save({"state_dict": towers}, tmp_path / "towers.ckpt")
+    given = (*given, f"towers_from={tmp_path}/towers.ckpt")
+    config = stored(*given, "data.channel_order=rgb", "prompt.max_completion_length=5")
     config["model"] = {**tiny_config, "tokenizer": str(tokenizer_file), "_target_": "os.system"}
     config["data"]["image_size"] = 48
     state = {f"policy.{name}": one.detach() for name, one in policy.trainable_parameters().items()}
