@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -59,7 +59,8 @@ class DecodingRow:
         repeats, per_prompt = heads // key_heads, self.count // self.num_prompts
         # In half precision the scores are scaled, not the query: that would be rounded once more.
         is_half = query.dtype.itemsize < 4
-        product, every = (exact_matmul, query) if is_half else (torch.matmul, query * scale)
+        product: Callable[[Tensor, Tensor], Tensor] = exact_matmul if is_half else torch.matmul
+        every = query if is_half else query * scale
         if self._rows is not None:
             every = query.new_zeros(self.count, heads, size).index_copy_(0, self._rows, every)
         grouped = every.view(self.num_prompts, per_prompt, key_heads, repeats, size).transpose(1, 2)

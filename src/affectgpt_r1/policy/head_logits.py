@@ -31,7 +31,8 @@ def head_logits(head: Any, states: Tensor) -> Tensor:
                 return logits
             rows = torch.split(head.weight, COLUMNS)
             logits = torch.cat([exact_matmul(states, some.T) for some in rows], -1)
-            return logits if head.bias is None else logits + head.bias
+            bias = getattr(head, "bias", None)
+            return logits if bias is None else logits + bias
         weights = {name: one.to(exact_dtype(one.dtype)) for name, one in head.named_parameters()}
         exact = exact_dtype(states.dtype, *(one.dtype for one in weights.values()))
         adapted: Tensor = functional_call(head, weights, (states.to(exact),))
