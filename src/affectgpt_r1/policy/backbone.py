@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -196,7 +197,12 @@ def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
 
 def _ends(tokenizer: Any, path: str | Path) -> tuple[str, str]:
     """BOS and EOS among the tokens that a tokenizer has."""
-    for ends in ((BOS_TOKEN, EOS_TOKEN), (tokenizer.bos_token, tokenizer.eos_token)):
+    own = (tokenizer.bos_token, tokenizer.eos_token)
+    config = Path(path).with_name("tokenizer_config.json")
+    if Path(path).suffix == ".json" and config.is_file():  # a tokenizer.json alone does not name them
+        named = json.loads(config.read_text("utf-8"))
+        own = (_text(named.get("bos_token")), _text(named.get("eos_token")))
+    for ends in ((BOS_TOKEN, EOS_TOKEN), own):
         if tokenizer.get_vocab().keys() >= set(ends):
             return ends
     raise ConfigError(
@@ -204,6 +210,10 @@ def _ends(tokenizer: Any, path: str | Path) -> tuple[str, str]:
         "nor a BOS and an EOS token of its own; name them in its tokenizer_config.json, or take the tokenizer of an "
         "instruction-tuned model"
     )
+
+
+def _text(token: Any) -> Any:
+    return token.get("content") if isinstance(token, Mapping) else token
 
 
 def check_vocabulary(tokenizer: Any, model: Any) -> None:

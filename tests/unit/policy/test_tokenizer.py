@@ -94,6 +94,8 @@ def test_a_tokenizer_with_ends_of_its_own_keeps_them(llama_folder, make_policy, 
     tokenizer = load_tokenizer(folder)
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "</s>")
     assert "<|im_start|>" not in tokenizer.get_vocab()
+    alone = load_tokenizer(folder / "tokenizer.json")  # as an exported folder names it
+    assert (alone.bos_token, alone.eos_token) == ("<s>", "</s>")
     language_model = {**tiny_config["language_model"], "vocab_size": size}  # no rows for media placeholders
     policy, batch = make_policy(tokenizer=str(folder), language_model=language_model), make_batch()
     assert policy.embed_prompts(batch).mask.sum() > 0
