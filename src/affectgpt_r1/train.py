@@ -121,9 +121,8 @@ def _train(config: DictConfig) -> dict[str, float]:
         check_settings(config)
     stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)
     loggers = _build_loggers(config, resumed=resumed is not None)
-    trainer = _build_trainer(
-        config, loggers, totals
-    )  # first: it knows what the machine lacks, and which process this is
+    # Before all else that takes long: the Trainer knows what the machine lacks, and which process this is.
+    trainer = _build_trainer(config, loggers, totals)
     with tracked_run(loggers), process_group_left():
         for logger in mlflow_loggers(loggers):
             logger.log_config(resolved(config))

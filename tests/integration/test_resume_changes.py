@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
 from affectgpt_r1.optim import linear_schedule
 from affectgpt_r1.reporting.database import ensure_database
 
@@ -101,3 +102,20 @@ def test_beta_is_raised_on_the_weights_that_grpo_started_from(run_stage, tmp_pat
     for name, tensor in resumed["reference"].items():
         assert torch.equal(tensor, weights[f"policy.{name}"]), name
     assert not all(torch.equal(left["state_dict"][name], weights[name]) for name in weights)
+
+
+def test_the_remedy_of_a_diverged_run_works(run_stage, tmp_path):
+    """The last checkpoint is that of a step that has spoilt the weights; the message names the best one."""
+    folder = run_stage("sft", tmp_path, 2, *SFT, "optim.optimizer.lr=1e-3")
+    best = checkpoint(folder, "best")
+    options = (*SFT, "callbacks.last_checkpoint.every_n_steps=1")
+    with pytest.raises(TrainingError) as raised:
+        run_stage("sft", folder, 4, *options, "optim.optimizer.lr=1e30", "ckpt_path=last")
+    assert "Lower optim.optimizer.lr, then resume by ckpt_path=last" in str(raised.value)
+    (remedy,) = re.findall(r"ckpt_path=\S+best\.ckpt", str(raised.value))
+    assert checkpoint(folder)["global_step"] == 3
+    run_stage("sft", folder, 4, *options, "optim.optimizer.lr=1e-5", remedy)
+    last = checkpoint(folder)
+    assert last["global_step"] == 4
+    for name, tensor in last["state_dict"].items():
+        assert (tensor - best["state_dict"][name]).abs().max() < 1e-4, name  # two steps at the low rate

@@ -96,7 +96,11 @@ def divergence_remedy(last: Path, *, has_kl: bool) -> str:
         has_kl: Whether the stage has a KL term.
     """
     lower = "Lower optim.optimizer.lr" + (" or raise stage.beta" if has_kl else "")
-    return f"{lower}, then {'resume by ckpt_path=last' if last.is_file() else 'run the command again'}"
+    if not last.is_file():
+        return f"{lower}, then run the command again"
+    best = last.with_name("best.ckpt")
+    earlier = f"; if the weights there have diverged already, by ckpt_path={best}" if best.is_file() else ""
+    return f"{lower}, then resume by ckpt_path=last{earlier}"
 
 
 def check_finite_gradients(norm: Tensor, step: int, remedy: str) -> None:
