@@ -63,6 +63,8 @@ def look_up(config: DictConfig) -> Found:
     """
     folder = Path(config.paths.run)
     ended = folder / "run.json"
+    if config.overwrite:  # whatever is there; another process of this run may be removing it
+        return Found("new")
     if not ended.is_file() and not any((folder / "checkpoints").glob("*.ckpt")):
         return Found("new")
     differing = tuple(_differences(config))
