@@ -65,6 +65,8 @@ def look_up(config: DictConfig) -> Found:
     """
     folder = Path(config.paths.run)
     ended = folder / "run.json"
+    if config.overwrite:  # whatever is there; another process of this run may be removing it
+        return Found("new")
     if not ended.is_file() and not any((folder / "checkpoints").glob("*.ckpt")):
         return Found("new")
     differing = tuple(_differences(config))
@@ -134,7 +136,10 @@ def begin(config: DictConfig) -> None:
     folder = Path(config.paths.run)
     if config.ckpt_path is None or not _is_within(config.ckpt_path, folder):
         for path in (path for pattern in MADE_BY_RUNS for path in folder.glob(pattern)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     _write(folder / CONFIG_FILE, OmegaConf.to_yaml(config))
     _write(folder / OVERRIDES_FILE, OmegaConf.to_yaml(OmegaConf.create(_overrides())))
     _write(folder / START_FILE, json.dumps(_start_digests(config), indent=2) + "\n")
@@ -197,6 +202,7 @@ def _identity(config: DictConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
     kept = OmegaConf.create(plain)
+    assert isinstance(kept, DictConfig)
     real = {name: str(Path(config.paths[name]).absolute()) for name in ("experiment", "outputs", "root")}
     for name in PLACEHOLDERS:
         kept.paths[name] = f"<{name}>"

@@ -40,8 +40,8 @@ def owned(folder: Path, remedy: str = "choose another folder by experiment_name=
     try:
         _write_owner(folder)
         yield
-        (folder / OWNER_FILE).unlink(missing_ok=True)
     finally:
+        (folder / OWNER_FILE).unlink(missing_ok=True)
         lock.release()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, DataError
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -34,23 +34,13 @@ def test_a_finished_run_is_not_trained_again_nor_replaced_and_overwrite_begins_a
     assert contents(folder) == before
     run_stage("sft", folder, 2, "debug=overfit", f"paths.run={tmp_path}/debug", "trainer.max_steps=2")
     assert not (tmp_path / "debug" / "run.json").exists()
-    with pytest.raises(ConfigError, match=r"track9\.csv"):
-        _fail_on_data(run_stage, folder)
+    with pytest.raises(DataError, match=r"track9\.csv"):  # overwrite=true removes nothing before all was checked
+        run_stage("sft", folder, 2, "overwrite=true", "data.train_labels=track9.csv")
     assert contents(folder) == before
     run_stage("sft", folder, 1, "overwrite=true")
     assert json.loads((folder / "run.json").read_text())["steps"] == 1
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
     assert not [one for one in recwarn if "exists and is not empty" in str(one.message)]
-
-
-def _fail_on_data(run_stage, folder):
-    """``overwrite=true`` removes nothing before everything was checked."""
-    from affectgpt_r1.errors import DataError
-
-    try:
-        run_stage("sft", folder, 2, "overwrite=true", "data.train_labels=track9.csv")
-    except DataError as error:
-        raise ConfigError(str(error)) from error
 
 
 INTERRUPTED = """

@@ -10,8 +10,10 @@ from hydra import compose, initialize_config_dir
 
 from affectgpt_r1.compared_runs import describe_run, find_checkpoints
 from affectgpt_r1.config import CONFIGS
-from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.evaluate import evaluate
 from affectgpt_r1.policy.checkpoint import check_there
+from affectgpt_r1.report import main as report
 from affectgpt_r1.run_lock import owned
 
 
@@ -60,6 +62,15 @@ def test_a_run_that_is_being_trained_is_not_compared(composed, tmp_path):
     with owned(tmp_path / "t" / "grpo"), pytest.raises(CheckpointError, match=r"is being trained by process \d+ on "):
         find_checkpoints(composed())
     assert set(find_checkpoints(composed())) == {"sft", "grpo"}
+
+
+def test_two_evaluations_and_two_reports_do_not_write_into_one_folder(composed, tmp_path, capsys):
+    leave(tmp_path, "sft")
+    with owned(tmp_path / "t"), pytest.raises(ConfigError, match=r"t is in use by process \d+ on .*; wait for it"):
+        evaluate(composed("logger=none"))
+    with owned(tmp_path / "report"), pytest.raises(SystemExit):
+        report(["--outputs", str(tmp_path)])
+    assert "is in use by process" in capsys.readouterr().err
 
 
 def test_a_run_is_described_by_its_checkpoint_and_its_record(tmp_path):
