@@ -110,9 +110,17 @@ def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.d
 
     Returns:
         The account of clips that could not be read.
+
+    Raises:
+        ConfigError: The features would depend on the clips of each training batch.
     """
     if data.feature_store is None:
         return SkippedClips()
+    if policy.towers.audio.normalization == "joint" and "audio" in data.media.modalities:
+        raise ConfigError(
+            "model.waveform_normalization=joint depends on the clips of each training batch, so nothing can be "
+            "stored: set data.feature_store=null, or model.waveform_normalization=clip"
+        )
     data.open_feature_store(tower_digest(policy.towers))
     home = next(policy.towers.parameters()).device
     there = device or home

@@ -7,13 +7,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from affectgpt_r1.data.annotations import QuestionSet
+from affectgpt_r1.data.audio import WindowRule
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.features import FeatureStore
@@ -22,7 +23,7 @@ from affectgpt_r1.data.manifest import ManifestRow
 from affectgpt_r1.data.media_state import MediaState, look_at_media
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
-from affectgpt_r1.data.video import ChannelOrder
+from affectgpt_r1.data.video import ChannelOrder, FaceResize, FrameResize
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
 
@@ -50,6 +51,10 @@ class ClipDataModule(LightningDataModule):
         num_windows: Audio windows of a clip.
         window_seconds: Length of an audio window.
         decoder: Video decoder: ``auto``, ``decord`` or ``pyav``.
+        windows: See :class:`~affectgpt_r1.data.dataset.MediaSettings`, as of the three that follow.
+        frame_resize: How whole frames become square.
+        face_resize: How face crops are scaled.
+        empty_subtitle: What ``predict`` makes of a file that says nothing.
         batch_size: Clips of a training batch and process.
         eval_batch_size: Clips of any other batch.
         num_workers: Worker processes of each loader.
@@ -85,6 +90,10 @@ class ClipDataModule(LightningDataModule):
         num_windows: int = 8,
         window_seconds: float = 2.0,
         decoder: str = "auto",
+        windows: WindowRule = "even",
+        frame_resize: FrameResize = "crop",
+        face_resize: FaceResize = "antialias",
+        empty_subtitle: Literal["omit", "keep"] = "omit",
         batch_size: int = 8,
         eval_batch_size: int = 32,
         num_workers: int = 0,
@@ -104,7 +113,18 @@ class ClipDataModule(LightningDataModule):
         subtitles = subtitles if "text" in modalities else None
         self.files = SplitFiles(train_labels, train_reasons, validation_labels, test_labels, subtitles, cues_file)
         self.media = MediaSettings(
-            tuple(modalities), visual, num_frames, image_size, channel_order, num_windows, window_seconds, decoder
+            modalities=tuple(modalities),
+            visual=visual,
+            num_frames=num_frames,
+            image_size=image_size,
+            channel_order=channel_order,
+            num_windows=num_windows,
+            window_seconds=window_seconds,
+            decoder=decoder,
+            windows=windows,
+            frame_resize=frame_resize,
+            face_resize=face_resize,
+            empty_subtitle=empty_subtitle,
         )
         if any(isinstance(size, int) and size < 1 for size in (batch_size, eval_batch_size)):
             raise ConfigError("data.batch_size and data.eval_batch_size must be at least 1")

@@ -105,7 +105,8 @@ class MultimodalPolicy(nn.Module):
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         if not self.towers.frozen:
             return batch
-        return dataclasses.replace(batch, frames=None, context_frames=None, waveforms=None, features=self.towers(batch))
+        features = self.towers(batch, policy_trains=self.training)
+        return dataclasses.replace(batch, frames=None, context_frames=None, waveforms=None, features=features)
 
     def prompts(self, batch: ClipBatch) -> list[str]:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
@@ -148,7 +149,7 @@ class MultimodalPolicy(nn.Module):
         placeholders = torch.isin(ids, torch.tensor(list(self.media_ids.values()), device=self.device))
         embedding = InputEmbedding(self.language_model)
         embeds = embedding(ids.masked_fill(placeholders, 0))
-        tokens = self.fusion(self.towers(batch))
+        tokens = self.fusion(self.towers(batch, policy_trains=self.training))
         for placeholder, name in names.items():
             where = ids == self.media_ids[placeholder]
             if not where.any():
