@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from affectgpt_r1 import assembly
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import ClipBatch
 
 DATA = SimpleNamespace(feature_store="features", open_feature_store=lambda digest: None)
@@ -17,6 +18,8 @@ BATCH = ClipBatch(("clip",), ("",), (("happy",),), ("",), (("video",),), frames=
 
 class Towers(nn.Module):
     """Records where it is sent, and where its input is."""
+
+    settings = MappingProxyType({"waveform_normalization": "clip"})
 
     def __init__(self):
         super().__init__()
@@ -53,6 +56,13 @@ def test_towers_come_back_when_the_store_cannot_be_filled(towers, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         assembly.encode_clips(DATA, SimpleNamespace(towers=towers), torch.device("meta"))
     assert towers.moves == ["meta", "cpu"]
+
+
+def test_features_that_depend_on_the_batch_are_not_stored(towers):
+    towers.settings = {"waveform_normalization": "joint"}
+    with pytest.raises(ConfigError, match=r"waveform_normalization=joint depends .* set data\.feature_store=null"):
+        assembly.encode_clips(DATA, SimpleNamespace(towers=towers))
+    assert towers.seen == []
 
 
 def test_towers_stay_where_they_are_without_a_device(towers):

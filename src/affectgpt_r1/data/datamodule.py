@@ -215,24 +215,31 @@ class ClipDataModule(LightningDataModule):
         """
         if self.feature_store is None:
             raise ConfigError("data.feature_store is not set; give a folder for frozen-tower outputs")
-        identity = [tower_digest, dataclasses.asdict(self.media), str(self.root.resolve())]
+        media = dataclasses.asdict(self.media)
+        del media["empty_subtitle"]  # of the prompt alone
+        identity = [tower_digest, media, str(self.root.resolve())]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.features = FeatureStore(Path(self.feature_store) / digest[:16])
         return self.features
 
     def rows_without_features(self, store: FeatureStore, share: slice = slice(None)) -> list[ManifestRow]:
-        """Rows whose features are not stored, or are older than the media were on setup.
+        """Rows whose features are not stored, or are of other media than were there on setup.
 
         Args:
             store: Is asked for them.
             share: The part of all splits' rows to look at.
         """
-        newest = {name: state.newest for name, state in self._media_states.items()}
+        media = self.media_identities
         return [
             row
             for row in self.splits.rows()[share]
-            if not store.has(row.name, newest[row.name]) and not store.has_refused(row.name, newest[row.name])
+            if not store.has(row.name, media[row.name]) and not store.has_refused(row.name, media[row.name])
         ]
+
+    @property
+    def media_identities(self) -> dict[str, str]:
+        """What tells every clip's media files, as they were on setup, from others."""
+        return {name: state.identity for name, state in self._media_states.items()}
 
     def media_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
         """Batches of decoded media, in order; unreadable clips are left out and listed."""
