@@ -17,6 +17,7 @@ from affectgpt_r1.data.containers import Streams, inspect
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.faces import centre_square, face_crops
 from affectgpt_r1.data.reader import read_pictures, read_sound, read_whole_frames, resize_found_faces
+from affectgpt_r1.data.spoken import MOST_CHARACTERS, limited
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.wheels import NUM_WHEELS
@@ -29,10 +30,6 @@ from affectgpt_r1.types import Clip, ClipBatch, Completion, Modality, Rollout, S
 Faces: TypeAlias = Literal["detect", "centre"]
 
 UNTOLD = "give what is said by --subtitle, as an .srt beside the file, or as a text track inside it"
-
-MOST_CHARACTERS = 2000
-"""Of what is said, some two minutes of speech: the prompt of a whole film's would be read for minutes and mean nothing
-to a policy that knows short clips."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +187,9 @@ def predict_files(
 
 def _cut(said: str) -> tuple[str, list[str]]:
     said = said.strip()
-    if len(said) <= MOST_CHARACTERS:
-        return said, []
-    return said[:MOST_CHARACTERS], [f"of {len(said)} characters that are said, the first {MOST_CHARACTERS} are read"]
+    if len(read := limited(said)) == MOST_CHARACTERS < len(said):
+        return read, [f"of {len(said)} characters that are said, the first {MOST_CHARACTERS} are read"]
+    return read, []
 
 
 def _seen(path: Path, media: MediaSettings, streams: Streams, faces: Faces) -> tuple[Tensor, Tensor | None, list[str]]:

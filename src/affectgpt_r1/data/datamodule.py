@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from affectgpt_r1.data.audio import WindowRule
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.features import FeatureStore
+from affectgpt_r1.data.layout import video_file
 from affectgpt_r1.data.leakage import check_content, check_unseen
 from affectgpt_r1.data.manifest import ManifestRow
 from affectgpt_r1.data.media_state import MediaState, look_at_media
@@ -26,6 +28,8 @@ from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_s
 from affectgpt_r1.data.video import ChannelOrder, FaceResize, FrameResize
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
+
+log = logging.getLogger(__name__)
 
 WORKER_TIMEOUT_SECONDS = 300
 """How long a batch may take before a worker counts as hung in native decoder code."""
@@ -169,6 +173,8 @@ class ClipDataModule(LightningDataModule):
         check_content(self.root, splits.train, evaluated, self._media_states)
         if self.files.cues:
             self._cues = read_split_cues(self.root / self.files.cues, splits)
+        if self.files.subtitles is None and "text" in self.media.modalities:
+            _warn_of_srt(self.root, splits.train[:1])
         self.splits = splits
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -281,6 +287,15 @@ class ClipDataModule(LightningDataModule):
             # Its own generator: making an iterator must not draw from the global one, or a resumed run differs.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+
+def _warn_of_srt(root: Path, rows: Sequence[ManifestRow]) -> None:
+    """Say that ``.srt`` files are not read here, as ``predict`` reads them; the first clip tells of all."""
+    for row in rows:
+        if (srt := video_file(root, row.name).with_suffix(".srt")).exists():
+            log.warning(
+                "%s is not read: what is said comes from data.subtitles, which is null, so every clip is silent", srt
+            )
 
 
 class OVMERDataModule(ClipDataModule):

@@ -159,7 +159,7 @@ def _read(path: Path, media: MediaSettings, streams: Streams | None, size: int |
         try:
             return list(read_frames(path, media.num_frames, media.decoder, size))
         except MediaError:
-            if streams is None:
+            if streams is None or media.decoder == "decord":
                 raise
     return read_uniform_frames(path, streams or inspect(path), media.num_frames, size)
 
