@@ -41,6 +41,7 @@ AFFECTGPT_SFT = {
 }
 CORRECTED = {
     "prompt.bos_at_inference": True,
+    "prompt.sampling": "greedy",
     "data.channel_order": "bgr",
     "data.windows": "even",
     "data.frame_resize": "crop",
@@ -76,7 +77,9 @@ PAPERS = {
         "data.empty_subtitle": "keep",
         "model.waveform_normalization": "joint",
         "data.feature_store": None,
-        "optim.scheduler.warmup_steps": 0,
+        "prompt.sampling": "published",
+        "optim.scheduler.warmup_steps": 5000,
+        "optim.scheduler.warmup_start_ratio": 0.1,
         "optim.scheduler.final_share": 1.0,
     },
     "affectgpt_ovmerd": {

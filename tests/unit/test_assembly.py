@@ -6,6 +6,7 @@ from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from affectgpt_r1 import assembly
@@ -76,3 +77,22 @@ def test_how_many_clips_are_encoded_is_told(towers, monkeypatch, caplog):
     with caplog.at_level("INFO", logger="affectgpt_r1.assembly"):
         assembly.encode_clips(DATA, SimpleNamespace(towers=towers))
     assert [record.message for record in caplog.records][-1] == "Encoded 1 of 1 clips"
+
+
+def test_published_answers_are_drawn_and_the_same_at_a_rerun(tiny_policy, make_batch):
+    def sampling(rule: str, seed: int):
+        prompt = {"sampling": rule, "max_completion_length": 12}
+        return assembly.answer_sampling(OmegaConf.create({"prompt": prompt, "seed": seed}))
+
+    drawn = sampling("published", 1)
+    assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.max_completion_length) == (1.0, 0.9, 20, 12)
+    assert sampling("greedy", 1).temperature == 0
+    batch = tiny_policy.with_features(make_batch())
+    state = torch.get_rng_state()
+    first = tiny_policy.generate(batch, 1, drawn).texts
+    assert torch.equal(torch.get_rng_state(), state)
+    assert tiny_policy.generate(batch, 1, drawn).texts == first
+    assert tiny_policy.generate(batch, 1, sampling("published", 2)).texts != first
+    assert tiny_policy.generate(batch, 1, sampling("greedy", 1)).texts != first
+    with pytest.raises(ConfigError, match=r"prompt\.sampling=beam is unknown; choose greedy or published"):
+        sampling("beam", 1)

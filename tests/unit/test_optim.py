@@ -67,3 +67,13 @@ def test_half_a_cosine():
 
 def test_a_run_shorter_than_its_warm_up_stays_finite():
     assert rates(5, warmup_steps=20, total_steps=2) == pytest.approx([1 / 21, 2 / 21, 3 / 21, 4 / 21, 5 / 21])
+
+
+def test_the_published_warm_up():
+    """From 1e-6 to 1e-5 over 5,000 steps, then constant; here over 5 steps, as shares of 1e-5."""
+    published = {"warmup_steps": 5, "total_steps": 300, "final_share": 1.0, "warmup_start_ratio": 0.1}
+    expected = [0.1, 0.28, 0.46, 0.64, 0.82, 1, 1, 1]
+    assert rates(8, **published) == pytest.approx(expected)
+    assert rates(8, cosine_schedule, **published) == pytest.approx(expected)
+    with pytest.raises(ConfigError, match=r"warmup_start_ratio=1\.5"):
+        rates(1, **{**published, "warmup_start_ratio": 1.5})

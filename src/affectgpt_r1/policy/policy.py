@@ -41,7 +41,7 @@ from affectgpt_r1.policy.prompts import (
     TURN,
     PromptTemplate,
 )
-from affectgpt_r1.policy.sampler import decode, stop_string_test
+from affectgpt_r1.policy.sampler import decode, seeded_by_names, stop_string_test
 from affectgpt_r1.timing import phase
 from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
 
@@ -215,6 +215,8 @@ class MultimodalPolicy(nn.Module):
         the same clips with the same weights continues it instead of repeating it.
         """
         training = self.training
+        if generator is None and sampling.seed is not None and sampling.temperature > 0:
+            generator = seeded_by_names(sampling.seed, batch.names, self.device)
         repeats = self.towers.frozen and repeats_exactly(self.language_model) and repeats_exactly(self.fusion)
         as_scored = self.share_prompt and self.samples_as_scored and repeats
         keep = as_scored and training and torch.is_grad_enabled() and num_generations > 1
