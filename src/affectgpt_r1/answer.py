@@ -112,6 +112,7 @@ def answered_rows(
 def _tasks(options: argparse.Namespace) -> list[tuple[Path, Path, list[ManifestRow]]]:
     """Output file, data folder and clips of each set."""
     from affectgpt_r1.data.manifest import ManifestRow, read_columns, read_table
+    from affectgpt_r1.data.spoken import limited_subtitles
     from affectgpt_r1.data.unibench import LAYOUTS, read_unibench_set
     from affectgpt_r1.errors import DataError
 
@@ -135,6 +136,7 @@ def _tasks(options: argparse.Namespace) -> list[tuple[Path, Path, list[ManifestR
     said = read_columns(options.data / file, column or "english") if file else dict.fromkeys(names, "")
     if lacking := [name for name in names if name not in said]:
         raise DataError(f"{options.data / file}: has no row for {len(lacking)} clips, such as {lacking[0]}")
+    said = limited_subtitles(options.data / file, said, names)
     rows = [ManifestRow(name, (), "", said[name], row) for row, name in zip(table.index, names, strict=True)]
     return [(options.output, options.data, rows)]
 

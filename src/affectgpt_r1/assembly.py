@@ -148,9 +148,17 @@ def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.d
 
     Returns:
         The account of clips that could not be read.
+
+    Raises:
+        ConfigError: The features would depend on the clips of each training batch.
     """
     if data.feature_store is None:
         return SkippedClips()
+    if policy.towers.settings["waveform_normalization"] == "joint":
+        raise ConfigError(
+            "model.waveform_normalization=joint depends on the clips of each training batch, so nothing can be "
+            "stored: set data.feature_store=null, or model.waveform_normalization=clip"
+        )
     data.open_feature_store(tower_digest(policy.towers))
     home = next(policy.towers.parameters()).device
     there = device or home
@@ -178,8 +186,17 @@ def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.d
 
 
 def answer_sampling(config: DictConfig) -> Sampling:
-    """Greedy decoding up to the prompt mode's limit, for validation and evaluation."""
-    return Sampling(temperature=0.0, max_completion_length=config.prompt.max_completion_length)
+    """How answers are decoded outside training, up to the prompt mode's limit; drawn ones are the same at a rerun.
+
+    Raises:
+        ConfigError: ``prompt.sampling`` is unknown.
+    """
+    rule, longest = config.prompt.sampling, config.prompt.max_completion_length
+    if rule == "greedy":
+        return Sampling(temperature=0.0, max_completion_length=longest)
+    if rule == "published":  # AffectGPT's temperature and top_p, and the top_k of Qwen's generation_config.json
+        return Sampling(temperature=1.0, top_p=0.9, top_k=20, max_completion_length=longest, seed=config.seed)
+    raise ConfigError(f"prompt.sampling={rule} is unknown; choose greedy or published")
 
 
 def checkpoint_to_resume(config: DictConfig) -> Path | None:

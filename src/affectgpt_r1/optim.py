@@ -89,32 +89,55 @@ def replay_settings(
     checkpoint["lr_schedulers"] = [scheduler.state_dict()]
 
 
-def linear_schedule(optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_share: float = 0.0) -> LambdaLR:
+def linear_schedule(
+    optimizer: Optimizer,
+    *,
+    warmup_steps: int,
+    total_steps: int,
+    final_share: float = 0.0,
+    warmup_start_ratio: float | None = None,
+) -> LambdaLR:
     """Rise linearly over ``warmup_steps``, then fall linearly to ``final_share`` of the rate at ``total_steps``.
 
-    ``final_share=1`` is a constant rate, which AffectGPT's published schedule amounts to.
+    AffectGPT's published schedule rises from a tenth of the rate (``warmup_start_ratio=0.1``) and then keeps it
+    (``final_share=1``): its cosine ends where it starts.
 
     Args:
         optimizer: Whose rates are scaled.
         warmup_steps: Optimizer steps until the full rate.
         total_steps: Optimizer steps of the run; a constant rate needs none, and takes -1.
         final_share: Share of the rate at the end, and after it; 0 to 1.
+        warmup_start_ratio: Share of the rate at the first step; None starts one of ``warmup_steps + 1`` rises above 0.
 
     Raises:
         ConfigError: A value is out of range, or the rate is to fall and the run has no length.
     """
-    return _schedule(optimizer, lambda progress: progress, warmup_steps, total_steps, final_share)
+    return _schedule(optimizer, lambda progress: progress, warmup_steps, total_steps, final_share, warmup_start_ratio)
 
 
-def cosine_schedule(optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_share: float = 0.0) -> LambdaLR:
+def cosine_schedule(
+    optimizer: Optimizer,
+    *,
+    warmup_steps: int,
+    total_steps: int,
+    final_share: float = 0.0,
+    warmup_start_ratio: float | None = None,
+) -> LambdaLR:
     """:func:`linear_schedule` with a fall by half a cosine."""
-    return _schedule(
-        optimizer, lambda progress: (1 - math.cos(math.pi * progress)) / 2, warmup_steps, total_steps, final_share
-    )
+
+    def fallen(progress: float) -> float:
+        return (1 - math.cos(math.pi * progress)) / 2
+
+    return _schedule(optimizer, fallen, warmup_steps, total_steps, final_share, warmup_start_ratio)
 
 
 def _schedule(
-    optimizer: Optimizer, fallen: Callable[[float], float], warmup_steps: int, total_steps: int, final_share: float
+    optimizer: Optimizer,
+    fallen: Callable[[float], float],
+    warmup_steps: int,
+    total_steps: int,
+    final_share: float,
+    start: float | None,
 ) -> LambdaLR:
     """``fallen`` says how much of the fall is done at a share of the steps after the warmup."""
     if warmup_steps < 0:
@@ -123,8 +146,12 @@ def _schedule(
         raise ConfigError(f"optim.scheduler.final_share={final_share}: give a share of the rate, from 0 to 1")
     if total_steps < 1 and final_share < 1:  # the fall would be over at once: rate 0 from the end of the warm-up on
         raise ConfigError(f"optim.scheduler.total_steps={total_steps}: {NEEDS_A_LENGTH}")
+    if start is not None and not 0 <= start <= 1:
+        raise ConfigError(f"optim.scheduler.warmup_start_ratio={start}: give a share of the rate from 0 to 1, or null")
 
     def share(step: int) -> float:
+        if step < warmup_steps and start is not None:
+            return start + (1 - start) * step / warmup_steps
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from affectgpt_r1.data.any_media import read_sound_windows, read_uniform_frames
 from affectgpt_r1.data.collate import batch_to_device, collate
-from affectgpt_r1.data.containers import inspect
+from affectgpt_r1.data.containers import Streams, inspect
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.faces import centre_square, face_crops
-from affectgpt_r1.data.video import Frames, resize_faces, resize_frames
+from affectgpt_r1.data.reader import read_pictures, read_sound, read_whole_frames, resize_found_faces
+from affectgpt_r1.data.spoken import MOST_CHARACTERS, limited
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.wheels import NUM_WHEELS
@@ -31,10 +30,6 @@ from affectgpt_r1.types import Clip, ClipBatch, Completion, Modality, Rollout, S
 Faces: TypeAlias = Literal["detect", "centre"]
 
 UNTOLD = "give what is said by --subtitle, as an .srt beside the file, or as a text track inside it"
-
-MOST_CHARACTERS = 2000
-"""Of what is said, some two minutes of speech: the prompt of a whole film's would be read for minutes and mean nothing
-to a policy that knows short clips."""
 
 
 @dataclass(frozen=True)
@@ -149,22 +144,20 @@ def read_clip(path: Path, subtitle: str | None, media: MediaSettings, faces: Fac
     """
     streams = inspect(path, with_text=subtitle is None and "text" in media.modalities)
     subtitle, about_cut = _cut(streams.text if subtitle is None else subtitle)
-    present: dict[Modality, bool] = {
-        "video": streams.has_video,
-        "audio": streams.has_audio,
-        "text": bool(subtitle),
-    }
+    recorded: dict[Modality, bool] = {"video": streams.has_video, "audio": streams.has_audio, "text": bool(subtitle)}
+    # An empty subtitle sentence alone is nothing to answer from.
+    has_any = any(recorded[kind] for kind in media.modalities)
+    present = {**recorded, "text": bool(subtitle) or media.empty_subtitle == "keep"}
     kept = tuple(kind for kind in media.modalities if present[kind])
-    if not kept:
+    if not has_any:
         raise MediaError(f"{path}: has none of the modalities that the policy reads ({', '.join(media.modalities)})")
     frames = context_frames = waveform = None
     notes = [*streams.notes, *about_cut]
     if "video" in kept:
-        pictures = read_uniform_frames(path, streams, media.num_frames)
-        frames, context_frames, about_faces = _pictures(pictures, media, faces)
+        frames, context_frames, about_faces = _seen(path, media, streams, faces)
         notes += about_faces
     if "audio" in kept:
-        waveform = read_sound_windows(path, streams, media.num_windows, media.window_seconds)
+        waveform = read_sound(path, media, streams)
     lacking = [kind for kind in media.modalities if kind not in kept]
     if own := [kind for kind in lacking if kind != "text"]:
         notes.append(f"answered without {' and '.join(own)}, which the file does not have")
@@ -194,20 +187,17 @@ def predict_files(
 
 def _cut(said: str) -> tuple[str, list[str]]:
     said = said.strip()
-    if len(said) <= MOST_CHARACTERS:
-        return said, []
-    return said[:MOST_CHARACTERS], [f"of {len(said)} characters that are said, the first {MOST_CHARACTERS} are read"]
+    if len(read := limited(said)) == MOST_CHARACTERS < len(said):
+        return read, [f"of {len(said)} characters that are said, the first {MOST_CHARACTERS} are read"]
+    return read, []
 
 
-def _pictures(pictures: list[Frames], media: MediaSettings, faces: Faces) -> tuple[Tensor, Tensor | None, list[str]]:
+def _seen(path: Path, media: MediaSettings, streams: Streams, faces: Faces) -> tuple[Tensor, Tensor | None, list[str]]:
     """What is seen by ``data.visual``, whole frames beside it for ``both``, and notes on faces."""
-    if media.visual == "image":
-        pictures = pictures[len(pictures) // 2 :][:1]
-    whole = None
-    if media.visual != "face":
-        whole = torch.cat([resize_frames(picture[None], media.image_size) for picture in pictures])
+    whole = read_whole_frames(path, media, streams) if media.visual != "face" else None
     if whole is not None and media.visual != "both":
         return whole, None, []
+    pictures = read_pictures(path, media, streams)
     found = face_crops(pictures) if faces == "detect" else [None] * len(pictures)
     crops = [crop for crop in found if crop is not None]
     notes = []
@@ -217,5 +207,4 @@ def _pictures(pictures: list[Frames], media: MediaSettings, faces: Faces) -> tup
     elif len(crops) < len(pictures):
         notes = [f"a face in {len(crops)} of {len(pictures)} frames, repeated for the others"]
         crops = [crops[index * len(crops) // len(pictures)] for index in range(len(pictures))]
-    shown = torch.cat([resize_faces(np.ascontiguousarray(crop)[None], media.image_size) for crop in crops])
-    return shown, whole, notes
+    return resize_found_faces(crops, media), whole, notes

@@ -129,6 +129,8 @@ class Sampling:
         min_p: Least probability kept, as a share of the most likely token's; 0 keeps every token (Nguyen et al. 2024).
         stop_strings: Texts that end a completion like a stop token; they stay in it.
         max_completion_length: Most tokens of a completion, the stop token included.
+        seed: Where no generator is given, draw by this seed and the clips' names, so that the same clips are always
+            answered alike and the global generator is not used; None draws from the global one.
     """
 
     temperature: float = 1.0
@@ -137,6 +139,7 @@ class Sampling:
     min_p: float = 0.0
     stop_strings: Sequence[str] = ()
     max_completion_length: int = 32
+    seed: int | None = None
 
 
 class Rollout(NamedTuple):

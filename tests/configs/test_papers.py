@@ -39,7 +39,16 @@ AFFECTGPT_SFT = {
     "trainer.gradient_clip_val": None,
     "trainer.accumulate_grad_batches": 1,
 }
-CORRECTED = {"prompt.bos_at_inference": True, "data.channel_order": "bgr", "model.waveform_normalization": "clip"}
+CORRECTED = {
+    "prompt.bos_at_inference": True,
+    "prompt.sampling": "greedy",
+    "data.channel_order": "bgr",
+    "data.windows": "even",
+    "data.frame_resize": "crop",
+    "data.face_resize": "antialias",
+    "data.empty_subtitle": "omit",
+    "model.waveform_normalization": "clip",
+}
 R1_OMNI = {
     "model.lora": AFFECTGPT["model.lora"],
     "synthetic": False,
@@ -62,9 +71,15 @@ PAPERS = {
         **AFFECTGPT_SFT,
         "prompt.bos_at_inference": False,
         "data.channel_order": "rgb",
+        "data.windows": "published",
+        "data.frame_resize": "squash",
+        "data.face_resize": "cv2",
+        "data.empty_subtitle": "keep",
         "model.waveform_normalization": "joint",
         "data.feature_store": None,
-        "optim.scheduler.warmup_steps": 0,
+        "prompt.sampling": "published",
+        "optim.scheduler.warmup_steps": 5000,
+        "optim.scheduler.warmup_start_ratio": 0.1,
         "optim.scheduler.final_share": 1.0,
     },
     "affectgpt_ovmerd": {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from affectgpt_r1 import assembly
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import ClipBatch
 
 DATA = SimpleNamespace(feature_store="features", open_feature_store=lambda digest: None)
@@ -17,6 +19,8 @@ BATCH = ClipBatch(("clip",), ("",), (("happy",),), ("",), (("video",),), frames=
 
 class Towers(nn.Module):
     """Records where it is sent, and where its input is."""
+
+    settings = MappingProxyType({"waveform_normalization": "clip"})
 
     def __init__(self):
         super().__init__()
@@ -55,6 +59,13 @@ def test_towers_come_back_when_the_store_cannot_be_filled(towers, monkeypatch):
     assert towers.moves == ["meta", "cpu"]
 
 
+def test_features_that_depend_on_the_batch_are_not_stored(towers):
+    towers.settings = {"waveform_normalization": "joint"}
+    with pytest.raises(ConfigError, match=r"waveform_normalization=joint depends .* set data\.feature_store=null"):
+        assembly.encode_clips(DATA, SimpleNamespace(towers=towers))
+    assert towers.seen == []
+
+
 def test_towers_stay_where_they_are_without_a_device(towers):
     assembly.encode_clips(DATA, SimpleNamespace(towers=towers))
     assert towers.seen == ["cpu"]
@@ -66,3 +77,22 @@ def test_how_many_clips_are_encoded_is_told(towers, monkeypatch, caplog):
     with caplog.at_level("INFO", logger="affectgpt_r1.assembly"):
         assembly.encode_clips(DATA, SimpleNamespace(towers=towers))
     assert [record.message for record in caplog.records][-1] == "Encoded 1 of 1 clips"
+
+
+def test_published_answers_are_drawn_and_the_same_at_a_rerun(tiny_policy, make_batch):
+    def sampling(rule: str, seed: int):
+        prompt = {"sampling": rule, "max_completion_length": 12}
+        return assembly.answer_sampling(OmegaConf.create({"prompt": prompt, "seed": seed}))
+
+    drawn = sampling("published", 1)
+    assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.max_completion_length) == (1.0, 0.9, 20, 12)
+    assert sampling("greedy", 1).temperature == 0
+    batch = tiny_policy.with_features(make_batch())
+    state = torch.get_rng_state()
+    first = tiny_policy.generate(batch, 1, drawn).texts
+    assert torch.equal(torch.get_rng_state(), state)
+    assert tiny_policy.generate(batch, 1, drawn).texts == first
+    assert tiny_policy.generate(batch, 1, sampling("published", 2)).texts != first
+    assert tiny_policy.generate(batch, 1, sampling("greedy", 1)).texts != first
+    with pytest.raises(ConfigError, match=r"prompt\.sampling=beam is unknown; choose greedy or published"):
+        sampling("beam", 1)

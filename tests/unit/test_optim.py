@@ -126,3 +126,13 @@ def test_the_schedules_of_torch_are_replayed_too():
     replay_settings(today, partial(cosine, T_max=9), checkpoint)
     assert checkpoint["lr_schedulers"][0]["T_max"] == 9
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == expected.param_groups[0]["lr"]
+
+
+def test_the_published_warm_up():
+    """From 1e-6 to 1e-5 over 5,000 steps, then constant; here over 5 steps, as shares of 1e-5."""
+    published = {"warmup_steps": 5, "total_steps": 300, "final_share": 1.0, "warmup_start_ratio": 0.1}
+    expected = [0.1, 0.28, 0.46, 0.64, 0.82, 1, 1, 1]
+    assert rates(8, **published) == pytest.approx(expected)
+    assert rates(8, cosine_schedule, **published) == pytest.approx(expected)
+    with pytest.raises(ConfigError, match=r"warmup_start_ratio=1\.5"):
+        rates(1, **{**published, "warmup_start_ratio": 1.5})

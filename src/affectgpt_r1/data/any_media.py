@@ -18,16 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from affectgpt_r1.data.audio import MOST_CHANNELS, SAMPLE_RATE, audio_windows, average_channels, resample
+from affectgpt_r1.data.audio import (
+    MOST_CHANNELS,
+    SAMPLE_RATE,
+    WindowRule,
+    audio_windows,
+    average_channels,
+    centred,
+    resample,
+    window_starts,
+)
 from affectgpt_r1.data.containers import LOST_SHARE, Streams, audio_stream, opened, video_stream
+from affectgpt_r1.data.pictures import as_shown, squash
 from affectgpt_r1.data.video import Frames, uniform_indices
 from affectgpt_r1.errors import MediaError
 
-LONGEST_EDGE = 1280
-"""Larger pictures are scaled down as they are decoded; faces and the towers need less."""
-
-WHOLE_SOUND_SECONDS = 120.0
-"""Longer sound is read window by window, so that a two-hour file takes no more memory than a short one."""
+LONG_SECONDS = 120.0
+"""Of a longer file frames are sought and sound is read window by window, so that two hours take no more memory."""
 
 SEEK_SECONDS = 5.0
 """A wanted frame this far ahead is sought by its key frame; a nearer one is reached by decoding."""
@@ -39,7 +46,7 @@ RESAMPLING_MARGIN = 0.1
 """Seconds of sound around a window, so that the resampling filter sees no edge where the file has none."""
 
 
-def read_uniform_frames(path: Path, streams: Streams, count: int) -> list[Frames]:
+def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | None = None) -> list[Frames]:
     """Read ``count`` frames spread over the file by their place in presentation order.
 
     With a variable frame rate this spreads them over the frames, not over the time, as the training sets' reader does.
@@ -48,25 +55,26 @@ def read_uniform_frames(path: Path, streams: Streams, count: int) -> list[Frames
         path: The file.
         streams: From :func:`~affectgpt_r1.data.containers.inspect`.
         count: Frames ``F``; a shorter file repeats its last.
+        size: Height and width to squash each picture to, as published.
 
     Returns:
         ``F`` pictures ``(H, W, 3)`` uint8 RGB as a player shows them: turned or mirrored as the file asks, with square
-        pixels, the longest edge at most ``LONGEST_EDGE``.
+        pixels and the longest edge at most :data:`~affectgpt_r1.data.pictures.LONGEST_EDGE` unless squashed.
 
     Raises:
         MediaError: A frame cannot be decoded.
     """
     wanted = [streams.picture_times[index] for index in uniform_indices(len(streams.picture_times), count)]
-    pictures = _pictures_at(path, wanted, may_seek=True)
+    pictures = _pictures_at(path, wanted, size, may_seek=True)
     if len(pictures) < len(set(wanted)):
-        pictures = _pictures_at(path, wanted, may_seek=False)  # some containers cannot seek, or lose their way
+        pictures = _pictures_at(path, wanted, size, may_seek=False)  # some containers cannot seek, or lose their way
     if missing := [time for time in wanted if time not in pictures]:
         raise MediaError(f"{path}: {len(missing)} of the {count} wanted frames cannot be decoded")
     return [pictures[time] for time in wanted]
 
 
-def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float) -> Tensor:
-    """Read ``(W, S)`` float32 windows at 16 kHz, their starts evenly spaced as in training.
+def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float, rule: WindowRule = "even") -> Tensor:
+    """Read ``(W, S)`` float32 windows at 16 kHz; see :func:`~affectgpt_r1.data.audio.audio_windows`.
 
     A packet that cannot be decoded is passed over, as players do: recorded broadcasts often start with half a one.
 
@@ -74,7 +82,7 @@ def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float)
         MediaError: The sound cannot be decoded, or too much of it is damaged.
     """
     there = streams.sound_end - streams.sound_start
-    if there <= WHOLE_SOUND_SECONDS:
+    if there <= LONG_SECONDS:
         with opened(path) as container:
             stream = audio_stream(container)
             assert stream is not None
@@ -82,10 +90,12 @@ def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float)
         held, decoded = streams.sound_seconds, whole.shape[0] / SAMPLE_RATE
         if decoded < held * (1 - LOST_SHARE) - 0.1:
             raise MediaError(f"{path}: only {decoded:.1f} of {held:.1f} seconds of its sound can be decoded")
-        return audio_windows(whole, SAMPLE_RATE, count, seconds)
-    starts = [streams.sound_start + (there - seconds) * index / max(count - 1, 1) for index in range(count)]
+        return audio_windows(whole, SAMPLE_RATE, count, seconds, rule)
+    samples = window_starts(round(there * SAMPLE_RATE), SAMPLE_RATE, count, seconds, rule)
+    starts = [streams.sound_start + sample / SAMPLE_RATE for sample in samples]
     with opened(path) as container:
-        return torch.stack([_sound_between(path, container, start, seconds) for start in starts])
+        windows = torch.stack([_sound_between(path, container, start, seconds) for start in starts])
+    return centred(windows) if rule == "published" else windows
 
 
 def _sound_between(path: Path, container: av.container.InputContainer, start: float, seconds: float) -> Tensor:
@@ -116,7 +126,7 @@ def _mono(path: Path, frames: Iterable[Any], stream: av.AudioStream) -> Tensor:
     return resample(torch.from_numpy(waveform), stream.rate)
 
 
-def _pictures_at(path: Path, wanted: Sequence[int], *, may_seek: bool) -> dict[int, Frames]:
+def _pictures_at(path: Path, wanted: Sequence[int], size: int | None, *, may_seek: bool) -> dict[int, Frames]:
     """The pictures shown at the wanted times; those that are not reached are left out."""
     pictures: dict[int, Frames] = {}
     with opened(path) as container:
@@ -136,7 +146,10 @@ def _pictures_at(path: Path, wanted: Sequence[int], *, may_seek: bool) -> dict[i
             frame = next((frame for frame in frames if (frame.pts or 0) >= time), None)
             if frame is None:
                 return pictures
-            pictures[time] = _as_shown(frame, stream.sample_aspect_ratio or Fraction(1))
+            if size is None:
+                pictures[time] = as_shown(frame, stream.sample_aspect_ratio or Fraction(1))
+            else:
+                pictures[time] = squash(frame, size)
             position = time
     return pictures
 
@@ -172,23 +185,3 @@ def _decoded(packets: Iterable[Any]) -> Iterator[Any]:
     for packet in packets:
         with suppress(av.FFmpegError):
             yield from packet.decode()
-
-
-def _as_shown(frame: av.VideoFrame, pixel_aspect: Fraction) -> Frames:
-    width = float(frame.width * pixel_aspect)
-    scale = min(1.0, LONGEST_EDGE / max(width, frame.height))
-    picture = frame.to_ndarray(
-        format="rgb24", width=max(2, round(width * scale)), height=max(2, round(frame.height * scale))
-    )
-    turns = round(frame.rotation / 90)
-    if _is_mirrored(frame):  # the file asks for a flip before a turn, of which FFmpeg's angle knows nothing
-        picture, turns = picture[:, ::-1], turns + 2
-    return np.ascontiguousarray(np.rot90(picture, turns))
-
-
-def _is_mirrored(frame: av.VideoFrame) -> bool:
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return False
-    across_x, across_y, _, down_x, down_y = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
-    return bool(across_x * down_y < across_y * down_x)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import av
 import numpy as np
@@ -15,7 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from affectgpt_r1.data.containers import audio_stream
 from affectgpt_r1.errors import AffectGPTError, MediaError
+
+WindowRule: TypeAlias = Literal["even", "published"]
 
 SAMPLE_RATE = 16_000
 """Samples a second that HuBERT and the published windows expect."""
@@ -80,8 +83,10 @@ def resample(waveform: Tensor, rate: int) -> Tensor:
     return resampled
 
 
-def audio_windows(waveform: Tensor, rate: int = SAMPLE_RATE, count: int = 8, seconds: float = 2.0) -> Tensor:
-    """Cut ``count`` windows whose starts are evenly spaced over ``[0, duration - seconds]``.
+def audio_windows(
+    waveform: Tensor, rate: int = SAMPLE_RATE, count: int = 8, seconds: float = 2.0, rule: WindowRule = "even"
+) -> Tensor:
+    """Cut ``count`` windows.
 
     Windows overlap where the clip is shorter than ``count`` of them. A clip shorter than one window is padded with
     silence at its end, as published: the sound that there is stays whole.
@@ -91,6 +96,7 @@ def audio_windows(waveform: Tensor, rate: int = SAMPLE_RATE, count: int = 8, sec
         rate: Samples a second.
         count: Windows ``W``.
         seconds: Length of a window.
+        rule: Where windows start, see :func:`window_starts`; ``published`` also centres each of them to mean zero.
 
     Returns:
         ``(W, S)``.
@@ -98,15 +104,34 @@ def audio_windows(waveform: Tensor, rate: int = SAMPLE_RATE, count: int = 8, sec
     length = round(seconds * rate)
     if waveform.shape[0] < length:
         waveform = torch.nn.functional.pad(waveform, (0, length - waveform.shape[0]))
-    last_start = waveform.shape[0] - length
-    starts = [index * last_start // max(count - 1, 1) for index in range(count)]
-    return torch.stack([waveform[start : start + length] for start in starts])
+    starts = window_starts(waveform.shape[0], rate, count, seconds, rule)
+    windows = torch.stack([waveform[start : start + length] for start in starts])
+    return centred(windows) if rule == "published" else windows
 
 
-def read_audio_windows(path: Path, count: int = 8, seconds: float = 2.0) -> Tensor:
+def window_starts(length: int, rate: int, count: int, seconds: float, rule: WindowRule) -> list[int]:
+    """First samples of the windows in a sound of ``length`` samples, which is at least one window.
+
+    ``even`` spaces them over ``[0, D - seconds]``, ``D`` the duration, so that the last window ends with the clip.
+    ``published`` is AffectGPT's ``int(i * Fraction(D - seconds) / count * rate)``: divided by the number of windows and
+    not by one less, so that the last window ends before the clip does.
+    """
+    if rule == "published":
+        free = Fraction(max(length / rate - seconds, 0))  # of the float, as published: the fraction is exact
+        return [int(index * free / count * rate) for index in range(count)]
+    last_start = length - round(seconds * rate)
+    return [index * last_start // max(count - 1, 1) for index in range(count)]
+
+
+def centred(windows: Tensor) -> Tensor:
+    """Windows ``(W, S)`` less their own mean each, as an in-place step of the published loader leaves them."""
+    return windows - windows.mean(1, keepdim=True)
+
+
+def read_audio_windows(path: Path, count: int = 8, seconds: float = 2.0, rule: WindowRule = "even") -> Tensor:
     """Read a clip's sound as ``(W, S)`` float32 windows at 16 kHz; see the functions above for what is refused."""
     waveform, rate = read_waveform(path)
-    return audio_windows(resample(torch.from_numpy(waveform), rate), SAMPLE_RATE, count, seconds)
+    return audio_windows(resample(torch.from_numpy(waveform), rate), SAMPLE_RATE, count, seconds, rule)
 
 
 def log_mel(waveforms: Tensor, num_mels: int) -> Tensor:
@@ -153,9 +178,9 @@ def _read_wav(path: Path) -> tuple[NDArray[np.float32], int]:
 def _read_track(path: Path) -> tuple[NDArray[np.float32], int]:
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.audio:
+            stream = audio_stream(container)
+            if stream is None:
                 raise MediaError(f"{path}: has no audio track")
-            stream = container.streams.audio[0]
             rate = stream.rate
             return average_channels(container.decode(stream))[None], rate
     except (av.FFmpegError, OSError, ValueError) as error:

@@ -5,26 +5,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from affectgpt_r1.data.annotations import QuestionSet
+from affectgpt_r1.data.audio import WindowRule
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.features import FeatureStore
+from affectgpt_r1.data.layout import video_file
 from affectgpt_r1.data.leakage import check_content, check_unseen
 from affectgpt_r1.data.manifest import ManifestRow
 from affectgpt_r1.data.media_state import MediaState, look_at_media
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
-from affectgpt_r1.data.video import ChannelOrder
+from affectgpt_r1.data.video import ChannelOrder, FaceResize, FrameResize
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
+
+log = logging.getLogger(__name__)
 
 WORKER_TIMEOUT_SECONDS = 300
 """How long a batch may take before a worker counts as hung in native decoder code."""
@@ -50,6 +55,10 @@ class ClipDataModule(LightningDataModule):
         num_windows: Audio windows of a clip.
         window_seconds: Length of an audio window.
         decoder: Video decoder: ``auto``, ``decord`` or ``pyav``.
+        windows: See :class:`~affectgpt_r1.data.dataset.MediaSettings`, as of the three that follow.
+        frame_resize: How whole frames become square.
+        face_resize: How face crops are scaled.
+        empty_subtitle: What ``predict`` makes of a file that says nothing.
         batch_size: Clips of a training batch and process.
         eval_batch_size: Clips of any other batch.
         num_workers: Worker processes of each loader.
@@ -85,6 +94,10 @@ class ClipDataModule(LightningDataModule):
         num_windows: int = 8,
         window_seconds: float = 2.0,
         decoder: str = "auto",
+        windows: WindowRule = "even",
+        frame_resize: FrameResize = "crop",
+        face_resize: FaceResize = "antialias",
+        empty_subtitle: Literal["omit", "keep"] = "omit",
         batch_size: int = 8,
         eval_batch_size: int = 32,
         num_workers: int = 0,
@@ -104,7 +117,18 @@ class ClipDataModule(LightningDataModule):
         subtitles = subtitles if "text" in modalities else None
         self.files = SplitFiles(train_labels, train_reasons, validation_labels, test_labels, subtitles, cues_file)
         self.media = MediaSettings(
-            tuple(modalities), visual, num_frames, image_size, channel_order, num_windows, window_seconds, decoder
+            modalities=tuple(modalities),
+            visual=visual,
+            num_frames=num_frames,
+            image_size=image_size,
+            channel_order=channel_order,
+            num_windows=num_windows,
+            window_seconds=window_seconds,
+            decoder=decoder,
+            windows=windows,
+            frame_resize=frame_resize,
+            face_resize=face_resize,
+            empty_subtitle=empty_subtitle,
         )
         if any(isinstance(size, int) and size < 1 for size in (batch_size, eval_batch_size)):
             raise ConfigError("data.batch_size and data.eval_batch_size must be at least 1")
@@ -149,6 +173,8 @@ class ClipDataModule(LightningDataModule):
         check_content(self.root, splits.train, evaluated, self._media_states)
         if self.files.cues:
             self._cues = read_split_cues(self.root / self.files.cues, splits)
+        if self.files.subtitles is None and "text" in self.media.modalities:
+            _warn_of_srt(self.root, splits.train[:1])
         self.splits = splits
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -205,24 +231,31 @@ class ClipDataModule(LightningDataModule):
         """
         if self.feature_store is None:
             raise ConfigError("data.feature_store is not set; give a folder for frozen-tower outputs")
-        identity = [tower_digest, dataclasses.asdict(self.media), str(self.root.resolve())]
+        media = dataclasses.asdict(self.media)
+        del media["empty_subtitle"]  # of the prompt alone
+        identity = [tower_digest, media, str(self.root.resolve())]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.features = FeatureStore(Path(self.feature_store) / digest[:16])
         return self.features
 
     def rows_without_features(self, store: FeatureStore, share: slice = slice(None)) -> list[ManifestRow]:
-        """Rows whose features are not stored, or are older than the media were on setup.
+        """Rows whose features are not stored, or are of other media than were there on setup.
 
         Args:
             store: Is asked for them.
             share: The part of all splits' rows to look at.
         """
-        newest = {name: state.newest for name, state in self._media_states.items()}
+        media = self.media_identities
         return [
             row
             for row in self.splits.rows()[share]
-            if not store.has(row.name, newest[row.name]) and not store.has_refused(row.name, newest[row.name])
+            if not store.has(row.name, media[row.name]) and not store.has_refused(row.name, media[row.name])
         ]
+
+    @property
+    def media_identities(self) -> dict[str, str]:
+        """What tells every clip's media files, as they were on setup, from others."""
+        return {name: state.identity for name, state in self._media_states.items()}
 
     def media_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
         """Batches of decoded media, in order; unreadable clips are left out and listed."""
@@ -268,6 +301,15 @@ class ClipDataModule(LightningDataModule):
             # Its own generator: making an iterator must not draw from the global one, or a resumed run differs.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+
+def _warn_of_srt(root: Path, rows: Sequence[ManifestRow]) -> None:
+    """Say that ``.srt`` files are not read here, as ``predict`` reads them; the first clip tells of all."""
+    for row in rows:
+        if (srt := video_file(root, row.name).with_suffix(".srt")).exists():
+            log.warning(
+                "%s is not read: what is said comes from data.subtitles, which is null, so every clip is silent", srt
+            )
 
 
 class OVMERDataModule(ClipDataModule):

@@ -11,12 +11,13 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from affectgpt_r1.data.audio import read_audio_windows
+from affectgpt_r1.data.audio import WindowRule
 from affectgpt_r1.data.features import FeatureStore
 from affectgpt_r1.data.layout import audio_file, face_file, video_file
 from affectgpt_r1.data.manifest import ManifestRow
+from affectgpt_r1.data.reader import read_faces, read_sound, read_whole_frames
 from affectgpt_r1.data.samplers import SampleKey
-from affectgpt_r1.data.video import DECODERS, ChannelOrder, read_face_crops, read_frames, resize_faces, resize_frames
+from affectgpt_r1.data.video import DECODERS, ChannelOrder, FaceResize, FrameResize
 from affectgpt_r1.errors import ConfigError, DataError, MediaError
 from affectgpt_r1.types import MODALITIES, Clip, Modality, SkippedClip, Visual
 
@@ -37,6 +38,12 @@ class MediaSettings:
         num_windows: Audio windows ``W``.
         window_seconds: Length of an audio window.
         decoder: Video decoder, a key of :data:`affectgpt_r1.data.video.DECODERS`.
+        windows: Where audio windows start; see :func:`~affectgpt_r1.data.audio.audio_windows`.
+        frame_resize: ``crop`` scales the shortest edge of whole frames and crops the centre; ``squash`` gives up their
+            aspect, as published.
+        face_resize: See :func:`~affectgpt_r1.data.video.resize_faces`.
+        empty_subtitle: Where ``predict`` knows of nothing that is said, ``omit`` the text modality, or ``keep`` its
+            sentence with nothing in it, as published. Clips of a data folder always keep it.
 
     Raises:
         ConfigError: A value is unknown.
@@ -50,12 +57,20 @@ class MediaSettings:
     num_windows: int = 8
     window_seconds: float = 2.0
     decoder: str = "auto"
+    windows: WindowRule = "even"
+    frame_resize: FrameResize = "crop"
+    face_resize: FaceResize = "antialias"
+    empty_subtitle: Literal["omit", "keep"] = "omit"
 
     def __post_init__(self) -> None:
         _check_choice("modalities", self.modalities, MODALITIES)
         _check_choice("visual", [self.visual], ("face", "frame", "both", "image"))
         _check_choice("channel_order", [self.channel_order], ("bgr", "rgb"))
         _check_choice("decoder", [self.decoder], tuple(DECODERS))
+        _check_choice("windows", [self.windows], ("even", "published"))
+        _check_choice("frame_resize", [self.frame_resize], ("crop", "squash"))
+        _check_choice("face_resize", [self.face_resize], ("antialias", "cv2"))
+        _check_choice("empty_subtitle", [self.empty_subtitle], ("omit", "keep"))
         for key in ("num_frames", "image_size", "num_windows", "window_seconds"):
             if isinstance(value := getattr(self, key), int | float) and value <= 0:
                 raise ConfigError(f"data.{key}={value} must be above 0; a modality is left out by data.modalities")
@@ -143,12 +158,9 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
         if self.features is not None:
             features = self._read_features(self.features, row.name)
         else:
-            if "video" in self.media.modalities:
-                frames = self._read_faces(row.name) if self.media.visual in ("face", "both") else None
-                context_frames = self._read_frames(row.name) if self.media.visual != "face" else None
-                if frames is None:
-                    frames, context_frames = context_frames, None
-            waveform = self._read_sound(row.name) if "audio" in self.media.modalities else None
+            frames, context_frames = self._read_video(row.name)
+            if "audio" in self.media.modalities:
+                waveform = read_sound(audio_file(self.root, row.name), self.media)
         return Clip(
             name=row.name,
             subtitle=row.subtitle,
@@ -165,6 +177,16 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
             annotations=row.annotations,
         )
 
+    def _read_video(self, name: str) -> tuple[Tensor | None, Tensor | None]:
+        """What stands for the video, and whole frames beside face crops for ``visual=both``."""
+        media = self.media
+        if "video" not in media.modalities:
+            return None, None
+        whole = read_whole_frames(video_file(self.root, name), media) if media.visual != "face" else None
+        if media.visual not in ("face", "both"):
+            return whole, None
+        return read_faces(face_file(self.root, name), media), whole
+
     def _read_features(self, store: FeatureStore, name: str) -> dict[str, Tensor]:
         wanted: list[str] = [modality for modality in self.media.modalities if modality != "text"]
         if "video" in wanted and self.media.visual == "both":
@@ -175,19 +197,6 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
         if lacking := [modality for modality in wanted if modality not in stored]:
             raise DataError(f"{store.folder}: {name!r} has no {' and no '.join(lacking)} features; fill another store")
         return {name: stored[name] for name in wanted}
-
-    def _read_faces(self, name: str) -> Tensor:
-        crops = read_face_crops(face_file(self.root, name), self.media.num_frames, self.media.channel_order)
-        return resize_faces(crops, self.media.image_size)
-
-    def _read_frames(self, name: str) -> Tensor:
-        frames = read_frames(video_file(self.root, name), self.media.num_frames, self.media.decoder)
-        if self.media.visual == "image":
-            frames = frames[len(frames) // 2 :][:1]
-        return resize_frames(frames, self.media.image_size)
-
-    def _read_sound(self, name: str) -> Tensor:
-        return read_audio_windows(audio_file(self.root, name), self.media.num_windows, self.media.window_seconds)
 
 
 def _check_choice(key: str, chosen: Sequence[str], known: Sequence[str]) -> None:

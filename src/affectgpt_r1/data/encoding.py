@@ -41,7 +41,8 @@ def fill_feature_store(datamodule: ClipDataModule, prepare: Callable[[int], Enco
 
     def encode_part(share: slice) -> SkippedClips:
         if rows := datamodule.rows_without_features(store, share):
-            own.merge([store_features(store, datamodule.media_loader(rows), prepare(len(rows)))])
+            batches, media = datamodule.media_loader(rows), datamodule.media_identities
+            own.merge([store_features(store, batches, prepare(len(rows)), media)])
         return own
 
     together = SkippedClips()

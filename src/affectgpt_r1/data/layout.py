@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +24,20 @@ def audio_file(root: Path, name: str) -> Path:
     return video if video.exists() and not wav.exists() else wav
 
 
+def name_forms(name: str) -> list[str]:
+    """How a disk may spell a clip's name: macOS writes an umlaut as two characters (NFD), label files as one (NFC).
+
+    >>> [len(form) for form in name_forms("für")], name_forms("for")
+    ([3, 4], ['for'])
+    """
+    if name.isascii():
+        return [name]
+    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return list(dict.fromkeys(forms))
+
+
 def _first(root: Path, name: str, places: Sequence[str]) -> Path:
-    files = [root / place.format(name) for place in places]
+    files = [root / place.format(form) for place in places for form in name_forms(name)]
     return next((file for file in files if file.exists()), files[0])
 
 

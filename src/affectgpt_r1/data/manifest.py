@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import pandas as pd
 from affectgpt_r1.csv_format import HEADER_BYTES, spreadsheet_format
 from affectgpt_r1.data.annotations import LABEL_COLUMNS, NO_QUESTIONS, QuestionSet, read_annotations
 from affectgpt_r1.data.layout import is_safe_name
+from affectgpt_r1.data.spoken import limited_subtitles
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import Annotations, EmotionSet
@@ -67,7 +69,8 @@ def read_manifest(
             is needed where none of ``questions`` is about emotion words.
         reasons: File in ``root`` with ``name`` and ``reason``; it must cover every labelled clip.
         subtitles: File in ``root`` with ``name`` and ``english``; it must cover every labelled clip, an empty field
-            means that nothing is said. None leaves the subtitles out.
+            means that nothing is said. None leaves the subtitles out. Long ones are cut; see
+            :mod:`affectgpt_r1.data.spoken`.
         empty_as_neutral: Read an empty ``openset`` as ``neutral``, as the published training does.
         questions: What the clips may be asked.
         answers_all: Refuse a file that does not answer each of them.
@@ -81,7 +84,7 @@ def read_manifest(
     names: list[str] = table["name"].tolist()
     emotions = _emotions(path, table, ("neutral",) if empty_as_neutral else (), questions)
     reason_of = _covering(root / reasons, "reason", names) if reasons else {}
-    subtitle_of = _covering(root / subtitles, "english", names) if subtitles else {}
+    subtitle_of = _subtitles(root / subtitles, names) if subtitles else {}
     described = [reason_of.get(name, "") for name in names]
     annotations = read_annotations(path, table, emotions, described, questions.kinds, required=answers_all)
     return [
@@ -104,7 +107,8 @@ def _emotions(path: Path, table: pd.DataFrame, empty: EmotionSet, questions: Que
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
 
-    The table's index is the row in a spreadsheet, where blank rows count, too.
+    The table's index is the row in a spreadsheet, where blank rows count, too. Names come in the composed normal form
+    (NFC), so that files that were written on different systems agree.
 
     As in the published loaders, pandas takes ``NA``, ``null``, ``None`` and ``nan`` for empty fields, too.
 
@@ -130,6 +134,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     if table.empty:
         raise DataError(f"{path}: has a header but no rows")
     table.index = pd.Index(_checked_rows(path))
+    table["name"] = table["name"].map(_composed)
     _check_names(path, table["name"])
     return table
 
@@ -154,7 +159,7 @@ def read_cues(path: Path) -> dict[str, dict[str, float]]:
     for number, line in enumerate(lines, start=1):
         try:
             clip = json.loads(line)
-            cues[clip["name"]] = {cue: float(value) for cue, value in clip["cues"].items()}
+            cues[_composed(clip["name"])] = {cue: float(value) for cue, value in clip["cues"].items()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f'{path}: line {number} is not {{"name": ..., "cues": {{...}}}}: {error!r}') from error
     return cues
@@ -199,10 +204,18 @@ def _covering(path: Path, column: str, names: list[str]) -> dict[str, str]:
     return values
 
 
+def _subtitles(path: Path, names: list[str]) -> dict[str, str]:
+    return limited_subtitles(path, _covering(path, "english", names), names)
+
+
 def _check_columns(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
     lacking = [column for column in columns if column not in table.columns]
     if lacking:
         raise DataError(f"{path}: lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}")
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _check_format(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,11 +48,14 @@ def find_media(paths: Sequence[Path]) -> list[Path]:
 def clip_names(files: Sequence[Path]) -> dict[str, str]:
     """A name for each file by its path: its own without the suffix, or the whole path where another file has that name.
 
+    Names are in the composed normal form (NFC), as those of label files are read.
+
     >>> clip_names([Path("a/one.mp4"), Path("a/two.mp4"), Path("b/two.mkv")])
     {'a/one.mp4': 'one', 'a/two.mp4': 'a/two.mp4', 'b/two.mkv': 'b/two.mkv'}
     """
-    number = Counter(path.stem for path in files)
-    return {str(path): path.stem if number[path.stem] == 1 else str(path) for path in files}
+    stem_of = {path: unicodedata.normalize("NFC", path.stem) for path in files}
+    number = Counter(stem_of.values())
+    return {str(path): stem if number[stem] == 1 else str(path) for path, stem in stem_of.items()}
 
 
 def _media_below(top: Path) -> Iterator[Path]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from affectgpt_r1.data.layout import AUDIO_PLACES, FACE_PLACES, VIDEO_PLACES
+from affectgpt_r1.data.layout import AUDIO_PLACES, FACE_PLACES, VIDEO_PLACES, name_forms
 from affectgpt_r1.data.manifest import ManifestRow, listing
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import Modality, Visual
 
-ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """What the system answers where no file can be reached."""
 
 
@@ -22,7 +23,7 @@ class MediaState(NamedTuple):
 
     places: tuple[str, ...]  # below the data folder, with {} for the clip's name
     sizes: tuple[int, ...]  # in bytes
-    newest: int  # when the last of them changed, in nanoseconds since 1970
+    identity: str = ""  # differs where a file was replaced or written to, whatever the new one's date
 
     def files(self, root: Path, name: str) -> list[Path]:
         """The files of the clip ``name``."""
@@ -58,7 +59,7 @@ def look_at_media(
                 missing.append(f"row {row.row} ({row.name}): {places[0].format(row.name)}")
         places_found, statuses = zip(*found, strict=True) if found else ((), ())
         sizes = tuple(status.st_size for status in statuses)
-        states[row.name] = MediaState(places_found, sizes, max((one.st_mtime_ns for one in statuses), default=0))
+        states[row.name] = MediaState(places_found, sizes, _identity(statuses))
     if missing:
         raise DataError(
             f"{len(missing)} media files are missing under {root}: {listing(missing)}; "
@@ -85,9 +86,28 @@ def _present(root: Path, places: Sequence[str]) -> list[str]:
 
 def _first(root: Path, name: str, places: Sequence[str]) -> tuple[str, os.stat_result] | None:
     for place in places:
-        try:
-            return place, os.stat(f"{root}/{place.format(name)}")
-        except OSError as error:
-            if error.errno not in ABSENT:
-                raise
+        for form in name_forms(name):
+            try:
+                status = os.stat(f"{root}/{place.format(form)}")
+            except OSError as error:
+                if error.errno not in ABSENT:
+                    raise
+                continue
+            return (place if form == name else _escaped(place.format(form))), status
     return None
+
+
+def _escaped(path: str) -> str:
+    """A path that :meth:`str.format` leaves as it is."""
+    return path.replace("{", "{{").replace("}", "}}")
+
+
+def _identity(statuses: Sequence[os.stat_result]) -> str:
+    """Size, time of change and inode: a copy that keeps the older file's date has another inode, and most often size.
+
+    Content would tell more, and costs a read of every file at each start.
+    """
+    if not statuses:
+        return ""
+    seen = [(status.st_size, status.st_mtime_ns, status.st_ino) for status in statuses]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]

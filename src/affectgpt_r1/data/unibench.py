@@ -16,6 +16,7 @@ from typing import Any, Literal
 from affectgpt_r1.data.layout import is_safe_name
 from affectgpt_r1.data.manifest import read_columns
 from affectgpt_r1.data.object_archive import read_object_dict
+from affectgpt_r1.data.spoken import limited_subtitles
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import EmotionSet
@@ -168,7 +169,7 @@ def _transcription(folder: Path, clips: UniBenchSet) -> dict[str, str]:
         raise DataError(
             f"{folder / file}: has no row for {len(lacking)} clips of {layout.label_file}, such as {lacking[0]}"
         )
-    return {name: said[name] for name in clips.names}
+    return limited_subtitles(folder / file, said, clips.names)
 
 
 def _test_clips(path: Path, layout: UniBenchLayout) -> dict[str, Mapping[str, Any]]:

@@ -16,12 +16,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from affectgpt_r1.data.containers import video_stream
+from affectgpt_r1.data.cv2_resize import cv2_resize
+from affectgpt_r1.data.pictures import squash
 from affectgpt_r1.errors import ConfigError, MediaError
 
 Frames: TypeAlias = NDArray[np.uint8]
 ChannelOrder: TypeAlias = Literal["bgr", "rgb"]
+FaceResize: TypeAlias = Literal["antialias", "cv2"]
+FrameResize: TypeAlias = Literal["crop", "squash"]
 
 UNVERIFIED_TAIL = 2
 """Frames at the end of a container's count that may not exist; decord must not be asked for them."""
@@ -43,17 +49,22 @@ class VideoDecoder(Protocol):
 class DecordDecoder:
     """decord, opened for one call with one thread, so that it survives forked workers.
 
+    Args:
+        path: The file.
+        size: Height and width to squash each frame to, as the published loader lets decord do; None keeps its size.
+
     Raises:
         MediaError: decord cannot open the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int | None = None) -> None:
         import decord
 
         self._path = path
         self._failures = (decord.DECORDError, RuntimeError)
+        edge = -1 if size is None else size
         try:
-            self._reader = decord.VideoReader(str(path), num_threads=1)
+            self._reader = decord.VideoReader(str(path), width=edge, height=edge, num_threads=1)
         except self._failures as error:
             raise MediaError(f"{path}: decord cannot open it: {error}") from error
 
@@ -82,12 +93,17 @@ class DecordDecoder:
 class PyAVDecoder:
     """PyAV, decoding from the start: slower, exact, and sure to end.
 
+    Args:
+        path: The file.
+        size: Height and width to squash each frame to, which gives decord's bytes; None keeps its size.
+
     Raises:
         MediaError: The file cannot be opened or decoded, or has no video stream.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int | None = None) -> None:
         self._path = path
+        self._size = size
         self._num_frames = self._decode(lambda index, frame: None)
         if not self._num_frames:
             raise MediaError(f"{path}: the video stream has no frames")
@@ -102,7 +118,9 @@ class PyAVDecoder:
         wanted: dict[int, Frames] = {}
 
         def keep(index: int, frame: av.VideoFrame) -> None:
-            if index in indices:
+            if index in indices and self._size is not None:
+                wanted[index] = squash(frame, self._size)
+            elif index in indices:
                 wanted[index] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
         self._decode(keep)
@@ -112,9 +130,9 @@ class PyAVDecoder:
         count = 0
         try:
             with av.open(str(self._path), metadata_errors="replace") as container:
-                if not container.streams.video:
+                stream = video_stream(container)
+                if stream is None:
                     raise MediaError(f"{self._path}: has no video stream")
-                stream = container.streams.video[0]
                 stream.codec_context.thread_count = 1
                 for frame in container.decode(stream):
                     visit(count, frame)
@@ -127,7 +145,7 @@ class PyAVDecoder:
         return count
 
 
-DECODERS: dict[str, tuple[Callable[[Path], VideoDecoder], ...]] = {
+DECODERS: dict[str, tuple[Callable[..., VideoDecoder], ...]] = {
     "decord": (DecordDecoder,),
     "pyav": (PyAVDecoder,),
     "auto": (DecordDecoder, PyAVDecoder),
@@ -148,13 +166,14 @@ def uniform_indices(num_frames: int, count: int = 8) -> list[int]:
     return indices + indices[-1:] * (count - distinct)
 
 
-def read_frames(path: Path, count: int = 8, decoder: str = "auto") -> Frames:
-    """Read ``count`` uniform frames of a video file.
+def read_frames(path: Path, count: int = 8, decoder: str = "auto", size: int | None = None) -> Frames:
+    """Read ``count`` uniform frames of a video file as they are stored.
 
     Args:
         path: The file.
         count: Frames ``F``.
         decoder: Key of ``DECODERS``.
+        size: Height and width to squash each frame to as it is decoded, as published; None keeps its size.
 
     Returns:
         ``(F, H, W, 3)`` uint8 RGB.
@@ -170,7 +189,7 @@ def read_frames(path: Path, count: int = 8, decoder: str = "auto") -> Frames:
     failure: Exception | None = None
     for open_decoder in DECODERS[decoder]:
         try:
-            reader = open_decoder(path)
+            reader = open_decoder(path) if size is None else open_decoder(path, size)
             return reader.get_frames(uniform_indices(reader.num_frames, count))
         # decord is not packaged for every platform; PyAV reads there alone.
         except (MediaError, ImportError, OSError) as error:
@@ -206,8 +225,16 @@ def read_face_crops(path: Path, count: int = 8, channel_order: ChannelOrder = "b
     return np.ascontiguousarray(chosen[..., ::-1] if channel_order == "bgr" else chosen)
 
 
-def resize_faces(crops: Frames, size: int) -> Tensor:
-    """Scale face crops straight to ``(F, 3, size, size)`` uint8, bilinear, as the published loader does."""
+def resize_faces(crops: Frames, size: int, rule: FaceResize = "antialias") -> Tensor:
+    """Scale face crops straight to ``(F, 3, size, size)`` uint8, bilinear.
+
+    Args:
+        crops: ``(F, H, W, 3)``.
+        size: Height and width in pixels.
+        rule: ``cv2`` as the published loader does, bit for bit; ``antialias`` also averages what a smaller size merges.
+    """
+    if rule == "cv2":
+        return channels_first(cv2_resize(crops, size))
     pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
     return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
 
@@ -220,3 +247,13 @@ def resize_frames(frames: Frames, size: int) -> Tensor:
     resized = F.interpolate(pixels, size=scaled, mode="bicubic", antialias=True)
     top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
     return resized[..., top : top + size, left : left + size].contiguous()
+
+
+def squash_still(picture: Frames, size: int) -> Frames:
+    """Scale one picture to ``(size, size, 3)`` by Pillow's bicubic filter, as the published loader reads stills."""
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def channels_first(frames: Frames) -> Tensor:
+    """``(F, H, W, 3)`` as a contiguous tensor ``(F, 3, H, W)``."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).contiguous()

@@ -61,8 +61,8 @@ class AudioTower(nn.Module):
 
     Args:
         model: A ``HubertModel``.
-        normalization: Zero mean and unit variance per ``clip``, over the whole batch (``joint``, as published), or
-            ``none``.
+        normalization: Zero mean and unit variance per ``clip``, over the whole batch while the policy trains and per
+            clip otherwise (``joint``, as published: its inference answers one clip at a time), or ``none``.
     """
 
     def __init__(self, model: Any, normalization: WaveformNormalization = "clip") -> None:
@@ -75,10 +75,10 @@ class AudioTower(nn.Module):
         """Size of a window's features."""
         return int(self.model.config.hidden_size)
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        """``(B, W, S)`` at 16 kHz to ``(B, W, feature_size)``."""
+    def forward(self, waveforms: Tensor, *, policy_trains: bool = True) -> Tensor:
+        """``(B, W, S)`` at 16 kHz to ``(B, W, feature_size)``; the frozen tower's own mode never says training."""
         if self.normalization != "none":
-            dims = (1, 2) if self.normalization == "clip" else (0, 1, 2)
+            dims = (0, 1, 2) if self.normalization == "joint" and policy_trains else (1, 2)
             centred = waveforms - waveforms.mean(dims, keepdim=True)
             waveforms = centred / (centred.square().mean(dims, keepdim=True) + 1e-7).sqrt()
         output = self.model(waveforms.flatten(0, 1).to(self.model.dtype), output_hidden_states=True)
@@ -126,11 +126,15 @@ class Towers(nn.Module):
         scaling = {} if self.video.scaling == (IMAGE_MEAN, IMAGE_STD) else {"image_scaling": self.video.scaling}
         return {"version": FEATURES_VERSION, "waveform_normalization": self.audio.normalization, **scaling}
 
-    def forward(self, batch: ClipBatch) -> Mapping[str, Tensor]:
+    def forward(self, batch: ClipBatch, *, policy_trains: bool = True) -> Mapping[str, Tensor]:
         """Features by modality: those that the batch carries, or else those of its media.
 
         The towers run in their weights' own type, never under autocast: features that are computed while training, for
         the store, or to answer are then the same.
+
+        Args:
+            batch: ``B`` clips.
+            policy_trains: Whether the policy is in training mode; see :class:`AudioTower`.
 
         Returns:
             ``"video" -> (B, F, D_video)`` and ``"audio" -> (B, W, D_audio)``, where the batch has them; with
@@ -146,5 +150,5 @@ class Towers(nn.Module):
             if batch.context_frames is not None:
                 features["frame"] = self.video(batch.context_frames)
             if batch.waveforms is not None:
-                features["audio"] = self.audio(batch.waveforms)
+                features["audio"] = self.audio(batch.waveforms, policy_trains=policy_trains)
         return features

@@ -42,7 +42,7 @@ from affectgpt_r1.policy.prompts import (
     TURN,
     PromptTemplate,
 )
-from affectgpt_r1.policy.sampler import decode, stop_string_test
+from affectgpt_r1.policy.sampler import decode, seeded_by_names, stop_string_test
 from affectgpt_r1.timing import phase
 from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
 
@@ -111,7 +111,8 @@ class MultimodalPolicy(nn.Module):
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         if not self.towers.frozen:
             return batch
-        return dataclasses.replace(batch, frames=None, context_frames=None, waveforms=None, features=self.towers(batch))
+        features = self.towers(batch, policy_trains=self.training)
+        return dataclasses.replace(batch, frames=None, context_frames=None, waveforms=None, features=features)
 
     def prompts(self, batch: ClipBatch) -> list[str]:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
@@ -165,7 +166,7 @@ class MultimodalPolicy(nn.Module):
         placeholders = torch.isin(ids, torch.tensor(list(self.media_ids.values()), device=self.device))
         embedding = InputEmbedding(self.language_model)
         embeds = embedding(ids.masked_fill(placeholders, 0))
-        tokens = self.fusion(self.towers(batch))
+        tokens = self.fusion(self.towers(batch, policy_trains=self.training))
         for placeholder, name in names.items():
             where = ids == self.media_ids[placeholder]
             if not where.any():
@@ -233,6 +234,8 @@ class MultimodalPolicy(nn.Module):
         the same clips with the same weights continues it instead of repeating it.
         """
         training = self.training
+        if generator is None and sampling.seed is not None and sampling.temperature > 0:
+            generator = seeded_by_names(sampling.seed, batch.names, self.device)
         repeats = self.towers.frozen and repeats_exactly(self.language_model) and repeats_exactly(self.fusion)
         as_scored = self.share_prompt and self.samples_as_scored and repeats
         keep = as_scored and training and torch.is_grad_enabled() and num_generations > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -39,6 +40,12 @@ class Head(Protocol):
 
     def draw(self, states: Tensor, sampling: Sampling, uniforms: Tensor | None, banned: Tensor) -> Drawn:
         """As :func:`draw_tokens`, from ``(m, D)`` states."""
+
+
+def seeded_by_names(seed: int, names: Sequence[str], device: torch.device) -> torch.Generator:
+    """Return a generator on ``device`` whose draws depend on a seed and the clips of a batch alone."""
+    digest = hashlib.sha256(repr((seed, tuple(names))).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 def check_sampling(sampling: Sampling) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from films import with_display_matrix
 
 from affectgpt_r1.data.any_media import read_sound_windows, read_uniform_frames
 from affectgpt_r1.data.audio import average_channels
@@ -86,20 +86,6 @@ def test_oblong_pixels_become_square(tmp_path: Path, aspect: Fraction, shown: tu
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
         container.mux(stream.encode(None))
     assert frames_of(tmp_path / "disc.mkv", 1)[0].shape == (*shown, 3)
-
-
-def with_display_matrix(path: Path, across: tuple[int, int], down: tuple[int, int]) -> Path:
-    """Write where the file's x and y axes point on the screen, as phones do, into an mp4's track header."""
-    content = path.read_bytes()
-
-    def matrix(across, down) -> bytes:
-        return struct.pack(">9i", *(65536 * n for n in across), 0, *(65536 * n for n in down), 0, 0, 0, 1 << 30)
-
-    track = content.index(b"tkhd")
-    upright = matrix((1, 0), (0, 1))
-    assert upright in content[track:]
-    path.write_bytes(content[:track] + content[track:].replace(upright, matrix(across, down), 1))
-    return path
 
 
 @pytest.mark.parametrize(

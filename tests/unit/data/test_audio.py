@@ -118,3 +118,14 @@ def test_a_torchaudio_that_does_not_load_is_no_media_error(monkeypatch):
     with pytest.raises(AffectGPTError, match=r"torchaudio cannot be loaded .*constraints\.txt") as caught:
         audio.resample(torch.zeros(10), 8_000)
     assert not isinstance(caught.value, MediaError)
+
+
+def test_published_windows_start_at_eighths_and_are_centred():
+    ramp = torch.arange(144_000, dtype=torch.float64)  # 9 s: eighths of the 7 s that a window leaves
+    windows = audio_windows(ramp, rule="published")
+    assert (windows[:, 0] - windows[0, 0]).tolist() == [0.0] * 8  # centred: each window's own mean is gone
+    assert windows.mean(1).abs().max() < 1e-9
+    starts = audio.window_starts(144_000, 16_000, 8, 2.0, "published")
+    assert starts == [14_000 * index for index in range(8)]
+    assert audio.window_starts(84_800, 16_000, 8, 2.0, "published")[1] == 6599  # of the float 5.3 s, not of 53 / 10
+    assert audio.window_starts(32_000, 16_000, 8, 2.0, "published") == [0] * 8

@@ -67,6 +67,20 @@ def test_subtitles_are_read_for_the_text_modality_only(root):
         ready(root)
 
 
+def test_srt_files_beside_silent_clips_are_told_of(root, caplog):
+    ready(root, subtitles=None)
+    assert caplog.records == []
+    for clip in (root / "video").iterdir():
+        clip.with_suffix(".srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello.\n")
+    ready(root, modalities=["video"])
+    ready(root)
+    assert caplog.records == []
+    ready(root, subtitles=None)
+    assert [".srt is not read: what is said comes from data.subtitles" in one.message for one in caplog.records] == [
+        True
+    ]
+
+
 def test_overlapping_splits_fail(root):
     (root / "test.csv").write_text("name,openset\nsample_09,sad\nsample_03,sad\n")
     with pytest.raises(DataError, match=r"sample_03 \(rows 5 and 3\)"):
@@ -84,7 +98,8 @@ def test_names_without_media_fail_only_for_modalities_that_are_on(root):
 
 @pytest.mark.parametrize(
     "option", [{"modalities": ["smell"]}, {"modalities": []}, {"visual": "body"}, {"channel_order": "gbr"},
-               {"decoder": "opencv"}]
+               {"decoder": "opencv"}, {"windows": "odd"}, {"frame_resize": "stretch"}, {"face_resize": "pil"},
+               {"empty_subtitle": "say"}]
 )  # fmt: skip
 def test_unknown_settings_are_refused(root, option):
     with pytest.raises(ConfigError, match=rf"data\.{next(iter(option))}="):

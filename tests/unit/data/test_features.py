@@ -1,5 +1,3 @@
-import time
-
 import pytest
 import torch
 
@@ -40,7 +38,7 @@ def test_a_failing_write_leaves_the_earlier_features(tmp_path, monkeypatch):
     store = FeatureStore(tmp_path)
     store.write("a", {"video": torch.zeros(2)})
 
-    def full_disk(tensors, path):
+    def full_disk(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -51,25 +49,42 @@ def test_a_failing_write_leaves_the_earlier_features(tmp_path, monkeypatch):
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
 
 
-def test_newer_media_make_features_stale(tmp_path):
+def test_other_media_make_features_stale(tmp_path):
     store = FeatureStore(tmp_path / "store")
-    before = time.time_ns() - 10**9
-    store.write("a", {"video": torch.zeros(1)})
-    store.refuse(SkippedClip("b", "broken"))
-    assert store.has("a", before)
-    assert store.has_refused("b", before)
-    later = time.time_ns() + 10**11
-    assert not store.has("a", later)
-    assert not store.has_refused("b", later)
-    assert not store.has_refused("a", before)
+    store.write("a", {"video": torch.zeros(1)}, "seen")
+    store.refuse(SkippedClip("b", "broken"), "seen")
+    assert store.has("a", "seen")
+    assert store.has_refused("b", "seen")
+    assert not store.has("a", "replaced")
+    assert not store.has_refused("b", "replaced")
+    assert not store.has_refused("a", "seen")
+    assert not store.has("b", "seen")
+    next(tmp_path.rglob("a.safetensors")).write_bytes(b"\xff" * 40)
+    assert not store.has("a", "seen")  # damaged: encoded again
+
+
+@pytest.mark.parametrize("name", ["x" * 251, "ü" * 125])
+def test_a_name_as_long_as_a_file_name_may_be(tmp_path, name: str):
+    (tmp_path / f"{name}.mp4").touch()  # the system takes it
+    store = FeatureStore(tmp_path / "store")
+    store.write(name, {"video": torch.ones(1)}, "seen")
+    assert store.has(name, "seen")
+    assert store.read(name)["video"].item() == 1
+    store.refuse(SkippedClip(name, "broken"), "seen")
+    assert store.has_refused(name, "seen")
 
 
 def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
     store = FeatureStore(tmp_path)
     batches = [batch("a", "b"), batch(skipped=(SkippedClip("c", "c.mp4: broken"),)), batch("d")]
     account = store_features(
-        store, batches, lambda given: {"video": torch.tensor([[float(ord(name))] for name in given.names])}
+        store,
+        batches,
+        lambda given: {"video": torch.tensor([[float(ord(name))] for name in given.names])},
+        {name: f"media of {name}" for name in "abcd"},
     )
+    assert store.has("d", "media of d")
+    assert store.has_refused("c", "media of c")
     assert [store.read(name)["video"].item() for name in "abd"] == [97, 98, 100]
     assert (account.count, account.total) == (1, 4)
     with pytest.raises(MediaError, match=r"^c\.mp4: broken$"):

@@ -142,3 +142,25 @@ def test_cues_are_numbers_by_name(tmp_path):
     write(path, '{"name": "a", "cues": {}}\n{"name": "b"}\n')
     with pytest.raises(DataError, match="line 2"):
         read_cues(path)
+
+
+def test_a_long_subtitle_is_cut_and_counted_with_file_and_row(tmp_path, caplog):
+    write(tmp_path / "labels.csv", "name,openset\na,happy\nb,sad\nc,sad\n")
+    said = "I was there. " * 5000
+    write(tmp_path / "subtitle_chieng.csv", f"name,english\nunused,{said}\nc,{said}\na,Hello.\nb,{said}\n")
+    rows = read_manifest(tmp_path, "labels.csv")
+    assert [len(row.subtitle) for row in rows] == [6, 2000, 2000]
+    assert said.startswith(rows[1].subtitle)
+    (record,) = caplog.records
+    assert "subtitle_chieng.csv: 2 of 3 subtitles are longer than 2,000 characters" in record.message
+    assert "the first is row 5 (b) with 65,000" in record.message
+
+
+def test_names_and_subtitles_agree_across_normal_forms(tmp_path):
+    write(tmp_path / "labels.csv", "name,openset\nm\u00fcde,sad\n")
+    write(tmp_path / "subtitle_chieng.csv", "name,english\nmu\u0308de,fu\u0308r\n")
+    (row,) = read_manifest(tmp_path, "labels.csv")
+    assert (row.name, row.subtitle) == ("m\u00fcde", "f\u00fcr")
+    write(tmp_path / "labels.csv", "name,openset\nm\u00fcde,sad\nmu\u0308de,sad\n")
+    with pytest.raises(DataError, match="stands in rows 2 and 3"):
+        read_manifest(tmp_path, "labels.csv")

@@ -174,3 +174,23 @@ def test_upscaled_faces_are_bilinear():
         [75, 100, 150, 175],
         [100, 125, 175, 200],
     ]
+
+
+def test_faces_are_scaled_by_opencvs_arithmetic():
+    """Worked by hand in its fixed point; the published loader's own crops are in test_published_media.py."""
+    row = np.array([0, 100, 200, 50], np.uint8)
+    crops = np.broadcast_to(row[None, None, :, None], (1, 4, 4, 3)).copy()
+    assert resize_faces(crops, 2, "cv2")[0, 0].tolist() == [[50, 125], [50, 125]]
+    assert resize_faces(crops, 8, "cv2")[0, 0, 3].tolist() == [0, 25, 75, 125, 175, 162, 87, 50]  # 162.5 and 87.5 cut
+    stripes = np.zeros((1, 9, 9, 3), np.uint8)
+    stripes[:, :, ::3] = 90  # every third column: sampled at 1, 4, 7 none is seen, averaged all are
+    assert resize_faces(stripes, 3, "cv2").unique().tolist() == [0]
+    assert resize_faces(stripes, 3, "antialias").unique().tolist() != [0]
+
+
+def test_a_still_is_squashed_by_pillow():
+    from PIL import Image
+
+    picture = np.random.default_rng(0).integers(0, 256, (30, 50, 3)).astype(np.uint8)
+    expected = Image.fromarray(picture).resize((16, 16), Image.Resampling.BICUBIC)
+    assert np.array_equal(video.squash_still(picture, 16), np.asarray(expected))

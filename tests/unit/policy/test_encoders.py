@@ -60,6 +60,20 @@ def test_joint_normalisation_is_over_the_batch_as_published(make_towers, make_ba
     assert (changed - kept).abs().max() > 5e-5
 
 
+def test_joint_normalisation_is_by_clip_where_the_policy_does_not_train(make_towers, tiny_policy, make_batch):
+    batch = make_batch()
+    joint, by_clip = make_towers("joint"), make_towers("clip")
+    heard = joint(batch, policy_trains=False)["audio"]
+    assert torch.equal(heard, by_clip(batch)["audio"])
+    assert (joint(batch)["audio"] - heard).abs().max() > 1e-6
+    tiny_policy.towers.audio.normalization = "joint"
+    trained = tiny_policy.train().with_features(batch).features["audio"]
+    answered = tiny_policy.eval().with_features(batch).features["audio"]
+    assert (trained - answered).abs().max() > 1e-6
+    tiny_policy.towers.audio.normalization = "clip"
+    assert torch.equal(tiny_policy.with_features(batch).features["audio"], answered)
+
+
 def test_without_normalisation_loudness_is_heard(make_towers, make_batch):
     towers, waveforms = make_towers("none"), make_batch().waveforms
     assert (towers.audio(0.01 * waveforms) - towers.audio(waveforms)).abs().max() > 1e-3

@@ -1,0 +1,78 @@
+"""A decoded frame as RGB pixels: as a player shows it, or squashed to a square as the published loader does."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST_EDGE = 1280
+"""Larger pictures are scaled down as they are decoded; faces and the towers need less."""
+
+_TIME_BASE = Fraction(1, 1000)
+"""The filters ask for one; times play no part in what they do."""
+
+
+def as_shown(frame: av.VideoFrame, pixel_aspect: Fraction) -> NDArray[np.uint8]:
+    """Return a frame upright and with square pixels, the longest edge at most ``LONGEST_EDGE``.
+
+    Args:
+        frame: As it was decoded.
+        pixel_aspect: Width of a stored pixel over its height.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB.
+    """
+    width = float(frame.width * pixel_aspect)
+    scale = min(1.0, LONGEST_EDGE / max(width, frame.height))
+    picture = frame.to_ndarray(
+        format="rgb24", width=max(2, round(width * scale)), height=max(2, round(frame.height * scale))
+    )
+    mirrored, turns = orientation(frame)
+    upright = np.rot90(picture[:, ::-1] if mirrored else picture, turns)
+    return np.ascontiguousarray(upright).astype(np.uint8, copy=False)
+
+
+def squash(frame: av.VideoFrame, size: int) -> NDArray[np.uint8]:
+    """Scale a frame to ``size`` by ``size`` RGB pixels, upright; its aspect is not kept.
+
+    The published loader lets decord do this: FFmpeg's ``scale`` filter with bilinear interpolation, straight from the
+    decoded colours to RGB, after a turn by quarters where the file asks for one. The same filters give the same bytes
+    here; PyAV's own ``reformat`` does not. A mirrored frame, which decord takes for one turned by a half, is mirrored.
+
+    Args:
+        frame: As it was decoded.
+        size: Height and width in pixels.
+
+    Returns:
+        ``(size, size, 3)`` uint8 RGB.
+    """
+    graph = av.filter.Graph()
+    mirrored, turns = orientation(frame)
+    steps = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_TIME_BASE)]
+    steps += [graph.add("hflip")] if mirrored else []
+    steps += [graph.add("transpose", "cclock") for _ in range(turns)]
+    steps += [graph.add("scale", f"{size}:{size}:flags=bilinear"), graph.add("format", "pix_fmts=rgb24")]
+    steps += [graph.add("buffersink")]
+    graph.link_nodes(*steps).configure()
+    graph.push(frame)
+    scaled: Any = graph.pull()
+    return np.asarray(scaled.to_ndarray(format="rgb24"), dtype=np.uint8)
+
+
+def orientation(frame: av.VideoFrame) -> tuple[bool, int]:
+    """Return whether a frame is to be mirrored left to right, and how many quarters it is then to be turned left."""
+    turns = round(frame.rotation / 90)
+    mirrored = _is_mirrored(frame)  # the file asks for a flip before a turn, of which FFmpeg's angle knows nothing
+    return mirrored, (turns + 2 * mirrored) % 4
+
+
+def _is_mirrored(frame: av.VideoFrame) -> bool:
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    across_x, across_y, _, down_x, down_y = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
+    return bool(across_x * down_y < across_y * down_x)
