@@ -27,7 +27,13 @@ APPLIED = (
     *("model.share_prompt", "model.gradient_checkpointing"),
     *("stage.beta", "stage.kl_estimator", "stage.use_bias_correction_kl"),
     *("stage.epsilon", "stage.epsilon_high", "stage.delta", "stage.loss_type", "stage.importance_sampling_level"),
-    *("stage.scale_rewards", "stage.multi_objective_aggregation", "stage.max_resamples", "stage.num_generations"),
+    *(
+        "stage.loss_normalizer",
+        "stage.scale_rewards",
+        "stage.multi_objective_aggregation",
+        "stage.max_resamples",
+        "stage.num_generations",
+    ),
     *("stage.mask_truncated_completions", "stage.truncated_leave_baseline"),
     *("stage.entropy_coef", "stage.top_entropy_quantile", "stage.sampling", "stage.log_mel_weight"),
     "stage.mode",  # the best checkpoint compares the direction itself
@@ -40,7 +46,15 @@ REFUSED = (
 )
 """Exceptions within :data:`APPLIED`."""
 
-NOT_COMPARED = ("ckpt_path", "paths", "trainer.default_root_dir", "data.prepared")
+NOT_COMPARED = (
+    "ckpt_path",
+    "overwrite",
+    "debugging",
+    "strict_init",
+    "paths",
+    "trainer.default_root_dir",
+    "data.prepared",
+)
 """Where the run is and writes."""
 
 BY_CONTENT = (
@@ -112,9 +126,13 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
         ConfigError: A setting changed that may not.
     """
     if not path.is_file():
+        run = path.parent.parent
+        # What the command line changes is a part of the folder's name, so a changed key looks in another folder.
+        others = sorted(run.parent.glob(f"{run.name.partition('+')[0]}*/checkpoints/{path.name}"))
+        there = f"; there is {', '.join(map(str, others))}" if others else ""
         raise CheckpointError(
             f"ckpt_path: no checkpoint at {path}; leave ckpt_path out to begin this run, or name the file of the run "
-            "to resume"
+            f"to resume{there}"
         )
     try:
         checkpoint = read_checkpoint(path)

@@ -100,7 +100,7 @@ def divergence_remedy(last: Path, *, has_kl: bool) -> str:
         return f"{lower}, then run the command again"
     best = last.with_name("best.ckpt")
     earlier = f"; if the weights there have diverged already, by ckpt_path={best}" if best.is_file() else ""
-    return f"{lower}, then resume by ckpt_path=last{earlier}"
+    return f"{lower}, then resume by ckpt_path={last}{earlier}"
 
 
 def check_finite_gradients(norm: Tensor, step: int, remedy: str) -> None:

@@ -81,7 +81,7 @@ def test_the_remedy_can_be_followed(make_batch, tmp_path):
     assert divergence_remedy(last, has_kl=False) == "Lower optim.optimizer.lr, then run the command again"
     last.touch()
     remedy = divergence_remedy(last, has_kl=True)
-    assert remedy == "Lower optim.optimizer.lr or raise stage.beta, then resume by ckpt_path=last"
+    assert remedy == "Lower optim.optimizer.lr or raise stage.beta, then resume by ckpt_path={last}"
     (tmp_path / "best.ckpt").touch()
     assert divergence_remedy(last, has_kl=True) == f"{remedy}; if the weights there have diverged already, by " + (
         f"ckpt_path={tmp_path}/best.ckpt"
