@@ -111,9 +111,8 @@ def test_the_remedy_of_a_diverged_run_works(run_stage, tmp_path):
     options = (*SFT, "callbacks.last_checkpoint.every_n_steps=1")
     with pytest.raises(TrainingError) as raised:
         run_stage("sft", folder, 4, *options, "optim.optimizer.lr=1e30", "ckpt_path=last")
-    assert f"Lower optim.optimizer.lr, then resume by ckpt_path={folder}/t/sft/checkpoints/last.ckpt" in str(
-        raised.value
-    )
+    last = folder / "checkpoints" / "last.ckpt"
+    assert f"Lower optim.optimizer.lr, then resume by ckpt_path={last}" in str(raised.value)
     (remedy,) = re.findall(r"ckpt_path=\S+best\.ckpt", str(raised.value))
     assert checkpoint(folder)["global_step"] == 3
     run_stage("sft", folder, 4, *options, "optim.optimizer.lr=1e-5", remedy)

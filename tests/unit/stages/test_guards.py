@@ -81,12 +81,12 @@ def test_the_remedy_can_be_followed(make_batch, tmp_path):
     assert divergence_remedy(last, has_kl=False) == "Lower optim.optimizer.lr, then run the command again"
     last.touch()
     remedy = divergence_remedy(last, has_kl=True)
-    assert remedy == "Lower optim.optimizer.lr or raise stage.beta, then resume by ckpt_path={last}"
+    assert remedy == f"Lower optim.optimizer.lr or raise stage.beta, then resume by ckpt_path={last}"
     (tmp_path / "best.ckpt").touch()
     assert divergence_remedy(last, has_kl=True) == f"{remedy}; if the weights there have diverged already, by " + (
         f"ckpt_path={tmp_path}/best.ckpt"
     )
-    with pytest.raises(TrainingError, match="resume by ckpt_path=last"):
+    with pytest.raises(TrainingError, match=f"resume by ckpt_path={last}"):
         check_finite(StageOutput(torch.tensor(math.nan), {}), make_batch(2), tmp_path, 3, remedy)
 
 
