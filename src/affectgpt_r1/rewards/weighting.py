@@ -77,12 +77,7 @@ class WeightedRewards:
             TrainingError: A score, or the weighted sum, is infinite; names the reward and the clip. None and NaN say
                 that a reward does not apply to a completion; infinity would silently give its group no advantage.
         """
-        parts = {
-            name: torch.tensor(
-                [float("nan") if score is None else score for score in self._checked(name, completions, targets)]
-            )
-            for name in self.rewards
-        }
+        parts = {name: torch.tensor(self._checked(name, completions, targets)) for name in self.rewards}
         for name, part in parts.items():
             _refuse_infinite(f"reward {name}", part, completions)  # before the weight: 0 times infinity is NaN
         stacked = torch.stack([self.weights[name] * part for name, part in parts.items()])
@@ -90,13 +85,23 @@ class WeightedRewards:
         _refuse_infinite(f"the weighted sum of the rewards {', '.join(parts)}", total, completions)
         return RewardScores(total, parts)
 
-    def _checked(
-        self, name: str, completions: Sequence[Completion], targets: Sequence[EmotionSet]
-    ) -> list[float | None]:
+    def _checked(self, name: str, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float]:
+        """Return one number for each completion; a list in a list, or an array ``(N, 1)``, would be broadcast."""
         scores = self.rewards[name](completions=completions, targets=targets)
-        if len(scores) != len(completions):
-            raise ConfigError(f"reward {name} returned {len(scores)} scores for {len(completions)} completions")
-        return scores
+        if not hasattr(scores, "__len__") or len(scores) != len(completions):
+            what = f"{len(scores)} scores" if hasattr(scores, "__len__") else f"{type(scores).__name__}"
+            raise ConfigError(
+                f"reward {name} returned {what} for {len(completions)} completions; return a list with one number for "
+                "each, None where it does not apply"
+            )
+        return [float("nan") if score is None else _as_number(name, score) for score in scores]
+
+
+def _as_number(name: str, score: object) -> float:
+    number = score.item() if getattr(score, "ndim", None) == 0 else score  # of NumPy or torch
+    if not isinstance(number, int | float):
+        raise ConfigError(f"reward {name} returned {score!r} for a completion; return a number, or None")
+    return float(number)
 
 
 def _refuse_infinite(what: str, scores: Tensor, completions: Sequence[Completion]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -178,6 +179,29 @@ def test_a_reward_that_loses_a_score_is_an_error():
     rewards = WeightedRewards({"one": Fixed("one", [1.0])}, {"one": 1})
     with pytest.raises(ConfigError, match="one returned 1 scores for 2"):
         rewards(completions=answers("a", "b"), targets=[(), ()])
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (None, "mine returned NoneType for 2 completions"),
+        (1.0, "mine returned float for 2 completions"),
+        ([[1.0], [2.0]], r"mine returned \[1\.0\] for a completion"),
+        (np.ones((2, 1)), r"mine returned array\(\[1\.\]\) for a completion"),
+        (["1", "2"], "mine returned '1' for a completion"),
+    ],
+)
+def test_scores_of_another_shape_are_refused(scores, message):
+    """A list in a list was broadcast over the group's other rewards without a word."""
+    rewards = WeightedRewards({"mine": Fixed("mine", scores)}, {"mine": 1})
+    with pytest.raises(ConfigError, match=message):
+        rewards(completions=answers("a", "b"), targets=[(), ()])
+
+
+@pytest.mark.parametrize("scores", [np.array([0.5, 1.0]), torch.tensor([0.5, 1.0]), [np.float32(0.5), True]])
+def test_scores_may_be_an_array(scores):
+    rewards = WeightedRewards({"mine": Fixed("mine", scores)}, {"mine": 2})
+    assert rewards(completions=answers("a", "b"), targets=[(), ()]).total.tolist() == [1.0, 2.0]
 
 
 def test_a_reward_that_fails_stops_the_run():
