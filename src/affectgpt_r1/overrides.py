@@ -24,8 +24,8 @@ def quote_overrides(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: A list or mapping cannot be read, or a ``~`` was not expanded by the shell; names the key.
 
-    >>> quote_overrides(["paths.data=/data/clips (copy)", "seed=1,2", "experiment_name=007", "-m"])
-    ['paths.data="/data/clips (copy)"', 'seed=1,2', 'experiment_name="007"', '-m']
+    >>> quote_overrides(["paths.data=/data/clips (copy)", "seed=1,2", "experiment_name=1e-3", "-m"])
+    ['paths.data="/data/clips (copy)"', 'seed=1,2', 'experiment_name="1e-3"', '-m']
     """
     return [_quoted(one) if "=" in one and not one.startswith("-") else one for one in arguments]
 

@@ -99,7 +99,7 @@ def check_may_train(config: DictConfig, found: Found) -> None:
     if config.ckpt_path is not None:
         raise ConfigError(
             f"{folder} holds {what}, which ckpt_path={config.ckpt_path} would replace: give {other} to begin "
-            "elsewhere, ckpt_path=last to go on with the run that is there, or overwrite=true to replace it"
+            "elsewhere, ckpt_path=last to continue the run that is there, or overwrite=true to replace it"
         )
     if found.differing:
         shown = "; ".join(found.differing[:_SHOWN_KEYS])
@@ -110,8 +110,8 @@ def check_may_train(config: DictConfig, found: Found) -> None:
         )
     if found.state == "unfinished" and not (folder / "checkpoints" / "last.ckpt").is_file():
         raise CheckpointError(
-            f"{folder} holds an unfinished run without checkpoints/last.ckpt, so it cannot go on; give {other} to keep "
-            "what is there, or overwrite=true to begin again"
+            f"{folder} holds an unfinished run without checkpoints/last.ckpt, so it cannot continue; give {other} to "
+            "keep what is there, or overwrite=true to begin again"
         )
     if found.state == "finished" and config.evaluate_after and not (folder / "test" / "answers.jsonl").is_file():
         raise ConfigError(
@@ -131,7 +131,7 @@ def begin(config: DictConfig) -> None:
     """Write down today's configuration, after all was checked; a run that begins again loses what it left before.
 
     Args:
-        config: The composed ``configs/train.yaml``; ``ckpt_path`` says whether it begins or goes on.
+        config: The composed ``configs/train.yaml``; ``ckpt_path`` says whether it begins or continues.
     """
     folder = Path(config.paths.run)
     if config.ckpt_path is None or not _is_within(config.ckpt_path, folder):

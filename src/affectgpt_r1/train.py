@@ -34,7 +34,7 @@ def train(config: DictConfig) -> dict[str, float]:
     """Take the run's folder, and train, unless the run that is there is this one and has ended.
 
     Args:
-        config: The composed ``configs/train.yaml``. An unfinished run of this configuration goes on from its last
+        config: The composed ``configs/train.yaml``. An unfinished run of this configuration continues from its last
             checkpoint.
 
     Returns:
@@ -231,7 +231,7 @@ def _held_out_figures(
 
 
 def _build_loggers(config: DictConfig, *, resumed: bool) -> list[Any]:
-    """The loggers; a resumed run goes on with the MLflow run that it was cut from."""
+    """The loggers; a resumed run continues the MLflow run that was cut."""
     from affectgpt_r1.config import instantiate
     from affectgpt_r1.reporting.logger import read_run_id
 

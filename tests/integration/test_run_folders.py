@@ -80,7 +80,7 @@ def test_a_run_that_ctrl_c_stopped_goes_on_by_the_same_command(stage_overrides, 
     overrides = stage_overrides("sft", tmp_path / "cut", 4, every)
     stopped = interrupted(overrides, 2, signal.SIGINT)
     assert stopped.returncode == 130, stopped.stderr
-    assert "the same command goes on from" in stopped.stderr.strip().splitlines()[-1]
+    assert "the same command continues from" in stopped.stderr.strip().splitlines()[-1]
     assert "Traceback" not in stopped.stderr
     assert not (tmp_path / "cut" / "run.json").exists()
     again = interrupted(overrides, -1, signal.SIGINT)
@@ -95,5 +95,5 @@ def test_a_run_that_ctrl_c_stopped_goes_on_by_the_same_command(stage_overrides, 
     assert "nothing to do; overwrite=true trains it again" in interrupted(overrides, -1, signal.SIGINT).stderr
     log = (tmp_path / "cut" / "train.log").read_text()
     assert log.count("[INFO] - Process ") == 3
-    for said in ("the same command goes on from", "Ended by SystemExit: 130", "sft ended: ", "nothing to do"):
+    for said in ("the same command continues from", "Ended by SystemExit: 130", "sft ended: ", "nothing to do"):
         assert said in log, said

@@ -161,7 +161,7 @@ def test_a_checkpoint_from_elsewhere_does_not_replace_a_run(composed, tmp_path):
     folder = leave(composed())
     message = refused(composed(f"ckpt_path={tmp_path}/other/last.ckpt"))
     assert "which ckpt_path=" in message
-    assert "ckpt_path=last to go on with the run that is there" in message
+    assert "ckpt_path=last to continue the run that is there" in message
     for allowed in ("ckpt_path=last", f"ckpt_path={folder}/checkpoints/best.ckpt"):
         config = composed(allowed, "seed=2")
         check_may_train(config, look_up(config))

@@ -10,8 +10,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from affectgpt_r1.callbacks.run_totals import RunTotals
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.run_record import PhaseClock, wall_time_of, write_record
+from affectgpt_r1.run_record import wall_time_of, write_record
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_run_json_is_valid_whatever_the_score(tmp_path, score):
         {"stage": {"name": "sft", "monitor": "val/f1"}, "seed": 1, "paths": {"run": str(tmp_path)}}
     )
     trainer = SimpleNamespace(checkpoint_callback=SimpleNamespace(best_model_score=torch.tensor(score)), global_step=3)
-    write_record(config, trainer, PhaseClock(), {})
+    write_record(config, trainer, RunTotals(), {}, config_hash="0")
 
     def refuse(word):
         raise AssertionError(word)

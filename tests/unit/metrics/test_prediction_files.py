@@ -103,7 +103,7 @@ FAULTS = {
     "header.csv": ("name,openset\n", "the file has no rows"),
     "empty.jsonl": ("\n\n", "the file has no rows"),
     "latin.csv": ("name,openset\na,hé\n".encode("latin-1"), "not UTF-8.*save it as UTF-8"),
-    "wide.csv": ("name,openset\na,happy\n".encode("utf-16"), "not UTF-8.*save it as UTF-8"),
+    "wide.csv": ("name,openset\na,happy\n".encode("utf-16"), "in UTF-16.*save it as 'CSV UTF-8'"),
     "latin.jsonl": ('{"name": "é"}'.encode("latin-1"), "not UTF-8"),
     "json.jsonl": ('{"name":"a","openset":""}\n{', "line 2: not JSON"),
     "deep.jsonl": ("[" * 200_000, "line 1: not JSON"),

@@ -97,6 +97,7 @@ def test_a_tokenizer_with_ends_of_its_own_keeps_them(llama_folder, make_policy, 
     alone = load_tokenizer(folder / "tokenizer.json")  # as an exported folder names it
     assert (alone.bos_token, alone.eos_token) == ("<s>", "</s>")
     language_model = {**tiny_config["language_model"], "vocab_size": size}  # no rows for media placeholders
+    language_model["max_position_embeddings"] = 1024  # its prompts are one token per byte
     policy, batch = make_policy(tokenizer=str(folder), language_model=language_model), make_batch()
     assert policy.embed_prompts(batch).mask.sum() > 0
     assert policy.per_token_logps(batch, policy.encode_targets(batch)).isfinite().all()
