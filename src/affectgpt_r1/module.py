@@ -239,7 +239,8 @@ class AffectModule(L.LightningModule):
         if self.trainer.accumulate_grad_batches > 1:
             divide_gradients(self.parameters(), self._step.num_items)
         norm = sharding.whole(gradient_norm(self.parameters()))
-        check_finite_gradients(norm, self.global_step, self._remedy())
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        check_finite_gradients(norm, self.global_step, self._remedy(), scaler=scaler)
         logs = pooled_over_processes(self._step.logs, self.device)
         self._log_step(logs)
         self._log_step({"grad_norm": norm})

@@ -103,18 +103,20 @@ def divergence_remedy(last: Path, *, has_kl: bool) -> str:
     return f"{lower}, then resume by ckpt_path={last}{earlier}"
 
 
-def check_finite_gradients(norm: Tensor, step: int, remedy: str) -> None:
+def check_finite_gradients(norm: Tensor, step: int, remedy: str, *, scaler: object | None = None) -> None:
     """Stop before a step whose gradients would make every weight NaN, and with them the next checkpoint.
 
     Args:
         norm: The norm of all gradients.
         step: The optimizer step.
         remedy: See :func:`divergence_remedy`.
+        scaler: The gradient scaler of ``16-mixed``. It skips a step with infinite gradients and lowers its scale, which
+            the first steps of a run need, so then nothing is refused.
 
     Raises:
         TrainingError: The norm is infinite or not a number.
     """
-    if not math.isfinite(float(norm)):
+    if scaler is None and not math.isfinite(float(norm)):
         raise TrainingError(f"Step {step}: the gradients' norm is {float(norm)}, though the loss is finite. {remedy}")
 
 

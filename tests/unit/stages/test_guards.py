@@ -95,6 +95,9 @@ def test_a_step_that_would_spoil_the_weights_is_not_taken(norm):
     check_finite_gradients(torch.tensor(1e30), 4, "Lower the rate")
     with pytest.raises(TrainingError, match=r"Step 4: the gradients' norm is .*though the loss is finite\. Lower the"):
         check_finite_gradients(torch.tensor(norm), 4, "Lower the rate")
+    check_finite_gradients(
+        torch.tensor(norm), 4, "Lower the rate", scaler=torch.amp.GradScaler("cpu")
+    )  # which skips it
 
 
 def test_gradient_norm_by_hand():
