@@ -84,16 +84,15 @@ def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy
 
 def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str]:
     from affectgpt_r1.plain_settings import read_media
-    from affectgpt_r1.policy.export import load_exported, read_processor
-    from affectgpt_r1.types import Sampling
+    from affectgpt_r1.policy.export import load_exported, read_processor, read_sampling
 
     if changes:
         raise CheckpointError(f"{folder}: --set changes a training run's configuration; an exported folder has none")
     policy = load_exported(folder)
-    processor, max_completion_length = read_processor(folder)
+    processor, _ = read_processor(folder)
     lexicon = str(processor.pop("lexicon", "bundled"))
     media = read_media(processor, folder / "preprocessor_config.json")
-    return policy, media, Sampling(temperature=0.0, max_completion_length=max_completion_length), lexicon
+    return policy, media, read_sampling(folder), lexicon
 
 
 def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig:

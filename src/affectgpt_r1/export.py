@@ -68,7 +68,7 @@ def export(config: DictConfig, folder: Path, kind: str, overrides: Sequence[str]
         CheckpointError: No checkpoint is named, an override contradicts it, or the folder holds something or cannot be
             made.
     """
-    from affectgpt_r1.assembly import build_policy
+    from affectgpt_r1.assembly import answer_sampling, build_policy
     from affectgpt_r1.policy.export import export_policy
     from affectgpt_r1.policy.exported_folder import is_exported
 
@@ -100,6 +100,8 @@ def export(config: DictConfig, folder: Path, kind: str, overrides: Sequence[str]
     )
     arguments: dict[str, Any] = {"kind": kind, "card": card}
     arguments["processor"] = processor_settings(settings)
+    if config.prompt.sampling != "greedy":
+        arguments["drawn"] = answer_sampling(config)
     arguments["max_completion_length"] = settings["prompt"]["max_completion_length"]
     export_policy(policy, model, folder, **arguments)
     return folder

@@ -36,6 +36,7 @@ from affectgpt_r1.policy.exported_folder import (
 from affectgpt_r1.policy.frozen_weights import base_weights, check_base, weights_digest
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
+from affectgpt_r1.types import Sampling
 
 __all__ = [
     "SETTINGS_FILE",
@@ -64,6 +65,7 @@ def export_policy(
     processor: Mapping[str, Any],
     max_completion_length: int,
     card: str,
+    drawn: Sampling | None = None,
 ) -> None:
     """Write a policy.
 
@@ -75,6 +77,7 @@ def export_policy(
         processor: Frames, image size, windows and their length.
         max_completion_length: Default limit of generation.
         card: The model card.
+        drawn: How the policy's answers are drawn; None decodes greedily.
 
     Raises:
         CheckpointError: There is no adapter to export.
@@ -103,11 +106,14 @@ def export_policy(
     _write(folder / SETTINGS_FILE, settings)
     _write(folder / PROCESSOR_FILE, dict(processor))
     generation = {
-        "do_sample": False,
+        "do_sample": drawn is not None,
         "max_new_tokens": max_completion_length,
         "eos_token_id": [policy.turn_ids[0], policy.tokenizer.eos_token_id],
         "pad_token_id": policy.tokenizer.pad_token_id,
     }
+    if drawn is not None:
+        names = ("temperature", "top_p", "top_k")
+        generation |= {name: getattr(drawn, name) for name in names} | {"seed": drawn.seed}
     _write(folder / GENERATION_FILE, generation)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -180,6 +186,25 @@ def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
 
 def _peft_name(name: str) -> str:
     return f"base_model.model.{name.replace('.default', '')}"
+
+
+def read_sampling(folder: Path) -> Sampling:
+    """How an exported policy answers: greedily, or drawn as its run drew.
+
+    Raises:
+        CheckpointError: The folder lacks it.
+    """
+    generation = read_settings(folder, GENERATION_FILE)
+    longest = int(generation["max_new_tokens"])
+    if not generation.get("do_sample"):
+        return Sampling(temperature=0.0, max_completion_length=longest)
+    return Sampling(
+        temperature=float(generation["temperature"]),
+        top_p=float(generation["top_p"]),
+        top_k=int(generation["top_k"]),
+        max_completion_length=longest,
+        seed=generation["seed"],
+    )
 
 
 def read_processor(folder: Path) -> tuple[dict[str, Any], int]:

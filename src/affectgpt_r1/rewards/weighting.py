@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ class WeightedRewards:
         return [float("nan") if score is None else _as_number(name, score) for score in scores]
 
 
-def _as_number(name: str, score: object) -> float:
+def _as_number(name: str, score: Any) -> float:
     number = score.item() if getattr(score, "ndim", None) == 0 else score  # of NumPy or torch
     if not isinstance(number, int | float):
         raise ConfigError(f"reward {name} returned {score!r} for a completion; return a number, or None")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.policy.export import export_policy, load_exported
+from affectgpt_r1.policy.export import export_policy, load_exported, read_sampling
 from affectgpt_r1.types import Sampling
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "down_proj"]}
@@ -59,6 +60,17 @@ def test_a_merged_folder_stands_alone(make_policy, tiny_config, make_batch, tmp_
     assert found.texts == expected.texts
     assert found.completions.ids.equal(expected.completions.ids)
     assert not [name for name, _ in loaded.named_parameters() if "lora" in name]
+
+
+@pytest.mark.parametrize(
+    "drawn", [None, Sampling(temperature=1.0, top_p=0.9, top_k=20, seed=7)], ids=["greedy", "drawn"]
+)
+def test_a_folder_answers_as_its_run_did(make_policy, tiny_config, tmp_path, drawn):
+    folder = tmp_path / "out"
+    arguments = {"processor": {"num_frames": 8}, "max_completion_length": 24, "card": "# Card\n", "drawn": drawn}
+    export_policy(make_policy(), tiny_config, folder, kind="merged", **arguments)
+    expected = Sampling(temperature=0.0) if drawn is None else drawn
+    assert read_sampling(folder) == dataclasses.replace(expected, max_completion_length=24)
 
 
 def test_an_adapter_folder_finds_its_base(make_policy, tiny_config, make_batch, tmp_path, base_folder):
