@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from toy_folders import TOY, build, toy_config_of, write_toy_folders
 from affectgpt_r1.answering_policy import load_predictor
 from affectgpt_r1.assembly import build_policy
 from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.export import main as export_main
 from affectgpt_r1.import_affectgpt import main
+from affectgpt_r1.initial_policy import check_initial_policy
 from affectgpt_r1.policy.export import export_policy, load_exported
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.policy.published_names import LINEAR_LAYERS
@@ -160,3 +164,35 @@ def test_an_imported_run_answers_media_files(released, weights, write_mp4, tmp_p
     row = predictor(write_mp4(tmp_path / "clip.mp4"), "What a lovely day!")
     assert set(row["modalities"]) == {"video", "audio", "text"}
     assert row["completion"]
+
+
+def test_an_imported_run_is_exported_by_the_command(released, weights, make_batch, tmp_path):
+    sizes = [*SIZES, "model.fusion_hidden_size=32", "model.language_model.dtype=float32"]
+    file, out = released("multiface_audio_face_text"), ["--output", str(tmp_path / "run"), f"paths.weights={weights}"]
+    main([str(file), *out, *sizes])
+    best, out = tmp_path / "run" / "checkpoints" / "best.ckpt", tmp_path / "out"
+    export_main([f"init_from={best}", "--output", str(out), f"paths.weights={weights}"])
+    policy, exported, batch = build_policy(config_of(best)).eval(), load_exported(out), make_batch(2)
+    assert exported.generate(batch, 1, GREEDY).texts == policy.generate(batch, 1, GREEDY).texts
+    assert json.loads((out / "preprocessor_config.json").read_text())["windows"] == "published"
+
+
+def test_training_under_other_rules_than_the_imported_ones_says_so(released, weights, tmp_path, caplog):
+    sizes = [*SIZES, "model.fusion_hidden_size=32"]
+    file, out = released("multiface_audio_face_text"), ["--output", str(tmp_path / "run"), f"paths.weights={weights}"]
+    main([str(file), *out, *sizes])
+    start = [f"init_from={tmp_path}/run/checkpoints/best.ckpt", f"paths.weights={weights}", *sizes]
+
+    def warned(experiment):
+        caplog.clear()
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("train", overrides=[f"experiment={experiment}", *start])
+        with caplog.at_level("WARNING"):
+            check_initial_policy(config)
+        return [one.getMessage().partition(":")[0] for one in caplog.records]
+
+    rules = {"data.windows", "data.frame_resize", "data.face_resize", "data.channel_order"}
+    assert not rules & set(warned("affectgpt"))
+    assert rules <= set(warned("affectgpt_mercaption"))
+    with pytest.raises(ConfigError, match=r"init_from=.* was trained with"):
+        warned("affectgpt_r1_grpo")
