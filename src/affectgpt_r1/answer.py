@@ -89,6 +89,7 @@ def answered_rows(
     from affectgpt_r1.data.dataset import ClipDataset
     from affectgpt_r1.data.samplers import SampleKey
     from affectgpt_r1.stages.answers import parse_rollout
+    from affectgpt_r1.stages.rollouts import without_long_prompts
 
     policy = predictor.policy
     loader = DataLoader(
@@ -98,7 +99,8 @@ def answered_rows(
         num_workers=options.num_workers,
         collate_fn=collate,
     )
-    for batch in track(loader, folder.name, transient=True):
+    for read in track(loader, folder.name, transient=True):
+        batch = without_long_prompts(policy, read)
         skipped.add_batch(batch)
         if len(batch) == 0:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from affectgpt_r1.callbacks.checkpoints import direction_of
+from affectgpt_r1.data.collate import collate
 from affectgpt_r1.data.manifest import ManifestRow, listing
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import ConfigError, DataError
@@ -17,13 +19,18 @@ from affectgpt_r1.optim import NEEDS_A_LENGTH
 from affectgpt_r1.policy.questions import LABEL_KINDS
 from affectgpt_r1.stages.base import BufferedStage, Stage
 from affectgpt_r1.stages.validation import validation_names
+from affectgpt_r1.types import Clip
 
 if TYPE_CHECKING:
     import lightning as L
 
     from affectgpt_r1.data.datamodule import ClipDataModule
+    from affectgpt_r1.policy.policy import MultimodalPolicy
 
 log = logging.getLogger(__name__)
+
+SLACK = 384
+"""Tokens that a prompt has besides its subtitle, and an answer besides its reason; more than any of ours."""
 
 
 def check_settings(config: DictConfig) -> None:
@@ -51,6 +58,32 @@ def check_settings(config: DictConfig) -> None:
             scheduler.warmup_steps,
             total_steps,
         )
+
+
+def check_prompts(policy: MultimodalPolicy, data: ClipDataModule, *, learns_targets: bool) -> None:
+    """Refuse clips whose prompt, with the answer that is to be learnt, is longer than the model has positions.
+
+    A token has at least one byte, so only rows with many bytes are tokenized.
+
+    Args:
+        policy: The policy.
+        data: Set up.
+        learns_targets: Whether the written answers follow the prompts; sampled ones are cut at the last position.
+
+    Raises:
+        DataError: Names file, row and clip.
+    """
+    positions: int = policy.language_model.config.max_position_embeddings
+    files = data.files
+    for rows, file in ((data.splits.train, files.train_labels), (data.splits.validation, files.validation_labels)):
+        for row in rows:
+            if len(row.subtitle.encode()) + len(row.reason.encode()) + SLACK <= positions:
+                continue
+            clip = Clip(row.name, row.subtitle, row.labels, row.reason, data.media.modalities)
+            batch = collate([dataclasses.replace(clip, annotations=row.annotations)])
+            lengths = [int(policy.encode_targets(batch).mask.sum())] if learns_targets else None
+            for reason in policy.too_long(batch, lengths).values():
+                raise DataError(f"{data.root / (file or files.train_labels)}: row {row.row}: {reason}")
 
 
 def check_data(config: DictConfig, stage: Stage, data: ClipDataModule, lexicon: Lexicon) -> None:

@@ -13,6 +13,7 @@ from affectgpt_r1.metrics.functional.recognition import single_label_scores
 from affectgpt_r1.metrics.functional.wheel import WheelCounts, _compute, _update, batch_mean_set_f1, wheel_counts
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.stages.answers import answer_statistics, parse_rollout
+from affectgpt_r1.stages.rollouts import without_long_prompts
 from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Modality, Sampling, SkippedClip
 
 
@@ -42,7 +43,8 @@ def decode_answers(
         without: Leave this modality out of every prompt.
     """
     answers = Answers([], [], [], [])
-    for batch in batches:
+    for read in batches:
+        batch = without_long_prompts(policy, read)
         answers.skipped.extend(batch.skipped)
         if len(batch) == 0:
             continue

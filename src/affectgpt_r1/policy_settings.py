@@ -271,7 +271,11 @@ def _settings(config: Any, checkpoint: Path, origin: Path) -> PolicySettings:
         place = _select(config, key)
         if place is not _ABSENT:
             places[key] = None if place is None else _of_type(place, str, key, origin)
-    facts = {key: value for key, kind in FACTS.items() if isinstance(value := _select(config, key), kind)}
+    facts = {
+        key: plain_value(value, key, origin)
+        for key, kind in FACTS.items()
+        if isinstance(value := _select(config, key), kind)
+    }
     return PolicySettings(checkpoint, origin, tree, places, facts)
 
 

@@ -214,7 +214,9 @@ def check_content(resumed: Resumed, content: Mapping[str, str]) -> None:
 
 def _may_change(change: Change) -> bool:
     if change.before is UNSET and change.key in config_keys():  # the checkpoint is older than the key
-        return change.key not in REFUSED
+        # A reward that is added has keys of its own, which an older checkpoint would lack as well.
+        is_reward = _is_below(change.key, ("reward.rewards", "reward.weights"))
+        return change.key not in REFUSED and not is_reward
     return _is_below(change.key, APPLIED) and not _is_below(change.key, REFUSED)
 
 
@@ -227,6 +229,12 @@ def _refused_in_mid_step(changes: list[Change], checkpoint: Mapping[str, Any]) -
     group = by_key.get("stage.num_generations")
     if group and checkpoint.get("rollout_buffer"):
         return [group], "cannot begin while the rollout buffer holds groups of another size"
+    temperature = by_key.get("stage.sampling.temperature")
+    if temperature and checkpoint.get("rollout_buffer"):
+        return [temperature], "cannot begin while the rollout buffer holds log-probs at another temperature"
+    weighting = [by_key[key] for key in ("stage.loss_normalizer", "stage.loss_type") if key in by_key]
+    if weighting and checkpoint.get("gradients"):
+        return weighting, "cannot begin in the middle of an accumulated step"
     return [], ""
 
 

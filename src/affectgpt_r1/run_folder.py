@@ -90,12 +90,15 @@ def check_may_train(config: DictConfig, found: Found) -> None:
     """
     folder = Path(config.paths.run)
     resumes_here = config.ckpt_path is not None and _is_within(config.ckpt_path, folder)
+    for key in (*START_KEYS, "match_wall_time") if config.overwrite else ():
+        if config[key] is not None and _is_within(config[key], folder):
+            raise ConfigError(f"overwrite=true would remove {key}={config[key]}: give paths.run=FOLDER instead")
     if config.overwrite and resumes_here:
         raise ConfigError(f"overwrite=true would remove the checkpoint of ckpt_path={config.ckpt_path}: give only one")
     if found.state == "new" or config.overwrite or resumes_here or _is_debug_run(folder, config):
         return
     what = "a finished run" if found.state == "finished" else "an unfinished run"
-    other = "experiment_name=NAME" if str(config.experiment_name) in str(folder) else "paths.run=FOLDER"
+    other = "paths.run=FOLDER"  # under another experiment_name= a second stage would not find the first
     if config.ckpt_path is not None:
         raise ConfigError(
             f"{folder} holds {what}, which ckpt_path={config.ckpt_path} would replace: give {other} to begin "
@@ -120,6 +123,14 @@ def check_may_train(config: DictConfig, found: Found) -> None:
         )
 
 
+def began_here(config: DictConfig, found: Found) -> bool:
+    """Whether the run that is there was begun by this command, from the same checkpoint of another run."""
+    folder = Path(config.paths.run)
+    if config.ckpt_path is None or _is_within(config.ckpt_path, folder) or found.state == "new" or found.differing:
+        return False
+    return bool(OmegaConf.select(OmegaConf.load(folder / CONFIG_FILE), "ckpt_path", default=None) == config.ckpt_path)
+
+
 def recorded_metrics(folder: Path) -> dict[str, float]:
     """What a finished run returned: its last metrics and ``best``, NaN where there was none."""
     record = _read_record(folder)
@@ -134,7 +145,8 @@ def begin(config: DictConfig) -> None:
         config: The composed ``configs/train.yaml``; ``ckpt_path`` says whether it begins or continues.
     """
     folder = Path(config.paths.run)
-    if config.ckpt_path is None or not _is_within(config.ckpt_path, folder):
+    is_ours = any((folder / name).is_file() for name in (START_FILE, "run.json")) or look_up(config).state != "new"
+    if is_ours and (config.ckpt_path is None or not _is_within(config.ckpt_path, folder)):
         for path in (path for pattern in MADE_BY_RUNS for path in folder.glob(pattern)):
             if path.is_dir():
                 shutil.rmtree(path)

@@ -21,7 +21,7 @@ LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"
 
 
 @contextmanager
-def owned(folder: Path, remedy: str = "choose another folder by experiment_name= or paths.outputs=") -> Iterator[None]:
+def owned(folder: Path, remedy: str = "choose another folder by paths.run= or paths.outputs=") -> Iterator[None]:
     """Hold a folder's lock, which the system drops with this process, however it ends.
 
     Args:
@@ -54,6 +54,8 @@ def owner_of(folder: Path) -> str | None:
         lock.acquire(timeout=0)
     except Timeout:
         return _owner_in_words(_read_owner(folder))
+    except OSError:  # a folder that may only be read, such as a colleague's: its owner cannot be asked
+        return None
     lock.release()
     return None
 

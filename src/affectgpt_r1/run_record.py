@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+KEPT = ("fit_seconds", "data_seconds", "encoding_seconds", "resumed_at")
+"""What a command that only answers the test clips of a finished run leaves as it was; a control matches the time."""
+
 
 def wall_time_of(path: str | Path) -> float:
     """The ``fit_seconds`` of another run.
@@ -50,6 +53,7 @@ def write_record(
     changes: Sequence[dict[str, Any]] = (),
     *,
     config_hash: str,
+    is_repeated: bool = False,
 ) -> dict[str, float]:
     """Write ``run.json`` into the run's folder, and say where it is.
 
@@ -60,6 +64,7 @@ def write_record(
         metrics: The last logged ones.
         changes: Settings that changed when the run was resumed, with the step.
         config_hash: Digest of the configuration that has come to its end.
+        is_repeated: Whether the run had ended before; its earlier record then keeps the times and metrics of training.
 
     Returns:
         The metrics, with ``best``: the best value of the monitored metric, NaN where none was monitored.
@@ -82,6 +87,10 @@ def write_record(
     }
     folder = Path(config.paths.run)
     folder.mkdir(parents=True, exist_ok=True)
+    if is_repeated and (folder / "run.json").is_file():
+        earlier = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record |= {name: earlier[name] for name in KEPT if name in earlier}
+        record["metrics"] = {**earlier.get("metrics", {}), **finite_or_none(metrics)}
     write_json(folder / "run.json", record)
     reached = "" if best is None else f"best {config.stage.monitor} {float(best):.3f}; "
     log.info("%s ended: %sweights and run.json in %s", config.stage.name, reached, folder)

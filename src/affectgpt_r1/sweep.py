@@ -52,6 +52,8 @@ def run_cell(config: DictConfig, train: Callable[[DictConfig], dict[str, float]]
     from affectgpt_r1.cells import is_untrained, read_cell
     from affectgpt_r1.reporting.logger import read_run_id
 
+    if config.overwrite:
+        raise ConfigError("overwrite=true: a sweep never trains a finished cell again; choose another experiment_name=")
     prepare_process(config)
     runs = _sweep_runs(config)
     cell = read_cell(config, HydraConfig.get().runtime.choices)

@@ -50,7 +50,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.assembly import prepare_process, take_exported_model
     from affectgpt_r1.initial_policy import settle_settings
     from affectgpt_r1.reporting.logger import Terminated, status_of
-    from affectgpt_r1.run_folder import check_may_train, log_file, look_up, recorded_metrics
+    from affectgpt_r1.run_folder import began_here, check_may_train, log_file, look_up, recorded_metrics
     from affectgpt_r1.run_lock import owned
     from affectgpt_r1.value_ranges import check_ranges
 
@@ -67,6 +67,8 @@ def train(config: DictConfig) -> dict[str, float]:
             stack.enter_context(owned(folder))
             stack.enter_context(log_file(folder))
         found = look_up(config)
+        if began_here(config, found):
+            config.ckpt_path = None  # the command began this run from there; now it continues, or has ended
         check_may_train(config, found)
         begins = config.ckpt_path is not None or config.overwrite or config.debugging or found.state == "new"
         if not begins and found.state == "finished":
@@ -95,6 +97,10 @@ def _say_how_to_go_on(config: DictConfig) -> None:
         log.warning("Stopped before the first checkpoint: the same command begins again")
     elif config.overwrite:
         log.warning("Stopped: the same command without overwrite=true continues from %s", last)
+    elif config.ckpt_path not in (None, "last") and Path(config.ckpt_path).parent == last.parent:
+        log.warning(
+            "Stopped: the same command with ckpt_path=last in place of ckpt_path=%s continues", config.ckpt_path
+        )
     else:
         log.warning("Stopped: the same command continues from %s, and so does ckpt_path=last", last)
 
@@ -102,7 +108,7 @@ def _say_how_to_go_on(config: DictConfig) -> None:
 def _train(config: DictConfig) -> dict[str, float]:
     """Build everything from the configuration, fit, and record what came of it."""
     from affectgpt_r1.assembly import build_data, build_policy, encode_clips
-    from affectgpt_r1.before_training import check_data, check_settings, schedule_length
+    from affectgpt_r1.before_training import check_data, check_prompts, check_settings, schedule_length
     from affectgpt_r1.callbacks.processes import processes_started
     from affectgpt_r1.callbacks.run_totals import RunTotals
     from affectgpt_r1.config import instantiate_stage, resolved
@@ -134,6 +140,7 @@ def _train(config: DictConfig) -> dict[str, float]:
             length = {}
             if stage is not None:
                 check_data(config, stage, data, lexicon)
+                check_prompts(policy, data, learns_targets=getattr(stage, "rewards", None) is None and stage.answers)
                 length = schedule_length(config, trainer, stage, data)
         content = _content_digests(data, lexicon)
         if resumed is not None:
@@ -158,7 +165,10 @@ def _train(config: DictConfig) -> dict[str, float]:
         if config.debugging or not trainer.is_global_zero:
             return metrics
         history = () if resumed is None else resumed.history
-        return write_record(config, trainer, totals, metrics, history, config_hash=config_hash(config))
+        is_repeated = resumed is not None and resumed.step == trainer.global_step
+        return write_record(
+            config, trainer, totals, metrics, history, config_hash=config_hash(config), is_repeated=is_repeated
+        )
 
 
 def _check_files(config: DictConfig) -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.before_training import check_data, check_settings, schedule_length
+from affectgpt_r1.before_training import check_data, check_prompts, check_settings, schedule_length
 from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.data.manifest import ManifestRow
 from affectgpt_r1.data.samplers import GenerationSchedule
@@ -197,3 +197,22 @@ def test_a_schedule_counts_the_steps_of_the_epochs(settings, overrides, expected
 def test_validations_by_the_epoch_that_never_come_are_refused(settings, key):
     with pytest.raises(ConfigError, match=key):
         schedule_length(composed(), trainer_of(**settings), SFTStage(), Batches())
+
+
+@pytest.mark.parametrize(
+    ("learns_targets", "reason", "refused"), [(True, "so " * 600, True), (False, "so " * 600, False)]
+)
+def test_a_prompt_longer_than_the_model_is_refused_with_its_row(make_policy, learns_targets, reason, refused):
+    """Found out in mid-epoch, it ended the run, and neither the file nor the model may change at a resume."""
+    policy, data = make_policy(thinks=True), clips()
+    data.media = SimpleNamespace(modalities=("video", "audio", "text"))
+    check_prompts(policy, data, learns_targets=True)
+    data.splits.train[1] = replace(data.splits.train[1], reason=reason, row=3)
+    if refused:
+        with pytest.raises(DataError, match=r"data/train\.csv: row 3: the prompt of clip1 has .* more are to follow"):
+            check_prompts(policy, data, learns_targets=learns_targets)
+    else:
+        check_prompts(policy, data, learns_targets=learns_targets)
+    data.splits.validation[2] = replace(data.splits.validation[2], subtitle="I said so. " * 200, row=4)
+    with pytest.raises(DataError, match=r"data/(train\.csv: row 3|validation\.csv: row 4)"):
+        check_prompts(policy, data, learns_targets=learns_targets)

@@ -174,3 +174,30 @@ def test_files_are_compared_by_content_and_may_move():
     check_content(resumed, {**before, "data.test_labels": "9"})  # of clips that do not train
     with pytest.raises(ConfigError, match=r"^data\.train_labels, data\.subtitles: not the content"):
         check_content(resumed, {**before, "data.train_labels": "8", "data.subtitles": "7"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("reward__rewards", {"perception": {}, "format": {"_target_": "x"}}),
+        ("reward__weights", {"accuracy": 1.0, "format": 0.1}),
+    ],
+)
+def test_a_reward_that_is_added_is_another_experiment(key, value):
+    """Its keys are new to the checkpoint, as those of a newer version would be."""
+    with pytest.raises(ConfigError, match=r"reward\..*another experiment"):
+        check_changes(stored(), told(**{key: value}), PATH)
+
+
+def test_what_a_half_done_step_is_counted_in_does_not_change():
+    colder = told(stage__sampling={"temperature": 0.8})
+    before = stored(rollout_buffer={"visits": 1})
+    before["config"] = told(stage__sampling={"temperature": 1.0})
+    with pytest.raises(ConfigError, match=r"stage\.sampling\.temperature=0\.8 cannot begin while the rollout buffer"):
+        check_changes(before, colder, PATH)
+    half = stored(gradients={"w": torch.ones(1)}, position=[1, 3])
+    half["config"] = told(stage__loss_type="grpo")
+    with pytest.raises(ConfigError, match=r"stage\.loss_type=dapo cannot begin in the middle of an accumulated step"):
+        check_changes(half, told(stage__loss_type="dapo"), PATH)
+    half["gradients"] = {}
+    assert len(check_changes(half, told(stage__loss_type="dapo"), PATH)) == 1

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.errors import CheckpointError, ConfigError
-from affectgpt_r1.run_folder import begin, check_may_train, config_hash, look_up, recorded_metrics
+from affectgpt_r1.run_folder import began_here, begin, check_may_train, config_hash, look_up, recorded_metrics
 
 
 @cache
@@ -114,7 +114,7 @@ def test_another_run_is_refused_with_the_key_and_the_remedies(composed, override
     message = refused(composed(override))
     assert said in message
     assert f"holds {'a finished' if finished else 'an unfinished'} run with" in message
-    assert "experiment_name=NAME to keep both, or overwrite=true" in message
+    assert "paths.run=FOLDER to keep both, or overwrite=true" in message
 
 
 def test_a_run_that_was_to_train_longer_and_was_cut_is_not_finished(composed):
@@ -206,3 +206,32 @@ def test_a_debug_run_replaces_a_debug_run_and_no_other(composed):
     check_may_train(again, look_up(again))
     real = leave(composed())
     assert "holds a finished run" in refused(composed("debug=overfit", f"paths.run={real}"))
+
+
+def test_files_that_no_run_made_stay(composed):
+    """``paths.run=FOLDER`` may name a folder that holds something of the user's."""
+    folder = Path(composed().paths.run)
+    (folder / "test").mkdir(parents=True)
+    (folder / "test" / "mine.csv").write_text("mine")
+    assert look_up(composed()).state == "new"
+    begin(composed())
+    assert (folder / "test" / "mine.csv").read_text() == "mine"
+
+
+def test_overwrite_does_not_remove_what_the_run_starts_from(composed):
+    folder = leave(composed())
+    config = composed("seed=2", "overwrite=true", f"init_from={folder}/checkpoints/best.ckpt")
+    assert "overwrite=true would remove init_from=" in refused(config)
+
+
+def test_a_run_that_began_from_another_runs_checkpoint_continues_by_the_same_command(composed, tmp_path):
+    start = f"ckpt_path={tmp_path}/other/last.ckpt"
+    leave(composed(start), finished=False)
+    config = composed(start)
+    assert began_here(config, look_up(config))
+    for other in (
+        composed(f"ckpt_path={tmp_path}/another/last.ckpt"),
+        composed(start, "seed=2"),
+        composed("ckpt_path=last"),
+    ):
+        assert not began_here(other, look_up(other))

@@ -245,7 +245,9 @@ class LastCheckpoint(_OneCheckpoint):
     """Keeps the newest state as ``<folder>/last.ckpt``, whatever its score; ``ckpt_path=last`` finds it.
 
     It is written every N steps, after the last step of an epoch or of the run, and after each validation, for it holds
-    the score of the best checkpoint; so list it after :class:`BestCheckpoint`. It is not written when training has
+    the score of the best checkpoint; so list it after :class:`BestCheckpoint`. Before a validation it is not written: a
+    run that is killed there repeats the steps since the last file and validates, where a checkpoint from before the
+    validation would be resumed after it, without its score. It is not written when training has
     ended: Lightning then counts an epoch that ``max_steps`` cut short as complete, and a resumed run would skip the
     rest of it.
 
@@ -276,13 +278,22 @@ class LastCheckpoint(_OneCheckpoint):
         """Write if the step is due or training stops here."""
         step = trainer.global_step
         due = step % self._every_n_train_steps == 0 or step == trainer.max_steps
-        if (due or trainer.is_last_batch or trainer.should_stop) and not self._should_skip_saving_checkpoint(trainer):
+        if not (due or trainer.is_last_batch or trainer.should_stop) or self._should_skip_saving_checkpoint(trainer):
+            return
+        if not _validates_next(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the best score that this validation may have set."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not getattr(trainer, "fast_dev_run", False):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def _validates_next(trainer: pl.Trainer) -> bool:
+    """Whether the Trainer validates right after this batch, by its own rule."""
+    loop = trainer.fit_loop
+    fetcher = loop._data_fetcher
+    return fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def _is_last_batch_of_run(trainer: pl.Trainer) -> bool:

@@ -150,18 +150,26 @@ def read_sound(path: Path, media: MediaSettings, streams: Streams | None = None)
         except MediaError:
             if streams is None:
                 raise  # else a damaged packet, which players pass over
-    return read_sound_windows(path, streams or inspect(path), *options)
+    streams = streams or inspect(path)
+    if not streams.has_audio:
+        raise MediaError(f"{path}: has no audio track")
+    return read_sound_windows(path, streams, *options)
 
 
 def _read(path: Path, media: MediaSettings, streams: Streams | None, size: int | None) -> list[Frames]:
     look = _look(path)
+    if media.frame_resize == "squash":  # the published rule knows no largest size
+        look = look._replace(is_large=False)
     if media.decoder == "decord" or (look.is_plain if size is None else not (look.is_mirrored or look.is_long)):
         try:
             return list(read_frames(path, media.num_frames, media.decoder, size))
         except MediaError:
             if streams is None or media.decoder == "decord":
                 raise
-    return read_uniform_frames(path, streams or inspect(path), media.num_frames, size)
+    streams = streams or inspect(path)
+    if not streams.has_video:
+        raise MediaError(f"{path}: has no video stream")
+    return read_uniform_frames(path, streams, media.num_frames, size)
 
 
 def _look(path: Path) -> _Look:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ from affectgpt_r1.policy.prompts import (
     TURN,
     PromptTemplate,
 )
-from affectgpt_r1.policy.sampler import decode, seeded_by_names, stop_string_test
+from affectgpt_r1.policy.sampler import cut_rows, decode, seeded_by_names, stop_string_test
 from affectgpt_r1.timing import phase
 from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
 
@@ -127,39 +127,63 @@ class MultimodalPolicy(nn.Module):
         mask = torch.tensor([[1.0] * len(row) + [0.0] * (length - len(row)) for row in rows])
         return TokenBatch(ids.unsqueeze(1).to(self.device), mask.unsqueeze(1).to(self.device))
 
-    def embed_prompts(self, batch: ClipBatch, *, bos: bool = True, completion_length: int = 0) -> EmbeddedPrompts:
-        """Embed the prompts and put the media tokens in place of their placeholders.
-
-        Args:
-            batch: ``B`` clips.
-            bos: Open every prompt with the BOS token.
-            completion_length: Tokens that are to follow.
-
-        Raises:
-            ConfigError: A prompt holds a placeholder whose media the batch lacks.
-            DataError: A prompt and what is to follow have more tokens than the model has positions. Rotary embeddings
-                accept any position, and answers degrade beyond those of pretraining without an error.
-        """
-        names = {
+    def _placeholders(self) -> dict[str, str]:
+        """The name of the media that each placeholder token stands for."""
+        return {
             FACE_TOKEN: "video",
             FRAME_TOKEN: "frame" if self.template.visual == "both" else "video",
             IMAGE_TOKEN: "image",
             AUDIO_TOKEN: "audio",
             MULTI_TOKEN: "multi",
         }
+
+    def prompt_ids(self, batch: ClipBatch, *, bos: bool = True) -> list[list[int]]:
+        """Tokens of ``B`` prompts, with as many placeholders as the media have tokens."""
         texts = [(self.tokenizer.bos_token if bos else "") + text for text in self.prompts(batch)]
-        for placeholder, name in names.items():
+        for placeholder, name in self._placeholders().items():
             texts = [text.replace(placeholder, placeholder * self.fusion.num_tokens[name]) for text in texts]
-        rows = [row + self.prefill_ids for row in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        length = max(len(row) for row in rows)
-        if length + completion_length > self._num_positions:
-            longest = max(range(len(rows)), key=lambda row: len(rows[row]))
-            raise DataError(
-                f"the prompt of {batch.names[longest]} has {length} tokens, of which its subtitle's "
-                f"{len(batch.subtitles[longest])} characters are a part, and {completion_length} more are to follow, "
-                f"but the language model has {self._num_positions} positions; shorten the subtitle, or raise "
+        return [row + self.prefill_ids for row in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    def too_long(self, batch: ClipBatch, completion_lengths: Sequence[int] | None = None) -> dict[int, str]:
+        """Say which prompts, with what is to follow, have more tokens than the model has positions.
+
+        Rotary embeddings accept any position, and answers degrade beyond those of pretraining without an error.
+
+        Args:
+            batch: ``B`` clips; their media are not needed.
+            completion_lengths: Tokens that follow each prompt; None asks for room for one.
+
+        Returns:
+            By position in the batch, what is wrong and the remedy.
+        """
+        rows = self.prompt_ids(batch)
+        return {
+            index: (
+                f"the prompt of {batch.names[index]} has {len(row)} tokens, of which its subtitle's "
+                f"{len(batch.subtitles[index])} characters are a part, and {following} more are to follow, but the "
+                f"language model has {self._num_positions} positions; shorten the subtitle, or raise "
                 "model.language_model.max_position_embeddings of a model that is trained from scratch"
             )
+            for index, (row, following) in enumerate(zip(rows, completion_lengths or [1] * len(rows), strict=True))
+            if len(row) + following > self._num_positions
+        }
+
+    def embed_prompts(self, batch: ClipBatch, *, bos: bool = True) -> EmbeddedPrompts:
+        """Embed the prompts and put the media tokens in place of their placeholders.
+
+        Args:
+            batch: ``B`` clips.
+            bos: Open every prompt with the BOS token.
+
+        Raises:
+            ConfigError: A prompt holds a placeholder whose media the batch lacks.
+            DataError: A prompt has more tokens than the model has positions; see :meth:`too_long`.
+        """
+        names = self._placeholders()
+        rows = self.prompt_ids(batch, bos=bos)
+        length = max(len(row) for row in rows)
+        if length >= self._num_positions and (reasons := self.too_long(batch)):
+            raise DataError(next(iter(reasons.values())))
         padded = [[self.tokenizer.pad_token_id] * (length - len(row)) + row for row in rows]
         ids = torch.tensor(padded, device=self.device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self.device)
@@ -209,12 +233,11 @@ class MultimodalPolicy(nn.Module):
 
     def _states(self, batch: ClipBatch, completions: TokenBatch) -> tuple[Tensor, Tensor | None]:
         """States that predict the completions' tokens, and the head's weight if they hand it on."""
-        length = completions.ids.shape[-1]
         if self.share_prompt:
-            prompts = self._take_prefill(batch) or self.embed_prompts(batch, completion_length=length)
+            prompts = self._take_prefill(batch) or self.embed_prompts(batch)
             states = shared_states(self.language_model, prompts, completions)
         else:
-            prompts = self.embed_prompts(batch, completion_length=length)
+            prompts = self.embed_prompts(batch)
             states = repeated_states(self.language_model, prompts, completions)
         return states, prompts.embedding.weight
 
@@ -244,10 +267,10 @@ class MultimodalPolicy(nn.Module):
         self.eval()
         try:
             with phase("prefill"), torch.set_grad_enabled(keep):
-                prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference, completion_length=1)
+                prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference)
                 prefilled = prefill(self.language_model, prompts)
-            # A completion that reaches the model's last position counts as truncated.
-            longest = min(sampling.max_completion_length, self._num_positions - prompts.mask.shape[1])
+            room = (self._num_positions - prompts.mask.sum(1)).repeat_interleave(num_generations)  # (B * G,)
+            longest = min(sampling.max_completion_length, int(room.max()))
             if keep:
                 self._kept_prefill = KeptPrefill.of(prefilled, batch, self.trainable_parameters().values())
             with phase("decode"), torch.no_grad():
@@ -265,6 +288,8 @@ class MultimodalPolicy(nn.Module):
                 )
         finally:
             self.train(training)
+        if int(room.min()) < longest:
+            decoded = cut_rows(decoded, room, self.tokenizer.pad_token_id)
         shape = (len(batch), num_generations, -1)
         texts = self._decode_texts(decoded.ids, decoded.mask)
         grouped = [texts[row : row + num_generations] for row in range(0, len(texts), num_generations)]

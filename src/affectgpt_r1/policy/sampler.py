@@ -240,3 +240,20 @@ def decode(
         outputs = advance(newest, rows)
     truncated = torch.zeros(count, dtype=torch.bool, device=device).index_fill_(0, rows, True)
     return Decoded(ids[:, : step + 1], mask[:, : step + 1], logps[:, : step + 1], truncated)
+
+
+def cut_rows(decoded: Decoded, room: Tensor, pad_id: int) -> Decoded:
+    """Cut completions that outgrow the positions that their prompts leave; what is cut counts as truncated.
+
+    Args:
+        decoded: ``N`` completions of at most ``C`` tokens.
+        room: ``(N,)``; the most tokens of each.
+        pad_id: Fills what is cut.
+    """
+    kept = torch.arange(decoded.ids.shape[1], device=room.device) < room[:, None]  # (N, C)
+    return Decoded(
+        decoded.ids.masked_fill(~kept, pad_id),
+        decoded.mask * kept,
+        decoded.per_token_logps * kept,
+        decoded.truncated | (decoded.mask.sum(1) > room),
+    )

@@ -65,9 +65,10 @@ class WeightedRewards:
             self.weights["overlong"] = 1.0
 
     def without_comparisons(self) -> WeightedRewards | None:
-        """The parts that score a completion by itself, with their weights; None where every part compares a group."""
+        """The parts that score a completion by itself, with their weights; None where none of them counts."""
         alone = {name: one for name, one in self.rewards.items() if not getattr(one, "compares_group", False)}
-        return WeightedRewards(alone, {name: self.weights[name] for name in alone}) if alone else None
+        weights = {name: self.weights[name] for name in alone}
+        return WeightedRewards(alone, weights) if any(weights.values()) else None
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> RewardScores:
         """Score ``N`` completions against their targets.

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from affectgpt_r1.functional.log_values import log_state, logs_from_state
+from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.rewards.weighting import RewardScores
-from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, LogValue, Rollout, TokenBatch
+from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, LogValue, Rollout, SkippedClip, TokenBatch
 
 
 class ScoredRollout(NamedTuple):
@@ -155,6 +156,16 @@ def select_clips(batch: ClipBatch, clips: Sequence[int]) -> ClipBatch:
 
     fields = {key.name: getattr(batch, key.name) for key in dataclasses.fields(batch) if key.name != "skipped"}
     return ClipBatch(**{name: rows(values) for name, values in fields.items()})
+
+
+def without_long_prompts(policy: MultimodalPolicy, batch: ClipBatch) -> ClipBatch:
+    """The batch without clips whose prompts have more tokens than the model has positions; its ``skipped`` says why."""
+    reasons = policy.too_long(batch) if len(batch) else {}
+    if not reasons:
+        return batch
+    skipped = tuple(SkippedClip(batch.names[index], reason) for index, reason in reasons.items())
+    kept = select_clips(batch, [index for index in range(len(batch)) if index not in reasons])
+    return dataclasses.replace(kept, skipped=(*batch.skipped, *skipped))
 
 
 def _with_rows(values: Tensor, rows: Sequence[int], new: Tensor) -> Tensor:

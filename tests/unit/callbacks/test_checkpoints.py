@@ -329,3 +329,32 @@ def test_the_direction_follows_the_metric(monitor, mode, direction):
 def test_a_direction_that_cannot_be_meant_is_refused(tmp_path, monitor, mode, message):
     with pytest.raises(ConfigError, match=message):
         BestCheckpoint(tmp_path, monitor, mode)
+
+
+class KilledError(Exception):
+    """Stands for a process that ends in a validation."""
+
+
+@pytest.mark.parametrize(("dies_at", "resumed_from"), [(4, None), (8, 6), (12, 11)])
+def test_a_run_that_is_killed_in_a_validation_validates_again(tmp_path, tiny_module, fit, dies_at, resumed_from):
+    """A checkpoint from just before the validation would be resumed after it: its score, and a best.ckpt, were lost."""
+    plugins = [AtomicCheckpointIO()]
+    module = tiny_module((0.5, 0.7, 0.9))
+    validate = module.on_validation_epoch_end
+
+    def die():
+        if module.global_step == dies_at:
+            raise KilledError
+        validate()
+
+    module.on_validation_epoch_end = die
+    checkpoints = [BestCheckpoint(tmp_path), LastCheckpoint(tmp_path, every_n_steps=dies_at if dies_at == 4 else 1)]
+    if dies_at == 8:
+        checkpoints[1] = LastCheckpoint(tmp_path, every_n_steps=3)
+    with pytest.raises(KilledError):
+        fit(module, checkpoints, plugins=plugins)
+    last = tmp_path / "last.ckpt"
+    assert (AtomicCheckpointIO().load_checkpoint(last)["global_step"] if last.is_file() else None) == resumed_from
+    later = {None: (0.5, 0.7, 0.9), 6: (0.7, 0.9), 11: (0.9,)}[resumed_from]
+    fit(tiny_module(later), checkpoints, plugins=plugins, ckpt_path=None if resumed_from is None else str(last))
+    assert _score_and_step(tmp_path) == (0.9, 12)

@@ -9,6 +9,7 @@ import torch
 
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.stages.rollouts import without_long_prompts
 from affectgpt_r1.types import ClipBatch, Sampling, TokenBatch
 
 MIXED = (("video", "audio", "text"), ("video", "text"), ("audio",), ("text",))
@@ -167,17 +168,27 @@ def test_media_that_were_not_loaded_are_an_error(tiny_policy, make_batch, comple
 
 def test_no_position_beyond_those_of_the_model_is_used(policy, make_batch, completions):
     positions = policy.language_model.config.max_position_embeddings
-    length = policy.embed_prompts(make_batch()).mask.shape[1]
     with pytest.raises(DataError, match=rf"clip\w* has \d+ tokens, .*5000 characters .*has {positions} positions"):
         policy.per_token_logps(make_batch(subtitles=("a" * 5000,) * 4), completions)
-    policy.language_model.config.max_position_embeddings = length + 2
-    with pytest.raises(DataError, match=rf"has {length} tokens.* and {completions.ids.shape[-1]} more are to follow"):
-        policy.per_token_logps(make_batch(), completions)
-    rollout = policy.generate(make_batch(), 2, SAMPLING, generator())
-    assert rollout.completions.ids.shape[-1] == 2
-    ended = rollout.completions.ids[..., -1] == policy.turn_ids[0]
-    assert not rollout.truncated[ended].any()
-    assert rollout.truncated[(rollout.completions.mask.sum(-1) == 2) & ~ended].all()
+    long, short = make_batch(), make_batch(subtitles=("a" * 40, "", "", ""))
+    free = policy.generate(short, 2, SAMPLING, generator())
+    lengths = [len(row) for row in policy.prompt_ids(short)]
+    policy.language_model.config.max_position_embeddings = max(lengths) + 2
+    assert policy.too_long(long, [2] * 4) == {}
+    reasons = policy.too_long(short, [3, 1, 1, 1])
+    assert list(reasons) == [0]
+    assert f"has {lengths[0]} tokens" in reasons[0]
+    assert "and 3 more are to follow" in reasons[0]
+    # Each completion ends where the positions of its own clip do; the other clips' answers stay whole.
+    room = torch.tensor([[positions] for positions in (max(lengths) + 2 - length for length in lengths)])
+    rollout = policy.generate(short, 2, SAMPLING, generator())
+    expected = free.completions.mask.sum(-1).clamp(max=room)
+    assert torch.equal(rollout.completions.mask.sum(-1), expected)
+    cut = free.completions.mask.sum(-1) > room
+    assert cut[0].any()
+    assert torch.equal(rollout.truncated, free.truncated | cut)
+    kept = without_long_prompts(policy, make_batch(subtitles=("a" * 500, "", "", "")))
+    assert (len(kept), kept.skipped[0].name) == (3, make_batch().names[0])
 
 
 def test_frozen_towers_take_no_gradient_and_stay_in_evaluation_mode(policy, make_batch, completions):
