@@ -85,7 +85,7 @@ def test_a_run_that_ctrl_c_stopped_goes_on_by_the_same_command(stage_overrides, 
     assert not (tmp_path / "cut" / "run.json").exists()
     again = interrupted(overrides, -1, signal.SIGINT)
     assert again.returncode == 0, again.stderr
-    assert "unfinished: it goes on from its last checkpoint" in again.stderr
+    assert "unfinished: it continues from its last checkpoint" in again.stderr
     whole = run_stage("sft", tmp_path / "whole", 4, every)
     first, second = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
