@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -61,7 +62,8 @@ def train(config: DictConfig) -> dict[str, float]:
     take_exported_model(config)  # before settings are compared or logged
     _check_files(config)
     config = settle_settings(config)
-    is_first = getattr(rank_zero_only, "rank", 0) == 0
+    # Lightning's own launcher numbers the processes of each node from 0 until the group is formed.
+    is_first = getattr(rank_zero_only, "rank", 0) == 0 and int(os.environ.get("NODE_RANK") or 0) == 0
     with ExitStack() as stack:
         if is_first:  # other processes share the first one's folder, and read what it holds alike
             stack.enter_context(owned(folder))
