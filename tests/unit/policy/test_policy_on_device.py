@@ -171,14 +171,13 @@ def test_metrics_count_on_the_device(device):
     assert scores[0] == scores[1]
 
 
-def test_random_states_of_gpus_are_kept(monkeypatch):
-    states = [torch.arange(4, dtype=torch.uint8), torch.ones(4, dtype=torch.uint8)]
-    restored = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
-    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.extend)
+def test_the_random_state_of_the_own_gpu_is_kept(monkeypatch):
+    own, restored = torch.arange(4, dtype=torch.uint8), []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: own)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
     restore_random_state(capture_random_state())
-    assert [one.tolist() for one in restored] == [one.tolist() for one in states]
+    assert [one.tolist() for one in restored] == [own.tolist()]
 
 
 def test_what_processes_send_each_other_is_on_the_host(device):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -126,6 +127,6 @@ def test_towers_train(device, tiny_policy, make_batch):
 def test_half_precision_weights(device, make_policy, make_batch, grpo):
     ours, batch = make_policy().to(device).to(torch.bfloat16), make_batch(2)
     (logs,) = step(ours, grpo(beta=0.04), batch)
-    assert all(torch.as_tensor(value).isfinite().all() for value in logs.values())
+    assert all(math.isfinite(float(value)) for value in logs.values())
     assert float(logs["sampling/sampling_logp_difference/max"]) < 0.2
     assert all(one.grad.dtype == torch.bfloat16 for one in ours.trainable_parameters().values() if one.grad is not None)
