@@ -183,7 +183,7 @@ def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 
     What is in :data:`BY_CONTENT` is left to :func:`check_content` and to the digests in the checkpoint.
     """
-    old, new = dict(_leaves(before)), dict(_leaves(after))
+    old, new = dict(dotted(before)), dict(dotted(after))
     changes: dict[str, Change] = {}
     for key in [*new, *(key for key in old if key not in new)]:
         change = Change(_source(key), old.get(key, UNSET), new.get(key, UNSET))
@@ -254,10 +254,11 @@ def _check_length(today: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> No
             )
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each dotted key of a configuration with its value; lists and empty mappings are values."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from dotted(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +19,7 @@ from yaml import YAMLError
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.reporting.provenance import command_line
+from affectgpt_r1.resume import dotted
 from affectgpt_r1.run_record import wall_time_of
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,7 @@ def _identity(config: DictConfig) -> dict[str, Any]:
     for name in PLACEHOLDERS:
         kept.paths[name] = f"<{name}>"
     flat: dict[str, Any] = {}
-    for key, value in _dotted(resolved(kept)):
+    for key, value in dotted(resolved(kept)):
         if any(key == one or key.startswith(f"{one}.") for one in WITHOUT_EFFECT):
             continue
         if key in (*START_KEYS, "match_wall_time") and isinstance(value, str) and not value.startswith("<"):
@@ -229,14 +230,6 @@ def _identity(config: DictConfig) -> dict[str, Any]:
                 value = f"<{name}>{value[len(path) :]}"
         flat[key] = value
     return flat
-
-
-def _dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _start_digests(config: DictConfig) -> dict[str, str | None]:
