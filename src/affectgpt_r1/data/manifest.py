@@ -275,8 +275,8 @@ def _check_names(path: Path, names: pd.Series[str]) -> None:
             )
         if not is_safe_name(name):
             raise DataError(
-                f"{path}: row {row}: the name {name!r} has a folder in it; names are file names without folder and "
-                "suffix, and paths.data is the folder above video/"
+                f"{path}: row {row}: the name {name!r} has a folder or a control character in it; names are file names "
+                "without folder and suffix, and paths.data is the folder above video/"
             )
         if (size := len(name.encode())) > LONGEST_NAME:
             raise DataError(

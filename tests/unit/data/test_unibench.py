@@ -231,7 +231,6 @@ def test_a_damaged_pickle_is_one_error(tmp_path, content):
 
     with pytest.raises(DataError, match=r"label\.npz: corpus cannot be read as a pickled label array"):
         read_object_dict(tmp_path / "label.npz", "corpus")
-    assert not any(hasattr(stand_in, "mark") for stand_in in object_archive._STAND_INS.values())
 
 
 def test_other_files_are_one_error(tmp_path):
@@ -256,7 +255,7 @@ def test_an_archive_too_large_for_labels_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(object_archive, "_MAX_BYTES", 100)
     np.savez_compressed(tmp_path / "label.npz", corpus={"a": {"val": 1.0}})
 
-    with pytest.raises(DataError, match=r"label\.npz: corpus has \d+ bytes, too many for labels"):
+    with pytest.raises(DataError, match=r"label\.npz: corpus cannot be read .*has 2\d\d bytes, too many: at most 100"):
         read_object_dict(tmp_path / "label.npz", "corpus")
 
 

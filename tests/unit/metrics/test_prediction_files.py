@@ -114,7 +114,7 @@ FAULTS = {
     "name.jsonl": ('{"name":3,"openset":""}', "line 1: 'name' is 3"),
     "key.npz": ({"filenames": np.array(["a"])}, "no array 'fileitems', only 'filenames'"),
     "pair.npz": ({"filenames": np.array(["a"]), "fileitems": np.array(["x", "y"])}, "do not pair up"),
-    "type.npz": ({"filenames": np.array([1]), "fileitems": np.array(["x"])}, "'filenames' is of type int64"),
+    "type.npz": ({"filenames": np.array([1]), "fileitems": np.array(["x"])}, "'filenames' is of type <i8"),
     "damaged.npz": (b"PK\x03\x04 and no more", "no zip archive, as .npz files are, or one cut short; write or fetch"),
     "text.npz": ("name,openset\na,happy\n", "no zip archive, as .npz files are"),
     "none.npz": (b"", "the file is empty"),
