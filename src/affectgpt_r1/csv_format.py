@@ -5,6 +5,8 @@ from __future__ import annotations
 HEADER_BYTES = 65536
 """Enough of a file's start for its whole header."""
 
+_MOST_COLUMNS = 1000
+
 
 def spreadsheet_format(start: bytes) -> str | None:
     r"""Say in what format a spreadsheet program wrote a file whose name says CSV, None if it may be CSV.
@@ -22,6 +24,8 @@ def spreadsheet_format(start: bytes) -> str | None:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "it is in UTF-16, as Excel's 'Unicode text'"
     header = start.lstrip(b"\xef\xbb\xbf\r\n").splitlines()[:1]
+    if header and header[0].count(b",") >= _MOST_COLUMNS:
+        return f"its header has more than {_MOST_COLUMNS:,} cells"
     if not header or b"," in header[0]:
         return None
     if b";" in header[0]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from affectgpt_r1.callbacks.run_totals import RunTotals
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.foreign_files import read_json
 from affectgpt_r1.reporting.plain_json import finite_or_none, write_json
 from affectgpt_r1.reporting.provenance import git_tags
 
@@ -37,7 +38,7 @@ def wall_time_of(path: str | Path) -> float:
             f"match_wall_time: no {path}; run that stage first (`make grpo`), or set match_wall_time=null"
         )
     try:
-        seconds = float(json.loads(Path(path).read_text(encoding="utf-8"))["fit_seconds"])
+        seconds = float(read_json(Path(path))["fit_seconds"])
     except (ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"match_wall_time: {path} has no fit_seconds ({error!r}); run that stage again") from error
     if not 0 < seconds < math.inf:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from affectgpt_r1.emotion.wheels import Entry, Lexicon
+from affectgpt_r1.foreign_files import MOST_JSON_BYTES, parse_json, read_text
 
 _log = logging.getLogger(__name__)
 _COMPILER_VERSION = 2
@@ -27,7 +28,7 @@ def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexic
     """
     path = cache_folder() / f"lexicon-v{_COMPILER_VERSION}-{digest}.json"
     try:
-        return lexicon_from_json(path.read_text(encoding="utf-8"))
+        return lexicon_from_json(read_text(path, MOST_JSON_BYTES))
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -72,7 +73,7 @@ def lexicon_from_json(text: str) -> Lexicon:
         IndexError: If an entry or its masks are missing.
         TypeError: If a part has another shape.
     """
-    content = json.loads(text)
+    content = parse_json(text)
     masks = [(tuple(level1), tuple(level2)) for level1, level2 in content["masks"]]
     entries = [Entry(base, synonym, *masks[row]) for base, synonym, row in content["entries"]]
     forms = content["forms"].split(_BETWEEN_FORMS) if content["entry_of_form"] else []

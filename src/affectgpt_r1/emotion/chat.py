@@ -16,6 +16,7 @@ from typing import Protocol
 
 from affectgpt_r1.emotion.cache import cache_folder
 from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.foreign_files import parse_json, read_json
 
 MAX_TOKENS = 512
 _TRY_AGAIN = frozenset((408, 429, 500, 502, 503, 504))
@@ -134,7 +135,7 @@ class CachedChat:
         question = json.dumps([self.identity, instruction, prompt])
         path = cache_folder() / "chat" / f"{hashlib.sha256(question.encode()).hexdigest()}.json"
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = read_json(path)
             if isinstance(kept, str):
                 return kept
         except (OSError, ValueError):
@@ -146,7 +147,7 @@ class CachedChat:
 
 def _content(body: bytes, address: str) -> str:
     try:
-        answer = json.loads(body)["choices"][0]["message"]["content"]
+        answer = parse_json(body.decode())["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError) as error:
         raise ChatError(f"{address} did not answer as an OpenAI-compatible API does ({error!r})") from error
     if not isinstance(answer, str):

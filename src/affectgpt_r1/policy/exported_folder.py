@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.foreign_files import read_json
 
 SETTINGS_FILE = "affectgpt_r1.json"
 WEIGHTS_FILE = "multimodal.safetensors"
@@ -102,7 +102,7 @@ def read_settings(folder: Path, name: str) -> dict[str, Any]:
         CheckpointError: It is missing or damaged.
     """
     try:
-        content = json.loads((folder / name).read_text("utf-8"))
+        content = read_json(folder / name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: not as `affectgpt-r1 export` wrote it ({error}); export it again") from error
     if not isinstance(content, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.foreign_files import json_lines, read_json
 from affectgpt_r1.reporting.database import DATABASE_NAME, check_intact, is_database
 from affectgpt_r1.reporting.moved import follow_artifacts
 from affectgpt_r1.types import EmotionSet
@@ -204,16 +204,15 @@ def _read_cell(client: Any, entry: Mapping[str, Any]) -> Cell | None:
 
 def _read_answers(path: Path) -> list[Answer]:
     answers = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
+    place = "line 1"
+    try:
+        for number, row in json_lines(path):
+            place = f"line {number}"
             target, openset = (tuple(map(str, row[key])) for key in ("target", "openset"))
             score = None if row["f1"] is None else float(row["f1"])
             answers.append(Answer(str(row["name"]), target, openset, str(row["completion"]), score))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: no answer ({error!r}); delete its run and repeat it") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}, {place}: no answer ({error!r}); delete its run and repeat it") from error
     return answers
 
 
@@ -244,7 +243,7 @@ def _json(client: Any, run_id: str, path: str) -> Any:
     if file is None:
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file)
     except ValueError as error:
         raise DataError(f"{file}: this is no JSON ({error}); run `make ablations` again") from error
 
