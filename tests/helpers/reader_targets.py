@@ -26,6 +26,7 @@ from affectgpt_r1.emotion import published
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion, parse_labels
+from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import AffectGPTError
 from affectgpt_r1.metrics.prediction_files import read_named_sets
 from affectgpt_r1.policy.exported_folder import SETTINGS_FILE, read_exported, read_tensors
@@ -135,7 +136,7 @@ def settings(data, folder):
     # A damaged lexicon in the cache is compiled again.
     os.environ["XDG_CACHE_HOME"] = str(folder)
     _written(folder, f"affectgpt_r1/lexicon-v{lexicon_cache._COMPILER_VERSION}-d.json", data)
-    lexicon_cache.cached_lexicon("d", lambda: LEXICON)
+    lexicon_cache.cached_lexicon("d", lambda: Lexicon("small", (((),) * 5,) * 2, {}))
 
 
 def text(data, folder):
@@ -177,7 +178,10 @@ def seeds(target):
             _archive({"filenames.npy": _array(np.array(["a"])), "fileitems.npy": _array(np.array(["x"]))}),
         ],
         "objects": lambda: [
-            b"W" + _array(np.array({"a": {"emo": "happy", "val": np.float32(1)}, "b": {"val": np.str_("é")}}, object)),
+            b"W"
+            + _array(
+                np.array({"a": {"emo": "happy", "val": np.float32(1)}, "b": {"emo": np.str_("é"), "val": 1}}, object)
+            ),
             b"W" + _array(np.array({"a": {"val": 1}, "b": {"val": 0.5}, "c": {"val": True}}, object)),
         ],
         "xlsx": lambda: [b"W" + bytes([place]) + part for place, part in enumerate(_workbook().values())],

@@ -1,6 +1,6 @@
-"""Fuzz one reader, guided by coverage, for some seconds of CPU time: ``python tests/fuzz/fuzz_readers.py npz 900 OUT``.
+"""Fuzz one reader, guided by coverage, for some seconds of CPU time.
 
-Failures do not end it: the first input of each kind is written to OUT, and a line of JSON says what was run.
+``python tests/helpers/fuzz_readers.py npz 900 OUT``; needs atheris. Failures do not end it: the first input of each kind is written to OUT, and a line of JSON says what was run.
 """
 
 import json
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 LIBRARIES = ("affectgpt_r1", "reader_targets", "zipfile", "csv", "json", "pickletools", "openpyxl")
 
 
