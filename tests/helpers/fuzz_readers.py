@@ -1,6 +1,7 @@
 """Fuzz one reader, guided by coverage, for some seconds of CPU time.
 
-``python tests/helpers/fuzz_readers.py npz 900 OUT``; needs atheris. Failures do not end it: the first input of each kind is written to OUT, and a line of JSON says what was run.
+``python tests/helpers/fuzz_readers.py npz 900 OUT``; needs atheris. Failures do not end it: the first input of each
+kind is written to OUT, and a line of JSON says what was run.
 """
 
 import json

