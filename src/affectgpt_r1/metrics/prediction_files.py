@@ -31,6 +31,7 @@ _LARGEST_ARRAY = 1 << 26
 _LONGEST_LABEL = 10_000
 _MOST_LABELS = 10_000
 _MOST_ROWS = 1_000_000
+_MOST_WORDS = 1_000_000  # of a file; scoring them takes two seconds
 _LONGEST_TEXT = 1_000_000  # free text of which takes a second to search
 _PICKLE, _BARE_ARRAY = b"\x80", b"\x93NUMPY"
 _SHOWN_NAMES = 5
@@ -70,6 +71,7 @@ def read_named_sets(path: Path, extract: Callable[[str], Extraction]) -> NamedSe
         raise DataError(f"{path}: there is no such file")
     found = NamedSets([], [], [])
     places: dict[str, str] = {}
+    num_words = 0
     for row in reader(path):
         name = row.name.strip() if isinstance(row.name, str) else ""
         if not name:
@@ -82,6 +84,9 @@ def read_named_sets(path: Path, extract: Callable[[str], Extraction]) -> NamedSe
             raise DataError(f"{path}, {row.place}: {name!r} stands in {places[name]} already; keep one")
         places[name] = row.place
         labels, negated = _labels(row, path, extract)
+        num_words += len(labels)
+        if num_words > _MOST_WORDS:
+            raise DataError(f"{path}, {row.place}: more than {_MOST_WORDS:,} labels so far; split the file")
         found.names.append(name)
         found.labels.append(labels)
         found.negated.append(negated)

@@ -184,6 +184,14 @@ def test_an_array_too_large_is_not_unpacked(tmp_path):
         read(path)
 
 
+def test_a_small_archive_of_many_words_is_refused(tmp_path):
+    names, items = (np.array([str(row) for row in range(200)]), np.full(200, "a," * 9000))
+    path = write(tmp_path / "a.npz", {"filenames": names, "fileitems": items})
+    assert path.stat().st_size < 30_000
+    with pytest.raises(DataError, match="item 111: more than 1,000,000 labels so far"):
+        read(path)
+
+
 def test_lists_in_the_order_of_fortran(tmp_path):
     items = np.asfortranarray(np.array([["happy", "sad"], ["calm", ""], ["x", "y"]]))
     path = write(tmp_path / "list.npz", {"filenames": np.array(["a", "b", "c"]), "fileitems": items})
