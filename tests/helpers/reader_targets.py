@@ -131,8 +131,10 @@ def srt(data, folder):
 
 
 def settings(data, folder):
-    _written(folder, SETTINGS_FILE, data)
-    _attempt(read_exported, folder)
+    exported = folder / "exported"
+    _written(exported, "tokenizer.json", b"{}")
+    _written(exported, SETTINGS_FILE, data)
+    _attempt(read_exported, exported)
     # A damaged lexicon in the cache is compiled again.
     os.environ["XDG_CACHE_HOME"] = str(folder)
     _written(folder, f"affectgpt_r1/lexicon-v{lexicon_cache._COMPILER_VERSION}-d.json", data)
@@ -202,13 +204,8 @@ def seeds(target):
             lexicon_cache.lexicon_to_json(LEXICON)[:5000].encode(),
             b'{"name":"x","cluster_names":[[["a"]],[["a"]]],"masks":[[[1],[1]]],"entries":[["a",null,0]],"forms":"a\\u0000b",'
             b'"entry_of_form":[0,0]}',
-            json.dumps(
-                {
-                    "kind": "merged",
-                    "template": {},
-                    "model": {"video_tower": {}, "audio_tower": {}, "language_model": {}},
-                }
-            ).encode(),
+            b'{"kind":"adapter","template":{"question":"How?"},"model":{"video_tower":{"pretrained":null},'
+            b'"audio_tower":{},"language_model":{"pretrained":"x"}},"digests":{"a":"b"}}',
         ],
         "text": lambda: [
             b"<think>He smiles.</think><answer>happy, sad</answer>",
