@@ -29,7 +29,7 @@ from affectgpt_r1.emotion.parsing import parse_completion, parse_labels
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import AffectGPTError
 from affectgpt_r1.metrics.prediction_files import read_named_sets
-from affectgpt_r1.policy.exported_folder import SETTINGS_FILE, read_exported, read_tensors
+from affectgpt_r1.policy.exported_folder import SETTINGS_FILE, WEIGHTS_FILE, read_exported, read_multimodal
 from affectgpt_r1.rewards.judges import ChatJudge, RecordedCuesJudge
 
 MOST_SECONDS, MOST_BYTES = 2.0, 1 << 30
@@ -152,7 +152,9 @@ def safetensors(data, folder):
     if data[:1] == b"W":
         header, rest = _split(data[1:])
         data = len(header).to_bytes(8, "little") + header + rest
-    read_tensors(_written(folder, "a.safetensors", data))
+    _written(folder, SETTINGS_FILE, b"{}")
+    _written(folder, WEIGHTS_FILE, data)
+    read_multimodal(folder)
 
 
 TARGETS = {read.__name__: read for read in (npz, objects, xlsx, csv, jsonl, srt, settings, text, safetensors)}
