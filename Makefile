@@ -33,7 +33,7 @@ setup: $(VENV)/.installed ## Install the package and its development tools into 
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]' --constraint constraints.txt  # Python compiles what is imported; pip would compile all of torch, 100 s
 	$(BIN)/python -m pip install --quiet --no-deps facenet-pytorch==2.6.0  # it asks for torch < 2.3, and works with today's
 	@touch $@
 
