@@ -256,7 +256,7 @@ def _build_trainer(config: DictConfig, loggers: list[Any], totals: RunTotals) ->
     """The Trainer.
 
     Raises:
-        ConfigError: This machine or environment lacks what ``trainer`` asks for, such as a GPU or DeepSpeed; weights
+        ConfigError: This machine or environment lacks what ``trainer`` asks for, such as a GPU; weights
             would train in half precision; or several processes are asked for, and no strategy.
     """
     from hydra.errors import InstantiationException
@@ -291,7 +291,7 @@ def _build_trainer(config: DictConfig, loggers: list[Any], totals: RunTotals) ->
         )
     if trainer.world_size > 1 and not isinstance(config.trainer.get("strategy"), DictConfig):
         raise ConfigError(
-            f"trainer.devices={config.trainer.devices}: several processes need one of trainer=ddp, fsdp or deepspeed; "
+            f"trainer.devices={config.trainer.devices}: several processes need one of trainer=ddp or fsdp; "
             "on CPUs with trainer.accelerator=cpu trainer.precision=32-true"
         )
     return trainer
