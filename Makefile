@@ -67,9 +67,9 @@ sft: | outputs/towers/checkpoints/best.ckpt ## Train the SFT policy on machine c
 grpo: | $(RUN)/sft/run.json ## Train the GRPO policy and its control from the SFT policy, and compare all three
 	$(TRAIN) experiment=grpo $(ARGS)
 	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,grpo) && \
-	$(TRAIN) experiment=control $(SHARED) $(AGAIN) match_wall_time=$$run/run.json paths.run=$$experiment/control$$own && \
-	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED) systems.grpo=$$run/checkpoints/best.ckpt \
-	  systems.control=$$experiment/control$$own/checkpoints/best.ckpt paths.run=$$experiment$${own:+/evaluate$$own})
+	$(TRAIN) experiment=control $(SHARED) $(AGAIN) match_wall_time="$$run/run.json" paths.run="$$experiment/control$$own" && \
+	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED) systems.grpo="$$run/checkpoints/best.ckpt" \
+	  systems.control="$$experiment/control$$own/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")
 
 control: | $(RUN)/grpo/run.json ## SFT continued on GRPO's clips for GRPO's wall time
 	$(TRAIN) experiment=control $(ARGS)
@@ -88,7 +88,7 @@ smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained 
 	$(TRAIN) experiment=smol_grpo $(ARGS)
 	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,smol_grpo) && \
 	$(BIN)/python -m affectgpt_r1.evaluate num_threads=2 $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 \
-	  systems.grpo=$$run/checkpoints/best.ckpt paths.run=$$experiment$${own:+/evaluate$$own})  # all 600 clips would take four times as long
+	  systems.grpo="$$run/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")  # all 600 clips would take four times as long
 
 ablations: | outputs/towers/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
 	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)
