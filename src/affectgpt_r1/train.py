@@ -160,17 +160,18 @@ def _train(config: DictConfig) -> dict[str, float]:
                     stored = {"content": content, "config_changes": changes}
                     module = _build_module(config, policy, stage, lexicon, skipped, length, **stored)
                     trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed.path)
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics = totals.all_metrics(trainer)
         if config.evaluate_after:
             with totals.phase("test_seconds"):
                 metrics |= _held_out_figures(config, policy, data, trainer, loggers)
-        if config.debugging or not trainer.is_global_zero:
-            return metrics
-        history = () if resumed is None else resumed.history
-        is_repeated = resumed is not None and resumed.step == trainer.global_step
-        return write_record(
-            config, trainer, totals, metrics, history, config_hash=config_hash(config), is_repeated=is_repeated
-        )
+    if config.debugging or not trainer.is_global_zero:
+        return metrics
+    history = () if resumed is None else resumed.history
+    is_repeated = resumed is not None and resumed.step == trainer.global_step
+    # Last, when MLflow says FINISHED: with its record a run counts as finished, and a next start would repair nothing.
+    return write_record(
+        config, trainer, totals, metrics, history, config_hash=config_hash(config), is_repeated=is_repeated
+    )
 
 
 def _check_files(config: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""What a run took, over all its parts where it was cut and resumed."""
+"""What a run took and logged, over all its parts where it was cut and resumed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ class RunTotals(pl.Callback):
 
     Attributes:
         resumed_at: Optimizer steps at which the run was resumed.
+        metrics: The last logged ones of the parts before this one, by name.
     """
 
     def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
         self.resumed_at: list[int] = []
         self._seconds: dict[str, float] = {}
         self._running: dict[str, float] = {}  # phase to the time at which it began
@@ -54,10 +56,21 @@ class RunTotals(pl.Callback):
         """The largest resident set of the process in any part."""
         return max(self._earlier_peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the metrics, which a run that is resumed after its last validation or step does not log again."""
+        checkpoint["metrics"] = self.all_metrics(trainer)
+
+    def all_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
+        """The last logged metrics of all parts, by name."""
+        return self.metrics | {name: float(value) for name, value in trainer.callback_metrics.items()}
+
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Note where the run is resumed, also from a checkpoint without totals."""
+        self.metrics = checkpoint.get("metrics", {})
         stored = checkpoint.get("callbacks", {}).get(self.state_key, {})
         self.resumed_at = [*stored.get("resumed_at", ()), int(checkpoint["global_step"])]
 

@@ -78,3 +78,18 @@ def test_the_time_that_a_run_may_take_includes_its_earlier_parts(tmp_path, tiny_
     callbacks = [RunTotals(), BestCheckpoint(tmp_path), LastCheckpoint(tmp_path)]
     assert fit(tiny_module(), callbacks, ckpt_path="last", **limit).global_step == steps
     assert callbacks[0].resumed_at == [4]
+
+
+def test_a_run_resumed_after_its_last_validation_knows_its_metrics(tmp_path, tiny_module, fit):
+    """Killed before its record was written, it has nothing more to log."""
+
+    def callbacks():
+        return [RunTotals(), BestCheckpoint(tmp_path), LastCheckpoint(tmp_path)]
+
+    whole, again = callbacks(), callbacks()
+    metrics = whole[0].all_metrics(fit(tiny_module((0.5, 0.7)), whole, max_epochs=2))
+    assert metrics["val/f1"] == pytest.approx(0.7)
+    trainer = fit(tiny_module(()), again, max_epochs=2, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert not trainer.callback_metrics
+    assert again[0].all_metrics(trainer) == metrics
+    assert again[1].best_model_score == whole[1].best_model_score
