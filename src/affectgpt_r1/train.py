@@ -160,7 +160,7 @@ def _train(config: DictConfig) -> dict[str, float]:
                     stored = {"content": content, "config_changes": changes}
                     module = _build_module(config, policy, stage, lexicon, skipped, length, **stored)
                     trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed.path)
-        metrics = totals.all_metrics(trainer)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if config.evaluate_after:
             with totals.phase("test_seconds"):
                 metrics |= _held_out_figures(config, policy, data, trainer, loggers)

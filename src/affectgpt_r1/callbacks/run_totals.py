@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 FIT = "fit_seconds"
 
@@ -22,11 +23,10 @@ class RunTotals(pl.Callback):
 
     Attributes:
         resumed_at: Optimizer steps at which the run was resumed.
-        metrics: The last logged ones of the parts before this one, by name.
     """
 
     def __init__(self) -> None:
-        self.metrics: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
         self.resumed_at: list[int] = []
         self._seconds: dict[str, float] = {}
         self._running: dict[str, float] = {}  # phase to the time at which it began
@@ -59,20 +59,21 @@ class RunTotals(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the metrics, which a run that is resumed after its last validation or step does not log again."""
-        checkpoint["metrics"] = self.all_metrics(trainer)
-
-    def all_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
-        """The last logged metrics of all parts, by name."""
-        return self.metrics | {name: float(value) for name, value in trainer.callback_metrics.items()}
+        """Add the last logged metrics: a resumed run may be judged or recorded by one that it does not log again."""
+        checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Note where the run is resumed, also from a checkpoint without totals."""
-        self.metrics = checkpoint.get("metrics", {})
+        """Note where the run is resumed, also from a checkpoint without totals, and restore its metrics."""
+        self._metrics = checkpoint.get("metrics", {})
+        self._restore_metrics(trainer)
         stored = checkpoint.get("callbacks", {}).get(self.state_key, {})
         self.resumed_at = [*stored.get("resumed_at", ()), int(checkpoint["global_step"])]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the metrics again, which the Trainer forgets between loading a checkpoint and here."""
+        self._restore_metrics(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count a resumed part."""
@@ -94,6 +95,10 @@ class RunTotals(pl.Callback):
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
         self._earlier_peak = state_dict["peak_memory_mib"]
         self._skip_start_up()
+
+    def _restore_metrics(self, trainer: pl.Trainer) -> None:
+        if self._metrics:
+            trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
 
     def _skip_start_up(self) -> None:
         if self.resumed_at and FIT in self._running:

@@ -115,7 +115,7 @@ def crc32(tensors: Mapping[str, Tensor]) -> str:
     """The CRC-32 of tensors' values, in the order of their names; it finds damage, and is much faster than SHA-256."""
     crc = 0
     for _, tensor in sorted(tensors.items()):
-        crc = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
 
 
