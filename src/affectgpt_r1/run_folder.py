@@ -38,10 +38,10 @@ START_KEYS = ("init_from", "towers_from")
 CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/start.json"
 
 MADE_BY_RUNS = (
-    *("run.json", "checkpoints", "completions", "csv", "test", "unreadable_clips.csv"),
-    *("nonfinite_step_*.jsonl", "lightning_logs", ".hydra"),
+    *("checkpoints", "completions", "csv", "test", ".hydra", "run.json", "unreadable_clips.csv"),
+    *("nonfinite_step_*.jsonl", "lightning_logs"),
 )
-"""All that ``overwrite=true`` removes, in this order: a run that is killed meanwhile must not pass for finished."""
+"""All that ``overwrite=true`` removes; a folder may hold something else as well."""
 
 _SHOWN_KEYS = 3
 
@@ -159,7 +159,7 @@ def begin(config: DictConfig) -> None:
     _write(folder / OVERRIDES_FILE, OmegaConf.to_yaml(OmegaConf.create(_overrides())))
     start = config.ckpt_path
     if start is not None and _is_within(start, folder):  # it continues
-        start = _read_start(folder).get("ckpt_path")
+        start = _start_of(folder)
     _write(folder / START_FILE, json.dumps({**_start_digests(config), "ckpt_path": start}, indent=2) + "\n")
 
 
@@ -207,10 +207,11 @@ def _differences(config: DictConfig) -> Iterator[str]:
     for key in sorted(there.keys() | here.keys()):
         if there.get(key) != here.get(key):
             yield f"{key}={_plain(there.get(key))} (here {_plain(here.get(key))})"
-    digests = _read_start(folder)
-    for key, digest in _start_digests(config).items():
-        if here.get(key) == there.get(key) and None not in (digest, digests.get(key)) and digest != digests[key]:
-            yield f"{key}={config[key]} (which has changed since)"
+    if (folder / START_FILE).is_file():
+        digests = json.loads((folder / START_FILE).read_text(encoding="utf-8"))
+        for key, digest in _start_digests(config).items():
+            if here.get(key) == there.get(key) and None not in (digest, digests.get(key)) and digest != digests[key]:
+                yield f"{key}={config[key]} (which has changed since)"
 
 
 def _identity(config: DictConfig) -> dict[str, Any]:
@@ -249,17 +250,19 @@ def _start_digests(config: DictConfig) -> dict[str, str | None]:
     return digests
 
 
-def _read_start(folder: Path) -> dict[str, Any]:
-    """What :func:`begin` wrote; older versions wrote none."""
-    path = folder / START_FILE
-    start: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return start
+def _start_of(folder: Path) -> str | None:
+    """The checkpoint of another run that a run began from; None if it began without, or its record is damaged."""
+    try:
+        start = json.loads((folder / START_FILE).read_bytes())["ckpt_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return start if isinstance(start, str) else None
 
 
 def _began_from(folder: Path, config: DictConfig) -> bool:
     """Whether the run that is there began from the checkpoint of another run that the command names."""
     start = config.ckpt_path
-    return start is not None and not _is_within(start, folder) and _read_start(folder).get("ckpt_path") == start
+    return start is not None and not _is_within(start, folder) and _start_of(folder) == start
 
 
 def _is_debug_run(folder: Path, config: DictConfig) -> bool:

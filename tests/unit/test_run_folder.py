@@ -195,15 +195,6 @@ def test_a_run_from_elsewhere_that_was_killed_before_its_first_last_checkpoint_b
         assert look_up(other).state == "unfinished"
 
 
-def test_an_overwrite_that_is_killed_leaves_nothing_that_passes_for_finished(composed, monkeypatch):
-    config = composed()
-    folder = leave(config)
-    removed = []
-    monkeypatch.setattr(shutil, "rmtree", lambda path: removed.append((path.name, (folder / "run.json").exists())))
-    begin(config)
-    assert removed == [("checkpoints", False), (".hydra", False)]
-
-
 def test_a_run_whose_configuration_is_not_known_is_not_replaced(composed):
     folder = leave(composed())
     shutil.rmtree(folder / ".hydra")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affectgpt_r1.data.skipped import SkippedClips
@@ -20,9 +18,6 @@ from affectgpt_r1.types import ClipBatch, SkippedClip
 
 MEDIA_KEY = "media"
 """Under which a stored file's metadata keep the identity of the media."""
-
-CRC_KEY = "crc32"
-"""Under which they keep :func:`crc32`, since safetensors has none; files of older versions lack it."""
 
 LONGEST_NAME = 200
 """Bytes of a clip name that a stored file can be named after."""
@@ -68,23 +63,18 @@ class FeatureStore:
         """
         path = self._file(name)
         try:
-            with safe_open(path, "pt") as file:
-                metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in sorted(file.keys())}
+            return load_file(path)
         except FileNotFoundError as error:
             if refusal := self._read_refusal(name):
                 raise MediaError(refusal[1]) from error
             raise DataError(f"{self.folder}: holds no features of {name!r}; fill the feature store first") from error
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path}: cannot be read as features ({error}); delete it and fill the store") from error
-        if metadata.get(CRC_KEY, crc := crc32(tensors)) != crc:
-            raise DataError(f"{path}: cannot be read as features (its CRC is wrong); delete it and fill the store")
-        return tensors
 
     def write(self, name: str, features: Mapping[str, Tensor], media: str = "") -> None:
         """Store a clip's features, and which media they were made of."""
         tensors = {key: value.detach().cpu().contiguous() for key, value in features.items()}
-        metadata = {MEDIA_KEY: media, CRC_KEY: crc32(tensors)}
-        _write_whole(self._file(name), lambda scratch: save_file(tensors, scratch, metadata))
+        _write_whole(self._file(name), lambda scratch: save_file(tensors, scratch, {MEDIA_KEY: media}))
         self._refusal(name).unlink(missing_ok=True)
 
     def refuse(self, clip: SkippedClip, media: str = "") -> None:
@@ -109,14 +99,6 @@ class FeatureStore:
         # `NAME.mp4` fits into the 255 bytes of a file name, `NAME.safetensors.PROCESS` need not.
         stem = name if len(name.encode()) <= LONGEST_NAME else digest
         return self.folder / digest[:2] / f"{stem}.safetensors"
-
-
-def crc32(tensors: Mapping[str, Tensor]) -> str:
-    """The CRC-32 of tensors' values, in the order of their names; it finds damage, and is much faster than SHA-256."""
-    crc = 0
-    for _, tensor in sorted(tensors.items()):
-        crc = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, crc)
-    return f"{crc:08x}"
 
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
