@@ -243,7 +243,7 @@ def planned(experiment: str, num_processes: int) -> Iterator[tuple[str, int, int
 
 
 def draw_kills(reference: Reference, number: int) -> list[Kill]:
-    """The kills of a run: the moments in turn, at a random call; every third run is killed once more."""
+    """The kills of a run: the moments in turn, at a random call; every fourth run is killed once more."""
     experiment, num_processes = reference.runs.experiment, reference.runs.num_processes
     order = [*TARGETS, "time", "time", "time"]
     random.Random(f"{SEED} {experiment} {num_processes}").shuffle(order)
@@ -254,7 +254,7 @@ def draw_kills(reference: Reference, number: int) -> list[Kill]:
     else:
         rank = draw.randrange(num_processes) if moment in ("step", "validation begins", "validation ends") else 0
         kills = [Kill(moment, draw.randint(1, reference.calls[moment]), draw.choice(["before", "after"]), rank)]
-    return kills + [Kill("move", draw.randint(1, 8))] * (number % 3 == 2)
+    return kills + [Kill("move", draw.randint(1, 8))] * (number % 4 == 2)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def draw_kills(reference: Reference, number: int) -> list[Kill]:
 )
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(reference, say, experiment, num_processes, number):
     whole = reference(experiment, num_processes)
-    name, launches = f"kill_{number}", num_processes > 1 and number % 4 == 1
+    name, launches = f"kill_{number}", num_processes > 1 and number % 5 == 1
     told = []
     for kill in draw_kills(whole, number):
         codes = whole.runs.run(name, kill, launches=launches)
