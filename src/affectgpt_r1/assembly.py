@@ -200,9 +200,14 @@ def answer_sampling(config: DictConfig) -> Sampling:
 
 
 def checkpoint_to_resume(config: DictConfig) -> Path | None:
-    """The path that ``ckpt_path`` names; ``last`` stands for this run's last checkpoint."""
+    """The path that ``ckpt_path`` names; ``last`` stands for this run's last checkpoint.
+
+    A run that was killed between its first ``best.ckpt`` and its first ``last.ckpt`` has the former alone: they hold
+    the same.
+    """
     if config.ckpt_path is None:
         return None
     if config.ckpt_path == "last":
-        return Path(config.paths.run) / "checkpoints" / "last.ckpt"
+        last, best = (Path(config.paths.run) / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+        return best if best.is_file() and not last.is_file() else last
     return Path(config.ckpt_path)

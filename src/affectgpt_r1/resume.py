@@ -140,7 +140,12 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
         best = path.with_name("best.ckpt")
         if best == path or not best.is_file():
             raise
-        raise CheckpointError(f"{error}; or resume from the best validation by ckpt_path={best}") from error
+        try:
+            read_checkpoint(best)
+            remedy = f"or resume from the best validation by ckpt_path={best}, which is whole"
+        except CheckpointError:
+            remedy = f"{best} is damaged as well"
+        raise CheckpointError(f"{error}; {remedy}") from error
     stored = checkpoint.get("config")
     changes = tuple(check_changes(checkpoint, today, path)) if stored else ()
     _check_length(today, checkpoint)

@@ -68,9 +68,12 @@ def look_up(config: DictConfig) -> Found:
     ended = folder / "run.json"
     if config.overwrite:  # whatever is there; another process of this run may be removing it
         return Found("new")
-    if not ended.is_file() and not any((folder / "checkpoints").glob("*.ckpt")):
+    checkpoints = [path.name for path in (folder / "checkpoints").glob("*.ckpt")]
+    if not ended.is_file() and not checkpoints:
         return Found("new")
     differing = tuple(_differences(config))
+    if not ended.is_file() and not differing and "last.ckpt" not in checkpoints and _began_from(folder, config):
+        return Found("new")  # what is there is a copy of the other run's best.ckpt
     if ended.is_file() and _read_record(folder).get("config_hash", config_hash(config)) == config_hash(config):
         return Found("finished", differing)
     if differing and ended.is_file():
@@ -112,7 +115,9 @@ def check_may_train(config: DictConfig, found: Found) -> None:
             f"{folder} holds {what} with {shown}{f'; and {more} keys more' if more > 0 else ''}. Give {other} to keep "
             "both, or overwrite=true to replace it"
         )
-    if found.state == "unfinished" and not (folder / "checkpoints" / "last.ckpt").is_file():
+    if found.state == "unfinished" and not any(
+        (folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "best.ckpt")
+    ):
         raise CheckpointError(
             f"{folder} holds an unfinished run without checkpoints/last.ckpt, so it cannot continue; give {other} to "
             "keep what is there, or overwrite=true to begin again"
@@ -126,10 +131,7 @@ def check_may_train(config: DictConfig, found: Found) -> None:
 
 def began_here(config: DictConfig, found: Found) -> bool:
     """Whether the run that is there was begun by this command, from the same checkpoint of another run."""
-    folder = Path(config.paths.run)
-    if config.ckpt_path is None or _is_within(config.ckpt_path, folder) or found.state == "new" or found.differing:
-        return False
-    return bool(OmegaConf.select(OmegaConf.load(folder / CONFIG_FILE), "ckpt_path", default=None) == config.ckpt_path)
+    return found.state != "new" and not found.differing and _began_from(Path(config.paths.run), config)
 
 
 def recorded_metrics(folder: Path) -> dict[str, float]:
@@ -155,7 +157,10 @@ def begin(config: DictConfig) -> None:
                 path.unlink()
     _write(folder / CONFIG_FILE, OmegaConf.to_yaml(config))
     _write(folder / OVERRIDES_FILE, OmegaConf.to_yaml(OmegaConf.create(_overrides())))
-    _write(folder / START_FILE, json.dumps(_start_digests(config), indent=2) + "\n")
+    start = config.ckpt_path
+    if start is not None and _is_within(start, folder):  # it continues
+        start = _start_of(folder)
+    _write(folder / START_FILE, json.dumps({**_start_digests(config), "ckpt_path": start}, indent=2) + "\n")
 
 
 def config_hash(config: DictConfig) -> str:
@@ -243,6 +248,21 @@ def _start_digests(config: DictConfig) -> dict[str, str | None]:
             with Path(config[key]).open("rb") as file:
                 digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
+
+
+def _start_of(folder: Path) -> str | None:
+    """The checkpoint of another run that a run began from; None if it began without, or its record is damaged."""
+    try:
+        start = json.loads((folder / START_FILE).read_bytes())["ckpt_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return start if isinstance(start, str) else None
+
+
+def _began_from(folder: Path, config: DictConfig) -> bool:
+    """Whether the run that is there began from the checkpoint of another run that the command names."""
+    start = config.ckpt_path
+    return start is not None and not _is_within(start, folder) and _start_of(folder) == start
 
 
 def _is_debug_run(folder: Path, config: DictConfig) -> bool:

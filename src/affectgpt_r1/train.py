@@ -164,13 +164,14 @@ def _train(config: DictConfig) -> dict[str, float]:
         if config.evaluate_after:
             with totals.phase("test_seconds"):
                 metrics |= _held_out_figures(config, policy, data, trainer, loggers)
-        if config.debugging or not trainer.is_global_zero:
-            return metrics
-        history = () if resumed is None else resumed.history
-        is_repeated = resumed is not None and resumed.step == trainer.global_step
-        return write_record(
-            config, trainer, totals, metrics, history, config_hash=config_hash(config), is_repeated=is_repeated
-        )
+    if config.debugging or not trainer.is_global_zero:
+        return metrics
+    history = () if resumed is None else resumed.history
+    is_repeated = resumed is not None and resumed.step == trainer.global_step
+    # Last, when MLflow says FINISHED: with its record a run counts as finished, and a next start would repair nothing.
+    return write_record(
+        config, trainer, totals, metrics, history, config_hash=config_hash(config), is_repeated=is_repeated
+    )
 
 
 def _check_files(config: DictConfig) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from affectgpt_r1.assembly import checkpoint_to_resume
 from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.run_folder import began_here, begin, check_may_train, config_hash, look_up, recorded_metrics
@@ -169,8 +170,29 @@ def test_a_checkpoint_from_elsewhere_does_not_replace_a_run(composed, tmp_path):
 
 
 def test_what_cannot_go_on_is_refused(composed):
-    leave(composed(), finished=False, last=False)
+    folder = leave(composed(), finished=False, last=False)
+    (folder / "checkpoints" / "best.ckpt").rename(folder / "checkpoints" / "early.ckpt")
     assert "without checkpoints/last.ckpt" in refused(composed(), CheckpointError)
+
+
+def test_a_run_killed_between_its_first_best_and_its_first_last_checkpoint_continues_from_the_best(composed):
+    config = composed()
+    folder = leave(config, finished=False, last=False)
+    assert look_up(config) == ("unfinished", ())
+    check_may_train(config, look_up(config))
+    config.ckpt_path = "last"
+    assert checkpoint_to_resume(config) == folder / "checkpoints" / "best.ckpt"
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+    assert checkpoint_to_resume(config) == folder / "checkpoints" / "last.ckpt"
+
+
+def test_a_run_from_elsewhere_that_was_killed_before_its_first_last_checkpoint_begins_again(composed, tmp_path):
+    """Its best.ckpt is a copy of the other run's, whose steps it must not take for its own."""
+    config = composed(f"ckpt_path={tmp_path}/other/last.ckpt")
+    leave(config, finished=False, last=False)
+    assert look_up(config).state == "new"
+    for other in (composed(), composed("seed=2", f"ckpt_path={tmp_path}/other/last.ckpt")):
+        assert look_up(other).state == "unfinished"
 
 
 def test_a_run_whose_configuration_is_not_known_is_not_replaced(composed):
@@ -235,3 +257,5 @@ def test_a_run_that_began_from_another_runs_checkpoint_continues_by_the_same_com
         composed("ckpt_path=last"),
     ):
         assert not began_here(other, look_up(other))
+    begin(composed("ckpt_path=last"))  # what that command makes of itself; it is killed, and given a third time
+    assert began_here(config, look_up(config))

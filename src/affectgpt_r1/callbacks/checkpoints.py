@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -18,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
+from affectgpt_r1.policy.integrity import check_crcs, first_sentence, load_verified
 
 RISING = ("f1", "precision", "recall", "accuracy", "waf", "war", "uar", "format_rate", "reward")
 """Last parts of log names of which more is better."""
@@ -28,8 +27,9 @@ log = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Local checkpoint files, each either the old one or the new one, whole.
 
-    A checkpoint is written to ``<name>.partial`` beside its place, flushed to disk and moved over the old one. If that
-    fails the old file stays and the partial one is removed. Files are loaded with ``weights_only=True``.
+    A checkpoint is written to ``<name>.<process>.partial`` next to its place, flushed to disk and moved over the old
+    one. If that fails the old file stays and the partial one is removed. Files are loaded with ``weights_only=True``,
+    and only if their CRCs are right.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -38,19 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: If the file cannot be written; the previous one is intact.
         """
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _write(checkpoint, partial)
-            os.replace(partial, target)
-            _flush_folder(target.parent)
-        except (OSError, RuntimeError) as error:
-            if cause := _os_error(error):
-                raise CheckpointError(_cannot_write(target, cause)) from error
-            raise
-        finally:
-            partial.unlink(missing_ok=True)
+        _replace_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(
         self,
@@ -67,13 +55,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise CheckpointError(f"{path}: checkpoints are loaded with weights_only=True; leave the option out")
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: no such checkpoint; check `ckpt_path`")
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(f"{path}: damaged or no checkpoint; take another, such as best.ckpt")
         try:
-            loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+            loaded: dict[str, Any] = load_verified(path, map_location=map_location)
+        except Exception as error:
             raise CheckpointError(
-                f"{path}: damaged, or made by something other than this package ({error}); take another checkpoint"
+                f"{path}: damaged, or made by something other than this package ({first_sentence(error)}); take "
+                "another checkpoint, such as best.ckpt"
             ) from error
         return loaded
 
@@ -82,7 +69,13 @@ class _OneCheckpoint(ModelCheckpoint):
     """A checkpoint that is replaced whole, in a folder that a resumed run finds as it left it."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Lightning warns of any folder that is not empty; of a resumed run that is as it should be."""
+        """Remove what killed processes left half-written: nobody else works in the folder, which the run has locked.
+
+        Lightning warns of any folder that is not empty; of a resumed run that is as it should be.
+        """
+        if trainer.is_global_zero:
+            for partial in Path(str(self.dirpath)).glob(f"{self.filename}.ckpt*.partial"):
+                partial.unlink()
         kept = self.save_top_k
         self.save_top_k = 0 if trainer.ckpt_path is not None else kept  # with 0 Lightning would write nothing there
         try:
@@ -304,35 +297,44 @@ def _is_last_batch_of_run(trainer: pl.Trainer) -> bool:
     return last_epoch and bool(trainer.is_last_batch)
 
 
-def _write(checkpoint: dict[str, Any], partial: Path) -> None:
-    with partial.open("wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
+def _replace_whole(target: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a checkpoint so that the target is the old file or the new one, whole, also after a power cut.
 
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a checkpoint so that the target is either absent or whole."""
-    partial = target.with_name(f"{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    Raises:
+        CheckpointError: It cannot be written; the previous one is intact.
+    """
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        shutil.copyfile(source, partial)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, target)
-    except OSError as error:
-        raise CheckpointError(_cannot_write(target, error)) from error
+        _flush_folder(target.parent)
+    except (OSError, RuntimeError) as error:
+        if cause := _os_error(error):
+            raise CheckpointError(_cannot_write(target, cause)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
 
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as original:
+        _replace_whole(target, lambda file: shutil.copyfileobj(original, file))
+
+
 def _read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint whose tensors stay in the file until they are asked for.
+    """A checkpoint that is whole, whose tensors stay in the file until they are asked for.
 
     Raises:
         CheckpointError: It is damaged.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # damaged bytes raise nearly anything
+        check_crcs(path)
+        state: dict[str, Any] = load_verified(path, mmap=True)
+    except Exception as error:
         raise CheckpointError(
             f"{path}: damaged, so its score cannot be compared; move it away, and the best of the validations to come "
             "is kept"

@@ -15,6 +15,7 @@ from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.encoders import Towers
 from affectgpt_r1.policy.exported_folder import SETTINGS_FILE, is_exported, read_multimodal
 from affectgpt_r1.policy.frozen_weights import frozen_weights, weights_digest, why_another
+from affectgpt_r1.policy.integrity import check_finite, first_sentence, load_verified
 from affectgpt_r1.policy.policy import MultimodalPolicy
 
 log = logging.getLogger(__name__)
@@ -24,26 +25,30 @@ TOWERS_PREFIX = "policy.towers."
 
 
 def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Load a checkpoint with ``weights_only=True``, so that no code in it can run.
+    """Load a checkpoint that is whole, with ``weights_only=True``, so that no code in it can run.
 
     Args:
         path: The file.
-        mmap: Leave tensors on the disk until they are used, for what reads other parts only.
+        mmap: Leave tensors on the disk until they are used, and unverified, for what reads other parts only.
 
     Raises:
-        CheckpointError: There is no such file, or it is no checkpoint of this package.
+        CheckpointError: There is no such file, it is damaged, it is no checkpoint of this package, or a weight in it
+            is NaN or infinite.
     """
     check_there(path)
     if Path(path).is_dir():
         raise CheckpointError(f"{path} is an exported folder, which init_from takes: a checkpoint is wanted here")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap or None)
-    except Exception as error:  # damaged bytes raise nearly anything: IndexError, UnicodeDecodeError, struct.error
+        checkpoint = load_verified(path, mmap=mmap)
+    except Exception as error:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({first_sentence(error)}); train that stage again"
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"{path} holds no state_dict: it is not a checkpoint of this package")
+    if not mmap:
+        check_finite(checkpoint["state_dict"], path)
+        check_finite(checkpoint.get("reference") or {}, f"{path}, reference")
     return checkpoint
 
 
@@ -76,11 +81,6 @@ def check_reference(state: Mapping[str, Tensor], policy: MultimodalPolicy, origi
     """
     if state:
         check_tensors(state, policy.trainable_parameters(), f"the reference in {origin}")
-
-
-def first_sentence(error: Exception) -> str:
-    """Why torch could not load a file, without its advice to run the file's code."""
-    return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:
