@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from affectgpt_r1.clean_text import guard_standard_error, printable
 from affectgpt_r1.errors import AffectGPTError
 from affectgpt_r1.library_errors import explain_library_error
 
@@ -29,6 +30,7 @@ def run_command(
     Raises:
         SystemExit: With code 2 after bad input.
     """
+    guard_standard_error()
     options = parser.parse_args(arguments)
     try:
         return work(options)
@@ -36,7 +38,7 @@ def run_command(
         said = explain_library_error(error)
         if said is None:
             raise
-        print(f"{parser.prog}: {said}", file=sys.stderr)
+        print(printable(f"{parser.prog}: {said}"), file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -70,6 +72,7 @@ def run_composed_command(
         quote_overrides,
     )
 
+    guard_standard_error()
     options, overrides = parser.parse_known_args(arguments)
     options.overrides = overrides
     if options_unknown := [override for override in overrides if override.startswith("-")]:
@@ -83,5 +86,5 @@ def run_composed_command(
         check_keys(config)
         return work(options, config)
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
-        print(f"{parser.prog}: {explain(error, overrides)}", file=sys.stderr)
+        print(printable(f"{parser.prog}: {explain(error, overrides)}"), file=sys.stderr)
         raise SystemExit(2) from None

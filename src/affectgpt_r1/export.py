@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from affectgpt_r1.clean_text import printable
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def work(options: argparse.Namespace, config: DictConfig) -> Path:
         return export(config, options.output, options.kind, options.overrides)
 
-    print(run_composed_command(parser, work, arguments))
+    print(printable(run_composed_command(parser, work, arguments)))
 
 
 if __name__ == "__main__":

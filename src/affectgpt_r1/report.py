@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from affectgpt_r1 import REPOSITORY
+from affectgpt_r1.clean_text import printable
 from affectgpt_r1.command import run_command
 
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--outputs", type=Path, default=REPOSITORY / "outputs", help="holds mlflow.db (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where the report goes (OUTPUTS/report)")
     for file in run_command(parser, report, arguments):
-        print(file)
+        print(printable(file))
 
 
 def report(options: argparse.Namespace) -> list[Path]:
@@ -45,8 +46,8 @@ def report(options: argparse.Namespace) -> list[Path]:
     for name, sweep in summary["sweeps"].items():
         for run in sweep["runs"]:
             taken = f"{run['choice']}, seed {run['seed']}: MLflow run {run['run_id']}, commit {run['git_commit'][:7]}"
-            print(f"{name} sweep: {taken}", file=sys.stderr)
-    print(*summary["missing"], sep="\n", file=sys.stderr)
+            print(printable(f"{name} sweep: {taken}"), file=sys.stderr)
+    print(*map(printable, summary["missing"]), sep="\n", file=sys.stderr)
     return files
 
 
