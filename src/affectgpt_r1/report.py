@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="affectgpt-r1 report", description="Write the report on the ablation sweeps.")
     parser.add_argument("--outputs", type=Path, default=REPOSITORY / "outputs", help="holds mlflow.db (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where the report goes (OUTPUTS/report)")
+    parser.add_argument("--lexicon", metavar="FOLDER", help="the lexicon of runs that were scored by a folder of yours")
     for file in run_command(parser, report, arguments):
         print(printable(file))
 
@@ -39,9 +40,9 @@ def report(options: argparse.Namespace) -> list[Path]:
 
     folder = options.folder or options.outputs / "report"
     if not options.outputs.is_dir():  # else the lock would make it
-        return build_report(options.outputs, folder)
+        return build_report(options.outputs, folder, options.lexicon)
     with owned(folder, "choose another --folder"):
-        files = build_report(options.outputs, folder)
+        files = build_report(options.outputs, folder, options.lexicon)
     summary = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
     for name, sweep in summary["sweeps"].items():
         for run in sweep["runs"]:

@@ -21,6 +21,7 @@ from affectgpt_r1.callbacks import progress
 from affectgpt_r1.clean_text import PrintableFormatter, guard_standard_error, json_line, printable
 from affectgpt_r1.config_keys import CONFIGS
 from affectgpt_r1.console import PlainConsole
+from affectgpt_r1.csv_format import spreadsheet_cell
 from affectgpt_r1.run_folder import log_file
 from affectgpt_r1.score import main as score
 
@@ -152,3 +153,27 @@ def test_the_log_of_a_hydra_command_is_printable(name, record):
     line = formatter.format(record)
     assert line.startswith("[20")
     assert f"\n  [2026-01-01][train][INFO] - {SHOWN}" in line
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("happy", "happy"),
+        ("-3.4", "-3.4"),
+        ("+1e-05", "+1e-05"),
+        ("a.wav: -1 s, =2, a+b@c", "a.wav: -1 s, =2, a+b@c"),
+        ('=cmd|" /C calc"!A0', '\'=cmd|" /C calc"!A0'),
+        ("+cmd|x", "'+cmd|x"),
+        ("-2+3+cmd|x", "'-2+3+cmd|x"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("\t=1", "'\t'=1"),
+        ("\r=1", "'\r'=1"),
+        ("  =1", "'  =1"),
+        ("x;=1+1", "x;'=1+1"),
+        ("x\n=1+1", "x\n'=1+1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("", ""),
+    ],
+)
+def test_no_spreadsheet_finds_a_formula(cell, shown):
+    assert spreadsheet_cell(cell) == shown

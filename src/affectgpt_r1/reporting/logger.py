@@ -16,6 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from affectgpt_r1.clean_text import json_line
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
 from affectgpt_r1.reporting.plain_json import finite_or_none, json_text
 from affectgpt_r1.reporting.provenance import command_line, flatten_config, git_tags
@@ -72,7 +73,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
         tags: More tags.
 
     Raises:
-        ConfigError: If the database cannot be made or ``run_id`` names no run in it.
+        ConfigError: If the database cannot be made, ``run_id`` names no run in it, or artifacts would go elsewhere.
     """
 
     def __init__(
@@ -218,6 +219,8 @@ class TrackedMLFlowLogger(MLFlowLogger):
         from mlflow.exceptions import MlflowException
 
         try:
+            run = self._mlflow_client.get_run(run_id)
+            artifact_folder(run.info.artifact_uri, self._artifact_root.parent, f"run_id={run_id}")
             self._mlflow_client.update_run(run_id, status="RUNNING")
         except MlflowException as error:
             raise ConfigError(

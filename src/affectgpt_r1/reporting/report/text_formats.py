@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from affectgpt_r1.clean_text import printable
 from affectgpt_r1.reporting.report.tables import TEXT_COLUMNS, TextTable
 
 _LATEX = {
@@ -29,7 +30,8 @@ _LATEX = {
     "“": r"``",
     "”": r"''",
 }
-_MARKDOWN = re.compile(r"([\\`*_<>|~]|\](?=[(\[:]))")
+# Characters of markup; `](` of links and images, `&#60;`, formulas, and `://` and `www.`, which GitHub makes links.
+_MARKDOWN = re.compile(r"([\\`*_<>|~$]|\](?=[(\[:])|&(?=#?\w+;)|:(?=//)|(?<=www)\.)", re.IGNORECASE)
 
 
 def markdown(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> str:
@@ -88,7 +90,7 @@ def latex_text(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _row(cells: Sequence[str], escape: bool = True) -> str:
