@@ -14,6 +14,10 @@ from typing import Any, TextIO
 # C0 but tab and line break, DEL, C1, the separators of lines and paragraphs, the overrides and isolates of the
 # direction of writing (which show text in another order), and halves of surrogate pairs, which UTF-8 cannot hold.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Characters of markup; `](` of links and images, `&#60;`, formulas, and `://` and `www.`, which GitHub makes links.
+_MARKDOWN = re.compile(r"([\\`*<>|~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:])|&(?=#?\w+;)|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+_LONGEST_MESSAGE = 2000
+"""Characters: a screen."""
 
 
 def printable(text: object) -> str:
@@ -25,6 +29,27 @@ def printable(text: object) -> str:
     'clip\\x1b]0;title\\x07'
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def one_line(text: str) -> str:
+    """Return :func:`printable` text without line breaks, and with single blanks."""
+    return printable(" ".join(text.split()))
+
+
+def message(text: object) -> str:
+    """Return :func:`printable` text of at most a screen, for an error that may quote a file."""
+    shown = printable(text)
+    rest = len(shown) - _LONGEST_MESSAGE
+    return shown if rest <= 0 else f"{shown[:_LONGEST_MESSAGE]}… and {rest:,} more characters"
+
+
+def markdown_text(text: str) -> str:
+    r"""Return Markdown that shows ``text`` as it is, on one line.
+
+    >>> print(markdown_text("a|b <i>"))
+    a\|b \<i\>
+    """
+    return _MARKDOWN.sub(r"\\\1", one_line(text))
 
 
 def printable_json(text: str) -> str:

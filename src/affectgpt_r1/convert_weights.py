@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from affectgpt_r1.clean_text import printable
+from affectgpt_r1.clean_text import message, printable
 from affectgpt_r1.config import REPOSITORY
 from affectgpt_r1.errors import AffectGPTError, ConfigError
 
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         folder = convert_weights(options.source, options.output)
     except AffectGPTError as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
+        print(message(f"error: {error}"), file=sys.stderr)
         raise SystemExit(2) from error
     record = json.loads((folder / PROVENANCE).read_text("utf-8"))
     print(printable(f"{folder}, made of {record['source']} with sha256 {record['source_sha256']}"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from affectgpt_r1.answering_policy import add_policy_options, load_predictor
-from affectgpt_r1.clean_text import json_line, printable
+from affectgpt_r1.clean_text import json_line, message
 from affectgpt_r1.command import run_command
 from affectgpt_r1.errors import ConfigError, DataError
 
@@ -79,7 +79,7 @@ def _write_row(output: TextIO, row: Mapping[str, Any]) -> None:
 
 def _list_failures(failures: Mapping[Path, str], answered: int, number: int) -> None:
     for path, reason in failures.items():
-        print(printable(reason if reason.startswith(str(path)) else f"{path}: {reason}"), file=sys.stderr)
+        print(message(reason if reason.startswith(str(path)) else f"{path}: {reason}"), file=sys.stderr)
     listed = (
         f"; {len(failures)} could not be and are listed above. A file that players do show can be repaired by "
         "`ffmpeg -i FILE NEW.mp4`"

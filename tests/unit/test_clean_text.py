@@ -18,7 +18,7 @@ from rich.table import Table
 
 from affectgpt_r1 import clean_text
 from affectgpt_r1.callbacks import progress
-from affectgpt_r1.clean_text import PrintableFormatter, guard_standard_error, json_line, printable
+from affectgpt_r1.clean_text import PrintableFormatter, guard_standard_error, json_line, message, printable
 from affectgpt_r1.config_keys import CONFIGS
 from affectgpt_r1.console import PlainConsole
 from affectgpt_r1.csv_format import spreadsheet_cell
@@ -177,3 +177,14 @@ def test_the_log_of_a_hydra_command_is_printable(name, record):
 )
 def test_no_spreadsheet_finds_a_formula(cell, shown):
     assert spreadsheet_cell(cell) == shown
+
+
+def test_arguments_from_a_shell_glob_and_long_messages_are_cut_and_clean(capsys):
+    for given in ([f"--{TITLE}.mp4"], ["--level", f"9{TITLE}"], ["x" * 100_000]):
+        with pytest.raises(SystemExit, match="2"):
+            score(["--predictions", "p.csv", "--targets", "t.csv", *given])
+        said = capsys.readouterr().err
+        assert printable(said) == said
+        assert "score: error:" in said
+        assert len(said) < 2100
+    assert message("x" * 100_000) == f"{'x' * 2000}… and 98,000 more characters"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from affectgpt_r1 import REPOSITORY
-from affectgpt_r1.clean_text import printable
+from affectgpt_r1.clean_text import message
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.reporting.artifacts import check_artifact_places
 from affectgpt_r1.reporting.database import DATABASE_NAME, ensure_database
@@ -65,7 +65,7 @@ def main() -> None:
         command = server_command(arguments.outputs.resolve(), arguments.port)
         check_port(arguments.port)
     except ConfigError as error:
-        parser.exit(2, printable(f"error: {error}\n"))
+        parser.exit(2, f"error: {message(error)}\n")
     # MLflow opens on its pages for language-model applications; the runs are on these.
     print(f"http://{HOST}:{arguments.port}/#/experiments?workflowType=machine_learning", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
