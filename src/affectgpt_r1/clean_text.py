@@ -37,8 +37,12 @@ def one_line(text: str) -> str:
 
 
 def message(text: object) -> str:
-    """Return :func:`printable` text of at most a screen, for an error that may quote a file."""
-    shown = printable(text)
+    """Return one printable line of at most a screen, for an error that may quote a file."""
+    return cut(one_line(str(text)))
+
+
+def cut(shown: str) -> str:
+    """Return a line, or its start where it is longer than a screen."""
     rest = len(shown) - _LONGEST_MESSAGE
     return shown if rest <= 0 else f"{shown[:_LONGEST_MESSAGE]}… and {rest:,} more characters"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, TypeVar
 
-from affectgpt_r1.clean_text import guard_standard_error, message
+from affectgpt_r1.clean_text import cut, guard_standard_error, message, printable
 from affectgpt_r1.errors import AffectGPTError
 from affectgpt_r1.library_errors import explain_library_error
 
@@ -102,4 +102,4 @@ def _printable_complaints() -> Iterator[None]:
         with redirect_stderr(said):
             yield
     finally:
-        sys.stderr.write(message(said.getvalue()))
+        sys.stderr.write("\n".join(cut(printable(line)) for line in said.getvalue().split("\n")))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from affectgpt_r1 import REPOSITORY
-from affectgpt_r1.clean_text import printable
+from affectgpt_r1.clean_text import message, printable
 from affectgpt_r1.command import run_command
 
 
@@ -47,8 +47,8 @@ def report(options: argparse.Namespace) -> list[Path]:
     for name, sweep in summary["sweeps"].items():
         for run in sweep["runs"]:
             taken = f"{run['choice']}, seed {run['seed']}: MLflow run {run['run_id']}, commit {run['git_commit'][:7]}"
-            print(printable(f"{name} sweep: {taken}"), file=sys.stderr)
-    print(*map(printable, summary["missing"]), sep="\n", file=sys.stderr)
+            print(message(f"{name} sweep: {taken}"), file=sys.stderr)
+    print(*map(message, summary["missing"]), sep="\n", file=sys.stderr)
     return files
 
 
