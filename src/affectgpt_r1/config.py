@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from affectgpt_r1 import REPOSITORY
+from affectgpt_r1.clean_text import guard_standard_error, message
 from affectgpt_r1.config_keys import (
     CONFIGS,
     STAGE_KEYS,
@@ -102,6 +103,7 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    guard_standard_error()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, and knows no nearest key
     try:
         check_installation()
@@ -199,6 +201,6 @@ def _home_of(target: str) -> str:
         raise ConfigError(f"_target_: {target} does not exist ({error})") from error
 
 
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _fail(said: str) -> None:
+    print(message(f"error: {said}"), file=sys.stderr)
     raise SystemExit(2)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from affectgpt_r1.clean_text import message, printable
 from affectgpt_r1.config import REPOSITORY
 from affectgpt_r1.errors import AffectGPTError, ConfigError
 
@@ -100,10 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         folder = convert_weights(options.source, options.output)
     except AffectGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(message(f"error: {error}"), file=sys.stderr)
         raise SystemExit(2) from error
     record = json.loads((folder / PROVENANCE).read_text("utf-8"))
-    print(f"{folder}, made of {record['source']} with sha256 {record['source_sha256']}")
+    print(printable(f"{folder}, made of {record['source']} with sha256 {record['source_sha256']}"))
 
 
 if __name__ == "__main__":

@@ -37,10 +37,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     Raises:
         ConfigError: Another evaluation writes into the same folder.
     """
-    from rich.console import Console
-
     from affectgpt_r1.assembly import prepare_process
     from affectgpt_r1.config import instantiate
+    from affectgpt_r1.console import get_console
     from affectgpt_r1.reporting.evaluation import log_evaluation
     from affectgpt_r1.reporting.tables import evaluation_tables
     from affectgpt_r1.reporting.tracking import tracked_run
@@ -52,7 +51,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     with owned(folder), tracked_run(loggers):
         summary = compare(config, loggers)
         for table in evaluation_tables(summary):
-            Console().print(table)
+            get_console().print(table)
         return log_evaluation(loggers, summary, folder)
 
 

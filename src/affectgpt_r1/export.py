@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from affectgpt_r1.clean_text import markdown_text, one_line, printable
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError
@@ -130,25 +131,32 @@ def model_card(settings: Mapping[str, Any], *, name: str, kind: str, trainable: 
     model, data, prompt = settings["model"], settings["data"], settings["prompt"]
     base, video, audio = (model[part].get("pretrained") for part in ("language_model", "video_tower", "audio_tower"))
     return CARD.format(
-        name=name,
-        stage=settings["stage"]["name"],
+        name=markdown_text(name),
+        stage=_code(settings["stage"]["name"]),
         seed=settings["seed"],
-        checkpoint=Path(settings["init_from"]).name,
+        checkpoint=_code(Path(settings["init_from"]).name),
         origin=f"base_model: {base}\n" if HUB_ID.fullmatch(base or "") else "",
-        base=base or FROM_SCRATCH,
-        video=video or FROM_SCRATCH,
-        audio=audio or FROM_SCRATCH,
-        adapter=f"LoRA {model['lora']}" if model["lora"] else "trained whole",
-        fusion=model["fusion"],
+        base=markdown_text(base or FROM_SCRATCH),
+        video=markdown_text(video or FROM_SCRATCH),
+        audio=markdown_text(audio or FROM_SCRATCH),
+        adapter=markdown_text(f"LoRA {model['lora']}") if model["lora"] else "trained whole",
+        fusion=_code(model["fusion"]),
         trainable=trainable,
         total=total,
-        modalities=", ".join(data["modalities"]),
+        modalities=markdown_text(", ".join(data["modalities"])),
         data="synthetic clips: figures say nothing about real people"
         if settings["synthetic"]
-        else data["train_labels"],
-        question=f"AffectGPT's `{prompt['kind']}`" if prompt["kind"] else f'"{prompt["question"].strip()}"',
+        else markdown_text(str(data["train_labels"])),
+        question=f"AffectGPT's `{_code(prompt['kind'])}`"
+        if prompt["kind"]
+        else markdown_text(f'"{prompt["question"]}"'),
         kind="adapter and projectors; the base model is loaded from its own folder" if kind == "adapter" else "merged",
     )
+
+
+def _code(text: str) -> str:
+    """Return the text for a code span, which a backtick would end."""
+    return one_line(text).replace("`", "'")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -160,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def work(options: argparse.Namespace, config: DictConfig) -> Path:
         return export(config, options.output, options.kind, options.overrides)
 
-    print(run_composed_command(parser, work, arguments))
+    print(printable(run_composed_command(parser, work, arguments)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from affectgpt_r1.clean_text import printable
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import CONFIGS, resolved
 from affectgpt_r1.errors import CheckpointError
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def work(options: argparse.Namespace, config: DictConfig) -> str:
         return import_affectgpt(config, options.checkpoint, options.output, options.mode)
 
-    print(run_composed_command(parser, work, arguments, first=FIRST))
+    print(printable(run_composed_command(parser, work, arguments, first=FIRST)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from affectgpt_r1.clean_text import printable
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import resolved
 from affectgpt_r1.scoring import write_json
@@ -275,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_json(options.json, result)
         return render(result)
 
-    print(run_composed_command(parser, work, arguments))
+    print(printable(run_composed_command(parser, work, arguments)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from affectgpt_r1.answering_policy import add_policy_options, load_predictor
+from affectgpt_r1.clean_text import json_line, message
 from affectgpt_r1.command import run_command
 from affectgpt_r1.errors import ConfigError, DataError
 
@@ -38,9 +39,9 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
     Raises:
         AffectGPTError: A path, the subtitles or the checkpoint are at fault.
     """
-    from rich.console import Console
     from rich.progress import track
 
+    from affectgpt_r1.console import PlainConsole
     from affectgpt_r1.data.media_search import clip_names, find_media
     from affectgpt_r1.prediction import predict_files
 
@@ -50,7 +51,7 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
     subtitles = _subtitles(files, options.subtitle, failures)
     predictor = load_predictor(options)
     rows = predict_files(predictor, subtitles, failures)
-    console, answered = Console(stderr=True), 0
+    console, answered = PlainConsole(stderr=True), 0
     with _output(options, files) as output:
         try:
             for row in track(rows, "predicting", len(subtitles), console=console, disable=not console.is_terminal):
@@ -64,13 +65,13 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
 
 
 def _write_row(output: TextIO, row: Mapping[str, Any]) -> None:
-    line = json.dumps(row, ensure_ascii=False)
+    line = json_line(row)
     try:
         line.encode(output.encoding or "utf-8")
-    except UnicodeEncodeError:  # a file name that is no UTF-8, or a terminal that shows none
-        line = json.dumps(row)
+    except UnicodeEncodeError:  # a terminal that shows no UTF-8
+        line = json.dumps(row) + "\n"
     try:
-        output.write(f"{line}\n")
+        output.write(line)
         output.flush()
     except OSError as error:
         raise ConfigError(f"--output {output.name}: cannot be written: {error.strerror}") from error
@@ -78,7 +79,7 @@ def _write_row(output: TextIO, row: Mapping[str, Any]) -> None:
 
 def _list_failures(failures: Mapping[Path, str], answered: int, number: int) -> None:
     for path, reason in failures.items():
-        print(reason if reason.startswith(str(path)) else f"{path}: {reason}", file=sys.stderr)
+        print(message(reason if reason.startswith(str(path)) else f"{path}: {reason}"), file=sys.stderr)
     listed = (
         f"; {len(failures)} could not be and are listed above. A file that players do show can be repaired by "
         "`ffmpeg -i FILE NEW.mp4`"

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from affectgpt_r1.clean_text import PrintableFormatter
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.reporting.provenance import command_line
@@ -172,7 +173,7 @@ def config_hash(config: DictConfig) -> str:
 def log_file(folder: Path) -> Iterator[None]:
     """Append this process's log, and the error that ends it, to ``<folder>/train.log``."""
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    handler.setFormatter(PrintableFormatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     root = logging.getLogger()
 
     def write(level: int, message: str) -> None:

@@ -49,9 +49,9 @@ def chat_from(options: argparse.Namespace) -> Chat | None:
 
 def report_console() -> Console:
     """Where tables are printed: as wide as the terminal, or wide enough for every table."""
-    from rich.console import Console
+    from affectgpt_r1.console import PlainConsole
 
-    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
+    return PlainConsole(width=None if sys.stdout.isatty() else TABLE_WIDTH)
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:

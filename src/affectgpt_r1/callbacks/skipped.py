@@ -10,6 +10,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from affectgpt_r1.clean_text import printable
+from affectgpt_r1.csv_format import spreadsheet_cell
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.functional.collective import gather_objects
 from affectgpt_r1.reporting.logger import mlflow_loggers
@@ -20,8 +22,8 @@ log = logging.getLogger(__name__)
 class UnreadableClips(pl.Callback):
     """Reports the module's ``skipped`` clips when training ends, and ends it early when too many are lost.
 
-    The report is a warning in the log, ``<folder>/unreadable_clips.csv``, the metric ``data/unreadable_clips`` and,
-    with MLflow, the artifact ``data/unreadable_clips.csv``.
+    The report is a warning in the log, ``<folder>/unreadable_clips.csv`` (for spreadsheets: it holds no formula), the
+    metric ``data/unreadable_clips`` and, with MLflow, the artifact ``data/unreadable_clips.csv``.
 
     Args:
         folder: This run's output folder.
@@ -81,5 +83,6 @@ def _skipped(module: pl.LightningModule) -> SkippedClips:
 
 def _csv(rows: list[tuple[str, str]]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerows([("name", "reason"), *rows])
+    shown = [tuple(spreadsheet_cell(printable(cell)) for cell in row) for row in rows]
+    csv.writer(text).writerows([("name", "reason"), *shown])
     return text.getvalue()

@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.moved import follow_artifacts
 
 DATABASE_NAME = "mlflow.db"
@@ -56,6 +57,9 @@ def ensure_experiment(uri: str, name: str, artifact_root: Path) -> str:
 
     Returns:
         The experiment id.
+
+    Raises:
+        ConfigError: The experiment keeps its artifacts elsewhere.
     """
     from mlflow.tracking import MlflowClient
 
@@ -63,8 +67,10 @@ def ensure_experiment(uri: str, name: str, artifact_root: Path) -> str:
     with _locked(Path(uri.removeprefix("sqlite:///"))):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            location = artifact_root.resolve() / re.sub(r"[^\w.-]+", "_", name)
-            return str(client.create_experiment(name, artifact_location=location.as_uri()))
+            location = (artifact_root.resolve() / re.sub(r"[^\w.-]+", "_", name)).as_uri()
+            artifact_folder(location, artifact_root.parent, f"experiment_name={name}")
+            return str(client.create_experiment(name, artifact_location=location))
+        artifact_folder(experiment.artifact_location, artifact_root.parent, f"MLflow experiment {name!r}")
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
 
+from affectgpt_r1.console import PlainConsole
 from affectgpt_r1.metrics.bootstrap import STATISTICS
 from affectgpt_r1.reporting.logger import mlflow_loggers
 from affectgpt_r1.reporting.plain_json import json_text
@@ -70,7 +70,7 @@ def evaluation_metrics(summary: Summary) -> dict[str, float]:
 def tables_text(summary: Summary) -> str:
     """Return the tables as plain text, wide enough that no row is folded."""
     with Path(os.devnull).open("w", encoding="utf-8") as sink:
-        console = Console(file=sink, record=True, width=_TABLE_WIDTH)
+        console = PlainConsole(file=sink, record=True, width=_TABLE_WIDTH)
         for table in evaluation_tables(summary):
             console.print(table)
         return console.export_text()

@@ -14,9 +14,11 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from affectgpt_r1.clean_text import json_line
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
-from affectgpt_r1.reporting.plain_json import finite_or_none
+from affectgpt_r1.reporting.plain_json import finite_or_none, json_text
 from affectgpt_r1.reporting.provenance import command_line, flatten_config, git_tags
 
 RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
@@ -71,7 +73,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
         tags: More tags.
 
     Raises:
-        ConfigError: If the database cannot be made or ``run_id`` names no run in it.
+        ConfigError: If the database cannot be made, ``run_id`` names no run in it, or artifacts would go elsewhere.
     """
 
     def __init__(
@@ -175,7 +177,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
             self.experiment.log_batch(self.run_id, params=fresh[start : start + _PARAMS_PER_CALL])
         changed = {key: [logged[key], value] for key, value in flat.items() if logged.get(key, value) != value}
         if changed:
-            self.log_text(json.dumps(changed, indent=2, ensure_ascii=False), "config/changed_params.json")
+            self.log_text(json_text(changed), "config/changed_params.json")
 
     @rank_zero_only
     def log_table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], path: str) -> None:
@@ -190,8 +192,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
             path: Artifact path, ``….json``.
         """
         cells = [[round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in rows]
-        content = finite_or_none({"columns": columns, "data": cells})
-        self.log_text(json.dumps(content, ensure_ascii=False), path)
+        self.log_text(json_line(finite_or_none({"columns": columns, "data": cells})), path)
         shown = json.loads(self.experiment.get_run(self.run_id).data.tags.get(_TABLES_TAG, "[]"))
         shown = [table for table in shown if table["path"] != path] + [{"path": path, "type": "table"}]
         self.experiment.set_tag(self.run_id, _TABLES_TAG, json.dumps(shown[-_TABLES_SHOWN:]))
@@ -218,6 +219,8 @@ class TrackedMLFlowLogger(MLFlowLogger):
         from mlflow.exceptions import MlflowException
 
         try:
+            run = self._mlflow_client.get_run(run_id)
+            artifact_folder(run.info.artifact_uri, self._artifact_root.parent, f"run_id={run_id}")
             self._mlflow_client.update_run(run_id, status="RUNNING")
         except MlflowException as error:
             raise ConfigError(

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from affectgpt_r1.clean_text import printable_json
+
 
 def finite_or_none(value: Any) -> Any:
     """``value``, with NaN and infinities as None, inside mappings and sequences, too.
@@ -25,7 +27,7 @@ def finite_or_none(value: Any) -> Any:
 
 def json_text(content: Any) -> str:
     """``content`` as indented JSON with a closing line break."""
-    return json.dumps(finite_or_none(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return printable_json(json.dumps(finite_or_none(content), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_json(path: Path, content: Any) -> None:

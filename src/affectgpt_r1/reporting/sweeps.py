@@ -7,6 +7,7 @@ it ends. A run that says RUNNING while its lock is free therefore has no process
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
 from affectgpt_r1.reporting.logger import RunStatus
 from affectgpt_r1.reporting.plain_json import json_text
@@ -44,6 +46,7 @@ class SweepRuns:
         self._experiment_id = ensure_experiment(uri, experiment_name, Path(outputs) / "artifacts")
         self._client: Any = MlflowClient(uri)
         self._locks = Path(locks)
+        self._outputs = Path(outputs)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -119,6 +122,7 @@ class SweepRuns:
         if run_id is None:
             run = self._client.create_run(self._experiment_id, tags=tags, run_name=name)
             return str(run.info.run_id)
+        self._folder_of(run_id)
         self._client.update_run(run_id, status="RUNNING")
         for key, value in tags.items():
             self._client.set_tag(run_id, key, value)
@@ -134,7 +138,8 @@ class SweepRuns:
         """
         rows = []
         for clip in clips:
-            files = [f"{clip['name']}-{index}.png" for index in range(len(frames[clip["name"]]))]
+            stem = re.sub(r"[^\w.-]", lambda found: f"_{ord(found[0]):x}_", clip["name"])  # a name may hold a slash
+            files = [f"{stem}-{index}.png" for index in range(len(frames[clip["name"]]))]
             for file, frame in zip(files, frames[clip["name"]], strict=True):
                 self._client.log_image(run_id, frame, artifact_file=f"clips/{file}")
             rows.append({**clip, "frames": files})
@@ -142,7 +147,7 @@ class SweepRuns:
 
     def has_clips(self, run_id: str) -> bool:
         """Whether :meth:`log_clips` has been here."""
-        return any(file.path == "clips/clips.json" for file in self._client.list_artifacts(run_id, "clips"))
+        return (self._folder_of(run_id) / "clips" / "clips.json").is_file()
 
     def close_sweep(self, run_id: str, cells: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
         """Write ``cells.json`` and the parent run's final status.
@@ -156,6 +161,10 @@ class SweepRuns:
         if cells:
             self._client.log_text(run_id, json_text(cells), "cells.json")
         self._client.set_terminated(run_id, status)
+
+    def _folder_of(self, run_id: str) -> Path:
+        """Where a run's artifacts are; a ConfigError if that is not below the outputs folder."""
+        return artifact_folder(self._client.get_run(run_id).info.artifact_uri, self._outputs, f"MLflow run {run_id}")
 
     def _lock(self, name: str) -> FileLock:
         self._locks.mkdir(parents=True, exist_ok=True)

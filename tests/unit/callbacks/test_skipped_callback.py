@@ -4,7 +4,7 @@ import logging
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from affectgpt_r1.callbacks.skipped import UnreadableClips
+from affectgpt_r1.callbacks.skipped import UnreadableClips, _csv
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import SkippedClip
@@ -55,3 +55,12 @@ def test_few_clips_are_judged_at_the_end_only(tmp_path, tiny_module, fit, caplog
         fit(module, [UnreadableClips(tmp_path, max_share=0.03, judge_after=100)])
     assert module.trainer.global_step == 12
     assert caplog.text.count("clips drawn could not be read") == 1
+
+
+def test_the_list_holds_no_formula_and_no_control_character():
+    rows = [("=cmd|x", "a.mp4: \x1b]0;t\x07, -1 s"), ("a\r=1", "-3.4")]
+    assert list(csv.reader(_csv(rows).splitlines())) == [
+        ["name", "reason"],
+        ["'=cmd|x", r"a.mp4: \x1b]0;t\x07, -1 s"],
+        [r"a\r=1", "-3.4"],
+    ]

@@ -14,12 +14,13 @@ from affectgpt_r1.reporting.report.tables import all_tables
 from affectgpt_r1.reporting.report.text_formats import latex, markdown
 
 
-def build_report(outputs: Path, folder: Path) -> list[Path]:
+def build_report(outputs: Path, folder: Path, lexicon_folder: str | None = None) -> list[Path]:
     """Write ``report.html``, ``tables.md``, ``tables.tex`` and ``tables.json``.
 
     Args:
         outputs: The folder that holds ``mlflow.db``.
         folder: Where the files go; created if absent.
+        lexicon_folder: See :func:`~affectgpt_r1.reporting.report.queries.read_sweeps`.
 
     Returns:
         The files' paths.
@@ -29,7 +30,7 @@ def build_report(outputs: Path, folder: Path) -> list[Path]:
         DataError: If an artifact of a sweep is damaged.
         LexiconError: If the lexicon of a run is not at hand.
     """
-    sweeps = read_sweeps(outputs)
+    sweeps = read_sweeps(outputs, lexicon_folder)
     summary = summarise(sweeps)
     lexicon = load_lexicon(next((cell.lexicon for sweep in sweeps for cell in sweep.cells), "bundled"))
     tables, title = all_tables(summary), heading(summary)
