@@ -68,23 +68,25 @@ class _DecodingProcess:
 
     def call(self, path: Path, request: Any) -> Any:
         """Raise or return what the other process does."""
+        seconds = MAX_SECONDS
+        with suppress(OSError, ValueError):  # the reader says what is wrong with it
+            seconds += os.stat(path).st_size / 1e6
         with self._lock:
             # It may crash over what an earlier file left in its memory: only the second time it is this file's doing.
             for _ in range(2):
                 try:
                     folder = "/" if path.is_absolute() else os.getcwd()  # it may have changed since the fork
-                    succeeded, result = self._answer(path, pickle.dumps((folder, path, *request)))
+                    succeeded, result = self._answer(path, pickle.dumps((seconds, folder, path, *request)), seconds)
                     break
                 except (EOFError, ConnectionError):
-                    cause = self.stop()
+                    cause = self.stop(kill=False)
             else:
                 raise MediaError(f"{path}: its decoder crashed ({cause}): the file is damaged, or made to do so")
         if succeeded:
             return result
         raise result
 
-    def _answer(self, path: Path, request: bytes) -> Any:
-        seconds = MAX_SECONDS + (path.stat().st_size / 1e6 if path.exists() else 0)
+    def _answer(self, path: Path, request: bytes, seconds: float) -> Any:
         connection = self._connection or self._start()
         try:
             connection.send_bytes(request)
@@ -114,14 +116,16 @@ class _DecodingProcess:
         Finalize(None, stop_decoding_process, exitpriority=10)
         return self._connection
 
-    def stop(self) -> str:
-        """End the process and say what it died of, if not of this."""
+    def stop(self, *, kill: bool = True) -> str:
+        """Wait for the process's end and return its cause."""
         if self._connection is None:
             return ""
         self._connection.close()
         self._connection = None
-        with suppress(ChildProcessError):
-            if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        with suppress(
+            ChildProcessError, ProcessLookupError
+        ):  # where another part of the program waits for all processes
+            if kill:
                 os.kill(self._pid, signal.SIGKILL)
             status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
             return signal.Signals(-status).name if status < 0 else f"exit code {status}"
@@ -141,7 +145,7 @@ def _serve(connection: Connection, shared: mmap.mmap) -> None:
     os.closerange(3, connection.fileno())
     os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     faulthandler.disable()
-    for crash in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+    for crash in (signal.SIGALRM, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
         signal.signal(crash, signal.SIG_DFL)
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(other, signal.SIG_IGN)  # for the process that waits; its end ends this one
@@ -150,11 +154,13 @@ def _serve(connection: Connection, shared: mmap.mmap) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + MAX_BYTES, resource.RLIM_INFINITY))
     with suppress(EOFError, ConnectionError):
         while True:
-            connection.send(_answer(shared, *pickle.loads(connection.recv_bytes())))
+            answer = _answer(shared, *pickle.loads(connection.recv_bytes()))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(answer)
 
 
 def _answer(
-    shared: mmap.mmap, folder: str, path: Path, read: Callable[..., Any], args: Any, kwargs: Any
+    shared: mmap.mmap, seconds: float, folder: str, path: Path, read: Callable[..., Any], args: Any, kwargs: Any
 ) -> tuple[bytes, list[int]]:
     """Leave the arrays in ``shared``, forty times as fast as through a pipe; return the rest, and their sizes."""
     sizes: list[int] = []
@@ -164,6 +170,7 @@ def _answer(
         shared.write(raw)
         sizes.append(raw.nbytes)
 
+    signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # its end, if nobody waits any more who would end it
     try:
         os.chdir(folder)
         shared.seek(0)

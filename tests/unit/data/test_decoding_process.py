@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import threading
 import time
@@ -177,6 +178,24 @@ def test_threads_and_forked_processes_do_not_mix_answers(tmp_path):
         os._exit(0 if read(tmp_path, "pid") not in (pid, os.getpid()) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert read(tmp_path, "pid") == pid
+
+
+def test_it_ends_with_the_process_that_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding_process, "MAX_SECONDS", 0.3)
+    receiving, sending = os.pipe()
+    if (waiting := os.fork()) == 0:
+        os.write(sending, str(read(tmp_path, "pid")).encode())
+        read(tmp_path, "loop")
+    decoding = os.pidfd_open(int(os.read(receiving, 20)))
+    os.kill(waiting, signal.SIGKILL)
+    os.waitpid(waiting, 0)
+    assert select.select([decoding], [], [], 10)[0] == [decoding]
+    os.close(decoding)
+
+
+def test_what_is_wrong_with_a_path_the_reader_says(tmp_path):
+    for path in (tmp_path / "none", Path("a\0b"), tmp_path):
+        assert read(path, "give", value=5) == 5
 
 
 def test_files_of_the_process_that_forked_are_not_held(tmp_path):
