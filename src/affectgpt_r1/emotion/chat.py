@@ -30,9 +30,9 @@ MAX_TOKENS = 512
 MAX_BYTES = 1 << 20
 """Size of the largest answer that is read; 512 tokens take a few thousand bytes."""
 
-_MAX_RETRY_AFTER = 60
+_MAX_RETRY_AFTER, _MAX_PAUSE = 60, 3600
 _TRY_AGAIN = frozenset((408, 429, 500, 502, 503, 504))
-_RANGES = {"timeout": (0.001, 3600), "retries": (0, 100), "pause": (0, 3600), "max_tokens": (1, 1_000_000)}
+_RANGES = {"timeout": (0.001, 3600), "retries": (0, 100), "pause": (0, _MAX_PAUSE), "max_tokens": (1, 1_000_000)}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _JITTER = random.SystemRandom()  # the global generator's state belongs to training
 
@@ -132,7 +132,8 @@ class UrlChat:
             # httpx2's time-outs are for single reads: a server that sends a byte now and then would never meet them.
             async with httpx2.AsyncClient(timeout=None, verify=_tls(), headers=headers) as client:
                 for attempt in range(int(self.retries) + 1):
-                    pause, passing = self.pause * 2**attempt * (1 + _JITTER.random() / 4), True
+                    pause = min(self.pause * 2**attempt, _MAX_PAUSE) * (1 + _JITTER.random() / 4)
+                    passing = True
                     try:
                         async with asyncio.timeout(self.timeout):
                             status, retry_after, answer = await _post(client, address, body)
@@ -147,7 +148,7 @@ class UrlChat:
                     if not passing or attempt == self.retries:
                         break
                     await asyncio.sleep(pause)
-        except (httpx2.InvalidURL, ImportError, ValueError) as error:
+        except (httpx2.InvalidURL, ImportError, ValueError, OSError) as error:  # OSError: no certificates
             raise ChatError(f"{address} cannot be asked ({_shown(error)}): check URL and proxy settings") from error
         asked = f" ({attempt + 1} times asked)" if attempt else ""
         raise ChatError(f"{address} {failure}{asked}{remedy}")

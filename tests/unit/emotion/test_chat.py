@@ -266,6 +266,16 @@ def test_a_proxy_is_asked(server, monkeypatch):
             UrlChat("http://other.invalid/v1", "tiny", retries=0)("a")
 
 
+def test_certificates_that_are_not_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    chat._tls.cache_clear()
+    try:
+        with pytest.raises(ChatError, match=r"cannot be (asked|reached)"):
+            UrlChat("https://127.0.0.1:1/v1", "tiny", retries=0)("a")
+    finally:
+        chat._tls.cache_clear()
+
+
 def test_a_notebook_runs_a_loop_of_its_own(server):
     async def cell():
         return server.chat()("a")
