@@ -270,7 +270,7 @@ def test_certificates_that_are_not_there(monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     chat._tls.cache_clear()
     try:
-        with pytest.raises(ChatError, match="cannot be asked .FileNotFoundError"):
+        with pytest.raises(ChatError, match=r"cannot be asked \(FileNotFoundError"):
             UrlChat("https://127.0.0.1:1/v1", "tiny", retries=0)("a")
     finally:
         chat._tls.cache_clear()
