@@ -31,8 +31,8 @@ from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
 
 log = logging.getLogger(__name__)
 
-WORKER_TIMEOUT_SECONDS = 300
-"""How long a batch may take before a worker counts as hung in native decoder code."""
+WORKER_TIMEOUT_SECONDS = 1800
+"""How long a batch may take before a worker counts as hung; decoders that do not end are stopped much earlier."""
 
 
 class ClipDataModule(LightningDataModule):

@@ -34,7 +34,7 @@ def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexic
         _log.debug("the cached lexicon %s is passed over: %s", path, error)
     lexicon = compile_lexicon()
     try:
-        _write_atomically(path, lexicon_to_json(lexicon))
+        write_atomically(path, lexicon_to_json(lexicon))
     except OSError as error:
         _log.debug("the lexicon is not cached: %s", error)
     return lexicon
@@ -83,7 +83,8 @@ def lexicon_from_json(text: str) -> Lexicon:
     )
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file and its folder, whole or not at all; ``OSError`` says why not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
     try:
