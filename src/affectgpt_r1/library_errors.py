@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import re
 
 from affectgpt_r1.errors import AffectGPTError
-
-FILE_SYSTEM_REMEDIES = {
-    errno.ENOSPC: "make room, or choose another paths.outputs=",
-    errno.EDQUOT: "make room, or choose another paths.outputs=",
-    errno.EROFS: "choose another paths.outputs=",
-    errno.EACCES: "change its permissions, or choose another paths.outputs=",
-    errno.ENAMETOOLONG: "a file name has at most 255 bytes: choose a shorter experiment_name= or clip name",
-    errno.EMFILE: "raise the limit of open files (ulimit -n), or lower data.num_workers",
-}
-"""What a file system answers when it is full, locked or asked for too much, and what to do."""
+from affectgpt_r1.files import is_of_file_system, why_unwritable
 
 
 def explain_library_error(error: BaseException) -> str | None:
@@ -30,9 +20,9 @@ def explain_library_error(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, AffectGPTError):
         return worker_message(text)
-    if isinstance(error, OSError) and error.errno in FILE_SYSTEM_REMEDIES:
+    if isinstance(error, OSError) and is_of_file_system(error):
         name = str(error.filename or "a file")
-        return f"{name if len(name) < 200 else name[:200] + '…'}: {error.strerror}; {FILE_SYSTEM_REMEDIES[error.errno]}"
+        return f"{name if len(name) < 200 else name[:200] + '…'}: {why_unwritable(error)}"
     kind = type(error).__name__
     if kind == "OutOfMemoryError" or "not enough memory" in text or isinstance(error, MemoryError):
         return (
