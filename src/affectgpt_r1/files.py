@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from affectgpt_r1.errors import WriteError
+from affectgpt_r1.errors import AffectGPTError, WriteError
 
 ELSEWHERE = "choose another paths.outputs="
 _REMEDIES = {
@@ -40,14 +41,34 @@ def is_of_file_system(error: OSError) -> bool:
 
 
 @contextmanager
+def clear_write_errors(path: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Turn what the file system or a library says of a file that cannot be written into one line.
+
+    Args:
+        path: What is written in the block.
+        elsewhere: How the user chooses another place.
+
+    Raises:
+        WriteError: Names the file, the reason and the remedy.
+    """
+    try:
+        yield
+    except Exception as error:  # libraries wrap the system's error in their own
+        if isinstance(error, AffectGPTError) or (cause := os_error_in(error)) is None:
+            raise
+        raise WriteError(f"{path}: cannot be written: {why_unwritable(cause, elsewhere)}") from error
+
+
+@contextmanager
 def replacing(path: Path, *, flush: bool = True, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
-    """Yield a temporary path next to a file, and move what the block writes there to the file's place.
+    """Yield a temporary path next to a file or folder, and move what the block writes there to its place.
 
     A reader finds the old file or the new one, whole, at any moment, and after a power cut as well. If the block or
     the disk fails, the old file is untouched and the temporary one removed.
 
     Args:
-        path: The file; its folder is made. A link is followed, and a device such as ``/dev/stdout`` written to.
+        path: The file, or a folder that is new or empty; what it is in is made. A link is replaced, not followed, for
+            it may have come with a stranger's folder; a device such as ``/dev/stdout`` is written to.
         flush: Wait until the disk has it; False where a reader finds out that a file is damaged, and makes it again.
         elsewhere: How the user chooses another place, for the message.
 
@@ -57,22 +78,18 @@ def replacing(path: Path, *, flush: bool = True, elsewhere: str = ELSEWHERE) -> 
     if path.is_absolute() and path.parts[1:2] in (("dev",), ("proc",)):
         yield path
         return
-    target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{os.getpid()}-{uuid4().hex[:12]}{_PARTIAL}")  # other machines have the same numbers
+    partial = path.with_name(f".{os.getpid()}-{uuid4().hex[:12]}{_PARTIAL}")  # other machines have the same numbers
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        if flush:
-            _flush(partial)
-        os.replace(partial, target)
-        if flush:
-            _flush(target.parent)
-    except Exception as error:
-        if (cause := os_error_in(error)) is None:
-            raise
-        raise WriteError(f"{path}: cannot be written: {why_unwritable(cause, elsewhere)}") from error
+        with clear_write_errors(path, elsewhere):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            for written in (*partial.rglob("*"), partial) if flush else ():
+                _flush(written)
+            os.replace(partial, path)
+            if flush:
+                _flush(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
 def write_text(path: Path, text: str, *, flush: bool = True, elsewhere: str = ELSEWHERE) -> None:
@@ -85,11 +102,39 @@ def write_text(path: Path, text: str, *, flush: bool = True, elsewhere: str = EL
         partial.write_bytes(text.encode())
 
 
+@contextmanager
+def line_writer(path: Path, elsewhere: str = "choose another --output") -> Iterator[Callable[[str], None]]:
+    """Yield a function that adds a line to a new file at once; where the disk fails, the lines before it stay whole.
+
+    Raises:
+        WriteError: See :func:`clear_write_errors`.
+    """
+    with clear_write_errors(path, elsewhere):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb", buffering=0)
+    size = 0
+
+    def write(line: str) -> None:
+        nonlocal size
+        left = data = f"{line}\n".encode()
+        with clear_write_errors(path, elsewhere):
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                with suppress(OSError):  # a device
+                    file.truncate(size)
+                raise
+        size += len(data)
+
+    with file:
+        yield write
+
+
 def remove_partial(folder: Path) -> None:
     """Remove the temporary files that a killed process left in a folder; call it where no other process writes."""
     for path in folder.glob(f"*{_PARTIAL}"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def os_error_in(error: BaseException | None) -> OSError | None:
@@ -99,6 +144,14 @@ def os_error_in(error: BaseException | None) -> OSError | None:
             return OSError(int(numbered[1]), os.strerror(int(numbered[1])))
         error = error.__cause__ or error.__context__
     return error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):  # what failed before is the error to tell
+            path.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -18,6 +18,7 @@ from yaml import YAMLError
 
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.files import write_text
 from affectgpt_r1.reporting.provenance import command_line
 from affectgpt_r1.resume import dotted
 from affectgpt_r1.run_record import wall_time_of
@@ -153,9 +154,9 @@ def begin(config: DictConfig) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    _write(folder / CONFIG_FILE, OmegaConf.to_yaml(config))
-    _write(folder / OVERRIDES_FILE, OmegaConf.to_yaml(OmegaConf.create(_overrides())))
-    _write(folder / START_FILE, json.dumps(_start_digests(config), indent=2) + "\n")
+    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config))
+    write_text(folder / OVERRIDES_FILE, OmegaConf.to_yaml(OmegaConf.create(_overrides())))
+    write_text(folder / START_FILE, json.dumps(_start_digests(config), indent=2) + "\n")
 
 
 def config_hash(config: DictConfig) -> str:
@@ -262,14 +263,6 @@ def _read_record(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{folder / 'run.json'}: this is not JSON ({error}); give overwrite=true") from error
     return record if isinstance(record, dict) else {}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file at once, so that no other process reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _overrides() -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.files import write_text
 
 LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"
 
@@ -71,7 +72,7 @@ def _acquire(lock: FileLock, folder: Path, remedy: str) -> None:
 def _write_owner(folder: Path) -> None:
     started = datetime.now().isoformat(sep=" ", timespec="seconds")
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": started, "command": shlex.join(sys.argv)}
-    (folder / OWNER_FILE).write_text(json.dumps(owner) + "\n", encoding="utf-8")
+    write_text(folder / OWNER_FILE, json.dumps(owner) + "\n", flush=False)
 
 
 def _read_owner(folder: Path) -> dict[str, Any]:

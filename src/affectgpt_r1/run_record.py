@@ -86,7 +86,6 @@ def write_record(
         "config_hash": config_hash,
     }
     folder = Path(config.paths.run)
-    folder.mkdir(parents=True, exist_ok=True)
     if is_repeated and (folder / "run.json").is_file():
         earlier = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         record |= {name: earlier[name] for name in KEPT if name in earlier}

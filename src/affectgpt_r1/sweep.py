@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from affectgpt_r1.errors import ConfigError, MediaError
+from affectgpt_r1.files import write_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,9 +72,7 @@ def run_cell(config: DictConfig, train: Callable[[DictConfig], dict[str, float]]
             log.info("%s is finished: MLflow run %s", cell.run_name, run_id)
     entry = {"choice": cell.choice, "seed": cell.seed, "config_hash": cell.config_hash, "run_id": run_id}
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # else nobody leads a sweep
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CELL_FILE).write_text(json.dumps(entry), encoding="utf-8")
+        write_text(Path(HydraConfig.get().runtime.output_dir) / CELL_FILE, json.dumps(entry))
     return runs.score(run_id)
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from affectgpt_r1.errors import WriteError
-from affectgpt_r1.files import remove_partial, replacing, write_text
+from affectgpt_r1.files import line_writer, remove_partial, replacing, write_text
 
 BIG = 20_000
 
@@ -88,16 +88,49 @@ def test_the_mistake_of_a_program_stays_what_it_is_and_leaves_the_old_file(tmp_p
     assert [one.read_text() for one in tmp_path.iterdir()] == ["old"]
 
 
-def test_links_are_followed_and_devices_written_to(tmp_path, capfd):
-    (tmp_path / "disk").mkdir()
+def test_links_are_not_followed_and_devices_are_written_to(tmp_path, capfd):
+    """A stranger's folder may hold a link to any file of the user's."""
+    (tmp_path / "own").write_text("own")
     link = tmp_path / "run.json"
-    link.symlink_to("disk/run.json")
+    link.symlink_to("own")
     write_text(link, "new\r\n")
-    assert link.is_symlink()
-    assert (tmp_path / "disk" / "run.json").read_bytes() == b"new\r\n"
+    assert (tmp_path / "own").read_text() == "own"
+    assert link.read_bytes() == b"new\r\n"
     write_text(Path("/dev/stdout"), "shown")
     assert capfd.readouterr().out == "shown"
     assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "exported"
+
+    def write_two(partial: Path) -> None:
+        partial.mkdir()
+        (partial / "small").write_text("whole")
+        (partial / "big").write_bytes(b"x" * BIG)
+
+    with pytest.raises(WriteError), limited_file_size(), replacing(folder) as partial:
+        write_two(partial)
+    assert not list(tmp_path.iterdir())
+    folder.mkdir()
+    with replacing(folder) as partial:
+        (partial / "adapter").mkdir(parents=True)
+        (partial / "adapter" / "small").write_text("whole")
+    assert (folder / "adapter" / "small").read_text() == "whole"
+    assert [one.name for one in tmp_path.iterdir()] == ["exported"]
+
+
+def test_a_full_disk_keeps_the_lines_before_whole(tmp_path):
+    path = tmp_path / "made" / "rows.jsonl"
+
+    def write_three() -> None:
+        with limited_file_size(100), line_writer(path) as write_line:
+            for number in range(3):
+                write_line(f"{number}".ljust(39))
+
+    with pytest.raises(WriteError, match=r"rows\.jsonl: cannot be written: File too large; .* another --output"):
+        write_three()
+    assert path.read_text() == "0".ljust(39) + "\n" + "1".ljust(39) + "\n"
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):

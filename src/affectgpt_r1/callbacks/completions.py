@@ -13,6 +13,7 @@ from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
+from affectgpt_r1.files import write_text
 from affectgpt_r1.reporting.logger import Cell, mlflow_loggers
 from affectgpt_r1.reporting.plain_json import finite_or_none
 from affectgpt_r1.types import CompletionRecord
@@ -115,6 +116,5 @@ def _console_cell(cell: Cell) -> Text:
 
 
 def _write_jsonl(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = (dict(zip(columns, map(finite_or_none, row), strict=True)) for row in rows)
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

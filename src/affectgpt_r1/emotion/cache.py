@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from affectgpt_r1.emotion.wheels import Entry, Lexicon
+from affectgpt_r1.errors import WriteError
+from affectgpt_r1.files import write_text
 
 _log = logging.getLogger(__name__)
 _COMPILER_VERSION = 2
@@ -34,8 +35,8 @@ def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexic
         _log.debug("the cached lexicon %s is passed over: %s", path, error)
     lexicon = compile_lexicon()
     try:
-        _write_atomically(path, lexicon_to_json(lexicon))
-    except OSError as error:
+        write_text(path, lexicon_to_json(lexicon), flush=False)
+    except WriteError as error:
         _log.debug("the lexicon is not cached: %s", error)
     return lexicon
 
@@ -81,15 +82,3 @@ def lexicon_from_json(text: str) -> Lexicon:
         cluster_names=tuple(tuple(tuple(names) for names in level) for level in content["cluster_names"]),
         entries=dict(zip(forms, map(entries.__getitem__, content["entry_of_form"]), strict=True)),
     )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise

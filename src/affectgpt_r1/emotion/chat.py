@@ -6,16 +6,16 @@ import hashlib
 import http.client
 import json
 import os
-import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from affectgpt_r1.emotion.cache import cache_folder
-from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.errors import AffectGPTError, WriteError
+from affectgpt_r1.files import write_text
 
 MAX_TOKENS = 512
 _TRY_AGAIN = frozenset((408, 429, 500, 502, 503, 504))
@@ -140,7 +140,8 @@ class CachedChat:
         except (OSError, ValueError):
             pass  # not asked yet, or a damaged file, which the new answer replaces
         answer = self.chat(prompt, instruction)
-        _keep(path, json.dumps(answer))
+        with suppress(WriteError):  # an answer that cannot be kept is asked for again
+            write_text(path, json.dumps(answer), flush=False)
         return answer
 
 
@@ -152,15 +153,3 @@ def _content(body: bytes, address: str) -> str:
     if not isinstance(answer, str):
         raise ChatError(f"{address} answered with {type(answer).__name__} in place of text")
     return answer
-
-
-def _keep(path: Path, text: str) -> None:
-    """Write whole or not at all; an answer that cannot be kept is asked for again."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError:
-        return

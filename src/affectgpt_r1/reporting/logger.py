@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.files import write_text
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
 from affectgpt_r1.reporting.plain_json import finite_or_none
 from affectgpt_r1.reporting.provenance import command_line, flatten_config, git_tags
@@ -110,8 +111,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
             self._experiment_id = ensure_experiment(str(self._tracking_uri), self._experiment_name, self._artifact_root)
         client = super().experiment
         if self._run_folder is not None:
-            self._run_folder.mkdir(parents=True, exist_ok=True)
-            (self._run_folder / _RUN_ID_FILE).write_text(f"{self._run_id}\n", encoding="utf-8")
+            write_text(self._run_folder / _RUN_ID_FILE, f"{self._run_id}\n")
         return client
 
     @property
