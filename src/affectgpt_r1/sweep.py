@@ -149,9 +149,14 @@ class SweepCallback(Callback):
 
 
 def read_entries(folder: Path) -> list[dict[str, Any]]:
-    """What the jobs of a multirun left in its folder, in the jobs' order."""
-    files = sorted(folder.glob(f"*/{CELL_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    """What the jobs of a multirun left in its folder, in the jobs' order; a damaged file is left out, and named."""
+    entries = []
+    for file in sorted(folder.glob(f"*/{CELL_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name)):
+        try:
+            entries.append(dict(json.loads(file.read_bytes())))
+        except (ValueError, TypeError):
+            log.warning("%s is damaged: the list of cells lacks it; run the sweep again, which trains nothing", file)
+    return entries
 
 
 def shown_clips(config: DictConfig) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:

@@ -140,7 +140,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     crc = 0
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().tobytes(), crc)
     return f"{crc:08x}"
 
 

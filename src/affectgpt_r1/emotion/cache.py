@@ -1,10 +1,11 @@
-"""Compiled lexicons on disk, one JSON file per content, so that workbooks are parsed once a machine."""
+"""Compiled lexicons on disk, one checksum and JSON per content, so that workbooks are parsed once a machine."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from affectgpt_r1.errors import WriteError
 from affectgpt_r1.files import write_text
 
 _log = logging.getLogger(__name__)
-_COMPILER_VERSION = 2
+_COMPILER_VERSION = 3
 _BETWEEN_FORMS = "\0"
 
 
@@ -28,17 +29,25 @@ def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexic
     """
     path = cache_folder() / f"lexicon-v{_COMPILER_VERSION}-{digest}.json"
     try:
-        return lexicon_from_json(path.read_text(encoding="utf-8"))
+        checksum, _, stored = path.read_bytes().partition(b"\n")
+        if checksum.decode() != _checksum(stored):
+            raise ValueError("not what its checksum says")
+        return lexicon_from_json(stored.decode())
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         _log.debug("the cached lexicon %s is passed over: %s", path, error)
     lexicon = compile_lexicon()
     try:
-        write_text(path, lexicon_to_json(lexicon), flush=False)
+        text = lexicon_to_json(lexicon)
+        write_text(path, f"{_checksum(text.encode())}\n{text}", flush=False)
     except WriteError as error:
         _log.debug("the lexicon is not cached: %s", error)
     return lexicon
+
+
+def _checksum(text: bytes) -> str:
+    return f"{zlib.crc32(text):08x}"
 
 
 def cache_folder() -> Path:

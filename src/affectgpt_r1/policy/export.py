@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.backbone import merge_lora
 from affectgpt_r1.policy.build import build_policy
 from affectgpt_r1.policy.exported_folder import (
+    ADAPTER_FILE,
     ADAPTER_FOLDER,
     GENERATION_FILE,
     PROCESSOR_FILE,
@@ -96,7 +97,9 @@ def export_policy(
         _write_adapter(policy, model, folder / ADAPTER_FOLDER)
     policy.tokenizer.save_pretrained(folder)
     towers = _write_multimodal(policy, model, folder / WEIGHTS_FILE)
-    digests = {BASE: weights_digest(base_weights(policy.language_model))}
+    files = (WEIGHTS_FILE, ADAPTER_FILE) if kind == "adapter" else (WEIGHTS_FILE,)
+    digests = {name: weights_digest(load_file(folder / name)) for name in files}
+    digests[BASE] = weights_digest(base_weights(policy.language_model))
     settings = {
         "kind": kind,
         "model": {**model, **towers},
@@ -139,7 +142,7 @@ def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], folder: P
     """Write the adapter as peft does."""
     folder.mkdir(exist_ok=True)
     adapter = {name: one for name, one in policy.language_model.state_dict().items() if "lora_" in name}
-    save_file(_stored({_peft_name(name): one for name, one in adapter.items()}), folder / "adapter_model.safetensors")
+    save_file(_stored({_peft_name(name): one for name, one in adapter.items()}), folder / Path(ADAPTER_FILE).name)
     _write(folder / "adapter_config.json", _adapter_config(model))
 
 
@@ -171,7 +174,7 @@ def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
     state, adapted = read_multimodal(folder), settings["kind"] == "adapter"
     check_base(settings.get("digests", {}).get(BASE), policy.language_model, str(folder))
     if adapted:
-        adapter = read_tensors(folder / ADAPTER_FOLDER / "adapter_model.safetensors")
+        adapter = read_tensors(folder, ADAPTER_FILE)
         names = {_peft_name(name): name for name in policy.language_model.state_dict()}
         state |= {f"language_model.{names.get(name, name)}": one for name, one in adapter.items()}
     expected = {name: one for name, one in policy.state_dict().items() if not name.startswith("language_model.")}

@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.policy.frozen_weights import weights_digest
 
 SETTINGS_FILE = "affectgpt_r1.json"
 WEIGHTS_FILE = "multimodal.safetensors"
 ADAPTER_FOLDER = "adapter"
+ADAPTER_FILE = f"{ADAPTER_FOLDER}/adapter_model.safetensors"
 PROCESSOR_FILE = "preprocessor_config.json"
 GENERATION_FILE = "generation_config.json"
 UNUSED = ("ctc_loss_reduction",)
@@ -60,21 +62,25 @@ def read_multimodal(folder: Path) -> dict[str, Tensor]:
     """The weights of ``fusion.`` and ``towers.``.
 
     Raises:
-        CheckpointError: They cannot be read.
+        CheckpointError: They cannot be read, or are not what was exported.
     """
-    return read_tensors(folder / WEIGHTS_FILE)
+    return read_tensors(folder, WEIGHTS_FILE)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of an exported folder.
 
     Raises:
-        CheckpointError: It cannot be read.
+        CheckpointError: It cannot be read, or has not the digest that the folder's settings name.
     """
     try:
-        return load_file(path)
+        tensors = load_file(folder / name)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); export it again") from error
+        raise CheckpointError(f"{folder / name} cannot be read ({error}); export it again") from error
+    digest = read_settings(folder, SETTINGS_FILE).get("digests", {}).get(name)
+    if digest is not None and digest != weights_digest(tensors):
+        raise CheckpointError(f"{folder / name} is damaged: not the weights that were exported; export it again")
+    return tensors
 
 
 def check_plain(value: Any, folder: Path) -> None:

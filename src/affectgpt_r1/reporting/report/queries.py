@@ -204,7 +204,7 @@ def _read_cell(client: Any, entry: Mapping[str, Any]) -> Cell | None:
 
 def _read_answers(path: Path) -> list[Answer]:
     answers = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
