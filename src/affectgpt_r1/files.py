@@ -76,7 +76,8 @@ def replacing(path: Path, *, flush: bool = True, elsewhere: str = ELSEWHERE) -> 
         WriteError: Names the file, the reason and the remedy.
     """
     if path.is_absolute() and path.parts[1:2] in (("dev",), ("proc",)):
-        yield path
+        with clear_write_errors(path, elsewhere):
+            yield path
         return
     partial = path.with_name(f".{os.getpid()}-{uuid4().hex[:12]}{_PARTIAL}")  # other machines have the same numbers
     try:

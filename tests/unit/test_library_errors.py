@@ -57,8 +57,8 @@ def test_an_error_of_the_program_keeps_its_traceback():
     ("said", "remedy"),
     [
         ("database or disk is full", "make room"),
-        ("attempt to write a readonly database", "change its permissions"),
-        ("database disk image is malformed", "move it away"),
+        ("attempt to write a readonly database", "make room, change its permissions"),
+        ("database disk image is malformed", "it is damaged: move it away"),
         ("database is locked", "end the process"),
     ],
 )

@@ -117,4 +117,4 @@ def _console_cell(cell: Cell) -> Text:
 
 def _write_jsonl(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     lines = (dict(zip(columns, map(finite_or_none, row), strict=True)) for row in rows)
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), flush=False)

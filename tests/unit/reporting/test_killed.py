@@ -57,11 +57,11 @@ def test_a_run_whose_lock_is_free_is_killed_and_one_whose_lock_is_held_runs(clie
 
 def test_another_machines_run_is_left_until_its_folder_is_taken_up(client, left, outputs):
     """Over a network file system a lock that is free here may be held there."""
-    (outputs / "run").mkdir(exist_ok=True)
-    (outputs / "run" / ".lock").touch()
-    foreign = left("run/.lock", "1@another-machine")
+    (outputs / "shared").mkdir()
+    (outputs / "shared" / ".lock").touch()
+    foreign = left("shared/.lock", "1@another-machine")
     assert mark_killed(client, outputs) == []
-    assert mark_killed(client, outputs, own_lock=outputs / "run" / ".lock") == [foreign]
+    assert mark_killed(client, outputs, own_lock=outputs / "shared" / ".lock") == [foreign]
 
 
 def test_a_run_that_has_ended_or_names_no_lock_stays_as_it_is(client, left, logger, outputs):
