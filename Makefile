@@ -15,7 +15,8 @@ SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.l
 RUN := outputs/$(EXPERIMENT)
 # What the run's own keys add to its folder is kept in $$own: nothing, or +penalty-ratio; its control and comparison have it, too.
 FIND_RUN = run=$$($(TRAIN) experiment=$(1) $(ARGS) --cfg job --package paths.run) && experiment=$${run%/grpo*} && own=$${run\#\#*/grpo}
-AGAIN := $(filter overwrite=%,$(ARGS))
+# A control is compared with the GRPO run whose time it trained for; once that was trained again, so is the control.
+AGAIN := $(or $(filter overwrite=%,$(ARGS)),overwrite=outdated)
 SMOL_EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),smol-$(PROMPT)-seed$(SEED))
 SMOL_WEIGHTS := data/pretrained/SmolLM2-135M-Instruct/provenance.json
 TRAIN := $(BIN)/python -m affectgpt_r1.train

@@ -14,6 +14,7 @@ from affectgpt_r1.answering_policy import add_policy_options, load_predictor
 from affectgpt_r1.clean_text import json_line, printable
 from affectgpt_r1.command import run_command
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.files import line_writer
 
 if TYPE_CHECKING:
     from affectgpt_r1.data.manifest import ManifestRow
@@ -147,15 +148,10 @@ def _tasks(options: argparse.Namespace) -> list[tuple[Path, Path, list[ManifestR
 def _write(path: Path, rows: Iterator[Mapping[str, Any]]) -> int:
     """Write JSON lines as they come, so that Ctrl-C keeps them; returns how many."""
     count = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as output:
-            for row in rows:
-                output.write(json_line(row))
-                output.flush()
-                count += 1
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from error
+    with line_writer(path) as write_line:
+        for row in rows:
+            write_line(json_line(row))
+            count += 1
     return count
 
 

@@ -37,7 +37,7 @@ def run_command(
         options = parser.parse_args(arguments)
     try:
         return work(options)
-    except (AffectGPTError, OSError, RuntimeError, MemoryError) as error:
+    except Exception as error:
         said = explain_library_error(error)
         if said is None:
             raise
@@ -91,6 +91,12 @@ def run_composed_command(
         return work(options, config)
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
         print(message(f"{parser.prog}: {explain(error, overrides)}"), file=sys.stderr)
+        raise SystemExit(2) from None
+    except Exception as error:
+        said = explain_library_error(error)
+        if said is None:
+            raise
+        print(message(f"{parser.prog}: {said}"), file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.checkpoint import read_checkpoint
 from affectgpt_r1.run_lock import owner_of
 from affectgpt_r1.run_names import SEPARATOR
+from affectgpt_r1.run_record import read_record
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def describe_run(checkpoint: str, outputs: str | Path) -> dict[str, Any]:
     settings = stored.get("config") or {}
     path = Path(checkpoint).absolute()
     file = path.parent.parent / "run.json"
-    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    record = read_record(file) if file.is_file() else {}
     root = Path(outputs).absolute()
     return {
         "checkpoint": str(path.relative_to(root) if path.is_relative_to(root) else path),

@@ -147,7 +147,7 @@ def clear_errors(config: DictConfig) -> Iterator[None]:
         if hydra.mode == RunMode.MULTIRUN:
             raise
         _fail(explain(error, overrides))
-    except (OSError, RuntimeError, MemoryError) as error:
+    except Exception as error:
         said = explain_library_error(error)
         if said is None or hydra.mode == RunMode.MULTIRUN:
             raise

@@ -13,6 +13,7 @@ from pathlib import Path
 from affectgpt_r1.clean_text import message, printable
 from affectgpt_r1.config import REPOSITORY
 from affectgpt_r1.errors import AffectGPTError, ConfigError
+from affectgpt_r1.files import clear_write_errors, replacing, write_text
 
 SMOL = "smol"
 SMOL_FOLDER = REPOSITORY / "data" / "pretrained" / "SmolLM2-135M-Instruct"
@@ -55,7 +56,7 @@ def convert_weights(source: str, output: Path | None = None) -> Path:
         "source_sha256": digest,
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
-    (folder / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / PROVENANCE, json.dumps(record, indent=2) + "\n", elsewhere="choose another --output")
     return folder
 
 
@@ -76,7 +77,8 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     from affectgpt_r1.policy.backbone import convert_gguf
 
     try:
-        convert_gguf(file, folder)
+        with clear_write_errors(folder, "choose another --output"):
+            convert_gguf(file, folder)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be converted into {folder}: {error}") from error
 
@@ -87,7 +89,8 @@ def _convert_pickle(file: Path, output: Path) -> None:
     from affectgpt_r1.policy.published import read_weights
 
     tensors = {name: tensor.contiguous().clone() for name, tensor in read_weights(file).items()}
-    save_file(tensors, output, metadata={"format": "pt"})
+    with replacing(output) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

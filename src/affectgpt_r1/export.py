@@ -15,6 +15,7 @@ from affectgpt_r1.clean_text import markdown_text, one_line, printable
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.files import clear_write_errors, replacing
 from affectgpt_r1.policy_settings import lay_over, media_keys, settings_of_checkpoint
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,8 @@ def export(config: DictConfig, folder: Path, kind: str, overrides: Sequence[str]
         overrides: What the user gave; what contradicts the checkpoint is refused.
 
     Raises:
-        CheckpointError: No checkpoint is named, an override contradicts it, or the folder holds something or cannot be
-            made.
+        CheckpointError: No checkpoint is named, an override contradicts it, or the folder holds something.
+        WriteError: The folder cannot be written; it is left empty.
     """
     from affectgpt_r1.assembly import answer_sampling, build_policy
     from affectgpt_r1.policy.export import export_policy
@@ -83,10 +84,8 @@ def export(config: DictConfig, folder: Path, kind: str, overrides: Sequence[str]
     config, _ = lay_over(config, trained, overrides, questions=ASKED)
     for key, value in trained.facts.items():
         OmegaConf.update(config, key, value)
-    try:
+    with clear_write_errors(folder, "choose another --output"):  # before the policy is loaded
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"--output {folder}: no folder can be made there: {error.strerror}") from error
     if trained.origin is None:
         log.warning("%s does not say how it was trained: what is exported are the settings given", config.init_from)
     settings = resolved(config)
@@ -104,7 +103,9 @@ def export(config: DictConfig, folder: Path, kind: str, overrides: Sequence[str]
     if config.prompt.sampling != "greedy":
         arguments["drawn"] = answer_sampling(config)
     arguments["max_completion_length"] = settings["prompt"]["max_completion_length"]
-    export_policy(policy, model, folder, **arguments)
+    with replacing(folder, elsewhere="choose another --output") as partial:
+        partial.mkdir()
+        export_policy(policy, model, partial, **arguments)
     return folder
 
 

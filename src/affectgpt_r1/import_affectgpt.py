@@ -13,6 +13,7 @@ from affectgpt_r1.clean_text import printable
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import CONFIGS, resolved
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.files import replacing, write_text
 
 if TYPE_CHECKING:
     from affectgpt_r1.policy.published import Published
@@ -99,18 +100,17 @@ def _our_state(config: DictConfig, published: Published, origin: Path) -> dict[s
 
 def _write(config: DictConfig, state: Mapping[str, Any], imported: Mapping[str, Any], output: Path, best: Path) -> None:
     """Write the checkpoint, and the configuration where Hydra writes a run's."""
-    from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
+    import torch
+
     from affectgpt_r1.policy.checkpoint import POLICY_PREFIX
 
     stored = {key: value for key, value in resolved(config).items() if key in STORED}
     tensors = {f"{POLICY_PREFIX}{name}": tensor.float() for name, tensor in state.items()}
     content = {"state_dict": tensors, "digests": {}, "reference": {}, "config": stored, "imported": dict(imported)}
-    try:
-        (output / ".hydra").mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(stored), output / ".hydra" / "config.yaml")
-    except OSError as error:
-        raise CheckpointError(f"--output {output}: cannot be written: {str(error).splitlines()[0]}") from error
-    AtomicCheckpointIO().save_checkpoint(content, best)
+    elsewhere = "choose another --output"
+    write_text(output / ".hydra" / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)), elsewhere=elsewhere)
+    with replacing(best, elsewhere=elsewhere) as partial, partial.open("wb") as file:
+        torch.save(content, file)
 
 
 def _module(name: str) -> str:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OUTDATED = "outdated"
+"""Of ``overwrite=``: replace a run whose start was trained again since, and no other."""
+
 NOT_STORED = ("ckpt_path", "overwrite", "paths", "logger", "callbacks")
 """Parts of the configuration that say where a run is kept and shown, not what it is."""
 
@@ -49,13 +52,16 @@ def train(config: DictConfig) -> dict[str, float]:
     from lightning_utilities.core.rank_zero import rank_zero_only
 
     from affectgpt_r1.assembly import prepare_process, take_exported_model
+    from affectgpt_r1.errors import ConfigError
     from affectgpt_r1.initial_policy import settle_settings
     from affectgpt_r1.reporting.logger import Terminated, status_of
-    from affectgpt_r1.run_folder import began_here, check_may_train, log_file, look_up, recorded_metrics
+    from affectgpt_r1.run_folder import began_here, check_may_train, is_outdated, log_file, look_up, recorded_metrics
     from affectgpt_r1.run_lock import owned
     from affectgpt_r1.value_ranges import check_ranges
 
     check_ranges(config)
+    if config.overwrite not in (True, False, OUTDATED):
+        raise ConfigError(f"overwrite={config.overwrite} is unknown; give true, false or {OUTDATED}")
     prepare_process(config)  # before the stage, whose heads draw their first weights
     folder = Path(config.paths.run)
     config.paths.run = str(folder)  # what the command line made of it holds in every process that reads it later
@@ -68,6 +74,9 @@ def train(config: DictConfig) -> dict[str, float]:
         if is_first:  # other processes share the first one's folder, and read what it holds alike
             stack.enter_context(owned(folder))
             stack.enter_context(log_file(folder))
+        if config.overwrite == OUTDATED:
+            config.overwrite = False
+            config.overwrite = is_outdated(look_up(config))
         found = look_up(config)
         if began_here(config, found):
             config.ckpt_path = None  # the command began this run from there; now it continues, or has ended
@@ -154,6 +163,8 @@ def _train(config: DictConfig) -> dict[str, float]:
                 skipped = encode_clips(data, policy, trainer.strategy.root_device)
             if trainer.is_global_zero:
                 begin(config)  # not earlier: overwrite=true removes a run here
+                for logger in mlflow_loggers(loggers):
+                    logger.keep_run_id()
             with totals.phase("fit_seconds"):
                 if trains:
                     changes = () if resumed is None else resumed.history

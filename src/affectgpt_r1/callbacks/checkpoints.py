@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
+from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError, WriteError
+from affectgpt_r1.files import os_error_in, remove_partial, replacing
 from affectgpt_r1.policy.integrity import check_crcs, first_sentence, load_verified
 
 RISING = ("f1", "precision", "recall", "accuracy", "waf", "war", "uar", "format_rate", "reward")
@@ -27,9 +27,8 @@ log = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Local checkpoint files, each either the old one or the new one, whole.
 
-    A checkpoint is written to ``<name>.<process>.partial`` next to its place, flushed to disk and moved over the old
-    one. If that fails the old file stays and the partial one is removed. Files are loaded with ``weights_only=True``,
-    and only if their CRCs are right.
+    They are written as :func:`~affectgpt_r1.files.replacing` does, and loaded with ``weights_only=True``, if their CRCs
+    are right.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -74,8 +73,7 @@ class _OneCheckpoint(ModelCheckpoint):
         Lightning warns of any folder that is not empty; of a resumed run that is as it should be.
         """
         if trainer.is_global_zero:
-            for partial in Path(str(self.dirpath)).glob(f"{self.filename}.ckpt*.partial"):
-                partial.unlink()
+            remove_partial(Path(str(self.dirpath)))
         kept = self.save_top_k
         self.save_top_k = 0 if trainer.ckpt_path is not None else kept  # with 0 Lightning would write nothing there
         try:
@@ -298,26 +296,16 @@ def _is_last_batch_of_run(trainer: pl.Trainer) -> bool:
 
 
 def _replace_whole(target: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a checkpoint so that the target is the old file or the new one, whole, also after a power cut.
+    """Write a checkpoint as :func:`~affectgpt_r1.files.replacing` does.
 
     Raises:
         CheckpointError: It cannot be written; the previous one is intact.
     """
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with replacing(target) as partial, partial.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-        _flush_folder(target.parent)
-    except (OSError, RuntimeError) as error:
-        if cause := _os_error(error):
-            raise CheckpointError(_cannot_write(target, cause)) from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+    except WriteError as error:
+        raise CheckpointError(_cannot_write(target, os_error_in(error))) from error
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -342,28 +330,13 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make the move itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _os_error(error: BaseException | None) -> OSError | None:
-    """Find the system's error: torch's zip writer reports a failed write as a RuntimeError around it."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _cannot_write(target: Path, error: OSError) -> str:
+def _cannot_write(target: Path, error: OSError | None) -> str:
     """What to do; another disk needs the whole outputs folder, with best.ckpt and what the run starts from."""
     kept = "the previous checkpoint is intact" if target.is_file() else "there is no earlier one"
     can_resume = (target.parent / "last.ckpt").is_file()
+    reason = (error and error.strerror) or error
     return (
-        f"{target}: the checkpoint cannot be written ({error.strerror or error}); {kept}. Free space there, or move "
+        f"{target}: the checkpoint cannot be written ({reason}); {kept}. Free space there, or move "
         "the outputs folder to another disk and name that by `paths.outputs=`; then "
         + ("resume with `ckpt_path=last`" if can_resume else "run the command again")
     )

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from affectgpt_r1.clean_text import json_line
 from affectgpt_r1.console import get_console
+from affectgpt_r1.files import write_text
 from affectgpt_r1.reporting.logger import Cell, mlflow_loggers
 from affectgpt_r1.reporting.plain_json import finite_or_none
 from affectgpt_r1.types import CompletionRecord
@@ -114,6 +115,5 @@ def _console_cell(cell: Cell) -> str:
 
 
 def _write_jsonl(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = (dict(zip(columns, map(finite_or_none, row), strict=True)) for row in rows)
-    path.write_text("".join(map(json_line, lines)), encoding="utf-8")
+    write_text(path, "".join(map(json_line, lines)), flush=False)

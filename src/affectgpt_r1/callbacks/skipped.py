@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 from affectgpt_r1.clean_text import printable
 from affectgpt_r1.csv_format import spreadsheet_cell
 from affectgpt_r1.data.skipped import SkippedClips
+from affectgpt_r1.files import write_text
 from affectgpt_r1.functional.collective import gather_objects
 from affectgpt_r1.reporting.logger import mlflow_loggers
 
@@ -70,8 +71,7 @@ class UnreadableClips(pl.Callback):
         for name, reason in rows:
             log.warning("  %s: %s", name, reason)
         text = _csv(rows)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "unreadable_clips.csv").write_text(text, encoding="utf-8", newline="")
+        write_text(self._folder / "unreadable_clips.csv", text)
         for tracked in mlflow_loggers(trainer.loggers):
             tracked.log_text(text, "data/unreadable_clips.csv")
 

@@ -18,8 +18,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from affectgpt_r1.emotion.cache import cache_folder, write_atomically
-from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.emotion.cache import cache_folder
+from affectgpt_r1.errors import AffectGPTError, WriteError
+from affectgpt_r1.files import write_text
 
 if TYPE_CHECKING:
     import ssl
@@ -180,8 +181,8 @@ class CachedChat:
         except (OSError, ValueError, RecursionError):
             pass  # not asked yet, or a damaged file, which the new answer replaces
         answer = self.chat(prompt, instruction)
-        with suppress(OSError):  # it is asked for again
-            write_atomically(path, json.dumps(answer))
+        with suppress(WriteError):  # an answer that cannot be kept is asked for again
+            write_text(path, json.dumps(answer), flush=False)
         return answer
 
 

@@ -136,8 +136,12 @@ def check_provenance(part: str, folder: str, sha256: str) -> None:
     record = Path(folder) / PROVENANCE
     if not record.is_file():
         raise ConfigError(f"model.{part}: {folder} has no {PROVENANCE}; make it with `affectgpt-r1 convert-weights`")
-    known = json.loads(record.read_text("utf-8"))
-    if known["source_sha256"] != sha256 or known["weights_sha256"] != file_digest(Path(folder) / "model.safetensors"):
+    try:
+        known = json.loads(record.read_bytes())
+        source, weights = known["source_sha256"], known["weights_sha256"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{record}: damaged ({error!r}); make it with `affectgpt-r1 convert-weights`") from error
+    if source != sha256 or weights != file_digest(Path(folder) / "model.safetensors"):
         raise ConfigError(f"model.{part}: {folder} does not hold the weights of sha256 {sha256}; convert them anew")
 
 

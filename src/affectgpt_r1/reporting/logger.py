@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +18,10 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from affectgpt_r1.clean_text import json_line
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.files import write_text
 from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
+from affectgpt_r1.reporting.killed import LOCK_FILE, mark_killed, process_tags
 from affectgpt_r1.reporting.plain_json import finite_or_none, json_text
 from affectgpt_r1.reporting.provenance import command_line, flatten_config, git_tags
 
@@ -69,7 +73,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
         run_name: Name of the run; MLflow draws one without it.
         stage: ``sft``, ``grpo``, ...; becomes a tag.
         run_id: A run to go on with.
-        run_folder: Folder of this run's output; the run id is kept there for a later :func:`read_run_id`.
+        run_folder: Folder of this run's output, whose lock this process holds; :meth:`keep_run_id` writes there.
         tags: More tags.
 
     Raises:
@@ -96,7 +100,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
             log_model=False,
             run_id=run_id,
         )
-        self._artifact_root = folder / "artifacts"
+        self._folder, self._artifact_root = folder, folder / "artifacts"
         self._run_folder = None if run_folder is None else Path(run_folder)
         self.status_is_set_outside = False
 
@@ -110,11 +114,21 @@ class TrackedMLFlowLogger(MLFlowLogger):
             self._reopen(self._run_id)
         else:
             self._experiment_id = ensure_experiment(str(self._tracking_uri), self._experiment_name, self._artifact_root)
+        # It would log a page for an error that is then told in one line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         client = super().experiment
-        if self._run_folder is not None:
-            self._run_folder.mkdir(parents=True, exist_ok=True)
-            (self._run_folder / _RUN_ID_FILE).write_text(f"{self._run_id}\n", encoding="utf-8")
+        lock = None if self._run_folder is None else self._run_folder / LOCK_FILE
+        if lock is not None:
+            for key, value in process_tags(lock, self._folder).items():
+                client.set_tag(self._run_id, key, value)
+        mark_killed(client, self._folder, str(self._run_id), lock)
         return client
+
+    @rank_zero_only
+    def keep_run_id(self) -> None:
+        """Write the run's id into its folder; not before the files of the run that it replaces are removed."""
+        if self._run_folder is not None:
+            write_text(self._run_folder / _RUN_ID_FILE, f"{self.run_id}\n")
 
     @property
     def save_dir(self) -> str | None:
@@ -200,7 +214,11 @@ class TrackedMLFlowLogger(MLFlowLogger):
     @rank_zero_only
     def log_text(self, text: str, path: str) -> None:
         """Log ``text`` as the artifact file ``path``."""
-        self.experiment.log_text(self.run_id, text, path)
+        from mlflow.utils.file_utils import local_file_uri_to_path
+
+        # MLflow's own log_text would leave half a file on a full disk.
+        folder = local_file_uri_to_path(self.experiment.get_run(self.run_id).info.artifact_uri)
+        write_text(Path(folder) / path, text, flush=False)  # some hundred tables a run, for people
 
     @rank_zero_only
     def end(self, status: RunStatus) -> None:
@@ -224,8 +242,9 @@ class TrackedMLFlowLogger(MLFlowLogger):
             self._mlflow_client.update_run(run_id, status="RUNNING")
         except MlflowException as error:
             raise ConfigError(
-                f"run_id={run_id}: the MLflow database {self._tracking_uri} has no such active run; "
-                "take an id from the MLflow page, or leave run_id out to start a new run"
+                f"run_id={run_id}: the MLflow database {self._tracking_uri} has no such active run; take an id from "
+                f"the MLflow page by logger.mlflow.run_id=ID, or leave it out and delete {_RUN_ID_FILE} in the run's "
+                "folder to continue in a new run"
             ) from error
 
 
@@ -235,6 +254,18 @@ def mlflow_loggers(loggers: Iterable[Logger]) -> list[TrackedMLFlowLogger]:
 
 
 def read_run_id(run_folder: str | Path) -> str | None:
-    """Return the MLflow run id that an earlier run left in ``run_folder``, None if it left none."""
+    """Return the MLflow run id that an earlier run left in ``run_folder``, None if it left none.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
     path = Path(run_folder) / _RUN_ID_FILE
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    if not path.is_file():
+        return None
+    run_id = path.read_bytes().strip()
+    if not re.fullmatch(rb"[0-9a-f]{32}", run_id):
+        raise ConfigError(
+            f"{path}: damaged, it holds no MLflow run id; take the id from the MLflow page by logger.mlflow.run_id=ID, "
+            "or delete the file to continue in a new MLflow run"
+        )
+    return run_id.decode()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
+from affectgpt_r1.reporting.killed import process_tags
 from affectgpt_r1.reporting.logger import RunStatus
 from affectgpt_r1.reporting.plain_json import json_text
 from affectgpt_r1.reporting.provenance import command_line, git_tags
@@ -45,8 +46,7 @@ class SweepRuns:
         uri = ensure_database(Path(outputs))
         self._experiment_id = ensure_experiment(uri, experiment_name, Path(outputs) / "artifacts")
         self._client: Any = MlflowClient(uri)
-        self._locks = Path(locks)
-        self._outputs = Path(outputs)
+        self._locks, self._outputs = Path(locks), Path(outputs)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -117,6 +117,7 @@ class SweepRuns:
         tags = {
             **{KIND: "sweep", SWEEP: name, BASELINE: baseline, "affectgpt.synthetic": str(synthetic).lower()},
             **{"command": command_line(), **git_tags()},
+            **process_tags(self._locks / f"{sweep_lock(name)}.lock", self._outputs),
         }
         run_id = self.find_sweep(name)
         if run_id is None:
