@@ -6,7 +6,7 @@ import re
 
 import pytest
 from hydra import compose, initialize_config_dir
-from markdown_it import MarkdownIt
+from rich.markdown import Markdown
 
 from affectgpt_r1.config import CONFIGS, resolved
 from affectgpt_r1.export import model_card
@@ -58,7 +58,7 @@ def test_no_setting_becomes_markup(card):
             holder = holder[name]
         holder[last] = payload
     text = model_card(config, name=payload, kind="merged", trainable=1, total=1)
-    tokens = MarkdownIt("commonmark").parse(text.split("---\n", 2)[2])
+    tokens = Markdown(text.split("---\n", 2)[2]).parsed
     kinds = {token.type for outer in tokens for token in (outer, *(outer.children or ()))}
     assert not {"link_open", "html_inline", "html_block", "image"} & kinds
     assert [token.tag for token in tokens if token.type == "heading_open"] == ["h1", "h2", "h2"]

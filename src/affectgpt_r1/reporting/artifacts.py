@@ -5,7 +5,9 @@ A database that somebody else made may name any place: a folder of this machine,
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,34 @@ def find_artifact(run: Any, name: str, outputs: Path) -> Path | None:
         f"{folder}: its artifact {name[:_SHOWN_CHARACTERS]!r} is a link or a path out of the folder, above "
         f"{_LARGEST_BYTES >> 20} MiB, or no plain file; it is not read"
     )
+
+
+def last_table(client: Any, run_ids: Iterable[str], pattern: str, outputs: Path) -> dict[str, Any] | None:
+    """Return the last table that runs logged, None if they logged none.
+
+    Args:
+        client: MLflow's.
+        run_ids: In order of time.
+        pattern: Of the table's path, such as ``completions/*.json``; of several, the last by name counts.
+        outputs: The folder that holds the database.
+
+    Returns:
+        ``data``, the rows, and ``columns``.
+
+    Raises:
+        ConfigError: See :func:`artifact_folder`.
+        DataError: See :func:`find_artifact`; or the file is not a table.
+    """
+    for run in map(client.get_run, reversed(list(run_ids))):
+        folder = artifact_folder(run.info.artifact_uri, outputs, f"MLflow run {run.info.run_id}")
+        for name in sorted((file.relative_to(folder).as_posix() for file in folder.glob(pattern)), reverse=True):
+            file = find_artifact(run, name, outputs)
+            try:
+                table = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
+                return {"data": table["data"], "columns": table["columns"]}
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
+                raise DataError(f"{file}: not a table ({str(error)[:_SHOWN_CHARACTERS]}); delete its run") from error
+    return None
 
 
 def check_artifact_places(database: Path) -> None:

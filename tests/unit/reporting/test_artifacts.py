@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from affectgpt_r1.errors import ConfigError, DataError
-from affectgpt_r1.reporting.artifacts import artifact_folder, check_artifact_places, find_artifact
+from affectgpt_r1.reporting.artifacts import artifact_folder, check_artifact_places, find_artifact, last_table
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
 from affectgpt_r1.reporting.logger import TrackedMLFlowLogger
 from affectgpt_r1.reporting.serve import server_command
@@ -66,6 +66,20 @@ def test_an_artifact_is_a_plain_file_of_the_run(folder):
         with pytest.raises(DataError, match="is a link or a path out of the folder") as refused:
             find_artifact(run, name, folder)
         assert len(str(refused.value)) < 1000
+
+
+def test_the_last_table_is_one_or_the_file_is_named(folder):
+    home = folder / "artifacts" / "x"
+    run = SimpleNamespace(info=SimpleNamespace(run_id="7", artifact_uri=home.as_uri()))
+    client = SimpleNamespace(get_run=lambda run_id: run)
+    assert last_table(client, ["7"], "t/*.json", folder) is None
+    (home / "t").mkdir()
+    (home / "t" / "1.json").write_text('{"columns": ["a"], "data": [[1]], "dtype": "x"}')
+    assert last_table(client, ["7"], "t/*.json", folder) == {"columns": ["a"], "data": [[1]]}
+    for content in ("", "[]", "{}", "[" * 100_000):
+        (home / "t" / "2.json").write_text(content)
+        with pytest.raises(DataError, match=r"2\.json: not a table"):
+            last_table(client, ["7"], "t/*.json", folder)
 
 
 def execute(outputs, statement, *values):

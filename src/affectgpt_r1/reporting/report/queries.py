@@ -132,13 +132,11 @@ def read_sweeps(outputs: Path, lexicon: str | None = None) -> list[Sweep]:
 
 @contextmanager
 def _readable(database: Path) -> Iterator[None]:
-    from alembic.util.exc import CommandError
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         yield
-    except (MlflowException, SQLAlchemyError, CommandError) as error:
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "alembic"):
+            raise
         said = _short(" ".join(str(error).split()))
         raise ConfigError(f"{database}: MLflow cannot read this database ({said}); restore it from a copy") from error
 
