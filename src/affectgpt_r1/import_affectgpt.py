@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,18 +99,22 @@ def _our_state(config: DictConfig, published: Published, origin: Path) -> dict[s
 
 def _write(config: DictConfig, state: Mapping[str, Any], imported: Mapping[str, Any], output: Path, best: Path) -> None:
     """Write the checkpoint, and the configuration where Hydra writes a run's."""
-    from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
+    import torch
+
     from affectgpt_r1.policy.checkpoint import POLICY_PREFIX
 
     stored = {key: value for key, value in resolved(config).items() if key in STORED}
     tensors = {f"{POLICY_PREFIX}{name}": tensor.float() for name, tensor in state.items()}
     content = {"state_dict": tensors, "digests": {}, "reference": {}, "config": stored, "imported": dict(imported)}
+    part = best.with_suffix(".part")
     try:
-        (output / ".hydra").mkdir(parents=True, exist_ok=True)
+        best.parent.mkdir(parents=True, exist_ok=True)
+        (output / ".hydra").mkdir(exist_ok=True)
         OmegaConf.save(OmegaConf.create(stored), output / ".hydra" / "config.yaml")
-    except OSError as error:
+        torch.save(content, part)
+        os.replace(part, best)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a folder is missing or full
         raise CheckpointError(f"--output {output}: cannot be written: {str(error).splitlines()[0]}") from error
-    AtomicCheckpointIO().save_checkpoint(content, best)
 
 
 def _module(name: str) -> str:

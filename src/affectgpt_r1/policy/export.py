@@ -22,7 +22,7 @@ from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.backbone import merge_lora
 from affectgpt_r1.policy.build import build_policy
 from affectgpt_r1.policy.exported_folder import (
-    ADAPTER_FILE,
+    ADAPTER_FOLDER,
     GENERATION_FILE,
     PROCESSOR_FILE,
     SETTINGS_FILE,
@@ -35,7 +35,6 @@ from affectgpt_r1.policy.exported_folder import (
 )
 from affectgpt_r1.policy.frozen_weights import base_weights, check_base, weights_digest
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.policy.pretrained import file_digest
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import Sampling
 
@@ -94,12 +93,10 @@ def export_policy(
             model = {**model, "language_model": {**model["language_model"], "tie_word_embeddings": tied}}
         policy.language_model.save_pretrained(folder)
     else:
-        _write_adapter(policy, model, folder / ADAPTER_FILE)
+        _write_adapter(policy, model, folder / ADAPTER_FOLDER)
     policy.tokenizer.save_pretrained(folder)
     towers = _write_multimodal(policy, model, folder / WEIGHTS_FILE)
-    files = (WEIGHTS_FILE, ADAPTER_FILE) if kind == "adapter" else (WEIGHTS_FILE,)  # the model below has its own digest
-    digests = {name: file_digest(folder / name) for name in files}
-    digests[BASE] = weights_digest(base_weights(policy.language_model))
+    digests = {BASE: weights_digest(base_weights(policy.language_model))}
     settings = {
         "kind": kind,
         "model": {**model, **towers},
@@ -138,12 +135,12 @@ def _architecture(tower: Any) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in NO_ARCHITECTURE}
 
 
-def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], path: Path) -> None:
+def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], folder: Path) -> None:
     """Write the adapter as peft does."""
-    path.parent.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     adapter = {name: one for name, one in policy.language_model.state_dict().items() if "lora_" in name}
-    save_file(_stored({_peft_name(name): one for name, one in adapter.items()}), path)
-    _write(path.with_name("adapter_config.json"), _adapter_config(model))
+    save_file(_stored({_peft_name(name): one for name, one in adapter.items()}), folder / "adapter_model.safetensors")
+    _write(folder / "adapter_config.json", _adapter_config(model))
 
 
 def load_exported(folder: str | Path) -> MultimodalPolicy:
@@ -174,7 +171,7 @@ def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
     state, adapted = read_multimodal(folder), settings["kind"] == "adapter"
     check_base(settings.get("digests", {}).get(BASE), policy.language_model, str(folder))
     if adapted:
-        adapter = read_tensors(folder, ADAPTER_FILE)
+        adapter = read_tensors(folder / ADAPTER_FOLDER / "adapter_model.safetensors")
         names = {_peft_name(name): name for name in policy.language_model.state_dict()}
         state |= {f"language_model.{names.get(name, name)}": one for name, one in adapter.items()}
     expected = {name: one for name, one in policy.state_dict().items() if not name.startswith("language_model.")}

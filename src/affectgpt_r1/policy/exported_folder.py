@@ -13,12 +13,10 @@ from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.integrity import check_finite
-from affectgpt_r1.policy.pretrained import file_digest
 
 SETTINGS_FILE = "affectgpt_r1.json"
 WEIGHTS_FILE = "multimodal.safetensors"
 ADAPTER_FOLDER = "adapter"
-ADAPTER_FILE = f"{ADAPTER_FOLDER}/adapter_model.safetensors"
 PROCESSOR_FILE = "preprocessor_config.json"
 GENERATION_FILE = "generation_config.json"
 UNUSED = ("ctc_loss_reduction",)
@@ -63,26 +61,21 @@ def read_multimodal(folder: Path) -> dict[str, Tensor]:
     """The weights of ``fusion.`` and ``towers.``.
 
     Raises:
-        CheckpointError: They cannot be read, or are not as they were exported.
+        CheckpointError: They cannot be read.
     """
-    return read_tensors(folder, WEIGHTS_FILE)
+    return read_tensors(folder / WEIGHTS_FILE)
 
 
-def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which has no CRC: the folder's settings hold its SHA-256, if they are newer.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
 
     Raises:
-        CheckpointError: It cannot be read, is not as it was exported, or holds a weight that is not finite.
+        CheckpointError: It cannot be read.
     """
-    path = folder / name
-    digests = read_settings(folder, SETTINGS_FILE).get("digests") or {}
     try:
-        is_whole = name not in digests or file_digest(path) == digests[name]
-        tensors = load_file(path) if is_whole else {}
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); export it again") from error
-    if not is_whole:
-        raise CheckpointError(f"{path} is damaged: it does not have the SHA-256 in {SETTINGS_FILE}; export it again")
     check_finite(tensors, path)
     return tensors
 
