@@ -34,6 +34,7 @@ from affectgpt_r1.policy.exported_folder import (
     read_tensors,
 )
 from affectgpt_r1.policy.frozen_weights import base_weights, check_base, weights_digest
+from affectgpt_r1.policy.integrity import check_finite
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import Sampling
@@ -181,6 +182,7 @@ def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
     for name, tensor in expected.items():
         if state[name].shape != tensor.shape:
             raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
+    check_finite(state, folder)
     policy.load_state_dict(state, strict=False)
 
 

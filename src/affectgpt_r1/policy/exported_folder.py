@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.policy.integrity import check_finite
 
 SETTINGS_FILE = "affectgpt_r1.json"
 WEIGHTS_FILE = "multimodal.safetensors"
@@ -73,11 +72,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: It cannot be read.
     """
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); export it again") from error
-    check_finite(tensors, path)
-    return tensors
 
 
 def check_plain(value: Any, folder: Path) -> None:

@@ -131,5 +131,5 @@ def test_exported_weights_that_are_not_finite_are_named(make_policy, tiny_config
     policy = make_policy()
     with torch.no_grad():
         next(policy.fusion.parameters())[0] = float("nan")
-    with pytest.raises(CheckpointError, match=r"multimodal\.safetensors: fusion\.\S+ is NaN or infinite"):
+    with pytest.raises(CheckpointError, match=r"out: fusion\.\S+ is NaN or infinite"):
         load_exported(write(policy, tiny_config, tmp_path / "out", "merged"))
