@@ -76,7 +76,7 @@ def outcome_of(outputs: Path, experiment: str) -> Outcome:
     run = outputs / "killed" / experiment
     last, best = (checkpoint_of(run / "checkpoints" / f"{name}.ckpt") for name in ("last", "best"))
     record = json.loads((run / "run.json").read_text())
-    for name in [name for name in record if WALL_CLOCK.search(name) or name == "resumed_at"]:
+    for name in [name for name in record if WALL_CLOCK.search(name) or name in ("resumed_at", "digest")]:
         del record[name]
     record["metrics"] = {name: value for name, value in record["metrics"].items() if not WALL_CLOCK.search(name)}
     status, metrics = tracked(outputs, (run / "mlflow_run_id").read_text().strip())
