@@ -140,12 +140,7 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
         best = path.with_name("best.ckpt")
         if best == path or not best.is_file():
             raise
-        try:
-            read_checkpoint(best)
-            remedy = f"or resume from the best validation by ckpt_path={best}, which is whole"
-        except CheckpointError:
-            remedy = f"{best} is damaged as well"
-        raise CheckpointError(f"{error}; {remedy}") from error
+        raise CheckpointError(f"{error}; or resume from the best validation by ckpt_path={best}") from error
     stored = checkpoint.get("config")
     changes = tuple(check_changes(checkpoint, today, path)) if stored else ()
     _check_length(today, checkpoint)

@@ -76,7 +76,7 @@ def outcome_of(outputs: Path, experiment: str) -> Outcome:
     run = outputs / "killed" / experiment
     last, best = (checkpoint_of(run / "checkpoints" / f"{name}.ckpt") for name in ("last", "best"))
     record = json.loads((run / "run.json").read_text())
-    for name in [name for name in record if WALL_CLOCK.search(name) or name == "resumed_at"]:
+    for name in [name for name in record if WALL_CLOCK.search(name) or name in ("resumed_at", "digest")]:
         del record[name]
     record["metrics"] = {name: value for name, value in record["metrics"].items() if not WALL_CLOCK.search(name)}
     status, metrics = tracked(outputs, (run / "mlflow_run_id").read_text().strip())
@@ -242,7 +242,7 @@ def planned(experiment: str, num_processes: int) -> Iterator[tuple[str, int, int
         yield experiment, num_processes, number
 
 
-def draw_kills(reference: Reference, number: int) -> list[Kill]:
+def draw_kills(reference: Reference, number: int, *, launches: bool) -> list[Kill]:
     """The kills of a run: the moments in turn, at a random call; every fourth run is killed once more."""
     experiment, num_processes = reference.runs.experiment, reference.runs.num_processes
     order = [*TARGETS, "time", "time", "time"]
@@ -252,7 +252,8 @@ def draw_kills(reference: Reference, number: int) -> list[Kill]:
     if moment == "time":
         kills = [Kill(moment, round(draw.uniform(0.1, 0.9) * reference.seconds * 1000))]
     else:
-        rank = draw.randrange(num_processes) if moment in ("step", "validation begins", "validation ends") else 0
+        is_everywhere = moment in ("step", "validation begins", "validation ends") and not launches
+        rank = draw.randrange(num_processes) if is_everywhere else 0
         kills = [Kill(moment, draw.randint(1, reference.calls[moment]), draw.choice(["before", "after"]), rank)]
     return kills + [Kill("move", draw.randint(1, 8))] * (number % 4 == 2)
 
@@ -264,7 +265,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(reference, say, experi
     whole = reference(experiment, num_processes)
     name, launches = f"kill_{number}", num_processes > 1 and number % 5 == 1
     told = []
-    for kill in draw_kills(whole, number):
+    for kill in draw_kills(whole, number, launches=launches):
         codes = whole.runs.run(name, kill, launches=launches)
         told.append(f"{'killed' if -signal.SIGKILL in codes else 'ended'} {kill.describe()}")
         assert -signal.SIGKILL in codes or kill.moment == "time" or len(told) > 1, codes

@@ -164,9 +164,6 @@ def test_a_checkpoint_that_is_absent_or_damaged_has_a_remedy(tmp_path):
     with pytest.raises(CheckpointError, match=r"or resume from the best validation by ckpt_path=.*best\.ckpt"):
         read_resumed(last, CONFIG)
     assert read_resumed(best, CONFIG).step == 6
-    best.write_bytes(b"half")
-    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read.*best\.ckpt is damaged as well"):
-        read_resumed(last, CONFIG)
 
 
 def test_files_are_compared_by_content_and_may_move():

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError, WriteError
 from affectgpt_r1.files import os_error_in, remove_partial, replacing
-from affectgpt_r1.policy.integrity import check_crcs, first_sentence, load_verified
+from affectgpt_r1.policy.checkpoint import first_sentence
+from affectgpt_r1.policy.integrity import check_crcs, load_verified
 
 RISING = ("f1", "precision", "recall", "accuracy", "waf", "war", "uar", "format_rate", "reward")
 """Last parts of log names of which more is better."""

@@ -15,7 +15,7 @@ from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.encoders import Towers
 from affectgpt_r1.policy.exported_folder import SETTINGS_FILE, is_exported, read_multimodal
 from affectgpt_r1.policy.frozen_weights import frozen_weights, weights_digest, why_another
-from affectgpt_r1.policy.integrity import check_finite, first_sentence, load_verified
+from affectgpt_r1.policy.integrity import check_finite, load_verified
 from affectgpt_r1.policy.policy import MultimodalPolicy
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,11 @@ def check_reference(state: Mapping[str, Tensor], policy: MultimodalPolicy, origi
         check_tensors(state, policy.trainable_parameters(), f"the reference in {origin}")
 
 
+def first_sentence(error: Exception) -> str:
+    """Why torch could not load a file, without its advice to run the file's code."""
+    return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
+
+
 def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:
     """Load what trained into a policy; its frozen parts keep their weights.
 
@@ -104,6 +109,7 @@ def load_tower_weights(towers: Towers, path: str | Path) -> None:
     if is_exported(path):
         state = _below(read_multimodal(Path(path)), "towers.")
         check_tensors(state, towers.state_dict(), str(path))
+        check_finite(state, path)
     else:
         state = _below(read_checkpoint(path)["state_dict"], TOWERS_PREFIX)
         check_tensors(state, dict(towers.named_parameters()), str(path))

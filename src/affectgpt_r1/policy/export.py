@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
@@ -23,6 +23,7 @@ from affectgpt_r1.policy.backbone import merge_lora
 from affectgpt_r1.policy.build import build_policy
 from affectgpt_r1.policy.exported_folder import (
     ADAPTER_FILE,
+    ADAPTER_FOLDER,
     GENERATION_FILE,
     PROCESSOR_FILE,
     SETTINGS_FILE,
@@ -34,8 +35,8 @@ from affectgpt_r1.policy.exported_folder import (
     read_tensors,
 )
 from affectgpt_r1.policy.frozen_weights import base_weights, check_base, weights_digest
+from affectgpt_r1.policy.integrity import check_finite
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.policy.pretrained import file_digest
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import Sampling
 
@@ -94,11 +95,11 @@ def export_policy(
             model = {**model, "language_model": {**model["language_model"], "tie_word_embeddings": tied}}
         policy.language_model.save_pretrained(folder)
     else:
-        _write_adapter(policy, model, folder / ADAPTER_FILE)
+        _write_adapter(policy, model, folder / ADAPTER_FOLDER)
     policy.tokenizer.save_pretrained(folder)
     towers = _write_multimodal(policy, model, folder / WEIGHTS_FILE)
-    files = (WEIGHTS_FILE, ADAPTER_FILE) if kind == "adapter" else (WEIGHTS_FILE,)  # the model below has its own digest
-    digests = {name: file_digest(folder / name) for name in files}
+    files = (WEIGHTS_FILE, ADAPTER_FILE) if kind == "adapter" else (WEIGHTS_FILE,)
+    digests = {name: weights_digest(load_file(folder / name)) for name in files}
     digests[BASE] = weights_digest(base_weights(policy.language_model))
     settings = {
         "kind": kind,
@@ -138,12 +139,12 @@ def _architecture(tower: Any) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in NO_ARCHITECTURE}
 
 
-def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], path: Path) -> None:
+def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], folder: Path) -> None:
     """Write the adapter as peft does."""
-    path.parent.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     adapter = {name: one for name, one in policy.language_model.state_dict().items() if "lora_" in name}
-    save_file(_stored({_peft_name(name): one for name, one in adapter.items()}), path)
-    _write(path.with_name("adapter_config.json"), _adapter_config(model))
+    save_file(_stored({_peft_name(name): one for name, one in adapter.items()}), folder / Path(ADAPTER_FILE).name)
+    _write(folder / "adapter_config.json", _adapter_config(model))
 
 
 def load_exported(folder: str | Path) -> MultimodalPolicy:
@@ -184,6 +185,7 @@ def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
     for name, tensor in expected.items():
         if state[name].shape != tensor.shape:
             raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
+    check_finite(state, folder)
     policy.load_state_dict(state, strict=False)
 
 

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.policy.integrity import check_finite
-from affectgpt_r1.policy.pretrained import file_digest
+from affectgpt_r1.policy.frozen_weights import weights_digest
 
 SETTINGS_FILE = "affectgpt_r1.json"
 WEIGHTS_FILE = "multimodal.safetensors"
@@ -63,27 +62,24 @@ def read_multimodal(folder: Path) -> dict[str, Tensor]:
     """The weights of ``fusion.`` and ``towers.``.
 
     Raises:
-        CheckpointError: They cannot be read, or are not as they were exported.
+        CheckpointError: They cannot be read, or are not what was exported.
     """
     return read_tensors(folder, WEIGHTS_FILE)
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which has no CRC: the folder's settings hold its SHA-256, if they are newer.
+    """The tensors of a safetensors file of an exported folder.
 
     Raises:
-        CheckpointError: It cannot be read, is not as it was exported, or holds a weight that is not finite.
+        CheckpointError: It cannot be read, or has not the digest that the folder's settings name.
     """
-    path = folder / name
-    digests = read_settings(folder, SETTINGS_FILE).get("digests") or {}
     try:
-        is_whole = name not in digests or file_digest(path) == digests[name]
-        tensors = load_file(path) if is_whole else {}
+        tensors = load_file(folder / name)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); export it again") from error
-    if not is_whole:
-        raise CheckpointError(f"{path} is damaged: it does not have the SHA-256 in {SETTINGS_FILE}; export it again")
-    check_finite(tensors, path)
+        raise CheckpointError(f"{folder / name} cannot be read ({error}); export it again") from error
+    digest = read_settings(folder, SETTINGS_FILE).get("digests", {}).get(name)
+    if digest is not None and digest != weights_digest(tensors):
+        raise CheckpointError(f"{folder / name} is damaged: not the weights that were exported; export it again")
     return tensors
 
 

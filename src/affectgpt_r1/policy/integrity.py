@@ -55,11 +55,6 @@ def check_crcs(path: str | Path, *, only_values: bool = False) -> None:
                     pass
 
 
-def first_sentence(error: Exception) -> str:
-    """Why torch could not load a file, without its advice to run the file's code."""
-    return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
-
-
 def check_finite(weights: Mapping[str, Any], origin: str | Path) -> None:
     """Check that no weight is NaN or infinite.
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.policy.integrity import check_finite, first_sentence, load_verified
+from affectgpt_r1.policy.checkpoint import first_sentence
+from affectgpt_r1.policy.integrity import check_finite, load_verified
 
 
 class Published(NamedTuple):

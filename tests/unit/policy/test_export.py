@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.policy.checkpoint import load_tower_weights
 from affectgpt_r1.policy.export import export_policy, load_exported, read_sampling
 from affectgpt_r1.types import Sampling
 
@@ -128,28 +127,9 @@ def test_what_cannot_be_exported_or_loaded(make_policy, tiny_config, tmp_path):
         load_exported(folder)
 
 
-@pytest.mark.parametrize("file", ["multimodal.safetensors", "adapter/adapter_model.safetensors"])
-def test_a_wrong_bit_in_exported_weights_is_found(make_policy, tiny_config, base_folder, tmp_path, file):
-    model = {**tiny_config, "lora": LORA}
-    model["language_model"] = {**tiny_config["language_model"], "pretrained": str(base_folder)}
-    folder = write(moved(make_policy(lora=LORA)), model, tmp_path / "out", "adapter")
-    content = bytearray((folder / file).read_bytes())
-    content[-1] ^= 1
-    (folder / file).write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"{file} is damaged: it does not have the SHA-256"):
-        load_exported(folder)
-    if file == "multimodal.safetensors":
-        with pytest.raises(CheckpointError, match="is damaged"):
-            load_tower_weights(make_policy().towers, folder)
-    settings = json.loads((folder / "affectgpt_r1.json").read_text())
-    del settings["digests"][file]  # as in a folder of an older version
-    (folder / "affectgpt_r1.json").write_text(json.dumps(settings))
-    load_exported(folder)
-
-
 def test_exported_weights_that_are_not_finite_are_named(make_policy, tiny_config, tmp_path):
     policy = make_policy()
     with torch.no_grad():
         next(policy.fusion.parameters())[0] = float("nan")
-    with pytest.raises(CheckpointError, match=r"multimodal\.safetensors: fusion\.\S+ is NaN or infinite"):
+    with pytest.raises(CheckpointError, match=r"out: fusion\.\S+ is NaN or infinite"):
         load_exported(write(policy, tiny_config, tmp_path / "out", "merged"))
