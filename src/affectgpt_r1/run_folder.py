@@ -125,8 +125,8 @@ def check_may_train(config: DictConfig, found: Found) -> None:
         )
     if found.state == "unfinished" and not (folder / "checkpoints" / "last.ckpt").is_file():
         raise CheckpointError(
-            f"{folder} holds an unfinished run without checkpoints/last.ckpt, so it cannot continue; give {other} to "
-            "keep what is there, or overwrite=true to begin again"
+            f"{folder} holds an unfinished run without checkpoints/last.ckpt; ckpt_path={folder}/checkpoints/best.ckpt "
+            f"continues from its best validation, {other} keeps what is there, overwrite=true begins again"
         )
     if found.state == "finished" and config.evaluate_after and not (folder / "test" / "answers.jsonl").is_file():
         raise ConfigError(

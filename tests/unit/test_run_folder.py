@@ -180,7 +180,7 @@ def test_a_checkpoint_from_elsewhere_does_not_replace_a_run(composed, tmp_path):
 
 def test_what_cannot_go_on_is_refused(composed):
     leave(composed(), finished=False, last=False)
-    assert "without checkpoints/last.ckpt" in refused(composed(), CheckpointError)
+    assert "last.ckpt; ckpt_path=" in refused(composed(), CheckpointError)
 
 
 def test_a_run_whose_configuration_is_not_known_is_not_replaced(composed):
