@@ -22,7 +22,6 @@ import affectgpt_r1.export
 import affectgpt_r1.predict
 import affectgpt_r1.report
 import affectgpt_r1.train
-from conftest import SMALL, paths, steps
 
 pytestmark = pytest.mark.slow
 
@@ -86,8 +85,20 @@ def run(folder: Path, main: Callable[[], None], *arguments: str) -> tuple[int, s
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), printed.read_text(errors="replace")
 
 
+def paths(folder: Path) -> tuple[str, ...]:
+    outputs = f"paths.outputs={folder}/outputs"
+    return (f"paths.data={folder}/data", outputs, f"paths.features={folder}/features", "experiment_name=test")
+
+
 def overrides(folder: Path) -> tuple[str, ...]:
-    return (*paths(folder), *steps(2), "trainer.val_check_interval=2", *SMALL, "paths.features=" + f"{folder}/features")
+    length = ("trainer.max_steps=2", "trainer.val_check_interval=2", "optim.scheduler.total_steps=20")
+    return (
+        *paths(folder),
+        *length,
+        "data.batch_size=2",
+        "data.eval_batch_size=4",
+        "callbacks.completions.console_rows=0",
+    )
 
 
 def train(folder: Path) -> Outcome:
