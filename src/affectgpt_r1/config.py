@@ -77,6 +77,8 @@ def instantiate(config: Any, **arguments: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, AffectGPTError):
             raise error.__cause__ from None
+        if error.__cause__ is not None and (said := explain_library_error(error.__cause__)):
+            raise ConfigError(said) from error  # such as a disk that is full
         raise
 
 

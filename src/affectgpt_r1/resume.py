@@ -140,7 +140,7 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
         best = path.with_name("best.ckpt")
         if best == path or not best.is_file():
             raise
-        raise CheckpointError(f"{error}; or resume from the best validation by ckpt_path={best}") from error
+        raise CheckpointError(f"{error}. {_offer_best(best)}") from error
     stored = checkpoint.get("config")
     changes = tuple(check_changes(checkpoint, today, path)) if stored else ()
     _check_length(today, checkpoint)
@@ -150,6 +150,14 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
         *({"step": step, "key": one.key, "before": _plain(one.before), "after": _plain(one.after)} for one in changes),
     )
     return Resumed(path, step, changes, history, checkpoint.get("content", {}), bool(stored))
+
+
+def _offer_best(best: Path) -> str:
+    try:
+        step = read_checkpoint(best)["global_step"]
+    except (CheckpointError, KeyError):
+        return f"{best} is damaged, too: overwrite=true begins again"
+    return f"best.ckpt is whole: ckpt_path={best} continues from its validation at step {step}"
 
 
 def check_changes(checkpoint: Mapping[str, Any], today: Mapping[str, Any], path: Path) -> list[Change]:

@@ -1,7 +1,6 @@
 """Sweeps in MLflow: one parent run a sweep, one child run a cell, and what a killed process left behind.
 
-Whoever trains a cell or leads a sweep holds a file lock of its name, which the system drops with the process, however
-it ends. A run that says RUNNING while its lock is free therefore has no process.
+Whoever trains a cell or leads a sweep holds a file lock of its name, which the system drops with the process.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
-from affectgpt_r1.reporting.killed import process_tags
+from affectgpt_r1.reporting.killed import mark_killed, process_tags
 from affectgpt_r1.reporting.logger import RunStatus
 from affectgpt_r1.reporting.plain_json import json_text
 from affectgpt_r1.reporting.provenance import command_line, git_tags
@@ -78,25 +77,8 @@ class SweepRuns:
         return float(self._client.get_run(run_id).data.metrics[TEST_SCORE])
 
     def mark_killed(self) -> list[str]:
-        """Set KILLED on every run that says RUNNING and has no process; their run ids."""
-        killed = []
-        for run in self._search("attributes.status = 'RUNNING'"):
-            tags = run.data.tags
-            name = tags.get(HASH) or (sweep_lock(tags[SWEEP]) if tags.get(KIND) == "sweep" else None)
-            if name is None:
-                continue
-            lock = self._lock(name)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
-                self._client.set_terminated(run.info.run_id, "KILLED")
-            finally:
-                lock.release()
-            log.warning("%s had lost its process; it is marked KILLED", run.info.run_name)
-            killed.append(str(run.info.run_id))
-        return killed
+        """See :func:`~affectgpt_r1.reporting.killed.mark_killed`."""
+        return mark_killed(self._client, self._outputs)
 
     def find_sweep(self, name: str) -> str | None:
         """Run id of a sweep's parent run, None if it has none."""
