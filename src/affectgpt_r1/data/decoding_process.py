@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import itertools
 import mmap
 import os
 import pickle
@@ -28,6 +29,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 
 from affectgpt_r1.errors import MediaError
@@ -93,8 +95,9 @@ class _DecodingProcess:
             if not connection.poll(seconds):
                 raise MediaError(f"{path}: decoding it did not end within {seconds:.0f} s: the file is damaged")
             head, sizes = connection.recv()
-            self._shared.seek(0)
-            buffers = [bytearray(self._shared.read(size)) for size in sizes]
+            ends = [*itertools.accumulate(sizes, initial=0)]
+            shared = np.frombuffer(self._shared, np.uint8)
+            buffers = [shared[start:end].copy() for start, end in itertools.pairwise(ends)]
         except (EOFError, ConnectionError):
             raise
         except BaseException:  # Ctrl-C, too: what is still to come must not be taken for the next file's answer
