@@ -75,7 +75,7 @@ def build_policy(config: DictConfig) -> MultimodalPolicy:
         bos_at_inference=config.prompt.bos_at_inference,
         kind=config.prompt.kind,
     )
-    policy: MultimodalPolicy = instantiate(config.model, _partial_=True)(template=template)
+    policy: MultimodalPolicy = instantiate(config.model, "model", _partial_=True)(template=template)
     if config.towers_from is not None:
         load_tower_weights(policy.towers, config.towers_from)
     if exported is not None:
@@ -125,7 +125,7 @@ def build_data(config: DictConfig) -> ClipDataModule:
     """
     if config.prompt.thinks and config.get("stage", {}).get("name") == "sft" and config.data.train_reasons is None:
         raise ConfigError("prompt=think learns to reason from data.train_reasons, which is null: name its file")
-    data: ClipDataModule = instantiate(config.data)
+    data: ClipDataModule = instantiate(config.data, "data")
     data.setup()
     own = QuestionSet((config.prompt.kind,) if config.prompt.kind else ())
     if own.needs_labels() and not any(row.labels for row in data.splits.train):

@@ -63,8 +63,8 @@ def run_composed_command(
 
     from affectgpt_r1.config import (
         CONFIGS,
+        check_composed,
         check_installation,
-        check_keys,
         check_overrides,
         explain,
         quote_overrides,
@@ -80,7 +80,7 @@ def run_composed_command(
         check_overrides(overrides)
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("train", overrides=[*first, *overrides])
-        check_keys(config)
+        check_composed(config)
         return work(options, config)
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
         print(f"{parser.prog}: {explain(error, overrides)}", file=sys.stderr)
