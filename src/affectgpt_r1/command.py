@@ -32,7 +32,7 @@ def run_command(
     options = parser.parse_args(arguments)
     try:
         return work(options)
-    except (AffectGPTError, OSError, RuntimeError, MemoryError) as error:
+    except BaseException as error:  # tokenizers raise above Exception; what has no line is raised again
         said = explain_library_error(error)
         if said is None:
             raise

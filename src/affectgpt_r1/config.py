@@ -159,7 +159,7 @@ def clear_errors(config: DictConfig) -> Iterator[None]:
         if hydra.mode == RunMode.MULTIRUN:
             raise
         _fail(explain(error, overrides))
-    except (OSError, RuntimeError, MemoryError) as error:
+    except BaseException as error:  # tokenizers raise above Exception; what has no line is raised again
         said = explain_library_error(error)
         if said is None or hydra.mode == RunMode.MULTIRUN:
             raise
