@@ -12,6 +12,7 @@ from pathlib import Path
 
 from affectgpt_r1.config import REPOSITORY
 from affectgpt_r1.errors import AffectGPTError, ConfigError
+from affectgpt_r1.reporting.plain_json import write_json
 
 SMOL = "smol"
 SMOL_FOLDER = REPOSITORY / "data" / "pretrained" / "SmolLM2-135M-Instruct"
@@ -54,7 +55,7 @@ def convert_weights(source: str, output: Path | None = None) -> Path:
         "source_sha256": digest,
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
-    (folder / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / PROVENANCE, record)
     return folder
 
 
@@ -86,7 +87,9 @@ def _convert_pickle(file: Path, output: Path) -> None:
     from affectgpt_r1.policy.published import read_weights
 
     tensors = {name: tensor.contiguous().clone() for name, tensor in read_weights(file).items()}
-    save_file(tensors, output, metadata={"format": "pt"})
+    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    save_file(tensors, partial, metadata={"format": "pt"})
+    os.replace(partial, output)  # a link of that name in a stranger's folder is replaced, not followed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

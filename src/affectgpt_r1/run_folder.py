@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,10 @@ from typing import Any, Literal, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.plain_settings import check_interpolations, read_yaml
 from affectgpt_r1.reporting.provenance import command_line
 from affectgpt_r1.resume import dotted
 from affectgpt_r1.run_record import wall_time_of
@@ -34,6 +35,8 @@ WITHOUT_EFFECT = (
 PLACEHOLDERS = ("root", "outputs", "experiment", "run", "features")
 """Folders that may move between two starts of one run."""
 
+OURS = {"${repository:}", "${run_folder:}", "${run_title:}"}
+"""Resolvers that only name folders of this machine."""
 START_KEYS = ("init_from", "towers_from")
 CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/start.json"
 
@@ -129,7 +132,7 @@ def began_here(config: DictConfig, found: Found) -> bool:
     folder = Path(config.paths.run)
     if config.ckpt_path is None or _is_within(config.ckpt_path, folder) or found.state == "new" or found.differing:
         return False
-    return bool(OmegaConf.select(OmegaConf.load(folder / CONFIG_FILE), "ckpt_path", default=None) == config.ckpt_path)
+    return bool(read_yaml(folder / CONFIG_FILE).get("ckpt_path") == config.ckpt_path)
 
 
 def recorded_metrics(folder: Path) -> dict[str, float]:
@@ -192,10 +195,11 @@ def _differences(config: DictConfig) -> Iterator[str]:
         yield "a configuration that is not recorded"
         return
     try:
-        written = OmegaConf.load(folder / CONFIG_FILE)
-        assert isinstance(written, DictConfig)
-        there = _identity(written)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, AssertionError):  # older, or damaged
+        tree = read_yaml(folder / CONFIG_FILE)
+        own = set(re.findall(r"\$\{[^{}]*:[^{}]*\}", OmegaConf.to_yaml(config)))  # what today's run calls, it may call
+        check_interpolations(tree, OURS | own, folder / CONFIG_FILE)
+        there = _identity(OmegaConf.create(tree))
+    except (CheckpointError, OmegaConfBaseException, ValueError, AssertionError):  # a stranger's, older, or damaged
         yield f"a configuration that cannot be read ({folder / CONFIG_FILE})"
         return
     here = _identity(config)
@@ -249,7 +253,7 @@ def _is_debug_run(folder: Path, config: DictConfig) -> bool:
     """Whether a debug run would replace an earlier debug run."""
     if not config.debugging or not (folder / CONFIG_FILE).is_file():
         return False
-    return bool(OmegaConf.select(OmegaConf.load(folder / CONFIG_FILE), "debugging", default=False))
+    return bool(read_yaml(folder / CONFIG_FILE).get("debugging", False))
 
 
 def _is_within(path: str, folder: Path) -> bool:
