@@ -89,11 +89,10 @@ def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, M
 
     if changes:
         raise CheckpointError(f"{folder}: --set changes a training run's configuration; an exported folder has none")
-    policy = load_exported(folder)
-    processor, _ = read_processor(folder)
+    processor, sampling = read_processor(folder), read_sampling(folder)
     lexicon = str(processor.pop("lexicon", "bundled"))
     media = read_media(processor, folder / "preprocessor_config.json")
-    return policy, media, read_sampling(folder), lexicon
+    return load_exported(folder), media, sampling, lexicon
 
 
 def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig:

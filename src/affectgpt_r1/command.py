@@ -37,7 +37,7 @@ def run_command(
         options = parser.parse_args(arguments)
     try:
         return work(options)
-    except Exception as error:
+    except BaseException as error:  # tokenizers raise above Exception; what has no line is raised again
         said = explain_library_error(error)
         if said is None:
             raise
@@ -68,8 +68,8 @@ def run_composed_command(
 
     from affectgpt_r1.config import (
         CONFIGS,
+        check_composed,
         check_installation,
-        check_keys,
         check_overrides,
         explain,
         quote_overrides,
@@ -87,12 +87,12 @@ def run_composed_command(
         check_overrides(overrides)
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("train", overrides=[*first, *overrides])
-        check_keys(config)
+        check_composed(config)
         return work(options, config)
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
         print(message(f"{parser.prog}: {explain(error, overrides)}"), file=sys.stderr)
         raise SystemExit(2) from None
-    except Exception as error:
+    except BaseException as error:  # as above
         said = explain_library_error(error)
         if said is None:
             raise

@@ -89,7 +89,7 @@ def _convert_pickle(file: Path, output: Path) -> None:
     from affectgpt_r1.policy.published import read_weights
 
     tensors = {name: tensor.contiguous().clone() for name, tensor in read_weights(file).items()}
-    with replacing(output) as partial:
+    with replacing(output) as partial:  # a link of that name in a stranger's folder is replaced, not followed
         save_file(tensors, partial, metadata={"format": "pt"})
 
 

@@ -47,7 +47,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
     prepare_process(config)
     folder = Path(config.paths.run)
-    loggers = list((instantiate(config.logger) or {}).values())
+    loggers = list((instantiate(config.logger, "logger") or {}).values())
     with owned(folder), tracked_run(loggers):
         summary = compare(config, loggers)
         for table in evaluation_tables(summary):

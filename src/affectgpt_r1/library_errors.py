@@ -32,6 +32,8 @@ def explain_library_error(error: BaseException) -> str | None:
             f"out of memory ({_first_line(text) or kind}); lower data.batch_size and raise "
             "trainer.accumulate_grad_batches, or set model.gradient_checkpointing=true"
         )
+    if kind == "PanicException":  # of the tokenizers library, above Exception
+        return f"the tokenizer failed ({_first_line(text)}); its pattern cannot be used: take another tokenizer"
     if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
         return (
             f"a worker that reads clips died ({_first_line(text)}); it ran out of memory or a decoder crashed: lower "

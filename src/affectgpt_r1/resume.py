@@ -142,6 +142,8 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
             raise
         raise CheckpointError(f"{error}. {_offer_best(best)}") from error
     stored = checkpoint.get("config")
+    if not isinstance(stored or {}, Mapping) or not {"global_step", "epoch"} <= checkpoint.keys():
+        raise CheckpointError(f"{path} does not say how far its run was: start from its weights by init_from={path}")
     changes = tuple(check_changes(checkpoint, today, path)) if stored else ()
     _check_length(today, checkpoint)
     step = int(checkpoint["global_step"])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from affectgpt_r1.clean_text import PrintableFormatter
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.files import why_unwritable, write_text
+from affectgpt_r1.plain_settings import check_interpolations, read_yaml
 from affectgpt_r1.reporting.provenance import command_line
 from affectgpt_r1.resume import dotted
 from affectgpt_r1.run_record import read_record, wall_time_of
@@ -37,6 +38,8 @@ WITHOUT_EFFECT = (
 PLACEHOLDERS = ("root", "outputs", "experiment", "run", "features")
 """Folders that may move between two starts of one run."""
 
+OURS = {"${repository:}", "${run_folder:}", "${run_title:}"}
+"""Resolvers that only name folders of this machine."""
 START_KEYS = ("init_from", "towers_from")
 CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/start.json"
 
@@ -229,11 +232,13 @@ def _differences(config: DictConfig) -> Iterator[str]:
     if not (folder / CONFIG_FILE).is_file():
         yield "a configuration that is not recorded"
         return
-    written = _read_config(folder)
     try:
-        there = {} if written is None else _identity(written)
-    except (OmegaConfBaseException, LookupError, TypeError):  # older, or damaged
-        there = {}
+        tree = read_yaml(folder / CONFIG_FILE)
+        own = set(re.findall(r"\$\{[^{}]*:[^{}]*\}", OmegaConf.to_yaml(config)))  # what today's run calls, it may call
+        check_interpolations(tree, OURS | own, folder / CONFIG_FILE)
+        there = _identity(OmegaConf.create(tree))
+    except (CheckpointError, OmegaConfBaseException, LookupError, TypeError, ValueError, AssertionError):
+        there = {}  # a stranger's, older, or damaged
     if not there:
         yield f"a configuration that cannot be read ({folder / CONFIG_FILE}); {UNREADABLE}"
         return
@@ -307,25 +312,14 @@ def _is_debug_run(folder: Path, config: DictConfig) -> bool:
     """Whether a debug run would replace an earlier debug run."""
     if not config.debugging:
         return False
-    return bool(_select(folder, "debugging"))
+    try:
+        return bool(read_yaml(folder / CONFIG_FILE).get("debugging", False))
+    except (CheckpointError, AttributeError):  # missing or damaged
+        return False
 
 
 def _is_within(path: str, folder: Path) -> bool:
     return path == "last" or Path(path).absolute().is_relative_to(folder.absolute())
-
-
-def _read_config(folder: Path) -> DictConfig | None:
-    """The configuration that a run wrote down; None where it is missing or damaged."""
-    try:
-        written = OmegaConf.load(folder / CONFIG_FILE)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError):
-        return None
-    return written if isinstance(written, DictConfig) else None
-
-
-def _select(folder: Path, key: str) -> Any:
-    written = _read_config(folder)
-    return None if written is None else OmegaConf.select(written, key, default=None)
 
 
 def _overrides() -> list[str]:

@@ -170,7 +170,7 @@ def shown_clips(config: DictConfig) -> tuple[list[dict[str, Any]], dict[str, NDA
     from affectgpt_r1.data.manifest import hash_order
     from affectgpt_r1.data.video import read_face_crops, read_frames
 
-    data = instantiate(config.data)
+    data = instantiate(config.data, "data")
     data.setup()
     clips: list[dict[str, Any]] = []
     frames: dict[str, NDArray[Any]] = {}

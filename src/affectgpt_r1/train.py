@@ -261,7 +261,7 @@ def _build_loggers(config: DictConfig, *, resumed: bool) -> list[Any]:
 
     if resumed and "mlflow" in config.logger and config.logger.mlflow.run_id is None:
         config.logger.mlflow.run_id = read_run_id(config.paths.run)
-    return list((instantiate(config.logger) or {}).values())
+    return list((instantiate(config.logger, "logger") or {}).values())
 
 
 def _build_trainer(config: DictConfig, loggers: list[Any], totals: RunTotals) -> L.Trainer:
@@ -284,11 +284,11 @@ def _build_trainer(config: DictConfig, loggers: list[Any], totals: RunTotals) ->
         seconds = wall_time_of(config.match_wall_time)
         log.info("match_wall_time: training ends after %.1f s, earlier parts of a resumed run included", seconds)
         options["max_time"] = {"seconds": seconds}
-    callbacks = [totals, *(instantiate(config.callbacks) or {}).values()]
+    callbacks = [totals, *(instantiate(config.callbacks, "callbacks") or {}).values()]
     plugins = [AtomicCheckpointIO()]
     try:
         trainer: L.Trainer = instantiate(
-            config.trainer, logger=loggers or False, callbacks=callbacks, plugins=plugins, **options
+            config.trainer, "trainer", logger=loggers or False, callbacks=callbacks, plugins=plugins, **options
         )
     except InstantiationException as error:
         if not isinstance(error.__cause__, MisconfigurationException):
@@ -321,8 +321,8 @@ def _build_module(
         policy,
         stage,
         lexicon,
-        instantiate(config.optim.optimizer),
-        instantiate(config.optim.scheduler, **length),
+        instantiate(config.optim.optimizer, "optim"),
+        instantiate(config.optim.scheduler, "optim", **length),
         weight_decay=config.optim.weight_decay,
         answer_sampling=answer_sampling(config),
         seed=config.seed,

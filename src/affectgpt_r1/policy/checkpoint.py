@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,21 @@ def check_reference(state: Mapping[str, Tensor], policy: MultimodalPolicy, origi
 def first_sentence(error: Exception) -> str:
     """Why torch could not load a file, without its advice to run the file's code."""
     return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
+
+
+def check_sizes(build: Callable[[], MultimodalPolicy], path: str | Path) -> None:
+    """Compare the sizes in a checkpoint's settings with those of its tensors, before memory is taken for a policy.
+
+    Args:
+        build: Builds the policy; here on the meta device, without weights.
+        path: The checkpoint.
+
+    Raises:
+        CheckpointError: Names the first difference.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        parameters = build().trainable_parameters()
+    check_tensors(_below(read_checkpoint(path, mmap=True)["state_dict"], POLICY_PREFIX), parameters, str(path))
 
 
 def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:

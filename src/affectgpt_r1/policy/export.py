@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.backbone import merge_lora
-from affectgpt_r1.policy.build import build_policy
+from affectgpt_r1.policy.build import build_policy, has_sizes
 from affectgpt_r1.policy.exported_folder import (
     ADAPTER_FILE,
     ADAPTER_FOLDER,
@@ -32,6 +34,7 @@ from affectgpt_r1.policy.exported_folder import (
     read_exported,
     read_multimodal,
     read_settings,
+    read_shapes,
     read_tensors,
 )
 from affectgpt_r1.policy.frozen_weights import base_weights, check_base, weights_digest
@@ -54,6 +57,9 @@ ExportKind: TypeAlias = Literal["adapter", "merged"]
 
 BASE = "language model"
 """Digest of the language model without adapters."""
+MOST_NEW_TOKENS = 1 << 17
+PROCESSOR_KEYS: Mapping[str, type] = {"modalities": list, "num_frames": int, "image_size": int, "num_windows": int}
+"""What every exported folder says of its media; newer ones say more."""
 NO_ARCHITECTURE = ("architectures", "dtype", "model_type", "transformers_version", "_name_or_path", *UNUSED)
 """Keys of a transformers configuration that say where weights come from, or how to train what is not used here."""
 
@@ -157,9 +163,31 @@ def load_exported(folder: str | Path) -> MultimodalPolicy:
     """
     folder = Path(folder)
     settings = read_exported(folder)
-    policy = build_policy(**settings["model"], template=PromptTemplate(**settings["template"]))
+    build = partial(build_policy, **settings["model"], template=PromptTemplate(**settings["template"]))
+    check_exported_sizes(build, folder)
+    policy = build()
     load_exported_weights(policy, folder)
     return policy.eval()
+
+
+def check_exported_sizes(build: Callable[[], MultimodalPolicy], folder: Path) -> None:
+    """Compare the sizes in an exported folder's settings with its tensors, before memory is taken for a policy.
+
+    Args:
+        build: Builds the policy; here on the meta device, without weights.
+        folder: The folder.
+
+    Raises:
+        CheckpointError: A tensor is missing, or of another shape.
+    """
+    if not has_sizes(read_exported(folder)["model"]):
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        policy = build()
+    found = read_shapes(folder / WEIGHTS_FILE)
+    for name, tensor in policy.state_dict().items():
+        if not name.startswith("language_model.") and found.get(name) != tuple(tensor.shape):
+            raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
 
 
 def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
@@ -199,26 +227,26 @@ def read_sampling(folder: Path) -> Sampling:
     Raises:
         CheckpointError: The folder lacks it.
     """
-    generation = read_settings(folder, GENERATION_FILE)
-    longest = int(generation["max_new_tokens"])
+    generation = read_settings(folder, GENERATION_FILE, {"max_new_tokens": int})
+    longest = generation["max_new_tokens"]
+    if not 0 < longest <= MOST_NEW_TOKENS:
+        raise CheckpointError(
+            f"{folder / GENERATION_FILE}: max_new_tokens={longest} is not from 1 to {MOST_NEW_TOKENS}"
+        )
     if not generation.get("do_sample"):
         return Sampling(temperature=0.0, max_completion_length=longest)
-    return Sampling(
-        temperature=float(generation["temperature"]),
-        top_p=float(generation["top_p"]),
-        top_k=int(generation["top_k"]),
-        max_completion_length=longest,
-        seed=generation["seed"],
-    )
+    drawn = read_settings(folder, GENERATION_FILE, {"temperature": float, "top_p": float, "top_k": int, "seed": int})
+    names = ("temperature", "top_p", "top_k", "seed")
+    return Sampling(max_completion_length=longest, **{name: drawn[name] for name in names})
 
 
-def read_processor(folder: Path) -> tuple[dict[str, Any], int]:
-    """How an exported policy's clips are read, and its limit of generation.
+def read_processor(folder: Path) -> dict[str, Any]:
+    """How an exported policy's clips are read.
 
     Raises:
-        CheckpointError: The folder lacks them.
+        CheckpointError: The folder lacks it.
     """
-    return read_settings(folder, PROCESSOR_FILE), read_settings(folder, GENERATION_FILE)["max_new_tokens"]
+    return read_settings(folder, PROCESSOR_FILE, PROCESSOR_KEYS)
 
 
 def _adapter_config(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,5 +63,15 @@ def read_published(path: Path) -> Published:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of :func:`read_published`."""
-    return read_published(path).tensors
+    """The tensors of :func:`read_published`, as large as the file holds them.
+
+    Raises:
+        CheckpointError: One is a view that repeats its values: of any size in a small file, and written out whole.
+    """
+    tensors = read_published(path).tensors
+    for name, one in tensors.items():
+        if one.layout != torch.strided or one.numel() * one.element_size() > one.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: {name[:200]} is larger than what the file holds of it; do not use this file"
+            )
+    return tensors

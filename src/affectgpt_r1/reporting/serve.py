@@ -68,7 +68,7 @@ def main() -> None:
         parser.exit(2, f"error: {message(error)}\n")
     # MLflow opens on its pages for language-model applications; the runs are on these.
     print(f"http://{HOST}:{arguments.port}/#/experiments?workflowType=machine_learning", flush=True)
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
     os.execv(command[0], command)
 
 
