@@ -198,8 +198,9 @@ def base(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def damaged_files(base: Path, patterns: tuple[str, ...]) -> Iterator[str]:
     for pattern in patterns:
         files = sorted(path for path in base.glob(pattern) if path.is_file())
+        files = [path for path in files if path.stat().st_size]
         some = files[:1] if pattern.startswith(("features", "data/video", "outputs/artifacts")) else files
-        assert some, pattern
+        assert some or pattern.endswith(".lock"), pattern
         yield from (str(path.relative_to(base)) for path in some)
 
 
@@ -247,10 +248,8 @@ def test_no_damage_is_used_in_silence_or_ends_in_a_traceback(base, tmp_path_fact
     assert "Traceback" not in whole.said, whole.said
     assert whole.code == (2 if start == "report" else 0), whole.said
     faults = []
-    for file in damaged_files(base, patterns):
+    for file in list(damaged_files(base, patterns)):
         for damage in DAMAGES:
-            if not (base / file).stat().st_size:
-                continue
             verdict = judge(file, damage, outcome(file, damage), whole).replace(str(base), "")
             print(f"| {start} | {file} | {damage} | {verdict} |", flush=True)
             if verdict.startswith("FAULT"):
