@@ -45,10 +45,7 @@ LIBRARY_TARGETS: Mapping[str, tuple[str, ...]] = {
         ),
     ),
     "trainer": (
-        *(
-            f"lightning.pytorch.strategies.{name}"
-            for name in ("DDPStrategy", "DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy")
-        ),
+        *(f"lightning.pytorch.strategies.{name}" for name in ("DDPStrategy", "FSDPStrategy", "ModelParallelStrategy")),
         "lightning.pytorch.strategies.SingleDeviceStrategy",
         *(
             f"lightning.pytorch.profilers.{name}"

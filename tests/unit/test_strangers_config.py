@@ -20,6 +20,7 @@ from affectgpt_r1.plain_settings import check_interpolations, read_yaml
 from affectgpt_r1.policy_settings import lay_over, settings_of_checkpoint
 from affectgpt_r1.reporting.provenance import git_tags
 from affectgpt_r1.resume import read_resumed
+from affectgpt_r1.run_folder import UNREADABLE as REMEDY
 from affectgpt_r1.run_folder import look_up
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -79,7 +80,7 @@ def test_a_file_that_grows_or_calls_is_refused_unparsed(case, tmp_path, config):
     assert str(file) in str(caught.value)
     with pytest.raises(CheckpointError, match=message):
         settings_of_checkpoint(path)
-    assert look_up(config).differing == (f"a configuration that cannot be read ({file})",)
+    assert look_up(config).differing == (f"a configuration that cannot be read ({file}); {REMEDY}",)
 
 
 @pytest.mark.parametrize("case", UNRESOLVED)
@@ -88,7 +89,7 @@ def test_a_configuration_that_would_call_or_grow_is_not_resolved(case, tmp_path,
     with pytest.raises(CheckpointError, match=r"config\.yaml: "):
         check_interpolations(read_yaml(file), (), file)
     monkeypatch.setattr("affectgpt_r1.run_folder.resolved", None)  # which would be next
-    assert look_up(config).differing == (f"a configuration that cannot be read ({file})",)
+    assert look_up(config).differing == (f"a configuration that cannot be read ({file}); {REMEDY}",)
 
 
 def test_a_runs_own_configuration_is_compared_as_before(tmp_path, config, monkeypatch):

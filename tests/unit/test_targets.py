@@ -42,7 +42,7 @@ SHIPPED = {
         *("stages.towers.TowerStage", "types.Sampling"),
     },
     "trainer": {
-        *("callbacks.data_parallel.ddp_strategy", "callbacks.sharded.ShardedStrategy", "callbacks.zero.ZeroStrategy"),
+        *("callbacks.data_parallel.ddp_strategy", "callbacks.sharded.ShardedStrategy"),
         "lightning.pytorch.Trainer",
     },
 }

@@ -56,13 +56,20 @@ def check_crcs(path: str | Path, *, only_values: bool = False) -> None:
 
 
 def check_finite(weights: Mapping[str, Any], origin: str | Path) -> None:
-    """Check that no weight is NaN or infinite.
+    """Check that no weight is NaN or infinite, nor larger than what is stored of it.
 
     Raises:
         CheckpointError: Names the first tensor that is.
     """
     for name, tensor in weights.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.numel():
+        if not isinstance(tensor, Tensor) or not tensor.numel():
+            continue
+        # A view that repeats its values, of any size in a small file: whatever copies it would fill the memory.
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{origin}: {name[:200]} is larger than what the file holds of it; do not use this file"
+            )
+        if not tensor.is_floating_point():
             continue
         if not all(bool(bound.isfinite()) for bound in torch.aminmax(tensor)):  # NaN is both bounds
             raise CheckpointError(
