@@ -109,13 +109,17 @@ def tracked(outputs: Path, run_id: str) -> tuple[str, dict[str, list[tuple[int, 
     return statuses[run_id], metrics
 
 
-def left_over(outputs: Path) -> list[str]:
-    """Temporary files, and MLflow runs of dead processes that pass for running."""
+def temporary_files(folder: Path) -> list[str]:
+    """What killed processes left half-written."""
     temporary = re.compile(r"partial|\.safetensors\.|-journal$")
-    files = [str(path.relative_to(outputs)) for path in outputs.rglob("*") if temporary.search(path.name)]
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if temporary.search(path.name)]
+
+
+def left_over(outputs: Path, experiment: str) -> list[str]:
+    """Temporary files in the run's folder, and MLflow runs of dead processes that pass for running."""
     with closing(sqlite3.connect(outputs / "mlflow.db")) as database:
-        return files + [f"MLflow run {one}" for (one,) in
-                        database.execute("select run_uuid from runs where status = 'RUNNING'")]  # fmt: skip
+        running = database.execute("select run_uuid from runs where status = 'RUNNING'").fetchall()
+    return [*temporary_files(outputs / "killed" / experiment), *(f"MLflow run {one}" for (one,) in running)]
 
 
 def differences(expected: Outcome, found: Outcome) -> list[str]:
@@ -209,7 +213,7 @@ def reference(workspace, start, tmp_path_factory):
         seconds = time.monotonic() - began
         outputs = runs.folder / "whole"
         assert not any(codes), (outputs / "output.txt").read_text()[-3000:]
-        assert left_over(outputs) == []
+        assert left_over(outputs, experiment) == []
         outcome = outcome_of(outputs, experiment)
         assert outcome.status == "FINISHED"
         assert 1 < outcome.best["step"] < outcome.last["step"] == STEPS or experiment == "sft"
@@ -272,10 +276,11 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(reference, say, experi
     outputs = whole.runs.folder / name
     had = sorted(path.name for path in outputs.glob("killed/*/checkpoints/*"))
     codes = whole.runs.run(name, Kill("none", 0), launches=launches)
-    found = [f"exit codes {codes}"] if any(codes) else left_over(outputs)
+    found = [f"exit codes {codes}"] if any(codes) else left_over(outputs, experiment)
     found += [] if any(codes) else differences(whole.outcome, outcome_of(outputs, experiment))
     how = "" if num_processes == 1 else " on 2, started by Lightning," if launches else " on 2"
-    seen = ", ".join(had) or "no checkpoint"
-    say(f"{experiment}{how} {'; '.join(told)}; left {seen}: {'; '.join(found) or 'equal'}")
+    seen, elsewhere = ", ".join(had) or "no checkpoint", len(temporary_files(outputs))
+    rest = f", {elsewhere} temporary files outside the run's folder" if elsewhere else ""
+    say(f"{experiment}{how} {'; '.join(told)}; left {seen}: {'; '.join(found) or 'equal'}{rest}")
     assert not found, (outputs / "output.txt").read_text()[-3000:]
     shutil.rmtree(outputs)

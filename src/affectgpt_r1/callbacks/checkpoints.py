@@ -133,19 +133,22 @@ class BestCheckpoint(_OneCheckpoint):
         if self.best_model_score is None and _is_last_batch_of_run(trainer):
             trainer.should_stop = True  # the Trainer validates before it stops; the run ends here in any case
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse to end as if all were well when no validation had a score.
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to end as if all were well when no validation had a score, also where a resumed run trains no more.
 
         Raises:
             TrainingError: Every score was NaN or infinite; the weights are in ``last.ckpt``.
         """
-        super().on_train_end(trainer, pl_module)
         if self._num_not_finite and self.best_model_score is None:
             raise TrainingError(
                 f"{self.monitor} was NaN or infinite in all {self._num_not_finite} validations, so there is no "
                 "best.ckpt; the weights are in last.ckpt. Monitor another metric by stage.monitor=, or check the "
                 "validation clips' labels"
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and how many scores were not finite."""
+        return {**super().state_dict(), "num_not_finite": self._num_not_finite}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -159,6 +162,7 @@ class BestCheckpoint(_OneCheckpoint):
         self._check_comparable(checkpoint, resumed_from)
         states = checkpoint.get("callbacks", {})
         known = states.pop(self.state_key, None)
+        self._num_not_finite = 0 if known is None else known.get("num_not_finite", 0)
         best = Path(str(self.dirpath)) / "best.ckpt"
         earlier = resumed_from.with_name(best.name)
         if not best.is_file() and earlier.is_file() and trainer.is_global_zero:

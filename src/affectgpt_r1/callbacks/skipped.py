@@ -53,6 +53,11 @@ class UnreadableClips(pl.Callback):
         self._report(trainer, skipped)
         skipped.raise_if_over(self._max_share)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report of a run that was killed after its last step: when it is resumed, training neither begins nor ends."""
+        if not self._reported:
+            self.on_train_end(trainer, pl_module)
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Report what was lost until then."""
         if not self._reported:

@@ -279,6 +279,9 @@ def test_a_run_of_nothing_but_nan_does_not_end_as_if_all_were_well(tmp_path, tin
     with pytest.raises(TrainingError, match="val/f1 was NaN or infinite in all 3 validations"):
         fit(tiny_module((nan, nan, inf)), _checkpoints(tmp_path), plugins=[AtomicCheckpointIO()])
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+    # Killed after that validation, it has nothing to train when it is resumed, and must not end as if all were well.
+    with pytest.raises(TrainingError, match="val/f1 was NaN or infinite in all 3 validations"):
+        fit(tiny_module(()), _checkpoints(tmp_path), plugins=[AtomicCheckpointIO()], ckpt_path="last")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import logging
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
+from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from affectgpt_r1.callbacks.skipped import UnreadableClips, _csv
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.errors import DataError
@@ -64,3 +65,12 @@ def test_the_list_holds_no_formula_and_no_control_character():
         ["'=cmd|x", r"a.mp4: \x1b]0;t\x07, -1 s"],
         [r"a\r=1", "-3.4"],
     ]
+
+
+def test_a_run_that_was_killed_after_its_last_step_reports_when_it_is_resumed(tmp_path, tiny_module, fit):
+    last = LastCheckpoint(tmp_path / "checkpoints")
+    fit(tiny_module(), [last], plugins=[AtomicCheckpointIO()])
+    callbacks = [UnreadableClips(tmp_path, max_share=0.03), LastCheckpoint(tmp_path / "checkpoints")]
+    path = str(tmp_path / "checkpoints" / "last.ckpt")
+    fit(_module(tiny_module, 97), callbacks, plugins=[AtomicCheckpointIO()], ckpt_path=path)
+    assert (tmp_path / "unreadable_clips.csv").read_text().splitlines()[1] == 'clip_a,"a.mp4: truncated, 12 frames"'
