@@ -10,6 +10,7 @@ HEADER_BYTES = 65536
 # In front of a formula: nothing, or what a program may take for the end of a cell, such as `;` in a German Excel.
 _FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_MOST_COLUMNS = 1000
 
 
 def spreadsheet_format(start: bytes) -> str | None:
@@ -28,6 +29,8 @@ def spreadsheet_format(start: bytes) -> str | None:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "it is in UTF-16, as Excel's 'Unicode text'"
     header = start.lstrip(b"\xef\xbb\xbf\r\n").splitlines()[:1]
+    if header and header[0].count(b",") >= _MOST_COLUMNS:
+        return f"its header has more than {_MOST_COLUMNS:,} cells"
     if not header or b"," in header[0]:
         return None
     if b";" in header[0]:

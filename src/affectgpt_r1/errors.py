@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+MOST_CHARACTERS = 1200
+"""Of a message; a screen of 80 columns holds 24 lines of it."""
+
+_MOST_AT_END = 300
+
 
 class AffectGPTError(Exception):
     """Base of every error that bad input causes."""
+
+    def __str__(self) -> str:
+        """Return the message, without its middle where a file's content made it longer than a screen."""
+        return shortened(super().__str__())
 
 
 class DataError(AffectGPTError):
@@ -33,3 +42,14 @@ class WriteError(AffectGPTError):
 
 class TrainingError(AffectGPTError):
     """Training that cannot go on: a loss that is infinite or no number."""
+
+
+def shortened(text: str) -> str:
+    """Return a text of at most :data:`MOST_CHARACTERS`: its start names the place, its end the remedy.
+
+    >>> len(shortened("x" * 10_000)), shortened("short")
+    (1200, 'short')
+    """
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    return f"{text[: MOST_CHARACTERS - _MOST_AT_END - 3]} … {text[-_MOST_AT_END:]}"

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.files import remove_partial, write_text
+from affectgpt_r1.foreign_files import read_json
 from affectgpt_r1.reporting.killed import LOCK_FILE
 
 OWNER_FILE = ".owner.json"
@@ -84,7 +85,7 @@ def _write_owner(folder: Path) -> None:
 
 def _read_owner(folder: Path) -> dict[str, Any]:
     try:
-        owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
+        owner = read_json(folder / OWNER_FILE)
     except (FileNotFoundError, ValueError):  # it has just taken the lock, and is about to write
         return {}
     return owner if isinstance(owner, dict) else {}

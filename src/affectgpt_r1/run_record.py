@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from affectgpt_r1.callbacks.run_totals import RunTotals
 from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.foreign_files import read_json
 from affectgpt_r1.reporting.plain_json import finite_or_none, write_json
 from affectgpt_r1.reporting.provenance import git_tags
 
@@ -36,11 +37,11 @@ def read_record(path: Path) -> dict[str, Any]:
         CheckpointError: It is damaged; one that a version without digests wrote is taken as it is.
     """
     try:
-        record = json.loads(path.read_bytes())
+        record = read_json(path)
         damage = "not a record" if not isinstance(record, dict) else None
         if damage is None and record.pop(DIGEST, None) not in (None, _digest(record)):
             damage = "not what its digest says"
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         record, damage = {}, str(error)
     if damage is not None:
         raise CheckpointError(

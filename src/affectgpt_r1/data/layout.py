@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from affectgpt_r1.foreign_files import has_control_character
+
 VIDEO_PLACES = ("video/{}.mp4", "video_new/{}.mp4", "subvideo-tgt/{}.avi", "subvideo_new/{}.mp4", "subvideo/{}.mp4")
 """The challenge sets' place, and those of MER-UniBench's sets, the one that is read before the one it was cut from."""
 AUDIO_PLACES = ("audio/{}.wav", "subaudio/{}.wav")
@@ -47,9 +49,14 @@ def face_file(root: Path, name: str) -> Path:
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether a clip name stays inside the data folder when it is made a file name.
+    r"""Whether a clip name stays inside the data folder when it is made a file name, and on one line.
 
     >>> is_safe_name("sample_00000001"), is_safe_name("../../etc/passwd"), is_safe_name("/etc/passwd")
     (True, False, False)
     """
-    return bool(name) and name not in {".", ".."} and not any(mark in name for mark in "/\\\0")
+    return (
+        bool(name)
+        and name not in {".", ".."}
+        and not any(mark in name for mark in "/\\")
+        and not has_control_character(name)
+    )

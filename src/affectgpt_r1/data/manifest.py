@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import NoReturn
 
 import pandas as pd
@@ -22,6 +22,7 @@ from affectgpt_r1.data.layout import is_safe_name
 from affectgpt_r1.data.spoken import limited_subtitles
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.foreign_files import has_control_character, json_lines
 from affectgpt_r1.types import Annotations, EmotionSet
 
 _LISTED_AT_MOST = 5
@@ -119,7 +120,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         DataError: The file cannot be read, lacks a column, clips or a cell, or has an unsafe or repeated name.
     """
-    _check_format(path)
+    check_format(path)
     try:
         table = pd.read_csv(path, dtype=str, encoding="utf-8").fillna("")
     except FileNotFoundError as error:
@@ -128,12 +129,15 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         raise DataError(f"{path}: the file is empty") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
-    except (pd.errors.ParserError, OSError) as error:
+    except (ValueError, OverflowError, OSError) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
     _check_columns(path, table, ["name", *columns])
     if table.empty:
         raise DataError(f"{path}: has a header but no rows")
-    table.index = pd.Index(_checked_rows(path))
+    rows = _checked_rows(path)
+    if len(rows) != len(table):  # quotes inside of cells, which pandas and Python read differently
+        raise DataError(f"{path}: has {len(table)} or {len(rows)} rows, by how it is quoted; save it as CSV once more")
+    table.index = pd.Index(rows)
     table["name"] = table["name"].map(_composed)
     _check_names(path, table["name"])
     return table
@@ -152,17 +156,22 @@ def read_cues(path: Path) -> dict[str, dict[str, float]]:
         DataError: The file is missing, or a line holds no such object; says which.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        clips = list(json_lines(path))
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     cues: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, clip in clips:
         try:
-            clip = json.loads(line)
-            cues[_composed(clip["name"])] = {cue: float(value) for cue, value in clip["cues"].items()}
+            cues[_composed(clip["name"])] = {cue: _finite(value) for cue, value in clip["cues"].items()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f'{path}: line {number} is not {{"name": ..., "cues": {{...}}}}: {error!r}') from error
     return cues
+
+
+def _finite(value: object) -> float:
+    if not isinstance(value, int | float) or not abs(value) < 1e100:
+        raise ValueError(f"a cue is a number, not {short_repr(value)}")
+    return float(value)
 
 
 def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow], known: str = "") -> None:
@@ -218,8 +227,12 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _check_format(path: Path) -> None:
-    """Refuse what spreadsheet programs save under the name of a CSV file, before pandas guesses at it."""
+def check_format(path: Path) -> None:
+    """Refuse what spreadsheet programs save under the name of a CSV file, before pandas guesses at it.
+
+    Raises:
+        DataError: Says what it is; a file that cannot be opened is not refused here.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(HEADER_BYTES)
@@ -247,7 +260,7 @@ def _checked_rows(path: Path) -> list[int]:
                 if len(cells) != len(header):
                     _refuse_row(path, row, cells, header)
                 rows.append(row)
-    except csv.Error as error:
+    except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
     return rows
 
@@ -274,9 +287,10 @@ def _check_names(path: Path, names: pd.Series[str]) -> None:
                 "rename the clip"
             )
         if not is_safe_name(name):
+            fault = "a control character" if has_control_character(name) else "a folder"
             raise DataError(
-                f"{path}: row {row}: the name {name!r} has a folder in it; names are file names without folder and "
-                "suffix, and paths.data is the folder above video/"
+                f"{path}: row {row}: the name {name!r} has {fault} in it; names are file names without folder "
+                "and suffix, and paths.data is the folder above video/"
             )
         if (size := len(name.encode())) > LONGEST_NAME:
             raise DataError(

@@ -22,12 +22,14 @@ from typing import Literal, TypeAlias
 import pandas as pd
 
 from affectgpt_r1.data.layout import is_safe_name
-from affectgpt_r1.data.manifest import read_columns
+from affectgpt_r1.data.manifest import check_format, read_columns
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.foreign_files import read_text
 from affectgpt_r1.metrics.functional.recognition import CLASSES, normalise_class
 
 FOLDERS: Mapping[str, str] = {"dfew": "DFEW", "mafw": "MAFW", "ravdess": "RAVDESS"}
 NUM_FOLDS = 5
+_MOST_BYTES = 1 << 24  # of a fold's list
 Split: TypeAlias = Literal["train", "test"]
 _PLAIN: Mapping[Split, str] = {"train": "train_labels.csv", "test": "labels.csv"}
 _DFEW_CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
@@ -101,9 +103,10 @@ def _dfew_name(written: str) -> str:
 def _dfew(folder: Path, fold: int, split: Split) -> RecognitionSet:
     place = f"EmoLabel_DataSplit/{split}(single-labeled)/set_{fold}.csv"
     path = folder / place
+    check_format(path)
     try:
-        table = pd.read_csv(path, dtype=str, encoding="utf-8", keep_default_na=False)
-    except (OSError, ValueError) as error:
+        table = pd.read_csv(path, dtype=str, encoding="utf-8", keep_default_na=False).fillna("")
+    except (OSError, ValueError, OverflowError) as error:
         raise DataError(
             f"{path}: cannot be read as CSV ({error}); check the folder, or write {_PLAIN[split]}"
         ) from error
@@ -117,8 +120,8 @@ def _mafw(folder: Path, fold: int, split: Split) -> RecognitionSet:
     place = f"Train & Test Set/single/no_caption/set_{fold}/{split}.txt"
     path = folder / place
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, _MOST_BYTES).splitlines()
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); check the folder, or write {_PLAIN[split]}") from error
     pairs = []
     for number, line in enumerate(lines, start=1):

@@ -16,9 +16,11 @@ _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TIMES = re.compile(r"^\s*\d+:\d\d:\d\d[,.]\d+\s*-->\s*\d+:\d\d:\d\d[,.]\d+.*$")
 _MARKUP = re.compile(r"<[^<>]{0,200}>|\{\\[^{}]*\}")
 _ASS_FIELDS_BEFORE_TEXT = 8
-_ASS_DRAWING = re.compile(r"\{[^{}]*\\p[1-9][^{}]*\}[^{]*")
+_ASS_SPAN = re.compile(r"\{([^{}]*)\}[^{]*")
+_ASS_DRAWS = re.compile(r"\\p[1-9]")
 _ASS_BRACES = re.compile(r"(?<!\\)\{[^{}]*\}")
 _ASS_SPACES = re.compile(r"\\[Nnh]|\n")
+_MOST_BYTES = 1 << 22  # of a file; a film's has 100 kB
 _WORD_JOINER = "\u2060"
 
 
@@ -29,7 +31,10 @@ def read_srt(path: Path) -> str:
         DataError: The file cannot be read, is neither UTF-8 nor marked as UTF-16, or holds no ``-->`` line.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise DataError(f"{path}: has more than {_MOST_BYTES:,} bytes, too many for subtitles; give a clip's own")
         lines = content.decode("utf-16" if content.startswith(_UTF_16_MARKS) else "utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
@@ -96,5 +101,6 @@ def _codec_name(stream: av.subtitles.stream.SubtitleStream) -> str:
 def _plain(shown: Any) -> str:
     r"""Text of one of FFmpeg's ASS events; a brace that is said is written ``\{{}`` there."""
     event = shown.ass.decode("utf-8").split(",", _ASS_FIELDS_BEFORE_TEXT)
-    text = _ASS_BRACES.sub("", _ASS_DRAWING.sub("", event[-1])).replace("\\{", "{")
+    drawn = _ASS_SPAN.sub(lambda span: "" if _ASS_DRAWS.search(span[1]) else span[0], event[-1])
+    text = _ASS_BRACES.sub("", drawn).replace("\\{", "{")
     return _MARKUP.sub("", _ASS_SPACES.sub(" ", text)).replace(_WORD_JOINER, "").strip()

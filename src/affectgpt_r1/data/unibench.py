@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any, Literal
 
 from affectgpt_r1.data.layout import is_safe_name
@@ -176,10 +177,12 @@ def _test_clips(path: Path, layout: UniBenchLayout) -> dict[str, Mapping[str, An
     corpus = read_object_dict(path, layout.corpus)
     clips = {}
     for name, entry in corpus.items():
-        if not isinstance(name, str) or not is_safe_name(name):
+        if not is_safe_name(name):
             raise DataError(f"{path}: {layout.corpus}: {name!r} is no clip name")
         if not isinstance(entry, Mapping):
-            raise DataError(f"{path}: {layout.corpus}: {name} has {entry!r}, where {{'emo': ..., 'val': ...}} is due")
+            raise DataError(
+                f"{path}: {layout.corpus}: {name} has {short_repr(entry)}, where {{'emo': ..., 'val': ...}} is due"
+            )
         if not layout.session or name[4:5] == layout.session:
             clips[name] = entry
     if not clips:
@@ -194,13 +197,15 @@ def _class(path: Path, clip: str, entry: Mapping[str, Any], classes: tuple[str, 
         return label.strip().lower()
     if isinstance(label, int | float) and label in range(len(classes)):
         return classes[int(label)]
-    raise DataError(f"{path}: {clip} has the class {label!r}; the set knows {', '.join(classes)}, or their places")
+    raise DataError(
+        f"{path}: {clip} has the class {short_repr(label)}; the set knows {', '.join(classes)}, or their places"
+    )
 
 
 def _value(path: Path, clip: str, entry: Mapping[str, Any]) -> float:
     value = _field(path, clip, entry, "val")
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{path}: {clip} has the sentiment {value!r}, not a number")
+        raise DataError(f"{path}: {clip} has the sentiment {short_repr(value)}, not a number")
     return float(value)
 
 

@@ -30,6 +30,7 @@ ChannelOrder: TypeAlias = Literal["bgr", "rgb"]
 FaceResize: TypeAlias = Literal["antialias", "cv2"]
 FrameResize: TypeAlias = Literal["crop", "squash"]
 
+_MOST_CROP_PIXELS = 1 << 22  # OpenFace writes 112 by 112
 UNVERIFIED_TAIL = 2
 """Frames at the end of a container's count that may not exist; decord must not be asked for them."""
 
@@ -230,10 +231,12 @@ def read_face_crops(path: Path, count: int = 8, channel_order: ChannelOrder = "b
     """
     try:
         crops = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged header also raises RecursionError, OverflowError, TypeError, ...
         raise MediaError(f"{path}: cannot be read as face crops: {error}") from error
     if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[3] != 3 or 0 in crops.shape:
         raise MediaError(f"{path}: face crops must be uint8 (T, H, W, 3), not {crops.dtype} {crops.shape}")
+    if crops.shape[1] * crops.shape[2] > _MOST_CROP_PIXELS:
+        raise MediaError(f"{path}: face crops of {crops.shape[1]} by {crops.shape[2]} pixels are too large")
     chosen = crops[uniform_indices(crops.shape[0], count)]
     return np.ascontiguousarray(chosen[..., ::-1] if channel_order == "bgr" else chosen)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from affectgpt_r1.emotion.wheels import Entry, Lexicon
 from affectgpt_r1.errors import WriteError
 from affectgpt_r1.files import write_text
+from affectgpt_r1.foreign_files import MOST_JSON_BYTES, parse_json, read_text
 
 _log = logging.getLogger(__name__)
 _COMPILER_VERSION = 3
@@ -29,10 +30,10 @@ def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexic
     """
     path = cache_folder() / f"lexicon-v{_COMPILER_VERSION}-{digest}.json"
     try:
-        checksum, _, stored = path.read_bytes().partition(b"\n")
-        if checksum.decode() != _checksum(stored):
+        checksum, _, stored = read_text(path, MOST_JSON_BYTES).partition("\n")
+        if checksum != _checksum(stored.encode()):
             raise ValueError("not what its checksum says")
-        return lexicon_from_json(stored.decode())
+        return lexicon_from_json(stored)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -82,7 +83,7 @@ def lexicon_from_json(text: str) -> Lexicon:
         IndexError: If an entry or its masks are missing.
         TypeError: If a part has another shape.
     """
-    content = json.loads(text)
+    content = parse_json(text)
     masks = [(tuple(level1), tuple(level2)) for level1, level2 in content["masks"]]
     entries = [Entry(base, synonym, *masks[row]) for base, synonym, row in content["entries"]]
     forms = content["forms"].split(_BETWEEN_FORMS) if content["entry_of_form"] else []

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from affectgpt_r1.emotion.cache import cache_folder
 from affectgpt_r1.errors import AffectGPTError, WriteError
 from affectgpt_r1.files import write_text
+from affectgpt_r1.foreign_files import parse_json, read_json
 
 if TYPE_CHECKING:
     import ssl
@@ -175,10 +176,10 @@ class CachedChat:
         question = json.dumps([self.identity, instruction, prompt])
         path = cache_folder() / "chat" / f"{hashlib.sha256(question.encode()).hexdigest()}.json"
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = read_json(path)
             if isinstance(kept, str):
                 return kept
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             pass  # not asked yet, or a damaged file, which the new answer replaces
         answer = self.chat(prompt, instruction)
         with suppress(WriteError):  # an answer that cannot be kept is asked for again
@@ -238,10 +239,8 @@ def _check_url(url: str) -> None:
 def _content(body: bytes, address: str) -> str:
     """The answer without control characters, which a terminal might obey."""
     try:
-        answer = json.loads(body)["choices"][0]["message"]["content"]
-        if isinstance(answer, str):
-            answer.encode()  # half a surrogate pair cannot be written to a file
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        answer = parse_json(body.decode())["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError) as error:
         raise ChatError(f"{address} did not answer as an OpenAI-compatible API does ({_shown(error)})") from error
     if not isinstance(answer, str):
         raise ChatError(f"{address} answered with {type(answer).__name__} in place of text")

@@ -11,22 +11,25 @@ The published mapping, which :func:`compile_published` follows to the letter:
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
-import zipfile
+import re
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree.ElementTree import ParseError
 
 import openpyxl
-from openpyxl.utils.exceptions import InvalidFileException
+from openpyxl.workbook import Workbook
 
 from affectgpt_r1.emotion.cache import cached_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.emotion.wheels import NUM_WHEELS, Entry, Lexicon
 from affectgpt_r1.errors import LexiconError
+from affectgpt_r1.foreign_files import open_zip, read_member
 
 _SHEET = "Sheet1"
 _WHEELS = tuple(f"wheel{wheel}.xlsx" for wheel in range(1, NUM_WHEELS + 1))
@@ -35,6 +38,14 @@ _FORMS = "format.csv"
 _LEVEL_COLUMNS = ("level1", "level2", "level3")
 _FORM_COLUMNS = ("name", "format")
 _REMEDY = "copy the published folder again"
+_MOST_BYTES = 1 << 21  # of a file, unpacked; the largest published one has 300 kB
+_MOST_TAGS = 200_000  # of a workbook; the largest published one has 27,000
+_MOST_ROWS, _MOST_COLUMNS = 20_000, 64
+_LONGEST_FORM = 100
+_MOST_REACHABLE = 500_000  # wheel words of all forms
+_XML_SPACE = codecs.BOM_UTF8 + b" \t\r\n"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"<\0", b"\0<")
+_OTHER_ENCODING = re.compile(rb"encoding\s*=\s*[\"'](?!utf-8)", re.IGNORECASE)
 
 WheelRows = list[tuple[str, str, str]]
 WordSets = Mapping[str, set[str]]
@@ -77,6 +88,9 @@ def compile_published(name: str, wheels: Sequence[WheelRows], synonyms: WordSets
         wheels: Five lists of ``(level-1 word, level-2 word, level-3 word)`` rows.
         synonyms: The wheel words that each base form stands for.
         forms: The base forms of each word form.
+
+    Raises:
+        LexiconError: The forms stand for so many words that it would take long.
     """
     maps = [_wheel_map(rows) for rows in wheels]
     levels = [[wheel.level1 for wheel in maps], [wheel.level2 for wheel in maps]]
@@ -88,9 +102,13 @@ def compile_published(name: str, wheels: Sequence[WheelRows], synonyms: WordSets
         return tuple(next((bit[places[word]] for word in words if word in places), 0) for places, bit in pairs)
 
     entries = {}
+    num_reachable = 0
     for form, bases in forms.items():
         first = min(bases)
         reachable = sorted({word for base in bases for word in synonyms.get(base, ())})
+        num_reachable += len(reachable)
+        if num_reachable > _MOST_REACHABLE:
+            raise LexiconError(f"{name}: its forms stand for more than {_MOST_REACHABLE:,} wheel words; {_REMEDY}")
         synonym = min(synonyms[first], default=None) if first in synonyms else None
         entries[form] = Entry(first, synonym, masks(reachable, 1), masks(reachable, 2))
     return Lexicon(name, names, entries)
@@ -102,8 +120,10 @@ def _wheel_map(rows: WheelRows) -> _WheelMap:
     for centre, child, word in rows:
         level1.update({centre: centre, child: centre, word: centre})
         level2.update({child: child, word: child})
-    for centre in {row[0] for row in rows}:
-        level2[centre] = min(child for parent, child, _ in rows if parent == centre)
+    first: dict[str, str] = {}
+    for centre, child, _ in rows:
+        first[centre] = min(child, first.get(centre, child))
+    level2.update(first)
     return _WheelMap(level1, level2)
 
 
@@ -137,17 +157,48 @@ def _read_synonyms(path: Path) -> dict[str, set[str]]:
 def _read_sheet(path: Path, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
     """Row numbers and the lower-case text of ``columns``, in that order."""
     try:
-        workbook = openpyxl.load_workbook(path, data_only=True)
-    except (zipfile.BadZipFile, InvalidFileException, ParseError, KeyError, ValueError, EOFError, OSError) as error:
-        raise LexiconError(f"{path} cannot be read as a workbook ({error}); {_REMEDY}") from error
-    if _SHEET not in workbook.sheetnames:
-        raise LexiconError(f"{path} has no sheet {_SHEET!r} (it has {', '.join(workbook.sheetnames)}); {_REMEDY}")
-    rows = list(workbook[_SHEET].iter_rows(values_only=True))
-    header = [_text(cell) for cell in rows[0]] if rows else []
+        _check_workbook(path)
+        with warnings.catch_warnings(action="ignore"), closing(_load_workbook(path)) as workbook:
+            names = workbook.sheetnames
+            sheet = workbook[_SHEET].iter_rows if _SHEET in names else None
+            rows = list(sheet(max_row=_MOST_ROWS + 1, max_col=_MOST_COLUMNS, values_only=True)) if sheet else []
+            if len(rows) > _MOST_ROWS:
+                raise ValueError(f"more than {_MOST_ROWS:,} rows")
+            texts = [[_text(cell) for cell in row] for row in rows]
+    except Exception as error:  # openpyxl raises nearly anything over a damaged part
+        raise LexiconError(f"{path} cannot be read as a workbook ({error!r}); {_REMEDY}") from error
+    if sheet is None:
+        raise LexiconError(f"{path} has no sheet {_SHEET!r} (it has {', '.join(names)}); {_REMEDY}")
+    header = texts[0] if texts else []
     if missing := [column for column in columns if column not in header]:
         raise LexiconError(f"{path}, sheet {_SHEET}, row 1: no column {', '.join(missing)}; {_REMEDY}")
     places = [header.index(column) for column in columns]
-    return [(number, [_text(row[place]) for place in places]) for number, row in enumerate(rows[1:], start=2)]
+    return [(number, [row[place] for place in places]) for number, row in enumerate(texts[1:], start=2)]
+
+
+def _load_workbook(path: Path) -> Workbook:
+    return openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+
+
+def _check_workbook(path: Path) -> None:
+    """Refuse what would take openpyxl long or much memory.
+
+    Raises:
+        BadZipFile: It is not a workbook.
+        ValueError: It is too large, or its XML may have entities, which stand for texts of any length.
+    """
+    with open_zip(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES:,} bytes")
+        num_tags = 0
+        for name in archive.namelist():
+            part = read_member(archive, name, _MOST_BYTES)
+            start = part.lstrip(_XML_SPACE)
+            num_tags += part.count(b"<")
+            if start[:2] in _UTF_16 or b"<!DOCTYPE" in part or _OTHER_ENCODING.search(start[:200]):
+                raise ValueError(f"{name[:80]} is not as a spreadsheet program writes it")
+            if num_tags > _MOST_TAGS:
+                raise ValueError(f"more than {_MOST_TAGS:,} tags")
 
 
 def _text(cell: object) -> str:
@@ -157,6 +208,8 @@ def _text(cell: object) -> str:
 def _read_forms(path: Path) -> dict[str, set[str]]:
     bases: dict[str, set[str]] = defaultdict(set)
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise LexiconError(f"{path}: more than {_MOST_BYTES:,} bytes; {_REMEDY}")
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             if missing := [column for column in _FORM_COLUMNS if column not in (reader.fieldnames or ())]:
@@ -166,6 +219,8 @@ def _read_forms(path: Path) -> dict[str, set[str]]:
                 if not base or row["format"] is None:
                     raise LexiconError(f"{path}, row {number}: a name or a format is missing; {_REMEDY}")
                 for form in parse_labels(_text(row["format"])):
+                    if len(form) > _LONGEST_FORM:
+                        raise LexiconError(f"{path}, row {number}: a form of {len(form):,} characters; {_REMEDY}")
                     bases[form].add(base)
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise LexiconError(f"{path} cannot be read as CSV ({error}); {_REMEDY}") from error

@@ -7,11 +7,12 @@ labels are extracted). An ``.npz`` carries the arrays ``filenames`` and ``fileit
 from __future__ import annotations
 
 import csv
-import json
+import math
+import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +22,18 @@ from affectgpt_r1.emotion.extraction import Extraction
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.files import replacing
+from affectgpt_r1.foreign_files import NpyHeader, has_control_character, json_lines, npy_header, open_zip, read_member
 from affectgpt_r1.types import EmotionSet
 
 NAME, LABELS, FREE_TEXT = "name", "openset", "reason"
 _NPZ_NAMES, _NPZ_ITEMS = "filenames", "fileitems"
 _LARGEST_CELL = 1 << 30
-_LARGEST_ARRAY = 1 << 28
+_LARGEST_ARRAY = 1 << 26
 _LONGEST_LABEL = 10_000
+_MOST_LABELS = 10_000
+_MOST_ROWS = 1_000_000
+_MOST_WORDS = 1_000_000  # of a file; scoring them takes two seconds
+_LONGEST_TEXT = 1_000_000  # free text of which takes a second to search
 _PICKLE, _BARE_ARRAY = b"\x80", b"\x93NUMPY"
 _SHOWN_NAMES = 5
 
@@ -66,14 +72,22 @@ def read_named_sets(path: Path, extract: Callable[[str], Extraction]) -> NamedSe
         raise DataError(f"{path}: there is no such file")
     found = NamedSets([], [], [])
     places: dict[str, str] = {}
+    num_words = 0
     for row in reader(path):
         name = row.name.strip() if isinstance(row.name, str) else ""
         if not name:
-            raise DataError(f"{path}, {row.place}: {NAME!r} is {row.name!r}; give the clip's name as text")
+            raise DataError(f"{path}, {row.place}: {NAME!r} is {short_repr(row.name)}; give the clip's name as text")
+        if has_control_character(name):
+            raise DataError(
+                f"{path}, {row.place}: the name {name[:80]!r} has a control character in it; rename the clip"
+            )
         if name in places:
             raise DataError(f"{path}, {row.place}: {name!r} stands in {places[name]} already; keep one")
         places[name] = row.place
         labels, negated = _labels(row, path, extract)
+        num_words += len(labels)
+        if num_words > _MOST_WORDS:
+            raise DataError(f"{path}, {row.place}: more than {_MOST_WORDS:,} labels so far; split the file")
         found.names.append(name)
         found.labels.append(labels)
         found.negated.append(negated)
@@ -84,6 +98,8 @@ def read_named_sets(path: Path, extract: Callable[[str], Extraction]) -> NamedSe
 
 def _labels(row: _Row, path: Path, extract: Callable[[str], Extraction]) -> tuple[EmotionSet, tuple[str, ...]]:
     given = row.labels if row.labels is not None else row.free_text
+    if isinstance(given, str) and len(given) > _LONGEST_TEXT:
+        raise DataError(f"{path}, {row.place}: {len(given):,} characters; an answer has at most {_LONGEST_TEXT:,}")
     if row.labels is None and isinstance(given, str):
         extraction = extract(given)
         return extraction.labels, extraction.negated
@@ -101,6 +117,8 @@ def _checked(words: EmotionSet, row: _Row, path: Path) -> EmotionSet:
             f"{path}, {row.place}: a label of {longest:,} characters; labels are words between commas, "
             f"free text belongs under {FREE_TEXT!r}"
         )
+    if len(words) > _MOST_LABELS:
+        raise DataError(f"{path}, {row.place}: {len(words):,} labels; a clip has at most {_MOST_LABELS:,}")
     return words
 
 
@@ -136,14 +154,10 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
 
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _jsonl_row(json.loads(line), f"line {number}", path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
-    except (ValueError, RecursionError) as error:  # ValueError: also of a number of thousands of digits
-        raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        for number, content in json_lines(path):
+            yield _jsonl_row(content, f"line {number}", path)
+    except ValueError as error:
+        raise DataError(f"{path}, {error}") from error
 
 
 def _jsonl_row(content: object, place: str, path: Path) -> _Row:
@@ -157,43 +171,74 @@ def _jsonl_row(content: object, place: str, path: Path) -> _Row:
     return _Row(place, content[NAME], content.get(LABELS), content.get(FREE_TEXT))
 
 
+class _Texts(NamedTuple):
+    """An array of text; each element is decoded when it is asked for."""
+
+    content: bytearray
+    header: NpyHeader
+    width: int  # characters of an element
+
+    def at(self, place: int) -> str:
+        start = self.header.start + 4 * self.width * place
+        order = "be" if self.header.descr[0] == ">" else "le"
+        return self.content[start : start + 4 * self.width].decode(f"utf-32-{order}").rstrip("\0")
+
+    def row(self, number: int) -> str | list[str]:
+        if len(self.header.shape) == 1:
+            return self.at(number)
+        rows, columns = self.header.shape
+        first, step = (number, rows) if self.header.fortran_order else (number * columns, 1)
+        return [self.at(place) for place in range(first, first + step * columns, step)]
+
+
 def _npz_rows(path: Path) -> Iterator[_Row]:
-    names, items = (_npz_array(path, key) for key in (_NPZ_NAMES, _NPZ_ITEMS))
-    if names.ndim != 1 or items.ndim not in (1, 2) or len(names) != len(items):
-        raise DataError(f"{path}: {_NPZ_NAMES!r} {names.shape} and {_NPZ_ITEMS!r} {items.shape} do not pair up")
-    for number, (name, item) in enumerate(zip(names.tolist(), items.tolist(), strict=True)):
-        yield _Row(f"item {number}", name, item, None)
+    names, items = (_npz_texts(path, key) for key in (_NPZ_NAMES, _NPZ_ITEMS))
+    shape, others = names.header.shape, items.header.shape
+    if len(shape) != 1 or len(others) not in (1, 2) or shape[0] != others[0]:
+        raise DataError(f"{path}: {_NPZ_NAMES!r} {shape} and {_NPZ_ITEMS!r} {others} do not pair up")
+    if max(shape[0], *others[1:], 0) > _MOST_ROWS:
+        raise DataError(f"{path}: arrays of {shape} and {others}; at most {_MOST_ROWS:,} rows and columns are read")
+    for number in range(shape[0]):
+        try:
+            yield _Row(f"item {number}", names.at(number), items.row(number), None)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, item {number}: not text ({error.reason}); write the file again") from error
 
 
-def _npz_array(path: Path, key: str) -> np.ndarray[Any, Any]:
-    _check_archive(path)
+def _npz_texts(path: Path, key: str) -> _Texts:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if key not in archive:
-                raise DataError(f"{path}: no array {key!r}, only {', '.join(map(repr, archive)) or 'none'}")
-            array: np.ndarray[Any, Any] = archive[key]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error):
-            raise _pickled(path) from error
+        with open_zip(path) as archive:
+            keys = [name.removesuffix(".npy") for name in archive.namelist()]
+            if key not in keys:
+                raise DataError(f"{path}: no array {key!r}, only {', '.join(map(repr, keys)) or 'none'}")
+            content = read_member(archive, f"{key}.npy", _LARGEST_ARRAY)
+        header = npy_header(content)
+        if "O" in header.descr:
+            raise _pickled(path)
+        kind = re.fullmatch(r"[<>]U(\d{1,9})", header.descr)
+        if kind is None:
+            raise DataError(f"{path}: array {key!r} is of type {header.descr}, not of text")
+        if 4 * int(kind[1]) * math.prod(header.shape) != len(content) - header.start or kind[1] == "0":
+            raise ValueError(
+                f"it has {len(content) - header.start:,} bytes for {header.shape} texts of {kind[1]} characters"
+            )
+    except zipfile.BadZipFile as error:
+        raise _not_archive(path) from error
+    except (LookupError, OSError, ValueError) as error:
         raise DataError(f"{path}: array {key!r} cannot be read ({error}); write the file again") from error
-    if array.dtype.kind != "U":
-        raise DataError(f"{path}: array {key!r} is of type {array.dtype}, not of text")
-    return array
+    return _Texts(content, header, int(kind[1]))
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse what is no zip archive; numpy would take any other file for a pickle."""
-    if zipfile.is_zipfile(path):
-        return
+def _not_archive(path: Path) -> DataError:
     with path.open("rb") as file:
         start = file.read(len(_BARE_ARRAY))
     if not start:
-        raise DataError(f"{path}: the file is empty")
+        return DataError(f"{path}: the file is empty")
     if start.startswith(_PICKLE):
-        raise _pickled(path)
+        return _pickled(path)
     if start == _BARE_ARRAY:
-        raise DataError(f"{path}: not an archive of arrays; write it with numpy.savez_compressed")
-    raise DataError(f"{path}: no zip archive, as .npz files are, or one cut short; write or fetch it again")
+        return DataError(f"{path}: not an archive of arrays; write it with numpy.savez_compressed")
+    return DataError(f"{path}: no zip archive, as .npz files are, or one cut short; write or fetch it again")
 
 
 def _pickled(path: Path) -> DataError:

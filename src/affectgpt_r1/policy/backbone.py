@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import AffectGPTError, ConfigError
+from affectgpt_r1.foreign_files import read_json
 from affectgpt_r1.policy.encoders import AudioTower, Towers, VideoTower, WaveformNormalization
 from affectgpt_r1.policy.pretrained import build_part, local_weights, only_local, weights_missing
 from affectgpt_r1.policy.prompts import BOS_TOKEN, EOS_TOKEN, MEDIA_TOKENS
@@ -189,7 +189,9 @@ def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
         bos, eos = _ends(tokenizer, path)
         # A second time, for an end that is named on loading is made special; one that is unknown would be added.
         tokenizer = load(bos_token=bos, eos_token=eos, pad_token=eos)
-    except (OSError, ValueError) as error:
+    except AffectGPTError:
+        raise
+    except Exception as error:  # damaged files raise nearly anything; tokenizers' Rust code a plain Exception
         raise ConfigError(weights_missing("tokenizer", str(path), weights, error)) from error
     tokenizer.add_special_tokens({"additional_special_tokens": list(MEDIA_TOKENS)})
     return tokenizer
@@ -200,7 +202,7 @@ def _ends(tokenizer: Any, path: str | Path) -> tuple[str, str]:
     own = (tokenizer.bos_token, tokenizer.eos_token)
     config = Path(path).with_name("tokenizer_config.json")
     if Path(path).suffix == ".json" and config.is_file():  # a tokenizer.json alone does not name them
-        named = json.loads(config.read_text("utf-8"))
+        named = read_json(config)
         own = (_text(named.get("bos_token")), _text(named.get("eos_token")))
     for ends in ((BOS_TOKEN, EOS_TOKEN), own):
         if tokenizer.get_vocab().keys() >= set(ends):

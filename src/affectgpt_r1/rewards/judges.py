@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -12,6 +11,7 @@ from typing import Protocol
 
 from affectgpt_r1.emotion.chat import Chat, ChatError
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.foreign_files import json_lines
 
 
 class Judge(Protocol):
@@ -69,7 +69,7 @@ class RecordedCuesJudge:
     @cached_property
     def _recorded(self) -> Mapping[str, frozenset[str]]:
         try:
-            rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            rows = [row for _, row in json_lines(self.path)]
             return {row["name"]: frozenset(phrase.lower() for phrase in row["cue_phrases"]) for row in rows}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(

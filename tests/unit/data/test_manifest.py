@@ -142,6 +142,23 @@ def test_cues_are_numbers_by_name(tmp_path):
     write(path, '{"name": "a", "cues": {}}\n{"name": "b"}\n')
     with pytest.raises(DataError, match="line 2"):
         read_cues(path)
+    for value in ("NaN", "1e999", "1" + "0" * 400, '"1"', "[]"):
+        write(path, f'{{"name": "a", "cues": {{"smile": {value}}}}}\n')
+        with pytest.raises(DataError, match=r"line 1 is not .*a cue is a number"):
+            read_cues(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name,openset\n"a\nb",sad\n', "row 2: the name .* has a control character in it"),
+        (",".join(f"c{number}" for number in range(1001)) + "\n", "its header has more than 1,000 cells"),
+    ],
+)
+def test_hostile_label_files_are_refused(tmp_path, text, message):
+    write(tmp_path / "labels.csv", text)
+    with pytest.raises(DataError, match=message):
+        read_manifest(tmp_path, "labels.csv", subtitles=None)
 
 
 def test_a_long_subtitle_is_cut_and_counted_with_file_and_row(tmp_path, caplog):

@@ -57,6 +57,7 @@ def test_plain_labels_come_first(tmp_path, name):
         ("dfew", DFEW.format(1), "video_name,emotion\n1,2\n", "set_1.csv: lacks the column label; it has video"),
         ("dfew", DFEW.format(1), "video_name,label\n1,8\n", "set_1.csv: 00001 has the class '8', where 1 to 7 are due"),
         ("dfew", DFEW.format(1), "video_name,label\n1,\n", "set_1.csv: 00001 has the class '', where 1 to 7 are due"),
+        ("dfew", DFEW.format(1), "video_name,label\n1\n", "set_1.csv: 00001 has the class '', where 1 to 7 are due"),
         ("dfew", DFEW.format(1), "video_name,label\n1,2\n00001,2\n", "set_1.csv: the name '00001' stands there twice"),
         ("dfew", DFEW.format(1), "video_name,label\n", "set_1.csv: has no clips"),
         ("dfew", DFEW.format(1), "", "set_1.csv: cannot be read as CSV"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from affectgpt_r1.data import subtitles
 from affectgpt_r1.data.subtitles import read_srt
 from affectgpt_r1.errors import DataError
 
@@ -37,3 +40,18 @@ def test_what_is_no_srt_is_refused_by_name(tmp_path: Path, content: bytes | None
         path.write_bytes(content)
     with pytest.raises(DataError, match=rf"clip\.srt: .*{reason}"):
         read_srt(path)
+
+
+def test_a_file_too_large_for_subtitles_is_not_read(tmp_path):
+    path = tmp_path / "a.srt"
+    path.write_text("1\n00:00:01,000 --> 00:00:02,000\n" + "x\n" * (1 << 21))
+    with pytest.raises(DataError, match="more than 4,194,304 bytes"):
+        read_srt(path)
+
+
+def test_many_drawings_take_no_time():
+    event = SimpleNamespace(ass=b"0,0,Default,,0,0,0,," + b"{" + rb"\p1" * 100_000)
+    start = time.process_time()
+    assert subtitles._plain(event).startswith("{")
+    assert time.process_time() - start < 1
+    assert subtitles._plain(SimpleNamespace(ass=rb"0,0,D,,0,0,0,,{\p1}m 0 0{\p0}Hi {\b1}you")) == "Hi you"

@@ -5,6 +5,7 @@ import logging
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import openpyxl
@@ -193,6 +194,63 @@ def test_the_cache_answers_the_second_time(folder, monkeypatch):
     lexicon = load_lexicon(folder)
     _without_compiling(monkeypatch)
     assert load_lexicon(folder) == lexicon
+
+
+def _rewrite(path, part, content):
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, kept in {**parts, part: content}.items():
+            archive.writestr(name, kept)
+
+
+_SHEET_XML = "xl/worksheets/sheet1.xml"
+_SHEET = (
+    '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{}</sheetData></worksheet>'
+)
+_STYLES = (
+    '<styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">'
+    '<fonts count="x"><font><sz val="abc"/></font></fonts></styleSheet>'
+)
+_ENTITY = '<?xml version="1.0"?><!DOCTYPE l [<!ENTITY a "lol">]>'
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "fault"),
+    [
+        (_SHEET_XML, _SHEET.format(" " * (1 << 22)), "more than 2,097,152 bytes"),
+        (_SHEET_XML, _SHEET.format("<row/>" * 100_000 + "</row>" * 100_001), "more than 200,000 tags"),
+        (_SHEET_XML, _ENTITY + _SHEET.format("<row><c><v>&a;</v></c></row>"), "as a spreadsheet program writes it"),
+        (_SHEET_XML, _SHEET.format("").encode("utf-16"), "as a spreadsheet program writes it"),
+        (_SHEET_XML, '<?xml version="1.0" encoding="cp037"?>', "as a spreadsheet program writes it"),
+        (
+            _SHEET_XML,
+            _SHEET.format('<row r="1048576"><c r="XFD1048576" t="b"><v>1</v></c></row>'),
+            "more than 20,000 rows",
+        ),
+        (_SHEET_XML, _SHEET.format('<row><c t="s"><v>9999</v></c></row>'), "IndexError"),
+        (_SHEET_XML, _SHEET.format('<row r="x"><c r="??"/></row>'), "ValueError"),
+        ("xl/styles.xml", _STYLES, "TypeError"),
+        ("xl/workbook.xml", "<workbook", "ParseError"),
+        ("[Content_Types].xml", "\0\0", "ParseError"),
+    ],
+    ids=range(11),
+)
+def test_a_hostile_workbook_is_one_error_at_once(folder, part, content, fault):
+    _rewrite(folder / "wheel1.xlsx", part, content)
+    with pytest.raises(LexiconError, match=rf"wheel1\.xlsx cannot be read as a workbook .*{fault}"):
+        load_lexicon(folder)
+
+
+def test_forms_are_bounded(folder, monkeypatch):
+    with (folder / "format.csv").open("a") as file:
+        file.write(f"livid,{'x' * 101}\n")
+    with pytest.raises(LexiconError, match=r"format\.csv, row 9: a form of 101 characters"):
+        load_lexicon(folder)
+    write_forms(folder)
+    monkeypatch.setattr(published, "_MOST_REACHABLE", 5)
+    with pytest.raises(LexiconError, match="stand for more than 5 wheel words"):
+        load_lexicon(folder)
 
 
 def test_changed_content_is_compiled_anew(folder):

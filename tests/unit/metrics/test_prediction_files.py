@@ -1,7 +1,9 @@
 """Files of predictions: every format, every fault, submissions, and the pairing of names."""
 
+import io
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -88,6 +90,17 @@ def test_pickles_are_refused_and_never_loaded(tmp_path, name):
     assert not (tmp_path / "trace").exists()
 
 
+def raw_npz(shape, descr="<U1", content=b"", method=zipfile.ZIP_STORED):
+    """Arrays whose header and content need not agree."""
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    array = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header + content
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name in ("filenames", "fileitems"):
+            archive.writestr(f"{name}.npy", array)
+    return file.getvalue()
+
+
 FAULTS = {
     "column.csv": ("name,labels\na,happy\n", "row 1: needs the columns 'name' and 'openset'.*has 'name', 'labels'"),
     "noname.csv": ("clip,openset\na,happy\n", "row 1: needs the columns 'name'"),
@@ -114,13 +127,31 @@ FAULTS = {
     "name.jsonl": ('{"name":3,"openset":""}', "line 1: 'name' is 3"),
     "key.npz": ({"filenames": np.array(["a"])}, "no array 'fileitems', only 'filenames'"),
     "pair.npz": ({"filenames": np.array(["a"]), "fileitems": np.array(["x", "y"])}, "do not pair up"),
-    "type.npz": ({"filenames": np.array([1]), "fileitems": np.array(["x"])}, "'filenames' is of type int64"),
+    "type.npz": ({"filenames": np.array([1]), "fileitems": np.array(["x"])}, "'filenames' is of type <i8"),
     "damaged.npz": (b"PK\x03\x04 and no more", "no zip archive, as .npz files are, or one cut short; write or fetch"),
     "text.npz": ("name,openset\na,happy\n", "no zip archive, as .npz files are"),
     "none.npz": (b"", "the file is empty"),
     "long.csv": (f"name,openset\na,sad\nb,{'x' * 100_000}\n", "row 3: a label of 100,000 characters; labels are words"),
     "long.jsonl": (json.dumps({"name": "a", "openset": ["x" * 10_001]}), "line 1: a label of 10,001 characters"),
     "long.npz": ({"filenames": np.array(["a"]), "fileitems": np.array(["x" * 100_000])}, "item 0: a label of 100,000"),
+    "control.csv": ('name,openset\n"a\nb",happy\n', r"row 2: the name 'a\\nb' has a control character"),
+    "control.jsonl": ('{"name":"a\\u0000","openset":""}', "line 1: the name .* has a control character"),
+    "surrogate.jsonl": ('{"name":"\\ud800","openset":""}', "line 1: not JSON .half a character"),
+    "nested.jsonl": ('{"name":' + "[" * 50 + "]" * 50 + ',"openset":""}', "line 1: 'name' is .*give the clip's name"),
+    "columns1000.csv": (",".join(f"c{number}" for number in range(1001)), "its header has more than 1,000 cells"),
+    "text.jsonl": (json.dumps({"name": "a", "reason": "x " * 500_001}), "line 1: 1,000,002 characters; an answer has"),
+    "words.csv": (
+        f'name,openset\na,{"x" * 9}\nb,"{"x," * 10_001}"\n',
+        "row 3: 10,001 labels; a clip has at most 10,000",
+    ),
+    "shape.npz": (raw_npz("(1000000000,)", "<U100"), "has 0 bytes for .1000000000,. texts of 100 characters"),
+    "item.npz": (raw_npz("(1,)", "<U500000000"), "has 0 bytes for .1,. texts of 500000000 characters"),
+    "zero.npz": (raw_npz("(1000000000,)", "<U0"), "has 0 bytes for .1000000000,. texts of 0 characters"),
+    "minus.npz": (raw_npz("(-1,)"), "its header is damaged"),
+    "object.npz": (raw_npz("(1,)", "|O", b"\x80\x04N."), "holds pickled objects"),
+    "point.npz": (raw_npz("(1,)", content=b"\0\0\x11\0"), "item 0: not text .code point not in range"),
+    "half.npz": (raw_npz("(1,)", content=b"\0\xd8\0\0"), "item 0: not text .code point in surrogate"),
+    "method.npz": (raw_npz("(1,)", content=b"a\0\0\0", method=zipfile.ZIP_BZIP2), "compressed by method 12"),
     "labels.txt": ("", "the suffix is none of .csv, .jsonl, .npz"),
 }
 
@@ -144,6 +175,29 @@ def test_archives_that_are_cut_short_or_changed(tmp_path):
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
     with pytest.raises(DataError, match=r"a\.npz: array 'filenames' cannot be read .*; write the file again"):
         read(path)
+
+
+def test_an_array_too_large_is_not_unpacked(tmp_path):
+    path = write(tmp_path / "bomb.npz", {"filenames": np.array(["a"]), "fileitems": np.zeros(300, "U60000")})
+    assert path.stat().st_size < 200_000
+    with pytest.raises(DataError, match=r"array 'fileitems' cannot be read .*72,000,\d+ bytes, too many"):
+        read(path)
+
+
+def test_a_small_archive_of_many_words_is_refused(tmp_path):
+    names, items = (np.array([str(row) for row in range(200)]), np.full(200, "a," * 9000))
+    path = write(tmp_path / "a.npz", {"filenames": names, "fileitems": items})
+    assert path.stat().st_size < 30_000
+    with pytest.raises(DataError, match="item 111: more than 1,000,000 labels so far"):
+        read(path)
+
+
+def test_lists_in_the_order_of_fortran(tmp_path):
+    items = np.asfortranarray(np.array([["happy", "sad"], ["calm", ""], ["x", "y"]]))
+    path = write(tmp_path / "list.npz", {"filenames": np.array(["a", "b", "c"]), "fileitems": items})
+    assert read(path).labels == [("happy", "sad"), ("calm",), ("x", "y")]
+    swapped = {"filenames": np.array(["ä", "b"], ">U2"), "fileitems": np.array(["happy", "sad"], ">U5")}
+    assert read(write(tmp_path / "swapped.npz", swapped)).names == ["ä", "b"]
 
 
 def test_missing_file(tmp_path):

@@ -117,3 +117,10 @@ def test_code_that_comes_with_weights_does_not_run(toy_config, weights, tmp_path
     (file.parent / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nModel = None\n", "utf-8")
     build({**toy_config, "weights": str(folder)})
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"source_sha256": 1}', "[" * 100_000])
+def test_a_damaged_record_of_conversion_is_one_error(tmp_path, text):
+    (tmp_path / pretrained.PROVENANCE).write_text(text)
+    with pytest.raises(ConfigError, match=r"cannot be checked .*; convert the weights anew"):
+        pretrained.check_provenance("language_model", str(tmp_path), "0" * 64)

@@ -66,6 +66,24 @@ def test_a_missing_file_says_how_to_make_it(tmp_path):
         load_tokenizer(tmp_path / "nowhere.json")
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[" * 100_000, "{}", '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": [["a"]]}}'],
+)
+def test_a_damaged_file_is_one_error(tmp_path, text):
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be loaded"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"bos_token": [], "eos_token": {"content": {}}}', "[" * 100_000])
+def test_a_damaged_configuration_is_one_error(tmp_path, tokenizer_file, text):
+    (tmp_path / "tokenizer.json").write_text(tokenizer_file.read_text().replace("im_start", "start"))
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be loaded"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
 @pytest.fixture
 def llama_folder(tmp_path):
     """``llama_folder(**ends)``: a tokenizer with <s> and </s>, and a model that has a row for each of its tokens."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from affectgpt_r1.emotion.lexicon import PUBLISHED_VERSIONS
 from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.foreign_files import json_lines, read_json
 from affectgpt_r1.reporting.artifacts import find_artifact
 from affectgpt_r1.reporting.database import DATABASE_NAME, check_intact, is_database
 from affectgpt_r1.reporting.moved import follow_artifacts
@@ -270,17 +270,15 @@ def _short(text: str) -> str:
 
 def _read_answers(path: Path) -> list[Answer]:
     answers = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
+    place = "line 1"
+    try:
+        for number, row in json_lines(path):
+            place = f"line {number}"
             target, openset = (tuple(map(str, row[key])) for key in ("target", "openset"))
             score = None if row["f1"] is None or not _is_number(float(row["f1"])) else float(row["f1"])
             answers.append(Answer(_short(str(row["name"])), target, openset, str(row["completion"]), score))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            said = _short(repr(error))
-            raise DataError(f"{path}, line {number}: no answer ({said}); delete its run and repeat it") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}, {place}: no answer ({_short(repr(error))}); delete its run and repeat it") from error
     return answers
 
 
@@ -345,8 +343,8 @@ def _rows(source: _Source, run: Any, path: str, kinds: Mapping[str, Any]) -> lis
     if file is None:
         return None
     try:
-        content = json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
+        content = read_json(file)
+    except ValueError as error:
         raise DataError(f"{file}: this is no JSON ({error}); run `make ablations` again") from error
     rows = content if isinstance(content, list) else [content]
     for place, row in enumerate(rows, start=1):
@@ -354,10 +352,3 @@ def _rows(source: _Source, run: Any, path: str, kinds: Mapping[str, Any]) -> lis
             if not isinstance(row, dict) or key not in row or not isinstance(row[key], kind):
                 raise DataError(f"{file}, row {place}: has no {key!r} of the kind that a sweep logs; run it again")
     return rows
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 ({error}); run `make ablations` again") from error
