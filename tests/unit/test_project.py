@@ -31,8 +31,9 @@ def constraints():
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-UNSTATED = {"facenet_pytorch"}
-"""Its wheel asks for torch below 2.3 and works with today's, so `make setup` installs it without dependencies."""
+UNSTATED = {"facenet_pytorch", "atheris"}
+"""The first's wheel asks for torch below 2.3 and works with today's, so `make setup` installs it without dependencies.
+The second has wheels for few systems; the slow tests that fuzz with it skip where it is not installed."""
 
 PINS = {canonicalize_name(pin.name): pin for pin in constraints()}
 

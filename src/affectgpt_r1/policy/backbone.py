@@ -189,12 +189,18 @@ def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
         bos, eos = _ends(tokenizer, path)
         # A second time, for an end that is named on loading is made special; one that is unknown would be added.
         tokenizer = load(bos_token=bos, eos_token=eos, pad_token=eos)
-    except AffectGPTError:
-        raise
-    except Exception as error:  # damaged files raise nearly anything; tokenizers' Rust code a plain Exception
+    except BaseException as error:
+        if not _is_of_file(error):
+            raise
         raise ConfigError(weights_missing("tokenizer", str(path), weights, error)) from error
     tokenizer.add_special_tokens({"additional_special_tokens": list(MEDIA_TOKENS)})
     return tokenizer
+
+
+def _is_of_file(error: BaseException) -> bool:
+    """Whether a damaged file may have caused it: anything, even a panic of Rust code, which is not an ``Exception``."""
+    is_panic = type(error).__module__ == "pyo3_runtime"
+    return is_panic or (isinstance(error, Exception) and not isinstance(error, AffectGPTError))
 
 
 def _ends(tokenizer: Any, path: str | Path) -> tuple[str, str]:
@@ -268,7 +274,6 @@ def load_chat_model(folder: Path) -> tuple[Any, Any]:
     Raises:
         ConfigError: The folder or a file of it is missing, damaged or of an unknown kind, or there is no chat template.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     for file in ("config.json", "tokenizer.json"):
@@ -284,7 +289,9 @@ def load_chat_model(folder: Path) -> tuple[Any, Any]:
             dtype="auto",
             output_loading_info=True,
         )
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+    except BaseException as error:
+        if not _is_of_file(error):
+            raise
         raise ConfigError(f"{folder}: cannot be loaded as a chat model with safetensors weights ({error})") from error
     model, report = loaded
     if lacking := sorted(report["missing_keys"]):

@@ -158,7 +158,7 @@ def hub_answers(endpoint: str) -> bool:
         return False
 
 
-def weights_missing(part: str, pretrained: str, weights: str | Path | None, error: Exception) -> str:
+def weights_missing(part: str, pretrained: str, weights: str | Path | None, error: BaseException) -> str:
     """What to do when ``pretrained`` cannot be loaded."""
     folder = Path(weights) / Path(pretrained).name if weights is not None else Path(pretrained)
     failed = f"{part}: {pretrained} cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}). Fill {folder}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +75,15 @@ def test_a_missing_file_says_how_to_make_it(tmp_path):
 def test_a_damaged_file_is_one_error(tmp_path, text):
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be loaded"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_file_over_which_the_library_panics_is_one_error(tmp_path, tokenizer_file):
+    """Found by fuzzing: merges that are shorter than the prefix of a continued word."""
+    content = json.loads(tokenizer_file.read_text())
+    content["model"] |= {"continuing_subword_prefix": "##", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be loaded \((range|slice)"):
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
