@@ -27,20 +27,20 @@ from affectgpt_r1.score import main as score
 
 SOURCE = Path(clean_text.__file__).parent
 TITLE = "\x1b]0;pwned\x07"
-HOSTILE = f"x{TITLE}\x1b[31m\r\x9b2J\x7f\u202egnp.exe\u2066\u2028\ud800[red]b[/red] [link=http://h]c[/link] :smile:"
-SHOWN = (
-    r"x\x1b]0;pwned\x07\x1b[31m\r\x9b2J\x7f\u202egnp.exe\u2066\u2028\ud800[red]b[/red] [link=http://h]c[/link] :smile:"
-)
+HOSTILE = f"x{TITLE}\x1b[31m\r\x9b2J\x7f\u202egnp.exe\u2066\u2028[red]b[/red] [link=http://h]c[/link] :smile:"
+SHOWN = r"x\x1b]0;pwned\x07\x1b[31m\r\x9b2J\x7f\u202egnp.exe\u2066\u2028[red]b[/red] [link=http://h]c[/link] :smile:"
 
 
 def test_control_characters_are_shown_and_other_text_is_left():
-    assert printable(HOSTILE) == SHOWN
+    assert (
+        printable(f"{HOSTILE}\ud800") == SHOWN + r"\ud800"
+    )  # half a character: no other text of a test may hold it, or xdist fails
     for kept in ("", "a\tb\nc", "快乐, Ärger, café, 🙂, עצב, a\u200db", r"back\slash", "=1+1"):
         assert printable(kept) == kept
 
 
 def test_json_means_the_same_and_is_printable():
-    row = {"name": HOSTILE, "快乐": [0.1, "a\nb\t"]}
+    row = {"name": f"{HOSTILE}\ud800", "快乐": [0.1, "a\nb\t"]}
     line = json_line(row)
     assert json.loads(line) == row
     assert printable(line) == line
@@ -126,7 +126,7 @@ def test_warnings_and_tracebacks_are_printable(monkeypatch, capsys):
     ("predictions", "targets"),
     [
         ([HOSTILE, "happy"], ["b", "happy"]),  # an unknown clip
-        ([HOSTILE, "happy"], [HOSTILE, "快乐"]),  # nothing counts
+        (["[red]b[/red]", "happy"], ["[red]b[/red]", "快乐"]),  # nothing counts
         (["b", HOSTILE], ["b", HOSTILE]),  # words of no wheel, among the most frequent
         (["b", "I am not happy", "reason"], ["b", "happy"]),
     ],

@@ -91,7 +91,7 @@ HOSTILE = {
     "another size": (change(CONFIG, "hidden_size", 256), "hidden_size=256, but"),
     "vocabulary": (change(CONFIG, "vocab_size", 10**9), r"vocab_size=1000000000 is above"),
     "deep config": (whole(CONFIG, b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}"), "is deeper than 32 levels"),
-    "large config": (whole(CONFIG, b" " * (1 << 21)), "is larger than 1048576 bytes"),
+    "large config": (whole(CONFIG, b" " * (1 << 21)), "more than 1,048,576 bytes"),
     "no config": (lambda folder: (folder / CONFIG).unlink(), "config.json cannot be read"),
     "an adapter": (whole("adapter_config.json", {"base_model_name_or_path": "evil/m"}), "names another base model"),
     "index out": (index("../../../../etc/passwd"), "names '../../../../etc/passwd', which is not a file"),
