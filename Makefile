@@ -15,7 +15,8 @@ SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.l
 RUN := outputs/$(EXPERIMENT)
 # What the run's own keys add to its folder is kept in $$own: nothing, or +penalty-ratio; its control and comparison have it, too.
 FIND_RUN = run=$$($(TRAIN) experiment=$(1) $(ARGS) --cfg job --package paths.run) && experiment=$${run%/grpo*} && own=$${run\#\#*/grpo}
-AGAIN := $(filter overwrite=%,$(ARGS))
+# A control is compared with the GRPO run whose time it trained for; once that was trained again, so is the control.
+AGAIN := $(or $(filter overwrite=%,$(ARGS)),overwrite=outdated)
 SMOL_EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),smol-$(PROMPT)-seed$(SEED))
 SMOL_WEIGHTS := data/pretrained/SmolLM2-135M-Instruct/provenance.json
 TRAIN := $(BIN)/python -m affectgpt_r1.train
@@ -33,7 +34,7 @@ setup: $(VENV)/.installed ## Install the package and its development tools into 
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]' --constraint constraints.txt  # Python compiles what is imported; pip would compile all of torch, 100 s
 	$(BIN)/python -m pip install --quiet --no-deps facenet-pytorch==2.6.0  # it asks for torch < 2.3, and works with today's
 	@touch $@
 
@@ -67,9 +68,9 @@ sft: | outputs/towers/checkpoints/best.ckpt ## Train the SFT policy on machine c
 grpo: | $(RUN)/sft/run.json ## Train the GRPO policy and its control from the SFT policy, and compare all three
 	$(TRAIN) experiment=grpo $(ARGS)
 	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,grpo) && \
-	$(TRAIN) experiment=control $(SHARED) $(AGAIN) match_wall_time=$$run/run.json paths.run=$$experiment/control$$own && \
-	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED) systems.grpo=$$run/checkpoints/best.ckpt \
-	  systems.control=$$experiment/control$$own/checkpoints/best.ckpt paths.run=$$experiment$${own:+/evaluate$$own})
+	$(TRAIN) experiment=control $(SHARED) $(AGAIN) match_wall_time="$$run/run.json" paths.run="$$experiment/control$$own" && \
+	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED) systems.grpo="$$run/checkpoints/best.ckpt" \
+	  systems.control="$$experiment/control$$own/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")
 
 control: | $(RUN)/grpo/run.json ## SFT continued on GRPO's clips for GRPO's wall time
 	$(TRAIN) experiment=control $(ARGS)
@@ -88,7 +89,7 @@ smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained 
 	$(TRAIN) experiment=smol_grpo $(ARGS)
 	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,smol_grpo) && \
 	$(BIN)/python -m affectgpt_r1.evaluate num_threads=2 $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 \
-	  systems.grpo=$$run/checkpoints/best.ckpt paths.run=$$experiment$${own:+/evaluate$$own})  # all 600 clips would take four times as long
+	  systems.grpo="$$run/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")  # all 600 clips would take four times as long
 
 ablations: | outputs/towers/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
 	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)

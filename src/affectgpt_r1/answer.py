@@ -6,14 +6,15 @@ Media are read as in training, face crops among them, where ``predict`` reads an
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from affectgpt_r1.answering_policy import add_policy_options, load_predictor
+from affectgpt_r1.clean_text import json_line, printable
 from affectgpt_r1.command import run_command
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.files import line_writer
 
 if TYPE_CHECKING:
     from affectgpt_r1.data.manifest import ManifestRow
@@ -82,6 +83,7 @@ def answered_rows(
     Yields:
         ``name``, ``openset`` (the labels), ``reasoning`` and ``completion`` of each clip that could be read.
     """
+    from rich.markup import escape
     from rich.progress import track
     from torch.utils.data import DataLoader
 
@@ -99,7 +101,7 @@ def answered_rows(
         num_workers=options.num_workers,
         collate_fn=collate,
     )
-    for read in track(loader, folder.name, transient=True):
+    for read in track(loader, escape(printable(folder.name)), transient=True):
         batch = without_long_prompts(policy, read)
         skipped.add_batch(batch)
         if len(batch) == 0:
@@ -146,15 +148,10 @@ def _tasks(options: argparse.Namespace) -> list[tuple[Path, Path, list[ManifestR
 def _write(path: Path, rows: Iterator[Mapping[str, Any]]) -> int:
     """Write JSON lines as they come, so that Ctrl-C keeps them; returns how many."""
     count = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as output:
-            for row in rows:
-                output.write(json.dumps(row, ensure_ascii=False) + "\n")
-                output.flush()
-                count += 1
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from error
+    with line_writer(path) as write_line:
+        for row in rows:
+            write_line(json_line(row))
+            count += 1
     return count
 
 

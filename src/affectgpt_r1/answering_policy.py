@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from affectgpt_r1.clean_text import printable
 from affectgpt_r1.errors import CheckpointError, ConfigError, LexiconError
 
 if TYPE_CHECKING:
@@ -88,11 +89,10 @@ def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, M
 
     if changes:
         raise CheckpointError(f"{folder}: --set changes a training run's configuration; an exported folder has none")
-    policy = load_exported(folder)
-    processor, _ = read_processor(folder)
+    processor, sampling = read_processor(folder), read_sampling(folder)
     lexicon = str(processor.pop("lexicon", "bundled"))
     media = read_media(processor, folder / "preprocessor_config.json")
-    return policy, media, read_sampling(folder), lexicon
+    return load_exported(folder), media, sampling, lexicon
 
 
 def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig:
@@ -124,7 +124,7 @@ def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig
     config, notes = lay_over(_composed(changes), settings, changes)
     config.init_from, config.ckpt_path = str(checkpoint), None
     for note in notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     return config
 
 
@@ -168,6 +168,6 @@ def newest_checkpoint() -> Path:
         found = [path for name in (stage, f"{stage}+*") for path in outputs.glob(f"*/{name}/checkpoints/best.ckpt")]
         if found:
             newest = max(found, key=lambda path: path.stat().st_mtime)
-            print(f"answering with {newest}, the newest; --checkpoint names another", file=sys.stderr)
+            print(printable(f"answering with {newest}, the newest; --checkpoint names another"), file=sys.stderr)
             return newest
     raise CheckpointError(f"no trained policy below {outputs}: run `make grpo`, or name one with --checkpoint")

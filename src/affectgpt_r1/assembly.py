@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -20,9 +21,10 @@ from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.encoding import Encode, fill_feature_store
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.policy.checkpoint import load_policy_weights, load_tower_weights, tower_digest
-from affectgpt_r1.policy.export import load_exported_weights
-from affectgpt_r1.policy.exported_folder import check_plain, is_exported, read_exported
+from affectgpt_r1.policy.build import has_sizes
+from affectgpt_r1.policy.checkpoint import check_sizes, load_policy_weights, load_tower_weights, tower_digest
+from affectgpt_r1.policy.export import check_exported_sizes, load_exported_weights
+from affectgpt_r1.policy.exported_folder import is_exported, read_exported
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import ClipBatch, Sampling
@@ -75,7 +77,12 @@ def build_policy(config: DictConfig) -> MultimodalPolicy:
         bos_at_inference=config.prompt.bos_at_inference,
         kind=config.prompt.kind,
     )
-    policy: MultimodalPolicy = instantiate(config.model, _partial_=True)(template=template)
+    build = partial(instantiate(config.model, "model", _partial_=True), template=template)
+    if exported is not None:
+        check_exported_sizes(build, exported)
+    elif config.init_from is not None and has_sizes(config.model):
+        check_sizes(build, config.init_from)
+    policy: MultimodalPolicy = build()
     if config.towers_from is not None:
         load_tower_weights(policy.towers, config.towers_from)
     if exported is not None:
@@ -105,7 +112,6 @@ def take_exported_model(config: DictConfig) -> Path | None:
     folder = Path(config.init_from).resolve()
     exported = read_exported(folder)
     model = exported["model"]
-    check_plain(model, folder)
     for key in (*KEPT_OF_RUN, "lora") if exported["kind"] == "merged" else KEPT_OF_RUN:
         model[key] = config.model.get(key)
     config.model, config.towers_from = {"_target_": config.model["_target_"], **model}, str(folder)
@@ -125,7 +131,7 @@ def build_data(config: DictConfig) -> ClipDataModule:
     """
     if config.prompt.thinks and config.get("stage", {}).get("name") == "sft" and config.data.train_reasons is None:
         raise ConfigError("prompt=think learns to reason from data.train_reasons, which is null: name its file")
-    data: ClipDataModule = instantiate(config.data)
+    data: ClipDataModule = instantiate(config.data, "data")
     data.setup()
     own = QuestionSet((config.prompt.kind,) if config.prompt.kind else ())
     if own.needs_labels() and not any(row.labels for row in data.splits.train):
@@ -200,9 +206,14 @@ def answer_sampling(config: DictConfig) -> Sampling:
 
 
 def checkpoint_to_resume(config: DictConfig) -> Path | None:
-    """The path that ``ckpt_path`` names; ``last`` stands for this run's last checkpoint."""
+    """The path that ``ckpt_path`` names; ``last`` stands for this run's last checkpoint.
+
+    A run that was killed between its first ``best.ckpt`` and its first ``last.ckpt`` has the former alone: they hold
+    the same.
+    """
     if config.ckpt_path is None:
         return None
     if config.ckpt_path == "last":
-        return Path(config.paths.run) / "checkpoints" / "last.ckpt"
+        last, best = (Path(config.paths.run) / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+        return best if best.is_file() and not last.is_file() else last
     return Path(config.ckpt_path)

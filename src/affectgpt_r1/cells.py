@@ -87,7 +87,7 @@ def config_hash(config: DictConfig) -> str:
     content = {
         "config": {key: value for key, value in plain.items() if key not in ignored},
         "initial": None if config.init_from is None else checkpoint_digest(config.init_from),
-        "data": instantiate(config.data).digest(),
+        "data": instantiate(config.data, "data").digest(),
         "lexicon": lexicon_digest(load_lexicon(config.emotion.lexicon)),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:HASH_CHARACTERS]

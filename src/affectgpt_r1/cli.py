@@ -69,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(command: str) -> None:
+    # Processes that Lightning, joblib or MLflow start by `python -m` would else import from the current folder, which
+    # may be one that was unpacked to be looked at.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         import_module(f"affectgpt_r1.{command.replace('-', '_')}").main()
     except KeyboardInterrupt:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, TypeVar
 
+from affectgpt_r1.clean_text import cut, guard_standard_error, message, printable
 from affectgpt_r1.errors import AffectGPTError
 from affectgpt_r1.library_errors import explain_library_error
 
@@ -29,14 +32,16 @@ def run_command(
     Raises:
         SystemExit: With code 2 after bad input.
     """
-    options = parser.parse_args(arguments)
+    guard_standard_error()
+    with _printable_complaints():
+        options = parser.parse_args(arguments)
     try:
         return work(options)
-    except (AffectGPTError, OSError, RuntimeError, MemoryError) as error:
+    except BaseException as error:  # tokenizers raise above Exception; what has no line is raised again
         said = explain_library_error(error)
         if said is None:
             raise
-        print(f"{parser.prog}: {said}", file=sys.stderr)
+        print(message(f"{parser.prog}: {said}"), file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -63,25 +68,44 @@ def run_composed_command(
 
     from affectgpt_r1.config import (
         CONFIGS,
+        check_composed,
         check_installation,
-        check_keys,
         check_overrides,
         explain,
         quote_overrides,
     )
 
-    options, overrides = parser.parse_known_args(arguments)
+    guard_standard_error()
+    with _printable_complaints():
+        options, overrides = parser.parse_known_args(arguments)
+        if options_unknown := [override for override in overrides if override.startswith("-")]:
+            parser.error(f"unrecognized arguments: {' '.join(options_unknown)}")
     options.overrides = overrides
-    if options_unknown := [override for override in overrides if override.startswith("-")]:
-        parser.error(f"unrecognized arguments: {' '.join(options_unknown)}")
     try:
         check_installation()
         overrides = quote_overrides(overrides)
         check_overrides(overrides)
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("train", overrides=[*first, *overrides])
-        check_keys(config)
+        check_composed(config)
         return work(options, config)
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
-        print(f"{parser.prog}: {explain(error, overrides)}", file=sys.stderr)
+        print(message(f"{parser.prog}: {explain(error, overrides)}"), file=sys.stderr)
         raise SystemExit(2) from None
+    except BaseException as error:  # as above
+        said = explain_library_error(error)
+        if said is None:
+            raise
+        print(message(f"{parser.prog}: {said}"), file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def _printable_complaints() -> Iterator[None]:
+    """Clean what argparse says of arguments: ``*`` of a shell puts the names of files among them."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            yield
+    finally:
+        sys.stderr.write("\n".join(cut(printable(line)) for line in said.getvalue().split("\n")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.checkpoint import read_checkpoint
+from affectgpt_r1.policy_settings import settings_of_checkpoint
 from affectgpt_r1.run_lock import owner_of
 from affectgpt_r1.run_names import SEPARATOR
+from affectgpt_r1.run_record import read_record
 
 log = logging.getLogger(__name__)
 
@@ -65,16 +66,16 @@ def describe_run(checkpoint: str, outputs: str | Path) -> dict[str, Any]:
         CheckpointError: The checkpoint cannot be read.
     """
     stored = read_checkpoint(checkpoint)
-    settings = stored.get("config") or {}
+    facts = settings_of_checkpoint(checkpoint).facts
     path = Path(checkpoint).absolute()
     file = path.parent.parent / "run.json"
-    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    record = read_record(file) if file.is_file() else {}
     root = Path(outputs).absolute()
     return {
         "checkpoint": str(path.relative_to(root) if path.is_relative_to(root) else path),
-        "stage": (settings.get("stage") or {}).get("name", record.get("stage")),
+        "stage": facts.get("stage.name", record.get("stage")),
         "step": stored.get("global_step"),
-        "seed": settings.get("seed", record.get("seed")),
+        "seed": facts.get("seed", record.get("seed")),
         "git_commit": record.get("git_commit"),
         "finished": file.is_file(),
     }

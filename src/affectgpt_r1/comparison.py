@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from affectgpt_r1.clean_text import json_line
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.metrics.bootstrap import STATISTICS, bootstrap_interval, paired_difference_interval
 from affectgpt_r1.metrics.functional.recognition import single_label_scores
@@ -99,7 +99,7 @@ def answer_lines(answers: Answers, lexicon: Lexicon) -> str:
         }
         for name, target, completion, score in rows
     ]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return "".join(map(json_line, lines))
 
 
 def score_labels(labels: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from affectgpt_r1 import REPOSITORY
+from affectgpt_r1.clean_text import guard_standard_error, message
 from affectgpt_r1.config_keys import (
     CONFIGS,
     STAGE_KEYS,
@@ -29,11 +30,13 @@ from affectgpt_r1.errors import AffectGPTError, ConfigError
 from affectgpt_r1.library_errors import explain_library_error, worker_message
 from affectgpt_r1.overrides import quote_overrides
 from affectgpt_r1.run_names import run_folder, run_title
+from affectgpt_r1.targets import check_targets
 
 __all__ = [
     "CONFIGS",
     "REPOSITORY",
     "STAGE_KEYS",
+    "check_composed",
     "check_installation",
     "check_keys",
     "check_overrides",
@@ -46,44 +49,58 @@ __all__ = [
     "run_with_clear_errors",
 ]
 
-ALLOWED_TARGETS = ("affectgpt_r1.", "lightning.pytorch.", "torch.optim.")
-"""``_target_`` prefixes that a configuration may name; one that comes with a checkpoint could name anything else."""
-
 OmegaConf.register_new_resolver("repository", lambda: str(REPOSITORY), replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("run_title", run_title, replace=True)
 
 
-def instantiate(config: Any, **arguments: Any) -> Any:
-    """Hydra's ``instantiate`` for allowed targets only.
+def instantiate(config: Any, group: str, **arguments: Any) -> Any:
+    """Hydra's ``instantiate`` for the targets of a group only.
+
+    Args:
+        config: A part of the configuration.
+        group: The first part of its key, which says what may be built; see :func:`~.targets.allowed_targets`.
+        arguments: More arguments of the target.
 
     Raises:
-        ConfigError: A ``_target_`` outside :data:`ALLOWED_TARGETS`, or one that does not exist.
+        ConfigError: A ``_target_`` that is not the group's, or that does not exist.
         AffectGPTError: What a target raised, without Hydra's words around it.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate as hydra_instantiate
 
     plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-    for target in _targets(plain):
-        if not (target.startswith(ALLOWED_TARGETS) and _home_of(target).startswith(ALLOWED_TARGETS)):
-            raise ConfigError(
-                f"_target_: {target} is not allowed; it must begin with {' or '.join(ALLOWED_TARGETS)}, and be defined "
-                "there, not only imported"
-            )
+    check_targets(plain, group)
     try:
         return hydra_instantiate(plain, _convert_="all", **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, AffectGPTError):
             raise error.__cause__ from None
+        if error.__cause__ is not None and (said := explain_library_error(error.__cause__)):
+            raise ConfigError(said) from error  # such as a disk that is full
+        if isinstance(error.__cause__, ImportError) and str(error).startswith("Error locating target"):
+            raise ConfigError(f"{group}: {_one_line(error)}") from error
         raise
+
+
+def check_composed(config: DictConfig) -> None:
+    """Refuse targets that no group has, and keys that nothing would read, before anything is imported or built.
+
+    Raises:
+        ConfigError: Names the first of them.
+    """
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    for name, value in plain.items():
+        check_targets(value, str(name))
+    check_keys(config)
 
 
 def instantiate_stage(config: DictConfig) -> Any:
     """The stage of ``stage=``."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    return instantiate({key: value for key, value in plain.items() if key not in STAGE_KEYS})
+    return instantiate({key: value for key, value in plain.items() if key not in STAGE_KEYS}, "stage")
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -102,6 +119,7 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    guard_standard_error()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, and knows no nearest key
     try:
         check_installation()
@@ -139,13 +157,13 @@ def clear_errors(config: DictConfig) -> Iterator[None]:
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
     try:
-        check_keys(config)
+        check_composed(config)
         yield
     except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
         if hydra.mode == RunMode.MULTIRUN:
             raise
         _fail(explain(error, overrides))
-    except (OSError, RuntimeError, MemoryError) as error:
+    except BaseException as error:  # tokenizers raise above Exception; what has no line is raised again
         said = explain_library_error(error)
         if said is None or hydra.mode == RunMode.MULTIRUN:
             raise
@@ -178,27 +196,6 @@ def _one_line(error: BaseException) -> str:
     return "; ".join(line.strip().removesuffix(":") for line in str(error).splitlines() if line.strip())
 
 
-def _targets(tree: Any) -> Iterator[str]:
-    if isinstance(tree, Mapping):
-        if "_target_" in tree:
-            yield str(tree["_target_"])
-        for value in tree.values():
-            yield from _targets(value)
-    elif isinstance(tree, list | tuple):
-        for value in tree:
-            yield from _targets(value)
-
-
-def _home_of(target: str) -> str:
-    """The module that defines a target, with a closing dot: ``os.system`` is at home in ``posix``."""
-    from hydra.utils import get_object
-
-    try:
-        return f"{getattr(get_object(target), '__module__', '')}."
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"_target_: {target} does not exist ({error})") from error
-
-
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _fail(said: str) -> None:
+    print(message(f"error: {said}"), file=sys.stderr)
     raise SystemExit(2)

@@ -10,8 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from affectgpt_r1.clean_text import message, printable
 from affectgpt_r1.config import REPOSITORY
 from affectgpt_r1.errors import AffectGPTError, ConfigError
+from affectgpt_r1.files import clear_write_errors, replacing, write_text
 
 SMOL = "smol"
 SMOL_FOLDER = REPOSITORY / "data" / "pretrained" / "SmolLM2-135M-Instruct"
@@ -54,7 +56,7 @@ def convert_weights(source: str, output: Path | None = None) -> Path:
         "source_sha256": digest,
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
-    (folder / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / PROVENANCE, json.dumps(record, indent=2) + "\n", elsewhere="choose another --output")
     return folder
 
 
@@ -75,7 +77,8 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     from affectgpt_r1.policy.backbone import convert_gguf
 
     try:
-        convert_gguf(file, folder)
+        with clear_write_errors(folder, "choose another --output"):
+            convert_gguf(file, folder)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be converted into {folder}: {error}") from error
 
@@ -83,10 +86,11 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 def _convert_pickle(file: Path, output: Path) -> None:
     from safetensors.torch import save_file
 
-    from affectgpt_r1.policy.published import read_weights
+    from affectgpt_r1.policy.published import read_published
 
-    tensors = {name: tensor.contiguous().clone() for name, tensor in read_weights(file).items()}
-    save_file(tensors, output, metadata={"format": "pt"})
+    tensors = {name: tensor.contiguous().clone() for name, tensor in read_published(file).tensors.items()}
+    with replacing(output) as partial:  # a link of that name in a stranger's folder is replaced, not followed
+        save_file(tensors, partial, metadata={"format": "pt"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         folder = convert_weights(options.source, options.output)
     except AffectGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(message(f"error: {error}"), file=sys.stderr)
         raise SystemExit(2) from error
     record = json.loads((folder / PROVENANCE).read_text("utf-8"))
-    print(f"{folder}, made of {record['source']} with sha256 {record['source_sha256']}")
+    print(printable(f"{folder}, made of {record['source']} with sha256 {record['source_sha256']}"))
 
 
 if __name__ == "__main__":

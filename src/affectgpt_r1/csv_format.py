@@ -1,10 +1,15 @@
-"""Recognise what spreadsheet programs save under the name of a CSV file."""
+"""CSV files and spreadsheet programs: what these save under that name, and what they would run."""
 
 from __future__ import annotations
+
+import re
 
 HEADER_BYTES = 65536
 """Enough of a file's start for its whole header."""
 
+# In front of a formula: nothing, or what a program may take for the end of a cell, such as `;` in a German Excel.
+_FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r])")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MOST_COLUMNS = 1000
 
 
@@ -31,3 +36,14 @@ def spreadsheet_format(start: bytes) -> str | None:
     if b";" in header[0]:
         return "semicolons are between its cells, as in the CSV of a German or French Excel"
     return "tabs are between its cells" if b"\t" in header[0] else None
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Return the text of a cell that no spreadsheet program takes for a formula: an apostrophe comes before one.
+
+    Only for files that people open; one that is read back keeps its texts as they are.
+
+    >>> spreadsheet_cell("=1+1"), spreadsheet_cell("-3.4"), spreadsheet_cell("a;=1+1")
+    ("'=1+1", '-3.4', "a;'=1+1")
+    """
+    return text if _NUMBER.fullmatch(text) else _FORMULA.sub(r"\1'", text)

@@ -36,6 +36,10 @@ class CheckpointError(AffectGPTError):
     """A checkpoint that cannot be written, read, or does not fit the model."""
 
 
+class WriteError(AffectGPTError):
+    """A file that cannot be written; the one that was in its place is whole."""
+
+
 class TrainingError(AffectGPTError):
     """Training that cannot go on: a loss that is infinite or no number."""
 

@@ -37,10 +37,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     Raises:
         ConfigError: Another evaluation writes into the same folder.
     """
-    from rich.console import Console
-
     from affectgpt_r1.assembly import prepare_process
     from affectgpt_r1.config import instantiate
+    from affectgpt_r1.console import get_console
     from affectgpt_r1.reporting.evaluation import log_evaluation
     from affectgpt_r1.reporting.tables import evaluation_tables
     from affectgpt_r1.reporting.tracking import tracked_run
@@ -48,11 +47,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
     prepare_process(config)
     folder = Path(config.paths.run)
-    loggers = list((instantiate(config.logger) or {}).values())
+    loggers = list((instantiate(config.logger, "logger") or {}).values())
     with owned(folder), tracked_run(loggers):
         summary = compare(config, loggers)
         for table in evaluation_tables(summary):
-            Console().print(table)
+            get_console().print(table)
         return log_evaluation(loggers, summary, folder)
 
 
@@ -72,6 +71,7 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     from affectgpt_r1.config import resolved
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.evaluated_systems import alike, comparison_notes, one_lexicon
+    from affectgpt_r1.files import write_text
     from affectgpt_r1.metrics.baselines import SPRAY, best_spray
     from affectgpt_r1.policy_settings import lay_over, settings_of_checkpoint
     from affectgpt_r1.reporting.logger import mlflow_loggers
@@ -102,12 +102,11 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
         "notes": comparison_notes({name: notes for name, (_, notes) in laid.items()}, settings),
     }
     predictions = Path(config.paths.run) / "predictions"
-    predictions.mkdir(parents=True, exist_ok=True)
     for name in checkpoints:
         own = answers[name][""]
         without = {kind: answers[name][kind] for kind in settings[name].data.modalities}
         summary[name] = system_summary(own, without, lexicon)
-        (predictions / f"{name}.jsonl").write_text(answer_lines(own, lexicon), encoding="utf-8")
+        write_text(predictions / f"{name}.jsonl", answer_lines(own, lexicon))
     first = next(iter(answers.values()))[""]
     sprays = (SPRAY, best_spray(labels, lexicon))
     summary["num_clips"] = len(first.names)

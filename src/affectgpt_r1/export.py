@@ -11,9 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from affectgpt_r1.clean_text import markdown_text, one_line, printable
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.files import clear_write_errors, replacing
 from affectgpt_r1.policy_settings import lay_over, media_keys, settings_of_checkpoint
 
 log = logging.getLogger(__name__)
@@ -65,8 +67,8 @@ def export(config: DictConfig, folder: Path, kind: str, overrides: Sequence[str]
         overrides: What the user gave; what contradicts the checkpoint is refused.
 
     Raises:
-        CheckpointError: No checkpoint is named, an override contradicts it, or the folder holds something or cannot be
-            made.
+        CheckpointError: No checkpoint is named, an override contradicts it, or the folder holds something.
+        WriteError: The folder cannot be written; it is left empty.
     """
     from affectgpt_r1.assembly import answer_sampling, build_policy
     from affectgpt_r1.policy.export import export_policy
@@ -82,10 +84,8 @@ def export(config: DictConfig, folder: Path, kind: str, overrides: Sequence[str]
     config, _ = lay_over(config, trained, overrides, questions=ASKED)
     for key, value in trained.facts.items():
         OmegaConf.update(config, key, value)
-    try:
+    with clear_write_errors(folder, "choose another --output"):  # before the policy is loaded
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"--output {folder}: no folder can be made there: {error.strerror}") from error
     if trained.origin is None:
         log.warning("%s does not say how it was trained: what is exported are the settings given", config.init_from)
     settings = resolved(config)
@@ -103,7 +103,9 @@ def export(config: DictConfig, folder: Path, kind: str, overrides: Sequence[str]
     if config.prompt.sampling != "greedy":
         arguments["drawn"] = answer_sampling(config)
     arguments["max_completion_length"] = settings["prompt"]["max_completion_length"]
-    export_policy(policy, model, folder, **arguments)
+    with replacing(folder, elsewhere="choose another --output") as partial:
+        partial.mkdir()
+        export_policy(policy, model, partial, **arguments)
     return folder
 
 
@@ -130,25 +132,32 @@ def model_card(settings: Mapping[str, Any], *, name: str, kind: str, trainable: 
     model, data, prompt = settings["model"], settings["data"], settings["prompt"]
     base, video, audio = (model[part].get("pretrained") for part in ("language_model", "video_tower", "audio_tower"))
     return CARD.format(
-        name=name,
-        stage=settings["stage"]["name"],
+        name=markdown_text(name),
+        stage=_code(settings["stage"]["name"]),
         seed=settings["seed"],
-        checkpoint=Path(settings["init_from"]).name,
+        checkpoint=_code(Path(settings["init_from"]).name),
         origin=f"base_model: {base}\n" if HUB_ID.fullmatch(base or "") else "",
-        base=base or FROM_SCRATCH,
-        video=video or FROM_SCRATCH,
-        audio=audio or FROM_SCRATCH,
-        adapter=f"LoRA {model['lora']}" if model["lora"] else "trained whole",
-        fusion=model["fusion"],
+        base=markdown_text(base or FROM_SCRATCH),
+        video=markdown_text(video or FROM_SCRATCH),
+        audio=markdown_text(audio or FROM_SCRATCH),
+        adapter=markdown_text(f"LoRA {model['lora']}") if model["lora"] else "trained whole",
+        fusion=_code(model["fusion"]),
         trainable=trainable,
         total=total,
-        modalities=", ".join(data["modalities"]),
+        modalities=markdown_text(", ".join(data["modalities"])),
         data="synthetic clips: figures say nothing about real people"
         if settings["synthetic"]
-        else data["train_labels"],
-        question=f"AffectGPT's `{prompt['kind']}`" if prompt["kind"] else f'"{prompt["question"].strip()}"',
+        else markdown_text(str(data["train_labels"])),
+        question=f"AffectGPT's `{_code(prompt['kind'])}`"
+        if prompt["kind"]
+        else markdown_text(f'"{prompt["question"]}"'),
         kind="adapter and projectors; the base model is loaded from its own folder" if kind == "adapter" else "merged",
     )
+
+
+def _code(text: str) -> str:
+    """Return the text for a code span, which a backtick would end."""
+    return one_line(text).replace("`", "'")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -160,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def work(options: argparse.Namespace, config: DictConfig) -> Path:
         return export(config, options.output, options.kind, options.overrides)
 
-    print(run_composed_command(parser, work, arguments))
+    print(printable(run_composed_command(parser, work, arguments)))
 
 
 if __name__ == "__main__":

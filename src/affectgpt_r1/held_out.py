@@ -15,6 +15,7 @@ from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.recognition_folder import set_of_clip
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
+from affectgpt_r1.files import write_text
 from affectgpt_r1.metrics.functional.recognition import CLASSES, single_label_scores
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.policy.checkpoint import load_policy_weights
@@ -58,9 +59,7 @@ def evaluate_best_weights(
     answers = decode_answers(policy, batches, answer_sampling(config))
     metrics = held_out_metrics(answers, lexicon)
     text = answer_lines(answers, lexicon)
-    path = Path(config.paths.run) / "test" / "answers.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(Path(config.paths.run) / "test" / "answers.jsonl", text)
     for logger in loggers:
         logger.log_metrics(metrics, step=step)
         logger.save()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from affectgpt_r1.clean_text import printable
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import CONFIGS, resolved
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.files import replacing, write_text
 
 if TYPE_CHECKING:
     from affectgpt_r1.policy.published import Published
@@ -106,15 +107,10 @@ def _write(config: DictConfig, state: Mapping[str, Any], imported: Mapping[str, 
     stored = {key: value for key, value in resolved(config).items() if key in STORED}
     tensors = {f"{POLICY_PREFIX}{name}": tensor.float() for name, tensor in state.items()}
     content = {"state_dict": tensors, "digests": {}, "reference": {}, "config": stored, "imported": dict(imported)}
-    part = best.with_suffix(".part")
-    try:
-        best.parent.mkdir(parents=True, exist_ok=True)
-        (output / ".hydra").mkdir(exist_ok=True)
-        OmegaConf.save(OmegaConf.create(stored), output / ".hydra" / "config.yaml")
-        torch.save(content, part)
-        os.replace(part, best)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a folder is missing or full
-        raise CheckpointError(f"--output {output}: cannot be written: {str(error).splitlines()[0]}") from error
+    elsewhere = "choose another --output"
+    write_text(output / ".hydra" / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)), elsewhere=elsewhere)
+    with replacing(best, elsewhere=elsewhere) as partial, partial.open("wb") as file:
+        torch.save(content, file)
 
 
 def _module(name: str) -> str:
@@ -138,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def work(options: argparse.Namespace, config: DictConfig) -> str:
         return import_affectgpt(config, options.checkpoint, options.output, options.mode)
 
-    print(run_composed_command(parser, work, arguments, first=FIRST))
+    print(printable(run_composed_command(parser, work, arguments, first=FIRST)))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.policy.build import MODEL_KEYS
 from affectgpt_r1.policy_settings import (
     PolicySettings,
     differing_keys,
     lay_over,
     media_keys,
-    model_keys,
     remedy,
     settings_of_checkpoint,
     shown,
@@ -99,7 +99,7 @@ def check_initial_policy(config: DictConfig) -> None:
 
 def _differences(settings: PolicySettings, plain: dict[str, Any]) -> list[str]:
     """Dotted keys that the initial policy learnt otherwise, the prompt's first."""
-    wanted = {"prompt": PROMPT_KEYS, "data": media_keys(), "model": model_keys()}
+    wanted = {"prompt": PROMPT_KEYS, "data": media_keys(), "model": MODEL_KEYS}
     found = []
     for group, names in wanted.items():
         trained = {name: settings[f"{group}.{name}"] for name in names if f"{group}.{name}" in settings}

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import re
+import sqlite3
 
 from affectgpt_r1.errors import AffectGPTError
-
-FILE_SYSTEM_REMEDIES = {
-    errno.ENOSPC: "make room, or choose another paths.outputs=",
-    errno.EDQUOT: "make room, or choose another paths.outputs=",
-    errno.EROFS: "choose another paths.outputs=",
-    errno.EACCES: "change its permissions, or choose another paths.outputs=",
-    errno.ENAMETOOLONG: "a file name has at most 255 bytes: choose a shorter experiment_name= or clip name",
-    errno.EMFILE: "raise the limit of open files (ulimit -n), or lower data.num_workers",
-}
-"""What a file system answers when it is full, locked or asked for too much, and what to do."""
+from affectgpt_r1.files import is_of_file_system, why_unwritable
 
 
 def explain_library_error(error: BaseException) -> str | None:
@@ -30,15 +21,19 @@ def explain_library_error(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, AffectGPTError):
         return worker_message(text)
-    if isinstance(error, OSError) and error.errno in FILE_SYSTEM_REMEDIES:
+    if isinstance(error, OSError) and is_of_file_system(error):
         name = str(error.filename or "a file")
-        return f"{name if len(name) < 200 else name[:200] + '…'}: {error.strerror}; {FILE_SYSTEM_REMEDIES[error.errno]}"
+        return f"{name if len(name) < 200 else name[:200] + '…'}: {why_unwritable(error)}"
+    if said := _sqlite_error_in(error):
+        return f"mlflow.db in paths.outputs: the MLflow database cannot be written ({said}); {_of_database(said)}"
     kind = type(error).__name__
     if kind == "OutOfMemoryError" or "not enough memory" in text or isinstance(error, MemoryError):
         return (
             f"out of memory ({_first_line(text) or kind}); lower data.batch_size and raise "
             "trainer.accumulate_grad_batches, or set model.gradient_checkpointing=true"
         )
+    if kind == "PanicException":  # of the tokenizers library, above Exception
+        return f"the tokenizer failed ({_first_line(text)}); its pattern cannot be used: take another tokenizer"
     if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
         return (
             f"a worker that reads clips died ({_first_line(text)}); it ran out of memory or a decoder crashed: lower "
@@ -49,6 +44,21 @@ def explain_library_error(error: BaseException) -> str | None:
         where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a YAML file"
         return f"{where}: {getattr(error, 'problem', None) or 'this is not YAML'}; correct the file"
     return None
+
+
+def _sqlite_error_in(error: BaseException | None) -> str | None:
+    """What SQLite said, inside of what MLflow raised."""
+    while error is not None and not isinstance(error, sqlite3.Error):
+        error = error.__cause__ or error.__context__
+    return None if error is None else str(error)
+
+
+def _of_database(said: str) -> str:
+    if "locked" in said:
+        return "end the process that uses it"
+    if "malformed" in said or "not a database" in said:
+        return "it is damaged: move it away to log into a new one; checkpoints and run.json do not need it"
+    return "make room, change its permissions, or choose another paths.outputs="
 
 
 def worker_message(text: str) -> str:

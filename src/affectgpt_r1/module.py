@@ -19,7 +19,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.functional import sharding
 from affectgpt_r1.functional.collective import gather_objects_to_first
-from affectgpt_r1.functional.log_values import pooled_over_processes
+from affectgpt_r1.functional.log_values import log_state, logs_from_state, pooled_over_processes
 from affectgpt_r1.metrics.wheel import EmotionWheelScore
 from affectgpt_r1.optim import build_optimizer, replay_settings
 from affectgpt_r1.policy.checkpoint import check_fits, check_reference, policy_digests, state_digest
@@ -109,6 +109,7 @@ class AffectModule(L.LightningModule):
         self.val_score = EmotionWheelScore(lexicon)
         self._validation = ValidationRecord()
         self._probe: HackingProbe | None = None
+        self._probe_logs: dict[str, LogValue] = {}  # of the newest generation batch
         self._position = (0, 0)
         self._random_state: dict[str, Any] | None = None
         self._prepared = False
@@ -211,10 +212,13 @@ class AffectModule(L.LightningModule):
         check_finite(output, batch, Path(self.trainer.default_root_dir), self.global_step, self._remedy())
         logs: dict[str, LogValue | Tensor | float] = dict(output.logs)
         if self._probe is not None and len(batch):
-            logs |= {f"hacking/{name}": value for name, value in self._probe.spray_rewards(batch.labels).items()}
+            rewards = self._probe.spray_rewards(batch.labels)
+            self._probe_logs = {f"hacking/{name}": value for name, value in rewards.items()}
+        logs |= self._probe_logs
         logs["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         num_items = float(output.num_items)
-        self._step.add(logs, num_items, repeated=() if len(batch) else output.generation_logs)
+        repeated = () if len(batch) else (*output.generation_logs, *self._probe_logs)
+        self._step.add(logs, num_items, repeated=repeated)
         loss, accumulated = output.loss, self.trainer.accumulate_grad_batches
         if accumulated > 1:
             loss = loss * (num_items * accumulated)
@@ -339,6 +343,7 @@ class AffectModule(L.LightningModule):
             earlier = SkippedClips()
             earlier.load_state_dict(own["skipped"])
             self.skipped.merge([earlier])
+        self._probe_logs = logs_from_state(own.get("probe_logs", {}))
         if isinstance(self.stage, BufferedStage):
             self.stage.load_buffer_state(own["rollout_buffer"])
         if data := self._resumable_data():
@@ -408,6 +413,7 @@ class AffectModule(L.LightningModule):
             "accumulated": self._step.state(),
             "random_state": self._random_state or capture_random_state(),  # one that is not restored yet is the next
             "skipped": self.skipped.state_dict(),
+            "probe_logs": log_state(self._probe_logs),
         }
         if isinstance(self.stage, BufferedStage):
             state["rollout_buffer"] = self.stage.buffer_state()

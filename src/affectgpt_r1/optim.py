@@ -31,7 +31,7 @@ def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weigh
         {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]  # DeepSpeed drops an empty one, and the schedule misses it
+    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(

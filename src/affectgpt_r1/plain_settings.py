@@ -3,66 +3,26 @@
 from __future__ import annotations
 
 import re
-import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.policy.plain_values import DEEPEST, check_fields
 
 if TYPE_CHECKING:
     from affectgpt_r1.data.dataset import MediaSettings
 
-ARCHITECTURES = ("model.language_model", "model.video_tower", "model.audio_tower")
-ARCHITECTURE_TEXTS = (
-    *("pretrained", "source_sha256", "dtype", "model_type", "hidden_act", "feat_extract_norm"),
-    *("feat_extract_activation", "projection_hidden_act", "rope_type", "layer_types"),
-)
-"""Keys of an architecture that may hold text. transformers follows others, such as the name of an attention kernel."""
-DTYPES = ("float32", "bfloat16", "float16")
-
-REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+REFERENCE = re.compile(r"\$\{(\w[\w.]*)\}")
 REPOSITORY_REFERENCE = "${repository:}"
 LONGEST_TEXT = 100_000
-
-
-def plain_value(value: Any, key: str, origin: Path) -> Any:
-    """A value, if it is plain: numbers, texts, and lists and mappings of these.
-
-    Args:
-        value: From a checkpoint.
-        key: Its dotted key.
-        origin: The file that holds it.
-
-    Raises:
-        CheckpointError: It names a ``_target_``, interpolates, or is of another kind.
-    """
-    if isinstance(value, Mapping):
-        for name in value:
-            if not isinstance(name, str) or re.fullmatch(r"_\w+_", name):
-                raise CheckpointError(
-                    f"{origin}: {key}.{name} does not belong into a policy's settings, which are plain values; do not "
-                    "use this file unless you know who wrote it"
-                )
-        return {name: plain_value(inner, f"{key}.{name}", origin) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_value(inner, key, origin) for inner in value]
-    if isinstance(value, str):
-        _check_text(value, key, origin)
-    elif value is not None and not isinstance(value, bool | int | float):
-        raise CheckpointError(f"{origin}: {key} is a {type(value).__name__}, not a plain value")
-    return value
-
-
-def _check_text(value: str, key: str, origin: Path) -> None:
-    if "${" in value:
-        raise CheckpointError(f"{origin}: {key} holds an interpolation, {value[:80]}, which is not followed")
-    name = key.rpartition(".")[2]
-    if key.startswith(tuple(f"{part}." for part in ARCHITECTURES)) and name not in ARCHITECTURE_TEXTS:
-        raise CheckpointError(f"{origin}: {key}={value[:80]} is text, which this key may not hold in a checkpoint")
-    if name == "dtype" and value not in DTYPES:
-        raise CheckpointError(f"{origin}: {key}={value[:80]} is unknown; choose among {', '.join(DTYPES)}")
+MOST_YAML_BYTES = 1 << 17
+"""A run's configuration has 6,000."""
+MOST_EXPANDED = 1_000_000
+MOST_VALUES = 1 << 27
+"""Pixels or samples of a clip; 1,024 frames of 336 x 336 are fewer."""
 
 
 def read_media(values: Mapping[str, Any], origin: Path) -> MediaSettings:
@@ -77,32 +37,95 @@ def read_media(values: Mapping[str, Any], origin: Path) -> MediaSettings:
     """
     from affectgpt_r1.data.dataset import MediaSettings
 
-    hints = get_type_hints(MediaSettings)
-    for name, value in values.items():
-        if name not in hints:
-            raise CheckpointError(
-                f"{origin}: data.{name} is unknown to this version; use the one that trained the policy"
-            )
-        if not _fits(value, hints[name]):
-            raise CheckpointError(f"{origin}: data.{name}={value!r} is not what data.{name} takes")
+    check_fields(values, MediaSettings, "data", origin)
     arguments: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
     try:
-        return MediaSettings(**arguments)
+        media = MediaSettings(**arguments)
     except ConfigError as error:
         raise CheckpointError(f"{origin}: {error}") from error
+    for count, keys in (
+        (media.num_frames * media.image_size**2, ("num_frames", "image_size")),
+        (media.num_windows * media.window_seconds * 16_000, ("num_windows", "window_seconds")),
+    ):
+        if not count <= MOST_VALUES:  # NaN is not, either
+            told = " with ".join(f"data.{key}={getattr(media, key)}" for key in keys)
+            raise CheckpointError(
+                f"{origin}: {told} reads more than {MOST_VALUES} values of a clip; do not use this file"
+            )
+    return media
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    kind, choices = get_origin(hint), get_args(hint)
-    if kind is Literal:
-        return isinstance(value, str) and value in choices
-    if kind is tuple:
-        return isinstance(value, list | tuple) and all(_fits(one, choices[0]) for one in value)
-    if kind in (Union, types.UnionType):
-        return any(_fits(value, one) for one in choices)
-    if hint in (int, float):
-        return isinstance(value, int | hint) and not isinstance(value, bool)
-    return isinstance(value, hint)
+def read_yaml(path: Path) -> Any:
+    """Read a configuration that OmegaConf wrote, as plain dicts and lists in which interpolations stay text.
+
+    Raises:
+        CheckpointError: The file cannot be read, is large or deep, names a key twice, or repeats a part of itself by an
+            alias, which could make it grow without end.
+    """
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    depth = 0
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_YAML_BYTES + 1)
+        if len(text) > MOST_YAML_BYTES:
+            raise ValueError(f"larger than {MOST_YAML_BYTES} bytes")
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+                raise ValueError("an alias" if depth <= DEEPEST else f"deeper than {DEEPEST} levels")
+        return OmegaConf.to_container(OmegaConf.load(BytesIO(text)), resolve=False)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        said = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path} cannot be read as a configuration: {str(said)[:200]}") from error
+
+
+def check_interpolations(tree: Any, known: Collection[str], origin: Path) -> None:
+    """Check that a configuration may be resolved: it calls nothing, and what its references repeat stays small.
+
+    Args:
+        tree: Of :func:`read_yaml`.
+        known: Interpolations that it may hold besides references to its own keys.
+        origin: The file.
+
+    Raises:
+        CheckpointError: It holds another interpolation, or grows.
+    """
+    sizes: dict[str, int] = {}
+
+    def size(value: Any, key: str) -> int:
+        if isinstance(value, Mapping):
+            return 1 + sum(size(inner, f"{key}.{name}") for name, inner in value.items())
+        if isinstance(value, list):
+            return 1 + sum(size(inner, key) for inner in value)
+        if not isinstance(value, str):
+            return 1
+        rest = REFERENCE.sub("", value)
+        for one in known:
+            rest = rest.replace(one, "")
+        if "${" in rest:
+            raise CheckpointError(
+                f"{origin}: {key.lstrip('.')} holds an interpolation, {value[:80]}, which is not followed"
+            )
+        return len(value) + sum(size_of(name) for name in REFERENCE.findall(value))
+
+    def size_of(name: str) -> int:
+        if name not in sizes:
+            sizes[name] = MOST_EXPANDED + 1  # while it is looked up: a reference to itself never ends
+            value = tree
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else value
+            sizes[name] = size(value, name)
+        return sizes[name]
+
+    try:
+        grows = size(tree, "") > MOST_EXPANDED
+    except RecursionError:
+        grows = True
+    if grows:
+        raise CheckpointError(f"{origin}: its references repeat more than {MOST_EXPANDED} characters, or themselves")
 
 
 def read_hydra_config(path: Path) -> Any:
@@ -113,14 +136,7 @@ def read_hydra_config(path: Path) -> Any:
     Raises:
         CheckpointError: The file cannot be read.
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise CheckpointError(f"{path} cannot be read as a configuration: {str(error).splitlines()[0]}") from error
+    tree = read_yaml(path)
     return _References(tree).put_in(tree)
 
 

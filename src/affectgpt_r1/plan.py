@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from affectgpt_r1.clean_text import printable
 from affectgpt_r1.command import run_composed_command
 from affectgpt_r1.config import resolved
-from affectgpt_r1.scoring import write_json
+from affectgpt_r1.reporting.plain_json import write_json
 
 if TYPE_CHECKING:
     from affectgpt_r1.policy.size import ModelSize, Workload
@@ -272,10 +273,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rates = {name: getattr(options, name) for name in ("tflops", "bandwidth", "gpus", "answer_tokens")}
         result = plan(config, **rates)
         if options.json is not None:
-            write_json(options.json, result)
+            write_json(options.json, result, "choose another --json")
         return render(result)
 
-    print(run_composed_command(parser, work, arguments))
+    print(printable(run_composed_command(parser, work, arguments)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ no name of a class in them is ever followed.
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from affectgpt_r1.config import resolved
 from affectgpt_r1.config_keys import CONFIGS, config_items, key_of
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.plain_settings import plain_value, read_hydra_config, read_media
+from affectgpt_r1.plain_settings import read_hydra_config, read_media
+from affectgpt_r1.policy.build import MODEL_KEYS, NOT_MODEL
+from affectgpt_r1.policy.plain_values import plain_value
 
 QUESTIONS = (
     "data.modalities",  # fewer of them: an ablation
@@ -40,9 +41,6 @@ THIS_MACHINE = ("dtype", "dropout", "decoder", "attn_implementation")
 
 PLACES = ("model.tokenizer", "model.weights", "towers_from")
 """Files and folders: looked for where the checkpoint says, and where the configuration here says."""
-
-NOT_MODEL = ("tokenizer", "weights", "template", "share_prompt", "gradient_checkpointing", "vocab_size", "image")
-"""Arguments of the policy's builders that are no settings of ``model``."""
 
 NAMED_BY = {
     "prompt": ("prompt.thinks", "prompt.kind", "prompt.name"),
@@ -216,15 +214,6 @@ def shown(value: Any) -> str:
 
 
 @cache
-def model_keys() -> tuple[str, ...]:
-    """Keys of ``model`` that belong to a policy: the arguments of its builders."""
-    from affectgpt_r1.policy.build import build_modules, build_policy
-
-    names = (*inspect.signature(build_policy).parameters, *inspect.signature(build_modules).parameters)
-    return tuple(name for name in dict.fromkeys(names) if name not in (*NOT_MODEL, "modules"))
-
-
-@cache
 def media_keys() -> tuple[str, ...]:
     """Keys of ``data`` that belong to a policy: how its clips are read."""
     from dataclasses import fields
@@ -249,12 +238,12 @@ def _settings(config: Any, checkpoint: Path, origin: Path) -> PolicySettings:
         if not isinstance(part, Mapping):
             raise CheckpointError(f"{origin}: {group} is a {type(part).__name__}, not a mapping")
     model, data = parts["model"], parts["data"]
-    _check_known("model", model, (*model_keys(), *NOT_MODEL, "_target_"), origin)
+    _check_known("model", model, (*MODEL_KEYS, *NOT_MODEL, "_target_"), origin)
     _check_known("prompt", parts["prompt"], _prompt_types(), origin)
     media = {key: plain_value(data[key], f"data.{key}", origin) for key in media_keys() if key in data}
     read_media(media, origin)
     tree: dict[str, dict[str, Any]] = {
-        "model": {key: plain_value(model[key], f"model.{key}", origin) for key in model_keys() if key in model},
+        "model": {key: plain_value(model[key], f"model.{key}", origin) for key in MODEL_KEYS if key in model},
         "data": media,
         "prompt": {
             key: _of_type(value, _prompt_types()[key], f"prompt.{key}", origin)
@@ -281,19 +270,20 @@ def _settings(config: Any, checkpoint: Path, origin: Path) -> PolicySettings:
 
 def _settings_of_folder(folder: Path) -> PolicySettings:
     """Prompt and media settings of an exported policy; its architecture is the folder's own affair."""
-    from affectgpt_r1.policy.export import SETTINGS_FILE, read_processor
+    from affectgpt_r1.policy.export import read_processor
+    from affectgpt_r1.policy.exported_folder import SETTINGS_FILE, read_exported
 
     if not (folder / SETTINGS_FILE).is_file():
         return PolicySettings(folder, None, {}, {}, {})
     origin = folder / SETTINGS_FILE
-    template = json.loads(origin.read_text("utf-8")).get("template", {})
+    template = read_exported(folder)["template"]
     prompt = {
         key: _of_type(template[key], _prompt_types()[key], f"template.{key}", origin)
         for key in ("question", "thinks", "kind", "bos_at_inference")
         if key in template
     }
-    processor, _ = read_processor(folder)
-    media = {key: plain_value(processor[key], key, folder) for key in media_keys() if key in processor}
+    processor = read_processor(folder)
+    media = {key: processor[key] for key in media_keys() if key in processor}
     read_media(media, folder)
     return PolicySettings(folder, origin, {"data": media, "prompt": prompt}, {}, {})
 

@@ -6,14 +6,16 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from affectgpt_r1.answering_policy import add_policy_options, load_predictor
+from affectgpt_r1.clean_text import json_line, message
 from affectgpt_r1.command import run_command
 from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.files import clear_write_errors, line_writer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,9 +40,9 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
     Raises:
         AffectGPTError: A path, the subtitles or the checkpoint are at fault.
     """
-    from rich.console import Console
     from rich.progress import track
 
+    from affectgpt_r1.console import PlainConsole
     from affectgpt_r1.data.media_search import clip_names, find_media
     from affectgpt_r1.prediction import predict_files
 
@@ -50,12 +52,12 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
     subtitles = _subtitles(files, options.subtitle, failures)
     predictor = load_predictor(options)
     rows = predict_files(predictor, subtitles, failures)
-    console, answered = Console(stderr=True), 0
-    with _output(options, files) as output:
+    console, answered = PlainConsole(stderr=True), 0
+    with _output(options, files) as write_line:
         try:
             for row in track(rows, "predicting", len(subtitles), console=console, disable=not console.is_terminal):
                 if row is not None:
-                    _write_row(output, row | {"name": names[row["file"]]})
+                    write_line(_json_line(row | {"name": names[row["file"]]}, options.output))
                     answered += 1
         finally:  # after an interruption, too
             if answered < len(files):
@@ -63,22 +65,23 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
     return failures
 
 
-def _write_row(output: TextIO, row: Mapping[str, Any]) -> None:
-    line = json.dumps(row, ensure_ascii=False)
+def _json_line(row: Mapping[str, Any], output: Path | None) -> str:
+    line = json_line(row)
     try:
-        line.encode(output.encoding or "utf-8")
+        line.encode("utf-8" if output else sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # a file name that is no UTF-8, or a terminal that shows none
-        line = json.dumps(row)
-    try:
-        output.write(f"{line}\n")
-        output.flush()
-    except OSError as error:
-        raise ConfigError(f"--output {output.name}: cannot be written: {error.strerror}") from error
+        return json.dumps(row) + "\n"
+    return line
+
+
+def _print_line(line: str) -> None:
+    with clear_write_errors(Path("<stdout>"), "name a file by --output"):
+        print(line, end="", flush=True)
 
 
 def _list_failures(failures: Mapping[Path, str], answered: int, number: int) -> None:
     for path, reason in failures.items():
-        print(reason if reason.startswith(str(path)) else f"{path}: {reason}", file=sys.stderr)
+        print(message(reason if reason.startswith(str(path)) else f"{path}: {reason}"), file=sys.stderr)
     listed = (
         f"; {len(failures)} could not be and are listed above. A file that players do show can be repaired by "
         "`ffmpeg -i FILE NEW.mp4`"
@@ -133,24 +136,16 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def _output(options: argparse.Namespace, videos: Sequence[Path]) -> Iterator[TextIO]:
+def _output(options: argparse.Namespace, videos: Sequence[Path]) -> Iterator[Callable[[str], None]]:
     path: Path | None = options.output
     if path is None:
-        yield sys.stdout
+        yield _print_line
         return
     read = [*videos, *map(_beside, videos), options.checkpoint or "", options.subtitle or ""]
     if path.is_file() and any(os.path.isfile(other) and path.samefile(other) for other in read):
         raise ConfigError(f"--output {path}: is one of the files that are read; name another file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        output = path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from error
-    try:
-        yield output
-    finally:
-        with suppress(OSError):  # of a line that could not be written, which was an error by then
-            output.close()
+    with line_writer(path) as write_line:
+        yield write_line
 
 
 def _parser() -> argparse.ArgumentParser:

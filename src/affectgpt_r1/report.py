@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from affectgpt_r1 import REPOSITORY
+from affectgpt_r1.clean_text import message, printable
 from affectgpt_r1.command import run_command
 
 
@@ -21,8 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="affectgpt-r1 report", description="Write the report on the ablation sweeps.")
     parser.add_argument("--outputs", type=Path, default=REPOSITORY / "outputs", help="holds mlflow.db (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where the report goes (OUTPUTS/report)")
+    parser.add_argument("--lexicon", metavar="FOLDER", help="the lexicon of runs that were scored by a folder of yours")
     for file in run_command(parser, report, arguments):
-        print(file)
+        print(printable(file))
 
 
 def report(options: argparse.Namespace) -> list[Path]:
@@ -38,15 +40,15 @@ def report(options: argparse.Namespace) -> list[Path]:
 
     folder = options.folder or options.outputs / "report"
     if not options.outputs.is_dir():  # else the lock would make it
-        return build_report(options.outputs, folder)
+        return build_report(options.outputs, folder, options.lexicon)
     with owned(folder, "choose another --folder"):
-        files = build_report(options.outputs, folder)
+        files = build_report(options.outputs, folder, options.lexicon)
     summary = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
     for name, sweep in summary["sweeps"].items():
         for run in sweep["runs"]:
             taken = f"{run['choice']}, seed {run['seed']}: MLflow run {run['run_id']}, commit {run['git_commit'][:7]}"
-            print(f"{name} sweep: {taken}", file=sys.stderr)
-    print(*summary["missing"], sep="\n", file=sys.stderr)
+            print(message(f"{name} sweep: {taken}"), file=sys.stderr)
+    print(*map(message, summary["missing"]), sep="\n", file=sys.stderr)
     return files
 
 

@@ -140,8 +140,10 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
         best = path.with_name("best.ckpt")
         if best == path or not best.is_file():
             raise
-        raise CheckpointError(f"{error}; or resume from the best validation by ckpt_path={best}") from error
+        raise CheckpointError(f"{error}. {_offer_best(best)}") from error
     stored = checkpoint.get("config")
+    if not isinstance(stored or {}, Mapping) or not {"global_step", "epoch"} <= checkpoint.keys():
+        raise CheckpointError(f"{path} does not say how far its run was: start from its weights by init_from={path}")
     changes = tuple(check_changes(checkpoint, today, path)) if stored else ()
     _check_length(today, checkpoint)
     step = int(checkpoint["global_step"])
@@ -150,6 +152,14 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
         *({"step": step, "key": one.key, "before": _plain(one.before), "after": _plain(one.after)} for one in changes),
     )
     return Resumed(path, step, changes, history, checkpoint.get("content", {}), bool(stored))
+
+
+def _offer_best(best: Path) -> str:
+    try:
+        step = read_checkpoint(best)["global_step"]
+    except (CheckpointError, KeyError):
+        return f"{best} is damaged, too: overwrite=true begins again"
+    return f"best.ckpt is whole: ckpt_path={best} continues from its validation at step {step}"
 
 
 def check_changes(checkpoint: Mapping[str, Any], today: Mapping[str, Any], path: Path) -> list[Change]:

@@ -6,21 +6,25 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from affectgpt_r1.clean_text import PrintableFormatter
 from affectgpt_r1.config import resolved
 from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.files import why_unwritable, write_text
+from affectgpt_r1.plain_settings import check_interpolations, read_yaml
 from affectgpt_r1.reporting.provenance import command_line
 from affectgpt_r1.resume import dotted
-from affectgpt_r1.run_record import wall_time_of
+from affectgpt_r1.run_record import read_record, wall_time_of
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +38,20 @@ WITHOUT_EFFECT = (
 PLACEHOLDERS = ("root", "outputs", "experiment", "run", "features")
 """Folders that may move between two starts of one run."""
 
+OURS = {"${repository:}", "${run_folder:}", "${run_title:}"}
+"""Resolvers that only name folders of this machine."""
 START_KEYS = ("init_from", "towers_from")
 CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/start.json"
 
 MADE_BY_RUNS = (
-    *("checkpoints", "completions", "csv", "test", ".hydra", "run.json", "unreadable_clips.csv"),
-    *("nonfinite_step_*.jsonl", "lightning_logs"),
+    *("run.json", "checkpoints", "completions", "csv", "test", ".hydra", "unreadable_clips.csv"),
+    *("nonfinite_step_*.jsonl", "lightning_logs", "mlflow_run_id"),
 )
-"""All that ``overwrite=true`` removes; a folder may hold something else as well."""
+"""All that ``overwrite=true`` removes, in this order: after a kill in between, what is left does not pass for a
+finished run. A folder may hold something else as well."""
+
+UNREADABLE = "ckpt_path=last continues by the settings in the checkpoint, and writes the file again"
+CHANGED_SINCE = "(which has changed since)"
 
 _SHOWN_KEYS = 3
 
@@ -68,14 +78,22 @@ def look_up(config: DictConfig) -> Found:
     ended = folder / "run.json"
     if config.overwrite:  # whatever is there; another process of this run may be removing it
         return Found("new")
-    if not ended.is_file() and not any((folder / "checkpoints").glob("*.ckpt")):
+    checkpoints = [path.name for path in (folder / "checkpoints").glob("*.ckpt")]
+    if not ended.is_file() and not checkpoints:
         return Found("new")
     differing = tuple(_differences(config))
-    if ended.is_file() and _read_record(folder).get("config_hash", config_hash(config)) == config_hash(config):
+    if not ended.is_file() and not differing and "last.ckpt" not in checkpoints and _began_from(folder, config):
+        return Found("new")  # what is there is a copy of the other run's best.ckpt
+    if ended.is_file() and read_record(ended).get("config_hash", config_hash(config)) == config_hash(config):
         return Found("finished", differing)
     if differing and ended.is_file():
         return Found("finished", differing)
     return Found("unfinished", differing)
+
+
+def is_outdated(found: Found) -> bool:
+    """Whether a run differs from today's in nothing but what it starts from, which was trained again since."""
+    return bool(found.differing) and all(one.endswith(CHANGED_SINCE) for one in found.differing)
 
 
 def check_may_train(config: DictConfig, found: Found) -> None:
@@ -112,7 +130,9 @@ def check_may_train(config: DictConfig, found: Found) -> None:
             f"{folder} holds {what} with {shown}{f'; and {more} keys more' if more > 0 else ''}. Give {other} to keep "
             "both, or overwrite=true to replace it"
         )
-    if found.state == "unfinished" and not (folder / "checkpoints" / "last.ckpt").is_file():
+    if found.state == "unfinished" and not any(
+        (folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "best.ckpt")
+    ):
         raise CheckpointError(
             f"{folder} holds an unfinished run without checkpoints/last.ckpt, so it cannot continue; give {other} to "
             "keep what is there, or overwrite=true to begin again"
@@ -126,15 +146,12 @@ def check_may_train(config: DictConfig, found: Found) -> None:
 
 def began_here(config: DictConfig, found: Found) -> bool:
     """Whether the run that is there was begun by this command, from the same checkpoint of another run."""
-    folder = Path(config.paths.run)
-    if config.ckpt_path is None or _is_within(config.ckpt_path, folder) or found.state == "new" or found.differing:
-        return False
-    return bool(OmegaConf.select(OmegaConf.load(folder / CONFIG_FILE), "ckpt_path", default=None) == config.ckpt_path)
+    return found.state != "new" and not found.differing and _began_from(Path(config.paths.run), config)
 
 
 def recorded_metrics(folder: Path) -> dict[str, float]:
     """What a finished run returned: its last metrics and ``best``, NaN where there was none."""
-    record = _read_record(folder)
+    record = read_record(folder / "run.json")
     metrics = {**record.get("metrics", {}), "best": record.get("best")}
     return {name: float("nan") if value is None else float(value) for name, value in metrics.items()}
 
@@ -150,12 +167,16 @@ def begin(config: DictConfig) -> None:
     if is_ours and (config.ckpt_path is None or not _is_within(config.ckpt_path, folder)):
         for path in (path for pattern in MADE_BY_RUNS for path in folder.glob(pattern)):
             if path.is_dir():
-                shutil.rmtree(path)
+                os.replace(path, gone := path.with_name(f"{path.name}.partial"))  # at once, whatever it holds
+                shutil.rmtree(gone)
             else:
                 path.unlink()
-    _write(folder / CONFIG_FILE, OmegaConf.to_yaml(config))
-    _write(folder / OVERRIDES_FILE, OmegaConf.to_yaml(OmegaConf.create(_overrides())))
-    _write(folder / START_FILE, json.dumps(_start_digests(config), indent=2) + "\n")
+    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config))
+    write_text(folder / OVERRIDES_FILE, OmegaConf.to_yaml(OmegaConf.create(_overrides())))
+    start = config.ckpt_path
+    if start is not None and _is_within(start, folder):  # it continues
+        start = _start_of(folder)
+    write_text(folder / START_FILE, json.dumps({**_start_digests(config), "ckpt_path": start}, indent=2) + "\n")
 
 
 def config_hash(config: DictConfig) -> str:
@@ -163,11 +184,31 @@ def config_hash(config: DictConfig) -> str:
     return hashlib.sha256(json.dumps(_identity(config), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+class _LogFile(logging.FileHandler):
+    """Says once that it cannot be written; logging would print a traceback for every line."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say why, and let the run go on: its log is on the terminal as well."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failed:
+            self.failed = True
+            print(f"{self.baseFilename}: cannot be written: {why_unwritable(error)}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Close, though lines that could not be written are left."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_file(folder: Path) -> Iterator[None]:
     """Append this process's log, and the error that ends it, to ``<folder>/train.log``."""
-    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    handler = _LogFile(folder / "train.log", encoding="utf-8")
+    handler.setFormatter(PrintableFormatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     root = logging.getLogger()
 
     def write(level: int, message: str) -> None:
@@ -192,21 +233,28 @@ def _differences(config: DictConfig) -> Iterator[str]:
         yield "a configuration that is not recorded"
         return
     try:
-        written = OmegaConf.load(folder / CONFIG_FILE)
-        assert isinstance(written, DictConfig)
-        there = _identity(written)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, AssertionError):  # older, or damaged
-        yield f"a configuration that cannot be read ({folder / CONFIG_FILE})"
+        tree = read_yaml(folder / CONFIG_FILE)
+        own = set(re.findall(r"\$\{[^{}]*:[^{}]*\}", OmegaConf.to_yaml(config)))  # what today's run calls, it may call
+        check_interpolations(tree, OURS | own, folder / CONFIG_FILE)
+        there = _identity(OmegaConf.create(tree))
+    except (CheckpointError, OmegaConfBaseException, LookupError, TypeError, ValueError, AssertionError):
+        there = {}  # a stranger's, older, or damaged
+    if not there:
+        yield f"a configuration that cannot be read ({folder / CONFIG_FILE}); {UNREADABLE}"
         return
     here = _identity(config)
     for key in sorted(there.keys() | here.keys()):
         if there.get(key) != here.get(key):
             yield f"{key}={_plain(there.get(key))} (here {_plain(here.get(key))})"
     if (folder / START_FILE).is_file():
-        digests = json.loads((folder / START_FILE).read_text(encoding="utf-8"))
+        try:
+            digests = dict(json.loads((folder / START_FILE).read_bytes()))
+        except (ValueError, TypeError, RecursionError):
+            yield f"a start that cannot be read ({folder / START_FILE}); {UNREADABLE}"
+            return
         for key, digest in _start_digests(config).items():
             if here.get(key) == there.get(key) and None not in (digest, digests.get(key)) and digest != digests[key]:
-                yield f"{key}={config[key]} (which has changed since)"
+                yield f"{key}={config[key]} {CHANGED_SINCE}"
 
 
 def _identity(config: DictConfig) -> dict[str, Any]:
@@ -245,31 +293,33 @@ def _start_digests(config: DictConfig) -> dict[str, str | None]:
     return digests
 
 
+def _start_of(folder: Path) -> str | None:
+    """The checkpoint of another run that a run began from; None if it began without, or its record is damaged."""
+    try:
+        start = json.loads((folder / START_FILE).read_bytes())["ckpt_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return start if isinstance(start, str) else None
+
+
+def _began_from(folder: Path, config: DictConfig) -> bool:
+    """Whether the run that is there began from the checkpoint of another run that the command names."""
+    start = config.ckpt_path
+    return start is not None and not _is_within(start, folder) and _start_of(folder) == start
+
+
 def _is_debug_run(folder: Path, config: DictConfig) -> bool:
     """Whether a debug run would replace an earlier debug run."""
-    if not config.debugging or not (folder / CONFIG_FILE).is_file():
+    if not config.debugging:
         return False
-    return bool(OmegaConf.select(OmegaConf.load(folder / CONFIG_FILE), "debugging", default=False))
+    try:
+        return bool(read_yaml(folder / CONFIG_FILE).get("debugging", False))
+    except (CheckpointError, AttributeError):  # missing or damaged
+        return False
 
 
 def _is_within(path: str, folder: Path) -> bool:
     return path == "last" or Path(path).absolute().is_relative_to(folder.absolute())
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'run.json'}: this is not JSON ({error}); give overwrite=true") from error
-    return record if isinstance(record, dict) else {}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file at once, so that no other process reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _overrides() -> list[str]:

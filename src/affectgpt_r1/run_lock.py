@@ -16,9 +16,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.files import remove_partial, write_text
 from affectgpt_r1.foreign_files import read_json
+from affectgpt_r1.reporting.killed import LOCK_FILE
 
-LOCK_FILE, OWNER_FILE = ".lock", ".owner.json"
+OWNER_FILE = ".owner.json"
+
+_SECONDS_TO_ASK = 0.5
+"""Another process may hold the lock for a moment, to find out whether this one lives."""
 
 
 @contextmanager
@@ -39,6 +44,9 @@ def owned(folder: Path, remedy: str = "choose another folder by paths.run= or pa
     except OSError as error:
         raise ConfigError(f"{folder}: it cannot be written ({error.strerror}); {remedy}") from error
     try:
+        for part in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+            if part == folder or not (part / LOCK_FILE).exists():  # else it is another run's
+                remove_partial(part)
         _write_owner(folder)
         yield
     finally:
@@ -63,7 +71,7 @@ def owner_of(folder: Path) -> str | None:
 
 def _acquire(lock: FileLock, folder: Path, remedy: str) -> None:
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_SECONDS_TO_ASK)
     except Timeout:
         owner = _owner_in_words(_read_owner(folder))
         raise ConfigError(f"{folder} is in use by {owner}; wait for it to end, or {remedy}") from None
@@ -72,7 +80,7 @@ def _acquire(lock: FileLock, folder: Path, remedy: str) -> None:
 def _write_owner(folder: Path) -> None:
     started = datetime.now().isoformat(sep=" ", timespec="seconds")
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": started, "command": shlex.join(sys.argv)}
-    (folder / OWNER_FILE).write_text(json.dumps(owner) + "\n", encoding="utf-8")
+    write_text(folder / OWNER_FILE, json.dumps(owner) + "\n", flush=False)
 
 
 def _read_owner(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from affectgpt_r1.callbacks.run_totals import RunTotals
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.foreign_files import read_json
 from affectgpt_r1.reporting.plain_json import finite_or_none, write_json
 from affectgpt_r1.reporting.provenance import git_tags
@@ -23,8 +24,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DIGEST = "digest"
+"""Of all other keys: a control trains for the time that the record says, and a sweeper ranks by its metrics."""
 KEPT = ("fit_seconds", "data_seconds", "encoding_seconds", "resumed_at")
 """What a command that only answers the test clips of a finished run leaves as it was; a control matches the time."""
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a ``run.json``.
+
+    Raises:
+        CheckpointError: It is damaged; one that a version without digests wrote is taken as it is.
+    """
+    try:
+        record = read_json(path)
+        damage = "not a record" if not isinstance(record, dict) else None
+        if damage is None and record.pop(DIGEST, None) not in (None, _digest(record)):
+            damage = "not what its digest says"
+    except ValueError as error:
+        record, damage = {}, str(error)
+    if damage is not None:
+        raise CheckpointError(
+            f"{path}: damaged ({damage}); move it away, and the run's command writes it again from its last.ckpt"
+        )
+    return dict(record)
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def wall_time_of(path: str | Path) -> float:
@@ -32,13 +59,14 @@ def wall_time_of(path: str | Path) -> float:
 
     Raises:
         ConfigError: There is no such record, or its time cannot be trained for.
+        CheckpointError: It is damaged.
     """
     if not Path(path).is_file():
         raise ConfigError(
             f"match_wall_time: no {path}; run that stage first (`make grpo`), or set match_wall_time=null"
         )
     try:
-        seconds = float(read_json(Path(path))["fit_seconds"])
+        seconds = float(read_record(Path(path))["fit_seconds"])
     except (ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"match_wall_time: {path} has no fit_seconds ({error!r}); run that stage again") from error
     if not 0 < seconds < math.inf:
@@ -87,12 +115,11 @@ def write_record(
         "config_hash": config_hash,
     }
     folder = Path(config.paths.run)
-    folder.mkdir(parents=True, exist_ok=True)
     if is_repeated and (folder / "run.json").is_file():
-        earlier = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        earlier = read_record(folder / "run.json")
         record |= {name: earlier[name] for name in KEPT if name in earlier}
         record["metrics"] = {**earlier.get("metrics", {}), **finite_or_none(metrics)}
-    write_json(folder / "run.json", record)
+    write_json(folder / "run.json", {**record, DIGEST: _digest(finite_or_none(record))})
     reached = "" if best is None else f"best {config.stage.monitor} {float(best):.3f}; "
     log.info("%s ended: %sweights and run.json in %s", config.stage.name, reached, folder)
     return result

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from affectgpt_r1.command import run_command
-from affectgpt_r1.scoring import add_chat_options, chat_from, report_console, write_json
+from affectgpt_r1.reporting.plain_json import write_json
+from affectgpt_r1.scoring import add_chat_options, chat_from, report_console
 
 _FORMATS = "CSV or JSONL with name and openset (labels) or reason (free text), or .npz with filenames and fileitems"
 
@@ -62,7 +63,7 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     if negated:
         console.print(f"{sum(map(len, negated.values()))} negated spans were skipped, as in {next(iter(negated))}.")
     if options.json is not None:
-        write_json(options.json, report)
+        write_json(options.json, report, "choose another --json")
     return report
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from affectgpt_r1.errors import ConfigError, DataError
-from affectgpt_r1.reporting.plain_json import json_text
+from affectgpt_r1.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,19 +48,6 @@ def chat_from(options: argparse.Namespace) -> Chat | None:
 
 def report_console() -> Console:
     """Where tables are printed: as wide as the terminal, or wide enough for every table."""
-    from rich.console import Console
+    from affectgpt_r1.console import PlainConsole
 
-    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
-
-
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write ``report``.
-
-    Raises:
-        DataError: If ``path`` cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json_text(report), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error})") from error
+    return PlainConsole(width=None if sys.stdout.isatty() else TABLE_WIDTH)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from affectgpt_r1.clean_text import printable
 from affectgpt_r1.command import run_command
 from affectgpt_r1.scoring import add_chat_options, chat_from
 
@@ -16,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With code 2 after bad input, which is named in one line.
     """
-    print(run_command(_parser(), submit, arguments))
+    print(printable(run_command(_parser(), submit, arguments)))
 
 
 def submit(options: argparse.Namespace) -> str:

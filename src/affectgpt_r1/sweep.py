@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from affectgpt_r1.errors import ConfigError, MediaError
+from affectgpt_r1.files import write_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,9 +72,7 @@ def run_cell(config: DictConfig, train: Callable[[DictConfig], dict[str, float]]
             log.info("%s is finished: MLflow run %s", cell.run_name, run_id)
     entry = {"choice": cell.choice, "seed": cell.seed, "config_hash": cell.config_hash, "run_id": run_id}
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # else nobody leads a sweep
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CELL_FILE).write_text(json.dumps(entry), encoding="utf-8")
+        write_text(Path(HydraConfig.get().runtime.output_dir) / CELL_FILE, json.dumps(entry))
     return runs.score(run_id)
 
 
@@ -150,9 +149,14 @@ class SweepCallback(Callback):
 
 
 def read_entries(folder: Path) -> list[dict[str, Any]]:
-    """What the jobs of a multirun left in its folder, in the jobs' order."""
-    files = sorted(folder.glob(f"*/{CELL_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    """What the jobs of a multirun left in its folder, in the jobs' order; a damaged file is left out, and named."""
+    entries = []
+    for file in sorted(folder.glob(f"*/{CELL_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name)):
+        try:
+            entries.append(dict(json.loads(file.read_bytes())))
+        except (ValueError, TypeError):
+            log.warning("%s is damaged: the list of cells lacks it; run the sweep again, which trains nothing", file)
+    return entries
 
 
 def shown_clips(config: DictConfig) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
@@ -166,7 +170,7 @@ def shown_clips(config: DictConfig) -> tuple[list[dict[str, Any]], dict[str, NDA
     from affectgpt_r1.data.manifest import hash_order
     from affectgpt_r1.data.video import read_face_crops, read_frames
 
-    data = instantiate(config.data)
+    data = instantiate(config.data, "data")
     data.setup()
     clips: list[dict[str, Any]] = []
     frames: dict[str, NDArray[Any]] = {}

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OUTDATED = "outdated"
+"""Of ``overwrite=``: replace a run whose start was trained again since, and no other."""
+
 NOT_STORED = ("ckpt_path", "overwrite", "paths", "logger", "callbacks")
 """Parts of the configuration that say where a run is kept and shown, not what it is."""
 
@@ -49,13 +52,16 @@ def train(config: DictConfig) -> dict[str, float]:
     from lightning_utilities.core.rank_zero import rank_zero_only
 
     from affectgpt_r1.assembly import prepare_process, take_exported_model
+    from affectgpt_r1.errors import ConfigError
     from affectgpt_r1.initial_policy import settle_settings
     from affectgpt_r1.reporting.logger import Terminated, status_of
-    from affectgpt_r1.run_folder import began_here, check_may_train, log_file, look_up, recorded_metrics
+    from affectgpt_r1.run_folder import began_here, check_may_train, is_outdated, log_file, look_up, recorded_metrics
     from affectgpt_r1.run_lock import owned
     from affectgpt_r1.value_ranges import check_ranges
 
     check_ranges(config)
+    if config.overwrite not in (True, False, OUTDATED):
+        raise ConfigError(f"overwrite={config.overwrite} is unknown; give true, false or {OUTDATED}")
     prepare_process(config)  # before the stage, whose heads draw their first weights
     folder = Path(config.paths.run)
     config.paths.run = str(folder)  # what the command line made of it holds in every process that reads it later
@@ -68,6 +74,9 @@ def train(config: DictConfig) -> dict[str, float]:
         if is_first:  # other processes share the first one's folder, and read what it holds alike
             stack.enter_context(owned(folder))
             stack.enter_context(log_file(folder))
+        if config.overwrite == OUTDATED:
+            config.overwrite = False
+            config.overwrite = is_outdated(look_up(config))
         found = look_up(config)
         if began_here(config, found):
             config.ckpt_path = None  # the command began this run from there; now it continues, or has ended
@@ -154,6 +163,8 @@ def _train(config: DictConfig) -> dict[str, float]:
                 skipped = encode_clips(data, policy, trainer.strategy.root_device)
             if trainer.is_global_zero:
                 begin(config)  # not earlier: overwrite=true removes a run here
+                for logger in mlflow_loggers(loggers):
+                    logger.keep_run_id()
             with totals.phase("fit_seconds"):
                 if trains:
                     changes = () if resumed is None else resumed.history
@@ -164,13 +175,14 @@ def _train(config: DictConfig) -> dict[str, float]:
         if config.evaluate_after:
             with totals.phase("test_seconds"):
                 metrics |= _held_out_figures(config, policy, data, trainer, loggers)
-        if config.debugging or not trainer.is_global_zero:
-            return metrics
-        history = () if resumed is None else resumed.history
-        is_repeated = resumed is not None and resumed.step == trainer.global_step
-        return write_record(
-            config, trainer, totals, metrics, history, config_hash=config_hash(config), is_repeated=is_repeated
-        )
+    if config.debugging or not trainer.is_global_zero:
+        return metrics
+    history = () if resumed is None else resumed.history
+    is_repeated = resumed is not None and resumed.step == trainer.global_step
+    # Last, when MLflow says FINISHED: with its record a run counts as finished, and a next start would repair nothing.
+    return write_record(
+        config, trainer, totals, metrics, history, config_hash=config_hash(config), is_repeated=is_repeated
+    )
 
 
 def _check_files(config: DictConfig) -> None:
@@ -249,14 +261,14 @@ def _build_loggers(config: DictConfig, *, resumed: bool) -> list[Any]:
 
     if resumed and "mlflow" in config.logger and config.logger.mlflow.run_id is None:
         config.logger.mlflow.run_id = read_run_id(config.paths.run)
-    return list((instantiate(config.logger) or {}).values())
+    return list((instantiate(config.logger, "logger") or {}).values())
 
 
 def _build_trainer(config: DictConfig, loggers: list[Any], totals: RunTotals) -> L.Trainer:
     """The Trainer.
 
     Raises:
-        ConfigError: This machine or environment lacks what ``trainer`` asks for, such as a GPU or DeepSpeed; weights
+        ConfigError: This machine or environment lacks what ``trainer`` asks for, such as a GPU; weights
             would train in half precision; or several processes are asked for, and no strategy.
     """
     from hydra.errors import InstantiationException
@@ -272,11 +284,11 @@ def _build_trainer(config: DictConfig, loggers: list[Any], totals: RunTotals) ->
         seconds = wall_time_of(config.match_wall_time)
         log.info("match_wall_time: training ends after %.1f s, earlier parts of a resumed run included", seconds)
         options["max_time"] = {"seconds": seconds}
-    callbacks = [totals, *(instantiate(config.callbacks) or {}).values()]
+    callbacks = [totals, *(instantiate(config.callbacks, "callbacks") or {}).values()]
     plugins = [AtomicCheckpointIO()]
     try:
         trainer: L.Trainer = instantiate(
-            config.trainer, logger=loggers or False, callbacks=callbacks, plugins=plugins, **options
+            config.trainer, "trainer", logger=loggers or False, callbacks=callbacks, plugins=plugins, **options
         )
     except InstantiationException as error:
         if not isinstance(error.__cause__, MisconfigurationException):
@@ -291,7 +303,7 @@ def _build_trainer(config: DictConfig, loggers: list[Any], totals: RunTotals) ->
         )
     if trainer.world_size > 1 and not isinstance(config.trainer.get("strategy"), DictConfig):
         raise ConfigError(
-            f"trainer.devices={config.trainer.devices}: several processes need one of trainer=ddp, fsdp or deepspeed; "
+            f"trainer.devices={config.trainer.devices}: several processes need one of trainer=ddp or fsdp; "
             "on CPUs with trainer.accelerator=cpu trainer.precision=32-true"
         )
     return trainer
@@ -309,8 +321,8 @@ def _build_module(
         policy,
         stage,
         lexicon,
-        instantiate(config.optim.optimizer),
-        instantiate(config.optim.scheduler, **length),
+        instantiate(config.optim.optimizer, "optim"),
+        instantiate(config.optim.scheduler, "optim", **length),
         weight_decay=config.optim.weight_decay,
         answer_sampling=answer_sampling(config),
         seed=config.seed,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from affectgpt_r1.command import run_command
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.scoring import add_chat_options, chat_from, report_console, write_json
+from affectgpt_r1.reporting.plain_json import write_json
+from affectgpt_r1.scoring import add_chat_options, chat_from, report_console
 
 if TYPE_CHECKING:
     from affectgpt_r1.emotion.chat import Chat
@@ -57,7 +58,7 @@ def unibench(options: argparse.Namespace) -> dict[str, Any]:
         console.print(recognition_rich_table(report["recognition"]))
     console.print(f"Labels of free text by {report['labels_of_free_text']}.")
     if options.json is not None:
-        write_json(options.json, report)
+        write_json(options.json, report, "choose another --json")
     return report
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import run_module
 from mlflow.tracking import MlflowClient
 
 from affectgpt_r1.reporting.database import ensure_database
@@ -24,13 +25,12 @@ OVERRIDES = (
 )
 
 
-def _command(module, workspace, *overrides):
-    locations = (f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", "experiment_name=cli")
-    return [sys.executable, "-m", f"affectgpt_r1.{module}", *locations, *overrides]
+def _arguments(workspace, *overrides):
+    return (f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", "experiment_name=cli", *overrides)
 
 
 def _run(module, workspace, *overrides):
-    done = subprocess.run(_command(module, workspace, *overrides), capture_output=True, text=True, check=False)
+    done = run_module(module, *_arguments(workspace, *overrides))
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 
@@ -42,11 +42,6 @@ def trained(workspace):
         limit = () if experiment == "control" else ("trainer.max_steps=4",)
         _run("train", workspace, f"experiment={experiment}", *OVERRIDES, *limit)
     return workspace, _run("evaluate", workspace, "data.eval_batch_size=4")
-
-
-def _heed_interrupts():
-    """A shell's background jobs, such as a CI run, ignore SIGINT, and so would the programs that they start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _client(workspace):
@@ -127,25 +122,16 @@ def test_mlflow_holds_completions_config_and_evaluation(trained):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, number, code):
     name = f"cli-{number.name.lower()}"
-    command = _command(
-        "train", workspace, "experiment=sft", *OVERRIDES, "trainer.max_steps=100000", f"experiment_name={name}"
-    )
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-        preexec_fn=_heed_interrupts,
-    ) as run:
-        assert run.stdout is not None
-        for line in run.stdout:
-            if line.startswith("sft 6/"):
-                run.send_signal(number)
-                break
-        run.stdout.read()
-    assert run.returncode == code
+    sent = []
+
+    def interrupt(process, line):
+        if line.startswith("sft 6/") and not sent:
+            sent.append(line)
+            os.kill(process, number)
+
+    limits = ("trainer.max_steps=100000", f"experiment_name={name}")
+    done = run_module("train", *_arguments(workspace, "experiment=sft", *OVERRIDES, *limits), on_line=interrupt)
+    assert done.returncode == code
     client = _client(workspace)
     experiment = client.get_experiment_by_name(name)
     (record,) = client.search_runs([experiment.experiment_id])
@@ -154,10 +140,8 @@ def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, numbe
 
 
 def test_failing_run_is_recorded_as_failed(workspace):
-    command = _command(
-        "train", workspace, "experiment=sft", "experiment_name=cli-fails", "data.train_labels=track9_missing.csv"
-    )
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    missing = ("experiment=sft", "experiment_name=cli-fails", "data.train_labels=track9_missing.csv")
+    done = run_module("train", *_arguments(workspace, *missing))
     assert done.returncode == 2
     assert "track9_missing.csv" in done.stderr.splitlines()[-1]
     client = _client(workspace)
@@ -168,7 +152,7 @@ def test_failing_run_is_recorded_as_failed(workspace):
 def test_csv_logging_works_without_mlflow(workspace):
     code = "import sys; sys.modules['mlflow'] = None; from affectgpt_r1.train import main; main()"
     command = [
-        *(sys.executable, "-c", code, *_command("train", workspace, "experiment=sft", *OVERRIDES)[3:]),
+        *(sys.executable, "-c", code, *_arguments(workspace, "experiment=sft", *OVERRIDES)),
         *("trainer.max_steps=2", "logger=csv", "experiment_name=cli-csv"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -166,6 +166,7 @@ def test_the_command_leaves_one_finished_run(command, workspace):
     assert sorted(file.name for file in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
+@pytest.mark.slow  # beyond test_a_sharded_run_resumes, only that Lightning starts the second process
 def test_the_command_deals_weights(command, workspace):
     done = command("dealt", "trainer=fsdp", "evaluate_after=true")
     assert done.returncode == 0, done.stderr[-4000:]

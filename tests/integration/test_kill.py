@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_forked
 
+from affectgpt_r1.module import AffectModule
 from affectgpt_r1.rewards.format import FormatReward
 
 # Epochs of 8 batches, of which one samples and seven visit its buffer; an optimizer step every 2, validation every 5.
@@ -35,31 +35,6 @@ GRPO = (
 )
 STEPS_MORE = 9  # two epochs and more
 
-KILLED = """
-import os, signal, sys
-
-from affectgpt_r1.module import AffectModule
-from conftest import compose_config
-from affectgpt_r1.rewards.format import FormatReward
-from affectgpt_r1.train import train
-from test_kill import letters
-
-FormatReward.__call__ = letters
-last, overrides = int(sys.argv[1]), sys.argv[2:]
-started = AffectModule.on_train_batch_start
-batches = 0
-
-def start_or_die(module, batch, batch_idx):
-    global batches
-    batches += 1
-    if batches > last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    started(module, batch, batch_idx)
-
-AffectModule.on_train_batch_start = start_or_die
-train(compose_config("train", *overrides))
-"""
-
 
 def letters(reward, *, completions, targets) -> list[float | None]:
     """Share of characters that are letters: differs between random completions, none of which is well formed."""
@@ -74,18 +49,25 @@ def _reward_letters() -> Iterator[None]:
 
 
 @pytest.fixture
-def run_until_killed(stage_overrides):
+def run_until_killed(run_stage):
     """Run a stage in another process that kills itself when batch ``last + 1`` begins; returns the last checkpoint."""
 
     def run(experiment: str, folder: Path, number: int, last: int, *overrides: str) -> dict:
-        here = Path(__file__).parent
-        finished = subprocess.run(
-            [sys.executable, "-c", KILLED, str(last), *stage_overrides(experiment, folder, number, *overrides)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(here), str(here.parent / "helpers")))},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        def until_killed():
+            started = AffectModule.on_train_batch_start
+            batches = 0
+
+            def start_or_die(module, batch, batch_idx):
+                nonlocal batches
+                batches += 1
+                if batches > last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                started(module, batch, batch_idx)
+
+            AffectModule.on_train_batch_start = start_or_die
+            run_stage(experiment, folder, number, *overrides)
+
+        finished = run_forked(until_killed)
         assert finished.returncode == -signal.SIGKILL, finished.stderr
         return last_checkpoint(folder)
 

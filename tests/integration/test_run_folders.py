@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_module
 
 from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.module import AffectModule
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -43,36 +44,20 @@ def test_a_finished_run_is_not_trained_again_nor_replaced_and_overwrite_begins_a
     assert not [one for one in recwarn if "exists and is not empty" in str(one.message)]
 
 
-INTERRUPTED = """
-import os, signal, sys
-
-from affectgpt_r1.module import AffectModule
-from affectgpt_r1.train import main
-
-last, number = int(sys.argv[1]), int(sys.argv[2])
-del sys.argv[1:3]
-started = AffectModule.on_train_batch_start
-
-def start_or_stop(module, batch, batch_idx):
-    if module.trainer.global_step == last:
-        os.kill(os.getpid(), number)
-    started(module, batch, batch_idx)
-
-AffectModule.on_train_batch_start = start_or_stop
-signal.signal(signal.SIGINT, signal.default_int_handler)
-main()
-"""
-
-
 def interrupted(overrides, step: int, number: int) -> subprocess.CompletedProcess[str]:
     """A run by its command, which sends itself a signal once it has made ``step`` steps; -1: never."""
-    return subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, str(step), str(number), *overrides],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ,
-    )
+
+    def prepare():
+        started = AffectModule.on_train_batch_start
+
+        def start_or_stop(module, batch, batch_idx):
+            if module.trainer.global_step == step:
+                os.kill(os.getpid(), number)
+            started(module, batch, batch_idx)
+
+        AffectModule.on_train_batch_start = start_or_stop
+
+    return run_module("train", *overrides, prepare=prepare)
 
 
 def test_a_run_that_ctrl_c_stopped_goes_on_by_the_same_command(stage_overrides, run_stage, tmp_path):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_module
 from mlflow.tracking import MlflowClient
 
+from affectgpt_r1.module import AffectModule
 from affectgpt_r1.reporting.database import ensure_database
 
 SMALL = (
@@ -27,28 +28,6 @@ SMALL = (
     "seed=1",
 )
 GRID = ("penalty=ratio,none", "trainer.max_steps=8")
-
-KILLED = """
-import os, signal, sys
-
-from affectgpt_r1.module import AffectModule
-from affectgpt_r1.train import main
-
-cell, step = map(int, sys.argv[1:3])
-del sys.argv[1:3]
-modules = []
-started = AffectModule.on_train_batch_start
-
-def start_or_die(module, batch, batch_idx):
-    if not any(module is one for one in modules):
-        modules.append(module)
-    if (len(modules), module.trainer.global_step) == (cell, step):
-        os.kill(os.getpid(), signal.SIGKILL)
-    started(module, batch, batch_idx)
-
-AffectModule.on_train_batch_start = start_or_die
-main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +46,27 @@ def _overrides(workspace, start, name, ablation, *overrides):
 
 
 def _sweep(*arguments):
-    command = [sys.executable, "-m", "affectgpt_r1.train", *_overrides(*arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_module("train", *_overrides(*arguments))
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 def _sweep_until_killed(cell, step, *arguments):
     """A sweep that kills itself once its ``cell``-th cell has made ``step`` steps."""
-    command = [sys.executable, "-c", KILLED, str(cell), str(step), *_overrides(*arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def prepare():
+        modules = []
+        started = AffectModule.on_train_batch_start
+
+        def start_or_die(module, batch, batch_idx):
+            if not any(module is one for one in modules):
+                modules.append(module)
+            if (len(modules), module.trainer.global_step) == (cell, step):
+                os.kill(os.getpid(), signal.SIGKILL)
+            started(module, batch, batch_idx)
+
+        AffectModule.on_train_batch_start = start_or_die
+
+    done = run_module("train", *_overrides(*arguments), prepare=prepare)
     assert done.returncode == -signal.SIGKILL, done.stderr[-4000:]
 
 

@@ -21,12 +21,6 @@ def test_several_processes_without_a_strategy_are_a_clear_error(run_stage, tmp_p
         run_stage("sft", tmp_path, 1, "trainer.devices=2")
 
 
-def test_deepspeed_without_its_package_is_a_clear_error(run_stage, tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning.pytorch.strategies.deepspeed._DEEPSPEED_AVAILABLE", False)
-    with pytest.raises(ConfigError, match=r"(?i)deepspeed"):
-        run_stage("sft", tmp_path, 1, "trainer=deepspeed", "trainer.accelerator=cpu", "trainer.devices=1")
-
-
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_weights_do_not_train_in_half_precision(run_stage, tmp_path, precision):
     with pytest.raises(ConfigError, match=rf"trainer\.precision={precision}: .* use bf16-mixed or 32-true"):

@@ -174,7 +174,7 @@ def test_export_and_import_name_the_output_that_cannot_be_written(tmp_path: Path
     (tmp_path / "file").write_text("")
     printed = refused(export, ["init_from=any.ckpt", "--output", str(tmp_path / "file" / "folder")], capsys)
     assert "--output" in printed
-    assert "no folder can be made there" in printed
+    assert "folder: cannot be written: Not a directory; choose another --output" in printed
     monkeypatch.setattr("affectgpt_r1.policy.published_settings.published_settings", lambda *given: {})
     monkeypatch.setattr("affectgpt_r1.import_affectgpt._our_state", lambda *given: {})
     torch.save({"weight": torch.zeros(1)}, tmp_path / "released.pth")

@@ -142,5 +142,5 @@ def test_settings_of_a_folder_are_data(write, value):
     settings = json.loads((folder / "affectgpt_r1.json").read_text())
     settings["model"]["fusion"] = value
     (folder / "affectgpt_r1.json").write_text(json.dumps(settings))
-    with pytest.raises(CheckpointError, match=r"affectgpt_r1\.json holds"):
+    with pytest.raises(CheckpointError, match=r"affectgpt_r1\.json: model\.fusion"):
         build_policy(config_of(folder))

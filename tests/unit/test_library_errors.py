@@ -1,5 +1,6 @@
 import errno
 import re
+import sqlite3
 
 import pytest
 import yaml
@@ -50,3 +51,26 @@ def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path):
 def test_an_error_of_the_program_keeps_its_traceback():
     assert explain_library_error(RuntimeError("index out of range")) is None
     assert explain_library_error(OSError(errno.ENOENT, "No such file")) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("database or disk is full", "make room"),
+        ("attempt to write a readonly database", "make room, change its permissions"),
+        ("database disk image is malformed", "it is damaged: move it away"),
+        ("database is locked", "end the process"),
+    ],
+)
+def test_what_mlflow_wraps_around_its_database_is_one_line(said, remedy):
+    try:
+        try:
+            raise sqlite3.OperationalError(said)
+        except sqlite3.Error as error:
+            raise RuntimeError(
+                f"(sqlite3.OperationalError) {said}\n[SQL: UPDATE runs]\n(Background: https://…)"
+            ) from error
+    except RuntimeError as error:
+        line = explain_library_error(error)
+    assert f"database cannot be written ({said}); {remedy}" in line
+    assert "\n" not in line

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from hydra import compose, initialize_config_dir
+from rich.markdown import Markdown
 
 from affectgpt_r1.config import CONFIGS, resolved
 from affectgpt_r1.export import model_card
@@ -42,3 +43,23 @@ def test_a_card_of_a_model_from_synthetic_clips(card):
     assert "synthetic clips: figures say nothing about real people" in text
     assert 'Question: "Please recognize emotional states of the character.' in text
     assert "base_model" not in card("smol_grpo")  # a folder's name is no hub id
+
+
+def test_no_setting_becomes_markup(card):
+    payload = "a](http://h)<img src=x>`b`\n---\n# c\x1b"
+    keys = ("model.language_model.pretrained", "model.video_tower.pretrained", "model.fusion", "data.train_labels",
+            "prompt.question", "stage.name")  # fmt: skip
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = resolved(compose("train", overrides=["experiment=grpo", "init_from=a/best.ckpt", "synthetic=false"]))
+    for key in keys:
+        group, *path, last = key.split(".")
+        holder = config[group]
+        for name in path:
+            holder = holder[name]
+        holder[last] = payload
+    text = model_card(config, name=payload, kind="merged", trainable=1, total=1)
+    tokens = Markdown(text.split("---\n", 2)[2]).parsed
+    kinds = {token.type for outer in tokens for token in (outer, *(outer.children or ()))}
+    assert not {"link_open", "html_inline", "html_block", "image"} & kinds
+    assert [token.tag for token in tokens if token.type == "heading_open"] == ["h1", "h2", "h2"]
+    assert "\x1b" not in text

@@ -2,6 +2,9 @@
 
 import ast
 import json
+import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,9 +13,11 @@ import pandas as pd
 import pytest
 
 from affectgpt_r1 import config
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.reporting.logger import TrackedMLFlowLogger
 
 REPOSITORY = Path(__file__).parents[2]
+HOSTILE = "<img src=x onerror=y>\\frac{"
 NOTEBOOK = REPOSITORY / "notebooks" / "01-browse-runs.ipynb"
 
 
@@ -67,3 +72,22 @@ def test_it_says_what_to_run_and_then_shows_curves_and_tables(repository):
     assert curves == [[[[10.0, 0.1], [20.0, 0.2]]], [[[10.0, 0.2], [20.0, 0.4]]]]
     assert evaluation.to_dict("list") == {"system": ["SFT", "GRPO"], "f1": [0.5, 0.75]}
     assert completions.to_dict("list") == {"step": [20], "completion": ["happy"]}
+
+    hostile = TrackedMLFlowLogger(outputs, f"$x_{HOSTILE}$", run_name=f"$x_{HOSTILE}$", stage="grpo")
+    for step in (1, 2):
+        hostile.log_metrics({"train/reward": 0.5}, step)
+    hostile.log_table([HOSTILE], [[HOSTILE]], "completions/step_000001.json")
+
+    scope, (runs, _, completions) = run_notebook()
+
+    scope["figure"].canvas.draw()  # a formula that Matplotlib cannot set would be an error
+    assert completions.to_dict("list") == {HOSTILE: [HOSTILE]}
+    for table in (runs, completions):
+        assert "&lt;img src=x onerror=y&gt;" in table._repr_html_()
+        assert not re.search(r"<(?!/?(div|style|table|thead|tbody|tr|th|td|p)\b)", table._repr_html_())
+
+    run_id = runs["run_id"].iloc[-1]
+    with closing(sqlite3.connect(outputs / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE runs SET artifact_uri = 's3://bucket/x' WHERE run_uuid = ?", (run_id,))
+    with pytest.raises(ConfigError, match=f"{run_id} has its artifacts at s3://bucket/x, which is not below"):
+        run_notebook()

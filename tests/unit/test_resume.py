@@ -161,9 +161,12 @@ def test_a_checkpoint_that_is_absent_or_damaged_has_a_remedy(tmp_path):
         read_resumed(last, CONFIG)
     last.write_bytes(b"half")
     torch.save(stored(), best)
-    with pytest.raises(CheckpointError, match=r"or resume from the best validation by ckpt_path=.*best\.ckpt"):
+    with pytest.raises(CheckpointError, match=r"best\.ckpt is whole: ckpt_path=.*best\.ckpt continues .* at step 6$"):
         read_resumed(last, CONFIG)
     assert read_resumed(best, CONFIG).step == 6
+    best.write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"best\.ckpt is damaged, too: overwrite=true begins again$"):
+        read_resumed(last, CONFIG)
 
 
 def test_files_are_compared_by_content_and_may_move():

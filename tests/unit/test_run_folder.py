@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from functools import cache
 from pathlib import Path
@@ -11,9 +12,19 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from affectgpt_r1.assembly import checkpoint_to_resume
 from affectgpt_r1.config import CONFIGS
 from affectgpt_r1.errors import CheckpointError, ConfigError
-from affectgpt_r1.run_folder import began_here, begin, check_may_train, config_hash, look_up, recorded_metrics
+from affectgpt_r1.run_folder import (
+    began_here,
+    begin,
+    check_may_train,
+    config_hash,
+    is_outdated,
+    log_file,
+    look_up,
+    recorded_metrics,
+)
 
 
 @cache
@@ -169,8 +180,29 @@ def test_a_checkpoint_from_elsewhere_does_not_replace_a_run(composed, tmp_path):
 
 
 def test_what_cannot_go_on_is_refused(composed):
-    leave(composed(), finished=False, last=False)
+    folder = leave(composed(), finished=False, last=False)
+    (folder / "checkpoints" / "best.ckpt").rename(folder / "checkpoints" / "early.ckpt")
     assert "without checkpoints/last.ckpt" in refused(composed(), CheckpointError)
+
+
+def test_a_run_killed_between_its_first_best_and_its_first_last_checkpoint_continues_from_the_best(composed):
+    config = composed()
+    folder = leave(config, finished=False, last=False)
+    assert look_up(config) == ("unfinished", ())
+    check_may_train(config, look_up(config))
+    config.ckpt_path = "last"
+    assert checkpoint_to_resume(config) == folder / "checkpoints" / "best.ckpt"
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+    assert checkpoint_to_resume(config) == folder / "checkpoints" / "last.ckpt"
+
+
+def test_a_run_from_elsewhere_that_was_killed_before_its_first_last_checkpoint_begins_again(composed, tmp_path):
+    """Its best.ckpt is a copy of the other run's, whose steps it must not take for its own."""
+    config = composed(f"ckpt_path={tmp_path}/other/last.ckpt")
+    leave(config, finished=False, last=False)
+    assert look_up(config).state == "new"
+    for other in (composed(), composed("seed=2", f"ckpt_path={tmp_path}/other/last.ckpt")):
+        assert look_up(other).state == "unfinished"
 
 
 def test_a_run_whose_configuration_is_not_known_is_not_replaced(composed):
@@ -197,6 +229,66 @@ def test_overwrite_removes_what_runs_make_and_nothing_else(composed):
     begin(config)
     left = sorted(path.name for path in folder.rglob("*") if path.is_file())
     assert left == ["config.yaml", "notes.txt", "overrides.yaml", "start.json"]
+
+
+@pytest.mark.parametrize("kept", range(1, 4))
+def test_a_run_whose_removal_was_killed_does_not_pass_for_finished(composed, monkeypatch, kept):
+    folder = leave(composed())
+    (folder / "test").mkdir()
+
+    class KilledError(Exception):
+        pass
+
+    removed = []
+
+    def remove(path):
+        removed.append(path)
+        if len(removed) == kept:
+            raise KilledError
+
+    monkeypatch.setattr("affectgpt_r1.run_folder.shutil.rmtree", remove)
+    with pytest.raises(KilledError):
+        begin(composed("overwrite=true"))
+    assert look_up(composed()).state == "new"
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:40], lambda content: b"\0\xff" * 99])
+@pytest.mark.parametrize("name", [".hydra/config.yaml", ".hydra/start.json"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_damaged_file_is_named_and_the_checkpoint_still_continues(composed, name, damage, finished, tmp_path):
+    folder = leave(composed(), finished=finished)
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    config = composed()
+    message = refused(config)
+    assert f"cannot be read ({folder / name}); ckpt_path=last continues by the settings in the checkpoint" in message
+    assert not began_here(composed(f"ckpt_path={tmp_path}/other.ckpt"), look_up(config))
+    again = composed("ckpt_path=last")
+    check_may_train(again, look_up(again))
+    begin(again)
+    assert look_up(config) == ("finished" if finished else "unfinished", ())
+
+
+def test_only_a_run_whose_start_was_trained_again_is_outdated(composed, tmp_path):
+    start = tmp_path / "grpo.json"
+    start.write_text('{"fit_seconds": 10.0}')
+    config = composed(f"match_wall_time={start}")
+    assert not is_outdated(look_up(config))
+    leave(config)
+    assert not is_outdated(look_up(config))
+    start.write_text('{"fit_seconds": 20.0}')
+    assert is_outdated(look_up(config))
+    assert not is_outdated(look_up(composed(f"match_wall_time={start}", "seed=2")))
+
+
+def test_a_log_that_cannot_be_written_says_so_once(tmp_path, capsys):
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    with log_file(tmp_path):
+        for number in range(3):
+            logging.getLogger("affectgpt_r1").warning("line %d", number)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "train.log" in line]
+    assert lines == [
+        f"{tmp_path}/train.log: cannot be written: No space left on device; make room, or choose another paths.outputs="
+    ]
 
 
 def test_a_debug_run_replaces_a_debug_run_and_no_other(composed):
@@ -235,3 +327,5 @@ def test_a_run_that_began_from_another_runs_checkpoint_continues_by_the_same_com
         composed("ckpt_path=last"),
     ):
         assert not began_here(other, look_up(other))
+    begin(composed("ckpt_path=last"))  # what that command makes of itself; it is killed, and given a third time
+    assert began_here(config, look_up(config))

@@ -11,8 +11,8 @@ import torch
 from omegaconf import OmegaConf
 
 from affectgpt_r1.callbacks.run_totals import RunTotals
-from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.run_record import wall_time_of, write_record
+from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.run_record import read_record, wall_time_of, write_record
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,6 @@ from affectgpt_r1.run_record import wall_time_of, write_record
         '{"fit_seconds": -3}',
         '{"fit_seconds": null}',
         "{}",
-        '{"fit',
-        "[1]",
     ],
 )
 def test_a_time_that_cannot_be_trained_for_is_refused(tmp_path, content):
@@ -34,6 +32,34 @@ def test_a_time_that_cannot_be_trained_for_is_refused(tmp_path, content):
         wall_time_of(path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: bytes(len(content)),
+        lambda content: b"[1]",
+        lambda content: b"\xff" + content,
+        lambda content: content.replace(b'"steps": 3', b'"steps": 7'),
+    ],
+)
+def test_a_damaged_record_is_one_line(tmp_path, damage):
+    path = tmp_path / "run.json"
+    write_record(*arguments(tmp_path), config_hash="0")
+    assert read_record(path)["steps"] == 3
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(
+        CheckpointError, match=r"run\.json: damaged \(.*\); move it away, and the run's command writes it"
+    ):
+        read_record(path)
+
+
+def arguments(folder, score=1.0):
+    config = OmegaConf.create({"stage": {"name": "sft", "monitor": "val/f1"}, "seed": 1, "paths": {"run": str(folder)}})
+    trainer = SimpleNamespace(checkpoint_callback=SimpleNamespace(best_model_score=torch.tensor(score)), global_step=3)
+    return config, trainer, RunTotals(), {}
+
+
 def test_a_time_is_read(tmp_path):
     (tmp_path / "run.json").write_text('{"fit_seconds": 12.5}')
     assert wall_time_of(tmp_path / "run.json") == 12.5
@@ -41,11 +67,7 @@ def test_a_time_is_read(tmp_path):
 
 @pytest.mark.parametrize("score", [math.nan, -math.inf, math.inf])
 def test_run_json_is_valid_whatever_the_score(tmp_path, score):
-    config = OmegaConf.create(
-        {"stage": {"name": "sft", "monitor": "val/f1"}, "seed": 1, "paths": {"run": str(tmp_path)}}
-    )
-    trainer = SimpleNamespace(checkpoint_callback=SimpleNamespace(best_model_score=torch.tensor(score)), global_step=3)
-    write_record(config, trainer, RunTotals(), {}, config_hash="0")
+    write_record(*arguments(tmp_path, score), config_hash="0")
 
     def refuse(word):
         raise AssertionError(word)

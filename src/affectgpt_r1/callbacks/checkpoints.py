@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import pickle
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -17,7 +14,10 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
+from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError, WriteError
+from affectgpt_r1.files import os_error_in, remove_partial, replacing
+from affectgpt_r1.policy.checkpoint import first_sentence
+from affectgpt_r1.policy.integrity import check_crcs, load_verified
 
 RISING = ("f1", "precision", "recall", "accuracy", "waf", "war", "uar", "format_rate", "reward")
 """Last parts of log names of which more is better."""
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Local checkpoint files, each either the old one or the new one, whole.
 
-    A checkpoint is written to ``<name>.partial`` beside its place, flushed to disk and moved over the old one. If that
-    fails the old file stays and the partial one is removed. Files are loaded with ``weights_only=True``.
+    They are written as :func:`~affectgpt_r1.files.replacing` does, and loaded with ``weights_only=True``, if their CRCs
+    are right.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -38,19 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: If the file cannot be written; the previous one is intact.
         """
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _write(checkpoint, partial)
-            os.replace(partial, target)
-            _flush_folder(target.parent)
-        except (OSError, RuntimeError) as error:
-            if cause := _os_error(error):
-                raise CheckpointError(_cannot_write(target, cause)) from error
-            raise
-        finally:
-            partial.unlink(missing_ok=True)
+        _replace_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(
         self,
@@ -67,13 +55,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise CheckpointError(f"{path}: checkpoints are loaded with weights_only=True; leave the option out")
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: no such checkpoint; check `ckpt_path`")
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(f"{path}: damaged or no checkpoint; take another, such as best.ckpt")
         try:
-            loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+            loaded: dict[str, Any] = load_verified(path, map_location=map_location)
+        except Exception as error:
             raise CheckpointError(
-                f"{path}: damaged, or made by something other than this package ({error}); take another checkpoint"
+                f"{path}: damaged, or made by something other than this package ({first_sentence(error)}); take "
+                "another checkpoint, such as best.ckpt"
             ) from error
         return loaded
 
@@ -82,7 +69,12 @@ class _OneCheckpoint(ModelCheckpoint):
     """A checkpoint that is replaced whole, in a folder that a resumed run finds as it left it."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Lightning warns of any folder that is not empty; of a resumed run that is as it should be."""
+        """Remove what killed processes left half-written: nobody else works in the folder, which the run has locked.
+
+        Lightning warns of any folder that is not empty; of a resumed run that is as it should be.
+        """
+        if trainer.is_global_zero:
+            remove_partial(Path(str(self.dirpath)))
         kept = self.save_top_k
         self.save_top_k = 0 if trainer.ckpt_path is not None else kept  # with 0 Lightning would write nothing there
         try:
@@ -141,19 +133,22 @@ class BestCheckpoint(_OneCheckpoint):
         if self.best_model_score is None and _is_last_batch_of_run(trainer):
             trainer.should_stop = True  # the Trainer validates before it stops; the run ends here in any case
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse to end as if all were well when no validation had a score.
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to end as if all were well when no validation had a score, also where a resumed run trains no more.
 
         Raises:
             TrainingError: Every score was NaN or infinite; the weights are in ``last.ckpt``.
         """
-        super().on_train_end(trainer, pl_module)
         if self._num_not_finite and self.best_model_score is None:
             raise TrainingError(
                 f"{self.monitor} was NaN or infinite in all {self._num_not_finite} validations, so there is no "
                 "best.ckpt; the weights are in last.ckpt. Monitor another metric by stage.monitor=, or check the "
                 "validation clips' labels"
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and how many scores were not finite."""
+        return {**super().state_dict(), "num_not_finite": self._num_not_finite}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -167,6 +162,7 @@ class BestCheckpoint(_OneCheckpoint):
         self._check_comparable(checkpoint, resumed_from)
         states = checkpoint.get("callbacks", {})
         known = states.pop(self.state_key, None)
+        self._num_not_finite = 0 if known is None else known.get("num_not_finite", 0)
         best = Path(str(self.dirpath)) / "best.ckpt"
         earlier = resumed_from.with_name(best.name)
         if not best.is_file() and earlier.is_file() and trainer.is_global_zero:
@@ -304,35 +300,34 @@ def _is_last_batch_of_run(trainer: pl.Trainer) -> bool:
     return last_epoch and bool(trainer.is_last_batch)
 
 
-def _write(checkpoint: dict[str, Any], partial: Path) -> None:
-    with partial.open("wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
+def _replace_whole(target: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a checkpoint as :func:`~affectgpt_r1.files.replacing` does.
+
+    Raises:
+        CheckpointError: It cannot be written; the previous one is intact.
+    """
+    try:
+        with replacing(target) as partial, partial.open("wb") as file:
+            write(file)
+    except WriteError as error:
+        raise CheckpointError(_cannot_write(target, os_error_in(error))) from error
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a checkpoint so that the target is either absent or whole."""
-    partial = target.with_name(f"{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        shutil.copyfile(source, partial)
-        os.replace(partial, target)
-    except OSError as error:
-        raise CheckpointError(_cannot_write(target, error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with source.open("rb") as original:
+        _replace_whole(target, lambda file: shutil.copyfileobj(original, file))
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint whose tensors stay in the file until they are asked for.
+    """A checkpoint that is whole, whose tensors stay in the file until they are asked for.
 
     Raises:
         CheckpointError: It is damaged.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # damaged bytes raise nearly anything
+        check_crcs(path)
+        state: dict[str, Any] = load_verified(path, mmap=True)
+    except Exception as error:
         raise CheckpointError(
             f"{path}: damaged, so its score cannot be compared; move it away, and the best of the validations to come "
             "is kept"
@@ -340,28 +335,13 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make the move itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _os_error(error: BaseException | None) -> OSError | None:
-    """Find the system's error: torch's zip writer reports a failed write as a RuntimeError around it."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _cannot_write(target: Path, error: OSError) -> str:
+def _cannot_write(target: Path, error: OSError | None) -> str:
     """What to do; another disk needs the whole outputs folder, with best.ckpt and what the run starts from."""
     kept = "the previous checkpoint is intact" if target.is_file() else "there is no earlier one"
     can_resume = (target.parent / "last.ckpt").is_file()
+    reason = (error and error.strerror) or error
     return (
-        f"{target}: the checkpoint cannot be written ({error.strerror or error}); {kept}. Free space there, or move "
+        f"{target}: the checkpoint cannot be written ({reason}); {kept}. Free space there, or move "
         "the outputs folder to another disk and name that by `paths.outputs=`; then "
         + ("resume with `ckpt_path=last`" if can_resume else "run the command again")
     )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from rich import get_console
 from rich.table import Table
-from rich.text import Text
 
+from affectgpt_r1.clean_text import json_line
+from affectgpt_r1.console import get_console
+from affectgpt_r1.files import write_text
 from affectgpt_r1.reporting.logger import Cell, mlflow_loggers
 from affectgpt_r1.reporting.plain_json import finite_or_none
 from affectgpt_r1.types import CompletionRecord
@@ -108,13 +108,12 @@ def console_table(records: Sequence[CompletionRecord], step: int) -> Table:
     return table
 
 
-def _console_cell(cell: Cell) -> Text:
+def _console_cell(cell: Cell) -> str:
     if cell is None:
-        return Text("-")
-    return Text(f"{cell:.3f}" if isinstance(cell, float) else str(cell))
+        return "-"
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
 
 
 def _write_jsonl(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = (dict(zip(columns, map(finite_or_none, row), strict=True)) for row in rows)
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(map(json_line, lines)), flush=False)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
+from scipy import stats
 
 from affectgpt_r1.functional.collective import gather_objects
 from affectgpt_r1.reporting.logger import mlflow_loggers
@@ -127,12 +127,8 @@ def slope_and_t(values: Sequence[float]) -> tuple[float, float]:
     >>> slope_and_t([0.0, 1.0, 2.0])
     (1.0, inf)
     """
-    y = torch.tensor(values, dtype=torch.float64)
-    x = torch.arange(len(values), dtype=torch.float64)
-    x, y = x - x.mean(), y - y.mean()
-    slope = float(x @ y / (x @ x))
-    scatter = float((y - slope * x).square().sum())
-    error = math.sqrt(scatter / (len(values) - 2) / float(x @ x))
-    if error < 1e-12 * max(1.0, abs(slope)):
+    line = stats.linregress(range(len(values)), values)
+    slope, error = float(line.slope), float(line.stderr)
+    if not error > 1e-12 * max(1.0, abs(slope)):  # NaN where the values are equal
         return slope, 0.0 if abs(slope) < 1e-12 else math.copysign(math.inf, slope)
     return slope, slope / error

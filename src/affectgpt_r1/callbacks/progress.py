@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar, Timer
-from rich import get_console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from affectgpt_r1.clean_text import printable
+from affectgpt_r1.console import get_console
 
 SHOWN_METRICS: Mapping[str, str] = {"loss": "train/loss", "reward": "train/reward", "F1": "val/f1"}
 """What progress shows, and the log name of each."""
@@ -47,7 +49,7 @@ class LiveProgress(ProgressBar):
 
     def __init__(self, stage: str) -> None:
         super().__init__()
-        self._stage = stage
+        self._stage = printable(stage)
         self._enabled = True
         self._progress: Progress | None = None
         self._train_task: TaskID | None = None
@@ -114,7 +116,7 @@ class LiveProgress(ProgressBar):
     def _live(self) -> Progress:
         if self._progress is None:
             self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
+                TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[figures]}"),
@@ -162,7 +164,7 @@ class PlainProgress(ProgressBar):
 
     def __init__(self, stage: str, every_n_steps: int = 25) -> None:
         super().__init__()
-        self._stage = stage
+        self._stage = printable(stage)
         self._every_n_steps = every_n_steps
         self._enabled = True
         self._first_step = 0

@@ -1,4 +1,4 @@
-"""What a run took, over all its parts where it was cut and resumed."""
+"""What a run took and logged, over all its parts where it was cut and resumed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 FIT = "fit_seconds"
 
@@ -25,6 +26,7 @@ class RunTotals(pl.Callback):
     """
 
     def __init__(self) -> None:
+        self._metrics: dict[str, float] = {}
         self.resumed_at: list[int] = []
         self._seconds: dict[str, float] = {}
         self._running: dict[str, float] = {}  # phase to the time at which it began
@@ -54,12 +56,24 @@ class RunTotals(pl.Callback):
         """The largest resident set of the process in any part."""
         return max(self._earlier_peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the last logged metrics: a resumed run may be judged or recorded by one that it does not log again."""
+        checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Note where the run is resumed, also from a checkpoint without totals."""
+        """Note where the run is resumed, also from a checkpoint without totals, and restore its metrics."""
+        self._metrics = checkpoint.get("metrics", {})
+        self._restore_metrics(trainer)
         stored = checkpoint.get("callbacks", {}).get(self.state_key, {})
         self.resumed_at = [*stored.get("resumed_at", ()), int(checkpoint["global_step"])]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the metrics again, which the Trainer forgets between loading a checkpoint and here."""
+        self._restore_metrics(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count a resumed part."""
@@ -81,6 +95,10 @@ class RunTotals(pl.Callback):
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
         self._earlier_peak = state_dict["peak_memory_mib"]
         self._skip_start_up()
+
+    def _restore_metrics(self, trainer: pl.Trainer) -> None:
+        if self._metrics:
+            trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
 
     def _skip_start_up(self) -> None:
         if self.resumed_at and FIT in self._running:

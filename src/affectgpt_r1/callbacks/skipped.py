@@ -10,7 +10,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from affectgpt_r1.clean_text import printable
+from affectgpt_r1.csv_format import spreadsheet_cell
 from affectgpt_r1.data.skipped import SkippedClips
+from affectgpt_r1.files import write_text
 from affectgpt_r1.functional.collective import gather_objects
 from affectgpt_r1.reporting.logger import mlflow_loggers
 
@@ -20,8 +23,8 @@ log = logging.getLogger(__name__)
 class UnreadableClips(pl.Callback):
     """Reports the module's ``skipped`` clips when training ends, and ends it early when too many are lost.
 
-    The report is a warning in the log, ``<folder>/unreadable_clips.csv``, the metric ``data/unreadable_clips`` and,
-    with MLflow, the artifact ``data/unreadable_clips.csv``.
+    The report is a warning in the log, ``<folder>/unreadable_clips.csv`` (for spreadsheets: it holds no formula), the
+    metric ``data/unreadable_clips`` and, with MLflow, the artifact ``data/unreadable_clips.csv``.
 
     Args:
         folder: This run's output folder.
@@ -50,6 +53,11 @@ class UnreadableClips(pl.Callback):
         self._report(trainer, skipped)
         skipped.raise_if_over(self._max_share)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report of a run that was killed after its last step: when it is resumed, training neither begins nor ends."""
+        if not self._reported:
+            self.on_train_end(trainer, pl_module)
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Report what was lost until then."""
         if not self._reported:
@@ -68,8 +76,7 @@ class UnreadableClips(pl.Callback):
         for name, reason in rows:
             log.warning("  %s: %s", name, reason)
         text = _csv(rows)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "unreadable_clips.csv").write_text(text, encoding="utf-8", newline="")
+        write_text(self._folder / "unreadable_clips.csv", text)
         for tracked in mlflow_loggers(trainer.loggers):
             tracked.log_text(text, "data/unreadable_clips.csv")
 
@@ -81,5 +88,6 @@ def _skipped(module: pl.LightningModule) -> SkippedClips:
 
 def _csv(rows: list[tuple[str, str]]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerows([("name", "reason"), *rows])
+    shown = [tuple(spreadsheet_cell(printable(cell)) for cell in row) for row in rows]
+    csv.writer(text).writerows([("name", "reason"), *shown])
     return text.getvalue()

@@ -25,6 +25,7 @@ from affectgpt_r1.data.audio import (
     audio_windows,
     average_channels,
     centred,
+    check_sample_rate,
     resample,
     window_starts,
 )
@@ -120,6 +121,7 @@ def _sound_between(path: Path, container: av.container.InputContainer, start: fl
 
 def _mono(path: Path, frames: Iterable[Any], stream: av.AudioStream) -> Tensor:
     """The sound frames' samples ``(N,)`` at 16 kHz."""
+    check_sample_rate(path, stream.rate)
     waveform = average_channels(frame for frame in frames if frame.layout.nb_channels <= MOST_CHANNELS)
     if not np.isfinite(waveform).all():
         raise MediaError(f"{path}: the sound holds samples that are not finite")
@@ -133,7 +135,6 @@ def _pictures_at(path: Path, wanted: Sequence[int], size: int | None, *, may_see
         stream = video_stream(container)
         assert stream is not None
         assert stream.time_base is not None
-        stream.codec_context.thread_count = 1
         far, first = int(SEEK_SECONDS / stream.time_base), min(wanted)
         position = first
         frames = _decoded(container.demux(stream))  # one iterator: the last packet of a file gives several frames

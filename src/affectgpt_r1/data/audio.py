@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from affectgpt_r1.data.containers import audio_stream
+from affectgpt_r1.data.containers import audio_stream, opened
 from affectgpt_r1.errors import AffectGPTError, MediaError
 
 WindowRule: TypeAlias = Literal["even", "published"]
@@ -30,6 +30,14 @@ MOST_CHANNELS = 8
 """A packet that claims more is damaged; PyAV reads past its memory there."""
 
 
+MAX_SAMPLES = 1 << 27
+"""Samples that are held at once, 512 MiB: 23 minutes of stereo at 48 kHz. Long files are read in parts."""
+
+
+SAMPLE_RATES = range(1_000, 768_001)
+"""Samples a second that a file may have; resampling a lower rate would make gigabytes of a small file."""
+
+
 def read_waveform(path: Path) -> tuple[NDArray[np.float32], int]:
     """Read a sound file, or the sound of an mp4, as one channel.
 
@@ -39,11 +47,13 @@ def read_waveform(path: Path) -> tuple[NDArray[np.float32], int]:
         Samples ``(N,)`` in [-1, 1], and how many make a second.
 
     Raises:
-        MediaError: The file cannot be read, has no sound, or holds samples that are not finite.
+        MediaError: The file cannot be read, has no sound, another rate than ``SAMPLE_RATES``, or holds samples that are
+            not finite.
     """
     if not path.exists():
         raise MediaError(f"{path}: no such file")
     channels, rate = _read_wav(path) if path.suffix.lower() == ".wav" else _read_track(path)
+    check_sample_rate(path, rate)
     if not channels.size:
         raise MediaError(f"{path}: the sound is empty")
     waveform = channels.mean(axis=0, dtype=np.float32)
@@ -52,13 +62,21 @@ def read_waveform(path: Path) -> tuple[NDArray[np.float32], int]:
     return waveform, rate
 
 
+def check_sample_rate(path: Path, rate: int) -> None:
+    """Raise :class:`MediaError` for a rate that is not one of ``SAMPLE_RATES``."""
+    if rate not in SAMPLE_RATES:
+        lowest, highest = SAMPLE_RATES[0], SAMPLE_RATES[-1]
+        raise MediaError(f"{path}: its sound has {rate} samples a second; {lowest} to {highest} are read")
+
+
 def average_channels(frames: Iterable[av.AudioFrame]) -> NDArray[np.float32]:
     """Samples ``(N,)`` of decoded frames; their number of channels may change, as it does in broadcasts.
 
     Raises:
-        ValueError: A frame claims more than ``MOST_CHANNELS``.
+        ValueError: A frame claims more than ``MOST_CHANNELS``, or there are more than ``MAX_SAMPLES``.
     """
     pieces: list[NDArray[np.float32]] = []
+    num_samples = 0
     layout: str | None = None
     for frame in frames:
         if frame.layout.nb_channels > MOST_CHANNELS:
@@ -67,6 +85,9 @@ def average_channels(frames: Iterable[av.AudioFrame]) -> NDArray[np.float32]:
             layout, planar = frame.layout.name, av.AudioResampler(format="fltp")
         for piece in planar.resample(frame):
             pieces.append(piece.to_ndarray().mean(axis=0, dtype=np.float32))
+            num_samples += piece.samples
+        if num_samples > MAX_SAMPLES:
+            raise ValueError(f"it holds more than {MAX_SAMPLES} samples, which its header does not say")
     return np.concatenate(pieces) if pieces else np.empty(0, np.float32)
 
 
@@ -169,19 +190,17 @@ def _torchaudio() -> Any:
 
 def _read_wav(path: Path) -> tuple[NDArray[np.float32], int]:
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
+        with soundfile.SoundFile(path) as file:
+            if (number := file.frames * file.channels) > MAX_SAMPLES:
+                raise ValueError(f"it holds {number} samples; at most {MAX_SAMPLES} are read at once")
+            return file.read(dtype="float32", always_2d=True).T, file.samplerate
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise MediaError(f"{path}: cannot be read as sound: {error}") from error
-    return samples.T, int(rate)
 
 
 def _read_track(path: Path) -> tuple[NDArray[np.float32], int]:
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            stream = audio_stream(container)
-            if stream is None:
-                raise MediaError(f"{path}: has no audio track")
-            rate = stream.rate
-            return average_channels(container.decode(stream))[None], rate
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(f"{path}: its sound cannot be decoded: {error}") from error
+    with opened(path) as container:
+        stream = audio_stream(container)
+        if stream is None:
+            raise MediaError(f"{path}: has no audio track")
+        return average_channels(container.decode(stream))[None], stream.rate

@@ -6,6 +6,7 @@ the file and no decoding.
 
 from __future__ import annotations
 
+import errno
 import math
 import stat
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import av
 
+from affectgpt_r1.data.decoding_process import in_decoding_process
 from affectgpt_r1.data.subtitles import about_track, line_of_packet, text_track
 from affectgpt_r1.errors import MediaError
 
@@ -23,6 +25,19 @@ LOST_SHARE = 0.1
 
 FORMATS_WITH_A_DURATION = ("matroska", "mov", "avi", "asf", "wav")
 """Containers whose header says how long they are; of the others FFmpeg guesses it from the bit rate."""
+
+
+# Not among them: what reads a list or a pattern of other files (hls, concat, dash, sdp, image2, vobsub), or a device.
+_FORMATS = (
+    "3dostr aa aac ac3 aiff amr amrnb amrwb ape apng asf au av1 avi bink caf dts dv eac3 flac flic flv gif gxf h261 "
+    "h263 h264 hevc ivf latm live_flv loas m4v matroska mjpeg mov mp3 mpc mpc8 mpeg mpegts mpegvideo mxf nsv nut nuv "
+    "obu ogg oma rm roq smjpeg smk swf tak truehd tta vc1 vc1test vvc w64 wav wtv wv xwma yuv4mpegpipe "
+    "bmp_pipe jpeg_pipe jpegxl_pipe png_pipe tiff_pipe webp webp_pipe"
+)
+_OPTIONS = {"format_whitelist": _FORMATS.replace(" ", ","), "protocol_whitelist": "file"}
+
+MAX_PIXELS = 1 << 26
+"""Of a frame; twice those of 8K."""
 
 
 class Streams(NamedTuple):
@@ -46,6 +61,7 @@ class Streams(NamedTuple):
         return self.sound_end > self.sound_start
 
 
+@in_decoding_process
 def inspect(path: Path, *, with_text: bool = False) -> Streams:
     """Count the packets of a file's first video and first audio stream; a cover picture is no video.
 
@@ -64,7 +80,8 @@ def inspect(path: Path, *, with_text: bool = False) -> Streams:
     sound_start, sound_end, sound_seconds = math.inf, 0.0, 0.0
     with opened(path) as container:
         video, audio = video_stream(container), audio_stream(container)
-        _check_streams(path, video, audio)
+        if video is None and audio is None:
+            raise MediaError(f"{path}: has neither a video nor an audio stream")
         titles = text_track(container) if with_text else None
         for packet in container.demux([stream for stream in (video, audio, titles) if stream is not None]):
             num_pictures += packet.stream is video and packet.size > 0
@@ -111,32 +128,45 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
                 "written to a file, for it is read more than once"
             )
         # `file:`, or FFmpeg takes `scene:1.mp4` for an address. Old titles and names of authors are no UTF-8.
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
+        with av.open(f"file:{path}", metadata_errors="replace", options=_OPTIONS) as container:
             yield container
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error  # without the path, which FFmpeg repeats
+        if getattr(error, "errno", 0) == errno.EINVAL:
+            reason = f"{reason}; playlists, patterns and other lists of files are not opened: name the files themselves"
         raise MediaError(f"{path}: cannot be read as video or sound: {reason}") from error
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The first that is no cover picture."""
+    """The first that is no cover picture.
+
+    Raises:
+        ValueError: FFmpeg knows no decoder for it, or its pictures are larger than ``MAX_PIXELS``.
+    """
     streams: Sequence[av.VideoStream] = container.streams.video
-    return next((stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic), None)
+    is_cover = av.stream.Disposition.attached_pic
+    stream = next((stream for stream in streams if not stream.disposition & is_cover), None)
+    if stream is not None:
+        if stream.codec_context is None:
+            raise ValueError("FFmpeg knows no decoder for its video stream")
+        if stream.width * stream.height > MAX_PIXELS:
+            raise ValueError(f"its pictures have {stream.width} x {stream.height} pixels, more than {MAX_PIXELS}")
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a picture may differ from what was declared
+        stream.codec_context.thread_count = 1
+    return stream
 
 
 def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """The first that can be decoded: phones put a spatial track beside the plain one."""
+    """The first that can be decoded: phones put a spatial track beside the plain one.
+
+    Raises:
+        ValueError: FFmpeg knows no decoder for any.
+    """
     streams: Sequence[av.AudioStream] = container.streams.audio
-    return next((stream for stream in streams if stream.codec_context is not None), next(iter(streams), None))
-
-
-def _check_streams(path: Path, *streams: av.stream.Stream | None) -> None:
-    there = [stream for stream in streams if stream is not None]
-    if not there:
-        raise MediaError(f"{path}: has neither a video nor an audio stream")
-    for stream in there:
-        if stream.codec_context is None:
-            raise MediaError(f"{path}: FFmpeg knows no decoder for its {stream.type} stream")
+    stream = next((stream for stream in streams if stream.codec_context is not None), None)
+    if stream is None and streams:
+        raise ValueError("FFmpeg knows no decoder for its audio stream")
+    return stream
 
 
 def _span(packet: av.Packet[Any]) -> tuple[float, float]:

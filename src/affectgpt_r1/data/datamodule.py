@@ -21,7 +21,7 @@ from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.features import FeatureStore
 from affectgpt_r1.data.layout import video_file
 from affectgpt_r1.data.leakage import check_content, check_unseen
-from affectgpt_r1.data.manifest import ManifestRow
+from affectgpt_r1.data.manifest import ManifestRow, listing
 from affectgpt_r1.data.media_state import MediaState, look_at_media
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
@@ -31,8 +31,8 @@ from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
 
 log = logging.getLogger(__name__)
 
-WORKER_TIMEOUT_SECONDS = 300
-"""How long a batch may take before a worker counts as hung in native decoder code."""
+WORKER_TIMEOUT_SECONDS = 1800
+"""How long a batch may take before a worker counts as hung; decoders that do not end are stopped much earlier."""
 
 
 class ClipDataModule(LightningDataModule):
@@ -245,12 +245,18 @@ class ClipDataModule(LightningDataModule):
             store: Is asked for them.
             share: The part of all splits' rows to look at.
         """
-        media = self.media_identities
-        return [
+        media, rows = self.media_identities, self.splits.rows()[share]
+        lacking = [
             row
-            for row in self.splits.rows()[share]
+            for row in rows
             if not store.has(row.name, media[row.name]) and not store.has_refused(row.name, media[row.name])
         ]
+        if store.damaged:
+            log.warning(
+                "%d of %d stored features in %s are damaged, and their clips are encoded again: %s",
+                *(len(store.damaged), len(rows), store.folder, listing(sorted(store.damaged))),
+            )
+        return lacking
 
     @property
     def media_identities(self) -> dict[str, str]:

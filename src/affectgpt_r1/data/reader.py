@@ -18,6 +18,7 @@ from torch import Tensor
 from affectgpt_r1.data.any_media import LONG_SECONDS, read_sound_windows, read_uniform_frames
 from affectgpt_r1.data.audio import read_audio_windows
 from affectgpt_r1.data.containers import Streams, inspect, opened, video_stream
+from affectgpt_r1.data.decoding_process import in_decoding_process
 from affectgpt_r1.data.pictures import LONGEST_EDGE, orientation
 from affectgpt_r1.data.video import (
     Frames,
@@ -81,6 +82,7 @@ def resize_found_faces(crops: Sequence[Frames], media: MediaSettings) -> Tensor:
     )
 
 
+@in_decoding_process
 def read_whole_frames(path: Path, media: MediaSettings, streams: Streams | None = None) -> Tensor:
     """Read whole frames, or the still of ``visual=image``.
 
@@ -113,6 +115,7 @@ def resize_pictures(pictures: Sequence[Frames], media: MediaSettings) -> Tensor:
     return torch.cat([resize_frames(picture[None], media.image_size) for picture in pictures])
 
 
+@in_decoding_process
 def read_pictures(path: Path, media: MediaSettings, streams: Streams | None = None) -> list[Frames]:
     """Read ``F`` uniform frames as a player shows them.
 
@@ -131,6 +134,7 @@ def read_pictures(path: Path, media: MediaSettings, streams: Streams | None = No
     return _read(path, media, streams, None)
 
 
+@in_decoding_process
 def read_sound(path: Path, media: MediaSettings, streams: Streams | None = None) -> Tensor:
     """Read audio windows ``(W, S)`` float32 at 16 kHz.
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pandas as pd
 
@@ -16,6 +14,7 @@ from affectgpt_r1.data.layout import video_file
 from affectgpt_r1.data.manifest import listing
 from affectgpt_r1.data.recognition import FOLDERS, Split, read_recognition_set, recognition_clips
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.files import replacing, write_text
 
 ANSWERS: Mapping[str, str] = {
     "contempt": "contemptuous",
@@ -87,7 +86,7 @@ def link_recognition_sets(root: Path, output: Path, sets: Sequence[str], fold: i
                 _link(video_file(output, f"{name}_{clip}"), clips[clip])
     for split, labelled in rows.items():
         table = pd.DataFrame(labelled, columns=["name", "openset"])
-        _put(output / f"{split}.csv", partial(table.to_csv, index=False))
+        write_text(output / f"{split}.csv", table.to_csv(index=False), flush=False)
 
 
 def set_of_clip(name: str) -> str:
@@ -111,12 +110,5 @@ def _check_clips(folder: Path, source: str, lacking: Sequence[str], total: int) 
 def _link(link: Path, clip: Path) -> None:
     target = str(clip.resolve())
     if not link.is_symlink() or os.readlink(link) != target:
-        _put(link, partial(os.symlink, target))
-
-
-def _put(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file elsewhere and move it to its place whole; other machines' processes may bear this one's number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}-{uuid4().hex}")
-    write(scratch)
-    os.replace(scratch, path)
+        with replacing(link, flush=False) as partial:
+            os.symlink(target, partial)

@@ -7,6 +7,7 @@ reads or refuses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from affectgpt_r1.data.containers import video_stream
+from affectgpt_r1.data.containers import opened, video_stream
 from affectgpt_r1.data.cv2_resize import cv2_resize
 from affectgpt_r1.data.pictures import squash
 from affectgpt_r1.errors import ConfigError, MediaError
@@ -32,6 +33,14 @@ FrameResize: TypeAlias = Literal["crop", "squash"]
 _MOST_CROP_PIXELS = 1 << 22  # OpenFace writes 112 by 112
 UNVERIFIED_TAIL = 2
 """Frames at the end of a container's count that may not exist; decord must not be asked for them."""
+
+
+# decord's own old FFmpeg takes no list of formats, and opens what a playlist names. It knows one by the text at its
+# start. There is none after a zero within the first six bytes, as in mp4, TS, FLV and Ogg; and the marks of Matroska,
+# AVI, ASF, MXF and GIF are as sure to it as any text.
+_NOT_TEXT = re.compile(
+    rb"[^\0]{0,5}\0|\x1aE\xdf\xa3|RIFF.{4}AVI |0&\xb2u\x8ef\xcf\x11|\x06\x0e\x2b\x34|GIF8", re.DOTALL
+)
 
 
 class VideoDecoder(Protocol):
@@ -65,9 +74,14 @@ class DecordDecoder:
         self._failures = (decord.DECORDError, RuntimeError)
         edge = -1 if size is None else size
         try:
-            self._reader = decord.VideoReader(str(path), width=edge, height=edge, num_threads=1)
-        except self._failures as error:
-            raise MediaError(f"{path}: decord cannot open it: {error}") from error
+            with path.open("rb") as file:
+                if not _NOT_TEXT.match(file.read(16)):
+                    raise MediaError(f"{path}: decord is not given a file that may be a list of other files; use pyav")
+                # By its number: a name such as `img%03d.png` would be a pattern.
+                opened_file = f"/proc/self/fd/{file.fileno()}"
+                self._reader = decord.VideoReader(opened_file, width=edge, height=edge, num_threads=1)
+        except (*self._failures, OSError) as error:
+            raise MediaError(f"{path}: decord cannot open it: {_first_line(error)}") from error
 
     @property
     def num_frames(self) -> int:
@@ -85,7 +99,7 @@ class DecordDecoder:
         try:
             frames: Frames = self._reader.get_batch(list(indices)).asnumpy()
         except self._failures as error:
-            raise MediaError(f"{self._path}: decord cannot decode it: {error}") from error
+            raise MediaError(f"{self._path}: decord cannot decode it: {_first_line(error)}") from error
         if frames.shape[0] != len(indices) or frames.ndim != 4 or frames.shape[3] != 3:
             raise MediaError(f"{self._path}: decord gave frames of shape {frames.shape}")
         return frames
@@ -129,18 +143,17 @@ class PyAVDecoder:
 
     def _decode(self, visit: Callable[[int, av.VideoFrame], None]) -> int:
         count = 0
-        try:
-            with av.open(str(self._path), metadata_errors="replace") as container:
-                stream = video_stream(container)
-                if stream is None:
-                    raise MediaError(f"{self._path}: has no video stream")
-                stream.codec_context.thread_count = 1
+        with opened(self._path) as container:
+            stream = video_stream(container)
+            if stream is None:
+                raise MediaError(f"{self._path}: has no video stream")
+            try:
                 for frame in container.decode(stream):
                     visit(count, frame)
                     count += 1
-                promised = stream.frames
-        except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"{self._path}: cannot be decoded after {count} frames: {error}") from error
+            except av.FFmpegError as error:
+                raise MediaError(f"{self._path}: cannot be decoded after {count} frames: {error}") from error
+            promised = stream.frames
         if count < promised - max(UNVERIFIED_TAIL, promised // 10):
             raise MediaError(f"{self._path}: cut short: {count} of {promised} frames decode")
         return count
@@ -260,3 +273,8 @@ def squash_still(picture: Frames, size: int) -> Frames:
 def channels_first(frames: Frames) -> Tensor:
     """``(F, H, W, 3)`` as a contiguous tensor ``(F, 3, H, W)``."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).contiguous()
+
+
+def _first_line(error: Exception) -> str:
+    """Without decord's stack trace."""
+    return str(error).partition("\n")[0]

@@ -1,19 +1,21 @@
-"""Compiled lexicons on disk, one JSON file per content, so that workbooks are parsed once a machine."""
+"""Compiled lexicons on disk, one checksum and JSON per content, so that workbooks are parsed once a machine."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from affectgpt_r1.emotion.wheels import Entry, Lexicon
+from affectgpt_r1.errors import WriteError
+from affectgpt_r1.files import write_text
 from affectgpt_r1.foreign_files import MOST_JSON_BYTES, parse_json, read_text
 
 _log = logging.getLogger(__name__)
-_COMPILER_VERSION = 2
+_COMPILER_VERSION = 3
 _BETWEEN_FORMS = "\0"
 
 
@@ -28,17 +30,25 @@ def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexic
     """
     path = cache_folder() / f"lexicon-v{_COMPILER_VERSION}-{digest}.json"
     try:
-        return lexicon_from_json(read_text(path, MOST_JSON_BYTES))
+        checksum, _, stored = read_text(path, MOST_JSON_BYTES).partition("\n")
+        if checksum != _checksum(stored.encode()):
+            raise ValueError("not what its checksum says")
+        return lexicon_from_json(stored)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         _log.debug("the cached lexicon %s is passed over: %s", path, error)
     lexicon = compile_lexicon()
     try:
-        _write_atomically(path, lexicon_to_json(lexicon))
-    except OSError as error:
+        text = lexicon_to_json(lexicon)
+        write_text(path, f"{_checksum(text.encode())}\n{text}", flush=False)
+    except WriteError as error:
         _log.debug("the lexicon is not cached: %s", error)
     return lexicon
+
+
+def _checksum(text: bytes) -> str:
+    return f"{zlib.crc32(text):08x}"
 
 
 def cache_folder() -> Path:
@@ -82,15 +92,3 @@ def lexicon_from_json(text: str) -> Lexicon:
         cluster_names=tuple(tuple(tuple(names) for names in level) for level in content["cluster_names"]),
         entries=dict(zip(forms, map(entries.__getitem__, content["entry_of_form"]), strict=True)),
     )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise

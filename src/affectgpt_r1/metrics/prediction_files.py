@@ -21,6 +21,7 @@ from affectgpt_r1.csv_format import HEADER_BYTES, spreadsheet_format
 from affectgpt_r1.emotion.extraction import Extraction
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.files import replacing
 from affectgpt_r1.foreign_files import NpyHeader, has_control_character, json_lines, npy_header, open_zip, read_member
 from affectgpt_r1.types import EmotionSet
 
@@ -264,11 +265,8 @@ def write_submission(path: Path, names: Sequence[str], labels: Sequence[EmotionS
     longest = max(range(len(items)), key=lambda index: len(items[index]))
     if 4 * len(items) * len(items[longest]) > _LARGEST_ARRAY:
         raise DataError(f"the answer to {names[longest]!r} has {len(items[longest]):,} characters; shorten it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, filenames=np.array(names, np.str_), fileitems=np.array(items, np.str_))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error})") from error
+    with replacing(path, elsewhere="choose another --output") as partial, partial.open("wb") as file:
+        np.savez_compressed(file, filenames=np.array(names, np.str_), fileitems=np.array(items, np.str_))
 
 
 def align(predictions: NamedSets, targets: NamedSets, *, subset: bool = False) -> tuple[NamedSets, NamedSets]:

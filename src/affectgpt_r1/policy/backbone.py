@@ -256,12 +256,13 @@ def convert_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
     for attribute in ("quantization_config", "_name_or_path"):
         model.config.__dict__.pop(attribute, None)
     model.hf_quantizer, model.is_quantized = None, False
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(folder)
 
 
 def load_chat_model(folder: Path) -> tuple[Any, Any]:

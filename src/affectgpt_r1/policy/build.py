@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,3 +86,26 @@ def build_modules(
     if lora is not None:
         add_lora(model, **lora)
     return model, towers, media_fusion
+
+
+def has_sizes(model: Mapping[str, Any]) -> bool:
+    """Whether a policy can be built without its weights: pretrained parts need not name their sizes.
+
+    Args:
+        model: Keywords of :func:`build_modules`, and others.
+    """
+    parts = [model[part] for part in ("language_model", "video_tower", "audio_tower")]
+    return all(part.get("pretrained") is None or "hidden_size" in part for part in parts)
+
+
+NOT_MODEL = ("tokenizer", "weights", "template", "share_prompt", "gradient_checkpointing", "vocab_size", "image")
+"""Arguments of the policy's builders that are not settings of ``model``."""
+
+MODEL_KEYS = tuple(
+    name
+    for name in dict.fromkeys(
+        (*inspect.signature(build_policy).parameters, *inspect.signature(build_modules).parameters)
+    )
+    if name not in (*NOT_MODEL, "modules")
+)
+"""Keys of ``model`` that belong to a policy: the arguments of its builders."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.encoders import Towers
 from affectgpt_r1.policy.exported_folder import SETTINGS_FILE, is_exported, read_multimodal
 from affectgpt_r1.policy.frozen_weights import frozen_weights, weights_digest, why_another
+from affectgpt_r1.policy.integrity import check_finite, load_verified
 from affectgpt_r1.policy.policy import MultimodalPolicy
 
 log = logging.getLogger(__name__)
@@ -24,26 +25,30 @@ TOWERS_PREFIX = "policy.towers."
 
 
 def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Load a checkpoint with ``weights_only=True``, so that no code in it can run.
+    """Load a checkpoint that is whole, with ``weights_only=True``, so that no code in it can run.
 
     Args:
         path: The file.
-        mmap: Leave tensors on the disk until they are used, for what reads other parts only.
+        mmap: Leave tensors on the disk until they are used, and unverified, for what reads other parts only.
 
     Raises:
-        CheckpointError: There is no such file, or it is no checkpoint of this package.
+        CheckpointError: There is no such file, it is damaged, it is no checkpoint of this package, or a weight in it
+            is NaN or infinite.
     """
     check_there(path)
     if Path(path).is_dir():
         raise CheckpointError(f"{path} is an exported folder, which init_from takes: a checkpoint is wanted here")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap or None)
-    except Exception as error:  # damaged bytes raise nearly anything: IndexError, UnicodeDecodeError, struct.error
+        checkpoint = load_verified(path, mmap=mmap)
+    except Exception as error:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({first_sentence(error)}); train that stage again"
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"{path} holds no state_dict: it is not a checkpoint of this package")
+    if not mmap:
+        check_finite(checkpoint["state_dict"], path)
+        check_finite(checkpoint.get("reference") or {}, f"{path}, reference")
     return checkpoint
 
 
@@ -83,6 +88,21 @@ def first_sentence(error: Exception) -> str:
     return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
+def check_sizes(build: Callable[[], MultimodalPolicy], path: str | Path) -> None:
+    """Compare the sizes in a checkpoint's settings with those of its tensors, before memory is taken for a policy.
+
+    Args:
+        build: Builds the policy; here on the meta device, without weights.
+        path: The checkpoint.
+
+    Raises:
+        CheckpointError: Names the first difference.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        parameters = build().trainable_parameters()
+    check_tensors(_below(read_checkpoint(path, mmap=True)["state_dict"], POLICY_PREFIX), parameters, str(path))
+
+
 def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:
     """Load what trained into a policy; its frozen parts keep their weights.
 
@@ -104,6 +124,7 @@ def load_tower_weights(towers: Towers, path: str | Path) -> None:
     if is_exported(path):
         state = _below(read_multimodal(Path(path)), "towers.")
         check_tensors(state, towers.state_dict(), str(path))
+        check_finite(state, path)
     else:
         state = _below(read_checkpoint(path)["state_dict"], TOWERS_PREFIX)
         check_tensors(state, dict(towers.named_parameters()), str(path))

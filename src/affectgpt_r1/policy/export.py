@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.backbone import merge_lora
-from affectgpt_r1.policy.build import build_policy
+from affectgpt_r1.policy.build import build_policy, has_sizes
 from affectgpt_r1.policy.exported_folder import (
+    ADAPTER_FILE,
     ADAPTER_FOLDER,
     GENERATION_FILE,
     PROCESSOR_FILE,
@@ -31,9 +34,11 @@ from affectgpt_r1.policy.exported_folder import (
     read_exported,
     read_multimodal,
     read_settings,
+    read_shapes,
     read_tensors,
 )
 from affectgpt_r1.policy.frozen_weights import base_weights, check_base, weights_digest
+from affectgpt_r1.policy.integrity import check_finite
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import Sampling
@@ -52,6 +57,9 @@ ExportKind: TypeAlias = Literal["adapter", "merged"]
 
 BASE = "language model"
 """Digest of the language model without adapters."""
+MOST_NEW_TOKENS = 1 << 17
+PROCESSOR_KEYS: Mapping[str, type] = {"modalities": list, "num_frames": int, "image_size": int, "num_windows": int}
+"""What every exported folder says of its media; newer ones say more."""
 NO_ARCHITECTURE = ("architectures", "dtype", "model_type", "transformers_version", "_name_or_path", *UNUSED)
 """Keys of a transformers configuration that say where weights come from, or how to train what is not used here."""
 
@@ -96,7 +104,9 @@ def export_policy(
         _write_adapter(policy, model, folder / ADAPTER_FOLDER)
     policy.tokenizer.save_pretrained(folder)
     towers = _write_multimodal(policy, model, folder / WEIGHTS_FILE)
-    digests = {BASE: weights_digest(base_weights(policy.language_model))}
+    files = (WEIGHTS_FILE, ADAPTER_FILE) if kind == "adapter" else (WEIGHTS_FILE,)
+    digests = {name: weights_digest(load_file(folder / name)) for name in files}
+    digests[BASE] = weights_digest(base_weights(policy.language_model))
     settings = {
         "kind": kind,
         "model": {**model, **towers},
@@ -139,7 +149,7 @@ def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], folder: P
     """Write the adapter as peft does."""
     folder.mkdir(exist_ok=True)
     adapter = {name: one for name, one in policy.language_model.state_dict().items() if "lora_" in name}
-    save_file(_stored({_peft_name(name): one for name, one in adapter.items()}), folder / "adapter_model.safetensors")
+    save_file(_stored({_peft_name(name): one for name, one in adapter.items()}), folder / Path(ADAPTER_FILE).name)
     _write(folder / "adapter_config.json", _adapter_config(model))
 
 
@@ -153,9 +163,31 @@ def load_exported(folder: str | Path) -> MultimodalPolicy:
     """
     folder = Path(folder)
     settings = read_exported(folder)
-    policy = build_policy(**settings["model"], template=PromptTemplate(**settings["template"]))
+    build = partial(build_policy, **settings["model"], template=PromptTemplate(**settings["template"]))
+    check_exported_sizes(build, folder)
+    policy = build()
     load_exported_weights(policy, folder)
     return policy.eval()
+
+
+def check_exported_sizes(build: Callable[[], MultimodalPolicy], folder: Path) -> None:
+    """Compare the sizes in an exported folder's settings with its tensors, before memory is taken for a policy.
+
+    Args:
+        build: Builds the policy; here on the meta device, without weights.
+        folder: The folder.
+
+    Raises:
+        CheckpointError: A tensor is missing, or of another shape.
+    """
+    if not has_sizes(read_exported(folder)["model"]):
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        policy = build()
+    found = read_shapes(folder / WEIGHTS_FILE)
+    for name, tensor in policy.state_dict().items():
+        if not name.startswith("language_model.") and found.get(name) != tuple(tensor.shape):
+            raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
 
 
 def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
@@ -171,7 +203,7 @@ def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
     state, adapted = read_multimodal(folder), settings["kind"] == "adapter"
     check_base(settings.get("digests", {}).get(BASE), policy.language_model, str(folder))
     if adapted:
-        adapter = read_tensors(folder / ADAPTER_FOLDER / "adapter_model.safetensors")
+        adapter = read_tensors(folder, ADAPTER_FILE)
         names = {_peft_name(name): name for name in policy.language_model.state_dict()}
         state |= {f"language_model.{names.get(name, name)}": one for name, one in adapter.items()}
     expected = {name: one for name, one in policy.state_dict().items() if not name.startswith("language_model.")}
@@ -181,6 +213,7 @@ def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
     for name, tensor in expected.items():
         if state[name].shape != tensor.shape:
             raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
+    check_finite(state, folder)
     policy.load_state_dict(state, strict=False)
 
 
@@ -194,26 +227,26 @@ def read_sampling(folder: Path) -> Sampling:
     Raises:
         CheckpointError: The folder lacks it.
     """
-    generation = read_settings(folder, GENERATION_FILE)
-    longest = int(generation["max_new_tokens"])
+    generation = read_settings(folder, GENERATION_FILE, {"max_new_tokens": int})
+    longest = generation["max_new_tokens"]
+    if not 0 < longest <= MOST_NEW_TOKENS:
+        raise CheckpointError(
+            f"{folder / GENERATION_FILE}: max_new_tokens={longest} is not from 1 to {MOST_NEW_TOKENS}"
+        )
     if not generation.get("do_sample"):
         return Sampling(temperature=0.0, max_completion_length=longest)
-    return Sampling(
-        temperature=float(generation["temperature"]),
-        top_p=float(generation["top_p"]),
-        top_k=int(generation["top_k"]),
-        max_completion_length=longest,
-        seed=generation["seed"],
-    )
+    drawn = read_settings(folder, GENERATION_FILE, {"temperature": float, "top_p": float, "top_k": int, "seed": int})
+    names = ("temperature", "top_p", "top_k", "seed")
+    return Sampling(max_completion_length=longest, **{name: drawn[name] for name in names})
 
 
-def read_processor(folder: Path) -> tuple[dict[str, Any], int]:
-    """How an exported policy's clips are read, and its limit of generation.
+def read_processor(folder: Path) -> dict[str, Any]:
+    """How an exported policy's clips are read.
 
     Raises:
-        CheckpointError: The folder lacks them.
+        CheckpointError: The folder lacks it.
     """
-    return read_settings(folder, PROCESSOR_FILE), read_settings(folder, GENERATION_FILE)["max_new_tokens"]
+    return read_settings(folder, PROCESSOR_FILE, PROCESSOR_KEYS)
 
 
 def _adapter_config(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.foreign_files import read_json
+from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.foreign_files import MOST_JSON_BYTES, parse_json, read_text
+from affectgpt_r1.policy.plain_values import read_json
 
 NOT_ARCHITECTURE = ("pretrained", "source_sha256", "dtype", "image_mean", "image_std")
 """Keys of a part that are no keywords of its transformers configuration."""
@@ -28,6 +29,9 @@ WEIGHTS = "model.safetensors"
 HUB = "https://huggingface.co"
 HUB_SECONDS = 5.0
 """How long the hub may take to answer; transformers alone tries each file six times and waits 23 s in between."""
+FOLLOWED = ("kernel_config", "transformers_weights")
+"""Keys of a ``config.json`` that name kernels or other files; transformers never follows ``auto_map`` here."""
+MOST_INDEX_BYTES = 32 << 20
 UNUSED_WEIGHTS = ("masked_spec_embed",)
 """Weights that only a training tower would read; a published file may lack them."""
 
@@ -56,10 +60,14 @@ def build_part(
     architecture = {key: value for key, value in settings.items() if key not in NOT_ARCHITECTURE}
     pretrained = settings.get("pretrained")
     if pretrained is None or torch.get_default_device().type == "meta":
-        config = config_class(**architecture)
-        build = getattr(model_class, "from_config", model_class)
-        return build(config).to(dtype)
+        try:
+            config = config_class(**architecture)
+            return getattr(model_class, "from_config", model_class)(config).to(dtype)
+        except Exception as error:  # of sizes that do not go together: whatever transformers and torch come upon
+            raise ConfigError(f"model.{part} cannot be built ({_first_line(error)}); correct its keys") from error
     source = local_weights(pretrained, weights)
+    if Path(source).is_dir():
+        check_pretrained_folder(Path(source))
     if settings.get("source_sha256") is not None and Path(source).is_dir():
         check_provenance(part, source, settings["source_sha256"])
     local = only_local(source)
@@ -75,8 +83,42 @@ def build_part(
         )
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise ConfigError(weights_missing(part, pretrained, weights, error)) from error
+    except Exception as error:  # of damaged or foreign files: whatever transformers comes upon
+        raise ConfigError(f"model.{part}: {source} cannot be loaded ({_first_line(error)}); fetch it again") from error
     _check_loaded(part, source, model, report["missing_keys"], architecture)
     return model
+
+
+def check_pretrained_folder(folder: Path) -> None:
+    """Refuse a folder whose files lead transformers to code, kernels or weights elsewhere. Nothing is loaded.
+
+    Raises:
+        CheckpointError: Names the file and what it asks for.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(f"{folder / 'adapter_config.json'} names another base model; merge the adapter first")
+    for index in folder.glob("*.index.json"):
+        files = read_json(index, "fetch it again", MOST_INDEX_BYTES).get("weight_map")
+        for name in files.values() if isinstance(files, Mapping) else [files]:
+            if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
+                raise CheckpointError(f"{index} names {str(name)[:80]!r}, which is not a file of its folder")
+    if (folder / "config.json").is_file():
+        _check_followed(read_json(folder / "config.json", "fetch it again"), folder / "config.json")
+
+
+def _check_followed(value: Any, path: Path) -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key in FOLLOWED or (key.endswith("_implementation") and inner not in (None, "eager", "sdpa")):
+                raise CheckpointError(f"{path}: {key} would load code or weights from elsewhere; take it out")
+            _check_followed(inner, path)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_followed(inner, path)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 def _check_loaded(part: str, source: str, model: Any, missing: Sequence[str], architecture: Mapping[str, Any]) -> None:
@@ -139,11 +181,11 @@ def check_provenance(part: str, folder: str, sha256: str) -> None:
     if not record.is_file():
         raise ConfigError(f"model.{part}: {folder} has no {PROVENANCE}; make it with `affectgpt-r1 convert-weights`")
     try:
-        known = read_json(record)
-        digests, made = (known["source_sha256"], known["weights_sha256"]), file_digest(Path(folder) / WEIGHTS)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"model.{part}: {folder} cannot be checked ({error!r}); convert the weights anew") from error
-    if digests != (sha256, made):
+        known = parse_json(read_text(record, MOST_JSON_BYTES))
+        source, weights = known["source_sha256"], known["weights_sha256"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{record}: damaged ({error!r}); make it with `affectgpt-r1 convert-weights`") from error
+    if source != sha256 or weights != file_digest(Path(folder) / "model.safetensors"):
         raise ConfigError(f"model.{part}: {folder} does not hold the weights of sha256 {sha256}; convert them anew")
 
 

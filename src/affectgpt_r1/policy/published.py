@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.checkpoint import first_sentence
+from affectgpt_r1.policy.integrity import check_finite, load_verified
 
 
 class Published(NamedTuple):
@@ -34,12 +36,14 @@ def read_published(path: Path) -> Published:
         path: A state dict, or a dict that holds one under ``model`` or ``state_dict``.
 
     Raises:
-        CheckpointError: There is no such file, it holds anything but tensors and plain values, or no tensors.
+        CheckpointError: There is no such file, it is damaged, it holds anything but tensors and plain values, or no
+            tensors, or one that is not finite.
     """
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}; correct the path")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # What torch wrote before 1.6 has no CRCs.
+        content = load_verified(path) if is_zipfile(path) else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise nearly anything: IndexError, UnicodeDecodeError, struct.error
         raise CheckpointError(
             f"{path} cannot be read as weights alone ({first_sentence(error)}); it is damaged, or it holds code, "
@@ -54,9 +58,5 @@ def read_published(path: Path) -> Published:
     tensors = {name: one for name, one in tensors.items() if isinstance(one, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors: it is no checkpoint of a model")
+    check_finite(tensors, path)
     return Published(tensors, config if isinstance(config, dict) else {}, epoch if isinstance(epoch, int) else None)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of :func:`read_published`."""
-    return read_published(path).tensors

@@ -156,9 +156,9 @@ def _lora(tensors: Mapping[str, Tensor], model: Mapping[str, Any], origin: str) 
     layers = {name: match[1] for name in tensors if (match := LORA_LAYER.search(name))}
     if model.get("frozen_llm") or not layers:
         raise CheckpointError(f"{origin} holds no adapters of its language model; such a policy is not built here")
-    ranks = {tensors[name].shape[0] for name in layers}
+    ranks = {tensors[name].shape[0] if tensors[name].ndim == 2 else 0 for name in layers}
     rank = model.get("lora_r", min(ranks))
-    if ranks != {rank}:
+    if list(ranks) != [rank]:
         raise CheckpointError(f"{origin}: its config says lora_r: {rank}, but its adapters have {sorted(ranks)}")
     order = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     modules = sorted(set(layers.values()), key=lambda name: order.index(name) if name in order else len(order))

@@ -18,9 +18,9 @@ from affectgpt_r1.functional.vocabulary_tiles import ACCELERATOR_COLUMNS, KEPT_L
 from affectgpt_r1.policy.build import build_modules
 
 StageName: TypeAlias = Literal["sft", "grpo"]
-StrategyName: TypeAlias = Literal["ddp", "fsdp", "deepspeed"]
+StrategyName: TypeAlias = Literal["ddp", "fsdp"]
 STAGES: tuple[StageName, ...] = ("sft", "grpo")
-STRATEGIES: tuple[StrategyName, ...] = ("ddp", "fsdp", "deepspeed")
+STRATEGIES: tuple[StrategyName, ...] = ("ddp", "fsdp")
 
 GIB = 2**30
 ADAMW_BYTES = 12
@@ -149,16 +149,13 @@ def memory_gib(size: ModelSize, work: Workload, stage: StageName, strategy: Stra
     """Peak memory of one GPU in GiB.
 
     ``ddp`` keeps everything everywhere; ``fsdp`` shares weights, gradients and moments, and makes weights and gradients
-    whole during a step, so that it pays where much trains; ``deepspeed`` (ZeRO stage 1) shares moments, and of the
-    weights that train a copy.
+    whole during a step, so that it pays where much trains.
     """
     states = ADAMW_BYTES * size.total_trainable
     reference = 4 * size.total_trainable if stage == "grpo" and work.keeps_reference else 0
     weights: float = size.weight_bytes
     if strategy != "ddp":
         states //= work.gpus
-    if strategy == "deepspeed":
-        weights += 4 * size.total_trainable  # gradients, of which the copy takes the place in what is shared
     if strategy == "fsdp" and work.gpus > 1:
         weights += size.dealt_bytes / work.gpus + 4 * size.total_trainable
     update = (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from affectgpt_r1.files import replacing
 from affectgpt_r1.policy.prompts import BOS_TOKEN, EOS_TOKEN, MEDIA_TOKENS, TURN
 
 
@@ -36,6 +37,6 @@ def build_tokenizer(texts: Iterable[str], phrases: Sequence[str], vocab_size: in
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in (TURN, *phrases)])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(path))
+    with replacing(path, elsewhere="choose another paths.data=") as partial:
+        tokenizer.save(str(partial))
     return tokenizer

@@ -6,7 +6,7 @@ moved there when complete: a process that dies half-way leaves none.
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -16,7 +16,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.files import replacing
+from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.moved import follow_artifacts
+
+log = logging.getLogger(__name__)
 
 DATABASE_NAME = "mlflow.db"
 _SQLITE_HEADER = b"SQLite format 3\x00"
@@ -35,10 +39,12 @@ def ensure_database(folder: Path) -> str:
         ``sqlite:///`` followed by the absolute path.
 
     Raises:
-        ConfigError: If the file there is no SQLite database, or the folder cannot be written or locked.
+        ConfigError: If the file there is no SQLite database or damaged, or the folder cannot be written or locked.
     """
     database = folder.resolve() / DATABASE_NAME
-    if not is_database(database):
+    if is_database(database):
+        check_intact(database)
+    else:
         with _locked(database):
             if not is_database(database):
                 _create(database)
@@ -56,6 +62,9 @@ def ensure_experiment(uri: str, name: str, artifact_root: Path) -> str:
 
     Returns:
         The experiment id.
+
+    Raises:
+        ConfigError: The experiment keeps its artifacts elsewhere.
     """
     from mlflow.tracking import MlflowClient
 
@@ -63,8 +72,10 @@ def ensure_experiment(uri: str, name: str, artifact_root: Path) -> str:
     with _locked(Path(uri.removeprefix("sqlite:///"))):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            location = artifact_root.resolve() / re.sub(r"[^\w.-]+", "_", name)
-            return str(client.create_experiment(name, artifact_location=location.as_uri()))
+            location = (artifact_root.resolve() / re.sub(r"[^\w.-]+", "_", name)).as_uri()
+            artifact_folder(location, artifact_root.parent, f"experiment_name={name}")
+            return str(client.create_experiment(name, artifact_location=location))
+        artifact_folder(experiment.artifact_location, artifact_root.parent, f"MLflow experiment {name!r}")
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
@@ -98,12 +109,16 @@ def check_intact(database: Path) -> None:
     Raises:
         ConfigError: It is damaged, or in use.
     """
-    remedy = "restore it from a copy, or move it away and log the runs anew"
+    remedy = "restore it from a copy, or move it away to log into a new one: checkpoints and run.json do not need it"
     try:
-        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        # Not read only: what a killed process left half written is rolled back.
+        uri = f"{database.resolve().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS)) as connection:
             found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-    except sqlite3.OperationalError as error:
-        raise ConfigError(f"{database}: the MLflow database cannot be read ({error}); end what uses it") from error
+    except sqlite3.OperationalError as error:  # damage also comes as "no such table" and the like
+        raise ConfigError(
+            f"{database}: the MLflow database cannot be read ({error}); end what uses it, or {remedy}"
+        ) from error
     except sqlite3.DatabaseError as error:
         raise ConfigError(f"{database}: the MLflow database is damaged ({error}); {remedy}") from error
     if found != "ok":
@@ -136,8 +151,8 @@ def _locked(database: Path) -> Iterator[None]:
 def _create(database: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    partial = database.with_name(f".{database.name}.partial")
-    partial.unlink(missing_ok=True)
-    store = SqlAlchemyStore(_uri(partial), (database.parent / "artifacts").as_uri())
-    store.engine.dispose()
-    os.replace(partial, database)
+    if database.exists():
+        log.warning("%s was empty: what runs logged there is lost; their artifacts and folders are not", database)
+    with replacing(database) as partial:
+        store = SqlAlchemyStore(_uri(partial), (database.parent / "artifacts").as_uri())
+        store.engine.dispose()

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
 
+from affectgpt_r1.console import PlainConsole
+from affectgpt_r1.files import write_text
 from affectgpt_r1.metrics.bootstrap import STATISTICS
 from affectgpt_r1.reporting.logger import mlflow_loggers
-from affectgpt_r1.reporting.plain_json import json_text
+from affectgpt_r1.reporting.plain_json import json_text, write_json
 from affectgpt_r1.reporting.tables import MEASURES, SYSTEMS, Summary, evaluation_tables, table_cells
 
 _TABLE_WIDTH = 160
@@ -30,10 +31,8 @@ def log_evaluation(loggers: Sequence[Logger], summary: Summary, folder: str | Pa
     Returns:
         The metrics that were logged.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "summary.json").write_text(json_text(summary), encoding="utf-8")
-    (folder / "tables.txt").write_text(tables_text(summary), encoding="utf-8")
+    write_json(Path(folder) / "summary.json", summary)
+    write_text(Path(folder) / "tables.txt", tables_text(summary))
     metrics = evaluation_metrics(summary)
     for logger in loggers:
         logger.log_metrics(metrics)
@@ -70,7 +69,7 @@ def evaluation_metrics(summary: Summary) -> dict[str, float]:
 def tables_text(summary: Summary) -> str:
     """Return the tables as plain text, wide enough that no row is folded."""
     with Path(os.devnull).open("w", encoding="utf-8") as sink:
-        console = Console(file=sink, record=True, width=_TABLE_WIDTH)
+        console = PlainConsole(file=sink, record=True, width=_TABLE_WIDTH)
         for table in evaluation_tables(summary):
             console.print(table)
         return console.export_text()

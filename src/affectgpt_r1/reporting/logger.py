@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +16,13 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from affectgpt_r1.clean_text import json_line
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.files import write_text
+from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
-from affectgpt_r1.reporting.plain_json import finite_or_none
+from affectgpt_r1.reporting.killed import LOCK_FILE, mark_killed, process_tags
+from affectgpt_r1.reporting.plain_json import finite_or_none, json_text
 from affectgpt_r1.reporting.provenance import command_line, flatten_config, git_tags
 
 RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
@@ -67,11 +73,11 @@ class TrackedMLFlowLogger(MLFlowLogger):
         run_name: Name of the run; MLflow draws one without it.
         stage: ``sft``, ``grpo``, ...; becomes a tag.
         run_id: A run to go on with.
-        run_folder: Folder of this run's output; the run id is kept there for a later :func:`read_run_id`.
+        run_folder: Folder of this run's output, whose lock this process holds; :meth:`keep_run_id` writes there.
         tags: More tags.
 
     Raises:
-        ConfigError: If the database cannot be made or ``run_id`` names no run in it.
+        ConfigError: If the database cannot be made, ``run_id`` names no run in it, or artifacts would go elsewhere.
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
             log_model=False,
             run_id=run_id,
         )
-        self._artifact_root = folder / "artifacts"
+        self._folder, self._artifact_root = folder, folder / "artifacts"
         self._run_folder = None if run_folder is None else Path(run_folder)
         self.status_is_set_outside = False
 
@@ -108,11 +114,21 @@ class TrackedMLFlowLogger(MLFlowLogger):
             self._reopen(self._run_id)
         else:
             self._experiment_id = ensure_experiment(str(self._tracking_uri), self._experiment_name, self._artifact_root)
+        # It would log a page for an error that is then told in one line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         client = super().experiment
-        if self._run_folder is not None:
-            self._run_folder.mkdir(parents=True, exist_ok=True)
-            (self._run_folder / _RUN_ID_FILE).write_text(f"{self._run_id}\n", encoding="utf-8")
+        lock = None if self._run_folder is None else self._run_folder / LOCK_FILE
+        if lock is not None:
+            for key, value in process_tags(lock, self._folder).items():
+                client.set_tag(self._run_id, key, value)
+        mark_killed(client, self._folder, str(self._run_id), lock)
         return client
+
+    @rank_zero_only
+    def keep_run_id(self) -> None:
+        """Write the run's id into its folder; not before the files of the run that it replaces are removed."""
+        if self._run_folder is not None:
+            write_text(self._run_folder / _RUN_ID_FILE, f"{self.run_id}\n")
 
     @property
     def save_dir(self) -> str | None:
@@ -175,7 +191,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
             self.experiment.log_batch(self.run_id, params=fresh[start : start + _PARAMS_PER_CALL])
         changed = {key: [logged[key], value] for key, value in flat.items() if logged.get(key, value) != value}
         if changed:
-            self.log_text(json.dumps(changed, indent=2, ensure_ascii=False), "config/changed_params.json")
+            self.log_text(json_text(changed), "config/changed_params.json")
 
     @rank_zero_only
     def log_table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], path: str) -> None:
@@ -190,8 +206,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
             path: Artifact path, ``….json``.
         """
         cells = [[round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in rows]
-        content = finite_or_none({"columns": columns, "data": cells})
-        self.log_text(json.dumps(content, ensure_ascii=False), path)
+        self.log_text(json_line(finite_or_none({"columns": columns, "data": cells})), path)
         shown = json.loads(self.experiment.get_run(self.run_id).data.tags.get(_TABLES_TAG, "[]"))
         shown = [table for table in shown if table["path"] != path] + [{"path": path, "type": "table"}]
         self.experiment.set_tag(self.run_id, _TABLES_TAG, json.dumps(shown[-_TABLES_SHOWN:]))
@@ -199,7 +214,11 @@ class TrackedMLFlowLogger(MLFlowLogger):
     @rank_zero_only
     def log_text(self, text: str, path: str) -> None:
         """Log ``text`` as the artifact file ``path``."""
-        self.experiment.log_text(self.run_id, text, path)
+        from mlflow.utils.file_utils import local_file_uri_to_path
+
+        # MLflow's own log_text would leave half a file on a full disk.
+        folder = local_file_uri_to_path(self.experiment.get_run(self.run_id).info.artifact_uri)
+        write_text(Path(folder) / path, text, flush=False)  # some hundred tables a run, for people
 
     @rank_zero_only
     def end(self, status: RunStatus) -> None:
@@ -218,11 +237,14 @@ class TrackedMLFlowLogger(MLFlowLogger):
         from mlflow.exceptions import MlflowException
 
         try:
+            run = self._mlflow_client.get_run(run_id)
+            artifact_folder(run.info.artifact_uri, self._artifact_root.parent, f"run_id={run_id}")
             self._mlflow_client.update_run(run_id, status="RUNNING")
         except MlflowException as error:
             raise ConfigError(
-                f"run_id={run_id}: the MLflow database {self._tracking_uri} has no such active run; "
-                "take an id from the MLflow page, or leave run_id out to start a new run"
+                f"run_id={run_id}: the MLflow database {self._tracking_uri} has no such active run; take an id from "
+                f"the MLflow page by logger.mlflow.run_id=ID, or leave it out and delete {_RUN_ID_FILE} in the run's "
+                "folder to continue in a new run"
             ) from error
 
 
@@ -232,6 +254,18 @@ def mlflow_loggers(loggers: Iterable[Logger]) -> list[TrackedMLFlowLogger]:
 
 
 def read_run_id(run_folder: str | Path) -> str | None:
-    """Return the MLflow run id that an earlier run left in ``run_folder``, None if it left none."""
+    """Return the MLflow run id that an earlier run left in ``run_folder``, None if it left none.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
     path = Path(run_folder) / _RUN_ID_FILE
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    if not path.is_file():
+        return None
+    run_id = path.read_bytes().strip()
+    if not re.fullmatch(rb"[0-9a-f]{32}", run_id):
+        raise ConfigError(
+            f"{path}: damaged, it holds no MLflow run id; take the id from the MLflow page by logger.mlflow.run_id=ID, "
+            "or delete the file to continue in a new MLflow run"
+        )
+    return run_id.decode()

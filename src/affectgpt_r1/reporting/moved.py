@@ -30,7 +30,7 @@ def follow_artifacts(database: Path) -> list[str]:
             found = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         except sqlite3.DatabaseError:
             return []  # damaged, or none of MLflow's: whoever reads it says so
-        moved = [old for (old,) in found if old and _own_folder(old, home) not in (None, _path(old))]
+        moved = [str(old) for (old,) in found if old and _own_folder(str(old), home) not in (None, _path(str(old)))]
         try:
             with connection:
                 for old in moved:
@@ -55,8 +55,11 @@ def _own_folder(location: str, home: Path) -> Path | None:
     """The folder of an experiment beside the database; None if there is none, or it is no folder of this kind."""
     path = _path(location)
     own = home / path.name
-    return own if path.parent.name == ARTIFACTS and own.is_dir() else None
+    return own if path.parent.name == ARTIFACTS and path.name != ".." and own.is_dir() else None
 
 
 def _path(location: str) -> Path:
-    return Path(unquote(urlparse(location).path))
+    try:
+        return Path(unquote(urlparse(location).path))
+    except ValueError:  # of a server, and not even a URI
+        return Path(location)

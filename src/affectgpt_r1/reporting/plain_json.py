@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from affectgpt_r1.clean_text import printable_json
+from affectgpt_r1.files import ELSEWHERE, write_text
 
 
 def finite_or_none(value: Any) -> Any:
@@ -25,11 +27,9 @@ def finite_or_none(value: Any) -> Any:
 
 def json_text(content: Any) -> str:
     """``content`` as indented JSON with a closing line break."""
-    return json.dumps(finite_or_none(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return printable_json(json.dumps(finite_or_none(content), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write :func:`json_text` to ``path``, which a reader finds whole, old or new, at any moment."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json_text(content), encoding="utf-8")
-    os.replace(partial, path)
+def write_json(path: Path, content: Any, elsewhere: str = ELSEWHERE) -> None:
+    """Write :func:`json_text` to ``path``, whole or not at all; see :func:`~affectgpt_r1.files.write_text`."""
+    write_text(path, json_text(content), elsewhere=elsewhere)

@@ -16,6 +16,9 @@ PARAM_CHARACTERS = 250
 
 _TAG_CHARACTERS = 5000
 
+NO_COMMANDS = ("--no-pager", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+"""Options that keep Git from starting what a repository's configuration names."""
+
 
 def git_tags(folder: Path | None = None) -> dict[str, str]:
     """Return ``git_commit`` and ``git_dirty`` of the repository that tracks ``folder``.
@@ -33,9 +36,11 @@ def git_tags(folder: Path | None = None) -> dict[str, str]:
     folder = folder or Path(__file__).parent
     commit = _git(folder, "rev-parse", "HEAD")
     tracked = _git(folder, "ls-files", "--", ".")
+    # Only of a repository that tracks this code: `status` runs the filters that a repository's configuration names.
     # `-z`: names with blanks or accents are not quoted.
-    changes = _git(folder, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
-    if commit is None or changes is None or not tracked:
+    status = ("status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
+    changes = _git(folder, *status) if tracked else None
+    if commit is None or changes is None:
         return {"git_commit": "unknown", "git_dirty": "unknown"}
     entries = changes.split("\0")
     dirty = any(entry and not entry.startswith("?? ") for entry in entries) or any(
@@ -83,7 +88,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, check=False, env=env, errors="replace"
+            ["git", *NO_COMMANDS, "-C", str(folder), *arguments],
+            capture_output=True,
+            check=False,
+            env={**env, "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"},
+            errors="replace",
         )
     except FileNotFoundError:
         return None

@@ -7,7 +7,6 @@ from math import isnan
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 _COLUMNS = {"f1": "F", "precision": "P", "recall": "R"}
 
@@ -29,8 +28,8 @@ def _means(report: Mapping[str, Any], level: int) -> Table:
     key = f"mean_level{level}"
     table.add_row("predictions", *_cells(report, key))
     constant, frequent = report["baselines"]["constant"], report["baselines"]["frequent"]
-    table.add_row(Text(f"always “{', '.join(constant['words'])}”"), *_cells(constant, key))
-    table.add_row(Text(f"always “{', '.join(frequent['words'])}” (most frequent targets)"), *_cells(frequent, key))
+    table.add_row(f"always “{', '.join(constant['words'])}”", *_cells(constant, key))
+    table.add_row(f"always “{', '.join(frequent['words'])}” (most frequent targets)", *_cells(frequent, key))
     table.caption = "95 % bootstrap intervals over samples. The metric rewards constant answers: compare with them."
     return table
 

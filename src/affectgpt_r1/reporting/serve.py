@@ -9,22 +9,29 @@ import sys
 from pathlib import Path
 
 from affectgpt_r1 import REPOSITORY
+from affectgpt_r1.clean_text import message
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.reporting.database import ensure_database
+from affectgpt_r1.reporting.artifacts import check_artifact_places
+from affectgpt_r1.reporting.database import DATABASE_NAME, ensure_database
 
 HOST = "127.0.0.1"
 
 
 def server_command(folder: Path, port: int) -> list[str]:
-    """The ``mlflow server`` command for the database in ``folder``, bound to this machine.
+    """Return the ``mlflow server`` command for the database in ``folder``, bound to this machine.
 
     Args:
         folder: The outputs folder.
         port: TCP port.
+
+    Raises:
+        ConfigError: There can be no database, or it names artifacts elsewhere.
     """
+    uri = ensure_database(folder)
+    check_artifact_places(folder / DATABASE_NAME)
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)),
-        *("--backend-store-uri", ensure_database(folder), "--artifacts-destination", str(folder / "artifacts")),
+        *("--backend-store-uri", uri, "--artifacts-destination", str(folder / "artifacts")),
     ]
 
 
@@ -58,10 +65,10 @@ def main() -> None:
         command = server_command(arguments.outputs.resolve(), arguments.port)
         check_port(arguments.port)
     except ConfigError as error:
-        parser.exit(2, f"error: {error}\n")
+        parser.exit(2, f"error: {message(error)}\n")
     # MLflow opens on its pages for language-model applications; the runs are on these.
     print(f"http://{HOST}:{arguments.port}/#/experiments?workflowType=machine_learning", flush=True)
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
     os.execv(command[0], command)
 
 

@@ -1,12 +1,12 @@
 """Sweeps in MLflow: one parent run a sweep, one child run a cell, and what a killed process left behind.
 
-Whoever trains a cell or leads a sweep holds a file lock of its name, which the system drops with the process, however
-it ends. A run that says RUNNING while its lock is free therefore has no process.
+Whoever trains a cell or leads a sweep holds a file lock of its name, which the system drops with the process.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.database import ensure_database, ensure_experiment
+from affectgpt_r1.reporting.killed import mark_killed, process_tags
 from affectgpt_r1.reporting.logger import RunStatus
 from affectgpt_r1.reporting.plain_json import json_text
 from affectgpt_r1.reporting.provenance import command_line, git_tags
@@ -43,7 +45,7 @@ class SweepRuns:
         uri = ensure_database(Path(outputs))
         self._experiment_id = ensure_experiment(uri, experiment_name, Path(outputs) / "artifacts")
         self._client: Any = MlflowClient(uri)
-        self._locks = Path(locks)
+        self._locks, self._outputs = Path(locks), Path(outputs)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -75,25 +77,8 @@ class SweepRuns:
         return float(self._client.get_run(run_id).data.metrics[TEST_SCORE])
 
     def mark_killed(self) -> list[str]:
-        """Set KILLED on every run that says RUNNING and has no process; their run ids."""
-        killed = []
-        for run in self._search("attributes.status = 'RUNNING'"):
-            tags = run.data.tags
-            name = tags.get(HASH) or (sweep_lock(tags[SWEEP]) if tags.get(KIND) == "sweep" else None)
-            if name is None:
-                continue
-            lock = self._lock(name)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
-                self._client.set_terminated(run.info.run_id, "KILLED")
-            finally:
-                lock.release()
-            log.warning("%s had lost its process; it is marked KILLED", run.info.run_name)
-            killed.append(str(run.info.run_id))
-        return killed
+        """See :func:`~affectgpt_r1.reporting.killed.mark_killed`."""
+        return mark_killed(self._client, self._outputs)
 
     def find_sweep(self, name: str) -> str | None:
         """Run id of a sweep's parent run, None if it has none."""
@@ -114,11 +99,13 @@ class SweepRuns:
         tags = {
             **{KIND: "sweep", SWEEP: name, BASELINE: baseline, "affectgpt.synthetic": str(synthetic).lower()},
             **{"command": command_line(), **git_tags()},
+            **process_tags(self._locks / f"{sweep_lock(name)}.lock", self._outputs),
         }
         run_id = self.find_sweep(name)
         if run_id is None:
             run = self._client.create_run(self._experiment_id, tags=tags, run_name=name)
             return str(run.info.run_id)
+        self._folder_of(run_id)
         self._client.update_run(run_id, status="RUNNING")
         for key, value in tags.items():
             self._client.set_tag(run_id, key, value)
@@ -134,7 +121,8 @@ class SweepRuns:
         """
         rows = []
         for clip in clips:
-            files = [f"{clip['name']}-{index}.png" for index in range(len(frames[clip["name"]]))]
+            stem = re.sub(r"[^\w.-]", lambda found: f"_{ord(found[0]):x}_", clip["name"])  # a name may hold a slash
+            files = [f"{stem}-{index}.png" for index in range(len(frames[clip["name"]]))]
             for file, frame in zip(files, frames[clip["name"]], strict=True):
                 self._client.log_image(run_id, frame, artifact_file=f"clips/{file}")
             rows.append({**clip, "frames": files})
@@ -142,7 +130,7 @@ class SweepRuns:
 
     def has_clips(self, run_id: str) -> bool:
         """Whether :meth:`log_clips` has been here."""
-        return any(file.path == "clips/clips.json" for file in self._client.list_artifacts(run_id, "clips"))
+        return (self._folder_of(run_id) / "clips" / "clips.json").is_file()
 
     def close_sweep(self, run_id: str, cells: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
         """Write ``cells.json`` and the parent run's final status.
@@ -156,6 +144,10 @@ class SweepRuns:
         if cells:
             self._client.log_text(run_id, json_text(cells), "cells.json")
         self._client.set_terminated(run_id, status)
+
+    def _folder_of(self, run_id: str) -> Path:
+        """Where a run's artifacts are; a ConfigError if that is not below the outputs folder."""
+        return artifact_folder(self._client.get_run(run_id).info.artifact_uri, self._outputs, f"MLflow run {run_id}")
 
     def _lock(self, name: str) -> FileLock:
         self._locks.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from rich.table import Table
-from rich.text import Text
 
 from affectgpt_r1.metrics.bootstrap import STATISTICS
 
@@ -49,7 +48,7 @@ def comparison_table(summary: Summary) -> Table:
     """Return one row a system and baseline: F, P and R in points with 95 % intervals."""
     table = _table(summary, f"Level-1 emotion-wheel score, {summary['lexicon']} lexicon", ["system", "F", "P", "R"])
     for name, system in _all_systems(summary).items():
-        table.add_row(Text(name), *(_score(system, key) for key in STATISTICS))
+        table.add_row(name, *(_score(system, key) for key in STATISTICS))
     if summary["synthetic"]:
         table.caption = "\n".join(filter(None, (SYNTHETIC_NOTE, _notes(summary))))
     return table
@@ -69,7 +68,7 @@ def wheel_table(summary: Summary) -> Table:
     wheels = list(dict.fromkeys(wheel for system in systems.values() for wheel in system["wheels"]))
     table = _table(summary, "F by wheel", ["system", *wheels])
     for name, system in systems.items():
-        table.add_row(Text(name), *(_points(system["wheels"].get(wheel, {}).get("f1")) for wheel in wheels))
+        table.add_row(name, *(_points(system["wheels"].get(wheel, {}).get("f1")) for wheel in wheels))
     return table
 
 
@@ -102,7 +101,7 @@ def run_table(summary: Summary) -> Table:
     for name, run in summary.get("runs", {}).items():
         cells = (run["checkpoint"], run["stage"], run["step"], run["seed"], (run["git_commit"] or _ABSENT)[:7])
         state = "finished" if run["finished"] else "unfinished"
-        table.add_row(_shown(name), *(Text(_ABSENT if cell is None else str(cell)) for cell in cells), state)
+        table.add_row(_shown(name), *(_ABSENT if cell is None else str(cell) for cell in cells), state)
     return table
 
 

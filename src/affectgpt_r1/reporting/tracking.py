@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -12,6 +13,8 @@ from types import FrameType
 from lightning.pytorch.loggers import Logger
 
 from affectgpt_r1.reporting.logger import Terminated, mlflow_loggers, status_of
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -46,7 +49,17 @@ def tracked_run(loggers: Iterable[Logger] = ()) -> Iterator[None]:
             with _uninterrupted():
                 for logger in tracked:
                     logger.status_is_set_outside = False
-                    logger.end(status)
+                    try:
+                        logger.end(status)
+                    except Exception as failed:
+                        if error is None:
+                            raise
+                        # A full disk, say: what ended the run is the error to tell, and the next start sets KILLED.
+                        log.warning("MLflow run %s: its status cannot be set (%s)", logger.run_id, _first_line(failed))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 TITLES = {
     "mer2023": "MER2023",
@@ -50,7 +49,7 @@ def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
             _clips(figures),
             _points(figures["published"]),
             _points(figures["corrected"]),
-            Text(_more(figures)),
+            _more(figures),
         )
     table.add_section()
     mean = summary["mean"]
@@ -72,8 +71,8 @@ def recognition_rich_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
     table.add_column("labels")
     for name, figures in scores.items():
         shares = [_points(figures[key]) for key in ("war", "uar", "unparsed_share")]
-        table.add_row(_RECOGNITION_TITLES[name], f"{figures['num_clips']:,}", *shares, Text(figures["source"]))
-    table.caption = Text("An answer with several labels, or with one that is no class of the set, is wrong.")
+        table.add_row(_RECOGNITION_TITLES[name], f"{figures['num_clips']:,}", *shares, figures["source"])
+    table.caption = "An answer with several labels, or with one that is no class of the set, is wrong."
     return table
 
 
@@ -95,14 +94,14 @@ def _mean_of(summary: Mapping[str, Any]) -> str:
     return f"mean of {len(summary['sets'])} of the nine" if summary["missing"] else "mean of nine"
 
 
-def _missing(summary: Mapping[str, Any]) -> Text:
+def _missing(summary: Mapping[str, Any]) -> str:
     if not summary["missing"]:
-        return Text("")
+        return ""
     titles = [TITLES[name] for name in summary["missing"]]
-    return Text(f"not comparable with a mean of nine; not scored:\n{', '.join(titles)}")
+    return f"not comparable with a mean of nine; not scored:\n{', '.join(titles)}"
 
 
-def _caption(summary: Mapping[str, Any]) -> Text:
+def _caption(summary: Mapping[str, Any]) -> str:
     checkpoints = summary["checkpoints"]
     scored = (
         "Here, one checkpoint was scored; none was picked by set."
@@ -110,7 +109,7 @@ def _caption(summary: Mapping[str, Any]) -> Text:
         else f"Here, out of {', '.join(checkpoints['names'])}; corrected: {checkpoints['chosen']}."
     )
     notes = dict(summary["notes"])
-    return Text("\n".join([f"{notes.pop('checkpoint')} {scored}", *notes.values()]))
+    return "\n".join([f"{notes.pop('checkpoint')} {scored}", *notes.values()])
 
 
 def _points(value: float) -> str:

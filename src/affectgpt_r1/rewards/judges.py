@@ -71,7 +71,7 @@ class RecordedCuesJudge:
         try:
             rows = [row for _, row in json_lines(self.path)]
             return {row["name"]: frozenset(phrase.lower() for phrase in row["cue_phrases"]) for row in rows}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{self.path} cannot be read as recorded cues ({error!r}): run `make demo-data`, or choose judge=url"
             ) from error

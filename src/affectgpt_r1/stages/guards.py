@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from affectgpt_r1.clean_text import json_line
 from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
+from affectgpt_r1.files import write_text
 from affectgpt_r1.types import ClipBatch, StageOutput
 
 CAUSES = "check init_from, model.lora.target_modules and what model= freezes: the loss must reach a weight that trains"
@@ -149,8 +150,7 @@ def check_finite(
         for record in output.records
     ] or [{"name": name, "target": ", ".join(words)} for name, words in zip(batch.names, batch.labels, strict=True)]
     path = folder / f"nonfinite_step_{step:06d}.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(map(json_line, rows)))
     found = ", ".join(f"{name} = {value}" for name, value in values.items())
     clips = ", ".join(dict.fromkeys(str(row["name"]) for row in rows))
     raise TrainingError(f"Step {step}: {found} on {clips}; clips and completions are in {path}. {remedy}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -87,10 +89,10 @@ class HackingProbe:
 
 
 def spearman(first: Tensor, second: Tensor) -> float | None:
-    """Spearman's rank correlation: Pearson's of the ranks, ties sharing their mean rank.
+    """Spearman's rank correlation of the pairs that have both values.
 
     Args:
-        first: ``(N,)``; pairs with a NaN are left out.
+        first: ``(N,)``, on the CPU; pairs with a NaN are left out.
         second: ``(N,)``.
 
     Returns:
@@ -99,16 +101,10 @@ def spearman(first: Tensor, second: Tensor) -> float | None:
     both = ~(first.isnan() | second.isnan())
     if both.sum() < 2:
         return None
-    ranks = torch.stack([_ranks(first[both]), _ranks(second[both])]).double()
-    centred = ranks - ranks.mean(1, keepdim=True)
-    norms = centred.norm(dim=1)
-    return None if (norms == 0).any() else float(centred[0] @ centred[1] / norms.prod())
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Ranks from 1, ties sharing their mean."""
-    ordered = values.sort().values
-    return (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True) + 1) / 2.0
+    x, y = first[both].numpy(), second[both].numpy()
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(stats.spearmanr(x, y).statistic)
 
 
 def _constant_completion(words: EmotionSet, thinks: bool) -> Completion:

@@ -1,8 +1,10 @@
 import errno
+import os
 import resource
 import shutil
 import warnings
 from math import inf, nan
+from pathlib import Path
 
 import pytest
 import torch
@@ -277,6 +279,9 @@ def test_a_run_of_nothing_but_nan_does_not_end_as_if_all_were_well(tmp_path, tin
     with pytest.raises(TrainingError, match="val/f1 was NaN or infinite in all 3 validations"):
         fit(tiny_module((nan, nan, inf)), _checkpoints(tmp_path), plugins=[AtomicCheckpointIO()])
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+    # Killed after that validation, it has nothing to train when it is resumed, and must not end as if all were well.
+    with pytest.raises(TrainingError, match="val/f1 was NaN or infinite in all 3 validations"):
+        fit(tiny_module(()), _checkpoints(tmp_path), plugins=[AtomicCheckpointIO()], ckpt_path="last")
 
 
 @pytest.mark.parametrize(
@@ -358,3 +363,56 @@ def test_a_run_that_is_killed_in_a_validation_validates_again(tmp_path, tiny_mod
     later = {None: (0.5, 0.7, 0.9), 6: (0.7, 0.9), 11: (0.9,)}[resumed_from]
     fit(tiny_module(later), checkpoints, plugins=plugins, ckpt_path=None if resumed_from is None else str(last))
     assert _score_and_step(tmp_path) == (0.9, 12)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """Its file first, then its name, then the folder that holds the name; the temporary name has the process in it."""
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(Path(os.readlink(f"/proc/self/fd/{number}")).name))
+    replace = os.replace
+
+    def moved(source, target):
+        done.append(f"{Path(source).name} -> {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", moved)
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "run" / "last.ckpt")
+    partial = done[0]
+    assert partial.startswith(f".{os.getpid()}-")
+    assert done == [partial, f"{partial} -> last.ckpt", "run"]
+
+
+def test_what_killed_processes_left_half_written_is_removed(tmp_path, tiny_module, fit):
+    for name in (".12-ab.partial", "last.ckpt.partial", "notes"):
+        (tmp_path / name).write_bytes(b"half")
+    fit(tiny_module((0.5,)), _checkpoints(tmp_path), plugins=[AtomicCheckpointIO()], max_epochs=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt", "notes"]
+
+
+def test_a_damaged_best_is_not_compared_with(tmp_path, tiny_module, fit):
+    plugins = [AtomicCheckpointIO()]
+    fit(tiny_module((0.5,)), _checkpoints(tmp_path), plugins=plugins, max_epochs=1)
+    weight = torch.load(tmp_path / "best.ckpt")["state_dict"]["weight.weight"]
+    content = bytearray((tmp_path / "best.ckpt").read_bytes())
+    content[content.index(weight.numpy().tobytes())] ^= 1
+    (tmp_path / "best.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"best\.ckpt: damaged.*move it away"):
+        fit(tiny_module((0.9,)), _checkpoints(tmp_path), plugins=plugins, ckpt_path="last")
+
+
+def test_a_run_killed_between_its_best_and_its_last_checkpoint_continues_from_either(tmp_path, tiny_module, fit):
+    """Both hold what there was after the validation, so either gives the weights of a run that never stopped."""
+
+    def model(scores):
+        torch.manual_seed(3)
+        return tiny_module(scores)
+
+    options = {"plugins": [AtomicCheckpointIO()], "val_check_interval": 2}
+    scores = [0.5, 0.9, 0.3, 0.4, 0.6, 0.7]
+    whole = fit(model(scores), [], data=Resumable(), **options).lightning_module
+    fit(model(scores), _checkpoints(tmp_path), data=Resumable(), max_steps=4, **options)
+    (tmp_path / "last.ckpt").unlink()
+    best = str(tmp_path / "best.ckpt")
+    resumed = fit(model(scores[2:]), _checkpoints(tmp_path), data=Resumable(), ckpt_path=best, **options)
+    assert torch.equal(resumed.lightning_module.weight.weight, whole.weight.weight)
+    assert _score_and_step(tmp_path) == (0.9, 4)

@@ -3,10 +3,10 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 
 from affectgpt_r1.callbacks import completions
 from affectgpt_r1.callbacks.completions import CompletionsTable, completion_rows
+from affectgpt_r1.console import PlainConsole as Console
 from affectgpt_r1.types import CompletionRecord
 
 

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.callbacks import Timer
-from rich.console import Console
 
 from affectgpt_r1.callbacks import progress
 from affectgpt_r1.callbacks.progress import (
@@ -15,6 +14,7 @@ from affectgpt_r1.callbacks.progress import (
     time_limit_left,
     total_steps,
 )
+from affectgpt_r1.console import PlainConsole as Console
 
 
 def _trainer(**values):

@@ -78,3 +78,30 @@ def test_the_time_that_a_run_may_take_includes_its_earlier_parts(tmp_path, tiny_
     callbacks = [RunTotals(), BestCheckpoint(tmp_path), LastCheckpoint(tmp_path)]
     assert fit(tiny_module(), callbacks, ckpt_path="last", **limit).global_step == steps
     assert callbacks[0].resumed_at == [4]
+
+
+def test_a_run_resumed_after_its_last_validation_knows_its_metrics(tmp_path, tiny_module, fit):
+    """Killed before its record was written, it has nothing more to log."""
+
+    def callbacks():
+        return [RunTotals(), BestCheckpoint(tmp_path), LastCheckpoint(tmp_path)]
+
+    whole, again = callbacks(), callbacks()
+    metrics = fit(tiny_module((0.5, 0.7)), whole, max_epochs=2).callback_metrics
+    assert metrics["val/f1"] == pytest.approx(0.7)
+    trainer = fit(tiny_module(()), again, max_epochs=2, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert trainer.callback_metrics == metrics
+    assert again[1].best_model_score == whole[1].best_model_score
+
+
+def test_a_run_may_be_judged_by_a_metric_that_is_logged_before_the_checkpoint_only(tmp_path, tiny_module, fit):
+    """As one of training steps is, where a run is resumed within an accumulated step that a validation divides."""
+
+    def run(losses, **options):
+        module = tiny_module(())
+        module.on_validation_epoch_end = lambda: losses and module.log("train/judged", losses.pop(0))
+        callbacks = [RunTotals(), BestCheckpoint(tmp_path, "train/judged", "min"), LastCheckpoint(tmp_path)]
+        return fit(module, callbacks, **options).callback_metrics["train/judged"]
+
+    assert run([0.5, 0.25], max_epochs=2) == 0.25
+    assert run([], max_epochs=3, ckpt_path=str(tmp_path / "last.ckpt")) == 0.25

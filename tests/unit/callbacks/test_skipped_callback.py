@@ -4,7 +4,8 @@ import logging
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from affectgpt_r1.callbacks.skipped import UnreadableClips
+from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from affectgpt_r1.callbacks.skipped import UnreadableClips, _csv
 from affectgpt_r1.data.skipped import SkippedClips
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import SkippedClip
@@ -55,3 +56,21 @@ def test_few_clips_are_judged_at_the_end_only(tmp_path, tiny_module, fit, caplog
         fit(module, [UnreadableClips(tmp_path, max_share=0.03, judge_after=100)])
     assert module.trainer.global_step == 12
     assert caplog.text.count("clips drawn could not be read") == 1
+
+
+def test_the_list_holds_no_formula_and_no_control_character():
+    rows = [("=cmd|x", "a.mp4: \x1b]0;t\x07, -1 s"), ("a\r=1", "-3.4")]
+    assert list(csv.reader(_csv(rows).splitlines())) == [
+        ["name", "reason"],
+        ["'=cmd|x", r"a.mp4: \x1b]0;t\x07, -1 s"],
+        [r"a\r=1", "-3.4"],
+    ]
+
+
+def test_a_run_that_was_killed_after_its_last_step_reports_when_it_is_resumed(tmp_path, tiny_module, fit):
+    last = LastCheckpoint(tmp_path / "checkpoints")
+    fit(tiny_module(), [last], plugins=[AtomicCheckpointIO()])
+    callbacks = [UnreadableClips(tmp_path, max_share=0.03), LastCheckpoint(tmp_path / "checkpoints")]
+    path = str(tmp_path / "checkpoints" / "last.ckpt")
+    fit(_module(tiny_module, 97), callbacks, plugins=[AtomicCheckpointIO()], ckpt_path=path)
+    assert (tmp_path / "unreadable_clips.csv").read_text().splitlines()[1] == 'clip_a,"a.mp4: truncated, 12 frames"'

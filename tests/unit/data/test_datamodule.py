@@ -194,6 +194,29 @@ def test_the_feature_store_fills_once_and_replaces_media(root, tmp_path):
     assert all(torch.equal(batch.features[key], value) for key, value in encode(media_batch).items())
 
 
+def test_damaged_features_are_all_encoded_again_and_counted_in_one_line(root, tmp_path, caplog):
+    options = {"feature_store": str(tmp_path / "store"), "visual": "face"}
+    datamodule = ready(root, **options)
+    store = datamodule.open_feature_store("towers")
+    fill_feature_store(datamodule, lambda missing: encode)
+    whole = {path: path.read_bytes() for path in store.folder.rglob("*.safetensors")}
+    features = {path: store.read(path.stem) for path in whole}
+    for path in list(whole)[:3]:
+        path.write_bytes(whole[path][:100])
+    for path in list(whole)[3:5]:
+        path.write_bytes(bytes(len(whole[path])))
+    again, asked = ready(root, **options), []
+    again.open_feature_store("towers")
+    fill_feature_store(again, lambda missing: asked.append(missing) or encode)
+    assert asked == [5]
+    assert [one.message for one in caplog.records if "damaged" in one.message] == [
+        f"5 of 12 stored features in {store.folder} are damaged, and their clips are encoded again: "
+        + ", ".join(sorted(path.stem for path in list(whole)[:5]))
+    ]
+    for path, stored in features.items():
+        assert all(torch.equal(value, stored[key]) for key, value in store.read(path.stem).items())
+
+
 def test_filling_fails_above_the_share_and_does_not_retry(root, tmp_path):
     (root / "audio" / "sample_02.wav").write_bytes(b"")
     datamodule = ready(root, feature_store=str(tmp_path / "store"))

@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from affectgpt_r1.data.features import FeatureStore, store_features
-from affectgpt_r1.errors import DataError, MediaError
+from affectgpt_r1.errors import DataError, MediaError, WriteError
 from affectgpt_r1.types import ClipBatch, SkippedClip
 
 
@@ -30,8 +33,42 @@ def test_absent_and_damaged_features_are_named(tmp_path):
         store.read("a")
     store.write("a", {"video": torch.zeros(1)})
     next(tmp_path.rglob("*.safetensors")).write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"a\.safetensors: .*delete it"):
+    with pytest.raises(DataError, match=r"a\.safetensors: .*the same command encodes its clip again"):
         store.read("a")
+
+
+def damages(content: bytes) -> dict[str, bytes]:
+    half, bits = len(content) // 2, bytearray(content)
+    bits[-7] ^= 1
+    return {
+        "cut": content[:half],
+        "empty": b"",
+        "zeroed": bytes(len(content)),
+        "noise": content[:half] + np.random.default_rng(1).bytes(half),
+        "flipped": bytes(bits),
+        "flipped header": content.replace(b"crc32", b"crc33").replace(b'"shape":[64]', b'"shape":[32]'),
+        "deep header": (1 << 19).to_bytes(8, "little") + b"[" * (1 << 19),
+    }
+
+
+@pytest.mark.parametrize("kind", damages(b"x" * 64))
+def test_a_damaged_file_counts_as_missing_and_is_named(tmp_path, kind):
+    store = FeatureStore(tmp_path)
+    store.write("a", {"video": torch.arange(64.0)}, "seen")
+    assert store.has("a", "seen")
+    path = next(tmp_path.rglob("*.safetensors"))
+    path.write_bytes(damages(path.read_bytes())[kind])
+    assert not store.has("a", "seen")
+    assert store.damaged == ["a"]
+    with pytest.raises(DataError, match="damaged"):
+        store.read("a")
+
+
+def test_features_without_a_checksum_are_of_an_older_version(tmp_path):
+    store = FeatureStore(tmp_path)
+    store.write("a", {"video": torch.zeros(2)})
+    save_file({"video": torch.ones(2)}, next(tmp_path.rglob("*.safetensors")), {"media": "seen"})
+    assert store.has("a", "seen")
 
 
 def test_a_failing_write_leaves_the_earlier_features(tmp_path, monkeypatch):
@@ -40,10 +77,10 @@ def test_a_failing_write_leaves_the_earlier_features(tmp_path, monkeypatch):
 
     def full_disk(tensors, path, metadata):
         path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("affectgpt_r1.data.features.save_file", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(WriteError, match=r"a\.safetensors: .*No space left on device; make room.* paths.features="):
         store.write("a", {"video": torch.ones(2)})
     assert store.read("a")["video"].tolist() == [0, 0]
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1

@@ -101,7 +101,7 @@ def test_truncated_mp4(tmp_path, write_mp4, kept):
 def test_text_or_nothing_named_mp4(tmp_path, content):
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
-    with pytest.raises(MediaError, match=r"a\.mp4: cannot be decoded"):
+    with pytest.raises(MediaError, match=r"a\.mp4: cannot be read as video or sound"):
         read_frames(path)
 
 

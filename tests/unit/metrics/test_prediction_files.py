@@ -10,7 +10,7 @@ import pytest
 
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.errors import DataError, WriteError
 from affectgpt_r1.metrics.prediction_files import NamedSets, align, read_named_sets, write_submission
 
 LEXICON = load_lexicon("bundled")
@@ -228,7 +228,7 @@ def test_submissions_that_cannot_be_written(tmp_path):
     with pytest.raises(DataError, match="the answer to 'b' has 100,000 characters"):
         write_submission(tmp_path / "t-openset.npz", ["a", "b"] * 1000, [(), ("x" * 100_000,)] * 1000)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         write_submission(tmp_path / "file" / "t-openset.npz", ["a"], [()])
 
 

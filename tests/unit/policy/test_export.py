@@ -125,3 +125,11 @@ def test_what_cannot_be_exported_or_loaded(make_policy, tiny_config, tmp_path):
     (folder / "affectgpt_r1.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match=r"fusion\.multi\.\S+ does not fit"):
         load_exported(folder)
+
+
+def test_exported_weights_that_are_not_finite_are_named(make_policy, tiny_config, tmp_path):
+    policy = make_policy()
+    with torch.no_grad():
+        next(policy.fusion.parameters())[0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"out: fusion\.\S+ is NaN or infinite"):
+        load_exported(write(policy, tiny_config, tmp_path / "out", "merged"))

@@ -122,5 +122,5 @@ def test_code_that_comes_with_weights_does_not_run(toy_config, weights, tmp_path
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"source_sha256": 1}', "[" * 100_000])
 def test_a_damaged_record_of_conversion_is_one_error(tmp_path, text):
     (tmp_path / pretrained.PROVENANCE).write_text(text)
-    with pytest.raises(ConfigError, match=r"cannot be checked .*; convert the weights anew"):
+    with pytest.raises(ConfigError, match=r"damaged .*; make it with `affectgpt-r1 convert-weights`"):
         pretrained.check_provenance("language_model", str(tmp_path), "0" * 64)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from lightning.pytorch.loggers import CSVLogger
 
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, WriteError
 from affectgpt_r1.reporting.logger import TrackedMLFlowLogger, mlflow_loggers, read_run_id
 from affectgpt_r1.reporting.provenance import flatten_config, git_tags
 
@@ -91,6 +91,7 @@ def test_resumed_run_goes_on_and_takes_changed_params(outputs, logger, read_arti
     logger.log_config({"seed": 1, "trainer": {"max_steps": 10}})
     logger.log_metrics({"train/loss": 2.0}, step=10)
     logger.end("FAILED")
+    logger.keep_run_id()
     resumed = TrackedMLFlowLogger(outputs, "demo", run_id=read_run_id(outputs / "run"))
     resumed.start()
     assert _run(resumed).info.status == "RUNNING"
@@ -136,3 +137,22 @@ def test_list_of_tables_stays_short_enough_to_be_read(logger):
 
 def test_only_mlflow_loggers_hold_artifacts(logger, tmp_path):
     assert mlflow_loggers([CSVLogger(tmp_path), logger]) == [logger]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 33, b"0123\n", b"0123456789abcdef" * 2 + b"x", b"\xff\xfe"])
+def test_a_damaged_run_id_is_one_line(tmp_path, content):
+    (tmp_path / "mlflow_run_id").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"mlflow_run_id: damaged, .* by logger\.mlflow\.run_id=ID, or delete"):
+        read_run_id(tmp_path)
+
+
+def test_a_text_that_cannot_be_written_leaves_the_earlier_one(logger, read_artifact, monkeypatch):
+    logger.log_text("[1]", "completions/a.json")
+
+    def full_disk(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("affectgpt_r1.files.os.replace", full_disk)
+    with pytest.raises(WriteError, match=r"a\.json: cannot be written: No space left on device; make room"):
+        logger.log_text("[2]", "completions/a.json")
+    assert read_artifact("completions/a.json") == "[1]"

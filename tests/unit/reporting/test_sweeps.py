@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from affectgpt_r1.reporting.killed import process_tags
 from affectgpt_r1.reporting.sweeps import HASH, KIND, SWEEP, SweepRuns, sweep_lock
 
 
@@ -13,7 +14,8 @@ def runs(outputs):
 
 
 def start_cell(runs, config_hash, **metrics):
-    run = runs._client.create_run(runs._experiment_id, tags={KIND: "cell", HASH: config_hash}, run_name=config_hash)
+    tags = {KIND: "cell", HASH: config_hash, **process_tags(runs._locks / f"{config_hash}.lock", runs._outputs)}
+    run = runs._client.create_run(runs._experiment_id, tags=tags, run_name=config_hash)
     for name, value in metrics.items():
         runs._client.log_metric(run.info.run_id, name.replace("_", "/"), value)
     return run.info.run_id
@@ -41,6 +43,9 @@ def test_a_run_is_marked_killed_only_when_its_lock_is_free(runs):
     alive, dead = start_cell(runs, "alive"), start_cell(runs, "dead")
     sweep = runs.open_sweep("reward", baseline="none", synthetic=True)
     plain = runs._client.create_run(runs._experiment_id).info.run_id  # no cell, none of our business
+    for name in ("dead", sweep_lock("reward")):
+        with runs.lock(name):  # as their processes did
+            pass
     with runs.lock("alive"):
         assert set(runs.mark_killed()) == {dead, sweep}
     assert [status(runs, run) for run in (alive, dead, sweep, plain)] == ["RUNNING", "KILLED", "KILLED", "RUNNING"]

@@ -172,6 +172,7 @@ from affectgpt_r1.reporting.logger import TrackedMLFlowLogger
 from affectgpt_r1.reporting.tracking import tracked_run
 logger = TrackedMLFlowLogger(sys.argv[1], "demo", run_folder=sys.argv[1])
 with tracked_run([logger]):
+    logger.keep_run_id()
     print("ready", flush=True)
     time.sleep(60)
 """

@@ -5,8 +5,8 @@ import os
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from affectgpt_r1.console import PlainConsole as Console
 from affectgpt_r1.data.unibench import LAYOUTS, read_unibench
 from affectgpt_r1.emotion.bundled import load_bundled
 from affectgpt_r1.errors import DataError

@@ -21,12 +21,13 @@ from affectgpt_r1.data.demo.plan import ClipPlan, plan_clips
 from affectgpt_r1.data.demo.settings import SAMPLE_RATE, SPLITS, DemoSettings
 from affectgpt_r1.data.demo.voice import render_voice
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.files import clear_write_errors
 
 STAMP_FILE = "demo.json"
 VERSION = 1  # raise it when the rendering changes, so that old folders are rendered anew
 
 _MEDIA_STREAM = 104_729  # keeps the renderer's draws apart from the plan's
-_PARTIAL_MARK = "partial-demo"
+_NEW, _OLD = "new", "old"
 
 
 def render_demo(root: Path, settings: DemoSettings, *, workers: int = 2) -> None:
@@ -49,25 +50,23 @@ def render_demo(root: Path, settings: DemoSettings, *, workers: int = 2) -> None
     stamp = _stamp(settings, files)
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.parent / f".{root.name}.lock"):
-        if is_rendered(root, plans, stamp):
+        if is_rendered(root, plans, {**files, STAMP_FILE: stamp}):
             return
         _refuse_foreign(root)
-        with _partial_folder(root) as partial:
-            _render_clips(partial, plans, settings, workers)
-            for name, content in files.items():
-                (partial / name).write_text(content, encoding="utf-8", newline="")
-            (partial / STAMP_FILE).write_text(stamp, encoding="utf-8", newline="")
-            (partial / _PARTIAL_MARK).unlink()
+        with clear_write_errors(root, "choose another paths.data="), _partial_folder(root) as partial:
+            _render_clips(partial / _NEW, plans, settings, workers)
+            for name, content in {**files, STAMP_FILE: stamp}.items():
+                (partial / _NEW / name).write_text(content, encoding="utf-8", newline="")
             if root.exists():
-                shutil.rmtree(root)
-            os.replace(partial, root)
+                os.replace(root, partial / _OLD)  # removed there: a kill leaves no half of it in the set's place
+            os.replace(partial / _NEW, root)
 
 
-def is_rendered(root: Path, plans: list[ClipPlan], stamp: str) -> bool:
-    """Whether ``root`` holds this set, with all its media."""
-    path = root / STAMP_FILE
-    if not path.exists() or path.read_text(encoding="utf-8") != stamp:
-        return False
+def is_rendered(root: Path, plans: list[ClipPlan], files: dict[str, str]) -> bool:
+    """Whether ``root`` holds this set, with all its media; ``files`` are its text files, as they should be."""
+    for name, content in files.items():
+        if not (root / name).is_file() or (root / name).read_bytes() != content.encode():
+            return False
     return all(file.exists() for plan in plans for file in _media_files(root, plan.name))
 
 
@@ -112,17 +111,15 @@ def _refuse_foreign(root: Path) -> None:
 
 @contextmanager
 def _partial_folder(root: Path) -> Iterator[Path]:
-    """A fresh marked folder beside ``root``; what an earlier, interrupted render left there is cleared."""
+    """A folder next to ``root``, for the new set and the old one; what an interrupted render left there is cleared."""
     partial = root.parent / f".{root.name}.partial"
     if partial.exists():
-        if not (partial / _PARTIAL_MARK).exists():
+        if not {path.name for path in partial.iterdir()} <= {_NEW, _OLD}:
             raise DataError(f"{partial} is in the way and was not written by a demo render; remove it")
         shutil.rmtree(partial)
-    partial.mkdir()
-    (partial / _PARTIAL_MARK).touch()
     try:
         for name in ("video", "audio", "openface_face"):
-            (partial / name).mkdir()
+            (partial / _NEW / name).mkdir(parents=True)
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.files import write_text
 from affectgpt_r1.reporting.plain_json import json_text
 from affectgpt_r1.reporting.report.page import heading, page
 from affectgpt_r1.reporting.report.queries import read_sweeps
@@ -14,22 +14,24 @@ from affectgpt_r1.reporting.report.tables import all_tables
 from affectgpt_r1.reporting.report.text_formats import latex, markdown
 
 
-def build_report(outputs: Path, folder: Path) -> list[Path]:
+def build_report(outputs: Path, folder: Path, lexicon_folder: str | None = None) -> list[Path]:
     """Write ``report.html``, ``tables.md``, ``tables.tex`` and ``tables.json``.
 
     Args:
         outputs: The folder that holds ``mlflow.db``.
         folder: Where the files go; created if absent.
+        lexicon_folder: See :func:`~affectgpt_r1.reporting.report.queries.read_sweeps`.
 
     Returns:
         The files' paths.
 
     Raises:
-        ConfigError: If there is no MLflow database, no ablation in it, or ``folder`` cannot be written.
+        ConfigError: If there is no MLflow database, or no ablation in it.
+        WriteError: If ``folder`` cannot be written.
         DataError: If an artifact of a sweep is damaged.
         LexiconError: If the lexicon of a run is not at hand.
     """
-    sweeps = read_sweeps(outputs)
+    sweeps = read_sweeps(outputs, lexicon_folder)
     summary = summarise(sweeps)
     lexicon = load_lexicon(next((cell.lexicon for sweep in sweeps for cell in sweep.cells), "bundled"))
     tables, title = all_tables(summary), heading(summary)
@@ -39,12 +41,6 @@ def build_report(outputs: Path, folder: Path) -> list[Path]:
         "tables.tex": latex(tables, title, summary["missing"]),
         "tables.json": json_text(summary),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in contents.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: the report cannot be written ({error.strerror}); choose another --folder"
-        ) from error
+    for name, text in contents.items():
+        write_text(folder / name, text, elsewhere="choose another --folder")
     return [folder / name for name in contents]

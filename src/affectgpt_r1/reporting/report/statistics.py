@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from scipy import stats
+
 CONFIDENCE = 0.95
-_BISECTIONS = 200
 
 
 class Estimate(NamedTuple):
@@ -30,45 +31,6 @@ class PairedTest(NamedTuple):
     n: int
 
 
-def t_probability(t: float, degrees: int) -> float:
-    """Probability that ``|T| <= t``, for Student's T with a whole number of degrees of freedom.
-
-    The finite series of Abramowitz & Stegun (1964), 26.7.3 and 26.7.4.
-
-    Args:
-        t: Not negative.
-        degrees: Degrees of freedom, at least 1.
-
-    >>> round(t_probability(12.706, 1), 4), round(t_probability(2.0, 2), 4)
-    (0.95, 0.8165)
-    """
-    angle = math.atan(t / math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term = total = cosine if odd else 1.0
-    for k in range(2 + odd, degrees - 1, 2):
-        term *= (k - 1) / k * cosine**2
-        total += term
-    if not odd:
-        return sine * total
-    return 2 / math.pi * (angle + (sine * total if degrees > 1 else 0.0))
-
-
-def t_quantile(confidence: float, degrees: int) -> float:
-    """The ``t`` with ``P(|T| <= t) = confidence``.
-
-    >>> [round(t_quantile(0.95, degrees), 3) for degrees in (1, 2, 4)]
-    [12.706, 4.303, 2.776]
-    """
-    low, high = 0.0, 1.0
-    while t_probability(high, degrees) < confidence:
-        low, high = high, 2 * high
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_probability(middle, degrees) < confidence else (low, middle)
-    return high
-
-
 def mean_interval(values: Sequence[float]) -> Estimate:
     """Mean and 95 % t interval of independent values; without bounds if there is but one.
 
@@ -78,7 +40,8 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     mean = fmean(values)
     if len(values) < 2:
         return Estimate(mean, None, None, len(values))
-    half = t_quantile(CONFIDENCE, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    half = quantile * stdev(values) / math.sqrt(len(values))
     return Estimate(mean, mean - half, mean + half, len(values))
 
 
@@ -88,8 +51,8 @@ def paired_t_test(differences: Sequence[float]) -> PairedTest | None:
     if estimate is None or estimate.low is None or estimate.high is None:
         return None
     error = stdev(differences) / math.sqrt(len(differences))
-    if error == 0:
+    if error == 0:  # scipy would answer NaN
         p = 1.0 if estimate.mean == 0 else 0.0
     else:
-        p = max(0.0, 1 - t_probability(abs(estimate.mean) / error, len(differences) - 1))
+        p = 2 * float(stats.t.sf(abs(estimate.mean) / error, len(differences) - 1))
     return PairedTest(estimate.mean, estimate.low, estimate.high, p, len(differences))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from affectgpt_r1.clean_text import markdown_text, one_line
 from affectgpt_r1.reporting.report.tables import TEXT_COLUMNS, TextTable
 
 _LATEX = {
@@ -29,7 +29,6 @@ _LATEX = {
     "“": r"``",
     "”": r"''",
 }
-_MARKDOWN = re.compile(r"([\\`*_<>|~]|\](?=[(\[:]))")
 
 
 def markdown(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> str:
@@ -47,8 +46,8 @@ def markdown(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) 
 
 def latex(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> str:
     """All tables as LaTeX floats for the package ``booktabs``."""
-    parts = [f"% {_one_line(heading)}", r"% Needs \usepackage{booktabs} and a LaTeX that reads UTF-8."]
-    parts += [f"% Missing: {_one_line(line)}" for line in missing]
+    parts = [f"% {one_line(heading)}", r"% Needs \usepackage{booktabs} and a LaTeX that reads UTF-8."]
+    parts += [f"% Missing: {one_line(line)}" for line in missing]
     for table in tables:
         alignment = "l" + "".join("r" if _is_figure(table, place) else "l" for place in range(1, len(table.columns)))
         caption = f"{latex_text(table.title)}. {' '.join(map(latex_text, table.notes))}"
@@ -69,26 +68,13 @@ def latex(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> 
     return "\n".join(parts) + "\n"
 
 
-def markdown_text(text: str) -> str:
-    r"""Text that Markdown prints as it is.
-
-    >>> print(markdown_text("a|b <i>"))
-    a\|b \<i\>
-    """
-    return _MARKDOWN.sub(r"\\\1", _one_line(text))
-
-
 def latex_text(text: str) -> str:
     r"""Text that LaTeX prints as it is.
 
     >>> print(latex_text("50 % ± 1"))
     50 \% $\pm$ 1
     """
-    return "".join(_LATEX.get(character, character) for character in _one_line(text))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
 def _row(cells: Sequence[str], escape: bool = True) -> str:

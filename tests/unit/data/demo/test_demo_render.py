@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import wave
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from affectgpt_r1.data.demo.plan import plan_clips
 from affectgpt_r1.data.demo.render import render_demo
 from affectgpt_r1.data.demo.settings import SAMPLE_RATE, DemoSettings
 from affectgpt_r1.data.demo.voice import render_voice
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.errors import DataError, WriteError
 
 TINY = DemoSettings(seed=1, num_caption=3, num_human=2, num_validation=1, num_test=2)
 PERSON = make_identity(1, "train", 0)
@@ -152,7 +153,7 @@ def test_a_failing_render_leaves_the_old_set(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("affectgpt_r1.data.demo.render.write_mp4", no_space)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match=r"set: cannot be written: No space left on device; .* another paths\.data="):
         render_demo(folder, replace(one, seed=2), workers=1)
     assert contents(folder) == whole
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["set"]
@@ -242,3 +243,33 @@ def test_rate_cue_sets_the_number_of_syllables():
 def test_voices_of_the_clusters_stay_within_full_scale():
     for cues in VOICE.values():
         assert 0.01 < np.abs(voice(**cues)).max() < 0.99
+
+
+@pytest.mark.parametrize("moment", ["the old set is removed", "the new set is moved"])
+def test_a_render_that_was_killed_is_cleared_and_done_again(tmp_path, monkeypatch, moment):
+    folder = tmp_path / "set"
+    settings = DemoSettings(num_caption=1, num_human=0, num_validation=0, num_test=0)
+    render_demo(folder, settings, workers=1)
+    whole = contents(folder)
+    partial = tmp_path / ".set.partial"
+    shutil.copytree(folder, partial / "new")
+    if moment == "the new set is moved":
+        folder.rename(partial / "old")
+    else:
+        (partial / "old").mkdir()
+    render_demo(folder, settings, workers=1)
+    assert contents(folder) == whole
+    render_demo(folder, replace(settings, seed=2), workers=1)
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("name", ["subtitle_chieng.csv", "demo.json"])
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-9], lambda content: b"\xff\x00"])
+def test_damaged_labels_are_rendered_again(tmp_path, name, damage):
+    folder = tmp_path / "set"
+    settings = DemoSettings(num_caption=1, num_human=0, num_validation=0, num_test=1)
+    render_demo(folder, settings, workers=1)
+    whole = contents(folder)
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    render_demo(folder, settings, workers=1)
+    assert contents(folder) == whole

@@ -173,6 +173,11 @@ def swept(tmp_path_factory, database_template):
     return folder
 
 
+@pytest.fixture(scope="session")
+def make_writer():
+    return SweepWriter
+
+
 @pytest.fixture
 def writer(outputs):
     return SweepWriter(outputs, clips=6)
