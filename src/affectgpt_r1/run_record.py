@@ -67,7 +67,7 @@ def wall_time_of(path: str | Path) -> float:
         )
     try:
         seconds = float(read_record(Path(path))["fit_seconds"])
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise ConfigError(f"match_wall_time: {path} has no fit_seconds ({error!r}); run that stage again") from error
     if not 0 < seconds < math.inf:
         raise ConfigError(f"match_wall_time: fit_seconds of {path} is {seconds}, not a time to train for")

@@ -22,6 +22,7 @@ from affectgpt_r1.run_record import read_record, wall_time_of, write_record
         '{"fit_seconds": 0}',
         '{"fit_seconds": -3}',
         '{"fit_seconds": null}',
+        f'{{"fit_seconds": {"9" * 400}}}',
         "{}",
     ],
 )
