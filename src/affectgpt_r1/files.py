@@ -136,7 +136,7 @@ def line_writer(path: Path, elsewhere: str = "choose another --output") -> Itera
 
 def remove_partial(folder: Path) -> None:
     """Remove the temporary files that a killed process left in a folder; call it where no other process writes."""
-    for path in folder.glob(f"*{_PARTIAL}"):
+    for path in folder.glob(f"*{_PARTIAL}*"):  # SQLite adds -journal
         _remove(path)
 
 

@@ -135,6 +135,7 @@ def test_a_full_disk_keeps_the_lines_before_whole(tmp_path):
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / ".123-abc.partial").write_text("half")
+    (tmp_path / ".123-abc.partial-journal").write_text("half")
     (tmp_path / "last.ckpt.partial").write_text("half")
     (tmp_path / "run.json").write_text("whole")
     remove_partial(tmp_path)

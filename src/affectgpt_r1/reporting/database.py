@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.files import replacing
+from affectgpt_r1.files import remove_partial, replacing
 from affectgpt_r1.reporting.artifacts import artifact_folder
 from affectgpt_r1.reporting.moved import follow_artifacts
 
@@ -153,6 +153,7 @@ def _create(database: Path) -> None:
 
     if database.exists():
         log.warning("%s was empty: what runs logged there is lost; their artifacts and folders are not", database)
+    remove_partial(database.parent)  # of a process that was killed in here
     with replacing(database) as partial:
         store = SqlAlchemyStore(_uri(partial), (database.parent / "artifacts").as_uri())
         store.engine.dispose()

@@ -70,6 +70,9 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_four_processes_share_a_fresh_folder(tmp_path):
+    left = [tmp_path / ".1-ab.partial", tmp_path / ".1-ab.partial-journal"]  # by a process that was killed
+    for file in left:
+        file.write_bytes(b"half")
     commands = [[sys.executable, "-c", LOG_A_RUN, str(tmp_path), str(index)] for index in range(4)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     printed = [process.communicate(timeout=250)[0] for process in processes]
@@ -77,6 +80,7 @@ def test_four_processes_share_a_fresh_folder(tmp_path):
     run_ids, experiment_ids = zip(*(line.split() for line in printed), strict=True)
     assert len(set(run_ids)) == 4
     assert len(set(experiment_ids)) == 1
+    assert not any(file.exists() for file in left)
 
     from mlflow.tracking import MlflowClient
 
