@@ -109,7 +109,7 @@ lint: | $(VENV)/.installed ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test: | $(VENV)/.installed ## All tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow' src tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow' src tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(wildcard tests/*/*_on_device.py tests/*/*/*_on_device.py)  # apart: autograd's thread for the simulated device forbids forks
 
 test-slow: | $(VENV)/.installed ## The slow tests
