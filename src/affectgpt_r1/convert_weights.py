@@ -86,9 +86,9 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 def _convert_pickle(file: Path, output: Path) -> None:
     from safetensors.torch import save_file
 
-    from affectgpt_r1.policy.published import read_published
+    from affectgpt_r1.policy.published import read_weights
 
-    tensors = {name: tensor.contiguous().clone() for name, tensor in read_published(file).tensors.items()}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in read_weights(file).items()}
     with replacing(output) as partial:  # a link of that name in a stranger's folder is replaced, not followed
         save_file(tensors, partial, metadata={"format": "pt"})
 

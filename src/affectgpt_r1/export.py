@@ -141,7 +141,7 @@ def model_card(settings: Mapping[str, Any], *, name: str, kind: str, trainable: 
         video=markdown_text(video or FROM_SCRATCH),
         audio=markdown_text(audio or FROM_SCRATCH),
         adapter=markdown_text(f"LoRA {model['lora']}") if model["lora"] else "trained whole",
-        fusion=_code(model["fusion"]),
+        fusion=_code(str(model["fusion"])),
         trainable=trainable,
         total=total,
         modalities=markdown_text(", ".join(data["modalities"])),

@@ -60,3 +60,18 @@ def read_published(path: Path) -> Published:
         raise CheckpointError(f"{path} holds no tensors: it is no checkpoint of a model")
     check_finite(tensors, path)
     return Published(tensors, config if isinstance(config, dict) else {}, epoch if isinstance(epoch, int) else None)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of :func:`read_published`, as large as the file holds them.
+
+    Raises:
+        CheckpointError: One is a view that repeats its values: of any size in a small file, and written out whole.
+    """
+    tensors = read_published(path).tensors
+    for name, one in tensors.items():
+        if one.layout != torch.strided or one.numel() * one.element_size() > one.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: {name[:200]} is larger than what the file holds of it; do not use this file"
+            )
+    return tensors
