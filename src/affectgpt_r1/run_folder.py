@@ -51,7 +51,7 @@ MADE_BY_RUNS = (
 finished run. A folder may hold something else as well."""
 
 UNREADABLE = "ckpt_path=last continues by the settings in the checkpoint, and writes the file again"
-CHANGED_SINCE = "(which has changed since)"
+CHANGED_SINCE = "(which has changed since .hydra/start.json was written)"
 
 _SHOWN_KEYS = 3
 
