@@ -145,7 +145,9 @@ def test_a_checkpoint_that_was_trained_again_makes_another_run(composed, tmp_pat
     leave(composed(f"init_from={start}"))
     assert look_up(composed(f"init_from={start}")) == ("finished", ())
     start.write_bytes(b"second")
-    assert f"init_from={start} (which has changed since .hydra/start.json was written)" in refused(composed(f"init_from={start}"))
+    assert f"init_from={start} (which has changed since .hydra/start.json was written)" in refused(
+        composed(f"init_from={start}")
+    )
 
 
 def test_a_control_of_a_run_with_another_wall_time_is_another_run(composed, tmp_path):
@@ -155,7 +157,9 @@ def test_a_control_of_a_run_with_another_wall_time_is_another_run(composed, tmp_
     leave(composed(experiment="control"))
     assert look_up(composed(f"match_wall_time={run}", experiment="control")) == ("finished", ())
     run.write_text(json.dumps({"fit_seconds": 20.0}))
-    assert f"match_wall_time={run} (which has changed since .hydra/start.json was written)" in refused(composed(experiment="control"))
+    assert f"match_wall_time={run} (which has changed since .hydra/start.json was written)" in refused(
+        composed(experiment="control")
+    )
 
 
 def test_a_moved_folder_holds_the_same_run(composed, tmp_path):
