@@ -23,7 +23,7 @@ import affectgpt_r1.predict
 import affectgpt_r1.report
 import affectgpt_r1.train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 BLOCK = 4096
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
