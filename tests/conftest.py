@@ -136,7 +136,7 @@ def tiny_data_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The simulated accelerator, for tests in files of their own: ``*_on_device.py``."""
-    from simulated_device import simulated_device
+    from helpers.simulated_device import simulated_device
 
     with simulated_device(monkeypatch.setattr) as device:
         yield device

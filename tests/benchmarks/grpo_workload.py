@@ -10,16 +10,16 @@ from typing import NamedTuple
 import torch
 from omegaconf import OmegaConf
 
-from affectgpt_r1 import timing
-from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.engine import timing
 from affectgpt_r1.policy.backbone import build_language_model
-from affectgpt_r1.policy.build import build_policy
+from affectgpt_r1.policy.build_policy import build_policy
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.policy.tokenizer import build_tokenizer
 from affectgpt_r1.rewards.weighting import WeightedRewards
-from affectgpt_r1.stages.grpo import GRPOStage
+from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.types import ClipBatch, Sampling
 
 NUM_PROMPTS, NUM_GENERATIONS, LENGTH, BETA, LEARNING_RATE = 4, 8, 48, 0.04, 1e-6

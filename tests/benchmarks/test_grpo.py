@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from affectgpt_r1.config import REPOSITORY
+from affectgpt_r1.config.compose import REPOSITORY
 
 ROUNDS = int(os.environ.get("AFFECTGPT_BENCH_ROUNDS", "5"))
 RECORD = REPOSITORY / "outputs" / "bench" / "grpo.json"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from affectgpt_r1.config import CONFIGS, REPOSITORY
-from affectgpt_r1.policy.build import build_policy
+from affectgpt_r1.config.compose import CONFIGS, REPOSITORY
+from affectgpt_r1.policy.build_policy import build_policy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.policy.tokenizer import build_tokenizer
 from affectgpt_r1.types import ClipBatch, TokenBatch

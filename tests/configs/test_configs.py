@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from affectgpt_r1.config import (
+from affectgpt_r1.config.compose import (
     CONFIGS,
     STAGE_KEYS,
     check_keys,
@@ -23,8 +23,8 @@ from affectgpt_r1.config import (
     instantiate_stage,
     resolved,
 )
+from affectgpt_r1.config.targets import allowed_targets
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.targets import allowed_targets
 
 ENTRIES = ("train", "evaluate", "demo")
 OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
@@ -238,7 +238,7 @@ def test_choices_that_switch_something_off_build_nothing():
 
 TRAIN = """
 import atexit, sys
-from affectgpt_r1.train import main
+from affectgpt_r1.cli.train import main
 large = ("torch", "lightning", "transformers", "mlflow", "pandas")
 atexit.register(lambda: print("loaded:", *(name for name in large if name in sys.modules)))
 main()
@@ -295,4 +295,4 @@ def test_a_sweep_composes_with_the_launchers(launcher, key):
         config = compose("train", ["+ablation=penalty", f"hydra/launcher={launcher}"], return_hydra_config=True)
     assert key in config.hydra.launcher
     assert "Launcher" in config.hydra.launcher._target_
-    assert config.hydra.callbacks.sweep._target_ == "affectgpt_r1.sweep.SweepCallback"
+    assert config.hydra.callbacks.sweep._target_ == "affectgpt_r1.config.sweep.SweepCallback"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.config import CONFIGS, resolved
+from affectgpt_r1.config.compose import CONFIGS, resolved
 
 ALL_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 AFFECTGPT = {
@@ -133,7 +133,7 @@ PAPERS = {
         **R1_OMNI,
         "stage.name": "sft",
         "optim.optimizer.lr": 2e-5,
-        "optim.scheduler._target_": "affectgpt_r1.optim.cosine_schedule",
+        "optim.scheduler._target_": "affectgpt_r1.training.optim.cosine_schedule",
     },
     "r1_omni": {
         **R1_OMNI,
@@ -150,7 +150,7 @@ PAPERS = {
         "stage.monitor": "val/war",
         "data.sets": ["dfew", "mafw"],
         "optim.optimizer.lr": 1e-6,
-        "optim.scheduler._target_": "affectgpt_r1.optim.linear_schedule",
+        "optim.scheduler._target_": "affectgpt_r1.training.optim.linear_schedule",
         "optim.scheduler.warmup_steps": 0,
         "evaluate_after": True,
     },

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import reader_targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from helpers import reader_targets
 
 HELPERS = Path(reader_targets.__file__).parent
 SECONDS = float(os.environ.get("AFFECTGPT_FUZZ_SECONDS", "20"))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import affectgpt_r1.score
-import affectgpt_r1.submit
+import affectgpt_r1.cli.score
+import affectgpt_r1.cli.submit
 
 
 def _fixture(version):
@@ -44,7 +44,7 @@ def test_every_score(version, suffix, tmp_path):
     if suffix == ".npz":
         source = _write(samples, "prediction", tmp_path / "predictions.jsonl")
         predictions = tmp_path / "team-openset.npz"
-        affectgpt_r1.submit.main(["--predictions", str(source), "--output", str(predictions)])
+        affectgpt_r1.cli.submit.main(["--predictions", str(source), "--output", str(predictions)])
     else:
         predictions = _write(samples, "prediction", tmp_path / f"predictions{suffix}")
 
@@ -58,7 +58,7 @@ def test_every_score(version, suffix, tmp_path):
         "--json",
         tmp_path / "s.json",
     ]
-    affectgpt_r1.score.main(list(map(str, arguments)))
+    affectgpt_r1.cli.score.main(list(map(str, arguments)))
 
     scores = json.loads((tmp_path / "s.json").read_text())["scores"]
     assert scores.keys() == fixture["scores"].keys()

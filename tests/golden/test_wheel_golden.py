@@ -10,8 +10,8 @@ import pytest
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
-from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1, score_table, wheel_counts
-from affectgpt_r1.metrics.wheel import EmotionWheelScore
+from affectgpt_r1.metrics.emotion_wheel import EmotionWheelScore
+from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1, score_table, wheel_counts
 
 VERSIONS = ("mer2025", "mer2026")
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from simulated_device import SimulatedTensor
 from torch import Tensor
 
 from affectgpt_r1.data.collate import batch_to_device
-from affectgpt_r1.optim import build_optimizer
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.stages.guards import gradient_norm
+from affectgpt_r1.training.optim import build_optimizer
+from affectgpt_r1.training.sanity_checks import gradient_norm
 from affectgpt_r1.types import ClipBatch, Rollout
+from helpers.simulated_device import SimulatedTensor
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
 

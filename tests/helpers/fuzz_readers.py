@@ -23,7 +23,7 @@ def main(target, seconds, output):
     import transformers  # noqa: F401
 
     with atheris.instrument_imports(include=list(LIBRARIES), enable_loader_override=False):
-        import reader_targets
+        from helpers import reader_targets
 
     output.mkdir(parents=True, exist_ok=True)
     seeds = output / "seeds"

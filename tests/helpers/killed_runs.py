@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import torch
 
 TARGETS = {
-    "step": "affectgpt_r1.module:AffectModule.on_train_batch_start",
-    "validation begins": "affectgpt_r1.module:AffectModule.on_validation_epoch_start",
-    "validation ends": "affectgpt_r1.module:AffectModule.on_validation_epoch_end",
+    "step": "affectgpt_r1.training.module:AffectModule.on_train_batch_start",
+    "validation begins": "affectgpt_r1.training.module:AffectModule.on_validation_epoch_start",
+    "validation ends": "affectgpt_r1.training.module:AffectModule.on_validation_epoch_end",
     "best checkpoint": "affectgpt_r1.callbacks.checkpoints:BestCheckpoint.on_validation_end",
     "last checkpoint": "affectgpt_r1.callbacks.checkpoints:LastCheckpoint.on_validation_end",
     "half a checkpoint": "torch:save",
@@ -30,11 +30,11 @@ TARGETS = {
     "move": "os:replace",
     "database": "sqlalchemy.engine.default:DefaultDialect.do_commit",
     "metrics": "mlflow.tracking:MlflowClient.log_batch",
-    "status": "affectgpt_r1.reporting.logger:TrackedMLFlowLogger.end",
-    "features": "affectgpt_r1.data.features:FeatureStore.write",
-    "beginning": "affectgpt_r1.run_folder:begin",
-    "answers": "affectgpt_r1.held_out:held_out_metrics",
-    "record": "affectgpt_r1.run_record:write_record",
+    "status": "affectgpt_r1.tracking.mlflow_logger:TrackedMLFlowLogger.end",
+    "features": "affectgpt_r1.data.feature_store:FeatureStore.write",
+    "beginning": "affectgpt_r1.config.run_folder:begin",
+    "answers": "affectgpt_r1.evaluation.evaluate_policy:held_out_metrics",
+    "record": "affectgpt_r1.config.run_record:write_record",
 }
 """Moments of a run, and the functions that are called then."""
 

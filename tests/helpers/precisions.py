@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from affectgpt_r1.functional.vocabulary import VocabularyScores
+from affectgpt_r1.engine.fused_linear_logps import VocabularyScores
 from affectgpt_r1.policy import policy as policy_module
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from affectgpt_r1.config import CONFIGS
-from affectgpt_r1.policy.build import build_policy
+from affectgpt_r1.config.compose import CONFIGS
+from affectgpt_r1.policy.build_policy import build_policy
 from affectgpt_r1.policy.prompts import PromptTemplate
 
 TOY = {

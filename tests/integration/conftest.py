@@ -12,16 +12,16 @@ from hydra import compose, initialize_config_dir
 from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
-from processes import TWO, held_port, run_two
-from recorded import generate_by_name, letters
 
-from affectgpt_r1.config import CONFIGS
-from affectgpt_r1.functional.sharding import whole
-from affectgpt_r1.module import AffectModule
+from affectgpt_r1.cli.render import render
+from affectgpt_r1.cli.train import train
+from affectgpt_r1.config.compose import CONFIGS
+from affectgpt_r1.distributed.sharding import whole
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.render import render
 from affectgpt_r1.rewards.format import FormatReward
-from affectgpt_r1.train import train
+from affectgpt_r1.training.module import AffectModule
+from helpers.processes import TWO, held_port, run_two
+from helpers.recorded import generate_by_name, letters
 
 SMALL = (
     "trainer.log_every_n_steps=1",

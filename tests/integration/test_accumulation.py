@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from recorded import PLAIN
 
 from affectgpt_r1.callbacks.checkpoints import LastCheckpoint
-from affectgpt_r1.module import AffectModule
+from affectgpt_r1.training.module import AffectModule
+from helpers.recorded import PLAIN
 
 NOT_COMPARED = ("train/time/", "train/step_time", "train/memory/", "train/tokens_per_second", "train/learning_rate")
 

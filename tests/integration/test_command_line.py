@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from forked import run_module
 from mlflow.tracking import MlflowClient
 
-from affectgpt_r1.reporting.database import ensure_database
+from affectgpt_r1.tracking.database import ensure_database
+from helpers.forked import run_module
 
 OVERRIDES = (
     "trainer.log_every_n_steps=1",
@@ -150,7 +150,7 @@ def test_failing_run_is_recorded_as_failed(workspace):
 
 
 def test_csv_logging_works_without_mlflow(workspace):
-    code = "import sys; sys.modules['mlflow'] = None; from affectgpt_r1.train import main; main()"
+    code = "import sys; sys.modules['mlflow'] = None; from affectgpt_r1.cli.train import main; main()"
     command = [
         *(sys.executable, "-c", code, *_arguments(workspace, "experiment=sft", *OVERRIDES)),
         *("trainer.max_steps=2", "logger=csv", "experiment_name=cli-csv"),

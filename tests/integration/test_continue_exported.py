@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.assembly import prepare_process
-from affectgpt_r1.config import CONFIGS
-from affectgpt_r1.export import export
+from affectgpt_r1.cli.export import export
+from affectgpt_r1.config.compose import CONFIGS
+from affectgpt_r1.config.instantiate import prepare_process
 
 
 def test_a_run_goes_on_from_an_exported_folder(run_stage, stage_overrides, tmp_path):

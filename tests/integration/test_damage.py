@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-import affectgpt_r1.evaluate
-import affectgpt_r1.export
-import affectgpt_r1.predict
-import affectgpt_r1.report
-import affectgpt_r1.train
+import affectgpt_r1.cli.evaluate
+import affectgpt_r1.cli.export
+import affectgpt_r1.cli.predict
+import affectgpt_r1.cli.report
+import affectgpt_r1.cli.train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -102,7 +102,7 @@ def overrides(folder: Path) -> tuple[str, ...]:
 
 
 def train(folder: Path) -> Outcome:
-    code, said = run(folder, affectgpt_r1.train.main, "experiment=sft", *overrides(folder))
+    code, said = run(folder, affectgpt_r1.cli.train.main, "experiment=sft", *overrides(folder))
     sft = folder / "outputs" / "test" / "sft"
     result = None
     if code == 0:
@@ -121,7 +121,7 @@ def resume(folder: Path) -> Outcome:
 def evaluate(folder: Path) -> Outcome:
     code, said = run(
         folder,
-        affectgpt_r1.evaluate.main,
+        affectgpt_r1.cli.evaluate.main,
         *paths(folder),
         "data.eval_batch_size=4",
         f"paths.features={folder}/features",
@@ -137,7 +137,7 @@ def predict_with(checkpoint: str) -> Callable[[Path], Outcome]:
         output = folder / "rows.jsonl"
         code, said = run(
             folder,
-            affectgpt_r1.predict.main,
+            affectgpt_r1.cli.predict.main,
             *(str(video), "--checkpoint", str(folder / checkpoint), "--output", str(output), "--faces", "centre"),
             *("--no-contributions", "--subtitle", "So it is."),
         )
@@ -148,7 +148,7 @@ def predict_with(checkpoint: str) -> Callable[[Path], Outcome]:
 
 def report(folder: Path) -> Outcome:
     """There is no sweep, which is one line; so is damage."""
-    code, said = run(folder, affectgpt_r1.report.main, "--outputs", str(folder / "outputs"))
+    code, said = run(folder, affectgpt_r1.cli.report.main, "--outputs", str(folder / "outputs"))
     return Outcome(code, said, said if code == 0 else None)
 
 
@@ -188,7 +188,7 @@ def base(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert evaluate(folder).code == 0
     code, said = run(
         folder,
-        affectgpt_r1.export.main,
+        affectgpt_r1.cli.export.main,
         *(f"init_from={folder}/{RUN}/checkpoints/best.ckpt", "--output", str(folder / EXPORTED), *paths(folder)),
     )
     assert code == 0, said

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
-from processes import SECONDS, TWO, held_port
-from recorded import PLAIN, letters
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.reporting.database import ensure_database
 from affectgpt_r1.rewards.format import FormatReward
+from affectgpt_r1.tracking.database import ensure_database
+from helpers.processes import SECONDS, TWO, held_port
+from helpers.recorded import PLAIN, letters
 
 TEST_CLIPS = [f"synthetic_test_{number:05d}" for number in range(4)]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import run_forked
 
-from affectgpt_r1.module import AffectModule
 from affectgpt_r1.rewards.format import FormatReward
+from affectgpt_r1.training.module import AffectModule
+from helpers.forked import run_forked
 
 # Epochs of 8 batches, of which one samples and seven visit its buffer; an optimizer step every 2, validation every 5.
 BUFFERED = (

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.cli.train import train
+from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.train import train
 
 PREFERENCE = (
     "data.questions=[preference]",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from affectgpt_r1.reporting.database import ensure_database
+from affectgpt_r1.tracking.database import ensure_database
 
 
 def _weights(folder):

@@ -12,8 +12,8 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
-from affectgpt_r1.optim import linear_schedule
-from affectgpt_r1.reporting.database import ensure_database
+from affectgpt_r1.tracking.database import ensure_database
+from affectgpt_r1.training.optim import linear_schedule
 
 SFT = ("trainer.val_check_interval=2", "optim.scheduler.warmup_steps=1")
 GRPO = ("stage.num_generations=2", "stage.num_iterations=2", "prompt.max_completion_length=6", "data.batch_size=1")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import run_module
 
 from affectgpt_r1.errors import ConfigError, DataError
-from affectgpt_r1.module import AffectModule
+from affectgpt_r1.training.module import AffectModule
+from helpers.forked import run_module
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.cli.evaluate import compare
+from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.data import dataset
 from affectgpt_r1.errors import ConfigError, MediaError
-from affectgpt_r1.evaluate import compare
-from affectgpt_r1.reporting.evaluation import tables_text
+from affectgpt_r1.evaluation.log_evaluation import tables_text
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def summary_of(systems, workspace, tmp_path, monkeypatch):
     def run(*overrides: str):
         given = [f"systems.{name}={path}" for name, path in systems.items()]
         given += [f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", f"paths.experiment={tmp_path}"]
-        monkeypatch.setattr("affectgpt_r1.policy_settings.given_overrides", lambda: [*given, *overrides])
+        monkeypatch.setattr("affectgpt_r1.config.policy_config.given_overrides", lambda: [*given, *overrides])
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("evaluate", [*given, "logger=none", "data.eval_batch_size=4", *overrides])
         return compare(config, [])
@@ -74,7 +74,7 @@ def test_clips_that_one_system_cannot_read_count_for_none(systems, summary_of, m
 
 
 def test_two_lexicons_need_a_choice(systems, summary_of, monkeypatch):
-    from affectgpt_r1 import policy_settings
+    from affectgpt_r1.config import policy_config as policy_settings
 
     read = policy_settings.settings_of_checkpoint
 

@@ -24,16 +24,16 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from killed_runs import TARGETS, Kill, calls_of, run_processes
 from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
 from lightning_utilities.core.rank_zero import rank_zero_only
-from processes import TWO, held_port
-from recorded import letters
 from safetensors.torch import load_file
 
-from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.cli.train import train
+from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.rewards.format import FormatReward
-from affectgpt_r1.train import train
+from helpers.killed_runs import TARGETS, Kill, calls_of, run_processes
+from helpers.processes import TWO, held_port
+from helpers.recorded import letters
 
 pytestmark = pytest.mark.slow
 
@@ -146,8 +146,8 @@ def train_as(rank: int, port: int | None, overrides: tuple[str, ...], launches: 
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
         os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         rank_zero_only.rank = fabric_rank_zero_only.rank = rank
-    elif launches:  # what Lightning starts: python -m affectgpt_r1.train OVERRIDES
-        sys.modules["__main__"].__spec__ = find_spec("affectgpt_r1.train")
+    elif launches:  # what Lightning starts: python -m affectgpt_r1.cli.train OVERRIDES
+        sys.modules["__main__"].__spec__ = find_spec("affectgpt_r1.cli.train")
         sys.argv = ["train", *overrides]
     else:
         FormatReward.__call__ = letters

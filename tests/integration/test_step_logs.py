@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from affectgpt_r1.errors import ConfigError, TrainingError
-from affectgpt_r1.stages.grpo import GRPOStage
+from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.types import StageOutput
 
 OPTIONS = ("logger=csv", "init_from=null", "stage.num_generations=2", "stage.beta=0.04", "stage.num_iterations=2")

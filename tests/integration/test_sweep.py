@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import run_module
 from mlflow.tracking import MlflowClient
 
-from affectgpt_r1.module import AffectModule
-from affectgpt_r1.reporting.database import ensure_database
+from affectgpt_r1.tracking.database import ensure_database
+from affectgpt_r1.training.module import AffectModule
+from helpers.forked import run_module
 
 SMALL = (
     "trainer.log_every_n_steps=1",

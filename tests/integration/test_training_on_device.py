@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
-from simulated_device import NAME, SimulatedTensor
 
 from affectgpt_r1.policy.policy import MultimodalPolicy
+from helpers.simulated_device import NAME, SimulatedTensor
 
 ON_DEVICE = (
     f"trainer.accelerator={NAME}",

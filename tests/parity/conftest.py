@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.functional.logprobs import entropy_from_logits, selective_log_softmax
+from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.policy.base import TokenScores
 from affectgpt_r1.rewards.weighting import WeightedRewards
-from affectgpt_r1.stages.grpo import GRPOStage
+from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.types import ClipBatch, Completion, Rollout, Sampling, TokenBatch
 
 NUM_CLIPS, NUM_GENERATIONS, MAX_LENGTH, TEMPERATURE = 4, 4, 10, 0.9

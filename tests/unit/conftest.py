@@ -49,7 +49,7 @@ def tiny_config() -> dict[str, Any]:
     """The keywords of ``configs/model/tiny.yaml``, for frames of 48 pixels."""
     from omegaconf import OmegaConf
 
-    from affectgpt_r1.config import CONFIGS
+    from affectgpt_r1.config.compose import CONFIGS
 
     config = OmegaConf.load(CONFIGS / "model" / "tiny.yaml")
     config.tokenizer, config.video_tower.image_size = "", 48
@@ -69,7 +69,7 @@ def make_policy(tokenizer_file: Path, tiny_config: dict[str, Any]) -> Callable[.
     def build(seed: int = 0, *, thinks: bool = False, **changes: Any) -> MultimodalPolicy:
         import torch
 
-        from affectgpt_r1.policy.build import build_policy
+        from affectgpt_r1.policy.build_policy import build_policy
         from affectgpt_r1.policy.prompts import PromptTemplate
 
         arguments = {**tiny_config, "tokenizer": str(tokenizer_file), **changes}
@@ -172,7 +172,7 @@ def _write_wave(path: Path, seconds: float, rate: int = 8_000) -> Path:
 @pytest.fixture
 def walks_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one with every backward pass that forms the head's logits again."""
-    from affectgpt_r1.functional import vocabulary
+    from affectgpt_r1.engine import fused_linear_logps as vocabulary
 
     calls: list[int] = []
     again = vocabulary._gradients_by_logits

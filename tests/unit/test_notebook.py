@@ -12,9 +12,9 @@ import mlflow
 import pandas as pd
 import pytest
 
-from affectgpt_r1 import config
+from affectgpt_r1.config import compose as config
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.reporting.logger import TrackedMLFlowLogger
+from affectgpt_r1.tracking.mlflow_logger import TrackedMLFlowLogger
 
 REPOSITORY = Path(__file__).parents[2]
 HOSTILE = "<img src=x onerror=y>\\frac{"

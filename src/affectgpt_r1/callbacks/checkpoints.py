@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError, WriteError
-from affectgpt_r1.files import os_error_in, remove_partial, replacing
+from affectgpt_r1.io.files import os_error_in, remove_partial, replacing
 from affectgpt_r1.policy.checkpoint import first_sentence
 from affectgpt_r1.policy.integrity import check_crcs, load_verified
 
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Local checkpoint files, each either the old one or the new one, whole.
 
-    They are written as :func:`~affectgpt_r1.files.replacing` does, and loaded with ``weights_only=True``, if their CRCs
-    are right.
+    They are written as :func:`~affectgpt_r1.io.files.replacing` does, and loaded with ``weights_only=True`` if their
+    CRCs are right.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -301,7 +301,7 @@ def _is_last_batch_of_run(trainer: pl.Trainer) -> bool:
 
 
 def _replace_whole(target: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a checkpoint as :func:`~affectgpt_r1.files.replacing` does.
+    """Write a checkpoint as :func:`~affectgpt_r1.io.files.replacing` does.
 
     Raises:
         CheckpointError: It cannot be written; the previous one is intact.

@@ -20,8 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from affectgpt_r1.clean_text import printable
-from affectgpt_r1.console import get_console
+from affectgpt_r1.io.clean_text import printable
+from affectgpt_r1.io.console import get_console
 
 SHOWN_METRICS: Mapping[str, str] = {"loss": "train/loss", "reward": "train/reward", "F1": "val/f1"}
 """What progress shows, and the log name of each."""

@@ -14,18 +14,18 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from affectgpt_r1.data.annotations import QuestionSet
-from affectgpt_r1.data.audio import WindowRule
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
-from affectgpt_r1.data.features import FeatureStore
-from affectgpt_r1.data.layout import video_file
+from affectgpt_r1.data.feature_store import FeatureStore
+from affectgpt_r1.data.layouts.annotations import QuestionSet
+from affectgpt_r1.data.layouts.manifest import ManifestRow, listing
+from affectgpt_r1.data.layouts.mer import video_file
 from affectgpt_r1.data.leakage import check_content, check_unseen
-from affectgpt_r1.data.manifest import ManifestRow, listing
-from affectgpt_r1.data.media_state import MediaState, look_at_media
+from affectgpt_r1.data.media.audio import WindowRule
+from affectgpt_r1.data.media.video import ChannelOrder, FaceResize, FrameResize
+from affectgpt_r1.data.media_index import MediaState, look_at_media
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
-from affectgpt_r1.data.video import ChannelOrder, FaceResize, FrameResize
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
 
@@ -70,8 +70,8 @@ class ClipDataModule(LightningDataModule):
         max_unreadable_share: Share of clips that may be lost.
         validation_share: Share of the training clips, chosen by name, that validates when no file is given.
         seen_labels: Label files that the initial policy was trained on; no evaluation clip may stand there.
-        questions: Kinds of question that training draws among; see :mod:`affectgpt_r1.data.annotations`.
-        valence_range: See :class:`~affectgpt_r1.data.annotations.QuestionSet`.
+        questions: Kinds of question that training draws among; see :mod:`affectgpt_r1.data.layouts.annotations`.
+        valence_range: See :class:`~affectgpt_r1.data.layouts.annotations.QuestionSet`.
 
     Raises:
         ConfigError: A value is unknown.

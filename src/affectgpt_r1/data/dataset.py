@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from affectgpt_r1.data.audio import WindowRule
-from affectgpt_r1.data.features import FeatureStore
-from affectgpt_r1.data.layout import audio_file, face_file, video_file
-from affectgpt_r1.data.manifest import ManifestRow
-from affectgpt_r1.data.reader import read_faces, read_sound, read_whole_frames
+from affectgpt_r1.data.clip_reader import read_faces, read_sound, read_whole_frames
+from affectgpt_r1.data.feature_store import FeatureStore
+from affectgpt_r1.data.layouts.manifest import ManifestRow
+from affectgpt_r1.data.layouts.mer import audio_file, face_file, video_file
+from affectgpt_r1.data.media.audio import WindowRule
+from affectgpt_r1.data.media.video import DECODERS, ChannelOrder, FaceResize, FrameResize
 from affectgpt_r1.data.samplers import SampleKey
-from affectgpt_r1.data.video import DECODERS, ChannelOrder, FaceResize, FrameResize
 from affectgpt_r1.errors import ConfigError, DataError, MediaError
 from affectgpt_r1.types import MODALITIES, Clip, Modality, SkippedClip, Visual
 
@@ -37,11 +37,11 @@ class MediaSettings:
         channel_order: How face-crop files store their channels.
         num_windows: Audio windows ``W``.
         window_seconds: Length of an audio window.
-        decoder: Video decoder, a key of :data:`affectgpt_r1.data.video.DECODERS`.
-        windows: Where audio windows start; see :func:`~affectgpt_r1.data.audio.audio_windows`.
+        decoder: Video decoder, a key of :data:`affectgpt_r1.data.media.video.DECODERS`.
+        windows: Where audio windows start; see :func:`~affectgpt_r1.data.media.audio.audio_windows`.
         frame_resize: ``crop`` scales the shortest edge of whole frames and crops the centre; ``squash`` gives up their
             aspect, as published.
-        face_resize: See :func:`~affectgpt_r1.data.video.resize_faces`.
+        face_resize: See :func:`~affectgpt_r1.data.media.video.resize_faces`.
         empty_subtitle: Where ``predict`` knows of nothing that is said, ``omit`` the text modality, or ``keep`` its
             sentence with nothing in it, as published. Clips of a data folder always keep it.
 

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from affectgpt_r1.data.manifest import ManifestRow, listing, read_table
-from affectgpt_r1.data.media_state import MediaState
+from affectgpt_r1.data.layouts.manifest import ManifestRow, listing, read_table
+from affectgpt_r1.data.media_index import MediaState
 from affectgpt_r1.errors import DataError
 
 _OPENING = 4096

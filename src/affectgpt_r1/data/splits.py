@@ -7,9 +7,9 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from affectgpt_r1.data.annotations import NO_QUESTIONS, QuestionSet, shared_annotations
+from affectgpt_r1.data.layouts.annotations import NO_QUESTIONS, QuestionSet, shared_annotations
+from affectgpt_r1.data.layouts.manifest import ManifestRow, check_disjoint, hash_order, read_cues, read_manifest
 from affectgpt_r1.data.leakage import known_overlap
-from affectgpt_r1.data.manifest import ManifestRow, check_disjoint, hash_order, read_cues, read_manifest
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.types import Annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from affectgpt_r1.emotion.chat import Chat
+from affectgpt_r1.emotion.chat_client import Chat
 from affectgpt_r1.emotion.extraction import Extraction, extract_labels
 from affectgpt_r1.emotion.parsing import parse_completion, parse_labels
 from affectgpt_r1.emotion.wheels import Lexicon

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.emotion.bundled import load_bundled
-from affectgpt_r1.emotion.published import read_published
+from affectgpt_r1.emotion.published_lexicon import read_published
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import LexiconError
 

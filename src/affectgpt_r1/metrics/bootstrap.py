@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from affectgpt_r1.metrics.functional.wheel import (
+from affectgpt_r1.metrics.functional.wheel_f1 import (
     WheelCounts,
     WheelSums,
     _compute,
@@ -44,7 +44,7 @@ def bootstrap_interval(
     per-clip scores.
 
     Args:
-        counts: Counts of ``N`` clips, from :func:`~affectgpt_r1.metrics.functional.wheel.wheel_counts`.
+        counts: Counts of ``N`` clips, from :func:`~affectgpt_r1.metrics.functional.wheel_f1.wheel_counts`.
         statistic: Which score.
         resamples: Number of resamples.
         confidence: Share of resamples that the interval holds, in (0, 1).

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
-from affectgpt_r1.metrics.baselines import SPRAY, frequent_words
 from affectgpt_r1.metrics.bootstrap import STATISTICS, Statistic, bootstrap_interval
-from affectgpt_r1.metrics.functional.wheel import (
+from affectgpt_r1.metrics.constant_baselines import SPRAY, frequent_words
+from affectgpt_r1.metrics.functional.wheel_f1 import (
     WheelCounts,
     ZeroDivision,
     count_unmapped,
@@ -38,8 +38,8 @@ def corpus_report(
         zero_division: F where precision and recall are both 0.
 
     Returns:
-        ``scores`` by :func:`~affectgpt_r1.metrics.functional.wheel.score_table`; ``intervals``, 95 % bootstrap bounds
-        ``[low, high]`` under the same keys, absent where no target counts; ``baselines``, the ``words``, ``scores`` and
+        ``scores`` by :func:`~affectgpt_r1.metrics.functional.wheel_f1.score_table`; ``intervals``, 95 % bootstrap
+        bounds ``[low, high]`` under the same keys, absent where no target counts; ``baselines``, the ``words``, ``scores`` and
         ``intervals`` of the constant answers ``constant`` and ``frequent`` (the words that stand in most of these very
         targets); ``samples``; ``counted``, the samples that count on each wheel at level 1; ``unmapped_share`` of the
         predicted words.

@@ -17,12 +17,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from affectgpt_r1.csv_format import HEADER_BYTES, spreadsheet_format
 from affectgpt_r1.emotion.extraction import Extraction
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
-from affectgpt_r1.files import replacing
-from affectgpt_r1.foreign_files import NpyHeader, has_control_character, json_lines, npy_header, open_zip, read_member
+from affectgpt_r1.io.csv_format import HEADER_BYTES, spreadsheet_format
+from affectgpt_r1.io.files import replacing
+from affectgpt_r1.io.untrusted_files import (
+    NpyHeader,
+    has_control_character,
+    json_lines,
+    npy_header,
+    open_zip,
+    read_member,
+)
 from affectgpt_r1.types import EmotionSet
 
 NAME, LABELS, FREE_TEXT = "name", "openset", "reason"

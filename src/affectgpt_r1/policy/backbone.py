@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from affectgpt_r1.errors import AffectGPTError, ConfigError
-from affectgpt_r1.foreign_files import read_json
+from affectgpt_r1.io.untrusted_files import read_json
 from affectgpt_r1.policy.encoders import AudioTower, Towers, VideoTower, WaveformNormalization
 from affectgpt_r1.policy.pretrained import build_part, local_weights, only_local, weights_missing
 from affectgpt_r1.policy.prompts import BOS_TOKEN, EOS_TOKEN, MEDIA_TOKENS

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from affectgpt_r1.functional.vocabulary import GradientGuess
+from affectgpt_r1.engine.fused_linear_logps import GradientGuess
 from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
 
 

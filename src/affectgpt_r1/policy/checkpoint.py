@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.encoders import Towers
-from affectgpt_r1.policy.exported_folder import SETTINGS_FILE, is_exported, read_multimodal
 from affectgpt_r1.policy.frozen_weights import frozen_weights, weights_digest, why_another
+from affectgpt_r1.policy.hf_folder import SETTINGS_FILE, is_exported, read_multimodal
 from affectgpt_r1.policy.integrity import check_finite, load_verified
 from affectgpt_r1.policy.policy import MultimodalPolicy
 

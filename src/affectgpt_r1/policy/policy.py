@@ -10,19 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from affectgpt_r1.errors import ConfigError, DataError
-from affectgpt_r1.functional.guessed_gradients import guess_mean
-from affectgpt_r1.functional.vocabulary import GradientGuess
-from affectgpt_r1.policy import shared_attention
-from affectgpt_r1.policy.backbone import use_attention
-from affectgpt_r1.policy.base import TokenScores
-from affectgpt_r1.policy.dropout import disable_dropout
-from affectgpt_r1.policy.encoders import Towers
-from affectgpt_r1.policy.fused_layers import fuse_layers
-from affectgpt_r1.policy.fusion import Fusion
-from affectgpt_r1.policy.input_embedding import InputEmbedding
-from affectgpt_r1.policy.kept_prefill import KeptPrefill, repeats_exactly
-from affectgpt_r1.policy.language_model import (
+from affectgpt_r1.engine import prefix_attention as shared_attention
+from affectgpt_r1.engine.fused_layers import fuse_layers
+from affectgpt_r1.engine.fused_linear_logps import GradientGuess, guess_mean
+from affectgpt_r1.engine.language_model import (
     Decoder,
     EmbeddedPrompts,
     Prefill,
@@ -31,7 +22,17 @@ from affectgpt_r1.policy.language_model import (
     shared_states,
     token_scores,
 )
-from affectgpt_r1.policy.last_layer import trim_last_layer
+from affectgpt_r1.engine.last_layer import trim_last_layer
+from affectgpt_r1.engine.prefix_cache import KeptPrefill, repeats_exactly
+from affectgpt_r1.engine.sampler import cut_rows, decode, seeded_by_names, stop_string_test
+from affectgpt_r1.engine.tied_embedding import InputEmbedding
+from affectgpt_r1.engine.timing import phase
+from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.policy.backbone import use_attention
+from affectgpt_r1.policy.base import TokenScores
+from affectgpt_r1.policy.dropout import disable_dropout
+from affectgpt_r1.policy.encoders import Towers
+from affectgpt_r1.policy.fusion import Fusion
 from affectgpt_r1.policy.prompts import (
     AUDIO_TOKEN,
     FACE_TOKEN,
@@ -42,8 +43,6 @@ from affectgpt_r1.policy.prompts import (
     TURN,
     PromptTemplate,
 )
-from affectgpt_r1.policy.sampler import cut_rows, decode, seeded_by_names, stop_string_test
-from affectgpt_r1.timing import phase
 from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
 
 

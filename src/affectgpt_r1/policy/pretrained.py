@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 
 from affectgpt_r1.errors import CheckpointError, ConfigError
-from affectgpt_r1.foreign_files import MOST_JSON_BYTES, parse_json, read_text
-from affectgpt_r1.policy.plain_values import read_json
+from affectgpt_r1.io.untrusted_files import MOST_JSON_BYTES, parse_json, read_text
+from affectgpt_r1.policy.untrusted_values import read_json
 
 NOT_ARCHITECTURE = ("pretrained", "source_sha256", "dtype", "image_mean", "image_std")
 """Keys of a part that are no keywords of its transformers configuration."""

@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from affectgpt_r1.functional.vocabulary_tiles import ACCELERATOR_COLUMNS, KEPT_LOGITS, ROWS
-from affectgpt_r1.policy.build import build_modules
+from affectgpt_r1.engine.vocabulary_chunks import ACCELERATOR_COLUMNS, KEPT_LOGITS, ROWS
+from affectgpt_r1.policy.build_policy import build_modules
 
 StageName: TypeAlias = Literal["sft", "grpo"]
 StrategyName: TypeAlias = Literal["ddp", "fsdp"]
@@ -113,7 +113,7 @@ def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) 
     Args:
         vocab_size: Size of the tokenizer, where the language model's config names none.
         image: See :class:`~affectgpt_r1.policy.fusion.Fusion`.
-        model: Keywords of :func:`~affectgpt_r1.policy.build.build_modules`.
+        model: Keywords of :func:`~affectgpt_r1.policy.build_policy.build_modules`.
     """
     with torch.device("meta"):
         language_model, towers, fusion = build_modules(vocab_size=vocab_size, image=image, **model)

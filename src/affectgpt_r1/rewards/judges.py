@@ -9,9 +9,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from affectgpt_r1.emotion.chat import Chat, ChatError
+from affectgpt_r1.emotion.chat_client import Chat, ChatError
 from affectgpt_r1.errors import DataError
-from affectgpt_r1.foreign_files import json_lines
+from affectgpt_r1.io.untrusted_files import json_lines
 
 
 class Judge(Protocol):
@@ -103,7 +103,7 @@ class ChatJudge:
     texts are tied without asking.
 
     Args:
-        chat: The model; wrap it in :class:`~affectgpt_r1.emotion.chat.CachedChat` to ask each question once.
+        chat: The model; wrap it in :class:`~affectgpt_r1.emotion.chat_client.CachedChat` to ask each question once.
         descriptions: CSV file with the columns ``name`` and ``reason``; read when first asked.
     """
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
+from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
 from affectgpt_r1.rewards.penalty import Penalty, length_factor
 from affectgpt_r1.types import Completion, EmotionSet
 

@@ -4,7 +4,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
-from affectgpt_r1.data.skipped import SkippedClips
+from affectgpt_r1.data.unreadable import SkippedClips
 from affectgpt_r1.types import CompletionRecord
 
 collect_ignore = ["conftest.py"]  # --doctest-modules would import two modules of this name

@@ -14,7 +14,7 @@ from affectgpt_r1.callbacks.progress import (
     time_limit_left,
     total_steps,
 )
-from affectgpt_r1.console import PlainConsole as Console
+from affectgpt_r1.io.console import PlainConsole as Console
 
 
 def _trainer(**values):

@@ -5,8 +5,8 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from affectgpt_r1.callbacks.skipped import UnreadableClips, _csv
-from affectgpt_r1.data.skipped import SkippedClips
+from affectgpt_r1.callbacks.unreadable_clips import UnreadableClips, _csv
+from affectgpt_r1.data.unreadable import SkippedClips
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import SkippedClip
 

@@ -7,13 +7,13 @@ import torch
 from lightning import LightningModule, Trainer
 from omegaconf import OmegaConf
 
-from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.data.datamodule import (
     ClipDataModule,
     MERCaptionDataModule,
     OVMERDataModule,
 )
-from affectgpt_r1.data.encoding import fill_feature_store
+from affectgpt_r1.data.fill_feature_store import fill_feature_store
 from affectgpt_r1.errors import ConfigError, DataError
 
 

@@ -7,8 +7,8 @@ import torch
 
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
-from affectgpt_r1.data.features import FeatureStore
-from affectgpt_r1.data.manifest import read_manifest
+from affectgpt_r1.data.feature_store import FeatureStore
+from affectgpt_r1.data.layouts.manifest import read_manifest
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import Clip, SkippedClip

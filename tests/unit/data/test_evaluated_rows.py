@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from affectgpt_r1.data.manifest import ManifestRow
+from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.splits import Splits, evaluated_rows
 from affectgpt_r1.errors import ConfigError
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hostile_media import gif, patched, playlists, png, wav
 
-from affectgpt_r1.data import audio, decoding_process
-from affectgpt_r1.data.containers import inspect
+from affectgpt_r1.data.clip_reader import read_sound, read_whole_frames
 from affectgpt_r1.data.dataset import MediaSettings
-from affectgpt_r1.data.reader import read_sound, read_whole_frames
-from affectgpt_r1.data.video import DecordDecoder, PyAVDecoder, read_frames
+from affectgpt_r1.data.media import audio, decoding_process
+from affectgpt_r1.data.media.containers import inspect
+from affectgpt_r1.data.media.video import DecordDecoder, PyAVDecoder, read_frames
 from affectgpt_r1.errors import MediaError
+from helpers.hostile_media import gif, patched, playlists, png, wav
 
 MEDIA = MediaSettings(visual="frame", num_frames=2, image_size=16, num_windows=2)
 READERS: dict[str, Callable[[Path], object]] = {

@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from affectgpt_r1.data.datamodule import OVMERDataModule
+from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.leakage import SameClip, check_content, known_overlap, leaked_names, same_clips
-from affectgpt_r1.data.manifest import ManifestRow
-from affectgpt_r1.data.media_state import look_at_media
+from affectgpt_r1.data.media_index import look_at_media
 from affectgpt_r1.errors import DataError
 
 HUMAN, CAPTIONS = "track2_train_human.csv", "track2_train_mercaptionplus.csv"

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from affectgpt_r1 import prediction
+from affectgpt_r1.data.clip_reader import read_whole_frames
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
-from affectgpt_r1.data.manifest import ManifestRow
-from affectgpt_r1.data.reader import read_whole_frames
+from affectgpt_r1.data.layouts.manifest import ManifestRow
+from affectgpt_r1.data.media.video import read_face_crops
 from affectgpt_r1.data.samplers import SampleKey
-from affectgpt_r1.data.video import read_face_crops
-from affectgpt_r1.prediction import read_clip
+from affectgpt_r1.inference import label_file as prediction
+from affectgpt_r1.inference.label_file import read_clip
 from affectgpt_r1.types import Visual
 
 FIXTURES = Path(os.environ.get("AFFECTGPT_FIXTURES", "")) / "fixtures" / "affectgpt_media"

@@ -8,7 +8,7 @@ import torch
 
 from affectgpt_r1.data.collate import collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
-from affectgpt_r1.data.manifest import ManifestRow
+from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.samplers import SampleKey
 
 QUESTIONS = ("description", "ovlabel")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from affectgpt_r1.data.recognition import read_recognition_set, recognition_clips
+from affectgpt_r1.data.layouts.recognition_sets import read_recognition_set, recognition_clips
 from affectgpt_r1.errors import DataError
 
 DFEW = "EmoLabel_DataSplit/test(single-labeled)/set_{}.csv"

@@ -10,10 +10,10 @@ import av
 import numpy as np
 import pytest
 from av.subtitles.subtitle import SubtitleSet
-from films import add_subtitles
 
-from affectgpt_r1.data.containers import inspect
-from affectgpt_r1.data.subtitles import read_srt
+from affectgpt_r1.data.media.containers import inspect
+from affectgpt_r1.data.media.subtitles import read_srt
+from helpers.films import add_subtitles
 
 ASS_HEADER = b"""[Script Info]
 ScriptType: v4.00+

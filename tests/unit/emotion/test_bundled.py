@@ -175,7 +175,7 @@ def test_a_malformed_source_is_named(text, message):
 def test_it_covers_the_published_wheel_words():
     if not os.environ.get("AFFECTGPT_WHEELS"):
         pytest.skip("AFFECTGPT_WHEELS does not name the published lexicons")
-    from affectgpt_r1.emotion import published
+    from affectgpt_r1.emotion import published_lexicon as published
 
     folder = Path(os.environ["AFFECTGPT_WHEELS"]) / "mer2025"
     words = {word for wheel in published._WHEELS for row in published._read_wheel(folder / wheel) for word in row}

@@ -12,7 +12,7 @@ import openpyxl
 import pytest
 
 from affectgpt_r1.emotion import lexicon as lexicon_module
-from affectgpt_r1.emotion import published
+from affectgpt_r1.emotion import published_lexicon as published
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import LexiconError
 

@@ -7,7 +7,7 @@ import torch
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.bootstrap import bootstrap_interval, paired_difference_interval
-from affectgpt_r1.metrics.functional.wheel import WheelCounts, score_table, wheel_counts
+from affectgpt_r1.metrics.functional.wheel_f1 import WheelCounts, score_table, wheel_counts
 
 LEXICON = load_lexicon("bundled")
 WORDS = ["happy", "sad", "angry", "afraid", "surprised", "disgusted", "calm", "guilty", "neutral"]

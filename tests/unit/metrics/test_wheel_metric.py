@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.metrics.functional.wheel import (
+from affectgpt_r1.metrics.emotion_wheel import EmotionWheelScore
+from affectgpt_r1.metrics.functional.wheel_f1 import (
     batch_mean_set_f1,
     per_sample_scores,
     score_table,
     wheel_counts,
 )
-from affectgpt_r1.metrics.wheel import EmotionWheelScore
 
 LEXICON = load_lexicon("bundled")
 WORDS = [

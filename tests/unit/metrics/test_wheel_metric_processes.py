@@ -1,11 +1,11 @@
 """The metric over two gloo processes with uneven data gives the single process's numbers, bit for bit."""
 
 import torch
-from processes import join_gloo, run_two
 from torch import distributed
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.metrics.wheel import EmotionWheelScore
+from affectgpt_r1.metrics.emotion_wheel import EmotionWheelScore
+from helpers.processes import join_gloo, run_two
 
 WORDS = ["happy", "sad", "angry", "afraid", "surprised", "calm", "guilty", "zzz", "proud"]
 NUM_SAMPLES = 45  # of which one process has 7 in one batch and the other 38 in batches of 5

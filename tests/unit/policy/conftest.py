@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from toy_folders import toy_config_of, write_toy_folders
 
 from affectgpt_r1.types import TokenBatch
+from helpers.toy_folders import toy_config_of, write_toy_folders
 
 if TYPE_CHECKING:
     from affectgpt_r1.policy.policy import MultimodalPolicy

@@ -10,9 +10,9 @@ import torch
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.module import AffectModule
-from affectgpt_r1.stages.answers import parse_rollout
-from affectgpt_r1.stages.sft import SFTStage
+from affectgpt_r1.training.completions import parse_rollout
+from affectgpt_r1.training.module import AffectModule
+from affectgpt_r1.training.sft import SFTStage
 from affectgpt_r1.types import Sampling, TokenBatch
 
 GREEDY = Sampling(temperature=0.0, max_completion_length=6)

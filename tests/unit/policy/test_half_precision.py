@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from affectgpt_r1.functional import precision
-from affectgpt_r1.functional.precision import exact_matmul
-from affectgpt_r1.policy import flash, group_attention
+from affectgpt_r1.engine import flash_attention as flash
+from affectgpt_r1.engine import precision
+from affectgpt_r1.engine import varlen_attention as group_attention
+from affectgpt_r1.engine.kv_cache import DecodingRow
+from affectgpt_r1.engine.packed_lengths import Ragged
+from affectgpt_r1.engine.precision import exact_matmul
+from affectgpt_r1.engine.prefix_attention import SharedRow
+from affectgpt_r1.engine.varlen_attention import attend_at_ends, attend_causally
 from affectgpt_r1.policy.backbone import use_attention
-from affectgpt_r1.policy.decoding_row import DecodingRow
-from affectgpt_r1.policy.group_attention import attend_at_ends, attend_causally
-from affectgpt_r1.policy.ragged import Ragged
-from affectgpt_r1.policy.shared_attention import SharedRow
 
 CPU = torch.device("cpu")
 PROMPTS, COMPLETIONS = [40, 25], [20, 7, 13, 20, 1, 9]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.policy.build import build_policy
+from affectgpt_r1.policy.build_policy import build_policy
 from affectgpt_r1.policy.fusion import Fusion
 from affectgpt_r1.policy.prompts import MEDIA_TOKENS, PromptTemplate
 

@@ -13,7 +13,7 @@ import torch
 from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.checkpoint import load_policy_weights, load_tower_weights, read_checkpoint
-from affectgpt_r1.policy.published import read_published
+from affectgpt_r1.policy.published_weights import read_published
 
 READERS = [read_checkpoint, AtomicCheckpointIO().load_checkpoint, read_published]
 

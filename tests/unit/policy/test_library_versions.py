@@ -11,10 +11,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from affectgpt_r1.callbacks import data_parallel
-from affectgpt_r1.callbacks.data_parallel import ddp_strategy
+from affectgpt_r1.distributed import ddp as data_parallel
+from affectgpt_r1.distributed import sharding
+from affectgpt_r1.distributed.ddp import ddp_strategy
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.functional import sharding
 from affectgpt_r1.policy.backbone import build_language_model
 
 SIZES = {

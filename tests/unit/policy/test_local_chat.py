@@ -7,10 +7,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from affectgpt_r1.emotion.chat import CachedChat, ChatError
+from affectgpt_r1.cli.score import main
+from affectgpt_r1.emotion.chat_client import CachedChat, ChatError
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.policy.chat import load_local_chat
-from affectgpt_r1.score import main
+from affectgpt_r1.policy.local_chat import load_local_chat
 
 WORDS = ("<unk>", "<end>", "<system>", "<user>", "<bot>", "[happy]", "calm", "smiles", "weeps")
 TEMPLATE = (

@@ -9,7 +9,7 @@ import torch
 
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.stages.rollouts import without_long_prompts
+from affectgpt_r1.training.rollout_buffer import without_long_prompts
 from affectgpt_r1.types import ClipBatch, Sampling, TokenBatch
 
 MIXED = (("video", "audio", "text"), ("video", "text"), ("audio",), ("text",))

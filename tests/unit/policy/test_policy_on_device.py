@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from device_checks import LORA, assert_same_rollout, on_device
-from simulated_device import MixedDevicesError, waits
 
 from affectgpt_r1.data.collate import batch_to_device
-from affectgpt_r1.data.features import FeatureStore, store_features
+from affectgpt_r1.data.feature_store import FeatureStore, store_features
+from affectgpt_r1.distributed.collectives import _to_host
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.functional.collective import _to_host
-from affectgpt_r1.metrics.wheel import EmotionWheelScore
+from affectgpt_r1.engine.language_model import Decoder, prefill
+from affectgpt_r1.inference.label_file import Predictor
+from affectgpt_r1.metrics.emotion_wheel import EmotionWheelScore
 from affectgpt_r1.policy.checkpoint import load_policy_weights, policy_digests
-from affectgpt_r1.policy.export import export_policy, load_exported
-from affectgpt_r1.policy.language_model import Decoder, prefill
-from affectgpt_r1.prediction import Predictor
-from affectgpt_r1.random_state import capture_random_state, restore_random_state
+from affectgpt_r1.policy.hf_export import export_policy, load_exported
+from affectgpt_r1.training.random_state import capture_random_state, restore_random_state
 from affectgpt_r1.types import Clip, Sampling
+from helpers.device_checks import LORA, assert_same_rollout, on_device
+from helpers.simulated_device import MixedDevicesError, waits
 
 LEXICON = load_lexicon("bundled")
 
@@ -149,7 +149,7 @@ def test_an_export_from_the_device_is_the_hosts(device, make_policy, tiny_config
 def test_a_video_is_answered_as_on_the_host(device, tiny_policy, make_batch, monkeypatch):
     batch = make_batch(1)
     clip = Clip("a", "What a day!", (), "", ("video", "audio", "text"), batch.frames[0], batch.waveforms[0])
-    monkeypatch.setattr("affectgpt_r1.prediction.read_clip", lambda *_: (clip, []))
+    monkeypatch.setattr("affectgpt_r1.inference.label_file.read_clip", lambda *_: (clip, []))
     greedy = Sampling(temperature=0.0, max_completion_length=4)
     rows = [
         Predictor(policy.eval(), None, greedy, LEXICON)(Path("a.mp4"), "")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toy_folders import FOLDERS, build
 
-from affectgpt_r1.config import CONFIGS
+from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.policy.checkpoint import module_digest
-from affectgpt_r1.policy.export import export_policy, load_exported
-from affectgpt_r1.stages.sft import SFTStage
+from affectgpt_r1.policy.hf_export import export_policy, load_exported
+from affectgpt_r1.training.sft import SFTStage
 from affectgpt_r1.types import Sampling
+from helpers.toy_folders import FOLDERS, build
 
 
 def test_the_weights_are_those_of_the_folders(toy_config, weights):
@@ -55,7 +55,7 @@ def grpo_stage():
     """``stage=grpo`` with a reward that differs within every group, whatever is said."""
     from hydra import compose, initialize_config_dir
 
-    from affectgpt_r1.config import instantiate_stage
+    from affectgpt_r1.config.compose import instantiate_stage
     from affectgpt_r1.rewards.weighting import RewardScores
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

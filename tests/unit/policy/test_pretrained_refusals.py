@@ -12,10 +12,10 @@ import ssl
 import urllib.error
 
 import pytest
-from toy_folders import FOLDERS, build
 
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy import pretrained
+from helpers.toy_folders import FOLDERS, build
 
 
 @pytest.fixture

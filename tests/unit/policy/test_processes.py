@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import join_gloo, run_two
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
-from affectgpt_r1.functional.sharding import whole
+from affectgpt_r1.distributed.sharding import whole
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.stages.sft import SFTStage
+from affectgpt_r1.training.sft import SFTStage
 from affectgpt_r1.types import ClipBatch, Sampling
+from helpers.processes import join_gloo, run_two
 
 GREEDY = Sampling(temperature=0.0, max_completion_length=6)
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from affectgpt_r1.data.annotations import QUESTION_COLUMNS
+from affectgpt_r1.data.layouts.annotations import QUESTION_COLUMNS
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy import questions
 from affectgpt_r1.policy.prompts import MEDIA_TOKENS, TURN, PromptTemplate

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from affectgpt_r1.functional.logprobs import entropy_from_logits, selective_log_softmax
-from affectgpt_r1.policy.language_model import token_scores
+from affectgpt_r1.engine.language_model import token_scores
+from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.types import Sampling, TokenBatch
 
 MIXED = (("video", "audio", "text"), ("video", "text"), ("audio",), ("text",))

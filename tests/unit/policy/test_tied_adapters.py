@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from affectgpt_r1.policy.backbone import merge_lora
-from affectgpt_r1.policy.export import export_policy, load_exported
+from affectgpt_r1.policy.hf_export import export_policy, load_exported
 
 LAYERS = ["lm_head", "embed_tokens"]
 

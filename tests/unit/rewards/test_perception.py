@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.emotion.chat import ChatError
+from affectgpt_r1.emotion.chat_client import ChatError
 from affectgpt_r1.emotion.parsing import parse_completion
 from affectgpt_r1.errors import ConfigError, DataError, TrainingError
 from affectgpt_r1.rewards.bradley_terry import bradley_terry_strengths

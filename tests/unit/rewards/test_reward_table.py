@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
-from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1
+from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
 from affectgpt_r1.rewards.accuracy import AccuracyReward
 from affectgpt_r1.rewards.alignment import AlignmentReward
 from affectgpt_r1.rewards.dual import DualReward

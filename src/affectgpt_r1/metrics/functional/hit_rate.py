@@ -23,7 +23,7 @@ from torch import Tensor
 
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.metrics.functional.neutral import counts_with_neutral
-from affectgpt_r1.metrics.functional.wheel import _mean_over_wheels, wheel_counts
+from affectgpt_r1.metrics.functional.wheel_f1 import _mean_over_wheels, wheel_counts
 from affectgpt_r1.types import EmotionSet
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.emotion.wheels import Lexicon
-from affectgpt_r1.metrics.functional.wheel import WheelCounts, wheel_counts
+from affectgpt_r1.metrics.functional.wheel_f1 import WheelCounts, wheel_counts
 from affectgpt_r1.types import EmotionSet
 
 

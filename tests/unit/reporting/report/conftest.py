@@ -10,8 +10,8 @@ import zlib
 import pytest
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.metrics.functional.wheel import batch_mean_set_f1, score_table
-from affectgpt_r1.reporting.database import ensure_experiment
+from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1, score_table
+from affectgpt_r1.tracking.database import ensure_experiment
 
 collect_ignore = ["conftest.py"]
 

@@ -1,0 +1,127 @@
+"""No process of a run outlives another that failed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
+
+from affectgpt_r1.tracking.mlflow_logger import RunStatus, mlflow_loggers
+
+GRACE_SECONDS = 30.0
+"""How long processes that have closed their connections may take to end."""
+
+NOTICE_SECONDS = 1.0
+"""How long this process may take to notice a signal that has ended another one."""
+
+STOPPED = {code for number in (signal.SIGTERM, signal.SIGINT) for code in (-number, 128 + number)}
+"""Exit codes of a process that was asked to stop."""
+
+
+class FailTogether(pl.Callback):
+    """Ends the processes that Lightning started on this machine as soon as one of them fails.
+
+    A process that fails leaves the others waiting in a collective operation, which no signal interrupts. Lightning
+    itself looks every five seconds and then kills the first process, whose MLflow run would stay RUNNING; and where the
+    first process fails it leaves the others waiting. Here the run becomes FAILED, or KILLED after SIGTERM and Ctrl-C,
+    and every process ends at once, with the exit code of the one that failed. A launcher from outside, such as torchrun
+    or SLURM, does this itself.
+
+    Lightning answers SIGTERM by a collective operation inside the signal's handler, which hangs if another process is
+    in the middle of a step. So the handler that stood before is put back when training begins.
+    """
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self._ending = threading.Event()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Wait for each process in a thread; and note the handler of SIGTERM, which Lightning is about to replace."""
+        self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+        self.watch(trainer)
+
+    def watch(self, trainer: pl.Trainer) -> None:
+        """Wait for each process in a thread; once is enough."""
+        if self._threads:
+            return
+        for rank, process in enumerate(_started(trainer), start=1):
+            thread = threading.Thread(target=self._wait, args=(trainer, rank, process), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the handler of SIGTERM back."""
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """End the others; but a lost connection tells of one that failed first, whose thread ends this process, too."""
+        if isinstance(exception, RuntimeError):
+            deadline = time.monotonic() + GRACE_SECONDS
+            for thread in self._threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        self._ending.set()
+        _kill(_started(trainer))
+
+    def _wait(self, trainer: pl.Trainer, rank: int, process: subprocess.Popen[bytes]) -> None:
+        code = process.wait()
+        if code == 0 or self._ending.wait(NOTICE_SECONDS):
+            return
+        self._ending.set()
+        _kill(_started(trainer))
+        status: RunStatus = "KILLED" if code in STOPPED else "FAILED"
+        for tracked in mlflow_loggers(trainer.loggers):
+            tracked.end(status)
+        print(f"error: process {rank} ended with code {code}; what it said stands above", file=sys.stderr, flush=True)
+        os._exit(code if code > 0 else 128 - code)
+
+
+@contextmanager
+def processes_started(trainer: pl.Trainer, *, wanted: bool = True) -> Iterator[None]:
+    """Start a run's other processes and their group now instead of in ``fit``, so that they share what comes before it.
+
+    Until ``fit`` watches over them, an error here ends them, and theirs ends this process.
+
+    Args:
+        trainer: Has a strategy of several processes, or nothing happens; and :class:`FailTogether` among its callbacks.
+        wanted: Whether there is anything for them to do.
+    """
+    strategy, launcher = trainer.strategy, trainer.strategy.launcher
+    is_launched = isinstance(launcher, subprocess_script._SubprocessScriptLauncher)
+    if not wanted or not (is_launched or (launcher is None and isinstance(strategy, ParallelStrategy))):
+        yield
+        return
+    together = next((one for one in trainer.callbacks if isinstance(one, FailTogether)), FailTogether())  # type: ignore[attr-defined]
+
+    def join() -> None:
+        together.watch(trainer)
+        strategy.setup_environment()
+
+    try:
+        # Lightning's observer would kill this process at its next look, which may come before the thread's word.
+        with patch.object(subprocess_script, "_launch_process_observer"):
+            join() if launcher is None else launcher.launch(join)  # without one, torchrun or SLURM has started them
+        yield
+    except BaseException as error:
+        together.on_exception(trainer, trainer.lightning_module, error)
+        raise
+
+
+def _started(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
+    """The other processes of this machine, unless a launcher from outside has started them."""
+    return list(getattr(trainer.strategy.launcher, "procs", ()))
+
+
+def _kill(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.kill()

@@ -1,0 +1,93 @@
+"""Clips that could not be read: counted, listed with their reasons, and fatal when they are too many."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from affectgpt_r1.data.unreadable import SkippedClips
+from affectgpt_r1.distributed.collectives import gather_objects
+from affectgpt_r1.io.clean_text import printable
+from affectgpt_r1.io.csv_format import spreadsheet_cell
+from affectgpt_r1.io.files import write_text
+from affectgpt_r1.tracking.mlflow_logger import mlflow_loggers
+
+log = logging.getLogger(__name__)
+
+
+class UnreadableClips(pl.Callback):
+    """Reports the module's ``skipped`` clips when training ends, and ends it early when too many are lost.
+
+    The report is a warning in the log, ``<folder>/unreadable_clips.csv`` (for spreadsheets: it holds no formula), the
+    metric ``data/unreadable_clips`` and, with MLflow, the artifact ``data/unreadable_clips.csv``.
+
+    Args:
+        folder: This run's output folder.
+        max_share: Largest share of the drawn clips that may be unreadable.
+        judge_after: Clips to draw before the share is judged; at the end of training it is judged in any case.
+    """
+
+    def __init__(self, folder: str | Path, max_share: float = 0.05, judge_after: int = 100) -> None:
+        self._folder = Path(folder)
+        self._max_share = max_share
+        self._judge_after = judge_after
+        self._reported = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Raise :class:`DataError` once too large a share is lost."""
+        skipped = _skipped(pl_module)
+        if skipped.total >= self._judge_after:
+            skipped.raise_if_over(self._max_share)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report, then judge, by what all processes have lost."""
+        skipped = SkippedClips()
+        skipped.merge(gather_objects(_skipped(pl_module)))
+        self._report(trainer, skipped)
+        skipped.raise_if_over(self._max_share)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report of a run that was killed after its last step: when it is resumed, training neither begins nor ends."""
+        if not self._reported:
+            self.on_train_end(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Report what was lost until then."""
+        if not self._reported:
+            self._report(trainer, _skipped(pl_module))
+
+    def _report(self, trainer: pl.Trainer, skipped: SkippedClips) -> None:
+        self._reported = True
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            logger.log_metrics({"data/unreadable_clips": float(skipped.count)}, step=trainer.global_step)
+        if not skipped.count:
+            return
+        rows = [(name, reason) for name, reason, _ in skipped.rows()]
+        log.warning("%d of %d clips drawn could not be read:", skipped.count, skipped.total)
+        for name, reason in rows:
+            log.warning("  %s: %s", name, reason)
+        text = _csv(rows)
+        write_text(self._folder / "unreadable_clips.csv", text)
+        for tracked in mlflow_loggers(trainer.loggers):
+            tracked.log_text(text, "data/unreadable_clips.csv")
+
+
+def _skipped(module: pl.LightningModule) -> SkippedClips:
+    skipped: SkippedClips = module.skipped  # type: ignore[assignment]
+    return skipped
+
+
+def _csv(rows: list[tuple[str, str]]) -> str:
+    text = io.StringIO()
+    shown = [tuple(spreadsheet_cell(printable(cell)) for cell in row) for row in rows]
+    csv.writer(text).writerows([("name", "reason"), *shown])
+    return text.getvalue()

@@ -1,0 +1,141 @@
+"""A released AffectGPT checkpoint as a run of ours: ``affectgpt-r1 import-affectgpt CKPT --output RUN``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from affectgpt_r1.cli.command import run_composed_command
+from affectgpt_r1.config.compose import CONFIGS, resolved
+from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.io.clean_text import printable
+from affectgpt_r1.io.files import replacing, write_text
+
+if TYPE_CHECKING:
+    from affectgpt_r1.policy.published_weights import Published
+
+FIRST = ("experiment=affectgpt",)
+"""The published rules of media, prompt and training; what a file says of itself comes on top."""
+STORED = ("experiment_name", "model", "data", "prompt", "emotion", "stage", "seed", "synthetic", "towers_from")
+"""Sections of the configuration that say what a policy is, as a run's own checkpoint holds them."""
+
+
+def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path, mode: str | None = None) -> str:
+    """Write a run's folder with the file's weights and settings; the model is built on the meta device only.
+
+    Args:
+        config: The composed ``configs/train.yaml``; it takes the file's settings.
+        checkpoint: The released file; it is read as weights and plain values alone, and refused if that fails.
+        output: The folder; ``checkpoints/best.ckpt`` in it must not exist.
+        mode: The input mode, for a file that does not name one.
+
+    Returns:
+        What was written and under which settings, for the user.
+
+    Raises:
+        CheckpointError: The file cannot be read so, does not fit the model, or contradicts an override; or the folder
+            holds a checkpoint or cannot be written.
+    """
+    from affectgpt_r1.policy.published_names import our_name
+    from affectgpt_r1.policy.published_settings import published_settings
+    from affectgpt_r1.policy.published_weights import read_published
+
+    best = output / "checkpoints" / "best.ckpt"
+    if best.exists():
+        raise CheckpointError(f"{best} exists; choose another --output")
+    published = read_published(checkpoint)
+    settings = published_settings(published.tensors, published.config, mode, str(checkpoint))
+    _settle(config, settings, checkpoint)
+    state = _our_state(config, published, checkpoint)
+    _write(config, state, {"file": checkpoint.name, "epoch": published.epoch}, output, best)
+    unused = {
+        name.removeprefix("module.").partition(".")[0] for name in published.tensors if our_name(name) not in state
+    }
+    told = ", ".join(f"{key}={_shown(value)}" for key, value in settings.items())
+    left_out = f" Without {', '.join(sorted(unused))}, which its input mode does not use." if unused else ""
+    return f"{best}: {len(state)} tensors, {told}.{left_out} Answer with --checkpoint {best}, or init_from={best}"
+
+
+def _settle(config: DictConfig, settings: Mapping[str, Any], origin: Path) -> None:
+    """Lay a file's settings over a configuration; an override that contradicts one is refused, but for types."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        standard = compose("train", overrides=list(FIRST))
+    for key, value in settings.items():
+        here, default = OmegaConf.select(config, key), OmegaConf.select(standard, key)
+        if here != default and here != value:
+            if key.endswith(".dtype"):
+                continue
+            raise CheckpointError(f"{key}={_shown(here)}: {origin} was trained with {_shown(value)}; leave it out")
+        OmegaConf.update(config, key, value, merge=False, force_add=True)
+
+
+def _our_state(config: DictConfig, published: Published, origin: Path) -> dict[str, Any]:
+    """The file's weights by our names, after a look at their shapes."""
+    import torch
+
+    from affectgpt_r1.policy.build_policy import build_modules
+    from affectgpt_r1.policy.checkpoint import check_tensors
+    from affectgpt_r1.policy.published_names import our_names
+
+    model = resolved(config)["model"]
+    modules = {key: value for key, value in model.items() if key not in ("_target_", "tokenizer", "share_prompt")}
+    with torch.device("meta"):
+        language_model, _, fusion = build_modules(vocab_size=None, image=config.data.visual == "image", **modules)
+    trained = {
+        f"{part}.{name}": one
+        for part, module in (("language_model", language_model), ("fusion", fusion))
+        for name, one in module.named_parameters()
+        if one.requires_grad
+    }
+    state = our_names(published.tensors, trained)
+    check_tensors(state, trained, str(origin))
+    return state
+
+
+def _write(config: DictConfig, state: Mapping[str, Any], imported: Mapping[str, Any], output: Path, best: Path) -> None:
+    """Write the checkpoint, and the configuration where Hydra writes a run's."""
+    import torch
+
+    from affectgpt_r1.policy.checkpoint import POLICY_PREFIX
+
+    stored = {key: value for key, value in resolved(config).items() if key in STORED}
+    tensors = {f"{POLICY_PREFIX}{name}": tensor.float() for name, tensor in state.items()}
+    content = {"state_dict": tensors, "digests": {}, "reference": {}, "config": stored, "imported": dict(imported)}
+    elsewhere = "choose another --output"
+    write_text(output / ".hydra" / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)), elsewhere=elsewhere)
+    with replacing(best, elsewhere=elsewhere) as partial, partial.open("wb") as file:
+        torch.save(content, file)
+
+
+def _module(name: str) -> str:
+    return name.removeprefix("module.").partition(".")[0]
+
+
+def _shown(value: Any) -> str:
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return str(plain).replace("'", "")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: options of its own, and the overrides of ``configs/train.yaml``."""
+    parser = argparse.ArgumentParser(
+        prog="affectgpt-r1 import-affectgpt", description="Make a released checkpoint a run's folder."
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--mode", help="its input mode (face_or_frame), where the file does not name one")
+
+    def work(options: argparse.Namespace, config: DictConfig) -> str:
+        return import_affectgpt(config, options.checkpoint, options.output, options.mode)
+
+    print(printable(run_composed_command(parser, work, arguments, first=FIRST)))
+
+
+if __name__ == "__main__":
+    main()

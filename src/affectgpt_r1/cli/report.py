@@ -1,0 +1,56 @@
+"""The report on the ablation sweeps: ``affectgpt-r1 report``. It reads MLflow only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from affectgpt_r1 import REPOSITORY
+from affectgpt_r1.cli.command import run_command
+from affectgpt_r1.io.clean_text import message, printable
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line.
+
+    Raises:
+        SystemExit: With code 2 if there is nothing to report on, which is named in one line.
+    """
+    parser = argparse.ArgumentParser(prog="affectgpt-r1 report", description="Write the report on the ablation sweeps.")
+    parser.add_argument("--outputs", type=Path, default=REPOSITORY / "outputs", help="holds mlflow.db (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="where the report goes (OUTPUTS/report)")
+    parser.add_argument("--lexicon", metavar="FOLDER", help="the lexicon of runs that were scored by a folder of yours")
+    for file in run_command(parser, report, arguments):
+        print(printable(file))
+
+
+def report(options: argparse.Namespace) -> list[Path]:
+    """Write the report, and say on standard error which runs it took and what is missing.
+
+    See :func:`~affectgpt_r1.report.build.build_report`.
+
+    Raises:
+        ConfigError: Another report is being written into the same folder.
+    """
+    from affectgpt_r1.config.run_lock import owned
+    from affectgpt_r1.report.build import build_report
+
+    folder = options.folder or options.outputs / "report"
+    if not options.outputs.is_dir():  # else the lock would make it
+        return build_report(options.outputs, folder, options.lexicon)
+    with owned(folder, "choose another --folder"):
+        files = build_report(options.outputs, folder, options.lexicon)
+    summary = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+    for name, sweep in summary["sweeps"].items():
+        for run in sweep["runs"]:
+            taken = f"{run['choice']}, seed {run['seed']}: MLflow run {run['run_id']}, commit {run['git_commit'][:7]}"
+            print(message(f"{name} sweep: {taken}"), file=sys.stderr)
+    print(*map(message, summary["missing"]), sep="\n", file=sys.stderr)
+    return files
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""From a composed configuration to the objects of a run; shared by training and evaluation."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from affectgpt_r1.config.compose import instantiate
+from affectgpt_r1.data.collate import batch_to_device
+from affectgpt_r1.data.datamodule import ClipDataModule
+from affectgpt_r1.data.fill_feature_store import Encode, fill_feature_store
+from affectgpt_r1.data.layouts.annotations import QuestionSet
+from affectgpt_r1.data.unreadable import SkippedClips
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.policy.build_policy import has_sizes
+from affectgpt_r1.policy.checkpoint import check_sizes, load_policy_weights, load_tower_weights, tower_digest
+from affectgpt_r1.policy.hf_export import check_exported_sizes, load_exported_weights
+from affectgpt_r1.policy.hf_folder import is_exported, read_exported
+from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.policy.prompts import PromptTemplate
+from affectgpt_r1.types import ClipBatch, Sampling
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_REPORTS = 20.0
+
+UNTRUE_HERE = (
+    ".*your dataloader is not resumable.*",  # the data module resumes its sampler itself
+    ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen towers, on purpose
+    ".*LeafSpec.* is deprecated.*",  # inside Lightning
+    ".*FSDP2-wrapped module.*returned a view tensor.*",  # which nothing changes in place
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # the module itself averages over processes, in one go
+)
+"""Lightning's warnings that a user would wrongly worry about."""
+
+
+def prepare_process(config: DictConfig) -> None:
+    """Seed every generator, set the number of threads, and silence what Lightning says without need.
+
+    Raises:
+        ConfigError: ``seed`` or ``num_threads`` is out of range, or ``experiment_name`` empty.
+    """
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed={config.seed}: give a whole number from 0 to {2**32 - 1}")
+    if not str(config.experiment_name or "").strip():
+        raise ConfigError("experiment_name is empty: it names the run's folder below paths.outputs")
+    if config.num_threads < 1:
+        raise ConfigError(f"num_threads={config.num_threads}: give 1 or more")
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_num_threads(config.num_threads)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its notes would stand twice beside Hydra's log
+    for message in UNTRUE_HERE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def build_policy(config: DictConfig) -> MultimodalPolicy:
+    """The policy with pretrained towers and, if ``init_from`` names a checkpoint, trained weights.
+
+    Where it names an exported folder, the configuration takes the folder's ``model``.
+    """
+    exported = take_exported_model(config)
+    template = PromptTemplate(
+        config.prompt.question,
+        config.prompt.thinks,
+        config.data.visual,
+        config.prompt.force_answer,
+        bos_at_inference=config.prompt.bos_at_inference,
+        kind=config.prompt.kind,
+    )
+    build = partial(instantiate(config.model, "model", _partial_=True), template=template)
+    if exported is not None:
+        check_exported_sizes(build, exported)
+    elif config.init_from is not None and has_sizes(config.model):
+        check_sizes(build, config.init_from)
+    policy: MultimodalPolicy = build()
+    if config.towers_from is not None:
+        load_tower_weights(policy.towers, config.towers_from)
+    if exported is not None:
+        load_exported_weights(policy, exported)
+    elif config.init_from is not None:
+        load_policy_weights(policy, config.init_from)
+    return policy
+
+
+def take_exported_model(config: DictConfig) -> Path | None:
+    """Let a configuration whose ``init_from`` names an exported folder take the folder's model and towers.
+
+    The run's own are ``model.weights``, how the model computes (``share_prompt``, ``gradient_checkpointing``), and
+    above a ``merged`` folder ``model.lora``. What the run stores then says where its frozen weights are.
+
+    Args:
+        config: The composed ``configs/train.yaml``; changed in place. A second call changes nothing.
+
+    Returns:
+        The folder; None where ``init_from`` names none.
+
+    Raises:
+        CheckpointError: The folder's settings cannot be read.
+    """
+    if config.init_from is None or not is_exported(config.init_from):
+        return None
+    folder = Path(config.init_from).resolve()
+    exported = read_exported(folder)
+    model = exported["model"]
+    for key in (*KEPT_OF_RUN, "lora") if exported["kind"] == "merged" else KEPT_OF_RUN:
+        model[key] = config.model.get(key)
+    config.model, config.towers_from = {"_target_": config.model["_target_"], **model}, str(folder)
+    return folder
+
+
+KEPT_OF_RUN = ("share_prompt", "gradient_checkpointing", "weights")
+"""Keys of ``model`` that a run does not take from an exported folder."""
+
+
+def build_data(config: DictConfig) -> ClipDataModule:
+    """The data module, set up: its label files and media are checked.
+
+    Raises:
+        ConfigError: Validation asks for emotion words, and the label files hold none; or SFT shall reason, and no file
+            of reasons is named.
+    """
+    if config.prompt.thinks and config.get("stage", {}).get("name") == "sft" and config.data.train_reasons is None:
+        raise ConfigError("prompt=think learns to reason from data.train_reasons, which is null: name its file")
+    data: ClipDataModule = instantiate(config.data, "data")
+    data.setup()
+    own = QuestionSet((config.prompt.kind,) if config.prompt.kind else ())
+    if own.needs_labels() and not any(row.labels for row in data.splits.train):
+        raise ConfigError(
+            f"{data.files.train_labels} holds no emotion words, which validation asks for; set prompt.kind to one of "
+            f"data.questions={list(data.questions.kinds)}"
+        )
+    return data
+
+
+def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.device | None = None) -> SkippedClips:
+    """Let every clip pass the frozen towers once, if the data module has a feature store; processes share the work.
+
+    For tens of thousands of clips that takes long, so it says how far it is.
+
+    Args:
+        data: Set up.
+        policy: Its towers encode.
+        device: Where they do so; None is where they are. On a CPU, CLIP-L and HuBERT-L take seconds a clip.
+
+    Returns:
+        The account of clips that could not be read.
+
+    Raises:
+        ConfigError: The features would depend on the clips of each training batch.
+    """
+    if data.feature_store is None:
+        return SkippedClips()
+    if policy.towers.settings["waveform_normalization"] == "joint":
+        raise ConfigError(
+            "model.waveform_normalization=joint depends on the clips of each training batch, so nothing can be "
+            "stored: set data.feature_store=null, or model.waveform_normalization=clip"
+        )
+    data.open_feature_store(tower_digest(policy.towers))
+    home = next(policy.towers.parameters()).device
+    there = device or home
+
+    def prepare(missing: int) -> Encode:
+        log.info("Encoding %d clips with the frozen towers, once, on %s", missing, there)
+        policy.towers.to(there)
+        encoded, told = 0, time.monotonic()
+
+        def encode(batch: ClipBatch) -> Mapping[str, Tensor]:
+            nonlocal encoded, told
+            features: Mapping[str, Tensor] = policy.towers(batch_to_device(batch, there))
+            encoded += len(batch)
+            if time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
+                log.info("Encoded %d of %d clips", encoded, missing)
+                told = time.monotonic()
+            return features
+
+        return encode
+
+    try:
+        return fill_feature_store(data, prepare)
+    finally:
+        policy.towers.to(home)
+
+
+def answer_sampling(config: DictConfig) -> Sampling:
+    """How answers are decoded outside training, up to the prompt mode's limit; drawn ones are the same at a rerun.
+
+    Raises:
+        ConfigError: ``prompt.sampling`` is unknown.
+    """
+    rule, longest = config.prompt.sampling, config.prompt.max_completion_length
+    if rule == "greedy":
+        return Sampling(temperature=0.0, max_completion_length=longest)
+    if rule == "published":  # AffectGPT's temperature and top_p, and the top_k of Qwen's generation_config.json
+        return Sampling(temperature=1.0, top_p=0.9, top_k=20, max_completion_length=longest, seed=config.seed)
+    raise ConfigError(f"prompt.sampling={rule} is unknown; choose greedy or published")
+
+
+def checkpoint_to_resume(config: DictConfig) -> Path | None:
+    """The path that ``ckpt_path`` names; ``last`` stands for this run's last checkpoint.
+
+    A run that was killed between its first ``best.ckpt`` and its first ``last.ckpt`` has the former alone: they hold
+    the same.
+    """
+    if config.ckpt_path is None:
+        return None
+    if config.ckpt_path == "last":
+        last, best = (Path(config.paths.run) / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+        return best if best.is_file() and not last.is_file() else last
+    return Path(config.ckpt_path)

@@ -1,0 +1,69 @@
+"""Overrides of the command line that Hydra's grammar cannot read, or reads as something else than they say.
+
+Hydra parses ``KEY=VALUE`` with a grammar in which letters beyond ASCII, brackets, apostrophes and a second ``=`` need
+quotes, and in which ``1e-3`` is a number. Folders have such names every day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from affectgpt_r1.config.keys import text_keys
+from affectgpt_r1.errors import ConfigError
+
+
+def quote_overrides(arguments: Sequence[str]) -> list[str]:
+    """Quote the values that Hydra would refuse, and numbers that are meant as text.
+
+    Args:
+        arguments: The command line; what is not ``KEY=VALUE`` is left as it is.
+
+    Returns:
+        The same command line, as Hydra reads it.
+
+    Raises:
+        ConfigError: A list or mapping cannot be read, or a ``~`` was not expanded by the shell; names the key.
+
+    >>> quote_overrides(["paths.data=/data/clips (copy)", "seed=1,2", "experiment_name=1e-3", "-m"])
+    ['paths.data="/data/clips (copy)"', 'seed=1,2', 'experiment_name="1e-3"', '-m']
+    """
+    return [_quoted(one) if "=" in one and not one.startswith("-") else one for one in arguments]
+
+
+def _quoted(override: str) -> str:
+    key, _, value = override.partition("=")
+    if value.startswith("~"):
+        raise ConfigError(f"{override}: the shell expands ~ only at the start of a word; write {key}=$HOME/… instead")
+    parsed = _parsed(override)
+    plain_key = key.lstrip("+~")
+    if parsed is None and not value.startswith(("[", "{")):
+        requoted = f"{key}={_in_quotes(value)}"
+        if _parsed(requoted) is not None:
+            return requoted
+    if parsed is None:
+        raise ConfigError(
+            f"{plain_key}: the value {value} cannot be read; quote it for the shell and for Hydra, as in "
+            f"'{plain_key}=\"VALUE\"'; lists are [a,b], mappings {{a: 1}}"
+        )
+    (read,) = parsed
+    is_number = isinstance(read, int | float) and not isinstance(read, bool)
+    return f"{key}={_in_quotes(value)}" if is_number and plain_key in text_keys() else override
+
+
+def _parsed(override: str) -> tuple[object] | None:
+    """Return the value that Hydra reads, in a tuple; None where it cannot read the override."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        return (None if parsed.is_sweep_override() else parsed.value(),)
+    except HydraException:
+        return None
+
+
+def _in_quotes(value: str) -> str:
+    # In Hydra's quotes a backslash escapes only a quote, or backslashes that come before one.
+    head = value.rstrip("\\")
+    escaped = head.replace('\\"', '\\\\"').replace('"', '\\"') + "\\" * 2 * (len(value) - len(head))
+    return f'"{escaped}"'

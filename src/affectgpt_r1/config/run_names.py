@@ -1,0 +1,153 @@
+"""What a run's folder is called: the stage, and what the command line changes of its experiment."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from affectgpt_r1.config.keys import key_of
+
+SEPARATOR = "+"
+"""Between stage and changes. Not Hydra's ``,`` and ``=``: a path that holds them must be quoted in ``init_from=``."""
+
+LONGEST = 120
+"""Characters of a folder's name; a longer one is cut and ends in a hash."""
+
+HASH_CHARACTERS = 8
+
+PLACES = ("paths", "logger", "callbacks", "hydra")
+"""Groups that say where a run is kept and shown."""
+
+NOT_IN_NAMES = (
+    *("experiment", "experiment_name", "stage", "stage.name", "debug", "ckpt_path", "overwrite", "evaluate_after"),
+    *("num_threads", "data.num_workers", "data.eval_batch_size", "trainer.log_every_n_steps"),
+    *("trainer", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy"),
+)
+"""Keys that say how a run is started and on what machine; a second stage should find the first one all the same."""
+
+SHOWN_BY_PATHS = (
+    *("experiment", "experiment_name", "stage", "ckpt_path", "overwrite", "logger", "hydra"),
+    *("paths.root", "paths.outputs", "paths.experiment", "paths.run"),
+)
+"""Keys that a sweep may vary without a part of its own in the folder's name."""
+
+CHECKPOINT_KEYS = ("init_from", "towers_from", "match_wall_time", "systems")
+
+
+def run_folder(*, _root_: DictConfig) -> str:
+    """Return the folder of a run or of an evaluation: the value of ``paths.run``.
+
+    A training run has ``<experiment>/<stage>``, followed by what the command line changes. In a sweep that is what it
+    varies. A name that the command line gives, ``experiment_name=``, is taken as it is. An evaluation writes into the
+    experiment's folder, or into one of its own below that if it differs from the plain one.
+
+    Args:
+        _root_: The configuration that holds ``paths.run``; OmegaConf passes it.
+    """
+    experiment, stage = Path(_root_.paths.experiment), str(_root_.stage.name)
+    changes = changed_keys(_root_)
+    if not changes:
+        return str(experiment if stage == "evaluate" else experiment / stage)
+    return str(experiment / run_name(stage, changes))
+
+
+def run_title(*, _root_: DictConfig) -> str:
+    """Return the run's name in MLflow: that of its folder, and the seed.
+
+    Args:
+        _root_: See :func:`run_folder`.
+    """
+    folder = Path(_root_.paths.run)
+    name = str(_root_.stage.name) if folder == Path(_root_.paths.experiment) else folder.name
+    return f"{name}-seed{_root_.seed}"
+
+
+def run_name(stage: str, changes: Mapping[str, str]) -> str:
+    """Return a folder name that Hydra reads unquoted and that a change of any value changes.
+
+    Args:
+        stage: Name of the stage.
+        changes: Value of each changed key, as on the command line.
+
+    >>> run_name("grpo", {"stage.beta": "0.04", "penalty": "ratio"})
+    'grpo+penalty-ratio+stage.beta-0.04'
+    >>> run_name("grpo", {"data.modalities": "[video,text]"})
+    'grpo+data.modalities-video_text-cc182e58'
+    """
+    ordered = sorted(changes.items())
+    readable = [re.sub(r"[^\w.-]+", "_", value, flags=re.ASCII).strip("_") for _, value in ordered]
+    parts = [f"{key}-{text}" for (key, _), text in zip(ordered, readable, strict=True)]
+    name = SEPARATOR.join((stage, *parts))
+    if len(name) <= LONGEST and readable == [value for _, value in ordered]:
+        return name
+    digest = hashlib.sha256(repr(ordered).encode()).hexdigest()[:HASH_CHARACTERS]
+    return f"{name[: LONGEST - HASH_CHARACTERS - 1]}-{digest}"
+
+
+def changed_keys(config: DictConfig) -> dict[str, str]:
+    """Return the overrides that tell this run from others of its experiment and stage; none outside Hydra's commands.
+
+    Args:
+        config: The composed configuration.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized():
+        return {}
+    hydra = HydraConfig.get()
+    given = {key_of(one): one.partition("=")[2].strip("'\"") for one in hydra.overrides.task}
+    values = {key: _readable_path(key, value, config) for key, value in given.items() if not _is_shown(key, config)}
+    own = {key: value for key, value in values.items() if not _is_one_of(key, (*PLACES, *NOT_IN_NAMES))}
+    if config.stage.name == "evaluate":
+        return {key: value for key, value in own.items() if key != f"systems.{value}"}
+    if hydra.mode == RunMode.MULTIRUN:
+        swept = _swept_keys(str(Path(hydra.sweep.dir) / "multirun.yaml"))
+        if swept is not None:
+            return {key: values[key] for key in values.keys() & swept if not _is_one_of(key, SHOWN_BY_PATHS)}
+    elif "experiment_name" in given:
+        return {}
+    return own
+
+
+def _is_one_of(key: str, listed: tuple[str, ...]) -> bool:
+    """Whether a key is listed, or is below a listed group; ``trainer`` alone is the choice of a file."""
+    return key in listed or any(key.startswith(f"{one}.") for one in (*PLACES, "trainer.strategy") if one in listed)
+
+
+def _is_shown(key: str, config: DictConfig) -> bool:
+    """Whether the experiment's name holds a key: ``seed`` and ``prompt`` of ``demo-${prompt.name}-seed${seed}``."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    named = re.findall(r"\$\{([\w.]+)\}", str(plain["experiment_name"]))
+    return any(one == key or one.startswith(f"{key}.") for one in named)
+
+
+def _readable_path(key: str, value: str, config: DictConfig) -> str:
+    """A checkpoint or record below the experiment by its run's folder, another by its whole path."""
+    if key.partition(".")[0] not in CHECKPOINT_KEYS or value in ("", "null"):
+        return value
+    path, experiment = Path(value).absolute(), Path(config.paths.experiment).absolute()
+    if not path.is_relative_to(experiment):
+        return str(path)
+    inner = path.relative_to(experiment).as_posix()
+    return inner.removesuffix("/run.json").removesuffix("/checkpoints/best.ckpt")
+
+
+@cache
+def _swept_keys(multirun: str) -> frozenset[str] | None:
+    """Keys that a multirun varies, by the file that Hydra's sweeper wrote; None if another sweeper wrote none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if not Path(multirun).is_file():
+        return None
+    written: Any = OmegaConf.load(multirun)
+    overrides = OverridesParser.create().parse_overrides(list(OmegaConf.select(written, "hydra.overrides.task") or ()))
+    keys = {key_of(str(one.input_line)) for one in overrides if one.is_sweep_override()}
+    return frozenset(keys.union(OmegaConf.select(written, "hydra.sweeper.params") or ()))

@@ -1,0 +1,1 @@
+"""Folders and label files as the data sets are published."""

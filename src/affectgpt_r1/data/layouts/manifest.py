@@ -1,0 +1,302 @@
+"""Label files of the published layout, read into rows and checked before any media are touched.
+
+Rows are numbered as a spreadsheet shows them: the header is row 1, the first clip row 2.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from reprlib import repr as short_repr
+from typing import NoReturn
+
+import pandas as pd
+
+from affectgpt_r1.data.layouts.annotations import LABEL_COLUMNS, NO_QUESTIONS, QuestionSet, read_annotations
+from affectgpt_r1.data.layouts.mer import is_safe_name
+from affectgpt_r1.data.layouts.spoken_text import limited_subtitles
+from affectgpt_r1.emotion.parsing import parse_labels
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.io.csv_format import HEADER_BYTES, spreadsheet_format
+from affectgpt_r1.io.untrusted_files import has_control_character, json_lines
+from affectgpt_r1.types import Annotations, EmotionSet
+
+_LISTED_AT_MOST = 5
+
+LONGEST_NAME = 251
+"""Bytes of a clip's name; a file name has at most 255, and ``.mp4`` is among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """One labelled clip.
+
+    Attributes:
+        name: Clip name, a plain file name without its suffix.
+        labels: Parsed emotion words; ``("neutral",)`` for an empty field of a training set.
+        reason: Target reasoning, ``""`` where the set has none.
+        subtitle: What is said, ``""`` where nothing is.
+        row: Row of the label file.
+        annotations: What the questions of ``data.questions`` need beside labels and reason.
+    """
+
+    name: str
+    labels: EmotionSet
+    reason: str = ""
+    subtitle: str = ""
+    row: int = 0
+    annotations: Annotations = field(default_factory=dict, hash=False)
+
+
+def read_manifest(
+    root: Path,
+    labels: str,
+    *,
+    reasons: str | None = None,
+    subtitles: str | None = "subtitle_chieng.csv",
+    empty_as_neutral: bool = False,
+    questions: QuestionSet = NO_QUESTIONS,
+    answers_all: bool = False,
+) -> list[ManifestRow]:
+    """Read a label file and what belongs to its clips.
+
+    Args:
+        root: Data folder.
+        labels: Label file in ``root`` with the columns ``name`` and ``openset``, or ``discrete`` in its place; neither
+            is needed where none of ``questions`` is about emotion words.
+        reasons: File in ``root`` with ``name`` and ``reason``; it must cover every labelled clip.
+        subtitles: File in ``root`` with ``name`` and ``english``; it must cover every labelled clip, an empty field
+            means that nothing is said. None leaves the subtitles out. Long ones are cut; see
+            :mod:`affectgpt_r1.data.layouts.spoken_text`.
+        empty_as_neutral: Read an empty ``openset`` as ``neutral``, as the published training does.
+        questions: What the clips may be asked.
+        answers_all: Refuse a file that does not answer each of them.
+
+    Raises:
+        DataError: A file is missing, empty or not UTF-8, lacks a column or a clip, names a clip twice, or names one
+            that would lie outside ``root``; or a row does not answer one of ``questions``.
+    """
+    path = root / labels
+    table = read_table(path)
+    names: list[str] = table["name"].tolist()
+    emotions = _emotions(path, table, ("neutral",) if empty_as_neutral else (), questions)
+    reason_of = _covering(root / reasons, "reason", names) if reasons else {}
+    subtitle_of = _subtitles(root / subtitles, names) if subtitles else {}
+    described = [reason_of.get(name, "") for name in names]
+    annotations = read_annotations(path, table, emotions, described, questions.kinds, required=answers_all)
+    return [
+        ManifestRow(name, words, reason, subtitle_of.get(name, ""), row, annotation)
+        for row, name, words, reason, annotation in zip(
+            table.index, names, emotions, described, annotations, strict=True
+        )
+    ]
+
+
+def _emotions(path: Path, table: pd.DataFrame, empty: EmotionSet, questions: QuestionSet) -> list[EmotionSet]:
+    """Emotion words of every row; none where the file has no column of them and no question needs one."""
+    columns = [column for column in LABEL_COLUMNS if column in table.columns]
+    if not columns and not questions.needs_labels():
+        return [()] * len(table)
+    _check_columns(path, table, columns[:1] or LABEL_COLUMNS[:1])
+    return [parse_labels(cell) or empty for cell in table[columns[0]]]
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
+
+    The table's index is the row in a spreadsheet, where blank rows count, too. Names come in the composed normal form
+    (NFC), so that files that were written on different systems agree.
+
+    As in the published loaders, pandas takes ``NA``, ``null``, ``None`` and ``nan`` for empty fields, too.
+
+    Args:
+        path: The file.
+        columns: Columns that it must have besides ``name``.
+
+    Raises:
+        DataError: The file cannot be read, lacks a column, clips or a cell, or has an unsafe or repeated name.
+    """
+    check_format(path)
+    try:
+        table = pd.read_csv(path, dtype=str, encoding="utf-8").fillna("")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; set the data folder (paths.data) or the file's name") from error
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"{path}: the file is empty") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
+    except (ValueError, OverflowError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}") from error
+    _check_columns(path, table, ["name", *columns])
+    if table.empty:
+        raise DataError(f"{path}: has a header but no rows")
+    rows = _checked_rows(path)
+    if len(rows) != len(table):  # quotes inside of cells, which pandas and Python read differently
+        raise DataError(f"{path}: has {len(table)} or {len(rows)} rows, by how it is quoted; save it as CSV once more")
+    table.index = pd.Index(rows)
+    table["name"] = table["name"].map(_composed)
+    _check_names(path, table["name"])
+    return table
+
+
+def read_columns(path: Path, column: str) -> dict[str, str]:
+    """One column of a CSV file by clip name, in file order; see :func:`read_table` for what is refused."""
+    table = read_table(path, [column])
+    return dict(zip(table["name"].tolist(), table[column].tolist(), strict=True))
+
+
+def read_cues(path: Path) -> dict[str, dict[str, float]]:
+    """Recorded cues of synthetic clips: JSON lines with a ``name`` and the numbers under ``cues``.
+
+    Raises:
+        DataError: The file is missing, or a line holds no such object; says which.
+    """
+    try:
+        clips = list(json_lines(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    cues: dict[str, dict[str, float]] = {}
+    for number, clip in clips:
+        try:
+            cues[_composed(clip["name"])] = {cue: _finite(value) for cue, value in clip["cues"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f'{path}: line {number} is not {{"name": ..., "cues": {{...}}}}: {error!r}') from error
+    return cues
+
+
+def _finite(value: object) -> float:
+    if not isinstance(value, int | float) or not abs(value) < 1e100:
+        raise ValueError(f"a cue is a number, not {short_repr(value)}")
+    return float(value)
+
+
+def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow], known: str = "") -> None:
+    """Refuse clips that stand in a training and in an evaluation set.
+
+    Args:
+        train: Training rows.
+        evaluation: Evaluation rows.
+        known: What is known about such clips of these files.
+
+    Raises:
+        DataError: Names the clips and their rows in both sets.
+    """
+    train_row_of = {row.name: row.row for row in train}
+    shared = [row for row in evaluation if row.name in train_row_of]
+    if shared:
+        listed = listing(f"{row.name} (rows {train_row_of[row.name]} and {row.row})" for row in shared)
+        note = f" ({known})" if known else ""
+        raise DataError(f"{len(shared)} clips stand in two splits: {listed}{note}; take them out of the training file")
+
+
+def hash_order(rows: Iterable[ManifestRow], salt: str) -> list[ManifestRow]:
+    """Rows in an order that depends on their names alone, so that a subset or split is the same everywhere."""
+    return sorted(rows, key=lambda row: hashlib.sha256(f"{salt}:{row.name}".encode()).digest())
+
+
+def listing(items: Iterable[str]) -> str:
+    """The first items of many, and how many more there are."""
+    shown = list(items)
+    rest = len(shown) - _LISTED_AT_MOST
+    return ", ".join(shown[:_LISTED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _covering(path: Path, column: str, names: list[str]) -> dict[str, str]:
+    values = read_columns(path, column)
+    lacking = [name for name in names if name not in values]
+    if lacking:
+        raise DataError(f"{path}: has no row for {len(lacking)} of {len(names)} labelled clips: {listing(lacking)}")
+    return values
+
+
+def _subtitles(path: Path, names: list[str]) -> dict[str, str]:
+    return limited_subtitles(path, _covering(path, "english", names), names)
+
+
+def _check_columns(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
+    lacking = [column for column in columns if column not in table.columns]
+    if lacking:
+        raise DataError(f"{path}: lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}")
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def check_format(path: Path) -> None:
+    """Refuse what spreadsheet programs save under the name of a CSV file, before pandas guesses at it.
+
+    Raises:
+        DataError: Says what it is; a file that cannot be opened is not refused here.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(HEADER_BYTES)
+    except OSError:
+        return  # which pandas reports, and read_table translates
+    if problem := spreadsheet_format(start):
+        raise DataError(f"{path}: {problem}; save it as 'CSV UTF-8', with commas between the cells")
+
+
+def _checked_rows(path: Path) -> list[int]:
+    """Return each clip's row number; refuse rows of another length than the header.
+
+    pandas would fill short rows up as if their cells were empty, and numbers rows as if blank ones were not there.
+    """
+    rows: list[int] = []
+    header: list[str] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row, cells in enumerate(csv.reader(file), start=1):
+                if len(cells) <= 1 and not "".join(cells).strip():
+                    continue  # as pandas passes over it
+                if not header:
+                    header = cells
+                    continue
+                if len(cells) != len(header):
+                    _refuse_row(path, row, cells, header)
+                rows.append(row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}") from error
+    return rows
+
+
+def _refuse_row(path: Path, row: int, cells: list[str], header: list[str]) -> NoReturn:
+    if len(cells) < len(header):
+        raise DataError(
+            f"{path}: row {row} ({cells[0]}) has no cell for the column {header[len(cells)]}; complete the row, or "
+            "write its comma where the cell is meant to be empty"
+        )
+    raise DataError(
+        f"{path}: row {row} ({cells[0]}) has {len(cells)} cells, the header {len(header)}; put a cell that holds "
+        "commas in double quotes"
+    )
+
+
+def _check_names(path: Path, names: pd.Series[str]) -> None:
+    first_row: dict[str, int] = {}
+    for row, name in names.items():
+        assert isinstance(row, int)
+        if not name:
+            raise DataError(
+                f"{path}: row {row}: the name is empty; pandas takes NA, null, None and nan for empty, too: "
+                "rename the clip"
+            )
+        if not is_safe_name(name):
+            fault = "a control character" if has_control_character(name) else "a folder"
+            raise DataError(
+                f"{path}: row {row}: the name {name!r} has {fault} in it; names are file names without folder "
+                "and suffix, and paths.data is the folder above video/"
+            )
+        if (size := len(name.encode())) > LONGEST_NAME:
+            raise DataError(
+                f"{path}: row {row}: the name {name[:40]!r}… has {size} bytes; file systems allow {LONGEST_NAME} and a "
+                "suffix: rename the clip"
+            )
+        if name in first_row:
+            raise DataError(f"{path}: the name {name!r} stands in rows {first_row[name]} and {row}; keep one")
+        first_row[name] = row

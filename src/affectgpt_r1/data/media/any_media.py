@@ -1,0 +1,188 @@
+"""Frames and sound of any file that FFmpeg reads, however long, in bounded memory.
+
+Data sets are read by :mod:`affectgpt_r1.data.media.video`; this is for files that nobody prepared, after
+:func:`affectgpt_r1.data.media.containers.inspect` has said what is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from affectgpt_r1.data.media.audio import (
+    MOST_CHANNELS,
+    SAMPLE_RATE,
+    WindowRule,
+    audio_windows,
+    average_channels,
+    centred,
+    check_sample_rate,
+    resample,
+    window_starts,
+)
+from affectgpt_r1.data.media.containers import LOST_SHARE, Streams, audio_stream, opened, video_stream
+from affectgpt_r1.data.media.pictures import as_shown, squash
+from affectgpt_r1.data.media.video import Frames, uniform_indices
+from affectgpt_r1.errors import MediaError
+
+LONG_SECONDS = 120.0
+"""Of a longer file frames are sought and sound is read window by window, so that two hours take no more memory."""
+
+SEEK_SECONDS = 5.0
+"""A wanted frame this far ahead is sought by its key frame; a nearer one is reached by decoding."""
+
+SEEKS_EARLIER = (0, 5, 20, 80)
+"""Seconds before a wanted frame where its key frame is sought, by turns."""
+
+RESAMPLING_MARGIN = 0.1
+"""Seconds of sound around a window, so that the resampling filter sees no edge where the file has none."""
+
+
+def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | None = None) -> list[Frames]:
+    """Read ``count`` frames spread over the file by their place in presentation order.
+
+    With a variable frame rate this spreads them over the frames, not over the time, as the training sets' reader does.
+
+    Args:
+        path: The file.
+        streams: From :func:`~affectgpt_r1.data.media.containers.inspect`.
+        count: Frames ``F``; a shorter file repeats its last.
+        size: Height and width to squash each picture to, as published.
+
+    Returns:
+        ``F`` pictures ``(H, W, 3)`` uint8 RGB as a player shows them: turned or mirrored as the file asks, with square
+        pixels and the longest edge at most :data:`~affectgpt_r1.data.media.pictures.LONGEST_EDGE` unless squashed.
+
+    Raises:
+        MediaError: A frame cannot be decoded.
+    """
+    wanted = [streams.picture_times[index] for index in uniform_indices(len(streams.picture_times), count)]
+    pictures = _pictures_at(path, wanted, size, may_seek=True)
+    if len(pictures) < len(set(wanted)):
+        pictures = _pictures_at(path, wanted, size, may_seek=False)  # some containers cannot seek, or lose their way
+    if missing := [time for time in wanted if time not in pictures]:
+        raise MediaError(f"{path}: {len(missing)} of the {count} wanted frames cannot be decoded")
+    return [pictures[time] for time in wanted]
+
+
+def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float, rule: WindowRule = "even") -> Tensor:
+    """Read ``(W, S)`` float32 windows at 16 kHz; see :func:`~affectgpt_r1.data.media.audio.audio_windows`.
+
+    A packet that cannot be decoded is passed over, as players do: recorded broadcasts often start with half a one.
+
+    Raises:
+        MediaError: The sound cannot be decoded, or too much of it is damaged.
+    """
+    there = streams.sound_end - streams.sound_start
+    if there <= LONG_SECONDS:
+        with opened(path) as container:
+            stream = audio_stream(container)
+            assert stream is not None
+            whole = _mono(path, _decoded(container.demux(stream)), stream)
+        held, decoded = streams.sound_seconds, whole.shape[0] / SAMPLE_RATE
+        if decoded < held * (1 - LOST_SHARE) - 0.1:
+            raise MediaError(f"{path}: only {decoded:.1f} of {held:.1f} seconds of its sound can be decoded")
+        return audio_windows(whole, SAMPLE_RATE, count, seconds, rule)
+    samples = window_starts(round(there * SAMPLE_RATE), SAMPLE_RATE, count, seconds, rule)
+    starts = [streams.sound_start + sample / SAMPLE_RATE for sample in samples]
+    with opened(path) as container:
+        windows = torch.stack([_sound_between(path, container, start, seconds) for start in starts])
+    return centred(windows) if rule == "published" else windows
+
+
+def _sound_between(path: Path, container: av.container.InputContainer, start: float, seconds: float) -> Tensor:
+    """A window ``(S,)`` from ``start``, or from where the sound goes on if it pauses there."""
+    stream = audio_stream(container)
+    assert stream is not None
+    begin = start - RESAMPLING_MARGIN
+    frames: list[Any] = []
+    if _seek(container, stream, max(0.0, begin)) or _seek(container, stream, 0.0):
+        for frame in _decoded(container.demux(stream)):
+            if frame.time is None or frame.time + frame.samples / frame.sample_rate < begin:
+                continue
+            if frames and frame.time > max(start, frames[0].time) + seconds + RESAMPLING_MARGIN:
+                break
+            frames.append(frame)
+    if not frames:
+        raise MediaError(f"{path}: its sound at {start:.1f} s cannot be decoded")
+    offset = max(0, round((start - frames[0].time) * SAMPLE_RATE))
+    length = round(seconds * SAMPLE_RATE)
+    return audio_windows(_mono(path, frames, stream)[offset : offset + length], SAMPLE_RATE, 1, seconds)[0]
+
+
+def _mono(path: Path, frames: Iterable[Any], stream: av.AudioStream) -> Tensor:
+    """The sound frames' samples ``(N,)`` at 16 kHz."""
+    check_sample_rate(path, stream.rate)
+    waveform = average_channels(frame for frame in frames if frame.layout.nb_channels <= MOST_CHANNELS)
+    if not np.isfinite(waveform).all():
+        raise MediaError(f"{path}: the sound holds samples that are not finite")
+    return resample(torch.from_numpy(waveform), stream.rate)
+
+
+def _pictures_at(path: Path, wanted: Sequence[int], size: int | None, *, may_seek: bool) -> dict[int, Frames]:
+    """The pictures shown at the wanted times; those that are not reached are left out."""
+    pictures: dict[int, Frames] = {}
+    with opened(path) as container:
+        stream = video_stream(container)
+        assert stream is not None
+        assert stream.time_base is not None
+        far, first = int(SEEK_SECONDS / stream.time_base), min(wanted)
+        position = first
+        frames = _decoded(container.demux(stream))  # one iterator: the last packet of a file gives several frames
+        for time in sorted(set(wanted)):
+            if may_seek and time - position > far:
+                near = _frames_near(container, stream, first, time)
+                if near is None:
+                    return pictures
+                frames = near
+            frame = next((frame for frame in frames if (frame.pts or 0) >= time), None)
+            if frame is None:
+                return pictures
+            if size is None:
+                pictures[time] = as_shown(frame, stream.sample_aspect_ratio or Fraction(1))
+            else:
+                pictures[time] = squash(frame, size)
+            position = time
+    return pictures
+
+
+def _frames_near(
+    container: av.container.InputContainer, stream: av.VideoStream, first: int, time: int
+) -> Iterator[Any] | None:
+    """Frames from a key frame at or before ``time``, and not before ``first``; None if seeking finds none.
+
+    Broadcasts and discs have no index: a seek in them ends anywhere, and what is decoded from there is gray or late.
+    """
+    base = stream.time_base or Fraction(1)
+    for earlier in SEEKS_EARLIER:
+        if not _seek(container, stream, float(max(first * base, time * base - earlier))):
+            return None
+        packets = container.demux(stream)
+        key = next((packet for packet in packets if packet.is_keyframe), None)
+        if key is not None and key.pts is not None and key.pts <= time:
+            return _decoded(chain([key], packets))
+    return None
+
+
+def _seek(container: av.container.InputContainer, stream: av.stream.Stream, seconds: float) -> bool:
+    try:
+        container.seek(int(seconds / (stream.time_base or 1)), stream=stream, backward=True)
+    except av.FFmpegError:
+        return False  # the container cannot seek; the caller goes another way
+    return True
+
+
+def _decoded(packets: Iterable[Any]) -> Iterator[Any]:
+    """Frames in order; a packet that cannot be decoded gives none, as in any player, and is missed by the caller."""
+    for packet in packets:
+        with suppress(av.FFmpegError):
+            yield from packet.decode()

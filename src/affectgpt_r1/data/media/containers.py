@@ -1,0 +1,199 @@
+"""What a media file that nobody prepared really holds.
+
+What a container declares (duration, number of frames) is not believed: the packets are counted, which costs one read of
+the file and no decoding.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+
+from affectgpt_r1.data.media.decoding_process import in_decoding_process
+from affectgpt_r1.data.media.subtitles import about_track, line_of_packet, text_track
+from affectgpt_r1.errors import MediaError
+
+LOST_SHARE = 0.1
+"""A file that lacks more of the frames that its header promises, or of its sound, is damaged or cut short."""
+
+FORMATS_WITH_A_DURATION = ("matroska", "mov", "avi", "asf", "wav")
+"""Containers whose header says how long they are; of the others FFmpeg guesses it from the bit rate."""
+
+
+# Not among them: what reads a list or a pattern of other files (hls, concat, dash, sdp, image2, vobsub), or a device.
+_FORMATS = (
+    "3dostr aa aac ac3 aiff amr amrnb amrwb ape apng asf au av1 avi bink caf dts dv eac3 flac flic flv gif gxf h261 "
+    "h263 h264 hevc ivf latm live_flv loas m4v matroska mjpeg mov mp3 mpc mpc8 mpeg mpegts mpegvideo mxf nsv nut nuv "
+    "obu ogg oma rm roq smjpeg smk swf tak truehd tta vc1 vc1test vvc w64 wav wtv wv xwma yuv4mpegpipe "
+    "bmp_pipe jpeg_pipe jpegxl_pipe png_pipe tiff_pipe webp webp_pipe"
+)
+_OPTIONS = {"format_whitelist": _FORMATS.replace(" ", ","), "protocol_whitelist": "file"}
+
+MAX_PIXELS = 1 << 26
+"""Of a frame; twice those of 8K."""
+
+
+class Streams(NamedTuple):
+    """What a file really holds."""
+
+    picture_times: list[int]  # presentation times of the frames, sorted, in the stream's time base
+    sound_start: float  # of the first audio packet, in seconds; a recorded broadcast does not start at 0
+    sound_end: float  # of the last audio packet; the start's equal without an audio track
+    sound_seconds: float  # of all audio packets; less than from start to end where a call or a broadcast paused
+    text: str = ""  # of its subtitle track
+    notes: tuple[str, ...] = ()  # what a reader of an answer to it should know
+
+    @property
+    def has_video(self) -> bool:
+        """Whether there are frames."""
+        return bool(self.picture_times)
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is sound."""
+        return self.sound_end > self.sound_start
+
+
+@in_decoding_process
+def inspect(path: Path, *, with_text: bool = False) -> Streams:
+    """Count the packets of a file's first video and first audio stream; a cover picture is no video.
+
+    Packets that the file marks as not to be shown, as a cut without encoding leaves them at its start, do not count.
+
+    Args:
+        path: The file.
+        with_text: Read a subtitle track, too; see :func:`~affectgpt_r1.data.media.subtitles.text_track`.
+
+    Raises:
+        MediaError: FFmpeg cannot read it, it holds neither, or it is cut short.
+    """
+    times: list[int] = []
+    lines: list[str | None] = []
+    num_pictures = 0
+    sound_start, sound_end, sound_seconds = math.inf, 0.0, 0.0
+    with opened(path) as container:
+        video, audio = video_stream(container), audio_stream(container)
+        if video is None and audio is None:
+            raise MediaError(f"{path}: has neither a video nor an audio stream")
+        titles = text_track(container) if with_text else None
+        for packet in container.demux([stream for stream in (video, audio, titles) if stream is not None]):
+            num_pictures += packet.stream is video and packet.size > 0
+            if packet.stream is titles and packet.size:
+                lines.append(line_of_packet(packet))
+            elif packet.pts is None or packet.is_discard:
+                continue
+            elif packet.stream is video:
+                times.append(packet.pts)
+            elif packet.stream is audio:
+                start, end = _span(packet)
+                sound_start, sound_end = min(sound_start, start), max(sound_end, end)
+                sound_seconds += end - start
+        times.sort()
+        if num_pictures and not times:
+            raise MediaError(f"{path}: its pictures have no times, as in a raw stream; put it into a container")
+        if video is not None and _is_cut_short(video, times):
+            raise MediaError(f"{path}: cut short: {len(times)} of {video.frames} frames are there")
+        last_picture = float(times[-1] * (video.time_base or 0)) if times and video is not None else 0.0
+        about_text = about_track(container, lines) if with_text else ""
+        about_length = _about_length(container, max(sound_end, last_picture))
+    sound_start = min(sound_start, sound_end)
+    return Streams(
+        picture_times=times,
+        sound_start=sound_start,
+        sound_end=sound_end,
+        sound_seconds=sound_seconds,
+        text=" ".join(filter(None, lines)),
+        notes=tuple(filter(None, (about_text, about_length, _about_pauses(sound_seconds, sound_end - sound_start)))),
+    )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[av.container.InputContainer]:
+    """The file as FFmpeg reads it.
+
+    Raises:
+        MediaError: It cannot be opened; or what is done with it fails by an error of FFmpeg's.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise MediaError(
+                f"{path}: is no ordinary file, or a folder that may not be searched; what comes from a pipe is to be "
+                "written to a file, for it is read more than once"
+            )
+        # `file:`, or FFmpeg takes `scene:1.mp4` for an address. Old titles and names of authors are no UTF-8.
+        with av.open(f"file:{path}", metadata_errors="replace", options=_OPTIONS) as container:
+            yield container
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error  # without the path, which FFmpeg repeats
+        if getattr(error, "errno", 0) == errno.EINVAL:
+            reason = f"{reason}; playlists, patterns and other lists of files are not opened: name the files themselves"
+        raise MediaError(f"{path}: cannot be read as video or sound: {reason}") from error
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The first that is no cover picture.
+
+    Raises:
+        ValueError: FFmpeg knows no decoder for it, or its pictures are larger than ``MAX_PIXELS``.
+    """
+    streams: Sequence[av.VideoStream] = container.streams.video
+    is_cover = av.stream.Disposition.attached_pic
+    stream = next((stream for stream in streams if not stream.disposition & is_cover), None)
+    if stream is not None:
+        if stream.codec_context is None:
+            raise ValueError("FFmpeg knows no decoder for its video stream")
+        if stream.width * stream.height > MAX_PIXELS:
+            raise ValueError(f"its pictures have {stream.width} x {stream.height} pixels, more than {MAX_PIXELS}")
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a picture may differ from what was declared
+        stream.codec_context.thread_count = 1
+    return stream
+
+
+def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The first that can be decoded: phones put a spatial track beside the plain one.
+
+    Raises:
+        ValueError: FFmpeg knows no decoder for any.
+    """
+    streams: Sequence[av.AudioStream] = container.streams.audio
+    stream = next((stream for stream in streams if stream.codec_context is not None), None)
+    if stream is None and streams:
+        raise ValueError("FFmpeg knows no decoder for its audio stream")
+    return stream
+
+
+def _span(packet: av.Packet[Any]) -> tuple[float, float]:
+    """Start and end of a packet in seconds."""
+    start, length = packet.pts or 0, packet.duration or 0
+    return float(start * packet.time_base), float((start + length) * packet.time_base)
+
+
+def _is_cut_short(video: av.VideoStream, times: Sequence[int]) -> bool:
+    """By the count of frames and by their times, for an AVI's count includes frames that the camera dropped."""
+    if len(times) >= video.frames * (1 - LOST_SHARE) - 2:
+        return False
+    reached = times[-1] - (video.start_time or 0) if times else 0
+    return not video.duration or reached < video.duration * (1 - LOST_SHARE)
+
+
+def _about_length(container: av.container.InputContainer, held: float) -> str:
+    """A note where the header promises more than the ``held`` seconds, ``""`` where it does not."""
+    promised = (container.duration or 0) / av.time_base
+    if not container.format.name.startswith(FORMATS_WITH_A_DURATION) or held >= promised * (1 - LOST_SHARE) - 1:
+        return ""
+    return (
+        f"the header promises {promised:.0f} s and the file holds {held:.0f} s: it is cut short, or the header is wrong"
+    )
+
+
+def _about_pauses(held: float, span: float) -> str:
+    if held >= span * (1 - LOST_SHARE) - 1:
+        return ""
+    return f"its sound pauses, or is lost in places: {held:.0f} of {span:.0f} s are there"

@@ -1,0 +1,113 @@
+"""One look at each clip's media files before a run: a hundred thousand clips on a network disk allow no second one."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from affectgpt_r1.data.layouts.manifest import ManifestRow, listing
+from affectgpt_r1.data.layouts.mer import AUDIO_PLACES, FACE_PLACES, VIDEO_PLACES, name_forms
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.types import Modality, Visual
+
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""What the system answers where no file can be reached."""
+
+
+class MediaState(NamedTuple):
+    """A clip's media files, those of the video modality first."""
+
+    places: tuple[str, ...]  # below the data folder, with {} for the clip's name
+    sizes: tuple[int, ...]  # in bytes
+    identity: str = ""  # differs where a file was replaced or written to, whatever the new one's date
+
+    def files(self, root: Path, name: str) -> list[Path]:
+        """The files of the clip ``name``."""
+        return [root / place.format(name) for place in self.places]
+
+
+def look_at_media(
+    rows: Iterable[ManifestRow], root: Path, modalities: Sequence[Modality], visual: Visual
+) -> dict[str, MediaState]:
+    """Find every clip's media files. Nothing is opened, and a file is asked for once.
+
+    Args:
+        rows: The clips.
+        root: Data folder.
+        modalities: Modalities that are on; only their files are asked for.
+        visual: Whether the video modality reads face crops or frames.
+
+    Returns:
+        What was found, by clip name.
+
+    Raises:
+        DataError: Some clip lacks a file; rows and files are named.
+    """
+    wanted = [_present(root, places) for places in _wanted(modalities, visual)]
+    states: dict[str, MediaState] = {}
+    missing: list[str] = []
+    for row in rows:
+        found = []
+        for places in wanted:
+            if file := _first(root, row.name, places):
+                found.append(file)
+            else:
+                missing.append(f"row {row.row} ({row.name}): {places[0].format(row.name)}")
+        places_found, statuses = zip(*found, strict=True) if found else ((), ())
+        sizes = tuple(status.st_size for status in statuses)
+        states[row.name] = MediaState(places_found, sizes, _identity(statuses))
+    if missing:
+        raise DataError(
+            f"{len(missing)} media files are missing under {root}: {listing(missing)}; "
+            "fetch them, take the rows out, or switch the modality off (data.modalities)"
+        )
+    return states
+
+
+def _wanted(modalities: Sequence[Modality], visual: Visual) -> list[tuple[str, ...]]:
+    """For each file of a clip, where it may lie."""
+    wanted: list[tuple[str, ...]] = []
+    if "video" in modalities:
+        wanted += [FACE_PLACES] if visual in ("face", "both") else []
+        wanted += [VIDEO_PLACES] if visual != "face" else []
+    if "audio" in modalities:
+        wanted.append((*AUDIO_PLACES, *VIDEO_PLACES))
+    return wanted
+
+
+def _present(root: Path, places: Sequence[str]) -> list[str]:
+    """The places whose folder is there; the first of all where none is."""
+    return [place for place in places if (root / place.partition("/")[0]).is_dir()] or [places[0]]
+
+
+def _first(root: Path, name: str, places: Sequence[str]) -> tuple[str, os.stat_result] | None:
+    for place in places:
+        for form in name_forms(name):
+            try:
+                status = os.stat(f"{root}/{place.format(form)}")
+            except OSError as error:
+                if error.errno not in ABSENT:
+                    raise
+                continue
+            return (place if form == name else _escaped(place.format(form))), status
+    return None
+
+
+def _escaped(path: str) -> str:
+    """A path that :meth:`str.format` leaves as it is."""
+    return path.replace("{", "{{").replace("}", "}}")
+
+
+def _identity(statuses: Sequence[os.stat_result]) -> str:
+    """Size, time of change and inode: a copy that keeps the older file's date has another inode, and most often size.
+
+    Content would tell more, and costs a read of every file at each start.
+    """
+    if not statuses:
+        return ""
+    seen = [(status.st_size, status.st_mtime_ns, status.st_ino) for status in statuses]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]

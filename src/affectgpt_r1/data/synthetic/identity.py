@@ -1,0 +1,101 @@
+"""The synthetic people: looks and voices. No person of one pool is met in another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from affectgpt_r1.data.synthetic.draws import Chance
+from affectgpt_r1.data.synthetic.sentences import Pool
+
+NUM_IDENTITIES: dict[Pool, int] = {"train": 60, "validation": 16, "test": 32}
+_POOL_KEYS: dict[Pool, int] = {"train": 0, "validation": 1, "test": 2}
+_PEOPLE_STREAM = 7_919  # keeps the streams of people apart from those of clips
+
+Colour = tuple[float, float, float]
+
+_SKINS: tuple[Colour, ...] = (
+    (0.96, 0.82, 0.72),
+    (0.92, 0.75, 0.62),
+    (0.85, 0.66, 0.50),
+    (0.76, 0.57, 0.42),
+    (0.66, 0.47, 0.34),
+    (0.56, 0.39, 0.28),
+)
+_HAIRS: tuple[Colour, ...] = (
+    (0.10, 0.08, 0.07),
+    (0.25, 0.15, 0.08),
+    (0.45, 0.27, 0.12),
+    (0.75, 0.60, 0.30),
+    (0.60, 0.60, 0.62),
+    (0.50, 0.20, 0.10),
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One person. Lengths are in head units: a head is about 1.3 wide and 1.7 high.
+
+    Attributes:
+        name: Unique over pools.
+        skin: RGB in [0, 1].
+        hair: RGB in [0, 1].
+        backdrop: RGB in [0, 1].
+        clothes: RGB in [0, 1].
+        hair_style: 0 short, 1 long, 2 fringe, 3 receding.
+        glasses: Whether the person wears them.
+        head_width: Half width of the head.
+        head_height: Half height of the head.
+        eye_spacing: Half distance of the eyes.
+        eye_size: Scale of the eyes.
+        feature_drop: Offset of eyes, brows and mouth down the face.
+        mouth_width: Half width of the mouth.
+        pitch: Habitual pitch in Hz.
+        tract: Scale of the formants.
+        brightness: Spectral tilt offset of the voice.
+    """
+
+    name: str
+    skin: Colour
+    hair: Colour
+    backdrop: Colour
+    clothes: Colour
+    hair_style: int
+    glasses: bool
+    head_width: float
+    head_height: float
+    eye_spacing: float
+    eye_size: float
+    feature_drop: float
+    mouth_width: float
+    pitch: float
+    tract: float
+    brightness: float
+
+
+def make_identity(seed: int, pool: Pool, number: int) -> Identity:
+    """The person ``number`` of ``pool``."""
+    chance = Chance(seed, _PEOPLE_STREAM, _POOL_KEYS[pool], number)
+    shade = chance.uniform(0.93, 1.04)
+    skin = chance.pick(_SKINS)
+    return Identity(
+        name=f"{pool}_{number:02d}",
+        skin=(min(1.0, skin[0] * shade), min(1.0, skin[1] * shade), min(1.0, skin[2] * shade)),
+        hair=chance.pick(_HAIRS),
+        backdrop=_draw_colour(chance, 0.25, 0.85),
+        clothes=_draw_colour(chance, 0.10, 0.80),
+        hair_style=chance.pick((0, 1, 2, 3)),
+        glasses=chance.happens(0.15),
+        head_width=chance.uniform(0.60, 0.70),
+        head_height=chance.uniform(0.78, 0.88),
+        eye_spacing=chance.uniform(0.26, 0.32),
+        eye_size=chance.uniform(0.92, 1.10),
+        feature_drop=chance.uniform(-0.04, 0.04),
+        mouth_width=chance.uniform(0.25, 0.32),
+        pitch=chance.uniform(150.0, 210.0),
+        tract=chance.uniform(0.90, 1.12),
+        brightness=chance.uniform(-0.15, 0.15),
+    )
+
+
+def _draw_colour(chance: Chance, low: float, high: float) -> Colour:
+    return (chance.uniform(low, high), chance.uniform(low, high), chance.uniform(low, high))

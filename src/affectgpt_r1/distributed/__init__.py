@@ -1,0 +1,1 @@
+"""Collective operations, sharded weights, and processes that end together."""

@@ -1,0 +1,73 @@
+"""Fully sharded training (FSDP2) whose checkpoints are those of every other strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.optim import Optimizer
+
+from affectgpt_r1.distributed.sharding import dealt_like, whole, whole_weights
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Deals weights, gradients and optimizer states to all processes; the module's ``configure_model`` does so.
+
+    A checkpoint is one file with whole tensors of what trains, written and read through the Trainer's checkpoint
+    plugin. It resumes under any strategy with as many processes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(save_distributed_checkpoint=False)
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """The Trainer restores optimizers, as it does under other strategies."""
+        return True
+
+    def setup_environment(self) -> None:
+        """Start the process group; no layer is split among processes.
+
+        Before ``fit`` connects the module, the group is all: processes that encode clips together need no more.
+        """
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        if self.lightning_module is None:
+            super(ModelParallelStrategy, self).setup_environment()
+            self._setup_distributed()
+        else:
+            super().setup_environment()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Whole tensors of what trains, in every process."""
+        assert self.lightning_module is not None
+        return whole_weights(self.lightning_module)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimizer's state with whole tensors, in every process."""
+        state: dict[str, Any] = whole(optimizer.state_dict())
+        return state
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read the file through the checkpoint plugin."""
+        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
+
+    @torch.no_grad()
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Give each process its share; the module has checked that the checkpoint fits."""
+        assert self.lightning_module is not None
+        for name, parameter in self.lightning_module.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(dealt_like(checkpoint["state_dict"][name], parameter))
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Give each process its share."""
+        for optimizer, stored in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            state = {
+                number: {name: dealt_like(value, parameters[number]) for name, value in moments.items()}
+                for number, moments in stored["state"].items()
+            }
+            optimizer.load_state_dict({**stored, "state": state})

@@ -1,0 +1,251 @@
+"""Chat models at temperature 0: what one is, one behind an OpenAI-compatible URL, and answers kept on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import random
+import re
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from affectgpt_r1.emotion.lexicon_cache import cache_folder
+from affectgpt_r1.errors import AffectGPTError, WriteError
+from affectgpt_r1.io.files import write_text
+from affectgpt_r1.io.untrusted_files import parse_json, read_json
+
+if TYPE_CHECKING:
+    import ssl
+
+    from httpx2 import AsyncClient
+
+MAX_TOKENS = 512
+MAX_BYTES = 1 << 20
+"""Size of the largest answer that is read; 512 tokens take a few thousand bytes."""
+
+_MAX_RETRY_AFTER, _MAX_PAUSE = 60, 3600
+_TRY_AGAIN = frozenset((408, 429, 500, 502, 503, 504))
+_RANGES = {"timeout": (0.001, 3600), "retries": (0, 100), "pause": (0, _MAX_PAUSE), "max_tokens": (1, 1_000_000)}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_JITTER = random.SystemRandom()  # the global generator's state belongs to training
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # or each question is a line of the run's log
+
+
+class ChatError(AffectGPTError):
+    """A chat model that cannot be reached or loaded, or whose answer cannot be read."""
+
+
+class Chat(Protocol):
+    """A chat model that gives the same answer to the same question."""
+
+    @property
+    def identity(self) -> str:
+        """The model and whatever else its answers depend on; two chats that may differ have two identities."""
+
+    def __call__(self, prompt: str, instruction: str = "") -> str:
+        """Answer ``prompt``.
+
+        Args:
+            prompt: The user's message.
+            instruction: The system's message, ``""`` for none.
+
+        Raises:
+            ChatError: If there is no answer.
+        """
+
+
+def chat_messages(prompt: str, instruction: str) -> list[dict[str, str]]:
+    """The messages that a chat template and the API take."""
+    system = [{"role": "system", "content": instruction}] if instruction else []
+    return [*system, {"role": "user", "content": prompt}]
+
+
+@dataclass(frozen=True)
+class UrlChat:
+    """A chat model behind an OpenAI-compatible API.
+
+    The server is not trusted: its redirects are not followed, and size and duration of its answer are bounded. Proxies
+    are those of the environment (``HTTPS_PROXY``, ``NO_PROXY``).
+
+    Attributes:
+        url: Of the API, such as ``http://127.0.0.1:8000/v1``; ``/chat/completions`` is appended.
+        model: The model's name there.
+        timeout: Seconds until the whole answer must be there.
+        retries: How often to ask again where the server is busy, silent or away.
+        pause: Seconds before the first retry; they double with each, plus up to a quarter at random. A ``Retry-After``
+            of up to a minute takes their place.
+        max_tokens: Most tokens of an answer.
+        api_key_variable: Environment variable with the key, if the API wants one.
+
+    Raises:
+        ChatError: A number is out of its range, or the URL cannot be one.
+    """
+
+    url: str
+    model: str
+    timeout: float = 60.0
+    retries: int = 2
+    pause: float = 1.0
+    max_tokens: int = MAX_TOKENS
+    api_key_variable: str = "OPENAI_API_KEY"
+
+    def __post_init__(self) -> None:
+        for name, (lowest, highest) in _RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not lowest <= value <= highest:  # NaN is in no range
+                raise ChatError(f"the chat model's {name} is {value!r}: give a number from {lowest} to {highest}")
+        _check_url(self.url)
+
+    @property
+    def identity(self) -> str:
+        """See :class:`Chat`."""
+        return f"{self.url.rstrip('/')} {self.model} {self.max_tokens}"
+
+    def __call__(self, prompt: str, instruction: str = "") -> str:
+        """See :class:`Chat`."""
+        body = {
+            "model": self.model,
+            "messages": chat_messages(prompt, instruction),
+            "temperature": 0,
+            "max_tokens": self.max_tokens,
+        }
+        # Not compressed, or a few bytes could unfold into gigabytes.
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if key := os.environ.get(self.api_key_variable):
+            if not (key.isascii() and key.isprintable()):
+                raise ChatError(f"{self.api_key_variable} holds a line break or a sign that no key has: correct it")
+            headers["Authorization"] = f"Bearer {key}"
+        return _run(self._answer(f"{self.url.rstrip('/')}/chat/completions", headers, json.dumps(body).encode()))
+
+    async def _answer(self, address: str, headers: dict[str, str], body: bytes) -> str:
+        import httpx2
+
+        try:
+            # httpx2's time-outs are for single reads: a server that sends a byte now and then would never meet them.
+            async with httpx2.AsyncClient(timeout=None, verify=_tls(), headers=headers) as client:
+                for attempt in range(int(self.retries) + 1):
+                    pause = min(self.pause * 2**attempt, _MAX_PAUSE) * (1 + _JITTER.random() / 4)
+                    passing = True
+                    try:
+                        async with asyncio.timeout(self.timeout):
+                            status, retry_after, answer = await _post(client, address, body)
+                        if status == HTTPStatus.OK:
+                            return _content(answer, address)
+                        failure, remedy = f"answered {_in_words(status)}", ": check the URL, key and model"
+                        passing, pause = status in _TRY_AGAIN, pause if retry_after is None else retry_after
+                    except TimeoutError:
+                        failure, remedy = f"gave no answer within {self.timeout:g} s", "; raise the time-out"
+                    except (httpx2.TransportError, OSError) as error:
+                        failure, remedy = f"cannot be reached ({_shown(error)})", ": is the server running?"
+                    if not passing or attempt == self.retries:
+                        break
+                    await asyncio.sleep(pause)
+        except (httpx2.InvalidURL, ImportError, ValueError, OSError) as error:  # OSError: no certificates
+            raise ChatError(f"{address} cannot be asked ({_shown(error)}): check URL and proxy settings") from error
+        asked = f" ({attempt + 1} times asked)" if attempt else ""
+        raise ChatError(f"{address} {failure}{asked}{remedy}")
+
+
+@dataclass(frozen=True)
+class CachedChat:
+    """A chat whose answers are kept on disk, so that each question is asked once a machine.
+
+    Attributes:
+        chat: Answers what is not kept yet.
+    """
+
+    chat: Chat
+
+    @property
+    def identity(self) -> str:
+        """See :class:`Chat`."""
+        return self.chat.identity
+
+    def __call__(self, prompt: str, instruction: str = "") -> str:
+        """See :class:`Chat`."""
+        question = json.dumps([self.identity, instruction, prompt])
+        path = cache_folder() / "chat" / f"{hashlib.sha256(question.encode()).hexdigest()}.json"
+        try:
+            kept = read_json(path)
+            if isinstance(kept, str):
+                return kept
+        except (OSError, ValueError):
+            pass  # not asked yet, or a damaged file, which the new answer replaces
+        answer = self.chat(prompt, instruction)
+        with suppress(WriteError):  # an answer that cannot be kept is asked for again
+            write_text(path, json.dumps(answer), flush=False)
+        return answer
+
+
+async def _post(client: AsyncClient, address: str, body: bytes) -> tuple[int, float | None, bytes]:
+    """Status, seconds that the server wants to be left alone, and the answer; redirects are answers, too."""
+    answer = bytearray()
+    async with client.stream("POST", address, content=body, follow_redirects=False) as response:
+        wanted = response.headers.get("Retry-After", "")
+        retry_after = min(int(wanted), _MAX_RETRY_AFTER) if re.fullmatch("[0-9]{1,9}", wanted) else None
+        if response.status_code == HTTPStatus.OK:
+            async for chunk in response.aiter_raw():
+                answer += chunk
+                if len(answer) > MAX_BYTES:
+                    raise ChatError(f"{address} answered with more than {MAX_BYTES} bytes: this is not a chat model")
+        return response.status_code, retry_after, bytes(answer)
+
+
+def _in_words(status: int) -> str:
+    """With the standard's phrase in place of the server's own words."""
+    return f"{status} {HTTPStatus(status).phrase}" if status in HTTPStatus._value2member_map_ else str(status)
+
+
+def _run(answer: Coroutine[Any, Any, str]) -> str:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(answer)
+    with ThreadPoolExecutor(1) as pool:  # a notebook runs a loop of its own
+        return pool.submit(asyncio.run, answer).result()
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: it takes longer than a short answer."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
+
+
+def _check_url(url: str) -> None:
+    """Refuse what is no address, and a password: results show the address."""
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or not url.isprintable():
+        raise ChatError(f"{url[:200]!r} is no address of a chat model; it starts with http:// or https://")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ChatError("the chat model's URL holds a user, a ? or a #: take them out; a key belongs in OPENAI_API_KEY")
+
+
+def _content(body: bytes, address: str) -> str:
+    """The answer without control characters, which a terminal might obey."""
+    try:
+        answer = parse_json(body.decode())["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ChatError(f"{address} did not answer as an OpenAI-compatible API does ({_shown(error)})") from error
+    if not isinstance(answer, str):
+        raise ChatError(f"{address} answered with {type(answer).__name__} in place of text")
+    return _CONTROL.sub("", answer)
+
+
+def _shown(error: Exception) -> str:
+    return ascii(error)[:200]

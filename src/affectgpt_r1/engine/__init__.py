@@ -1,0 +1,1 @@
+"""How a policy generates tokens and scores them."""

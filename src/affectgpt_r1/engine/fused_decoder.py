@@ -1,0 +1,194 @@
+"""One decoding step of Llama's and Qwen2's layers, from weights laid out once a rollout.
+
+A step multiplies few rows by every weight: what it costs beside is the reading of weights and the number of small
+operations. The copies lie in the order in which a step reads them, queries, keys and values as one matrix, gate and up
+as one, and adapters are added in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from affectgpt_r1.engine.kv_cache import DecodingRow
+
+FAMILIES = ("Llama", "Qwen2")
+POSITIONS = ("default", "linear", "llama3", "yarn")
+"""Rotary positions whose angles do not depend on the length of the text."""
+
+PADDING = 16
+"""Unused columns after each row of a copy: rows a power of two apart would fall on the same lines of the cache."""
+
+
+class PlainLinear(NamedTuple):
+    """``x @ weight + bias``."""
+
+    weight: Tensor  # (in, out)
+    bias: Tensor | None  # (out,)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """``(m, in)`` to ``(m, out)``."""
+        return inputs @ self.weight if self.bias is None else torch.addmm(self.bias, inputs, self.weight)
+
+    def add_to(self, states: Tensor, inputs: Tensor) -> None:
+        """Add the product to ``states`` ``(m, out)`` in place."""
+        states.addmm_(inputs, self.weight)
+        if self.bias is not None:
+            states.add_(self.bias)
+
+
+class PlainLayer(NamedTuple):
+    """A layer's weights."""
+
+    number: int
+    heads: int
+    key_heads: int
+    scale: float
+    epsilon: float
+    attention_norm: Tensor  # (D,)
+    qkv: PlainLinear  # D to (H + 2 * KV heads) * d
+    output: PlainLinear
+    feed_forward_norm: Tensor  # (D,)
+    gate_up: PlainLinear  # D to 2 * I
+    down: PlainLinear
+
+
+class PlainBody:
+    """The body of a causal language model, without gradient.
+
+    Args:
+        model: A model that :func:`is_plain` accepts; it is left as it is.
+        longest: Most tokens of a sequence.
+    """
+
+    def __init__(self, model: Any, longest: int) -> None:
+        body = model.model
+        self._embed = model.get_input_embeddings()
+        self._norm = body.norm
+        self._layers = [_copy_layer(layer) for layer in body.layers]
+        device = self._layers[0].attention_norm.device
+        cosine, sine = body.rotary_emb(
+            self._layers[0].attention_norm, torch.arange(longest, device=device).unsqueeze(0)
+        )
+        self._half = sine.shape[-1] // 2
+        # Rotating a vector by half its length needs no copy with a changed sign if the sine has it.
+        signed = torch.cat([-sine[..., : self._half], sine[..., self._half :]], -1)
+        self._cosine, self._sine = cosine[0].unsqueeze(1), signed[0].unsqueeze(1)  # (longest, 1, d)
+
+    def advance(self, tokens: Tensor, positions: Tensor, row: DecodingRow) -> Tensor:
+        """States ``(m, D)`` after the newest tokens.
+
+        Args:
+            tokens: ``(m,)`` newest tokens of the completions that run.
+            positions: ``(m,)`` their places in the text.
+            row: Keys and values before them.
+        """
+        states: Tensor = self._embed(tokens).clone()
+        cosine, sine = self._cosine[positions], self._sine[positions]
+        for layer in self._layers:
+            heads = layer.qkv(self._normalize(states, layer.attention_norm, layer.epsilon))
+            heads = heads.view(len(states), layer.heads + 2 * layer.key_heads, -1)
+            rotated, value = torch.split(heads, [layer.heads + layer.key_heads, layer.key_heads], 1)
+            rotated = torch.addcmul(rotated * cosine, rotated.roll(self._half, -1), sine)
+            query, key = torch.split(rotated, [layer.heads, layer.key_heads], 1)
+            attended = row.attend(layer.number, query, key, value, layer.scale)
+            layer.output.add_to(states, attended.reshape(len(states), -1))
+            gate, up = layer.gate_up(self._normalize(states, layer.feed_forward_norm, layer.epsilon)).chunk(2, -1)
+            layer.down.add_to(states, F.silu(gate).mul_(up))
+        return self._normalize(states, self._norm.weight, self._norm.variance_epsilon)
+
+    @staticmethod
+    def _normalize(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        return F.rms_norm(states, weight.shape, weight, epsilon)
+
+
+def is_plain(model: Any) -> bool:
+    """Whether :class:`PlainBody` computes exactly what the model's own modules do, by their types.
+
+    Copies of every weight are worth their memory on the CPU alone.
+    """
+    body = model.model
+    family = next((name for name in FAMILIES if type(body).__name__ == f"{name}Model"), None)
+    if family is None or body.rotary_emb.rope_type not in POSITIONS or torch.is_autocast_enabled("cpu"):
+        return False
+    if len(body.layers) != body.config.num_hidden_layers or type(body.norm).__name__ != f"{family}RMSNorm":
+        return False
+    if body.norm.weight.device.type != "cpu" or body.norm.weight.dtype != torch.float32:
+        return False
+    return all(_is_plain_layer(layer, family) for layer in body.layers)
+
+
+def _is_plain_layer(layer: Any, family: str) -> bool:
+    parts = {
+        "DecoderLayer": [layer],
+        "Attention": [layer.self_attn],
+        "MLP": [layer.mlp],
+        "RMSNorm": [layer.input_layernorm, layer.post_attention_layernorm],
+    }
+    if any(type(part).__name__ != family + name for name, some in parts.items() for part in some):
+        return False
+    if getattr(layer.self_attn, "sliding_window", None) or type(layer.mlp.act_fn).__name__ != "SiLUActivation":
+        return False
+    norms = [layer.input_layernorm.weight, layer.post_attention_layernorm.weight]
+    return all(map(_is_plain_linear, _linears(layer))) and all(norm.dtype == torch.float32 for norm in norms)
+
+
+def _linears(layer: Any) -> list[Any]:
+    mixer, mlp = layer.self_attn, layer.mlp
+    return [mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+
+
+def _is_plain_linear(module: Any) -> bool:
+    """A linear layer in single precision, alone or with plain LoRA adapters (Hu et al. 2022)."""
+    if type(module).__module__ == "peft.tuners.lora.layer" and type(module).__name__ == "Linear":
+        if module.merged or module.disable_adapters or module.lora_variant or module.fan_in_fan_out:
+            return False
+        if any(module.lora_bias.values()):
+            return False
+        module = module.base_layer
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and module.weight.dtype == torch.float32
+
+
+def _copy_layer(layer: Any) -> PlainLayer:
+    mixer = layer.self_attn
+    query, key, value, output, gate, up, down = _linears(layer)
+    size = mixer.head_dim
+    return PlainLayer(
+        mixer.layer_idx,
+        query.out_features // size,
+        key.out_features // size,
+        mixer.scaling,
+        layer.input_layernorm.variance_epsilon,
+        layer.input_layernorm.weight,
+        _copy_linears([query, key, value]),
+        _copy_linears([output]),
+        layer.post_attention_layernorm.weight,
+        _copy_linears([gate, up]),
+        _copy_linears([down]),
+    )
+
+
+def _copy_linears(modules: Sequence[Any]) -> PlainLinear:
+    """Linear layers of one input as one, with their adapters."""
+    weights = [plain_weight(module) for module in modules]
+    whole = weights[0].new_empty(weights[0].shape[1], sum(map(len, weights)) + PADDING)[:, :-PADDING]
+    for part, weight in zip(torch.split(whole, [len(one) for one in weights], 1), weights, strict=True):
+        part.copy_(weight.t())
+    biases = [module.bias.detach() for module in modules if module.bias is not None]
+    return PlainLinear(whole, torch.cat(biases) if biases else None)
+
+
+def plain_weight(module: Any) -> Tensor:
+    """The weight ``(out, in)`` that a linear layer and its active adapters amount to."""
+    if type(module) is nn.Linear:
+        return module.weight.detach()
+    weight: Tensor = module.base_layer.weight.detach()
+    for name in module.active_adapters:
+        if name in module.lora_A:
+            update = module.lora_B[name].weight.detach() @ module.lora_A[name].weight.detach()
+            weight = weight + update * module.scaling[name]
+    return weight

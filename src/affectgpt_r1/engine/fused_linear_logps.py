@@ -1,0 +1,228 @@
+"""Log-probabilities and entropies of tokens from hidden states, without ever holding all their logits.
+
+With ``p`` a token's distribution, the log-probability of token ``y`` has the gradient ``weight[y] - p @ weight`` in the
+state. The forward pass sums ``p @ weight`` beside the normaliser, so that it costs the backward pass no walk over the
+vocabulary. The weight's gradient ``sum_t g_t (onehot(y_t) - p_t) state_t`` needs the loss's gradients ``g`` in the
+log-probabilities. Where the caller can tell them, up to a factor, it too is summed while the logits are at hand: three
+matrix products in all, against four where the backward pass forms the logits again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from affectgpt_r1.engine import vocabulary_chunks as tiles
+from affectgpt_r1.engine.precision import exact_dtype
+
+GradientGuess: TypeAlias = Callable[[Tensor, slice], Tensor]
+"""Told the log-probabilities ``(m,)`` of a slice of the tokens, the loss's gradients ``(m,)`` in them, but for a factor
+that all tokens share. A wrong guess costs time, never the right gradient."""
+
+GUESS_TOLERANCE = 1e-6  # of the largest gradient
+
+
+class VocabularyScores(NamedTuple):
+    """Scores of ``M`` tokens, in single precision, or in double with such weights."""
+
+    logps: Tensor  # (M,) never above 0
+    entropies: Tensor | None  # (M,) nats; None unless asked for
+
+
+def vocabulary_scores(
+    states: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    guess: GradientGuess | None = None,
+) -> VocabularyScores:
+    """Log-probability of each token, and the entropy of its distribution, under ``softmax(states @ weight.T / T)``.
+
+    The vocabulary is walked in tiles: at most ``KEPT_LOGITS`` logits exist at a time where a guess is given, else a
+    tile's. A frozen weight costs no gradient of its own. Gradients cannot be differentiated again.
+
+    Args:
+        states: ``(M, D)`` hidden states that predict the tokens.
+        weight: ``(V, D)`` output embedding.
+        ids: ``(M,)`` int64 tokens.
+        temperature: Divides the logits.
+        entropy: Whether to return entropies; they carry gradient like the log-probabilities.
+        guess: What the loss's gradients in the log-probabilities will be. The backward pass compares; where they are
+            not, or the entropies have gradient too, it forms the logits again. Not asked in half precision.
+
+    Returns:
+        The scores, both with gradient.
+    """
+    states, scale = states.to(weight.dtype), 1.0
+    if weight.dtype.itemsize < 4:
+        scale = 1 / temperature  # of the logits, in single precision: states would be rounded again
+    else:
+        states = states / temperature
+    logps, entropies = _VocabularyScores.apply(states, weight, ids, entropy, guess, torch.is_grad_enabled(), scale)
+    return VocabularyScores(logps, entropies)
+
+
+class _VocabularyScores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        ids: Tensor,
+        entropy: bool,
+        guess: GradientGuess | None,
+        differentiable: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor | None]:
+        states_train, weight_trains = (differentiable and needed for needed in ctx.needs_input_grad[:2])
+        if not weight_trains or weight.dtype.itemsize < 4 or not len(ids):
+            guess = None
+        with torch.autocast(states.device.type, enabled=False):
+            walk = _walk(states, weight, ids, guess, directions=states_train, entropy=entropy, scale=scale)
+        ctx.save_for_backward(states, weight, ids, walk.normalizers, walk.directions, walk.guessed, walk.entropies)
+        ctx.to_weight, ctx.scale = walk.to_weight, scale
+        ctx.set_materialize_grads(False)
+        return walk.logps, walk.entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, gradient: Tensor | None, entropy_gradient: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
+        states, weight, ids, normalizers, directions, guessed, entropies = ctx.saved_tensors
+        states_train, weight_trains = ctx.needs_input_grad[:2]
+        gradient = torch.zeros_like(normalizers) if gradient is None else gradient.unsqueeze(-1).to(normalizers.dtype)
+        summed, ctx.to_weight = ctx.to_weight, None  # handed over once: autograd may add to it in place
+        with torch.autocast(states.device.type, enabled=False):
+            to_states = to_weight = None
+            if entropy_gradient is None:
+                to_states = (directions * (gradient * ctx.scale)).to(states.dtype) if states_train else None
+                to_weight = None if summed is None else _scaled(summed, guessed, gradient)
+            del summed
+            if entropy_gradient is not None or (weight_trains and to_weight is None):
+                again = _gradients_by_logits(
+                    _Scored(states, weight, ids, normalizers, entropies, ctx.scale),
+                    gradient,
+                    entropy_gradient,
+                    of_states=states_train and to_states is None,
+                    of_weight=weight_trains,
+                )
+                to_states, to_weight = again[0] if to_states is None else to_states, again[1]
+        return to_states, to_weight, None, None, None, None, None
+
+
+class _Walk(NamedTuple):
+    logps: Tensor  # (M,)
+    entropies: Tensor | None  # (M,)
+    normalizers: Tensor  # (M, 1) logsumexp of the logits
+    directions: Tensor | None  # (M, D) the token's embedding less the mean embedding
+    guessed: Tensor | None  # (M, 1) gradients
+    to_weight: Tensor | None  # (V, D) the weight's gradient by these
+
+
+def _walk(
+    states: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    guess: GradientGuess | None,
+    *,
+    directions: bool,
+    entropy: bool,
+    scale: float,
+) -> _Walk:
+    embeddings = weight[ids].to(exact_dtype(weight.dtype))
+    chosen = (states * embeddings).sum(-1, keepdim=True).mul_(scale)
+    logps = chosen.new_empty(len(ids))
+    normalizers, entropies = torch.empty_like(chosen), torch.empty_like(logps)
+    keep = guess is not None
+    guessed, to_weight = (torch.empty_like(chosen), torch.zeros_like(weight)) if keep else (None, None)
+    blocks = tiles.row_slices(len(ids), min(tiles.ROWS, tiles.kept_rows(weight)) if keep else tiles.ROWS)
+    buffer = tiles.scratch(weight, blocks[0].stop if blocks else 0, keep=keep)
+    for rows in blocks:
+        sums = tiles.exponential_sums(
+            states[rows], weight, chosen[rows], buffer, keep=keep, embedding=directions, entropy=entropy, scale=scale
+        )
+        log_mass = sums.mass.log()
+        normalizers[rows] = sums.shift + log_mass
+        # The chosen logit and its tile's are rounded on their own: of a sure token the sum could be below its share.
+        logps[rows] = (chosen[rows] - sums.shift - log_mass).clamp_(max=0.0).squeeze(-1)
+        if sums.entropy is not None:
+            entropies[rows] = sums.entropy.squeeze(-1)
+        if sums.embedding is not None:
+            embeddings[rows].sub_(sums.embedding.div_(sums.mass))
+        if guess is not None and guessed is not None and to_weight is not None:
+            guessed[rows] = guess(logps[rows], rows).unsqueeze(-1).to(guessed.dtype)
+            pull = states[rows] * guessed[rows]
+            to_weight.index_add_(0, ids[rows], pull)
+            pull.div_(sums.mass)
+            for columns, tile in tiles.kept_tiles(weight, len(pull), buffer):
+                to_weight[columns].addmm_(tile.T, pull, alpha=-1)
+    return _Walk(
+        logps,
+        entropies if entropy else None,
+        normalizers,
+        embeddings if directions else None,
+        guessed,
+        to_weight,
+    )
+
+
+def _scaled(to_weight: Tensor, guessed: Tensor, gradient: Tensor) -> Tensor | None:
+    """``to_weight`` times the factor by which the guess became the gradient; None where there is none."""
+    gradient, guessed = gradient.squeeze(-1), guessed.squeeze(-1)
+    place = guessed.abs().argmax()
+    factor = torch.where(guessed[place] == 0, 1.0, gradient[place].double() / guessed[place].double())
+    error = (gradient - factor * guessed).abs().amax()
+    if not error <= GUESS_TOLERANCE * gradient[place].abs():
+        return None
+    return to_weight if factor == 1.0 else to_weight.mul_(factor)
+
+
+class _Scored(NamedTuple):
+    states: Tensor  # (M, D)
+    weight: Tensor  # (V, D)
+    ids: Tensor  # (M,)
+    normalizers: Tensor  # (M, 1)
+    entropies: Tensor | None  # (M,)
+    scale: float  # of the logits
+
+
+def _gradients_by_logits(
+    scored: _Scored, gradient: Tensor, entropy_gradient: Tensor | None, *, of_states: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients by ``g (onehot(y) - p) - h p (log p + H)`` in the logits, which are formed again."""
+    states, weight, ids, normalizers, entropies, scale = scored
+    gradient = gradient * scale
+    entropy_gradient = None if entropy_gradient is None else entropy_gradient * scale
+    to_states = (weight[ids] * gradient) if of_states else None
+    exact = exact_dtype(weight.dtype)
+    to_weight = torch.zeros_like(weight, dtype=exact) if of_weight else None
+    if to_weight is not None:
+        to_weight.index_add_(0, ids, states * gradient)
+    blocks = tiles.row_slices(len(ids), tiles.ROWS)
+    buffer = tiles.scratch(weight, blocks[0].stop if blocks else 0, keep=False)
+    for rows in blocks:
+        share = gradient[rows]
+        for columns, tile in tiles.shifted_tiles(states[rows], weight, normalizers[rows], buffer, scale=scale):
+            if entropy_gradient is not None and entropies is not None:
+                surprise = torch.add(entropies[rows].unsqueeze(-1), tile, alpha=1 / tiles.LOG2_E)
+                share = torch.addcmul(gradient[rows], entropy_gradient[rows].unsqueeze(-1), surprise)
+            tile = tile.exp2_().mul_(share)
+            if to_states is not None:
+                tiles.add_product(to_states[rows], tile, weight[columns], alpha=-1)
+            if to_weight is not None:
+                tiles.add_product(to_weight[columns], tile.T, states[rows], alpha=-1)
+    if to_weight is not None:
+        to_weight = to_weight.to(weight.dtype)
+    return (None if to_states is None else to_states.to(states.dtype)), to_weight
+
+
+def guess_mean(logps: Tensor, rows: slice) -> Tensor:
+    """The guess for a mean over all tokens, such as the loss of supervised fine-tuning."""
+    return torch.ones_like(logps)

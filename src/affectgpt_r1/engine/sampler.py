@@ -1,0 +1,259 @@
+"""Drawing tokens, and the decoding loop over the completions that still run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from affectgpt_r1.engine.precision import cumulative_sum
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.types import Sampling
+
+BLOCK = 128
+
+
+class Decoded(NamedTuple):
+    """``N`` decoded completions."""
+
+    ids: Tensor  # (N, C) int64
+    mask: Tensor  # (N, C) float32
+    per_token_logps: Tensor  # (N, C) float32
+    truncated: Tensor  # (N,) bool
+
+
+class Drawn(NamedTuple):
+    """A token for each of ``m`` rows."""
+
+    ids: Tensor  # (m,) int64
+    logps: Tensor  # (m,) float32, under the whole distribution at the sampling temperature (1 if greedy)
+
+
+class Head(Protocol):
+    """Draws from the states that a model gives in place of logits."""
+
+    size: int  # V
+
+    def draw(self, states: Tensor, sampling: Sampling, uniforms: Tensor | None, banned: Tensor) -> Drawn:
+        """As :func:`draw_tokens`, from ``(m, D)`` states."""
+
+
+def seeded_by_names(seed: int, names: Sequence[str], device: torch.device) -> torch.Generator:
+    """Return a generator on ``device`` whose draws depend on a seed and the clips of a batch alone."""
+    digest = hashlib.sha256(repr((seed, tuple(names))).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse settings under which there is no token to draw.
+
+    Raises:
+        ConfigError: Names the first of them.
+    """
+    allowed = {
+        "temperature": (0 <= sampling.temperature < math.inf, "0 or more, and finite"),
+        "top_p": (0 < sampling.top_p <= 1, "above 0 and at most 1"),
+        "top_k": (sampling.top_k >= 0, "0 or more"),
+        "min_p": (0 <= sampling.min_p <= 1, "between 0 and 1"),
+        "max_completion_length": (sampling.max_completion_length >= 1, "at least 1"),
+    }
+    for key, (fits, range_) in allowed.items():
+        if not fits:
+            raise ConfigError(f"sampling.{key}={getattr(sampling, key)} must be {range_}")
+
+
+def stop_string_test(tokenizer: Any, stops: Sequence[str]) -> Callable[[Tensor], Tensor] | None:
+    """Which completions hold a stop string, for :func:`decode`'s ``ends``; None without stop strings.
+
+    Args:
+        tokenizer: A transformers fast tokenizer.
+        stops: Texts that end a completion.
+    """
+    if not stops:
+        return None
+    longest = max(len(stop.encode()) for stop in stops)  # a token has at least one byte
+
+    def ends(ids: Tensor) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, -longest - 1 :].tolist(), skip_special_tokens=False)
+        return torch.tensor([any(stop in text for stop in stops) for text in texts], device=ids.device)
+
+    return ends
+
+
+def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float = 0.0) -> Tensor:
+    """Keep the ``top_k`` most likely tokens, then the smallest set that reaches ``top_p``, then by ``min_p``.
+
+    Args:
+        logits: ``(N, V)``.
+        top_k: 0 keeps all.
+        top_p: 1 keeps all; the most likely token always stays.
+        min_p: Least probability as a share of the most likely token's; 0 keeps all.
+
+    Returns:
+        ``(N, V)`` with ``-inf`` at the tokens left out.
+    """
+    if top_k > 0:
+        kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p < 1.0:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        before = cumulative_sum(probabilities) - probabilities
+        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
+        logits = logits.masked_fill(drop, -torch.inf)
+    if min_p > 0.0:
+        relative = (logits - logits.amax(-1, keepdim=True)).exp()
+        logits = logits.masked_fill(relative < min_p, -torch.inf)
+    return logits
+
+
+def draw_tokens(
+    logits: Tensor, sampling: Sampling, uniforms: Tensor | None = None, banned: Tensor | None = None
+) -> Drawn:
+    """Draw one token a row; the most likely one at temperature 0.
+
+    Args:
+        logits: ``(m, V)`` before the temperature.
+        sampling: Temperature and filters.
+        uniforms: ``(m,)`` float64 in [0, 1), one random number a row; greedy decoding needs none.
+        banned: Tokens that are never drawn.
+
+    Returns:
+        The tokens. Log-probs are those before filters and bans, as the update pass computes them.
+
+    Raises:
+        ValueError: The temperature is above 0 and no random numbers were given.
+    """
+    scaled = logits.float() / (sampling.temperature or 1.0)
+    allowed = scaled if banned is None else scaled.index_fill(-1, banned, -torch.inf)
+    top = allowed.amax(-1, keepdim=True)
+    weights = (allowed - top).exp_()
+    normalizer = top.squeeze(-1) + weights.sum(-1).log()
+    if banned is not None and len(banned):
+        normalizer = torch.logaddexp(normalizer, scaled[:, banned].logsumexp(-1))
+    if sampling.temperature == 0:
+        ids = allowed.argmax(-1)
+    else:
+        if uniforms is None:
+            raise ValueError("drawing at a temperature above 0 needs random numbers")
+        if sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0:
+            kept = filter_logits(allowed, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p)
+            weights.masked_fill_(kept == -torch.inf, 0.0)
+        ids = invert_distribution(weights, uniforms)
+    return Drawn(ids, scaled.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - normalizer)
+
+
+def invert_distribution(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw by inverting the cumulative distribution: first among blocks of tokens, then inside the block.
+
+    Only the sums of blocks need all weights; double precision, where it matters, touches few numbers.
+
+    Args:
+        weights: ``(m, V)``, not negative, not all zero in any row.
+        uniforms: ``(m,)`` float64 in [0, 1).
+
+    Returns:
+        ``(m,)`` int64; a token of weight 0 is never drawn.
+    """
+    size = weights.shape[-1]
+    whole = size // BLOCK * BLOCK
+    sums = weights[:, :whole].view(len(weights), -1, BLOCK).sum(-1)
+    if whole < size:
+        sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
+    block, inside = invert_cumulative(sums.double(), uniforms)
+    members = block.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=weights.device)
+    chosen = weights.gather(-1, members.clamp(max=size - 1)).masked_fill_(members >= size, 0.0)
+    token, _ = invert_cumulative(chosen.double(), inside)
+    return block * BLOCK + token
+
+
+def invert_cumulative(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The first index whose cumulative share exceeds the number, and where in that index's share the number falls.
+
+    Args:
+        weights: ``(m, n)``, not negative, not all zero in any row.
+        uniforms: ``(m,)`` in [0, 1).
+
+    Returns:
+        ``(m,)`` int64, and ``(m,)`` in [0, 1].
+    """
+    cumulative = cumulative_sum(weights)
+    target = (uniforms * cumulative[:, -1]).unsqueeze(-1)
+    last = (weights > 0).long().mul(torch.arange(weights.shape[-1], device=weights.device)).amax(-1, keepdim=True)
+    index = torch.searchsorted(cumulative, target, right=True).minimum(last)  # rounding may pass the last by a hair
+    share = weights.gather(-1, index)
+    inside = (target - (cumulative.gather(-1, index) - share)) / share
+    return index.squeeze(-1), inside.squeeze(-1).clamp(0.0, 1.0)
+
+
+def decode(
+    first: Tensor,
+    advance: Callable[[Tensor, Tensor], Tensor],
+    *,
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+    banned_ids: Sequence[int],
+    pad_id: int,
+    generator: torch.Generator | None = None,
+    ends: Callable[[Tensor], Tensor] | None = None,
+    head: Head | None = None,
+) -> Decoded:
+    """Decode until every row has drawn a stop token or the limit is reached; finished rows are not computed further.
+
+    Args:
+        first: ``(N, V)`` logits after the prompt, or ``(N, D)`` states for ``head``.
+        advance: Takes the ``(m,)`` newest tokens and the ``(m,)`` rows that still run; returns logits or states.
+        sampling: How tokens are drawn; :func:`check_sampling` refuses some.
+        stop_ids: Tokens that end a completion.
+        banned_ids: Media placeholders, which would break the next pass; those beyond the vocabulary are left out.
+        pad_id: Stands after the stop token.
+        generator: Gives every row a number a step, so that no row depends on another's length.
+        ends: Takes ``(m, c)`` tokens so far; returns which of the ``m`` rows end here, beside stop tokens.
+        head: Draws from states; None where there are logits.
+
+    Returns:
+        The completions, with log-probs as :func:`draw_tokens` gives them.
+    """
+    check_sampling(sampling)
+    count, device, limit = len(first), first.device, sampling.max_completion_length
+    stops = torch.tensor(list(stop_ids), device=device)
+    size, draw = (first.shape[-1], draw_tokens) if head is None else (head.size, head.draw)
+    banned = torch.tensor([one for one in banned_ids if one < size], dtype=torch.long, device=device)
+    ids, (mask, logps) = torch.full((count, limit), pad_id, device=device), torch.zeros(2, count, limit, device=device)
+    rows, outputs = torch.arange(count, device=device), first
+    for step in range(limit):
+        uniforms = None
+        if sampling.temperature:
+            uniforms = torch.rand(count, dtype=torch.float64, generator=generator, device=device)[rows]
+        drawn = draw(outputs, sampling, uniforms, banned)
+        ids[rows, step], logps[rows, step], mask[rows, step] = drawn.ids, drawn.logps, 1.0
+        ended = torch.isin(drawn.ids, stops)
+        ended = ended if ends is None else ended | ends(ids[rows, : step + 1])
+        running = (~ended).nonzero().squeeze(-1)  # the one time a step that the host waits for an accelerator
+        rows, newest = rows[running], drawn.ids[running]
+        if len(rows) == 0 or step + 1 == limit:
+            break
+        outputs = advance(newest, rows)
+    truncated = torch.zeros(count, dtype=torch.bool, device=device).index_fill_(0, rows, True)
+    return Decoded(ids[:, : step + 1], mask[:, : step + 1], logps[:, : step + 1], truncated)
+
+
+def cut_rows(decoded: Decoded, room: Tensor, pad_id: int) -> Decoded:
+    """Cut completions that outgrow the positions that their prompts leave; what is cut counts as truncated.
+
+    Args:
+        decoded: ``N`` completions of at most ``C`` tokens.
+        room: ``(N,)``; the most tokens of each.
+        pad_id: Fills what is cut.
+    """
+    kept = torch.arange(decoded.ids.shape[1], device=room.device) < room[:, None]  # (N, C)
+    return Decoded(
+        decoded.ids.masked_fill(~kept, pad_id),
+        decoded.mask * kept,
+        decoded.per_token_logps * kept,
+        decoded.truncated | (decoded.mask.sum(1) > room),
+    )

@@ -1,0 +1,243 @@
+"""Attention inside the sequences of a flat row, and of completions to their prompts, with its backward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from affectgpt_r1.engine.flash_attention import attention_backward, attention_forward
+from affectgpt_r1.engine.packed_lengths import Ragged
+from affectgpt_r1.engine.precision import exact_matmul
+
+
+def attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
+    """Causal attention inside each sequence of a flat row.
+
+    Args:
+        query: ``(T, H, d)``.
+        key: ``(T, KV heads, d)``.
+        value: ``(T, KV heads, d)``.
+        lengths: Of the sequences.
+        scale: Multiplies the scores.
+
+    Returns:
+        ``(T, H, d)``.
+    """
+    output: Tensor = _CausalAttention.apply(query, key, value, lengths, scale)
+    return output
+
+
+def attend_at_ends(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
+    """Attention of each sequence's last token: so few queries that torch's own gradient will do.
+
+    Args:
+        query: ``(n, H, d)``.
+        key: ``(T, KV heads, d)``.
+        value: ``(T, KV heads, d)``.
+        lengths: Of the ``n`` sequences.
+        scale: Multiplies the scores.
+
+    Returns:
+        ``(n, H, d)``.
+    """
+    count, heads, size = query.shape
+    grouped = query.view(count, key.shape[1], -1, size)
+    scores = exact_matmul(grouped, lengths.pad(key).permute(0, 2, 3, 1)) * scale
+    bias = lengths.padding_bias(scores.dtype)
+    weights = (scores if bias is None else scores + bias).softmax(-1).to(value.dtype)
+    return (weights @ _heads_first(lengths.pad(value))).view(count, heads, size)
+
+
+def attend_to_prompt(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prompt_key: Tensor,
+    prompt_value: Tensor,
+    prompts: Ragged,
+    completions: Ragged,
+    scale: float,
+) -> Tensor:
+    """Attention of completions to their prompts and causally to themselves.
+
+    Args:
+        query: ``(T, H, d)`` of the ``N = B * G`` completions.
+        key: ``(T, KV heads, d)``.
+        value: ``(T, KV heads, d)``.
+        prompt_key: ``(prompt tokens, KV heads, d)``.
+        prompt_value: ``(prompt tokens, KV heads, d)``.
+        prompts: Lengths of the ``B`` prompts.
+        completions: Lengths of the ``N`` completions.
+        scale: Multiplies the scores.
+
+    Returns:
+        ``(T, H, d)``.
+    """
+    output: Tensor = _CompletionAttention.apply(
+        query, key, value, prompt_key, prompt_value, prompts, completions, scale
+    )
+    return output
+
+
+def _heads_first(padded: Tensor) -> Tensor:
+    """``(n, L, H, d)`` to ``(n, H, L, d)``."""
+    return padded.transpose(1, 2)
+
+
+def _expand_heads(padded: Tensor, heads: int) -> Tensor:
+    """``(n, L, KV heads, d)`` to ``(n, H, L, d)``: each key head repeated for its query heads."""
+    repeats = heads // padded.shape[2]
+    return _heads_first(padded if repeats == 1 else padded.repeat_interleave(repeats, 2))
+
+
+def _reduce_heads(gradient: Tensor, key_heads: int) -> Tensor:
+    """The adjoint of :func:`_expand_heads`: ``(n, H, L, d)`` to ``(n, L, KV heads, d)``."""
+    rows, heads, length, size = gradient.shape
+    if heads == key_heads:
+        return _heads_first(gradient)
+    return _heads_first(gradient.view(rows, key_heads, heads // key_heads, length, size).sum(2))
+
+
+def _attend_to_self(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> tuple[Tensor, Tensor]:
+    """Output ``(n, H, L, d)`` and log-normalisers ``(n, H, L)`` of causal attention inside each sequence.
+
+    The query is padded, ``(n, L, H, d)``; key and value are flat. Right padding is never seen: it comes later.
+    """
+    keys, values = (_expand_heads(lengths.pad(one), query.shape[2]) for one in (key, value))
+    return attention_forward(_heads_first(query), keys, values, scale=scale, causal=True, bias=None)
+
+
+def _gradients_to_self(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    normalizer: Tensor,
+    lengths: Ragged,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`_attend_to_self`: the query's padded, flat those of key and value."""
+    keys, values = (_expand_heads(lengths.pad(one), query.shape[2]) for one in (key, value))
+    to_query, *others = attention_backward(
+        _heads_first(gradient),
+        _heads_first(query),
+        keys,
+        values,
+        output,
+        normalizer,
+        scale=scale,
+        causal=True,
+        bias=None,
+    )
+    to_key, to_value = (lengths.flatten(_reduce_heads(one, key.shape[1])) for one in others)
+    return _heads_first(to_query), to_key, to_value
+
+
+class _CausalAttention(torch.autograd.Function):
+    """Causal attention inside each sequence of a flat row."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
+        output, normalizer = _attend_to_self(lengths.pad(query), key, value, lengths, scale)
+        ctx.save_for_backward(query, key, value, output, normalizer)
+        ctx.lengths, ctx.scale = lengths, scale
+        return lengths.flatten(_heads_first(output))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, normalizer = ctx.saved_tensors
+        lengths = ctx.lengths
+        padded, padded_gradient = lengths.pad(query), lengths.pad_with_zeros(gradient)
+        to_query, *others = _gradients_to_self(
+            padded_gradient, padded, key, value, output, normalizer, lengths, ctx.scale
+        )
+        return lengths.flatten(to_query), *others, None, None
+
+
+class _CompletionAttention(torch.autograd.Function):
+    """Attention of completions to their prompts and to themselves.
+
+    Towards the prompt a group's completions, and the query heads that share a key head, are one long list of queries:
+    there is no mask between them, so keys and values are read once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prompt_key: Tensor,
+        prompt_value: Tensor,
+        prompts: Ragged,
+        completions: Ragged,
+        scale: float,
+    ) -> Tensor:
+        padded, key_heads = completions.pad(query), key.shape[1]
+        bias = prompts.padding_bias(query.dtype)
+        to_prompt, prompt_normalizer = attention_forward(
+            _gather_groups(padded, prompts.count, key_heads),
+            _heads_first(prompts.pad(prompt_key)),
+            _heads_first(prompts.pad(prompt_value)),
+            scale=scale,
+            causal=False,
+            bias=bias,
+        )
+        to_self, self_normalizer = _attend_to_self(padded, key, value, completions, scale)
+        to_prompt = _heads_first(_spread_groups(to_prompt, padded.shape))
+        prompt_normalizer = _heads_first(_spread_groups(prompt_normalizer.unsqueeze(-1), padded.shape))[..., 0]
+        normalizer = torch.logaddexp(prompt_normalizer, self_normalizer)
+        output = to_prompt * (prompt_normalizer - normalizer).exp().unsqueeze(-1).to(to_prompt.dtype)
+        output = output.addcmul_(to_self, (self_normalizer - normalizer).exp().unsqueeze(-1).to(to_self.dtype))
+        ctx.save_for_backward(query, key, value, prompt_key, prompt_value, output, normalizer, bias)
+        ctx.prompts, ctx.completions, ctx.scale = prompts, completions, scale
+        return completions.flatten(_heads_first(output))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, prompt_key, prompt_value, output, normalizer, bias = ctx.saved_tensors
+        prompts, completions, key_heads = ctx.prompts, ctx.completions, key.shape[1]
+        padded, padded_gradient = completions.pad(query), completions.pad_with_zeros(gradient)
+        to_prompt, *prompt_gradients = attention_backward(
+            _gather_groups(padded_gradient, prompts.count, key_heads),
+            _gather_groups(padded, prompts.count, key_heads),
+            _heads_first(prompts.pad(prompt_key)),
+            _heads_first(prompts.pad(prompt_value)),
+            _gather_groups(_heads_first(output), prompts.count, key_heads),
+            _gather_groups(_heads_first(normalizer.unsqueeze(-1)), prompts.count, key_heads)[..., 0],
+            scale=ctx.scale,
+            causal=False,
+            bias=bias,
+        )
+        to_self, *own_gradients = _gradients_to_self(
+            padded_gradient, padded, key, value, output, normalizer, completions, ctx.scale
+        )
+        return (
+            completions.flatten(to_self + _spread_groups(to_prompt, padded.shape)),
+            *own_gradients,
+            *(prompts.flatten(_heads_first(one)) for one in prompt_gradients),
+            None,
+            None,
+            None,
+        )
+
+
+def _gather_groups(padded: Tensor, num_prompts: int, key_heads: int) -> Tensor:
+    """``(N, C, H, d)`` to ``(B, KV heads, H / KV heads * G * C, d)``: one list of queries a key head."""
+    rows, length, heads, size = padded.shape
+    shape = (num_prompts, rows // num_prompts * length, key_heads, heads // key_heads, size)
+    return padded.reshape(shape).permute(0, 2, 3, 1, 4).reshape(num_prompts, key_heads, -1, size)
+
+
+def _spread_groups(gathered: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of :func:`_gather_groups`: back to ``(N, C, H, ...)``, ``shape`` being ``(N, C, H, d)``."""
+    rows, length, heads, _ = shape
+    num_prompts, key_heads, _, size = gathered.shape
+    lists = gathered.view(num_prompts, key_heads, heads // key_heads, rows // num_prompts * length, size)
+    return lists.permute(0, 3, 1, 2, 4).reshape(rows, length, heads, size)

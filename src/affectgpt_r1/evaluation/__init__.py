@@ -1,0 +1,1 @@
+"""Compare policies on the test split, and score files of predictions."""

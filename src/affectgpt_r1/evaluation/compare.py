@@ -1,0 +1,153 @@
+"""Systems side by side: greedy answers, wheel scores with intervals, what each modality is worth, constant sprays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.io.clean_text import json_line
+from affectgpt_r1.metrics.bootstrap import STATISTICS, bootstrap_interval, paired_difference_interval
+from affectgpt_r1.metrics.functional.recognition import single_label_scores
+from affectgpt_r1.metrics.functional.wheel_f1 import WheelCounts, _compute, _update, batch_mean_set_f1, wheel_counts
+from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.training.completions import answer_statistics, parse_rollout
+from affectgpt_r1.training.rollout_buffer import without_long_prompts
+from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Modality, Sampling, SkippedClip
+
+
+class Answers(NamedTuple):
+    """Greedy answers to the clips of a split, in order."""
+
+    names: list[str]
+    targets: list[EmotionSet]
+    completions: list[Completion]
+    skipped: list[SkippedClip]
+
+    @property
+    def labels(self) -> list[EmotionSet]:
+        """The answered emotion words."""
+        return [completion.labels for completion in self.completions]
+
+
+def decode_answers(
+    policy: MultimodalPolicy, batches: Iterable[ClipBatch], sampling: Sampling, *, without: Modality | None = None
+) -> Answers:
+    """Answer every clip.
+
+    Args:
+        policy: The policy.
+        batches: Evaluation batches; clips that could not be read stand in their ``skipped``.
+        sampling: How answers are decoded.
+        without: Leave this modality out of every prompt.
+    """
+    answers = Answers([], [], [], [])
+    for read in batches:
+        batch = without_long_prompts(policy, read)
+        answers.skipped.extend(batch.skipped)
+        if len(batch) == 0:
+            continue
+        kept = tuple(tuple(kind for kind in kinds if kind != without) for kinds in batch.modalities)
+        rollout = policy.generate(dataclasses.replace(batch, modalities=kept), 1, sampling)
+        answers.names.extend(batch.names)
+        answers.targets.extend(batch.labels)
+        kind = policy.template.kind
+        answers.completions.extend(parse_rollout(rollout, batch.names, thinks=policy.thinks, kind=kind))
+    return answers
+
+
+def common_clips(systems: Mapping[str, dict[str, Answers]]) -> list[SkippedClip]:
+    """Keep the answers to clips that every system could read, in place.
+
+    Systems that read other media may fail on other clips; scores and paired differences need the same ones.
+
+    Args:
+        systems: Answers to the same split by system and modality left out.
+
+    Returns:
+        The clips that some system could not read, each once.
+    """
+    every = [answers for own in systems.values() for answers in own.values()]
+    skipped = {clip.name: clip for answers in every for clip in answers.skipped}
+    for own in systems.values():
+        for kind, answers in own.items():
+            rows = [row for row, name in enumerate(answers.names) if name not in skipped]
+            own[kind] = Answers(
+                [answers.names[row] for row in rows],
+                [answers.targets[row] for row in rows],
+                [answers.completions[row] for row in rows],
+                list(skipped.values()),
+            )
+    return list(skipped.values())
+
+
+def answer_lines(answers: Answers, lexicon: Lexicon) -> str:
+    """The answers as JSON lines: ``name``, ``target``, ``openset``, ``completion`` and ``f1``, the clip's mean set F1.
+
+    ``f1`` is None where no target word is on a wheel.
+    """
+    scores = batch_mean_set_f1(answers.labels, answers.targets, lexicon)
+    rows = zip(answers.names, answers.targets, answers.completions, scores, strict=True)
+    lines = [
+        {
+            "name": name,
+            "target": list(target),
+            "openset": list(completion.labels),
+            "completion": completion.text,
+            "f1": score,
+        }
+        for name, target, completion, score in rows
+    ]
+    return "".join(map(json_line, lines))
+
+
+def score_labels(labels: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon) -> dict[str, Any]:
+    """``mean_level1``, its 95 % bootstrap ``interval`` over clips, and the scores of each of the ``wheels``."""
+    counts = wheel_counts(labels, targets, lexicon)
+    intervals = {score: bootstrap_interval(counts, score) for score in STATISTICS}
+    corpus = _compute(_update(counts))._asdict()
+    return {
+        "mean_level1": {score: interval.estimate for score, interval in intervals.items()},
+        "interval": {score: [interval.low, interval.high] for score, interval in intervals.items()},
+        "wheels": {
+            f"wheel{wheel + 1}": {score: float(corpus[score][wheel]) for score in STATISTICS}
+            for wheel in range(counts.hits.shape[1])
+        },
+    }
+
+
+def system_summary(answers: Answers, without: Mapping[Modality, Answers], lexicon: Lexicon) -> dict[str, Any]:
+    """Everything that the evaluation says of one system.
+
+    Args:
+        answers: To the clips with all their modalities.
+        without: To the same clips with one modality left out.
+        lexicon: The words' clusters.
+    """
+    full = wheel_counts(answers.labels, answers.targets, lexicon)
+    drops = {}
+    for modality, left_out in without.items():
+        counts = wheel_counts(left_out.labels, left_out.targets, lexicon)
+        drop = paired_difference_interval(full, counts)
+        f1 = bootstrap_interval(counts, resamples=1).estimate
+        drops[modality] = {"f1": f1, "drop": drop.estimate, "interval": [drop.low, drop.high]}
+    return {
+        **score_labels(answers.labels, answers.targets, lexicon),
+        **answer_statistics(answers.completions, answers.targets, lexicon),
+        **single_label_scores(answers.labels, answers.targets),
+        "without": drops,
+    }
+
+
+def differences(systems: Mapping[str, Answers], pairs: Iterable[tuple[str, str]], lexicon: Lexicon) -> dict[str, Any]:
+    """Paired differences of F on the same clips, with 95 % intervals, for the pairs whose systems are there."""
+    counts: dict[str, WheelCounts] = {
+        name: wheel_counts(answers.labels, answers.targets, lexicon) for name, answers in systems.items()
+    }
+    found = {}
+    for first, second in pairs:
+        if first in counts and second in counts:
+            interval = paired_difference_interval(counts[first], counts[second])
+            found[f"{first}_minus_{second}"] = {"f1": interval.estimate, "interval": [interval.low, interval.high]}
+    return found

@@ -1,0 +1,75 @@
+"""Where an evaluation's figures are kept: files in the output folder, metrics and artifacts in the logger."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger
+
+from affectgpt_r1.evaluation.tables import MEASURES, SYSTEMS, Summary, evaluation_tables, table_cells
+from affectgpt_r1.io.console import PlainConsole
+from affectgpt_r1.io.files import write_text
+from affectgpt_r1.io.plain_json import json_text, write_json
+from affectgpt_r1.metrics.bootstrap import STATISTICS
+from affectgpt_r1.tracking.mlflow_logger import mlflow_loggers
+
+_TABLE_WIDTH = 160
+
+
+def log_evaluation(loggers: Sequence[Logger], summary: Summary, folder: str | Path) -> dict[str, float]:
+    """Write ``summary.json`` and ``tables.txt``, and log metrics ``test/<system>/<score>``, with MLflow artifacts, too.
+
+    The artifacts are ``evaluation/summary.json``, ``evaluation/tables.txt`` and the table ``evaluation/table.json``.
+
+    Args:
+        loggers: The run's loggers.
+        summary: See :mod:`affectgpt_r1.evaluation.tables`.
+        folder: Where the files are written; created if absent.
+
+    Returns:
+        The metrics that were logged.
+    """
+    write_json(Path(folder) / "summary.json", summary)
+    write_text(Path(folder) / "tables.txt", tables_text(summary))
+    metrics = evaluation_metrics(summary)
+    for logger in loggers:
+        logger.log_metrics(metrics)
+        logger.save()
+    for tracked in mlflow_loggers(loggers):
+        tracked.log_text(json_text(summary), "evaluation/summary.json")
+        tracked.log_text(tables_text(summary), "evaluation/tables.txt")
+        tracked.log_table(*table_cells(summary), "evaluation/table.json")
+    return metrics
+
+
+def evaluation_metrics(summary: Summary) -> dict[str, float]:
+    """Return the summary's figures by log name: ``test/sft/f1``, ``test/sft/without_video/drop``, ...
+
+    Args:
+        summary: See :mod:`affectgpt_r1.evaluation.tables`.
+
+    Returns:
+        Scores as fractions.
+    """
+    metrics: dict[str, float] = {}
+    for name in (system for system in SYSTEMS if system in summary):
+        system = summary[name]
+        scores: dict[str, float | None] = {score: system["mean_level1"].get(score) for score in STATISTICS}
+        scores |= {measure: system.get(measure) for measure in MEASURES}
+        for modality, figures in system.get("without", {}).items():
+            scores |= {f"without_{modality}/{key}": figures.get(key) for key in ("f1", "drop")}
+        metrics |= {f"test/{name}/{key}": float(value) for key, value in scores.items() if value is not None}
+    for name, difference in summary.get("differences", {}).items():
+        metrics[f"test/{name}/f1"] = float(difference["f1"])
+    return metrics
+
+
+def tables_text(summary: Summary) -> str:
+    """Return the tables as plain text, wide enough that no row is folded."""
+    with Path(os.devnull).open("w", encoding="utf-8") as sink:
+        console = PlainConsole(file=sink, record=True, width=_TABLE_WIDTH)
+        for table in evaluation_tables(summary):
+            console.print(table)
+        return console.export_text()

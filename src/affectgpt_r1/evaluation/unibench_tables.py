@@ -1,0 +1,116 @@
+"""The MER-UniBench summary as one rich table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+TITLES = {
+    "mer2023": "MER2023",
+    "mer2024": "MER2024",
+    "meld": "MELD",
+    "iemocap": "IEMOCAP",
+    "cmumosi": "CMU-MOSI",
+    "cmumosei": "CMU-MOSEI",
+    "sims": "CH-SIMS",
+    "simsv2": "CH-SIMS v2",
+    "ovmerdplus": "OV-MERD+",
+}
+_MORE = {
+    "mscore": "mscore",
+    "accuracy": "ACC",
+    "precision": "P",
+    "recall": "R",
+    "unmapped_share": "unmapped",
+    "predicted_neutral": "neutral",
+}
+_RECOGNITION_TITLES = {"dfew": "DFEW", "mafw": "MAFW", "ravdess": "RAVDESS"}
+
+
+def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
+    """Return one row a set and one for the mean: the published figure, the corrected one, both in points.
+
+    Args:
+        summary: Of :func:`~affectgpt_r1.evaluation.unibench_scores.unibench_table` or
+            :func:`~affectgpt_r1.evaluation.unibench_scores.unibench_over_checkpoints`.
+    """
+    table = Table(title=f"MER-UniBench, {summary['lexicon']} lexicon", title_justify="left", caption_justify="left")
+    table.add_column("set", no_wrap=True)
+    table.add_column("metric")
+    for column in ("clips", "published", "corrected"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("more", no_wrap=True)
+    for name, figures in summary["sets"].items():
+        table.add_row(
+            TITLES[name],
+            figures["metric"],
+            _clips(figures),
+            _points(figures["published"]),
+            _points(figures["corrected"]),
+            _more(figures),
+        )
+    table.add_section()
+    mean = summary["mean"]
+    table.add_row(_mean_of(summary), "", "", _points(mean["published"]), _points(mean["corrected"]), _missing(summary))
+    table.caption = _caption(summary)
+    return table
+
+
+def recognition_rich_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return one row a set, in points.
+
+    Args:
+        scores: Of :func:`~affectgpt_r1.evaluation.unibench_scores.recognition_table`.
+    """
+    table = Table(title="Single-label recognition", title_justify="left", caption_justify="left")
+    table.add_column("set")
+    for column in ("clips", "WAR", "UAR", "no class"):
+        table.add_column(column, justify="right")
+    table.add_column("labels")
+    for name, figures in scores.items():
+        shares = [_points(figures[key]) for key in ("war", "uar", "unparsed_share")]
+        table.add_row(_RECOGNITION_TITLES[name], f"{figures['num_clips']:,}", *shares, figures["source"])
+    table.caption = "An answer with several labels, or with one that is no class of the set, is wrong."
+    return table
+
+
+def _clips(figures: Mapping[str, Any]) -> str:
+    """The number of clips, beside that of the papers where it differs."""
+    if figures["num_clips"] == figures["published_clips"]:
+        return f"{figures['num_clips']:,}"
+    return f"{figures['num_clips']:,} (papers: {figures['published_clips']:,})"
+
+
+def _more(figures: Mapping[str, Any]) -> str:
+    parts = [f"{short} {_points(figures['details'][key])}" for key, short in _MORE.items() if key in figures["details"]]
+    if "checkpoint" in figures:
+        parts.append(f"{figures['checkpoint']}; the chosen one has {_points(figures['published_chosen'])}")
+    return ", ".join(parts)
+
+
+def _mean_of(summary: Mapping[str, Any]) -> str:
+    return f"mean of {len(summary['sets'])} of the nine" if summary["missing"] else "mean of nine"
+
+
+def _missing(summary: Mapping[str, Any]) -> str:
+    if not summary["missing"]:
+        return ""
+    titles = [TITLES[name] for name in summary["missing"]]
+    return f"not comparable with a mean of nine; not scored:\n{', '.join(titles)}"
+
+
+def _caption(summary: Mapping[str, Any]) -> str:
+    checkpoints = summary["checkpoints"]
+    scored = (
+        "Here, one checkpoint was scored; none was picked by set."
+        if checkpoints is None
+        else f"Here, out of {', '.join(checkpoints['names'])}; corrected: {checkpoints['chosen']}."
+    )
+    notes = dict(summary["notes"])
+    return "\n".join([f"{notes.pop('checkpoint')} {scored}", *notes.values()])
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.2f}"

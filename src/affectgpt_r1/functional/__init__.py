@@ -1,1 +1,0 @@
-"""Pure tensor functions: log-probabilities, advantages, KL estimators and policy losses."""

@@ -1,0 +1,48 @@
+"""Constant answers, which the wheel metric is known to reward."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
+from affectgpt_r1.types import EmotionSet
+
+SPRAY: EmotionSet = ("happy", "sad", "angry")
+"""The constant answer that the metric is known to reward."""
+
+
+def frequent_words(targets: Sequence[EmotionSet], num_words: int) -> EmotionSet:
+    """The ``num_words`` words that stand in most targets, ties by alphabet.
+
+    >>> frequent_words([("sad", "Sad"), ("sad", "calm"), ("angry",)], 2)
+    ('sad', 'angry')
+    """
+    counts = Counter(word for target in targets for word in {word.strip().lower() for word in target})
+    return tuple(word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:num_words])
+
+
+def best_spray(targets: Sequence[EmotionSet], lexicon: Lexicon, num_words: int = 5, candidates: int = 60) -> EmotionSet:
+    """The constant answer of ``num_words`` words that scores best on these targets, built greedily.
+
+    Args:
+        targets: Targets of clips that are not the test clips.
+        lexicon: The words' clusters.
+        num_words: Its length.
+        candidates: Most frequent target words among which it is chosen.
+
+    Returns:
+        The words, in the order in which they were added.
+    """
+    words = frequent_words(targets, candidates)
+    chosen: EmotionSet = ()
+    while len(chosen) < min(num_words, len(words)):
+        scores = {word: _mean_score((*chosen, word), targets, lexicon) for word in words if word not in chosen}
+        chosen = (*chosen, max(scores, key=lambda word: scores[word]))
+    return chosen
+
+
+def _mean_score(spray: EmotionSet, targets: Sequence[EmotionSet], lexicon: Lexicon) -> float:
+    scores = [score for score in batch_mean_set_f1([spray] * len(targets), targets, lexicon) if score is not None]
+    return sum(scores) / max(1, len(scores))

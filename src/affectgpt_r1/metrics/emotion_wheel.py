@@ -1,0 +1,97 @@
+"""The emotion-wheel score as a torchmetrics metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from affectgpt_r1.emotion.wheels import NUM_WHEELS, Lexicon
+from affectgpt_r1.metrics.functional.wheel_f1 import (
+    _compute,
+    _mean_over_wheels,
+    count_unmapped,
+    hits_by_size,
+    sums_of_hits,
+    wheel_counts,
+)
+from affectgpt_r1.types import EmotionSet
+
+
+class EmotionWheelScore(Metric):
+    """Corpus precision, recall and F of emotion sets, averaged over five emotion wheels.
+
+    The states are whole numbers summed over samples, so that the result does not depend, to the last bit, on batching,
+    order or the number of processes.
+    See :mod:`affectgpt_r1.metrics.functional.wheel_f1` for the formula.
+
+    Args:
+        lexicon: Maps words onto clusters.
+        level: Ring of the wheels, 1 (inner) or 2.
+        **kwargs: Of :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If ``level`` is neither 1 nor 2.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    is_differentiable = False
+
+    hits_by_predicted: Tensor
+    hits_by_relevant: Tensor
+    counted: Tensor
+    predicted_words: Tensor
+    unmapped_words: Tensor
+    num_samples: Tensor
+
+    def __init__(self, lexicon: Lexicon, level: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.most_clusters = max(len(lexicon.clusters(wheel, level)) for wheel in range(1, NUM_WHEELS + 1))
+        self.lexicon = lexicon
+        self.level = level
+        for state in ("hits_by_predicted", "hits_by_relevant"):
+            zeros = torch.zeros(NUM_WHEELS, self.most_clusters + 1, dtype=torch.float64)
+            self.add_state(state, zeros, dist_reduce_fx="sum")
+        self.add_state("counted", torch.zeros(NUM_WHEELS, dtype=torch.float64), dist_reduce_fx="sum")
+        for state in ("predicted_words", "unmapped_words", "num_samples"):
+            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet]) -> None:
+        """Adds ``B`` samples.
+
+        Args:
+            predictions: ``B`` predicted emotion sets.
+            targets: ``B`` target emotion sets.
+
+        Raises:
+            ValueError: If the lengths differ.
+        """
+        counts = wheel_counts(predictions, targets, self.lexicon, self.level)
+        by_predicted, by_relevant, counted = hits_by_size(counts, self.most_clusters)
+        unmapped, predicted = count_unmapped(predictions, self.lexicon)
+        self.hits_by_predicted += by_predicted.to(self.device)
+        self.hits_by_relevant += by_relevant.to(self.device)
+        self.counted += counted.to(self.device)
+        self.unmapped_words += unmapped
+        self.predicted_words += predicted
+        self.num_samples += len(targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The scores so far, float64 scalars.
+
+        Returns:
+            ``f1``, ``precision`` and ``recall``: means over the wheels on which any sample counts, NaN if there is
+            none; ``wheel1_f1`` to ``wheel5_f1``; ``unmapped_share``: the share of predicted words (duplicates
+            included) that map onto no wheel at level 1, 0 if nothing was predicted; ``num_samples``.
+        """
+        sums = sums_of_hits(self.hits_by_predicted, self.hits_by_relevant, self.counted)
+        score = _compute(sums)
+        result = {name: _mean_over_wheels(values, self.counted) for name, values in score._asdict().items()}
+        result |= {f"wheel{wheel}_f1": f1 for wheel, f1 in enumerate(score.f1.unbind(), start=1)}
+        result["unmapped_share"] = self.unmapped_words / self.predicted_words.clamp(min=1)
+        result["num_samples"] = self.num_samples.clone()
+        return result

@@ -1,0 +1,84 @@
+"""Two choices of a sweep against each other: the same clips resampled, and the same seeds paired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.metrics.bootstrap import Interval, bootstrap_interval, mean_difference_interval
+from affectgpt_r1.metrics.functional.wheel_f1 import WheelCounts, wheel_counts
+from affectgpt_r1.report.queries import Answer, Cell, Sweep
+from affectgpt_r1.report.statistics import PairedTest, paired_t_test
+
+CLIPS_TEST = (
+    "“Clips” resamples the test clips (paired bootstrap of the corpus F, averaged over seeds) and asks whether these "
+    "very policies would differ on other clips."
+)
+SEEDS_TEST = (
+    "“Seeds” is the seed-paired t test and asks whether training again with other seeds would give the difference."
+)
+_SAME_SCORE = 1e-6
+
+
+class Comparison(NamedTuple):
+    """A choice minus another, in F; None where the runs do not allow the test."""
+
+    clips: Interval | None
+    seeds: PairedTest | None
+
+
+def compare(sweep: Sweep, first: str, second: str) -> Comparison | None:
+    """``first`` minus ``second``; None unless both have a finished cell.
+
+    A single policy that was not trained, so that it has no curves, stands against every seed of the other.
+    """
+    ours, theirs = sweep.of(first), sweep.of(second)
+    if not ours or not theirs:
+        return None
+    clips = None
+    if len({_names(cell) for cell in (*ours, *theirs)}) == 1:
+        clips = mean_difference_interval([counts(cell) for cell in ours], [counts(cell) for cell in theirs])
+    return Comparison(clips, paired_t_test(list(_seed_differences(sweep, first, second))))
+
+
+def _seed_differences(sweep: Sweep, first: str, second: str) -> Iterator[float]:
+    by_seed = [{cell.seed: cell for cell in sweep.cells if cell.choice == choice} for choice in (first, second)]
+    single = [
+        cells[0] if len(cells := sweep.of(choice)) == 1 and not cells[0].curves else None for choice in (first, second)
+    ]
+    if all(single):
+        return
+    for seed in sorted({*by_seed[0], *by_seed[1]}):
+        pair = [cells.get(seed, fixed) for cells, fixed in zip(by_seed, single, strict=True)]
+        if pair[0] is not None and pair[1] is not None:
+            yield pair[0].metrics["test/f1"] - pair[1].metrics["test/f1"]
+
+
+def disagreement(cell: Cell) -> str | None:
+    """What is wrong with a cell whose logged F is not the F of its logged answers; None if they agree."""
+    if not bool((counts(cell).relevant > 0).any()):
+        return "none of its answers counts: no target maps onto a wheel"
+    score = bootstrap_interval(counts(cell), resamples=1).estimate
+    if abs(score - cell.metrics["test/f1"]) <= _SAME_SCORE:
+        return None
+    return f"it logged F {cell.metrics['test/f1']:.4f}, its answers have {score:.4f} by the {cell.lexicon} lexicon"
+
+
+def counts(cell: Cell) -> WheelCounts:
+    """Cluster counts of a cell's answers, by clip name."""
+    return _counts(tuple((answer.openset, answer.target) for answer in _sorted(cell)), cell.lexicon)
+
+
+@lru_cache(maxsize=256)
+def _counts(pairs: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...], lexicon: str) -> WheelCounts:
+    return wheel_counts([openset for openset, _ in pairs], [target for _, target in pairs], load_lexicon(lexicon))
+
+
+def _names(cell: Cell) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return tuple((answer.name, answer.target) for answer in _sorted(cell))
+
+
+def _sorted(cell: Cell) -> list[Answer]:
+    return sorted(cell.answers, key=lambda answer: answer.name)

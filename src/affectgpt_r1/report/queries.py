@@ -1,0 +1,354 @@
+"""What the report asks of MLflow: sweeps, their finished cells, answers, curves and the clips to show."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from affectgpt_r1.emotion.lexicon import PUBLISHED_VERSIONS
+from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.io.untrusted_files import json_lines, read_json
+from affectgpt_r1.tracking.artifacts import find_artifact
+from affectgpt_r1.tracking.database import DATABASE_NAME, check_intact, is_database
+from affectgpt_r1.tracking.relocate_artifacts import follow_artifacts
+from affectgpt_r1.types import EmotionSet
+
+EXPERIMENT = "ablations"
+SWEEPS = ("reward", "reasoning", "penalty")
+CURVES = (
+    *("val/f1", "val/answers/distinct_words", "val/answers/clusters_named_share", "val/answers/answer_entropy"),
+    *("train/reward", "train/entropy", "train/frac_reward_zero_std", "train/kl"),
+)
+REWARD_PART = re.compile(r"train/rewards/(.+)/mean")
+"""Metrics that the report draws: these, and the mean of each part of the reward."""
+ALARM_TAG = "affectgpt.reward_hacking"
+_MOST_RUNS = 1000
+_LONGEST_TEXT = 200
+"""Characters of a name or tag; a longer one is cut."""
+_LARGEST_METRIC = 1e12
+"""MLflow stores infinity as the largest float."""
+_LARGEST_IMAGE = 4096
+"""Pixels a side."""
+_PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+
+Curve = Mapping[int, float]
+"""A metric's value by step."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one policy answered about one test clip."""
+
+    name: str
+    target: EmotionSet
+    openset: EmotionSet
+    completion: str
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained and tested policy. Metrics carry their MLflow names.
+
+    ``alarm`` is the step at which training warned that the reward rose while held-out answers got worse.
+    """
+
+    choice: str
+    seed: int
+    run_id: str
+    metrics: Mapping[str, float]
+    answers: tuple[Answer, ...]
+    lexicon: str = "bundled"
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    alarm: str | None = None
+    prompt: str = ""
+    git_commit: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A test clip to show; ``frames`` are PNG files."""
+
+    name: str
+    subtitle: str
+    target: EmotionSet
+    frames: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's finished cells in display order; ``missing`` says in words what is not there."""
+
+    name: str
+    baseline: str
+    synthetic: bool
+    cells: tuple[Cell, ...]
+    clips: tuple[Clip, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The choices that have a finished cell, in display order."""
+        return tuple(dict.fromkeys(cell.choice for cell in self.cells))
+
+    def of(self, choice: str) -> list[Cell]:
+        """The cells of ``choice`` by seed, each run once."""
+        cells = sorted((cell for cell in self.cells if cell.choice == choice), key=lambda cell: cell.seed)
+        return list({cell.run_id: cell for cell in reversed(cells)}.values())[::-1]
+
+
+def read_sweeps(outputs: Path, lexicon: str | None = None) -> list[Sweep]:
+    """Return the three sweeps below ``outputs``; one that was not run has no cells and says so.
+
+    Args:
+        outputs: The folder that holds ``mlflow.db``.
+        lexicon: Folder of the lexicon of runs that were scored by one of the user's own.
+
+    Raises:
+        ConfigError: If there is no MLflow database, it is damaged, no ablation is in it, or it names artifacts
+            elsewhere or a lexicon that ``lexicon`` does not allow.
+        DataError: If an artifact of a sweep is damaged.
+    """
+    from mlflow.tracking import MlflowClient
+
+    database = outputs.resolve() / DATABASE_NAME
+    if not is_database(database):
+        raise ConfigError(f"{database}: there is no MLflow database; run `make ablations` first")
+    check_intact(database)
+    follow_artifacts(database)
+    with _readable(database):
+        client = MlflowClient(f"sqlite:///{database}")
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            raise ConfigError(f"{database}: it has no experiment {EXPERIMENT!r}; run `make ablations` first")
+        source = _Source(client, database.parent, lexicon)
+        return [_read_sweep(source, str(experiment.experiment_id), name) for name in SWEEPS]
+
+
+@contextmanager
+def _readable(database: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "alembic"):
+            raise
+        said = _short(" ".join(str(error).split()))
+        raise ConfigError(f"{database}: MLflow cannot read this database ({said}); restore it from a copy") from error
+
+
+class _Source(NamedTuple):
+    """Where sweeps are read from."""
+
+    client: Any
+    outputs: Path
+    lexicon: str | None
+
+
+def _read_sweep(source: _Source, experiment_id: str, name: str) -> Sweep:
+    client = source.client
+    parents = client.search_runs(
+        [experiment_id],
+        f"tags.`affectgpt.kind` = 'sweep' and tags.`affectgpt.sweep` = '{name}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    if not parents:
+        return Sweep(name, "", False, (), (), (f"the {name} sweep has not been run: `make ablations` runs it",))
+    parent = parents[0]
+    listed = _rows(source, parent, "cells.json", {"choice": str, "seed": int, "run_id": str})
+    missing = []
+    if listed is None:
+        listed = _children(client, experiment_id, parent.info.run_id, name)
+        missing.append(f"the {name} sweep has not ended: only what it has logged so far is shown")
+    elif parent.info.status != "FINISHED":
+        missing.append(f"the {name} sweep is {parent.info.status}: only what it had finished is shown")
+    cells = []
+    for entry in listed[:_MOST_RUNS]:
+        cell = _read_cell(source, entry)
+        if isinstance(cell, Cell):
+            cells.append(cell)
+        else:
+            missing.append(f"{name} sweep: {_short(entry['choice'])}, seed {entry['seed']} {cell}")
+    tags = parent.data.tags
+    missing += _missing_seeds(name, cells)
+    baseline = _short(tags.get("affectgpt.baseline", ""))
+    clips, lacking = _read_clips(source, parent)
+    missing += [f"{name} sweep: {line}" for line in lacking]
+    if cells and baseline not in {cell.choice for cell in cells}:
+        missing.append(f"{name} sweep: the baseline {baseline} has no finished cell, so nothing is compared with it")
+    return Sweep(
+        name=name,
+        baseline=baseline,
+        synthetic=tags.get("affectgpt.synthetic") == "true",
+        cells=tuple(cells),
+        clips=clips,
+        missing=tuple(missing),
+    )
+
+
+def _children(client: Any, experiment_id: str, parent_id: str, sweep: str) -> list[dict[str, Any]]:
+    """The cells that a sweep which has not ended trained itself, by the names of their runs."""
+    runs = client.search_runs(
+        [experiment_id],
+        f"tags.mlflow.parentRunId = '{parent_id}'",
+        order_by=["attributes.start_time ASC"],
+        max_results=_MOST_RUNS,
+    )
+    found = []
+    for run in runs:
+        choice, _, seed = str(run.info.run_name).removeprefix(f"{sweep}-").rpartition("-seed")
+        if choice and re.fullmatch(r"[0-9]{1,9}", seed):
+            found.append({"choice": choice, "seed": int(seed), "run_id": run.info.run_id})
+    return found
+
+
+def _read_cell(source: _Source, entry: Mapping[str, Any]) -> Cell | str:
+    """Return the cell, or why there is none."""
+    from mlflow.exceptions import MlflowException
+
+    run_id = entry["run_id"]
+    try:
+        run = source.client.get_run(run_id)
+    except MlflowException:
+        return "is not finished"
+    answers = find_artifact(run, "test/answers.jsonl", source.outputs)
+    score = run.data.metrics.get("test/f1")
+    if run.info.status != "FINISHED" or score is None or answers is None:
+        return "is not finished"
+    if not 0 <= score <= 1:
+        return f"is left out: it logged F {score:g}"
+    metrics = {key: value for key, value in run.data.metrics.items() if _is_number(value)}
+    curves = {
+        key: {
+            point.step: point.value
+            for point in source.client.get_metric_history(run_id, key)
+            if _is_number(point.value)
+        }
+        for key in sorted(run.data.metrics)
+        if key in CURVES or (len(key) <= _LONGEST_TEXT and REWARD_PART.fullmatch(key))
+    }
+    tags = run.data.tags
+    return Cell(
+        choice=_short(entry["choice"]),
+        seed=entry["seed"],
+        run_id=run_id,
+        metrics=metrics,
+        answers=tuple(_read_answers(answers)),
+        lexicon=_lexicon(source, run),
+        curves={key: curve for key, curve in curves.items() if len(curve) > 1},
+        alarm=None if ALARM_TAG not in tags else _short(tags[ALARM_TAG]),
+        prompt=_short(tags.get("affectgpt.prompt", "")),
+        git_commit=_short(tags.get("git_commit", "unknown")),
+    )
+
+
+def _lexicon(source: _Source, run: Any) -> str:
+    """Return the lexicon that scored a run; a folder is opened only where the user names it, not the database."""
+    named = str(run.data.params.get("emotion.lexicon", "bundled"))
+    if named in ("bundled", *PUBLISHED_VERSIONS):
+        return named
+    if source.lexicon is None:
+        raise ConfigError(
+            f"MLflow run {run.info.run_id} was scored by the lexicon {_short(named)!r}, a folder; if it is yours, name "
+            "it by --lexicon FOLDER"
+        )
+    return source.lexicon
+
+
+def _is_number(value: float) -> bool:
+    return math.isfinite(value) and abs(value) < _LARGEST_METRIC
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+
+
+def _read_answers(path: Path) -> list[Answer]:
+    answers = []
+    place = "line 1"
+    try:
+        for number, row in json_lines(path):
+            place = f"line {number}"
+            target, openset = (tuple(map(str, row[key])) for key in ("target", "openset"))
+            score = None if row["f1"] is None or not _is_number(float(row["f1"])) else float(row["f1"])
+            answers.append(Answer(_short(str(row["name"])), target, openset, str(row["completion"]), score))
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}, {place}: no answer ({_short(repr(error))}); delete its run and repeat it") from error
+    return answers
+
+
+def _missing_seeds(name: str, cells: Sequence[Cell]) -> list[str]:
+    """Seeds that a choice lacks and another has; a policy that was not trained, and has no curves, has no seed."""
+    seeds = sorted({cell.seed for cell in cells})
+    lines = []
+    for choice in dict.fromkeys(cell.choice for cell in cells):
+        own = {cell.seed for cell in cells if cell.choice == choice}
+        lacking = [str(seed) for seed in seeds if seed not in own]
+        if lacking and any(cell.curves for cell in cells if cell.choice == choice):
+            lines.append(f"{name} sweep: {choice} lacks seed {', '.join(lacking)}")
+    return lines
+
+
+def _read_clips(source: _Source, run: Any) -> tuple[tuple[Clip, ...], list[str]]:
+    """Return the clips to show, and what of them is left out."""
+    kinds = {"name": str, "subtitle": str | None, "target": list, "frames": list}
+    clips, lacking = [], []
+    for row in _rows(source, run, "clips/clips.json", kinds) or []:
+        name = _short(row["name"])
+        images = []
+        for frame in row["frames"]:
+            try:
+                images.append(_image(source, run, f"clips/{frame}"))
+            except DataError as error:
+                lacking.append(f"a frame of {name} is left out: {error}")
+        target = tuple(_short(str(word)) for word in row["target"])
+        clips.append(Clip(name, row["subtitle"] or "", target, tuple(filter(None, images))))
+    return tuple(clips), lacking
+
+
+def _image(source: _Source, run: Any, path: str) -> bytes | None:
+    """Return a PNG file, None if there is none.
+
+    Raises:
+        DataError: It is something else, or too large to be shown.
+    """
+    file = find_artifact(run, path, source.outputs)
+    if file is None:
+        return None
+    content = file.read_bytes()
+    sides = [int.from_bytes(content[start : start + 4], "big") for start in (len(_PNG), len(_PNG) + 4)]
+    if not content.startswith(_PNG) or not all(0 < side <= _LARGEST_IMAGE for side in sides):
+        raise DataError(f"{file} is no PNG file of at most {_LARGEST_IMAGE} pixels a side")
+    return content
+
+
+def _rows(source: _Source, run: Any, path: str, kinds: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the rows of a JSON artifact, None if there is none.
+
+    Args:
+        source: Where runs are read from.
+        run: The MLflow run.
+        path: Of the artifact.
+        kinds: Type of each field of a row.
+
+    Raises:
+        DataError: It is something else.
+    """
+    file = find_artifact(run, path, source.outputs)
+    if file is None:
+        return None
+    try:
+        content = read_json(file)
+    except ValueError as error:
+        raise DataError(f"{file}: this is no JSON ({error}); run `make ablations` again") from error
+    rows = content if isinstance(content, list) else [content]
+    for place, row in enumerate(rows, start=1):
+        for key, kind in kinds.items():
+            if not isinstance(row, dict) or key not in row or not isinstance(row[key], kind):
+                raise DataError(f"{file}, row {place}: has no {key!r} of the kind that a sweep logs; run it again")
+    return rows

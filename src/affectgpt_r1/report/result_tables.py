@@ -1,0 +1,170 @@
+"""The report's tables as text cells, made from the summary; HTML, Markdown and LaTeX print these very cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from affectgpt_r1.report.choices import FORMULAS, TITLES, label
+from affectgpt_r1.report.directions import NOT_RUN, RULES
+from affectgpt_r1.report.formats import (
+    NOTHING,
+    between,
+    mean_and_half,
+    number,
+    points,
+    probability,
+    signed,
+)
+from affectgpt_r1.report.paired_comparison import CLIPS_TEST, SEEDS_TEST
+from affectgpt_r1.report.summary import SYNTHETIC_NOTE
+
+TEXT_COLUMNS = frozenset({"setting", "source", "verdict", "figures", "F per seed"})
+"""Columns that hold words; the others, but the first, hold figures and stand flush right."""
+
+_ANSWERS = (
+    ("precision", "P", 100.0),
+    ("recall", "R", 100.0),
+    ("answers/distinct_words", "words", 1.0),
+    ("answers/target_words", "target’s words", 1.0),
+    ("answers/repeated_words", "repeated words", 1.0),
+    ("answers/unmapped_share", "unmapped, %", 100.0),
+    ("answers/format_rate", "well formed, %", 100.0),
+)
+
+
+class TextTable(NamedTuple):
+    """A table of text; the first column names the row, the others hold figures.
+
+    ``key`` names it in LaTeX labels.
+    """
+
+    key: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+
+def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
+    """The tables of one sweep, the scores and the answers; none if no cell is finished."""
+    found = summary["sweeps"][sweep]
+    choices = found["choices"]
+    if not choices:
+        return []
+    synthetic = [SYNTHETIC_NOTE] if found["synthetic"] else []
+    mark = " (synthetic clips)" if found["synthetic"] else ""
+    scores = TextTable(
+        f"{sweep}-scores",
+        f"{TITLES[sweep]}: scores{mark}",
+        (TITLES[sweep], "n", "F", "F per seed", "difference", "clips", "seeds", "p"),
+        tuple(_score_row(choice, name == found["baseline"]) for name, choice in choices.items()),
+        (
+            *synthetic,
+            *([FORMULAS] if sweep == "penalty" else []),
+            *_prompt(found),
+            f"F: greedy answers to {found['clips']:,} held-out test clips with the weights of the best validation, "
+            "which need not be the last; corpus F, mean of five wheels at level 1, in points; mean ± 95 % t interval "
+            f"over n seeds. Difference: of F from the row “{_baseline(found)}”, with its 95 % interval by two tests, "
+            f"neither corrected for the number of rows. {CLIPS_TEST} {SEEDS_TEST}",
+        ),
+    )
+    answers = TextTable(
+        f"{sweep}-answers",
+        f"{TITLES[sweep]}: answers{mark}",
+        (TITLES[sweep], "n", *(title for _, title, _ in _ANSWERS)),
+        tuple(_answer_row(choice) for choice in choices.values()),
+        (
+            *synthetic,
+            "P, R: precision and recall of the same answers, in points. Words: distinct emotion words an answer. "
+            "Repeated: words that had stood in the same answer before. Unmapped: words that no wheel knows. "
+            "Mean ± 95 % t interval over n seeds, without ± where all seeds agree.",
+            *_alarms(sweep, found),
+        ),
+    )
+    return [scores, answers]
+
+
+def directions_table(summary: Mapping[str, Any]) -> TextTable:
+    """The verdicts on the published directions."""
+    rules = list(dict.fromkeys(row["rule"] for row in summary["directions"]))
+    rows = tuple(
+        (row["direction"], row["verdict"], row["figures"] or NOTHING, str(1 + rules.index(row["rule"])))
+        for row in summary["directions"]
+    )
+    verdicts = [row["verdict"] for row in summary["directions"]]
+    notes = [SYNTHETIC_NOTE] if summary["synthetic"] else []
+    if NOT_RUN in verdicts:
+        notes.append("Not run: the sweep lacks one of the choices.")
+    mark = " (synthetic clips)" if summary["synthetic"] else ""
+    return TextTable(
+        "directions",
+        f"Published directions{mark}",
+        ("published direction", "verdict", "figures", "rule"),
+        rows,
+        (*notes, *(f"Rule {place}: {RULES[rule]}." for place, rule in enumerate(rules, start=1))),
+    )
+
+
+def published_table(summary: Mapping[str, Any]) -> TextTable:
+    """What the papers report, apart from all that is measured here."""
+    published = summary["published"]
+    rows = tuple((row["table"], row["setting"], number(row["points"]), row["source"]) for row in published["rows"])
+    return TextTable(
+        "published",
+        "Figures from the papers (real clips; not comparable)",
+        ("table", "setting", "F on OV-MERD+", "source"),
+        rows,
+        (published["note"],),
+    )
+
+
+def all_tables(summary: Mapping[str, Any]) -> list[TextTable]:
+    """Every table, in the order of the report."""
+    sweeps = [table for sweep in summary["sweeps"] for table in sweep_tables(summary, sweep)]
+    return [directions_table(summary), *sweeps, published_table(summary)]
+
+
+def _prompt(found: Mapping[str, Any]) -> list[str]:
+    """The prompt mode, where the sweep does not vary it."""
+    prompts = [label("reasoning", prompt) for prompt in found["prompts"]]
+    return [f"Prompt mode of every row: {prompts[0]}."] if len(prompts) == 1 else []
+
+
+def _alarms(sweep: str, found: Mapping[str, Any]) -> list[str]:
+    runs = [f"{label(sweep, a['choice'])}, seed {a['seed']} (step {a['step']})" for a in found["alarms"]]
+    return [f"Alarm, reward up while held-out F went down: {'; '.join(runs)}."] if runs else []
+
+
+def _baseline(found: Mapping[str, Any]) -> str:
+    baseline = found["choices"].get(found["baseline"])
+    return str(baseline["label"] if baseline else found["baseline"])
+
+
+def _score_row(choice: Mapping[str, Any], is_baseline: bool) -> tuple[str, ...]:
+    f1 = choice["metrics"]["f1"]
+    tests = choice["against_baseline"] or {}
+    clips, seeds = tests.get("clips"), tests.get("seeds")
+    either = clips or seeds
+    return (
+        choice["label"],
+        str(f1["n"]),
+        mean_and_half(f1["mean"], f1["high"], 100),
+        ", ".join(points(value) for value in f1["values"].values()),
+        "baseline" if is_baseline else signed(100 * either["difference"]) if either else NOTHING,
+        *(between(test["low"], test["high"], 100) if test else NOTHING for test in (clips, seeds)),
+        probability(seeds["p"]) if seeds else NOTHING,
+    )
+
+
+def _answer_row(choice: Mapping[str, Any]) -> tuple[str, ...]:
+    metrics = choice["metrics"]
+    cells = (_cell(metrics.get(name), scale) for name, _, scale in _ANSWERS)
+    return (choice["label"], str(metrics["f1"]["n"]), *cells)
+
+
+def _cell(metric: Mapping[str, Any] | None, scale: float) -> str:
+    if metric is None:
+        return NOTHING
+    constant = len(set(metric["values"].values())) == 1
+    return mean_and_half(metric["mean"], None if constant else metric["high"], scale)

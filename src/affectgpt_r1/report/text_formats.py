@@ -1,0 +1,90 @@
+"""The tables as Markdown and as LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from affectgpt_r1.io.clean_text import markdown_text, one_line
+from affectgpt_r1.report.result_tables import TEXT_COLUMNS, TextTable
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": r"--",
+    "≤": r"$\le$",
+    "’": r"'",
+    "“": r"``",
+    "”": r"''",
+}
+
+
+def markdown(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> str:
+    """All tables as Markdown, with the sentences on what is missing."""
+    parts = [f"# {markdown_text(heading)}"]
+    if missing:
+        parts.append("\n".join(["Missing:", "", *(f"- {markdown_text(line)}" for line in missing)]))
+    for table in tables:
+        rule = ["---", *["---:" if _is_figure(table, place) else "---" for place in range(1, len(table.columns))]]
+        rows = [_row(table.columns), _row(rule, escape=False), *map(_row, table.rows)]
+        notes = "  \n".join(markdown_text(note) for note in table.notes)
+        parts += [f"## {markdown_text(table.title)}", "\n".join(rows), notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> str:
+    """All tables as LaTeX floats for the package ``booktabs``."""
+    parts = [f"% {one_line(heading)}", r"% Needs \usepackage{booktabs} and a LaTeX that reads UTF-8."]
+    parts += [f"% Missing: {one_line(line)}" for line in missing]
+    for table in tables:
+        alignment = "l" + "".join("r" if _is_figure(table, place) else "l" for place in range(1, len(table.columns)))
+        caption = f"{latex_text(table.title)}. {' '.join(map(latex_text, table.notes))}"
+        parts += [
+            r"\begin{table}",
+            rf"  \caption{{{caption}}}",
+            rf"  \label{{tab:{table.key}}}",
+            r"  \small",
+            rf"  \begin{{tabular}}{{{alignment}}}",
+            r"    \toprule",
+            f"    {_latex_row(table.columns)}",
+            r"    \midrule",
+            *(f"    {_latex_row(row)}" for row in table.rows),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def latex_text(text: str) -> str:
+    r"""Text that LaTeX prints as it is.
+
+    >>> print(latex_text("50 % ± 1"))
+    50 \% $\pm$ 1
+    """
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
+
+
+def _row(cells: Sequence[str], escape: bool = True) -> str:
+    return f"| {' | '.join(markdown_text(cell) if escape else cell for cell in cells)} |"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return rf"{' & '.join(map(latex_text, cells))} \\"
+
+
+def _is_figure(table: TextTable, place: int) -> bool:
+    """Whether a column holds figures, which stand flush right."""
+    return table.columns[place] not in TEXT_COLUMNS

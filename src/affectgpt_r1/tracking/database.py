@@ -1,0 +1,159 @@
+"""The MLflow database of an outputs folder, created once however many processes start at the same time.
+
+Processes that create one SQLite database together corrupt it. So it is made under a file lock, beside its place, and
+moved there when complete: a process that dies half-way leaves none.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.io.files import remove_partial, replacing
+from affectgpt_r1.tracking.artifacts import artifact_folder
+from affectgpt_r1.tracking.relocate_artifacts import follow_artifacts
+
+log = logging.getLogger(__name__)
+
+DATABASE_NAME = "mlflow.db"
+_SQLITE_HEADER = b"SQLite format 3\x00"
+_LOCK_SECONDS = 120.0
+
+
+def ensure_database(folder: Path) -> str:
+    """Return the tracking URI of ``<folder>/mlflow.db``, creating the database if there is none.
+
+    One that came here with its folder finds its artifacts here; see :func:`~.moved.follow_artifacts`.
+
+    Args:
+        folder: The outputs folder; created if absent.
+
+    Returns:
+        ``sqlite:///`` followed by the absolute path.
+
+    Raises:
+        ConfigError: If the file there is no SQLite database or damaged, or the folder cannot be written or locked.
+    """
+    database = folder.resolve() / DATABASE_NAME
+    if is_database(database):
+        check_intact(database)
+    else:
+        with _locked(database):
+            if not is_database(database):
+                _create(database)
+    follow_artifacts(database)
+    return _uri(database)
+
+
+def ensure_experiment(uri: str, name: str, artifact_root: Path) -> str:
+    """Return the id of experiment ``name``, creating it with an explicit artifact folder or undeleting it.
+
+    Args:
+        uri: What :func:`ensure_database` returned.
+        name: The experiment's name.
+        artifact_root: Folder below which the experiment's artifacts get a folder of their own.
+
+    Returns:
+        The experiment id.
+
+    Raises:
+        ConfigError: The experiment keeps its artifacts elsewhere.
+    """
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    with _locked(Path(uri.removeprefix("sqlite:///"))):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            location = (artifact_root.resolve() / re.sub(r"[^\w.-]+", "_", name)).as_uri()
+            artifact_folder(location, artifact_root.parent, f"experiment_name={name}")
+            return str(client.create_experiment(name, artifact_location=location))
+        artifact_folder(experiment.artifact_location, artifact_root.parent, f"MLflow experiment {name!r}")
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+
+def _uri(database: Path) -> str:
+    return f"sqlite:///{database}"
+
+
+def is_database(path: Path) -> bool:
+    """Tell a database from an absent or empty file.
+
+    Raises:
+        ConfigError: If it is something else, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(len(_SQLITE_HEADER))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"{path}: the MLflow database cannot be read ({error.strerror}); check its rights") from error
+    if header and header != _SQLITE_HEADER:
+        raise ConfigError(f"{path}: this is no SQLite database; move it away, or log with `logger=csv`")
+    return bool(header)
+
+
+def check_intact(database: Path) -> None:
+    """Read the whole database once.
+
+    Raises:
+        ConfigError: It is damaged, or in use.
+    """
+    remedy = "restore it from a copy, or move it away to log into a new one: checkpoints and run.json do not need it"
+    try:
+        # Not read only: what a killed process left half written is rolled back.
+        uri = f"{database.resolve().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS)) as connection:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError as error:  # damage also comes as "no such table" and the like
+        raise ConfigError(
+            f"{database}: the MLflow database cannot be read ({error}); end what uses it, or {remedy}"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise ConfigError(f"{database}: the MLflow database is damaged ({error}); {remedy}") from error
+    if found != "ok":
+        raise ConfigError(f"{database}: the MLflow database is damaged ({' '.join(found.split())}); {remedy}")
+
+
+@contextmanager
+def _locked(database: Path) -> Iterator[None]:
+    lock_path = database.with_name(f".{database.name}.lock")
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(lock_path, timeout=_LOCK_SECONDS)
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"{lock_path}: another process has held this lock for {_LOCK_SECONDS:.0f} s; "
+            "end it, or log with `logger=csv`"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{database.parent}: the outputs folder cannot be written ({error.strerror}); "
+            "choose another by `paths.outputs=`"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _create(database: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    if database.exists():
+        log.warning("%s was empty: what runs logged there is lost; their artifacts and folders are not", database)
+    remove_partial(database.parent)  # of a process that was killed in here
+    with replacing(database) as partial:
+        store = SqlAlchemyStore(_uri(partial), (database.parent / "artifacts").as_uri())
+        store.engine.dispose()

@@ -1,0 +1,271 @@
+"""The MLflow logger of every run: one run, its provenance, its tables and its final status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import yaml
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import Logger, MLFlowLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.io.clean_text import json_line
+from affectgpt_r1.io.files import write_text
+from affectgpt_r1.io.plain_json import finite_or_none, json_text
+from affectgpt_r1.tracking.artifacts import artifact_folder
+from affectgpt_r1.tracking.database import ensure_database, ensure_experiment
+from affectgpt_r1.tracking.killed_runs import LOCK_FILE, mark_killed, process_tags
+from affectgpt_r1.tracking.provenance import command_line, flatten_config, git_tags
+
+RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
+Cell: TypeAlias = str | float | int | None
+
+CHANGES_TAG = "affectgpt.config_changes"
+
+_TAG_CHARACTERS = 5000  # MLflow's limit
+_RUN_ID_FILE = "mlflow_run_id"
+_TABLES_TAG = "mlflow.loggedArtifacts"
+_TABLES_SHOWN = 80  # MLflow cuts a tag at 8,000 characters and then cannot parse its own list of tables
+_PARAMS_PER_CALL = 100
+
+
+class Terminated(SystemExit):
+    """Raised in the main thread on SIGTERM, so that the run ends in order."""
+
+    def __init__(self) -> None:
+        super().__init__(143)
+
+
+def status_of(error: BaseException | None) -> RunStatus:
+    """Return the status of a run that ended with ``error``, None meaning that it reached its end.
+
+    Lightning turns Ctrl-C into ``SystemExit(1)``; the interrupt is then found in the exception's context.
+    """
+    if error is None:
+        return "FINISHED"
+    if isinstance(error, KeyboardInterrupt | Terminated | SIGTERMException):
+        return "KILLED"
+    if isinstance(error, SystemExit):
+        if error.__context__ is not None:
+            return status_of(error.__context__)
+        return "FAILED" if error.code else "FINISHED"
+    return "FAILED"
+
+
+class TrackedMLFlowLogger(MLFlowLogger):
+    """Logs one run into ``<folder>/mlflow.db``, creating the database if need be.
+
+    The run starts at the first access to :attr:`experiment`. Given a ``run_id`` it goes on with that run. Inside
+    :func:`~affectgpt_r1.tracking.run_status.tracked_run` the status is set once, on the way out; otherwise by Lightning
+    at the end of each fit.
+
+    Args:
+        folder: The outputs folder, which holds the database and ``artifacts/``.
+        experiment_name: The MLflow experiment.
+        run_name: Name of the run; MLflow draws one without it.
+        stage: ``sft``, ``grpo``, ...; becomes a tag.
+        run_id: A run to go on with.
+        run_folder: Folder of this run's output, whose lock this process holds; :meth:`keep_run_id` writes there.
+        tags: More tags.
+
+    Raises:
+        ConfigError: If the database cannot be made, ``run_id`` names no run in it, or artifacts would go elsewhere.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        experiment_name: str,
+        run_name: str | None = None,
+        stage: str = "",
+        run_id: str | None = None,
+        run_folder: str | Path | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        folder = Path(folder).resolve()
+        provenance = {"experiment": experiment_name, "stage": stage, "command": command_line(), **git_tags()}
+        super().__init__(
+            experiment_name=experiment_name,
+            run_name=run_name,
+            tracking_uri=ensure_database(folder),
+            tags={**provenance, **(tags or {})},
+            log_model=False,
+            run_id=run_id,
+        )
+        self._folder, self._artifact_root = folder, folder / "artifacts"
+        self._run_folder = None if run_folder is None else Path(run_folder)
+        self.status_is_set_outside = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The :class:`mlflow.MlflowClient`; the run exists from the first access on."""
+        if self._initialized:
+            return self._mlflow_client
+        if self._run_id is not None:
+            self._reopen(self._run_id)
+        else:
+            self._experiment_id = ensure_experiment(str(self._tracking_uri), self._experiment_name, self._artifact_root)
+        # It would log a page for an error that is then told in one line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        client = super().experiment
+        lock = None if self._run_folder is None else self._run_folder / LOCK_FILE
+        if lock is not None:
+            for key, value in process_tags(lock, self._folder).items():
+                client.set_tag(self._run_id, key, value)
+        mark_killed(client, self._folder, str(self._run_id), lock)
+        return client
+
+    @rank_zero_only
+    def keep_run_id(self) -> None:
+        """Write the run's id into its folder; not before the files of the run that it replaces are removed."""
+        if self._run_folder is not None:
+            write_text(self._run_folder / _RUN_ID_FILE, f"{self.run_id}\n")
+
+    @property
+    def save_dir(self) -> str | None:
+        """This run's output folder, if it was given."""
+        return None if self._run_folder is None else str(self._run_folder)
+
+    @rank_zero_only
+    def start(self) -> None:
+        """Create or reopen the run now, so that a failure before training is on record."""
+        _ = self.experiment
+
+    @rank_zero_only
+    def log_config(self, config: Mapping[str, Any]) -> None:
+        """Log a resolved configuration: flat as params, whole as the artifact ``config/resolved.yaml``."""
+        self.log_hyperparams(dict(config))
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        self.log_text(text, "config/resolved.yaml")
+
+    @rank_zero_only
+    def log_config_changes(self, changes: Iterable[Mapping[str, Any]]) -> None:
+        """Tag the run with the settings that have changed where it was resumed; MLflow params never change.
+
+        Args:
+            changes: ``step``, ``key``, ``before`` and ``after`` of each, over all parts of the run.
+        """
+        lines = [f"step {one['step']}: {one['key']} {one['before']} -> {one['after']}" for one in changes]
+        self.experiment.set_tag(self.run_id, CHANGES_TAG, "\n".join(lines)[-_TAG_CHARACTERS:])
+
+    @rank_zero_only
+    def log_data(self, digest: str, synthetic: bool, note: str = "") -> None:
+        """Tag the run with what it was trained on; a run on synthetic clips says so in its description.
+
+        Args:
+            digest: Digest of the data (manifests and media).
+            synthetic: Whether the clips were rendered rather than recorded.
+            note: More for the description, in Markdown.
+        """
+        said = (
+            "**Synthetic clips**: every figure of this run is a figure of rendered, synthetic data."
+            if synthetic
+            else ""
+        )
+        tags = {
+            "data_digest": digest,
+            "synthetic": str(synthetic).lower(),
+            "mlflow.note.content": "\n\n".join(part for part in (said, note) if part),
+        }
+        for key, value in tags.items():
+            self.experiment.set_tag(self.run_id, key, value)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Log params by dotted key. MLflow params never change: on a resumed run the changed ones go to an artifact."""
+        from mlflow.entities import Param
+
+        flat = flatten_config(params if isinstance(params, Mapping) else vars(params))
+        logged = self.experiment.get_run(self.run_id).data.params
+        fresh = [Param(key, value) for key, value in flat.items() if key not in logged]
+        for start in range(0, len(fresh), _PARAMS_PER_CALL):
+            self.experiment.log_batch(self.run_id, params=fresh[start : start + _PARAMS_PER_CALL])
+        changed = {key: [logged[key], value] for key, value in flat.items() if logged.get(key, value) != value}
+        if changed:
+            self.log_text(json_text(changed), "config/changed_params.json")
+
+    @rank_zero_only
+    def log_table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], path: str) -> None:
+        """Log a table, shown as one by the MLflow interface; a table of the same path is replaced.
+
+        MLflow's own ``log_table`` appends when a resumed run repeats a step, and lists every table in one tag that
+        it cuts, and then cannot parse, after some 130. So the file is written here and the tag kept short.
+
+        Args:
+            columns: Column names.
+            rows: Cells by row; figures are rounded to four decimals, NaN and infinities become empty cells.
+            path: Artifact path, ``….json``.
+        """
+        cells = [[round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in rows]
+        self.log_text(json_line(finite_or_none({"columns": columns, "data": cells})), path)
+        shown = json.loads(self.experiment.get_run(self.run_id).data.tags.get(_TABLES_TAG, "[]"))
+        shown = [table for table in shown if table["path"] != path] + [{"path": path, "type": "table"}]
+        self.experiment.set_tag(self.run_id, _TABLES_TAG, json.dumps(shown[-_TABLES_SHOWN:]))
+
+    @rank_zero_only
+    def log_text(self, text: str, path: str) -> None:
+        """Log ``text`` as the artifact file ``path``."""
+        from mlflow.utils.file_utils import local_file_uri_to_path
+
+        # MLflow's own log_text would leave half a file on a full disk.
+        folder = local_file_uri_to_path(self.experiment.get_run(self.run_id).info.artifact_uri)
+        write_text(Path(folder) / path, text, flush=False)  # some hundred tables a run, for people
+
+    @rank_zero_only
+    def end(self, status: RunStatus) -> None:
+        """Set the final status."""
+        self.experiment.set_terminated(self.run_id, status)
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Lightning's word that a fit ended; inside ``tracked_run`` the run may still go on."""
+        if not self._initialized or self.status_is_set_outside:
+            return
+        error = None if status in ("success", "finished") else sys.exc_info()[1]
+        self.end("FAILED" if status == "failed" and error is None else status_of(error))
+
+    def _reopen(self, run_id: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._mlflow_client.get_run(run_id)
+            artifact_folder(run.info.artifact_uri, self._artifact_root.parent, f"run_id={run_id}")
+            self._mlflow_client.update_run(run_id, status="RUNNING")
+        except MlflowException as error:
+            raise ConfigError(
+                f"run_id={run_id}: the MLflow database {self._tracking_uri} has no such active run; take an id from "
+                f"the MLflow page by logger.mlflow.run_id=ID, or leave it out and delete {_RUN_ID_FILE} in the run's "
+                "folder to continue in a new run"
+            ) from error
+
+
+def mlflow_loggers(loggers: Iterable[Logger]) -> list[TrackedMLFlowLogger]:
+    """Return those of a trainer's loggers that can hold artifacts."""
+    return [logger for logger in loggers if isinstance(logger, TrackedMLFlowLogger)]
+
+
+def read_run_id(run_folder: str | Path) -> str | None:
+    """Return the MLflow run id that an earlier run left in ``run_folder``, None if it left none.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    path = Path(run_folder) / _RUN_ID_FILE
+    if not path.is_file():
+        return None
+    run_id = path.read_bytes().strip()
+    if not re.fullmatch(rb"[0-9a-f]{32}", run_id):
+        raise ConfigError(
+            f"{path}: damaged, it holds no MLflow run id; take the id from the MLflow page by logger.mlflow.run_id=ID, "
+            "or delete the file to continue in a new MLflow run"
+        )
+    return run_id.decode()

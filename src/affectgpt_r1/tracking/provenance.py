@@ -1,0 +1,99 @@
+"""What a run was made from: the code's commit, the command line, the configuration."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PARAM_CHARACTERS = 250
+"""MLflow's interface shows no more of a param; the whole value stands in the YAML artifact."""
+
+_TAG_CHARACTERS = 5000
+
+NO_COMMANDS = ("--no-pager", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+"""Options that keep Git from starting what a repository's configuration names."""
+
+
+def git_tags(folder: Path | None = None) -> dict[str, str]:
+    """Return ``git_commit`` and ``git_dirty`` of the repository that tracks ``folder``.
+
+    A run is made from tracked changes, and from files below ``src/`` and ``configs/`` that Git does not track yet, such
+    as a reward of the user's own; both make it dirty.
+
+    Args:
+        folder: A folder of the repository; this package's by default.
+
+    Returns:
+        ``{"git_commit": ..., "git_dirty": "true" | "false"}``, both ``"unknown"`` where no repository tracks the
+        folder: a virtual environment inside somebody's repository says nothing about this code.
+    """
+    folder = folder or Path(__file__).parents[1]
+    commit = _git(folder, "rev-parse", "HEAD")
+    tracked = _git(folder, "ls-files", "--", ".")
+    # Only of a repository that tracks this code: `status` runs the filters that a repository's configuration names.
+    # `-z`: names with blanks or accents are not quoted.
+    status = ("status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
+    changes = _git(folder, *status) if tracked else None
+    if commit is None or changes is None:
+        return {"git_commit": "unknown", "git_dirty": "unknown"}
+    entries = changes.split("\0")
+    dirty = any(entry and not entry.startswith("?? ") for entry in entries) or any(
+        entry.startswith(("?? src/", "?? configs/")) for entry in entries
+    )
+    return {"git_commit": commit, "git_dirty": str(dirty).lower()}
+
+
+def command_line() -> str:
+    """Return the command that started this process, quoted for a shell."""
+    return shlex.join(sys.argv)[:_TAG_CHARACTERS]
+
+
+def flatten_config(config: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten nested mappings to dotted keys, as Hydra overrides name them, with values MLflow accepts.
+
+    Args:
+        config: A resolved configuration; lists are leaves.
+
+    Returns:
+        Values as text of at most :data:`PARAM_CHARACTERS`; a longer one is cut and ends in ``…``.
+
+    >>> flatten_config({"stage": {"beta": 0.04, "rewards": ["accuracy", "format"]}})
+    {'stage.beta': '0.04', 'stage.rewards': "['accuracy', 'format']"}
+    """
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{_param_name(key)}.{inner}": text for inner, text in flatten_config(value).items()}
+        else:
+            flat[_param_name(key)] = _cut(str(value))
+    return flat
+
+
+def _param_name(key: object) -> str:
+    return re.sub(r"[^\w\-. /:]", "_", str(key))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= PARAM_CHARACTERS else text[: PARAM_CHARACTERS - 1] + "…"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # Git's hooks set these, and `git -C` would then ask another repository.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", *NO_COMMANDS, "-C", str(folder), *arguments],
+            capture_output=True,
+            check=False,
+            env={**env, "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"},
+            errors="replace",
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

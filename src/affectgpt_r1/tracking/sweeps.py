@@ -1,0 +1,169 @@
+"""Sweeps in MLflow: one parent run a sweep, one child run a cell, and what a killed process left behind.
+
+Whoever trains a cell or leads a sweep holds a file lock of its name, which the system drops with the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from affectgpt_r1.io.plain_json import json_text
+from affectgpt_r1.tracking.artifacts import artifact_folder
+from affectgpt_r1.tracking.database import ensure_database, ensure_experiment
+from affectgpt_r1.tracking.killed_runs import mark_killed, process_tags
+from affectgpt_r1.tracking.mlflow_logger import RunStatus
+from affectgpt_r1.tracking.provenance import command_line, git_tags
+
+log = logging.getLogger(__name__)
+
+KIND, SWEEP, BASELINE, HASH = (f"affectgpt.{name}" for name in ("kind", "sweep", "baseline", "config_hash"))
+PARENT = "mlflow.parentRunId"
+TEST_SCORE = "test/f1"
+"""A finished cell has this metric."""
+
+
+class SweepRuns:
+    """The sweeps and cells of one MLflow experiment.
+
+    Args:
+        outputs: The outputs folder, which holds the database.
+        experiment_name: The MLflow experiment.
+        locks: Folder of the lock files, shared by every process that sweeps.
+    """
+
+    def __init__(self, outputs: str | Path, experiment_name: str, locks: str | Path) -> None:
+        from mlflow.tracking import MlflowClient
+
+        uri = ensure_database(Path(outputs))
+        self._experiment_id = ensure_experiment(uri, experiment_name, Path(outputs) / "artifacts")
+        self._client: Any = MlflowClient(uri)
+        self._locks, self._outputs = Path(locks), Path(outputs)
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the lock of a cell's hash or of a sweep; wait while another process has it."""
+        lock = self._lock(name)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("Another process is at work on %s; waiting for it", name)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def finished_cell(self, config_hash: str) -> str | None:
+        """Run id of the finished and tested cell of this hash, None if there is none."""
+        for run in self._search(f"tags.`{HASH}` = '{config_hash}' and attributes.status = 'FINISHED'"):
+            if TEST_SCORE in run.data.metrics:
+                return str(run.info.run_id)
+        return None
+
+    def has_cell(self, run_id: str | None, config_hash: str) -> bool:
+        """Whether there is a run of this id and hash."""
+        return any(run.info.run_id == run_id for run in self._search(f"tags.`{HASH}` = '{config_hash}'"))
+
+    def score(self, run_id: str) -> float:
+        """A finished cell's F on the test clips."""
+        return float(self._client.get_run(run_id).data.metrics[TEST_SCORE])
+
+    def mark_killed(self) -> list[str]:
+        """See :func:`~affectgpt_r1.tracking.killed_runs.mark_killed`."""
+        return mark_killed(self._client, self._outputs)
+
+    def find_sweep(self, name: str) -> str | None:
+        """Run id of a sweep's parent run, None if it has none."""
+        runs = self._search(f"tags.`{KIND}` = 'sweep' and tags.`{SWEEP}` = '{name}'")
+        return str(runs[-1].info.run_id) if runs else None
+
+    def open_sweep(self, name: str, *, baseline: str, synthetic: bool) -> str:
+        """Start a sweep's parent run, or go on with the one that there is; call it under the sweep's lock.
+
+        Args:
+            name: Name of the sweep.
+            baseline: The choice that the others are compared with.
+            synthetic: Whether the clips were rendered.
+
+        Returns:
+            The run id.
+        """
+        tags = {
+            **{KIND: "sweep", SWEEP: name, BASELINE: baseline, "affectgpt.synthetic": str(synthetic).lower()},
+            **{"command": command_line(), **git_tags()},
+            **process_tags(self._locks / f"{sweep_lock(name)}.lock", self._outputs),
+        }
+        run_id = self.find_sweep(name)
+        if run_id is None:
+            run = self._client.create_run(self._experiment_id, tags=tags, run_name=name)
+            return str(run.info.run_id)
+        self._folder_of(run_id)
+        self._client.update_run(run_id, status="RUNNING")
+        for key, value in tags.items():
+            self._client.set_tag(run_id, key, value)
+        return run_id
+
+    def log_clips(self, run_id: str, clips: Sequence[Mapping[str, Any]], frames: Mapping[str, NDArray[Any]]) -> None:
+        """Log clips for a report to show: ``clips/clips.json``, and a PNG a frame.
+
+        Args:
+            run_id: A sweep's parent run.
+            clips: ``name``, ``subtitle`` and ``target`` of each.
+            frames: By name, ``(F, H, W, 3)`` uint8 RGB.
+        """
+        rows = []
+        for clip in clips:
+            stem = re.sub(r"[^\w.-]", lambda found: f"_{ord(found[0]):x}_", clip["name"])  # a name may hold a slash
+            files = [f"{stem}-{index}.png" for index in range(len(frames[clip["name"]]))]
+            for file, frame in zip(files, frames[clip["name"]], strict=True):
+                self._client.log_image(run_id, frame, artifact_file=f"clips/{file}")
+            rows.append({**clip, "frames": files})
+        self._client.log_text(run_id, json_text(rows), "clips/clips.json")
+
+    def has_clips(self, run_id: str) -> bool:
+        """Whether :meth:`log_clips` has been here."""
+        return (self._folder_of(run_id) / "clips" / "clips.json").is_file()
+
+    def close_sweep(self, run_id: str, cells: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
+        """Write ``cells.json`` and the parent run's final status.
+
+        Args:
+            run_id: A sweep's parent run.
+            cells: ``choice``, ``seed``, ``config_hash`` and ``run_id`` of each, in display order; without any, a list
+                that an earlier attempt wrote stays.
+            status: How the sweep ended.
+        """
+        if cells:
+            self._client.log_text(run_id, json_text(cells), "cells.json")
+        self._client.set_terminated(run_id, status)
+
+    def _folder_of(self, run_id: str) -> Path:
+        """Where a run's artifacts are; a ConfigError if that is not below the outputs folder."""
+        return artifact_folder(self._client.get_run(run_id).info.artifact_uri, self._outputs, f"MLflow run {run_id}")
+
+    def _lock(self, name: str) -> FileLock:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._locks / f"{name}.lock")
+
+    def _search(self, condition: str) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment_id], condition, page_token=token)
+            found.extend(page)
+            token = page.token
+            if not token:
+                return found
+
+
+def sweep_lock(name: str) -> str:
+    """Name of the lock that whoever leads a sweep holds."""
+    return f"sweep-{name}"

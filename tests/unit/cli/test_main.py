@@ -1,0 +1,76 @@
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from affectgpt_r1.cli.main import COMMANDS, main
+
+MODULES = {command: import_module(f"affectgpt_r1.cli.{command.replace('-', '_')}") for command in COMMANDS}
+
+
+def test_every_command_has_a_module_with_a_main():
+    assert [command for command in COMMANDS if not callable(MODULES[command].main)] == []
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_command_runs_its_module_with_the_overrides(command, monkeypatch):
+    seen = []
+    monkeypatch.setattr(MODULES[command], "main", lambda: seen.append(list(sys.argv)))
+    monkeypatch.setattr(sys, "argv", ["/somewhere/affectgpt-r1", command, "seed=3", "--cfg", "job"])
+
+    main()
+
+    assert seen == [[f"affectgpt-r1 {command}", "seed=3", "--cfg", "job"]]
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_commands(flag, capsys):
+    main([flag])
+
+    printed = capsys.readouterr().out
+    assert all(f"  {command} " in printed for command in COMMANDS)
+
+
+@pytest.mark.parametrize(("typed", "nearest"), [("trian", "train"), ("eval", "evaluate"), ("rendr", "render")])
+def test_unknown_command_names_the_nearest(typed, nearest, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([typed, "seed=3"])
+
+    assert stopped.value.code == 2
+    assert f"the nearest is {nearest!r}" in capsys.readouterr().err
+
+
+def test_no_command_is_an_error_with_the_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+
+    printed = capsys.readouterr()
+    assert (stopped.value.code, printed.out) == (2, "")
+    assert "commands:" in printed.err
+
+
+@pytest.mark.parametrize("arguments", ["['--help']", "['score', '--help']", "['submit', '--help']"])
+def test_help_waits_for_no_large_library(arguments):
+    program = (
+        "import sys; from affectgpt_r1.cli.main import main\n"
+        f"try: main({arguments})\n"
+        "except SystemExit as stopped: assert stopped.code == 0\n"
+        "print([name for name in ('torch', 'lightning', 'hydra', 'mlflow', 'pandas') if name in sys.modules])"
+    )
+
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert finished.stdout.splitlines()[-1] == "[]"
+
+
+def test_overrides_reach_the_composed_configuration():
+    program = "from affectgpt_r1.cli.main import main; main()"
+    arguments = ["train", "experiment=grpo", "stage.beta=0.25", "seed=7", "--cfg", "job"]
+
+    finished = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+
+    lines = finished.stdout.splitlines()
+    assert "seed: 7" in lines
+    assert "  beta: 0.25" in lines
+    assert "  name: grpo" in lines

@@ -1,0 +1,220 @@
+"""The plan's counts are the paper's; its memory and time follow from them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+import torch
+
+from affectgpt_r1.cli.plan import main, measured_bandwidth, measured_tflops
+from affectgpt_r1.policy.size import Workload, measure_model, memory_gib, step_flops, step_seconds
+
+
+def planned(tmp_path, *arguments):
+    main([*arguments, "--json", str(tmp_path / "plan.json")])
+    return json.loads((tmp_path / "plan.json").read_text("utf-8"))
+
+
+def test_the_7b_plan_counts_the_papers_parameters(tmp_path, capsys):
+    result = planned(tmp_path, "experiment=sft", "model=affectgpt_7b", "--tflops", "150", "--gpus", "8")
+    # Rank 16 on q, k, v, o, gate, up and down of 28 layers: 16 (in + out) each.
+    sizes = [(3584, 3584), (3584, 512), (3584, 512), (3584, 3584), (3584, 18944), (3584, 18944), (18944, 3584)]
+    assert result["lora_parameters"] == 28 * 16 * sum(map(sum, sizes)) == 40_370_176
+    assert result["parameters"]["language_model"] == 7_615_616_512
+    assert result["parameters"]["fusion"] == 14_042_372
+    assert result["parameters"]["video_tower"] == 303_966_208
+    assert result["trainable_parameters"] == 40_370_176 + 14_042_372
+    assert result["total_parameters"] == sum(result["parameters"].values()) == 8_289_433_988
+    assert set(result["memory_gib"]) == {"sft", "grpo"}
+    for values in result["memory_gib"].values():
+        assert values["fsdp"] > values["ddp"] > 3  # little trains, and fsdp holds shares as well
+    assert result["tokens_per_clip"]["media"] == 3
+    assert not result["tflops_measured_here"]
+    assert "40,370,176" in capsys.readouterr().out
+
+
+def test_nothing_is_allocated():
+    before = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    from omegaconf import OmegaConf
+
+    from affectgpt_r1.config.compose import CONFIGS
+
+    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / "affectgpt_7b.yaml"), resolve=False)
+    for key in ("_target_", "tokenizer", "share_prompt"):
+        del config[key]
+    size = measure_model(None, **{**config, "weights": None, "fusion": "qformer"})
+    assert size.media_tokens == 32 + 8 + 16
+    assert size.weight_bytes > 2**33
+    assert (torch.cuda.memory_allocated() if torch.cuda.is_available() else 0) == before
+
+
+@pytest.fixture
+def size(tiny_config, tiny_policy):
+    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prompt")}
+    return measure_model(len(tiny_policy.tokenizer), **modules)
+
+
+def work(**changes):
+    usual = {"batch_size": 2, "num_generations": 4, "prompt_tokens": 30, "completion_tokens": 10, "gpus": 4}
+    off = {"keeps_reference": False, "gradient_checkpointing": False, "share_prompt": True, "accumulates": False}
+    return Workload(**{**off, **usual, **changes})
+
+
+def test_the_tiny_plan_counts_what_the_policy_has(size, tiny_policy):
+    assert size.total_trainable == sum(one.numel() for one in tiny_policy.trainable_parameters().values())
+    assert size.total == sum(one.numel() for one in tiny_policy.parameters())
+    assert size.parameters["lora"] == 0
+
+
+def test_memory_holds_what_must_be_held(size):
+    alone = work(gpus=1, batch_size=0)
+    floor = (size.weight_bytes + 12 * size.total_trainable + 16 * 2048 * 8192) / 2**30
+    assert memory_gib(size, alone, "sft", "ddp") == pytest.approx(floor)
+    assert memory_gib(size, alone, "sft", "fsdp") == pytest.approx(floor)
+    referenced = work(gpus=1, batch_size=0, keeps_reference=True)
+    more = memory_gib(size, referenced, "grpo", "ddp") - memory_gib(size, alone, "grpo", "ddp")
+    assert more == pytest.approx(4 * size.total_trainable / 2**30)
+
+
+def test_a_head_that_trains_holds_its_gradient_beside_the_accumulated_one(size, tiny_config, tiny_policy):
+    def more(model):
+        held = [memory_gib(model, work(accumulates=accumulates), "grpo", "ddp") for accumulates in (False, True)]
+        return (held[1] - held[0]) * 2**30
+
+    assert more(size) == pytest.approx(4 * size.vocab_size * size.hidden_size)
+    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prompt")}
+    adapted = {**modules, "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"]}}
+    assert more(measure_model(len(tiny_policy.tokenizer), **adapted)) == 0  # LoRA freezes the head
+
+
+def test_checkpointing_trades_memory_for_operations(size):
+    usual, saving = work(), work(gradient_checkpointing=True)
+    assert memory_gib(size, saving, "sft", "ddp") < memory_gib(size, usual, "sft", "ddp")
+    assert step_flops(size, saving, "sft") / step_flops(size, usual, "sft") == pytest.approx(4 / 3, rel=1e-6)
+
+
+def test_operations_are_six_a_parameter_and_token_when_all_train(size):
+    tokens = 2 * (30 + 10)
+    assert step_flops(size, work(), "sft") == 6.0 * size.parameters["language_model"] * tokens
+    assert step_flops(size, work(), "grpo") == 8.0 * size.parameters["language_model"] * 2 * (30 + 4 * 10)
+
+
+def test_without_shared_prompts_each_completion_brings_its_own(size):
+    shared, repeated = work(), work(share_prompt=False)
+    assert step_flops(size, repeated, "grpo") / step_flops(size, shared, "grpo") == 4 * 40 / (30 + 4 * 10)
+    assert step_flops(size, repeated, "sft") == step_flops(size, shared, "sft")
+    # 8 completions of 10 tokens score 30 of the prompt by every head, in 4 float32 copies; 2 x 3 x 30 tokens are saved.
+    long = [work(completion_tokens=1000, share_prompt=share) for share in (True, False)]
+    scores = 16 * 8 * size.num_heads * 1000 * 1000
+    saved = 2 * 3 * 30 * size.num_layers * 4 * (12 * size.hidden_size + 4 * 128 + 4 * size.intermediate_size)
+    difference = (memory_gib(size, long[0], "grpo", "ddp") - memory_gib(size, long[1], "grpo", "ddp")) * 2**30
+    assert difference == pytest.approx(scores - saved)
+
+
+def test_sampling_waits_for_memory(size):
+    grpo, fast = work(), {"tflops": 1.0, "bandwidth": 1e9}
+    assert step_seconds(size, grpo, "sft", tflops=1.0, bandwidth=1e-9) == step_flops(size, grpo, "sft") / 1e12
+    assert step_seconds(size, grpo, "grpo", **fast) == step_flops(size, grpo, "grpo") / 1e12
+    # At 1 MB/s: ten times the float32 weights and half of the cache, less the operations that then hide behind it.
+    cache = 2 * 4 * 2 * (30 + 4 * 10) * size.num_layers * size.key_value_size
+    reading = 10 * (4 * size.parameters["language_model"] + cache / 2) / 1e6
+    hidden = 2 * size.parameters["language_model"] * 8 * 10 / 1e12
+    slow = step_seconds(size, grpo, "grpo", tflops=1.0, bandwidth=1e-3)
+    assert slow == pytest.approx(step_flops(size, grpo, "grpo") / 1e12 + reading - hidden)
+
+
+def test_the_papers_grpo_by_hand(tmp_path, capsys):
+    """Of ``experiment=affectgpt_r1_grpo`` on eight A100s, every number worked out from Qwen2.5-7B's shapes."""
+    result = planned(tmp_path, "experiment=affectgpt_r1_grpo", "--tflops", "150", "--gpus", "8")
+    prompt = result["tokens_per_clip"]["prompt"]
+    tokens = 2 * (prompt + 8 * 1024)
+    weights = 2 * (7_615_616_512 + 303_966_208) + 4 * (315_438_720 + 40_370_176 + 14_042_372)
+    states = 12 * (40_370_176 + 14_042_372)
+    layer = 2 * (12 * 3584 + 4 * 512 + 4 * 18_944) + 4 * (6 * 3584 + 18_944)
+    activations = tokens * (28 * 2 * 3584 + layer)
+    scores = 16 * (16 * 28 * 1024 * 1024)
+    head = 16 * 2048 * 8192 + 8 * 16 * 1024 * 3584
+    dealt = 2 * 7_615_616_512 + 4 * (40_370_176 + 14_042_372)
+    whole = weights + 4 * (40_370_176 + 14_042_372)
+    expected = {"ddp": weights + states, "fsdp": whole + (dealt + states) / 8}
+    for strategy, held in expected.items():
+        gib = (held + activations + scores + head) / 2**30
+        assert result["memory_gib"]["grpo"][strategy] == pytest.approx(gib, abs=0.006)
+    # Forward, again under checkpointing, for activations and for what trains; then sampling: by memory, not arithmetic.
+    operations = 2 * (7_615_616_512 + 40_370_176)
+    update = tokens * (3 * operations + 2 * 40_370_176) / 150e12
+    cache = 2 * 2 * tokens * 28 * 512
+    sampling = 1024 * (2 * 7_615_616_512 + 4 * 40_370_176 + cache / 2) / 2e12 + 2 * prompt * operations / 150e12
+    assert result["seconds_per_step"] == pytest.approx(8 * (update + sampling))
+    assert result["hours"] == pytest.approx(250 * 8 * (update + sampling) / 3600)
+    assert result["clips_per_step"] == 2 * 8 * 8
+    printed = capsys.readouterr().out
+    assert re.search(rf"grpo +{result['memory_gib']['grpo']['ddp']:.1f} ", printed)
+    said = f"{result['hours']:.1f} h if every answer has 1024 tokens, at 150.0 TFLOP/s (given) and 2000 GB/s"
+    assert said in printed
+
+
+def test_usual_answers_take_less_time_and_need_as_much_memory(tmp_path):
+    limit, usual = (
+        planned(tmp_path, "experiment=affectgpt_mercaption", "--tflops", "150", *given)
+        for given in ((), ("--answer-tokens", "200"))
+    )
+    prompt = limit["tokens_per_clip"]["prompt"]
+    assert usual["hours"] / limit["hours"] == pytest.approx((prompt + 200) / (prompt + 1024))
+    assert usual["memory_gib"] == limit["memory_gib"]
+    assert (limit["answer_tokens"], usual["answer_tokens"]) == (1024, 200)
+
+
+def test_clips_passes_and_stored_features(tmp_path, capsys, tiny_data_root):
+    root = tiny_data_root(tmp_path / "data", num_train=16)
+    given = ("--tflops", "150", "--gpus", "4", f"paths.data={root}")
+    known = planned(tmp_path, "experiment=affectgpt_r1_cold_start", *given)
+    # Eight frames of 768 numbers and eight windows of 1,024, in float32.
+    assert known["feature_bytes_per_clip"] == 4 * (8 * 768 + 8 * 1024) == 57_344
+    assert known["clips"] == 16
+    assert known["training_clips"] == 16 - round(0.032 * 16)
+    assert known["passes"] == pytest.approx(300_000 * 3 * 4 / known["training_clips"])
+    assert f"clips           16 in the training file, {known['passes']:.1f} passes" in capsys.readouterr().out
+    both = planned(tmp_path, "experiment=r1_omni_cold_start", "data.visual=both", *given)
+    assert both["feature_bytes_per_clip"] == 4 * (16 * 768 + 8 * 1024)
+    assert both["training_clips"] == 14  # a tenth validates
+    unknown = planned(tmp_path, "experiment=affectgpt", *given[:-1], f"paths.data={tmp_path}")
+    assert (unknown["clips"], unknown["passes"], unknown["feature_bytes_per_clip"]) == (None, None, 0)
+
+
+def test_a_run_by_the_clock_has_no_hours(tmp_path, capsys):
+    result = planned(tmp_path, "experiment=control", "model=affectgpt_7b", "--tflops", "1")
+    assert (result["steps"], result["hours"]) == (None, None)
+    assert "until its time is up" in capsys.readouterr().out
+
+
+def test_rates_can_be_measured():
+    assert 0 < measured_tflops(0.05) < math.inf
+    assert 0.1 < measured_bandwidth(0.05) < 1e5
+
+
+def test_mistakes_end_with_code_two(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["experiment=sft", "stage.bata=1", "--tflops", "1"])
+    assert ended.value.code == 2
+    assert "nearest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--gpus", "0"), "must be above 0, not 0"),
+        (("--gpus", "1.5"), "invalid number value: '1.5'"),
+        (("--tflops", "nan"), "must be above 0, not nan"),
+        (("--tflops", "inf"), "must be above 0, not inf"),
+        (("--answer-tokens", "many"), "invalid number value: 'many'"),
+    ],
+)
+def test_numbers_that_are_none(capsys, given, said):
+    with pytest.raises(SystemExit) as ended:
+        main(["experiment=affectgpt_mercaption", *given])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,232 @@
+"""`affectgpt-r1 unibench`: nine stand-in folders and three single-label sets, figures worked out by hand."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from affectgpt_r1.cli.unibench import main
+from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.metrics.prediction_folders import prediction_files
+
+TRAINING = {"t": {"emo": "sad", "val": -1.0}}
+CLASSES = {
+    "mer2023": {"p": "happy", "q": "neutral"},
+    "mer2024": {"p": "happy", "q": "sad"},
+    "meld": {"m1": 0, "m2": 1, "m3": 2, "m4": 3},  # anger, joy, sadness, neutral
+    "iemocap": {"Ses04_x": 0, "Ses05_a": 3, "Ses05_b": 1},  # happy, anger, sad; session 5 is tested
+}
+VALUES = {
+    "cmumosi": {"a": 0.5, "b": -2.0, "c": 0.0, "d": 1.0},
+    "cmumosei": {"a": 3.0, "b": -0.3},
+    "sims": {"a": -1.0, "b": 1.0},
+    "simsv2": {"a": 0.2, "b": -0.2},
+}
+ANSWERS = {
+    "mer2023.csv": 'name,openset\np,"happy, sad"\nq,neutral\n',
+    "mer2024.jsonl": '{"name": "q", "openset": ["sad"]}\n{"name": "p", "openset": ["angry"]}\n',
+    "meld.csv": 'name,reason\nm1,He is angry.\nm2,"Joyful, sad and angry"\nm3,She walks.\nm4,'
+    "<think>well</think><answer>happy</answer>\n",
+    "iemocap-openset.npz": {"Ses05_a": "angry", "Ses05_b": "happy"},
+    "cmumosi.csv": "name,openset\na,happy\nb,neutral\nc,angry\nd,sad\n",
+    "cmumosei.npz": {"a": "happy", "b": "sad, angry, happy"},
+    "sims.csv": "name,openset\na,happy\nb,angry\n",
+    "simsv2.csv": "name,openset\na,neutral\nb,neutral\n",
+    "ovmerdplus.csv": 'name,openset\nx,"happy, sad"\ny,sad\nz,happy\n',
+}
+PUBLISHED = {
+    "mer2023": 1,  # q is dropped, and the second word of p is free
+    "mer2024": 1 / 2,
+    "meld": 2 / 3,  # m4 is dropped
+    "iemocap": 1 / 2,
+    "cmumosi": 2 / 3,  # targets + - +, predictions + - -: F1 of + is 2/3, of - is 2/3
+    "cmumosei": 1,
+    "sims": 0,
+    "simsv2": 1 / 3,  # both negative: F1 of - is 2/3, of + is 0
+    "ovmerdplus": 3 / 4,  # P = (1/2 + 1) / 2, R = (1 + 1/2) / 2; z is dropped
+}
+CORRECTED = {
+    "mer2023": (1 / 2 + 1) / 2,
+    "mer2024": 1 / 2,
+    "meld": (1 + 1 / 3 + 0 + 0) / 4,
+    "iemocap": 1 / 2,
+    "cmumosi": 2 / 3 * 2 / 3,  # b is an abstention
+    "cmumosei": 1,
+    "sims": 0,
+    "simsv2": 0,
+    "ovmerdplus": 1 / 2,  # P = (1/2 + 1 + 0) / 3, R = (1 + 1/2 + 0) / 3
+}
+
+
+def write_predictions(folder, files=ANSWERS):
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        if isinstance(content, dict):
+            arrays = (np.array(list(part)) for part in (content.keys(), content.values()))
+            np.savez_compressed(folder / file, **dict(zip(("filenames", "fileitems"), arrays, strict=True)))
+        else:
+            (folder / file).write_text(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for name, layout in LAYOUTS.items():
+        folder = root / layout.folder
+        folder.mkdir()
+        if name == "ovmerdplus":
+            (folder / layout.label_file).write_text('name,openset\nx,[happy]\ny,"worried,sad"\nz,neutral\n')
+        elif name == "iemocap":
+            corpus = {clip: {"emo": emo, "val": -10} for clip, emo in CLASSES[name].items()}
+            np.savez_compressed(folder / layout.label_file, whole_corpus=corpus)
+        else:
+            kind, of_clip = ("emo", CLASSES[name]) if name in CLASSES else ("val", VALUES[name])
+            corpus = {clip: {"emo": 0, "val": 0.0} | {kind: value} for clip, value in of_clip.items()}
+            np.savez_compressed(folder / layout.label_file, train_corpus=TRAINING, **{layout.corpus: corpus})
+    fold = root / "DFEW" / "EmoLabel_DataSplit" / "test(single-labeled)"
+    fold.mkdir(parents=True)
+    (fold / "set_1.csv").write_text("video_name,label\n1,1\n2,1\n3,1\n4,7\n")
+    (fold / "set_2.csv").write_text("video_name,label\n1,2\n")
+    (root / "RAVDESS" / "Actor_01").mkdir(parents=True)
+    for code in ("06", "08"):
+        (root / "RAVDESS" / "Actor_01" / f"01-01-{code}-01-01-01-01.mp4").touch()
+    return root
+
+
+def run(data, predictions, *options):
+    out = predictions.parent / "scores.json"
+    main(["--predictions", str(predictions), "--data", str(data), "--json", str(out), *options])
+    return json.loads(out.read_text())
+
+
+def refused(capsys, data, predictions, *options):
+    with pytest.raises(SystemExit) as stopped:
+        run(data, predictions, *options)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("affectgpt-r1 unibench: ")
+    return line
+
+
+def test_nine_sets_by_hand(data, tmp_path, capsys):
+    summary = run(data, write_predictions(tmp_path / "p"))["unibench"]
+
+    assert list(summary["sets"]) == list(LAYOUTS)
+    for name, figures in summary["sets"].items():
+        assert figures["published"] == pytest.approx(PUBLISHED[name], abs=1e-12), name
+        assert figures["corrected"] == pytest.approx(CORRECTED[name], abs=1e-12), name
+    assert summary["mean"]["published"] == pytest.approx(sum(PUBLISHED.values()) / 9, abs=1e-12)
+    assert summary["mean"]["corrected"] == pytest.approx(sum(CORRECTED.values()) / 9, abs=1e-12)
+    printed = capsys.readouterr().out
+    (mean,) = (line for line in printed.splitlines() if "mean of nine" in line)
+    assert "60.19" in mean
+    assert "44.75" in mean
+    flat = " ".join(printed.split())
+    for said in ("best on that set's test clips", "target is neutral are dropped", "predicted emotions are free",
+                 "counts as negative", "no wheel knows", "Qwen2.5-7B-Instruct",
+                 "one checkpoint was scored", "by the offline word map",
+                 "Labels of free text by offline search, bundled lexicon"):  # fmt: skip
+        assert said in flat
+
+
+def test_some_sets(data, tmp_path, capsys):
+    predictions = write_predictions(tmp_path / "p", {file: ANSWERS[file] for file in ("meld.csv", "sims.csv")})
+    (predictions / "notes.txt").write_text("not ours")
+    summary = run(data, predictions)["unibench"]
+
+    assert summary["mean"] == {"published": pytest.approx(1 / 3), "corrected": pytest.approx(1 / 6)}
+    assert len(summary["missing"]) == 7
+    printed = capsys.readouterr().out
+    assert "mean of 2 of the nine" in printed
+    assert "not comparable with a mean of nine" in printed
+
+
+def test_several_checkpoints(data, tmp_path, capsys):
+    write_predictions(tmp_path / "p" / "epoch_30", {"sims.csv": "name,openset\na,sad\nb,happy\n"})
+    predictions = write_predictions(tmp_path / "p" / "epoch_35", {"sims.csv": ANSWERS["sims.csv"]}).parent
+    summary = run(data, predictions, "--checkpoint", "epoch_35")["unibench"]
+
+    assert summary["mean"] == {"published": 1, "corrected": 0}
+    assert "epoch_30; the chosen one has 0.00" in capsys.readouterr().out
+    for options in ((), ("--checkpoint", "epoch_5")):
+        assert "without test clips, out of epoch_30, epoch_35" in refused(capsys, data, predictions, *options)
+
+
+def test_single_label_sets(data, tmp_path, capsys):
+    answers = {
+        # happy: right, two labels, no class; fear: right
+        "dfew.csv": 'name,openset\n00001,Happiness\n00002,"happy, sad"\n00003,calm\n00004,fearful\n',
+        "ravdess.csv": "name,openset\n01-01-06-01-01-01-01,fear\n01-01-08-01-01-01-01,calm\n",
+    }
+    report = run(data, write_predictions(tmp_path / "p", answers))
+
+    assert report["unibench"] is None
+    dfew, ravdess = report["recognition"]["dfew"], report["recognition"]["ravdess"]
+    assert (dfew["war"], dfew["uar"], dfew["unparsed_share"]) == (1 / 2, pytest.approx((1 / 3 + 1) / 2), 1 / 2)
+    assert (ravdess["war"], ravdess["uar"], ravdess["unparsed_share"]) == (1 / 2, 1 / 2, 0)
+    printed = capsys.readouterr().out
+    assert re.search(r"DFEW .* 4 .* 50\.00 .* 66\.67 .* 50\.00 .*set_1\.csv", printed)
+    assert "answer with several labels" in printed
+    second = write_predictions(tmp_path / "second", {"dfew.csv": "name,openset\n00001,sad\n"})
+    assert run(data, second, "--fold", "2")["recognition"]["dfew"]["war"] == 1
+
+
+def test_a_chat_model_may_judge(data, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    class Judge:
+        identity = "a judge"
+
+        def __call__(self, prompt, instruction=""):
+            asked.append(prompt)
+            return "[furious]" if "." in prompt else "positive" if prompt == "angry" else "negative"
+
+    monkeypatch.setattr("affectgpt_r1.cli.unibench.chat_from", lambda options: Judge())
+    predictions = write_predictions(tmp_path / "p", {"sims.csv": ANSWERS["sims.csv"]})
+    assert run(data, predictions, "--sentiment", "chat")["unibench"]["sets"]["sims"]["published"] == 1
+    assert asked == ["happy", "angry"]
+    assert "Sentiment of the labels by chat model a judge." in capsys.readouterr().out
+    assert run(data, predictions)["unibench"]["sets"]["sims"]["published"] == 0
+    meld = write_predictions(tmp_path / "m", {"meld.csv": "name,reason\n" + "".join(f"m{n},Hm.\n" for n in "1234")})
+    assert run(data, meld)["unibench"]["sets"]["meld"]["published"] == pytest.approx(1 / 3)
+
+
+def test_a_judge_that_is_not_named(data, tmp_path, capsys):
+    predictions = write_predictions(tmp_path / "p")
+    assert "--sentiment chat needs a chat model" in refused(capsys, data, predictions, "--sentiment", "chat")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"mld.csv": ""}, "mld.csv: 'mld' is no data set; the nearest is 'meld' of mer2023"),
+        ({"sims.csv": "", "sims.jsonl": ""}, "sims.csv and sims.jsonl both predict sims; keep one"),
+        ({"sims.csv": "name,openset\na,happy\n"}, "sims: predictions lack 1 clips and have 0 others, such as b"),
+        ({"sims.csv": ""}, "sims.csv: the file is empty"),
+        ({"sims.csv": "name,labels\na,happy\n"}, "sims.csv, row 1: needs the columns 'name' and 'openset'"),
+        ({"mafw.csv": "name,openset\na,happy\n"}, "no_caption/set_1/test.txt: cannot be read"),
+        ({"notes.txt": ""}, "has no predictions SET.csv, SET.jsonl or SET.npz, SET being mer2023"),
+    ],
+)
+def test_one_clear_line(data, tmp_path, capsys, files, message):
+    assert message in refused(capsys, data, write_predictions(tmp_path / "p", files))
+
+
+def test_missing_folders(data, tmp_path, capsys):
+    assert "there is no such folder of predictions" in refused(capsys, data, tmp_path / "nowhere")
+    predictions = write_predictions(tmp_path / "p")
+    assert "label-6way.npz: no such file" in refused(capsys, tmp_path, predictions)
+
+
+def test_folders_that_contradict_themselves(tmp_path):
+    write_predictions(tmp_path / "a" / "one", {"sims.csv": ""})
+    write_predictions(tmp_path / "a" / "two", {"sims.csv": "", "meld.csv": ""})
+    (tmp_path / "a" / "empty").mkdir()
+    with pytest.raises(DataError, match="one: has no predictions for meld, as another checkpoint has"):
+        prediction_files(tmp_path / "a", LAYOUTS)
+    write_predictions(tmp_path / "a", {"sims.csv": ""})
+    with pytest.raises(DataError, match="predictions both of its own and in one, two"):
+        prediction_files(tmp_path / "a", LAYOUTS)

@@ -1,0 +1,70 @@
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hypothesis import given
+from hypothesis import strategies as st
+
+from affectgpt_r1.config.keys import text_keys
+from affectgpt_r1.config.overrides import quote_overrides
+from affectgpt_r1.errors import ConfigError
+
+
+def value_of(override):
+    return OverridesParser.create().parse_override(override).value()
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "/data/Übung",
+        "/data/情感",
+        "/data/clips (copy)",
+        "/it's",
+        "/k=v",
+        'say "hi" (2)',
+        "C:\\x (y)\\",
+        "a#b",
+        "/a;b",
+        "/{x}",
+    ],
+)
+def test_folders_are_taken_as_they_are(folder):
+    with pytest.raises(HydraException):
+        value_of(f"paths.data={folder}")
+    assert value_of(quote_overrides([f"paths.data={folder}"])[0]) == folder
+
+
+@given(st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters=",~[{'\"$"), min_size=1))
+def test_any_name_of_a_folder(name):
+    value = value_of(quote_overrides([f"paths.data=/{name}"])[0])
+    assert value == f"/{name}"
+
+
+@pytest.mark.parametrize("name", ["1e-3", "1_000", "12", "nan", "0.5"])
+def test_a_number_that_names_something_stays_text(name):
+    assert value_of(quote_overrides([f"experiment_name={name}"])[0]) == name
+    assert not isinstance(value_of(f"experiment_name={name}"), str)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stage.beta=0.04", "seed=1,2,3", "data.modalities=[video,text]", "init_from=null", "+ablation=reward", "-m",
+        "optim.scheduler.total_steps=100", "data.subtitles=null", "paths.data='/a b/it'", "prompt.question=Who is it?",
+        "--cfg", "experiment=grpo", "seed=range(1,4)", "paths.data=${paths.root}/x",
+    ],
+)  # fmt: skip
+def test_what_hydra_reads_well_is_left_alone(override):
+    assert quote_overrides([override]) == [override]
+
+
+def test_what_cannot_be_read_names_its_key():
+    with pytest.raises(ConfigError, match=r"data\.modalities: the value \[video,text cannot be read; quote it"):
+        quote_overrides(["data.modalities=[video,text"])
+    with pytest.raises(ConfigError, match=r"paths\.data=\$HOME"):
+        quote_overrides(["paths.data=~/clips"])
+
+
+def test_keys_of_text():
+    assert {"experiment_name", "paths.data", "data.train_labels", "split"} <= text_keys()
+    assert not {"seed", "stage.beta", "optim.scheduler.total_steps", "data.image_size"} & text_keys()

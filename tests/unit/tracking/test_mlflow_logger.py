@@ -1,0 +1,158 @@
+import json
+import os
+import subprocess
+
+import pytest
+import yaml
+from lightning.pytorch.loggers import CSVLogger
+
+from affectgpt_r1.errors import ConfigError, WriteError
+from affectgpt_r1.tracking.mlflow_logger import TrackedMLFlowLogger, mlflow_loggers, read_run_id
+from affectgpt_r1.tracking.provenance import flatten_config, git_tags
+
+
+def _run(logger):
+    return logger.experiment.get_run(logger.run_id)
+
+
+def test_params_are_dotted_cut_and_the_whole_config_is_an_artifact(logger, read_artifact):
+    config = {"stage": {"beta": 0.04, "prompt": "x" * 400, "rewards": ["accuracy"]}, "empty": {}, "ckpt_path": None}
+    config |= {f"many{index}": index for index in range(120)}
+    logger.log_config(config)
+    params = _run(logger).data.params
+    assert params["stage.beta"] == "0.04"
+    assert params["stage.prompt"] == "x" * 249 + "…"
+    assert params["stage.rewards"] == "['accuracy']"
+    assert (params["empty"], params["ckpt_path"], params["many119"]) == ("{}", "None", "119")
+    assert len(params) == 125
+    assert yaml.safe_load(read_artifact("config/resolved.yaml")) == config
+
+
+def test_key_that_mlflow_refuses_is_mended():
+    assert flatten_config({"a,b": {"c=d": 1}}) == {"a_b.c_d": "1"}
+
+
+def test_tags_tell_code_data_and_command(logger):
+    logger.log_data(digest="sha256:12ab", synthetic=True, note="600 clips")
+    tags = _run(logger).data.tags
+    assert tags["data_digest"] == "sha256:12ab"
+    assert tags["stage"] == "grpo"
+    assert tags["experiment"] == "demo"
+    assert tags["mlflow.runName"] == "grpo-seed1"
+    assert "synthetic" in tags["mlflow.note.content"]
+    assert tags["mlflow.note.content"].endswith("600 clips")
+    assert tags["command"]
+    assert {key: tags[key] for key in ("git_commit", "git_dirty")} == git_tags()
+
+
+def test_real_data_are_not_called_synthetic(logger):
+    logger.log_data(digest="1", synthetic=False)
+    assert _run(logger).data.tags["mlflow.note.content"] == ""
+
+
+def test_git_tags_follow_the_repository(tmp_path, monkeypatch):
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # a hook of Git's runs with them
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)  # commits may be signed there
+    assert git_tags(tmp_path) == {"git_commit": "unknown", "git_dirty": "unknown"}
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "file").write_text("1")
+    subprocess.run([*git, "add", "file"], check=True)
+    subprocess.run([*git, "commit", "-qm", "one"], check=True)
+    clean = git_tags(tmp_path)
+    assert len(clean["git_commit"]) == 40
+    assert clean["git_dirty"] == "false"
+    (tmp_path / "file").write_text("2")
+    assert git_tags(tmp_path) == {"git_commit": clean["git_commit"], "git_dirty": "true"}
+    subprocess.run([*git, "checkout", "-q", "file"], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))  # a hook of Git's runs with it
+    (tmp_path / "notes.txt").write_text("outside src/ and configs/")
+    assert git_tags(tmp_path) == clean
+    (tmp_path / "src" / "été").mkdir(parents=True)
+    (tmp_path / "src" / "été" / "mine.py").write_text("a reward of my own")
+    assert git_tags(tmp_path) == {"git_commit": clean["git_commit"], "git_dirty": "true"}
+
+
+def test_a_repository_that_does_not_track_the_package_is_not_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    site = tmp_path / ".venv" / "site-packages" / "affectgpt_r1"
+    site.mkdir(parents=True)
+    (site / "module.py").write_text("")
+    (tmp_path / ".gitignore").write_text(".venv")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "someone's project"], check=True)
+    assert git_tags(site) == {"git_commit": "unknown", "git_dirty": "unknown"}
+
+
+def test_resumed_run_goes_on_and_takes_changed_params(outputs, logger, read_artifact):
+    logger.log_config({"seed": 1, "trainer": {"max_steps": 10}})
+    logger.log_metrics({"train/loss": 2.0}, step=10)
+    logger.end("FAILED")
+    logger.keep_run_id()
+    resumed = TrackedMLFlowLogger(outputs, "demo", run_id=read_run_id(outputs / "run"))
+    resumed.start()
+    assert _run(resumed).info.status == "RUNNING"
+    resumed.log_config({"seed": 1, "trainer": {"max_steps": 20}, "new": "x"})
+    resumed.log_metrics({"train/loss": 1.0}, step=20)
+    resumed.finalize("success")
+    run = _run(logger)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"seed": "1", "trainer.max_steps": "10", "new": "x"}
+    assert json.loads(read_artifact("config/changed_params.json")) == {"trainer.max_steps": ["10", "20"]}
+    assert yaml.safe_load(read_artifact("config/resolved.yaml"))["trainer"] == {"max_steps": 20}
+    history = logger.experiment.get_metric_history(logger.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(10, 2.0), (20, 1.0)]
+
+
+def test_unknown_run_id_is_an_error(outputs):
+    with pytest.raises(ConfigError, match="run_id=0123"):
+        TrackedMLFlowLogger(outputs, "demo", run_id="0123").start()
+
+
+def test_folder_without_a_run_has_no_run_id(tmp_path):
+    assert read_run_id(tmp_path) is None
+
+
+def test_table_is_replaced_its_figures_rounded_and_nan_an_empty_cell(logger, read_artifact):
+    logger.log_table(["text", "reward"], [["a", float("nan")]], "completions/step_000001.json")
+    logger.log_table(["text", "reward"], [["émü", 0.123456], [None, float("inf")]], "completions/step_000001.json")
+    table = json.loads(read_artifact("completions/step_000001.json"))
+    assert table == {"columns": ["text", "reward"], "data": [["émü", 0.1235], [None, None]]}
+    listed = json.loads(_run(logger).data.tags["mlflow.loggedArtifacts"])
+    assert listed == [{"path": "completions/step_000001.json", "type": "table"}]
+
+
+def test_list_of_tables_stays_short_enough_to_be_read(logger):
+    for step in range(85):
+        logger.log_table(["step"], [[step]], f"completions/step_{step:06d}.json")
+    tag = _run(logger).data.tags["mlflow.loggedArtifacts"]
+    assert len(tag) < 8000
+    listed = json.loads(tag)
+    assert [listed[0]["path"], listed[-1]["path"]] == ["completions/step_000005.json", "completions/step_000084.json"]
+    assert len(logger.experiment.list_artifacts(logger.run_id, "completions")) == 85
+
+
+def test_only_mlflow_loggers_hold_artifacts(logger, tmp_path):
+    assert mlflow_loggers([CSVLogger(tmp_path), logger]) == [logger]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 33, b"0123\n", b"0123456789abcdef" * 2 + b"x", b"\xff\xfe"])
+def test_a_damaged_run_id_is_one_line(tmp_path, content):
+    (tmp_path / "mlflow_run_id").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"mlflow_run_id: damaged, .* by logger\.mlflow\.run_id=ID, or delete"):
+        read_run_id(tmp_path)
+
+
+def test_a_text_that_cannot_be_written_leaves_the_earlier_one(logger, read_artifact, monkeypatch):
+    logger.log_text("[1]", "completions/a.json")
+
+    def full_disk(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("affectgpt_r1.io.files.os.replace", full_disk)
+    with pytest.raises(WriteError, match=r"a\.json: cannot be written: No space left on device; make room"):
+        logger.log_text("[2]", "completions/a.json")
+    assert read_artifact("completions/a.json") == "[1]"

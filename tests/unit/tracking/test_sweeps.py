@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from affectgpt_r1.tracking.killed_runs import process_tags
+from affectgpt_r1.tracking.sweeps import HASH, KIND, SWEEP, SweepRuns, sweep_lock
+
+
+@pytest.fixture
+def runs(outputs):
+    return SweepRuns(outputs, "ablations", outputs / "locks")
+
+
+def start_cell(runs, config_hash, **metrics):
+    tags = {KIND: "cell", HASH: config_hash, **process_tags(runs._locks / f"{config_hash}.lock", runs._outputs)}
+    run = runs._client.create_run(runs._experiment_id, tags=tags, run_name=config_hash)
+    for name, value in metrics.items():
+        runs._client.log_metric(run.info.run_id, name.replace("_", "/"), value)
+    return run.info.run_id
+
+
+def status(runs, run_id):
+    return runs._client.get_run(run_id).info.status
+
+
+def test_only_a_finished_and_tested_cell_counts(runs):
+    start_cell(runs, "a", test_f1=0.5)  # still running
+    untested = start_cell(runs, "a")
+    runs._client.set_terminated(untested, "FINISHED")
+    other = start_cell(runs, "b", test_f1=0.5)
+    runs._client.set_terminated(other, "FINISHED")
+    assert runs.finished_cell("a") is None
+    assert runs.finished_cell("b") == other
+    assert runs.score(other) == 0.5
+    assert runs.has_cell(untested, "a")
+    assert not runs.has_cell(untested, "b")
+    assert not runs.has_cell(None, "a")
+
+
+def test_a_run_is_marked_killed_only_when_its_lock_is_free(runs):
+    alive, dead = start_cell(runs, "alive"), start_cell(runs, "dead")
+    sweep = runs.open_sweep("reward", baseline="none", synthetic=True)
+    plain = runs._client.create_run(runs._experiment_id).info.run_id  # no cell, none of our business
+    for name in ("dead", sweep_lock("reward")):
+        with runs.lock(name):  # as their processes did
+            pass
+    with runs.lock("alive"):
+        assert set(runs.mark_killed()) == {dead, sweep}
+    assert [status(runs, run) for run in (alive, dead, sweep, plain)] == ["RUNNING", "KILLED", "KILLED", "RUNNING"]
+    assert runs.mark_killed() == [alive]
+
+
+def test_a_sweep_has_one_parent_run_however_often_it_starts(runs):
+    first = runs.open_sweep("reward", baseline="none", synthetic=True)
+    cells = [{"choice": "none", "seed": 1, "config_hash": "a", "run_id": "r"}]
+    with runs.lock(sweep_lock("reward")):
+        assert runs.mark_killed() == []
+        runs.close_sweep(first, cells, "FAILED")
+    assert status(runs, first) == "FAILED"
+    assert runs.open_sweep("reward", baseline="accuracy_format", synthetic=True) == first
+    assert runs.open_sweep("penalty", baseline="none", synthetic=True) != first
+    assert status(runs, first) == "RUNNING"
+    runs.close_sweep(first, [], "FINISHED")  # nothing was run: the list that was there stays
+    run = runs._client.get_run(first)
+    assert (run.info.status, run.data.tags["affectgpt.baseline"]) == ("FINISHED", "accuracy_format")
+    assert run.data.tags[SWEEP] == "reward"
+    assert json.loads(Path(runs._client.download_artifacts(first, "cells.json")).read_text()) == cells
+    assert runs.find_sweep("reward") == first
+    assert runs.find_sweep("reasoning") is None
+
+
+def test_clips_are_logged_with_their_frames(runs):
+    sweep = runs.open_sweep("reward", baseline="none", synthetic=True)
+    assert not runs.has_clips(sweep)
+    clip = {"name": "one", "subtitle": "Hé!", "target": ["happy"]}
+    runs.log_clips(sweep, [clip], {"one": np.zeros((2, 4, 4, 3), np.uint8)})
+    assert runs.has_clips(sweep)
+    written = json.loads(Path(runs._client.download_artifacts(sweep, "clips/clips.json")).read_text(encoding="utf-8"))
+    assert written == [{**clip, "frames": ["one-0.png", "one-1.png"]}]
+    png = Path(runs._client.download_artifacts(sweep, "clips/one-1.png")).read_bytes()
+    assert png.startswith(b"\x89PNG")

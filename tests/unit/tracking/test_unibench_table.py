@@ -1,0 +1,209 @@
+"""Nine stand-ins for the MER-UniBench folders, in the published layouts, and figures worked out by hand."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS, read_unibench
+from affectgpt_r1.emotion.bundled import load_bundled
+from affectgpt_r1.errors import DataError
+from affectgpt_r1.evaluation.unibench_scores import unibench_over_checkpoints, unibench_table
+from affectgpt_r1.evaluation.unibench_tables import unibench_rich_table
+from affectgpt_r1.io.console import PlainConsole as Console
+
+LEXICON = load_bundled()
+TRAINING = {"train_1": {"emo": "sad", "val": -1.0}}
+CLASSES = {
+    "mer2023": {"p": "happy", "q": "neutral"},
+    "mer2024": {"p": "happy", "q": "sad"},
+    "meld": {"m1": 0, "m2": 1, "m3": 2, "m4": 3},  # anger, joy, sadness, neutral
+    "iemocap": {"Ses04_x": 0, "Ses05_a": 3, "Ses05_b": 1},  # happy, anger, sad; session 5 is tested
+}
+VALUES = {
+    "cmumosi": {"a": 0.5, "b": -2.0, "c": 0.0, "d": 1.0},
+    "cmumosei": {"a": 3.0, "b": -0.3},
+    "sims": {"a": -1.0, "b": 1.0},
+    "simsv2": {"a": 0.2, "b": -0.2},
+}
+PREDICTIONS = {
+    "mer2023": {"p": ("happy", "sad"), "q": ("neutral",)},
+    "mer2024": {"p": ("angry",), "q": ("sad",)},
+    "meld": {"m1": ("angry",), "m2": ("Joyful", "sad", "angry"), "m3": (), "m4": ("happy",)},
+    "iemocap": {"Ses05_a": ("angry",), "Ses05_b": ("happy",)},
+    "cmumosi": {"a": ("happy",), "b": ("neutral",), "c": ("angry",), "d": ("sad",)},
+    "cmumosei": {"a": ("happy",), "b": ("sad", "angry", "happy")},
+    "sims": {"a": ("happy",), "b": ("angry",)},
+    "simsv2": {"a": ("neutral",), "b": ("neutral",)},
+    "ovmerdplus": {"x": ("happy", "sad"), "y": ("sad",), "z": ("happy",)},
+}
+PUBLISHED = {
+    "mer2023": 1,  # q is dropped, and the second word of p is free
+    "mer2024": 1 / 2,
+    "meld": 2 / 3,  # m4 is dropped
+    "iemocap": 1 / 2,
+    # Targets + - +, predictions + - -: F1 of + is 2/3 (TP 1, FN 1), of - is 2/3 (TP 1, FP 1).
+    "cmumosi": 2 / 3,
+    "cmumosei": 1,
+    "sims": 0,
+    "simsv2": 1 / 2 * 0 + 1 / 2 * 2 / 3,  # both neutral, so both negative: one false positive
+    "ovmerdplus": 3 / 4,  # P = (1/2 + 1) / 2, R = (1 + 1/2) / 2; z is dropped
+}
+CORRECTED = {
+    "mer2023": (1 / 2 + 1) / 2,
+    "mer2024": 1 / 2,
+    "meld": (1 + 1 / 3 + 0 + 0) / 4,
+    "iemocap": 1 / 2,
+    "cmumosi": 2 / 3 * 2 / 3 + 1 / 3 * 0,  # b is an abstention
+    "cmumosei": 1,
+    "sims": 0,
+    "simsv2": 0,
+    "ovmerdplus": 1 / 2,  # P = (1/2 + 1 + 0) / 3, R = (1 + 1/2 + 0) / 3
+}
+
+
+def corpora(name):
+    if name == "iemocap":
+        return {"whole_corpus": {clip: {"emo": emo, "val": -10} for clip, emo in CLASSES[name].items()}}
+    if name in CLASSES:
+        test = {clip: {"emo": emo, "val": np.float64(0)} for clip, emo in CLASSES[name].items()}
+    else:
+        test = {clip: {"emo": 0, "val": val} for clip, val in VALUES[name].items()}
+    return {"train_corpus": TRAINING, LAYOUTS[name].corpus: test}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("unibench")
+    for name, layout in LAYOUTS.items():
+        folder = root / layout.folder
+        folder.mkdir()
+        if name == "ovmerdplus":
+            (folder / layout.label_file).write_text('name,openset\nx,[happy]\ny,"worried,sad"\nz,neutral\n')
+        else:
+            np.savez_compressed(folder / layout.label_file, **corpora(name))
+        file, column = layout.transcript
+        (folder / file).write_text(f"name,{column}\n" + "".join(f"{clip},Hm\n" for clip in PREDICTIONS[name]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def sets(root):
+    return read_unibench(root)
+
+
+@pytest.fixture(scope="module")
+def summary(sets):
+    return unibench_table(PREDICTIONS, sets, LEXICON)
+
+
+def printed(summary):
+    with open(os.devnull, "w") as sink:
+        console = Console(file=sink, record=True, width=200)
+        console.print(unibench_rich_table(summary))
+        return console.export_text()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_figures_by_hand(summary, name):
+    assert summary["sets"][name]["published"] == pytest.approx(PUBLISHED[name], abs=1e-12)
+    assert summary["sets"][name]["corrected"] == pytest.approx(CORRECTED[name], abs=1e-12)
+
+
+def test_mean_of_nine_is_plain(summary):
+    assert summary["mean"]["published"] == pytest.approx(sum(PUBLISHED.values()) / 9, abs=1e-12)
+    assert summary["mean"]["corrected"] == pytest.approx(sum(CORRECTED.values()) / 9, abs=1e-12)
+    assert summary["missing"] == []
+
+
+def test_secondary_figures(summary):
+    details = {name: figures["details"] for name, figures in summary["sets"].items()}
+
+    assert details["mer2023"] == {"mscore": pytest.approx(1 / 2), "unmapped_share": 0}
+    # Of m2's three words all are classes of MELD: 1, 1/3, 0.
+    assert details["meld"] == {"mscore": pytest.approx((1 + 1 / 3 + 0) / 3), "unmapped_share": 0}
+    assert details["cmumosi"] == {"accuracy": pytest.approx(2 / 3), "accuracy_corrected": pytest.approx(1 / 3),
+                                  "predicted_neutral": 1 / 4}  # fmt: skip
+    assert details["ovmerdplus"] == {"precision": pytest.approx(3 / 4), "recall": pytest.approx(3 / 4),
+                                     "unmapped_share": 0}  # fmt: skip
+
+
+def test_summary_is_json_and_says_how_many_clips_the_papers_score(summary):
+    assert json.loads(json.dumps(summary))["sets"]["meld"]["num_clips"] == 4
+    assert summary["sets"]["meld"]["published_clips"] == 2610
+    assert summary["lexicon"] == "bundled"
+
+
+def test_the_table_prints_both_figures_and_what_is_questionable(summary):
+    text = printed(summary)
+
+    (meld,) = (line for line in text.splitlines() if "MELD" in line)
+    assert "66.67" in meld
+    assert "33.33" in meld
+    assert "4 (papers: 2,610)" in meld
+    (mean,) = (line for line in text.splitlines() if "mean of nine" in line)
+    assert f"{100 * sum(PUBLISHED.values()) / 9:.2f}" in mean
+    assert f"{100 * sum(CORRECTED.values()) / 9:.2f}" in mean
+    flat = " ".join(text.split())
+    for note in ("best on that set's test clips", "target is neutral are dropped", "predicted emotions are free",
+                 "predicted neutral counts as negative", "one checkpoint was scored"):  # fmt: skip
+        assert note in flat
+
+
+def test_the_mean_of_fewer_says_so(sets):
+    few = {name: sets[name] for name in ("meld", "sims")}
+
+    summary = unibench_table({name: PREDICTIONS[name] for name in few}, few, LEXICON)
+
+    assert summary["mean"] == {"published": pytest.approx(2 / 3 / 2), "corrected": pytest.approx(1 / 3 / 2)}
+    assert len(summary["missing"]) == 7
+    text = printed(summary)
+    assert "mean of 2 of the nine" in text
+    assert "not comparable with a mean of nine; not scored:" in text
+    assert "MER2023, MER2024, IEMOCAP" in text
+    assert "mean of nine " not in text
+
+
+def test_words_that_no_wheel_knows_are_counted_beside_the_scores(sets):
+    answers = {"p": ("happy", "sad", "zzz", "neutral", "Zzz"), "q": ("neutral",)}
+
+    summary = unibench_table({"mer2023": answers}, {"mer2023": sets["mer2023"]}, LEXICON)
+
+    assert summary["sets"]["mer2023"]["details"]["unmapped_share"] == 2 / 4
+    assert summary["sets"]["mer2023"]["published"] == 1
+    assert "unmapped 50.00" in printed(summary)
+    assert "that no wheel knows cost nothing" in " ".join(printed(summary).split())
+
+
+def test_published_figures_take_the_best_checkpoint_of_each_set_and_corrected_ones_the_chosen(sets):
+    few = {name: sets[name] for name in ("mer2024", "sims")}
+    early = {"mer2024": PREDICTIONS["mer2024"], "sims": {"a": ("sad",), "b": ("happy",)}}
+    late = {"mer2024": {"p": ("happy",), "q": ("sad", "angry")}, "sims": PREDICTIONS["sims"]}
+
+    summary = unibench_over_checkpoints({"epoch 30": early, "epoch 35": late}, few, LEXICON, chosen="epoch 35")
+
+    mer2024, sims = summary["sets"]["mer2024"], summary["sets"]["sims"]
+    assert (mer2024["checkpoint"], mer2024["published"], mer2024["corrected"]) == ("epoch 35", 1, 3 / 4)
+    assert (sims["checkpoint"], sims["published"], sims["published_chosen"], sims["corrected"]) == ("epoch 30", 1, 0, 0)
+    assert "out of epoch 30, epoch 35; corrected: epoch 35" in " ".join(printed(summary).split())
+
+
+def test_sentiment_may_come_from_a_language_model(sets):
+    few = {"sims": sets["sims"]}
+
+    summary = unibench_table({"sims": PREDICTIONS["sims"]}, few, LEXICON, lambda words: 1 if "angry" in words else -1)
+
+    assert summary["sets"]["sims"]["published"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sims": {"a": ("sad",)}}, "sims: predictions lack 1 clips and have 0 others, such as b"),
+        ({"sims": {"a": (), "b": (), "z": ()}}, "sims: predictions lack 0 clips and have 1 others, such as z"),
+    ],
+)
+def test_predictions_of_other_clips_are_refused(sets, change, message):
+    with pytest.raises(DataError, match=message):
+        unibench_table(PREDICTIONS | change, sets, LEXICON)

@@ -1,0 +1,105 @@
+"""The guessed gradients against autograd through the whole loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from affectgpt_r1.engine.fused_linear_logps import guess_mean
+from affectgpt_r1.engine.logprobs import masked_mean
+from affectgpt_r1.training.grpo_config import GRPOOptions
+from affectgpt_r1.training.losses import LossInputs, clipped_policy_loss
+from affectgpt_r1.training.precomputed_grads import guess_policy_loss
+
+N, C = 6, 7
+
+
+def inputs_of(seed, *, on_policy, truncated):
+    """Scored tokens, and the loss's inputs; the first completion may be left out of the loss."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, C + 1, (N, 1), generator=generator)
+    scored = torch.arange(C) < lengths
+    logps = -3 * torch.rand(N, C, generator=generator, dtype=torch.float64) * scored
+    old, reference = (logps + 0.4 * torch.randn(N, C, generator=generator) * scored for _ in range(2))
+    mask = scored.double()
+    mask[0] *= 1 - truncated
+    advantages = torch.randn(N, generator=generator, dtype=torch.float64)
+    return scored, LossInputs(
+        logps.requires_grad_(),
+        logps.detach() if on_policy else old.detach(),
+        advantages,
+        mask,
+        torch.zeros_like(mask),
+        reference.detach(),
+    )
+
+
+@given(
+    seed=st.integers(0, 1000),
+    loss_type=st.sampled_from(["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]),
+    beta=st.sampled_from([0.0, 0.04]),
+    kl_estimator=st.sampled_from(["k1", "k2", "k3"]),
+    bias_correction=st.booleans(),
+    delta=st.sampled_from([None, 1.3]),
+    on_policy=st.booleans(),
+    truncated=st.booleans(),
+    tokens_per_step=st.sampled_from([None, 50.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_token_losses_are_guessed_up_to_one_factor(
+    seed, loss_type, beta, kl_estimator, bias_correction, delta, on_policy, truncated, tokens_per_step
+):
+    options = GRPOOptions(
+        loss_type=loss_type,
+        beta=beta,
+        kl_estimator=kl_estimator,
+        use_bias_correction_kl=bias_correction,
+        delta=delta,
+        epsilon_high=0.3,
+    )
+    scored, inputs = inputs_of(seed, on_policy=on_policy, truncated=truncated)
+    loss = clipped_policy_loss(inputs, options, max_completion_length=10, tokens_per_step=tokens_per_step).loss
+    expected = torch.autograd.grad(loss, inputs.per_token_logps)[0]
+    assert not expected[~scored].any()
+    expected = expected[scored]
+    guess = guess_policy_loss(
+        options,
+        scored=scored,
+        mask=inputs.mask,
+        advantages=inputs.advantages,
+        old_per_token_logps=None if on_policy else inputs.old_per_token_logps,
+        ref_per_token_logps=inputs.ref_per_token_logps if beta else None,
+    )
+    logps = inputs.per_token_logps.detach()[scored]
+    middle = len(logps) // 2
+    guessed = torch.cat([guess(logps[rows], rows) for rows in (slice(0, middle), slice(middle, len(logps)))])
+    assert not guessed.requires_grad
+    tokens = inputs.mask.sum() if tokens_per_step is None else tokens_per_step
+    divisor = {"grpo": N, "dr_grpo": N * 10, "bnpo": inputs.mask.sum()}.get(loss_type, tokens)
+    torch.testing.assert_close(guessed / divisor, expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"importance_sampling_level": "sequence"}, {"top_entropy_quantile": 0.2}, {"entropy_coef": 0.01}],
+)
+def test_losses_that_join_tokens_or_read_entropies_are_not_guessed(options):
+    scored, inputs = inputs_of(0, on_policy=True, truncated=False)
+    guess = guess_policy_loss(
+        GRPOOptions(**options),
+        scored=scored,
+        mask=inputs.mask,
+        advantages=inputs.advantages,
+        old_per_token_logps=None,
+        ref_per_token_logps=None,
+    )
+    assert guess is None
+
+
+def test_the_mean_is_guessed():
+    scored, inputs = inputs_of(1, on_policy=True, truncated=False)
+    loss = -masked_mean(inputs.per_token_logps, scored.double())
+    expected = torch.autograd.grad(loss, inputs.per_token_logps)[0][scored]
+    torch.testing.assert_close(-guess_mean(expected, slice(0, len(expected))) / scored.sum(), expected)
