@@ -29,7 +29,7 @@ Annotations: TypeAlias = Mapping[str, str | float]
 """What a label file says about a clip for AffectGPT's questions, beside labels and reason, by column."""
 
 
-class SkippedClip(NamedTuple):
+class UnreadableClip(NamedTuple):
     """A clip that could not be read, and why; it is counted and listed, never replaced by zeros."""
 
     name: str
@@ -49,8 +49,8 @@ class Clip:
         frames: ``(F, 3, H, W)`` uint8, RGB: frames or face crops by ``data.visual``; None if not loaded.
         context_frames: ``(F, 3, H, W)`` uint8, RGB: whole frames beside face crops with ``data.visual=both``.
         waveform: ``(W, S)`` float32 in [-1, 1] at 16 kHz; None if not loaded.
-        features: Frozen-tower outputs read from the feature store, by modality, in place of media.
-        cues: Recorded cues of a synthetic clip; only ``stage=towers`` asks for them.
+        features: Frozen-encoder outputs read from the feature store, by modality, in place of media.
+        cues: Recorded cues of a synthetic clip; only ``stage=pretrain_encoders`` asks for them.
         skipped: Clips that were drawn before this one and could not be read.
         question: The kind of question that is asked, drawn from ``data.questions``; ``""`` is the prompt's own.
         annotations: What that question and its answer need beside labels and reason.
@@ -65,7 +65,7 @@ class Clip:
     waveform: Tensor | None = None
     features: Mapping[str, Tensor] | None = None
     cues: Mapping[str, float] | None = None
-    skipped: tuple[SkippedClip, ...] = ()
+    skipped: tuple[UnreadableClip, ...] = ()
     context_frames: Tensor | None = None
     question: str = ""
     annotations: Annotations = field(default_factory=dict)
@@ -83,7 +83,7 @@ class ClipBatch:
         modalities: ``B`` tuples of what each clip's prompt may use.
         frames: ``(B, F, 3, H, W)`` uint8 RGB, or None if the video modality is not loaded.
         waveforms: ``(B, W, S)`` float32, or None if the audio modality is not loaded.
-        features: Frozen-tower outputs in place of media: ``"video" -> (B, F, D_video)``,
+        features: Frozen-encoder outputs in place of media: ``"video" -> (B, F, D_video)``,
             ``"audio" -> (B, W, D_audio)``; empty where media are given.
         cues: ``(B,)`` float32 per recorded cue; empty unless asked for.
         skipped: Clips that were drawn for this batch and could not be read.
@@ -101,7 +101,7 @@ class ClipBatch:
     waveforms: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     cues: Mapping[str, Tensor] = field(default_factory=dict)
-    skipped: tuple[SkippedClip, ...] = ()
+    skipped: tuple[UnreadableClip, ...] = ()
     context_frames: Tensor | None = None
     questions: tuple[str, ...] = ()
     annotations: tuple[Annotations, ...] = ()

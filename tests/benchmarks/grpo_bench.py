@@ -1,6 +1,6 @@
 """Runs one measurement of the GRPO benchmark in its own process and prints it as JSON.
 
-``python grpo_bench.py speed i ROUNDS``, ``python grpo_bench.py memory ours|trl i``, ``python grpo_bench.py towers``.
+``python grpo_bench.py speed i ROUNDS``, ``python grpo_bench.py memory ours|trl i``, ``python grpo_bench.py encoders``.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def memory(system: str, name: str, folder: Path) -> dict[str, float]:
     return {"loaded": loaded, "growth": resident("VmHWM") - loaded}
 
 
-def towers(folder: Path) -> dict[str, float]:
-    """CPU seconds of the towers once a prompt, and once a completion."""
+def encoders(folder: Path) -> dict[str, float]:
+    """CPU seconds of the encoders once a prompt, and once a completion."""
     from affectgpt_r1.types import ClipBatch
 
     policy, text = build(WORKLOADS["short"], folder)
@@ -90,7 +90,7 @@ def towers(folder: Path) -> dict[str, float]:
         for _ in range(4):
             started = time.process_time()
             with torch.no_grad():
-                policy.towers(clips)
+                policy.encoders(clips)
             runs.append(time.process_time() - started)
         return sorted(runs)[1]
 
@@ -116,5 +116,5 @@ if __name__ == "__main__":
         if kind == "speed":
             result = speed(rest[0], int(rest[1]), Path(scratch))
         else:
-            result = memory(*rest, Path(scratch)) if kind == "memory" else towers(Path(scratch))
+            result = memory(*rest, Path(scratch)) if kind == "memory" else encoders(Path(scratch))
     print(json.dumps(result))

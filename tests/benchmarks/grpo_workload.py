@@ -62,13 +62,13 @@ def build(workload: Workload, folder: Path) -> tuple[MultimodalPolicy, ClipBatch
     template = PromptTemplate("Please recognize emotional states of the character.")
     build_tokenizer([" ".join(WORDS)] * 8, template.phrases(), 400, folder / "tokenizer.json")
     config = OmegaConf.load(CONFIGS / "model" / "tiny.yaml")
-    config.tokenizer, config.video_tower.image_size = str(folder / "tokenizer.json"), 48
+    config.tokenizer, config.video_encoder.image_size = str(folder / "tokenizer.json"), 48
     config.language_model.hidden_size = HIDDEN
     arguments = OmegaConf.to_container(config, resolve=True)
     del arguments["_target_"]
     parts = build_policy(**arguments, template=template)
     model = build_language_model(workload.vocabulary, language_model_config(workload))
-    policy = MultimodalPolicy(model, parts.towers, parts.fusion, parts.tokenizer, parts.template)
+    policy = MultimodalPolicy(model, parts.encoders, parts.fusion, parts.tokenizer, parts.template)
     ban_stops(policy)
     return policy, text_batch(policy, workload.prompt_tokens)
 

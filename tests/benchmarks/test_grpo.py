@@ -34,11 +34,11 @@ def measure(*arguments: str) -> dict:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def keep(name: str, **figures: float) -> None:
-    """Add figures of a workload to ``outputs/bench/grpo.json``."""
+def keep(name: str, **metrics: float) -> None:
+    """Add metrics of a workload to ``outputs/bench/grpo.json``."""
     RECORD.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-    known[name] = {**known.get(name, {}), **{key: round(value, 3) for key, value in figures.items()}}
+    known[name] = {**known.get(name, {}), **{key: round(value, 3) for key, value in metrics.items()}}
     RECORD.write_text(json.dumps(known, indent=2) + "\n")
 
 
@@ -60,19 +60,19 @@ def test_a_step_is_faster_than_trl(name):
     result = measure("speed", name, str(ROUNDS))
     ours = phase_seconds(result["ours"])
     floor = result["flops"] / result["rate"]
-    figures = {"ratio_to_floor": ours["step"] / floor, "seconds": ours["step"], "floor_seconds": floor}
+    metrics = {"ratio_to_floor": ours["step"] / floor, "seconds": ours["step"], "floor_seconds": floor}
     print(f"\n{name}: ours {ours['step']:.2f} CPU-s, floor {floor:.2f} at {result['rate'] / 1e9:.0f} GFLOP/s")
-    print(f"  {figures['ratio_to_floor']:.2f} times the floor; phases", {key: round(ours[key], 3) for key in ours})
+    print(f"  {metrics['ratio_to_floor']:.2f} times the floor; phases", {key: round(ours[key], 3) for key in ours})
     for arm in ("stock", "compact"):
         pairs = zip(result[arm], result["ours"], strict=True)
-        figures[f"ratio_{arm}"] = statistics.median(one["step"] / other["step"] for one, other in pairs)
+        metrics[f"ratio_{arm}"] = statistics.median(one["step"] / other["step"] for one, other in pairs)
         theirs = phase_seconds(result[arm])
         ratios = {key: round(value, 2) for key, value in phase_ratios(theirs, ours).items()}
-        print(f"  TRL {arm} {theirs['step']:.2f} CPU-s: {figures[f'ratio_{arm}']:.2f}x; phases {ratios}")
-        figures |= {f"{arm}_{key}": value for key, value in ratios.items()}
-    keep(name, **figures)
-    assert figures["ratio_stock"] >= LEAST[name][0]
-    assert figures["ratio_compact"] >= LEAST[name][1]
+        print(f"  TRL {arm} {theirs['step']:.2f} CPU-s: {metrics[f'ratio_{arm}']:.2f}x; phases {ratios}")
+        metrics |= {f"{arm}_{key}": value for key, value in ratios.items()}
+    keep(name, **metrics)
+    assert metrics["ratio_stock"] >= LEAST[name][0]
+    assert metrics["ratio_compact"] >= LEAST[name][1]
 
 
 @pytest.mark.timeout(0)
@@ -88,7 +88,7 @@ def test_memory_grows_less_than_trls(name):
 @pytest.mark.timeout(0)
 def test_towers_run_once_a_prompt():
     """TRL has no audio or video; its step with media encoded for every completion, as it does images."""
-    seconds = measure("towers")
+    seconds = measure("encoders")
     known = json.loads(RECORD.read_text())["i"] if RECORD.is_file() else {}
     if "ratio_stock" not in known:
         pytest.skip("needs the speed of workload i")

@@ -31,10 +31,10 @@ RECORD = REPOSITORY / "outputs" / "bench" / "scoring.json"
 VERSION = "mer2025"
 
 
-def keep(**figures: float | str) -> None:
+def keep(**metrics: float | str) -> None:
     RECORD.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-    RECORD.write_text(json.dumps({**known, **figures}, indent=2) + "\n")
+    RECORD.write_text(json.dumps({**known, **metrics}, indent=2) + "\n")
 
 
 def raw_maps(lexicon, folder):

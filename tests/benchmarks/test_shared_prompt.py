@@ -26,7 +26,7 @@ def policy(tmp_path: Path):
     template = PromptTemplate("Please recognize emotional states of the character.")
     build_tokenizer(["<answer> happy, sad </answer>"], template.phrases(), 400, tmp_path / "tokenizer.json")
     config = OmegaConf.load(CONFIGS / "model" / "tiny.yaml")
-    config.tokenizer, config.video_tower.image_size = str(tmp_path / "tokenizer.json"), 48
+    config.tokenizer, config.video_encoder.image_size = str(tmp_path / "tokenizer.json"), 48
     arguments = OmegaConf.to_container(config, resolve=True)
     assert isinstance(arguments, dict)
     del arguments["_target_"]
@@ -44,8 +44,8 @@ def batch_of(words: int) -> ClipBatch:
     )
 
 
-def update_seconds(policy, batch: ClipBatch, completions: TokenBatch, *, share_prompt: bool) -> float:
-    policy.share_prompt = share_prompt
+def update_seconds(policy, batch: ClipBatch, completions: TokenBatch, *, share_prefix: bool) -> float:
+    policy.share_prefix = share_prefix
     started = time.process_time()
     policy.per_token_logps(batch, completions).mean().backward()
     policy.zero_grad()
@@ -59,7 +59,7 @@ def test_sharing_a_prompt_is_faster(policy, words):
     completions = TokenBatch(torch.randint(20, 250, shape), torch.ones(shape))
     prompt_tokens = int(policy.embed_prompts(batch).mask.shape[1])
     pairs = [
-        tuple(update_seconds(policy, batch, completions, share_prompt=share) for share in (False, True))
+        tuple(update_seconds(policy, batch, completions, share_prefix=share) for share in (False, True))
         for _ in range(ROUNDS)
     ][2:]
     ratio = statistics.median(repeated / shared for repeated, shared in pairs)

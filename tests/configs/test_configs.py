@@ -26,7 +26,7 @@ from affectgpt_r1.config.compose import (
 from affectgpt_r1.config.targets import allowed_targets
 from affectgpt_r1.errors import ConfigError
 
-ENTRIES = ("train", "evaluate", "demo")
+ENTRIES = ("train", "evaluate", "render")
 OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
 OUTSIDE = ("hydra",)  # launchers: Hydra's own
 
@@ -36,7 +36,7 @@ STAGE_OF = {
     "smol_grpo": "grpo",
     "affectgpt": "sft",
     "affectgpt_mercaption": "sft",
-    "affectgpt_ovmerd": "sft",
+    "affectgpt_ov_merd": "sft",
     "affectgpt_r1_cold_start": "sft",
     "affectgpt_r1_grpo": "grpo",
     "affectgpt_rl": "grpo",
@@ -115,7 +115,7 @@ def test_every_file_belongs_to_a_group_that_some_entry_offers():
 def test_every_choice_composes_and_binds(entry, group, choice):
     config = composed(entry, f"{group}={choice}")
     check_keys(config)
-    assert assert_binds(config) >= {"train": 10, "evaluate": 2, "demo": 0}[entry]
+    assert assert_binds(config) >= {"train": 10, "evaluate": 2, "render": 0}[entry]
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
@@ -163,10 +163,10 @@ def test_evaluation_looks_for_checkpoints_where_training_puts_them():
     for name in ("sft", "control", "grpo"):
         training = resolved(composed("train", f"experiment={name}"))
         assert evaluation["systems"][name] == f"{training['callbacks']['best_checkpoint']['folder']}/best.ckpt"
-        assert training["towers_from"] == evaluation["towers_from"]
+        assert training["encoders_from"] == evaluation["encoders_from"]
         assert training["model"]["language_model"] == evaluation["model"]["language_model"]
-    towers = resolved(composed("train", "experiment=towers"))
-    assert evaluation["towers_from"] == f"{towers['callbacks']['best_checkpoint']['folder']}/best.ckpt"
+    encoders = resolved(composed("train", "experiment=pretrain_encoders"))
+    assert evaluation["encoders_from"] == f"{encoders['callbacks']['best_checkpoint']['folder']}/best.ckpt"
 
 
 @pytest.mark.parametrize("stage", choices("stage"))

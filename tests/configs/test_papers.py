@@ -1,4 +1,4 @@
-"""Experiments that are named after papers hold the papers' figures; what a paper does not print is marked as ours."""
+"""Experiments that are named after papers hold the papers' metrics; what a paper does not print is marked as ours."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from affectgpt_r1.config.compose import CONFIGS, resolved
 ALL_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 AFFECTGPT = {
     "model.language_model.pretrained": "Qwen/Qwen2.5-7B-Instruct",
-    "model.video_tower.pretrained": "openai/clip-vit-large-patch14",
-    "model.audio_tower.pretrained": "TencentGameMate/chinese-hubert-large",
+    "model.video_encoder.pretrained": "openai/clip-vit-large-patch14",
+    "model.audio_encoder.pretrained": "TencentGameMate/chinese-hubert-large",
     "model.lora": {"r": 16, "alpha": 32, "dropout": 0.05, "target_modules": ALL_PROJECTIONS},
     "model.fusion": "attention",
     "data.num_frames": 8,
     "data.num_windows": 8,
     "data.window_seconds": 2.0,
     "synthetic": False,
-    "towers_from": None,
+    "encoders_from": None,
 }
 AFFECTGPT_SFT = {
     **AFFECTGPT,
@@ -52,8 +52,8 @@ CORRECTED = {
 R1_OMNI = {
     "model.lora": AFFECTGPT["model.lora"],
     "synthetic": False,
-    "towers_from": None,
-    "prompt.thinks": True,
+    "encoders_from": None,
+    "prompt.enable_thinking": True,
     "prompt.question": "As an emotional recognition expert; throughout the video, which emotion conveyed by the "
     "characters is the most obvious to you?\nOutput the thinking process in <think> </think> and final emotion in "
     "<answer> </answer> tags.",
@@ -63,7 +63,7 @@ R1_OMNI = {
     "data.visual": "frame",
     "data.num_frames": 8,
     "optim.weight_decay": 0.0,
-    "optim.scheduler.final_share": 0.0,
+    "optim.scheduler.min_lr_ratio": 0.0,
 }
 PAPERS = {
     "affectgpt_mercaption": {**AFFECTGPT_SFT, **CORRECTED},
@@ -80,9 +80,9 @@ PAPERS = {
         "prompt.sampling": "published",
         "optim.scheduler.warmup_steps": 5000,
         "optim.scheduler.warmup_start_ratio": 0.1,
-        "optim.scheduler.final_share": 1.0,
+        "optim.scheduler.min_lr_ratio": 1.0,
     },
-    "affectgpt_ovmerd": {
+    "affectgpt_ov_merd": {
         **AFFECTGPT_SFT,
         **CORRECTED,
         "data.train_labels": "track2_train_ovmerd.csv",
@@ -93,7 +93,7 @@ PAPERS = {
     "affectgpt_r1_cold_start": {
         **AFFECTGPT_SFT,
         **CORRECTED,
-        "prompt.thinks": True,
+        "prompt.enable_thinking": True,
         "prompt.question": "Please recognize emotional states of the character. Output the thinking process in <think> "
         "</think> and final answer in <answer> </answer> tags.",
         "data.questions": [],
@@ -108,7 +108,7 @@ PAPERS = {
         "stage.num_generations": 8,
         "stage.rewards.weights": {"accuracy": 1.0, "format": 0.2},
         "stage.scale_rewards": "group",
-        "prompt.thinks": True,
+        "prompt.enable_thinking": True,
         "prompt.max_completion_length": 1024,
         "data.batch_size": 2,
         "optim.optimizer.lr": 1e-6,
@@ -179,7 +179,7 @@ def test_the_papers_figures(experiment):
     assert {key: at(config, key) for key in PAPERS[experiment]} == PAPERS[experiment]
 
 
-@pytest.mark.parametrize("experiment", sorted(set(PAPERS) - {"affectgpt", "affectgpt_ovmerd"}))
+@pytest.mark.parametrize("experiment", sorted(set(PAPERS) - {"affectgpt", "affectgpt_ov_merd"}))
 def test_what_no_paper_prints_is_marked(experiment):
     assert "ours" in (CONFIGS / "experiment" / f"{experiment}.yaml").read_text("utf-8").casefold()
 
@@ -240,7 +240,7 @@ def test_validation_and_checkpoints_cost_little_at_full_size(experiment):
     clips = {"affectgpt_mercaption": 31_327, "affectgpt": 31_327, "affectgpt_r1_cold_start": 31_327}.get(
         experiment, 332
     )
-    share = config["data"].get("validation_share", 0.1)
+    share = config["data"].get("val_fraction", 0.1)
     assert 30 <= round(share * clips) <= 1010
     assert config["stage"]["monitor"] in ("val/f1", "val/war")
     assert config["data"]["num_workers"] == 4

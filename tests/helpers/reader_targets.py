@@ -145,7 +145,7 @@ def text(data, folder):
     said = data.decode("utf-8", "replace")
     _extract(said)
     parse_labels(said)
-    parse_completion(said, thinks=len(said) % 2 == 0)
+    parse_completion(said, enable_thinking=len(said) % 2 == 0)
 
 
 def safetensors(data, folder):
@@ -206,8 +206,8 @@ def seeds(target):
             lexicon_cache.lexicon_to_json(LEXICON)[:5000].encode(),
             b'{"name":"x","cluster_names":[[["a"]],[["a"]]],"masks":[[[1],[1]]],"entries":[["a",null,0]],"forms":"a\\u0000b",'
             b'"entry_of_form":[0,0]}',
-            b'{"kind":"adapter","template":{"question":"How?"},"model":{"video_tower":{"pretrained":null},'
-            b'"audio_tower":{},"language_model":{"pretrained":"x"}},"digests":{"a":"b"}}',
+            b'{"kind":"adapter","template":{"question":"How?"},"model":{"video_encoder":{"pretrained":null},'
+            b'"audio_encoder":{},"language_model":{"pretrained":"x"}},"digests":{"a":"b"}}',
         ],
         "text": lambda: [
             b"<think>He smiles.</think><answer>happy, sad</answer>",

@@ -20,7 +20,7 @@ TOY = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
     },
-    "video_tower": {
+    "video_encoder": {
         "hidden_size": 24,
         "intermediate_size": 32,
         "num_hidden_layers": 2,
@@ -29,12 +29,12 @@ TOY = {
         "patch_size": 14,
         "projection_dim": 16,
     },
-    "audio_tower": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2},
+    "audio_encoder": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2},
 }
 FOLDERS = {
     "language_model": "Qwen2.5-7B-Instruct",
-    "video_tower": "clip-vit-large-patch14",
-    "audio_tower": "chinese-hubert-large",
+    "video_encoder": "clip-vit-large-patch14",
+    "audio_encoder": "chinese-hubert-large",
 }
 CONVOLUTIONS = {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 
@@ -51,11 +51,13 @@ def write_toy_folders(folder: Path, tokenizer_file: Path) -> None:
 
     published = published_config(folder)
     torch.manual_seed(3)
-    hubert = {key: published["audio_tower"][key] for key in ("conv_bias", "feat_extract_norm", "do_stable_layer_norm")}
+    hubert = {
+        key: published["audio_encoder"][key] for key in ("conv_bias", "feat_extract_norm", "do_stable_layer_norm")
+    }
     models = {
         "language_model": hf.Qwen2ForCausalLM(hf.Qwen2Config(**TOY["language_model"])),
-        "video_tower": hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(**TOY["video_tower"])),
-        "audio_tower": hf.HubertModel(hf.HubertConfig(**TOY["audio_tower"], **hubert, **CONVOLUTIONS)),
+        "video_encoder": hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(**TOY["video_encoder"])),
+        "audio_encoder": hf.HubertModel(hf.HubertConfig(**TOY["audio_encoder"], **hubert, **CONVOLUTIONS)),
     }
     for part, model in models.items():
         model.save_pretrained(folder / FOLDERS[part])

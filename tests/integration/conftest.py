@@ -1,4 +1,4 @@
-"""A dozen synthetic clips, their tokenizer and briefly pretrained towers, made once a session through the real code."""
+"""A dozen synthetic clips, their tokenizer and briefly pretrained encoders, made once per session by the real code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from affectgpt_r1.cli.render import render
 from affectgpt_r1.cli.train import train
 from affectgpt_r1.config.compose import CONFIGS
-from affectgpt_r1.distributed.sharding import whole
+from affectgpt_r1.distributed.sharding import full_tensor
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.training.module import AffectModule
@@ -38,14 +38,14 @@ def compose_config(name: str, *overrides: str) -> DictConfig:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``data/`` rendered, and ``outputs/towers`` trained for two steps."""
+    """A folder with ``data/`` rendered, and ``outputs/encoders`` trained for two steps."""
     folder = tmp_path_factory.mktemp("workspace")
-    sizes = ("num_caption=6", "num_human=4", "num_validation=3", "num_test=4", "workers=1", "vocab_size=400")
-    render(compose_config("demo", f"paths.data={folder}/data", *sizes))
+    sizes = ("num_caption=6", "num_exact=4", "num_validation=3", "num_test=4", "workers=1", "vocab_size=400")
+    render(compose_config("render", f"paths.data={folder}/data", *sizes))
     train(
         compose_config(
             "train",
-            "experiment=towers",
+            "experiment=pretrain_encoders",
             *paths(folder),
             *steps(2),
             "trainer.val_check_interval=2",
@@ -127,7 +127,9 @@ def kept_gradients(monkeypatch):
 
     def keep(module, optimizer):
         before(module, optimizer)
-        gradients = {name: whole(one.grad).clone() for name, one in module.named_parameters() if one.grad is not None}
+        gradients = {
+            name: full_tensor(one.grad).clone() for name, one in module.named_parameters() if one.grad is not None
+        }
         folder = Path(module.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(gradients, folder / f"gradients_{module.global_step}_{module.global_rank}.pt")

@@ -76,7 +76,7 @@ def test_grpo(run_stage, run_on_two, kept_gradients, rollout_by_name, tmp_path):
     whole = run_stage("grpo", tmp_path / "3x1", 2, *options, *micro_batches(3, 1))
     single = run_stage("grpo", tmp_path / "1x3", 2, *options, *micro_batches(1, 3))
     assert_equal_steps(single, whole, 2)
-    assert {"train/reward_std", "train/kl", "train/completions/max_length", "train/hacking/spray3_reward"} <= set(
+    assert {"train/reward_std", "train/kl", "train/completions/max_length", "train/hacking/constant3_reward"} <= set(
         rows(single)[0]
     )
     for step in (1, 2):

@@ -57,7 +57,7 @@ def test_grpo_in_bfloat16(run_stage, start, tmp_path, monkeypatch, checkpointing
     )
     folder = run_stage(
         *("grpo", tmp_path / "mixed", 2, checkpoint, *MIXED, *options),
-        *(f"model.gradient_checkpointing={checkpointing}", "model.share_prompt=true"),
+        *(f"model.gradient_checkpointing={checkpointing}", "model.share_prefix=true"),
     )
     losses, norms = _logged(folder)
     assert all(map(math.isfinite, losses))

@@ -88,7 +88,7 @@ def test_mlflow_run_is_finished_and_says_where_it_comes_from(trained, stage):
     _, run = _run_of(trained[0], stage)
     assert run.info.status == "FINISHED"
     assert run.data.params["seed"] == "1"
-    assert run.data.params["prompt.thinks"] == "False"
+    assert run.data.params["prompt.enable_thinking"] == "False"
     assert {"git_commit", "git_dirty", "data_digest", "command"} <= set(run.data.tags)
     assert run.data.tags["synthetic"] == "true"
 

@@ -27,7 +27,7 @@ def test_a_run_goes_on_from_an_exported_folder(run_stage, stage_overrides, tmp_p
         assert tensor.equal(ends[1]["state_dict"][name]), name
     stored = ends[0]["config"]
     assert stored["model"]["language_model"]["pretrained"] == str(folder)
-    assert stored["towers_from"] == str(folder)
+    assert stored["encoders_from"] == str(folder)
     assert "language model" in ends[0]["digests"]
 
     best = compose_again(stage_overrides("sft", tmp_path / "none", 1, *start), stored, whole)
@@ -39,6 +39,6 @@ def compose_again(overrides, stored, run):
     """The configuration of a run, as its checkpoint holds it."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", list(overrides))
-    config.model, config.towers_from = stored["model"], stored["towers_from"]
+    config.model, config.encoders_from = stored["model"], stored["encoders_from"]
     config.init_from = str(run / "checkpoints" / "last.ckpt")
     return config

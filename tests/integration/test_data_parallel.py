@@ -1,4 +1,4 @@
-"""Two processes on gloo through the Trainer and the training command: one run, and the figures of one process."""
+"""Two processes on gloo through the Trainer and the training command: one run, and the metrics of one process."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def checkpoint(folder: Path) -> dict:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-def figures(folder: Path) -> dict[str, list[float]]:
-    """Logged validation and training figures, step by step, without times."""
+def metrics(folder: Path) -> dict[str, list[float]]:
+    """Logged validation and training metrics, step by step, without times."""
     (file,) = folder.glob("csv/*/metrics.csv")  # the first process's alone
     rows = list(csv.DictReader(file.open(encoding="utf-8")))
     wanted = ["train/loss", "train/grad_norm", *(name for name in rows[0] if name.startswith("val/"))]
@@ -58,8 +58,8 @@ def assert_equal_gradients(alone: Path, together: Path, num_steps: int) -> None:
                 assert (found[name] - gradient).abs().max().item() < 1e-6 * max(1.0, norm), (step, rank, name)
 
 
-def assert_equal_figures(alone: Path, together: Path) -> None:
-    expected, found = figures(alone), figures(together)
+def assert_equal_metrics(alone: Path, together: Path) -> None:
+    expected, found = metrics(alone), metrics(together)
     assert {"val/f1", "val/answers/words_per_answer"} <= expected.keys() == found.keys()
     for name, values in expected.items():
         assert found[name] == pytest.approx(values, abs=1e-5, rel=1e-5, nan_ok=True), name
@@ -71,7 +71,7 @@ def test_sft_on_two_processes_is_that_of_one(run_stage, run_on_two, kept_gradien
     for strategy in ("ddp", "fsdp"):
         together = run_on_two("sft", tmp_path / strategy, 4, *PLAIN, "data.batch_size=2", f"trainer={strategy}")
         assert_equal_gradients(alone, together, 4)
-        assert_equal_figures(alone, together)
+        assert_equal_metrics(alone, together)
 
 
 def test_grpo_on_two_processes_is_that_of_one(run_stage, run_on_two, kept_gradients, rollout_by_name, start, tmp_path):
@@ -80,7 +80,7 @@ def test_grpo_on_two_processes_is_that_of_one(run_stage, run_on_two, kept_gradie
     for strategy in ("ddp", "fsdp"):
         together = run_on_two("grpo", tmp_path / strategy, 2, *options, "data.batch_size=2", f"trainer={strategy}")
         assert_equal_gradients(alone, together, 2)
-        assert_equal_figures(alone, together)
+        assert_equal_metrics(alone, together)
 
 
 def test_grpo_on_two_processes_resumes_in_mid_buffer(run_on_two, start, tmp_path, monkeypatch):
@@ -179,7 +179,11 @@ def test_a_process_that_fails_ends_the_other(command, workspace, tmp_path):
     shutil.copytree(workspace / "data", data)
     second = np.random.default_rng((1, 0)).permutation(6)[1]
     (data / "audio" / f"synthetic_caption_{second:05d}.wav").write_bytes(b"")
-    limits = ("data.max_unreadable_share=0.01", "callbacks.unreadable_clips.judge_after=1", "data.feature_store=null")
+    limits = (
+        "data.max_unreadable_fraction=0.01",
+        "callbacks.unreadable_clips.judge_after=1",
+        "data.feature_store=null",
+    )
     done = command("fails", f"paths.data={data}", *limits)
     assert done.returncode == 2, done.stderr[-4000:]
     assert f"synthetic_caption_{second:05d}.wav" in done.stderr

@@ -28,7 +28,7 @@ def run(stage_overrides, workspace, tmp_path):
     files = ("train_labels=preference.csv", "train_reasons=null", "validation_labels=null", "test_labels=null")
 
     def build(*overrides):
-        settings = (*(f"data.{file}" for file in files), "data.validation_share=0.4", *overrides)
+        settings = (*(f"data.{file}" for file in files), "data.val_fraction=0.4", *overrides)
         changed = stage_overrides("sft", tmp_path / "run", 2, *settings, "trainer.val_check_interval=2")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return train(compose("train", overrides=list(changed)))
@@ -37,11 +37,11 @@ def run(stage_overrides, workspace, tmp_path):
 
 
 def test_preferences_are_learned_and_validated_by_their_loss(run):
-    figures = run(*PREFERENCE)
-    assert 0 < figures["best"] == figures["val/loss"] < 20
-    assert (figures["val/accuracy"], figures["val/waf"]) == (0.0, 0.0)  # four tokens are no sentence
-    assert figures["val/scored"] > 1
-    assert "val/f1" not in figures  # there are no emotion words to score
+    metrics = run(*PREFERENCE)
+    assert 0 < metrics["best"] == metrics["val/loss"] < 20
+    assert (metrics["val/accuracy"], metrics["val/waf"]) == (0.0, 0.0)  # four tokens are no sentence
+    assert metrics["val/scored"] > 1
+    assert "val/f1" not in metrics  # there are no emotion words to score
 
 
 def test_a_prompt_about_emotion_words_needs_some(run):

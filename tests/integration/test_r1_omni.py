@@ -42,7 +42,7 @@ def native(workspace, tmp_path):
 
 
 @pytest.fixture
-def figures_of(stage_overrides, workspace):
+def metrics_of(stage_overrides, workspace):
     """Run a step of an experiment; returns its metrics."""
 
     def run(experiment, run_folder, *overrides):
@@ -54,10 +54,10 @@ def figures_of(stage_overrides, workspace):
     return run
 
 
-def test_cold_start_then_grpo(figures_of, native, tmp_path):
-    sft = figures_of("r1_omni_cold_start", tmp_path / "sft", "data.validation_labels=track2_validation.csv")
+def test_cold_start_then_grpo(metrics_of, native, tmp_path):
+    sft = metrics_of("r1_omni_cold_start", tmp_path / "sft", "data.validation_labels=track2_validation.csv")
     assert {"train/loss", "val/f1"} <= set(sft)
-    grpo = figures_of(
+    grpo = metrics_of(
         "r1_omni",
         tmp_path / "grpo",
         f"paths.data={native}",

@@ -13,7 +13,7 @@ from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.types import StageOutput
 
 OPTIONS = ("logger=csv", "init_from=null", "stage.num_generations=2", "stage.beta=0.04", "stage.num_iterations=2")
-PHASES = {"towers", "prefill", "decode", "reward", "reference", "forward", "backward", "optimizer"}
+PHASES = {"encoders", "prefill", "decode", "reward", "reference", "forward", "backward", "optimizer"}
 
 
 def logged(folder):

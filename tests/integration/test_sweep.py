@@ -50,8 +50,8 @@ def _sweep(*arguments):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def _sweep_until_killed(cell, step, *arguments):
-    """A sweep that kills itself once its ``cell``-th cell has made ``step`` steps."""
+def _sweep_until_killed(trial, step, *arguments):
+    """A sweep that kills itself once its ``trial``-th trial has made ``step`` steps."""
 
     def prepare():
         modules = []
@@ -60,7 +60,7 @@ def _sweep_until_killed(cell, step, *arguments):
         def start_or_die(module, batch, batch_idx):
             if not any(module is one for one in modules):
                 modules.append(module)
-            if (len(modules), module.trainer.global_step) == (cell, step):
+            if (len(modules), module.trainer.global_step) == (trial, step):
                 os.kill(os.getpid(), signal.SIGKILL)
             started(module, batch, batch_idx)
 
@@ -74,8 +74,8 @@ def _runs(workspace, name):
     client = MlflowClient(ensure_database(workspace / "outputs"))
     runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
     (parent,) = (run for run in runs if run.data.tags["affectgpt.kind"] == "sweep")
-    cells = {run.info.run_id: run for run in runs if run.data.tags["affectgpt.kind"] == "cell"}
-    return client, parent, cells
+    trials = {run.info.run_id: run for run in runs if run.data.tags["affectgpt.kind"] == "trial"}
+    return client, parent, trials
 
 
 def _artifact(client, run, path):
@@ -84,22 +84,22 @@ def _artifact(client, run, path):
 
 @pytest.fixture(scope="module")
 def swept(workspace, start):
-    """The penalty sweep of two cells, from its command, and what it lists."""
+    """The penalty sweep of two trials, from its command, and what it lists."""
     _sweep(workspace, start, "swept", "penalty", *GRID)
     client, parent, _ = _runs(workspace, "swept")
-    return workspace, json.loads(_artifact(client, parent, "cells.json"))
+    return workspace, json.loads(_artifact(client, parent, "trials.json"))
 
 
 def test_a_sweep_trains_each_cell_and_lists_them(swept):
-    _, parent, cells = _runs(swept[0], "swept")
+    _, parent, trials = _runs(swept[0], "swept")
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == "penalty"
     assert parent.data.tags["affectgpt.baseline"] == "none"
     listed = swept[1]
     assert [(entry["choice"], entry["seed"]) for entry in listed] == [("ratio", 1), ("none", 1)]
-    assert {entry["run_id"] for entry in listed} <= set(cells)
+    assert {entry["run_id"] for entry in listed} <= set(trials)
     for entry in listed:
-        run = cells[entry["run_id"]]
+        run = trials[entry["run_id"]]
         assert run.info.status == "FINISHED"
         assert run.info.run_name == f"penalty-{entry['choice']}-seed1"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -109,8 +109,8 @@ def test_a_sweep_trains_each_cell_and_lists_them(swept):
 
 
 def test_a_cell_is_tested_on_the_held_out_clips(swept):
-    client, _, cells = _runs(swept[0], "swept")
-    for run in cells.values():
+    client, _, trials = _runs(swept[0], "swept")
+    for run in trials.values():
         rows = [json.loads(line) for line in _artifact(client, run, "test/answers.jsonl").splitlines()]
         assert [row["name"] for row in rows] == [f"synthetic_test_{number:05d}" for number in range(4)]
         assert set(rows[0]) == {"name", "target", "openset", "completion", "f1"}
@@ -137,14 +137,14 @@ def test_a_finished_cell_is_not_trained_again_and_an_untrained_one_is_shared_by_
     workspace, first = swept
     before = {run_id: run.info.end_time for run_id, run in _runs(workspace, "swept")[2].items()}
     _sweep(workspace, start, "swept", "penalty", *GRID, "reward=accuracy_format,none", "penalty=ratio", "seed=1,2")
-    client, parent, cells = _runs(workspace, "swept")
-    assert {run_id: cells[run_id].info.end_time for run_id in before} == before
-    listed = json.loads(_artifact(client, parent, "cells.json"))
+    client, parent, trials = _runs(workspace, "swept")
+    assert {run_id: trials[run_id].info.end_time for run_id in before} == before
+    listed = json.loads(_artifact(client, parent, "trials.json"))
     assert listed[0] == first[0]
     assert [entry["choice"] for entry in listed] == ["ratio", "ratio_untrained"] * 2
     assert len({entry["run_id"] for entry in listed}) == 3
-    assert len(cells) == 4
-    untrained = cells[listed[-1]["run_id"]]
+    assert len(trials) == 4
+    untrained = trials[listed[-1]["run_id"]]
     assert "test/f1" in untrained.data.metrics
     assert not any(name.startswith("train/") for name in untrained.data.metrics)
 
@@ -152,21 +152,21 @@ def test_a_finished_cell_is_not_trained_again_and_an_untrained_one_is_shared_by_
 def test_a_killed_cell_ends_as_it_would_have(swept, start):
     workspace, uncut = swept
     _sweep_until_killed(2, 5, workspace, start, "killed", "penalty", *GRID)
-    _, parent, cells = _runs(workspace, "killed")
+    _, parent, trials = _runs(workspace, "killed")
     assert parent.info.status == "RUNNING"
-    assert sorted(run.info.status for run in cells.values()) == ["FINISHED", "RUNNING"]
-    (finished,) = (run for run in cells.values() if run.info.status == "FINISHED")
+    assert sorted(run.info.status for run in trials.values()) == ["FINISHED", "RUNNING"]
+    (finished,) = (run for run in trials.values() if run.info.status == "FINISHED")
     _sweep(workspace, start, "killed", "penalty", *GRID)
-    client, parent, cells = _runs(workspace, "killed")
-    assert {run.info.status for run in (parent, *cells.values())} == {"FINISHED"}
-    assert len(cells) == 2
-    assert cells[finished.info.run_id].info.end_time == finished.info.end_time
+    client, parent, trials = _runs(workspace, "killed")
+    assert {run.info.status for run in (parent, *trials.values())} == {"FINISHED"}
+    assert len(trials) == 2
+    assert trials[finished.info.run_id].info.end_time == finished.info.end_time
     uncut_runs = _runs(workspace, "swept")[2]
-    for whole, resumed in zip(uncut, json.loads(_artifact(client, parent, "cells.json")), strict=True):
+    for whole, resumed in zip(uncut, json.loads(_artifact(client, parent, "trials.json")), strict=True):
         assert whole["config_hash"] == resumed["config_hash"]
         for file in ("last.ckpt", "best.ckpt"):
             _assert_equal_weights(workspace, whole["config_hash"], file)
-        first, second = (uncut_runs[whole["run_id"]], cells[resumed["run_id"]])
+        first, second = (uncut_runs[whole["run_id"]], trials[resumed["run_id"]])
         assert _test_metrics(first) == _test_metrics(second)
 
 
@@ -191,7 +191,7 @@ def test_a_run_that_lost_its_process_is_marked_even_if_its_cell_is_gone(workspac
     (lost,) = _runs(workspace, "orphan")[2].values()
     shutil.rmtree(workspace / "outputs" / "orphan" / lost.data.tags["affectgpt.config_hash"])
     _sweep(workspace, start, "orphan", "penalty", "penalty=none", "trainer.max_steps=1")
-    _, parent, cells = _runs(workspace, "orphan")
+    _, parent, trials = _runs(workspace, "orphan")
     assert parent.info.status == "FINISHED"
-    assert cells[lost.info.run_id].info.status == "KILLED"
-    assert sorted(run.info.status for run in cells.values()) == ["FINISHED", "KILLED"]
+    assert trials[lost.info.run_id].info.status == "KILLED"
+    assert sorted(run.info.status for run in trials.values()) == ["FINISHED", "KILLED"]

@@ -21,8 +21,8 @@ def damaged(workspace, tmp_path):
 
 @pytest.mark.parametrize("store", ["data.feature_store=null", "data.feature_store={}/features"])
 def test_an_unreadable_clip_is_listed_and_training_goes_on(run_stage, damaged, tmp_path, store):
-    """With media streamed it is redrawn when it is met; with stored features it is met when the store is filled."""
-    options = (f"paths.data={damaged}", "data.max_unreadable_share=0.5", store.format(tmp_path))
+    """With media streamed it is resampled when it is met; with stored features it is met when the store is filled."""
+    options = (f"paths.data={damaged}", "data.max_unreadable_fraction=0.5", store.format(tmp_path))
     folder = run_stage("sft", tmp_path / "run", 6, *options)
     rows = list(csv.DictReader((folder / "unreadable_clips.csv").open(encoding="utf-8")))
     assert [row["name"] for row in rows] == ["synthetic_caption_00001"]
@@ -31,6 +31,6 @@ def test_an_unreadable_clip_is_listed_and_training_goes_on(run_stage, damaged, t
 
 
 def test_too_many_unreadable_clips_end_the_run(run_stage, damaged, tmp_path):
-    options = (f"paths.data={damaged}", "data.max_unreadable_share=0.01", f"data.feature_store={tmp_path}/features")
+    options = (f"paths.data={damaged}", "data.max_unreadable_fraction=0.01", f"data.feature_store={tmp_path}/features")
     with pytest.raises(DataError, match=r"synthetic_caption_00001\.wav"):
         run_stage("sft", tmp_path / "run", 6, *options)

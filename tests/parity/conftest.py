@@ -15,7 +15,7 @@ from torch import Tensor
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
-from affectgpt_r1.policy.base import TokenScores
+from affectgpt_r1.policy.base import LogpsAndEntropies
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.types import ClipBatch, Completion, Rollout, Sampling, TokenBatch
@@ -65,7 +65,7 @@ class RecordedPolicy:
     model: Any
     inputs: dict[str, Any]
     ref_model: Any
-    thinks: bool = False
+    enable_thinking: bool = False
     _scores_reference: bool = field(default=False, init=False)
 
     @property
@@ -87,16 +87,18 @@ class RecordedPolicy:
         tokens = TokenBatch(self.inputs["completion_ids"].view(shape), mask.view(shape))
         return Rollout(tokens, logps.view(shape), texts, truncated)
 
-    def score(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0, **options: Any) -> TokenScores:
+    def score(
+        self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0, **options: Any
+    ) -> LogpsAndEntropies:
         rows = torch.tensor([int(name) for name in batch.names]) * NUM_GENERATIONS
         prompts = self.inputs["prompt_ids"][rows].repeat_interleave(NUM_GENERATIONS, 0)
         prompt_mask = self.inputs["prompt_mask"][rows].repeat_interleave(NUM_GENERATIONS, 0)
         ids, mask = completions.ids.flatten(0, 1), completions.mask.flatten(0, 1)
-        logps, entropies = token_scores(
+        logps, entropies = logps_and_entropies(
             self.ref_model if self._scores_reference else self.model, prompts, prompt_mask, ids, mask, temperature
         )
         shape = completions.ids.shape
-        return TokenScores((logps * mask).view(shape), (entropies * mask).view(shape))
+        return LogpsAndEntropies((logps * mask).view(shape), (entropies * mask).view(shape))
 
     def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
         return self.score(batch, completions, temperature).per_token_logps
@@ -111,7 +113,7 @@ class RecordedPolicy:
         self._scores_reference = False
 
 
-def token_scores(
+def logps_and_entropies(
     model: Any, prompts: Tensor, prompt_mask: Tensor, ids: Tensor, mask: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies ``(N, C)`` of the completions, by one plain forward pass."""
@@ -222,8 +224,8 @@ class Parity:
         sampled = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
         scored = (inputs["prompt_ids"], inputs["prompt_mask"], ids, sampled, TEMPERATURE)
         with torch.no_grad():
-            inputs["sampling_logps"] = token_scores(self.trainer.model, *scored)[0] * sampled
-            inputs["ref_per_token_logps"] = token_scores(self.ref_model, *scored)[0] * sampled
+            inputs["sampling_logps"] = logps_and_entropies(self.trainer.model, *scored)[0] * sampled
+            inputs["ref_per_token_logps"] = logps_and_entropies(self.ref_model, *scored)[0] * sampled
         return {**inputs, "sampled_mask": sampled, "truncated": ~ended}
 
     def move(self, number: int) -> None:
@@ -254,8 +256,8 @@ class Parity:
         trainer.model.zero_grad()
         loss = trainer._compute_loss(trainer.model, {**chosen, "num_items_in_batch": inputs["num_items_in_batch"]})
         loss.backward()
-        figures = {name: values[0] for name, values in trainer._metrics["train"].items()}
-        return Step(loss.item(), _gradients(trainer.model), figures)
+        metrics = {name: values[0] for name, values in trainer._metrics["train"].items()}
+        return Step(loss.item(), _gradients(trainer.model), metrics)
 
     def stage(self, inputs: dict[str, Any], **options: Any) -> tuple[GRPOStage, RecordedPolicy]:
         """This package's stage, on the recorded rollout."""
@@ -273,14 +275,14 @@ class Parity:
         self.model.zero_grad()
         output = stage.training_step(policy, batch, seed=0)
         output.loss.backward()
-        figures = {name: float(value) for name, value in output.logs.items()}
-        return Step(output.loss.item(), _gradients(self.model), figures)
+        metrics = {name: float(value) for name, value in output.logs.items()}
+        return Step(output.loss.item(), _gradients(self.model), metrics)
 
 
 class Step(NamedTuple):
     loss: float
     gradients: dict[str, Tensor]
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
 def _gradients(model: Any) -> dict[str, Tensor]:

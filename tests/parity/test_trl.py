@@ -1,4 +1,4 @@
-"""Loss, every gradient, advantages and logged figures against TRL 1.16 within 1e-6, on rollouts that TRL drew.
+"""Loss, every gradient, advantages and logged metrics against TRL 1.16 within 1e-6, on rollouts that TRL drew.
 
 The recorded rewards hold ones that do not apply, a completion without any, and a group of equal rewards.
 """
@@ -45,10 +45,10 @@ def assert_equal_steps(ours, trl):
     assert ours.loss == pytest.approx(trl.loss, abs=1e-6)
     for name, gradient in trl.gradients.items():
         torch.testing.assert_close(ours.gradients[name], gradient, atol=1e-6, rtol=0)
-    compared = set(trl.figures) - {"entropy_coef"}
-    assert compared <= set(ours.figures)
+    compared = set(trl.metrics) - {"entropy_coef"}
+    assert compared <= set(ours.metrics)
     for name in compared:
-        assert ours.figures[name] == pytest.approx(trl.figures[name], abs=1e-6), name
+        assert ours.metrics[name] == pytest.approx(trl.metrics[name], abs=1e-6), name
 
 
 def compare(parity, inputs, steps_per_generation, num_iterations, switches, **options):

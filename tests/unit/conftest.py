@@ -52,7 +52,7 @@ def tiny_config() -> dict[str, Any]:
     from affectgpt_r1.config.compose import CONFIGS
 
     config = OmegaConf.load(CONFIGS / "model" / "tiny.yaml")
-    config.tokenizer, config.video_tower.image_size = "", 48
+    config.tokenizer, config.video_encoder.image_size = "", 48
     config.language_model.initializer_range = 0.1
     arguments = {str(key): value for key, value in OmegaConf.to_container(config, resolve=True).items()}
     del arguments["_target_"]
@@ -61,12 +61,12 @@ def tiny_config() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def make_policy(tokenizer_file: Path, tiny_config: dict[str, Any]) -> Callable[..., MultimodalPolicy]:
-    """``make_policy(seed=0, thinks=False, **changes)``: ``configs/model/tiny.yaml`` with keys replaced.
+    """``make_policy(seed=0, enable_thinking=False, **changes)``: ``configs/model/tiny.yaml`` with keys replaced.
 
     The language model's weights are drawn five times wider than Qwen2's, so that distributions are far from uniform.
     """
 
-    def build(seed: int = 0, *, thinks: bool = False, **changes: Any) -> MultimodalPolicy:
+    def build(seed: int = 0, *, enable_thinking: bool = False, **changes: Any) -> MultimodalPolicy:
         import torch
 
         from affectgpt_r1.policy.build_policy import build_policy
@@ -75,7 +75,7 @@ def make_policy(tokenizer_file: Path, tiny_config: dict[str, Any]) -> Callable[.
         arguments = {**tiny_config, "tokenizer": str(tokenizer_file), **changes}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return build_policy(**arguments, template=PromptTemplate(QUESTION, thinks))
+            return build_policy(**arguments, template=PromptTemplate(QUESTION, enable_thinking))
 
     return build
 

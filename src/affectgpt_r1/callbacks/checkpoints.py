@@ -156,7 +156,7 @@ class BestCheckpoint(_OneCheckpoint):
         """Replace the stored state, whose paths may be of another folder, by that of the file that there is.
 
         Raises:
-            CheckpointError: The best validation so far was judged by another figure.
+            CheckpointError: The best validation so far was judged by another metric.
         """
         resumed_from = Path(str(trainer.ckpt_path))
         self._check_comparable(checkpoint, resumed_from)
@@ -195,7 +195,7 @@ class BestCheckpoint(_OneCheckpoint):
         """The best score that a checkpoint knows of, None where it knows none.
 
         Raises:
-            CheckpointError: It is one of another figure, or of another direction.
+            CheckpointError: It is one of another metric, or of another direction.
         """
         for key, state in checkpoint.get("callbacks", {}).items():
             if not key.startswith(BestCheckpoint.__name__) or state["best_model_score"] is None:

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from scipy import stats
 
-from affectgpt_r1.distributed.collectives import gather_objects
+from affectgpt_r1.distributed.collectives import all_gather_objects
 from affectgpt_r1.tracking.mlflow_logger import mlflow_loggers
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class RewardHackingAlarm(pl.Callback):
         if trainer.sanity_checking or score is None or not math.isfinite(score):
             return
         # Of all completions of all processes: micro-batches, and processes' parts of them, may differ in size.
-        sums, counts = zip(*gather_objects((self._sum, self._count)), strict=True)
+        sums, counts = zip(*all_gather_objects((self._sum, self._count)), strict=True)
         if not sum(counts):
             return
         self._rewards = [*self._rewards, sum(sums) / sum(counts)][-self._window :]

@@ -58,17 +58,17 @@ class LiveProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar at the step that the run goes on from."""
         start = trainer.global_step
-        self._train_task = self._live().add_task(self._stage, total=total_steps(trainer), completed=start, figures="")
+        self._train_task = self._live().add_task(self._stage, total=total_steps(trainer), completed=start, metrics="")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar."""
-        self._show_figures(trainer)
+        self._show_metrics(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the new validation score and close the validation's bar."""
-        self._show_figures(trainer)
+        self._show_metrics(trainer)
         self._close_eval_bar()
 
     def on_validation_batch_end(
@@ -119,7 +119,7 @@ class LiveProgress(ProgressBar):
                 TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[metrics]}"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("left"),
@@ -130,17 +130,17 @@ class LiveProgress(ProgressBar):
             self._progress.start()
         return self._progress
 
-    def _show_figures(self, trainer: pl.Trainer) -> None:
+    def _show_metrics(self, trainer: pl.Trainer) -> None:
         if self._train_task is not None and self._enabled:
-            figures = "  ".join(f"{name} {value:.3f}" for name, value in shown_metrics(trainer).items())
+            metrics = "  ".join(f"{name} {value:.3f}" for name, value in shown_metrics(trainer).items())
             if (limit := time_limit_left(trainer)) is not None:
-                figures += f"  wall time left {timedelta(seconds=round(limit))}"
-            self._live().update(self._train_task, completed=trainer.global_step, figures=figures)
+                metrics += f"  wall time left {timedelta(seconds=round(limit))}"
+            self._live().update(self._train_task, completed=trainer.global_step, metrics=metrics)
 
     def _advance_eval_bar(self, name: str, total: float, batch_idx: int) -> None:
         progress = self._live()
         if self._eval_task is None:
-            self._eval_task = progress.add_task(name, total=total if math.isfinite(total) else None, figures="")
+            self._eval_task = progress.add_task(name, total=total if math.isfinite(total) else None, metrics="")
         progress.update(self._eval_task, completed=batch_idx + 1)
 
     def _close_eval_bar(self) -> None:
@@ -202,14 +202,14 @@ class PlainProgress(ProgressBar):
         if not self._enabled:
             return
         total = total_steps(trainer)
-        figures = [f"{name} {value:.3f}" for name, value in shown_metrics(trainer).items() if name in names]
+        metrics = [f"{name} {value:.3f}" for name, value in shown_metrics(trainer).items() if name in names]
         elapsed = time.monotonic() - self._started
         paced = seconds_left(trainer.global_step - self._first_step, elapsed, trainer.global_step, total)
         left = min((bound for bound in (paced, time_limit_left(trainer)) if bound is not None), default=None)
         times = [f"{timedelta(seconds=round(elapsed))} gone"]
         times += [] if left is None else [f"{timedelta(seconds=round(left))} left"]
         steps = f"{trainer.global_step}" if total is None else f"{trainer.global_step}/{total}"
-        print("  ".join([f"{self._stage} {steps}", *figures, *times]), flush=True)
+        print("  ".join([f"{self._stage} {steps}", *metrics, *times]), flush=True)
 
 
 def total_steps(trainer: pl.Trainer) -> int | None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from affectgpt_r1.data.unreadable import SkippedClips
-from affectgpt_r1.distributed.collectives import gather_objects
+from affectgpt_r1.data.unreadable import UnreadableClips
+from affectgpt_r1.distributed.collectives import all_gather_objects
 from affectgpt_r1.io.clean_text import printable
 from affectgpt_r1.io.csv_format import spreadsheet_cell
 from affectgpt_r1.io.files import write_text
@@ -20,7 +20,7 @@ from affectgpt_r1.tracking.mlflow_logger import mlflow_loggers
 log = logging.getLogger(__name__)
 
 
-class UnreadableClips(pl.Callback):
+class UnreadableClipsMonitor(pl.Callback):
     """Reports the module's ``skipped`` clips when training ends, and ends it early when too many are lost.
 
     The report is a warning in the log, ``<folder>/unreadable_clips.csv`` (for spreadsheets: it holds no formula), the
@@ -28,13 +28,13 @@ class UnreadableClips(pl.Callback):
 
     Args:
         folder: This run's output folder.
-        max_share: Largest share of the drawn clips that may be unreadable.
+        max_fraction: Largest share of the drawn clips that may be unreadable.
         judge_after: Clips to draw before the share is judged; at the end of training it is judged in any case.
     """
 
-    def __init__(self, folder: str | Path, max_share: float = 0.05, judge_after: int = 100) -> None:
+    def __init__(self, folder: str | Path, max_fraction: float = 0.05, judge_after: int = 100) -> None:
         self._folder = Path(folder)
-        self._max_share = max_share
+        self._max_fraction = max_fraction
         self._judge_after = judge_after
         self._reported = False
 
@@ -44,14 +44,14 @@ class UnreadableClips(pl.Callback):
         """Raise :class:`DataError` once too large a share is lost."""
         skipped = _skipped(pl_module)
         if skipped.total >= self._judge_after:
-            skipped.raise_if_over(self._max_share)
+            skipped.raise_if_over(self._max_fraction)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report, then judge, by what all processes have lost."""
-        skipped = SkippedClips()
-        skipped.merge(gather_objects(_skipped(pl_module)))
+        skipped = UnreadableClips()
+        skipped.merge(all_gather_objects(_skipped(pl_module)))
         self._report(trainer, skipped)
-        skipped.raise_if_over(self._max_share)
+        skipped.raise_if_over(self._max_fraction)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report of a run that was killed after its last step: when it is resumed, training neither begins nor ends."""
@@ -63,7 +63,7 @@ class UnreadableClips(pl.Callback):
         if not self._reported:
             self._report(trainer, _skipped(pl_module))
 
-    def _report(self, trainer: pl.Trainer, skipped: SkippedClips) -> None:
+    def _report(self, trainer: pl.Trainer, skipped: UnreadableClips) -> None:
         self._reported = True
         if not trainer.is_global_zero:
             return
@@ -81,8 +81,8 @@ class UnreadableClips(pl.Callback):
             tracked.log_text(text, "data/unreadable_clips.csv")
 
 
-def _skipped(module: pl.LightningModule) -> SkippedClips:
-    skipped: SkippedClips = module.skipped  # type: ignore[assignment]
+def _skipped(module: pl.LightningModule) -> UnreadableClips:
+    skipped: UnreadableClips = module.skipped  # type: ignore[assignment]
     return skipped
 
 

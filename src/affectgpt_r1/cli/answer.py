@@ -18,7 +18,7 @@ from affectgpt_r1.io.files import line_writer
 
 if TYPE_CHECKING:
     from affectgpt_r1.data.layouts.manifest import ManifestRow
-    from affectgpt_r1.data.unreadable import SkippedClips
+    from affectgpt_r1.data.unreadable import UnreadableClips
     from affectgpt_r1.inference.label_file import Predictor
 
 SUBTITLES = "subtitle_chieng.csv:english"
@@ -47,15 +47,15 @@ def answer(options: argparse.Namespace) -> int:
         AffectGPTError: A file, a set or the checkpoint is at fault.
     """
     from affectgpt_r1.cli.scoring import report_console
-    from affectgpt_r1.data.media_index import look_at_media
-    from affectgpt_r1.data.unreadable import SkippedClips
+    from affectgpt_r1.data.media_index import index_media
+    from affectgpt_r1.data.unreadable import UnreadableClips
 
     tasks = _tasks(options)  # label files are read before a checkpoint is loaded
     predictor = load_predictor(options)
     media = predictor.media
     for _, folder, rows in tasks:
-        look_at_media(rows, folder, media.modalities, media.visual)
-    console, skipped = report_console(), SkippedClips()
+        index_media(rows, folder, media.modalities, media.visual)
+    console, skipped = report_console(), UnreadableClips()
     for output, folder, rows in tasks:
         answered = _write(output, answered_rows(predictor, folder, rows, options, skipped))
         console.print(f"{output}: {answered} of {len(rows)} clips are answered")
@@ -69,7 +69,7 @@ def answered_rows(
     folder: Path,
     rows: Sequence[ManifestRow],
     options: argparse.Namespace,
-    skipped: SkippedClips,
+    skipped: UnreadableClips,
 ) -> Iterator[Mapping[str, Any]]:
     """Greedy answers, batch by batch.
 
@@ -109,7 +109,7 @@ def answered_rows(
         embedded = policy.with_features(batch_to_device(batch, policy.device))
         rollout = policy.generate(embedded, 1, predictor.sampling)
         kind = policy.template.kind
-        for one in parse_rollout(rollout, batch.names, thinks=policy.thinks, kind=kind):
+        for one in parse_rollout(rollout, batch.names, enable_thinking=policy.enable_thinking, kind=kind):
             yield {"name": one.clip, "openset": list(one.labels), "reasoning": one.reasoning, "completion": one.text}
 
 

@@ -56,7 +56,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 
 def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
-    """The evaluation's summary: each system of ``systems`` whose checkpoint is there, sprays, paired differences.
+    """The evaluation's summary: systems whose checkpoint is there, constant baselines, paired differences.
 
     Each system reads, asks and answers as it was trained, by its checkpoint. Only clips that all could read count.
 
@@ -73,7 +73,7 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
     from affectgpt_r1.evaluation.compared_runs import describe_run, find_checkpoints
     from affectgpt_r1.evaluation.systems import alike, comparison_notes, one_lexicon
     from affectgpt_r1.io.files import write_text
-    from affectgpt_r1.metrics.constant_baselines import SPRAY, best_spray
+    from affectgpt_r1.metrics.constant_baselines import CONSTANT_ANSWER, best_constant_answer
     from affectgpt_r1.tracking.mlflow_logger import mlflow_loggers
 
     checkpoints = find_checkpoints(config)
@@ -108,11 +108,12 @@ def compare(config: DictConfig, loggers: list[Any]) -> dict[str, Any]:
         summary[name] = system_summary(own, without, lexicon)
         write_text(predictions / f"{name}.jsonl", answer_lines(own, lexicon))
     first = next(iter(answers.values()))[""]
-    sprays = (SPRAY, best_spray(labels, lexicon))
+    constant_answers = (CONSTANT_ANSWER, best_constant_answer(labels, lexicon))
     summary["num_clips"] = len(first.names)
     summary["unreadable_clips"] = [list(clip) for clip in skipped]
     summary["baselines"] = {
-        ", ".join(spray): score_labels([spray] * len(first.targets), first.targets, lexicon) for spray in sprays
+        ", ".join(spray): score_labels([spray] * len(first.targets), first.targets, lexicon)
+        for spray in constant_answers
     }
     summary["differences"] = differences({name: own[""] for name, own in answers.items()}, PAIRS, lexicon)
     return summary
@@ -149,7 +150,7 @@ def _decoded(
 def _embedded_clips(
     config: DictConfig, policy: MultimodalPolicy, data: ClipDataModule, lexicon: Lexicon
 ) -> list[ClipBatch]:
-    """The clips with their media as the policy's towers see them, once for all systems; unreadable ones stay listed."""
+    """The clips with their media as the encoders see them, once for all systems; unreadable ones stay listed."""
     from affectgpt_r1.data.collate import batch_to_device
     from affectgpt_r1.data.splits import evaluated_rows
 

@@ -39,7 +39,7 @@ Open-vocabulary emotion recognition from video, audio and subtitle. Trained with
 {seed}, from `{checkpoint}`.
 
 - Language model: {base}, {adapter}; fusion `{fusion}`; {trainable:,} of {total:,} parameters trained.
-- Towers: {video}; {audio}.
+- Encoders: {video}; {audio}.
 - Reads: {modalities}, in prompts of AffectGPT's form; answers end at `###`.
 - Data: {data}.
 - Question: {question}
@@ -51,7 +51,7 @@ Emotions are inferred from what shows and sounds; they are not what a person fee
 
 ## Licence
 
-The language model, the towers and the data named above have licences of their own, and all of them bind this folder.
+The language model, the encoders and the data named above have licences of their own, and all of them bind this folder.
 The MER sets are lent for research under an agreement that forbids passing their clips on.
 """
 
@@ -120,7 +120,7 @@ def processor_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_card(settings: Mapping[str, Any], *, name: str, kind: str, trainable: int, total: int) -> str:
-    """The model card, which holds what the run's configuration says and no figures of quality.
+    """The model card, which holds what the run's configuration says and no metrics of quality.
 
     Args:
         settings: The resolved ``configs/train.yaml``.
@@ -130,7 +130,9 @@ def model_card(settings: Mapping[str, Any], *, name: str, kind: str, trainable: 
         total: Number of all parameters.
     """
     model, data, prompt = settings["model"], settings["data"], settings["prompt"]
-    base, video, audio = (model[part].get("pretrained") for part in ("language_model", "video_tower", "audio_tower"))
+    base, video, audio = (
+        model[part].get("pretrained") for part in ("language_model", "video_encoder", "audio_encoder")
+    )
     return CARD.format(
         name=markdown_text(name),
         stage=_code(settings["stage"]["name"]),
@@ -145,7 +147,7 @@ def model_card(settings: Mapping[str, Any], *, name: str, kind: str, trainable: 
         trainable=trainable,
         total=total,
         modalities=markdown_text(", ".join(data["modalities"])),
-        data="synthetic clips: figures say nothing about real people"
+        data="synthetic clips: metrics say nothing about real people"
         if settings["synthetic"]
         else markdown_text(str(data["train_labels"])),
         question=f"AffectGPT's `{_code(prompt['kind'])}`"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FIRST = ("experiment=affectgpt",)
 """The published rules of media, prompt and training; what a file says of itself comes on top."""
-STORED = ("experiment_name", "model", "data", "prompt", "emotion", "stage", "seed", "synthetic", "towers_from")
+STORED = ("experiment_name", "model", "data", "prompt", "emotion", "stage", "seed", "synthetic", "encoders_from")
 """Sections of the configuration that say what a policy is, as a run's own checkpoint holds them."""
 
 
@@ -84,7 +84,7 @@ def _our_state(config: DictConfig, published: Published, origin: Path) -> dict[s
     from affectgpt_r1.policy.published_names import our_names
 
     model = resolved(config)["model"]
-    modules = {key: value for key, value in model.items() if key not in ("_target_", "tokenizer", "share_prompt")}
+    modules = {key: value for key, value in model.items() if key not in ("_target_", "tokenizer", "share_prefix")}
     with torch.device("meta"):
         language_model, _, fusion = build_modules(vocab_size=None, image=config.data.visual == "image", **modules)
     trained = {

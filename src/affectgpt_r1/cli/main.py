@@ -14,7 +14,7 @@ from importlib import import_module
 PROGRAM = "affectgpt-r1"
 
 COMMANDS = {
-    "render": "render the synthetic clips (overrides: configs/demo.yaml)",
+    "render": "render the synthetic clips (overrides: configs/render.yaml)",
     "train": "train one stage (overrides: configs/train.yaml), as in `experiment=grpo stage.beta=0.04`",
     "plan": "parameters, memory, steps and hours of a run: experiment=NAME [--tflops N] [--json FILE]",
     "export": "write a Hugging Face folder: init_from=CKPT --output FOLDER [--kind adapter|merged]",

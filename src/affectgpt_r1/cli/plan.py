@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NOMINAL_SUBTITLE = "I did not expect to see you here again after all this time, really."
 CHARACTERS_A_TOKEN = 4.0
 """Of English text, where the model's tokenizer is not on this machine."""
-VALIDATION_SHARE = 0.1
+VAL_FRACTION = 0.1
 """Of the training clips, where the configuration names neither a file nor a share, as the data module has it."""
 USUAL_BANDWIDTH = 2000.0
 """GB/s of an A100's memory; an H100 has 3350."""
@@ -84,7 +84,7 @@ def _measured(settings: dict[str, Any]) -> tuple[ModelSize, int, bool]:
     """The model on the meta device, tokens of a prompt with its media, and whether its own tokenizer counted them."""
     from affectgpt_r1.policy.size import measure_model
 
-    model = {key: value for key, value in settings["model"].items() if key not in ("_target_", "share_prompt")}
+    model = {key: value for key, value in settings["model"].items() if key not in ("_target_", "share_prefix")}
     text, tokens, vocab_size, exact = _prompt(settings, model.pop("tokenizer"), model.get("weights"))
     size = measure_model(vocab_size, image=settings["data"]["visual"] == "image", **model)
     return size, tokens + size.media_tokens - text.count("Here>"), exact
@@ -104,7 +104,7 @@ def _workload(settings: dict[str, Any], prompt_tokens: int, gpus: int | None) ->
         completion_tokens=settings["prompt"]["max_completion_length"],
         keeps_reference=stage.get("beta", 0.0) != 0.0,
         gradient_checkpointing=model.get("gradient_checkpointing", False),
-        share_prompt=model.get("share_prompt", True),
+        share_prefix=model.get("share_prefix", True),
         accumulates=trainer["accumulate_grad_batches"] > 1,
         gpus=gpus,
     )
@@ -142,10 +142,10 @@ def _data(data: dict[str, Any], model: dict[str, Any], drawn: int | None) -> dic
     clips = len(read_table(labels)) if labels.is_file() else None
     frames = {"image": 1, "both": 2 * data["num_frames"]}.get(data["visual"], data["num_frames"])
     floats = {
-        "video": frames * model["video_tower"]["projection_dim"],
-        "audio": data["num_windows"] * model["audio_tower"]["hidden_size"],
+        "video": frames * model["video_encoder"]["projection_dim"],
+        "audio": data["num_windows"] * model["audio_encoder"]["hidden_size"],
     }
-    share = data.get("validation_share", VALIDATION_SHARE) if data["validation_labels"] is None else 0.0
+    share = data.get("val_fraction", VAL_FRACTION) if data["validation_labels"] is None else 0.0
     train = None if clips is None else min(clips - round(share * clips), data["subset"] or clips)
     return {
         "clips": clips,

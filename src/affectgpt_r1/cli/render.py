@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def render(config: DictConfig) -> dict[str, float]:
-    """Render the clips that ``configs/demo.yaml`` describes; a set that is there already is kept.
+    """Render the clips that ``configs/render.yaml`` describes; a set that is there already is kept.
 
     Args:
         config: The composed configuration.
@@ -33,7 +33,7 @@ def render(config: DictConfig) -> dict[str, float]:
         seed=config.seed,
         noise=config.noise,
         num_caption=config.num_caption,
-        num_human=config.num_human,
+        num_exact=config.num_exact,
         num_validation=config.num_validation,
         num_test=config.num_test,
     )
@@ -56,7 +56,7 @@ def _questions() -> list[str]:
     ]
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="demo")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="render")
 def _entry(config: DictConfig) -> None:
     with clear_errors(config):
         render(config)

@@ -43,7 +43,7 @@ def train(config: DictConfig) -> dict[str, float]:
 
     Returns:
         The last logged metrics, with ``best``, the best value of the monitored one, and with ``evaluate_after`` the
-        figures of the test clips, which the first process alone answers and records.
+        metrics of the test clips, which the first process alone answers and records.
 
     Raises:
         ConfigError: The folder holds another run, or another process works in it.
@@ -133,7 +133,7 @@ def _train(config: DictConfig) -> dict[str, float]:
     from affectgpt_r1.config.resume import check_content
     from affectgpt_r1.config.run_folder import begin, config_hash
     from affectgpt_r1.config.run_record import write_record
-    from affectgpt_r1.distributed.collectives import process_group_left
+    from affectgpt_r1.distributed.collectives import destroy_process_group_on_exit
     from affectgpt_r1.emotion.lexicon import load_lexicon
     from affectgpt_r1.tracking.mlflow_logger import mlflow_loggers
     from affectgpt_r1.tracking.run_status import tracked_run
@@ -147,7 +147,7 @@ def _train(config: DictConfig) -> dict[str, float]:
     loggers = _build_loggers(config, resumed=resumed is not None)
     # Before all else that takes long: the Trainer knows what the machine lacks, and which process this is.
     trainer = _build_trainer(config, loggers, totals)
-    with tracked_run(loggers), process_group_left():
+    with tracked_run(loggers), destroy_process_group_on_exit():
         for logger in mlflow_loggers(loggers):
             logger.log_config(resolved(config))
         if resumed is not None and trainer.is_global_zero:
@@ -181,7 +181,7 @@ def _train(config: DictConfig) -> dict[str, float]:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if config.evaluate_after:
             with totals.phase("test_seconds"):
-                metrics |= _held_out_figures(config, policy, data, trainer, loggers)
+                metrics |= _test_split_metrics(config, policy, data, trainer, loggers)
     if config.debugging or not trainer.is_global_zero:
         return metrics
     history = () if resumed is None else resumed.history
@@ -199,7 +199,7 @@ def _check_files(config: DictConfig) -> None:
 
     if config.evaluate_after and config.data.test_labels is None:
         raise ConfigError("evaluate_after=true answers the test clips, but data.test_labels names none")
-    for start in filter(None, (config.init_from, config.towers_from)):
+    for start in filter(None, (config.init_from, config.encoders_from)):
         check_there(start)
 
 
@@ -243,15 +243,15 @@ def _content_digests(data: ClipDataModule, lexicon: Lexicon) -> dict[str, str]:
     return {**files, "emotion.lexicon": lexicon_digest(lexicon)}
 
 
-def _held_out_figures(
+def _test_split_metrics(
     config: DictConfig, policy: MultimodalPolicy, data: ClipDataModule, trainer: L.Trainer, loggers: list[Any]
 ) -> dict[str, float]:
-    """The best weights' figures on the test clips; the first process answers alone, the others return none."""
+    """The best weights' metrics on the test clips; the first process answers alone, the others return none."""
     from affectgpt_r1.config.instantiate import build_policy
-    from affectgpt_r1.distributed.sharding import is_dealt, whole_weights
+    from affectgpt_r1.distributed.sharding import full_state_dict, is_sharded
     from affectgpt_r1.evaluation.evaluate_policy import evaluate_best_weights
 
-    weights = whole_weights(policy) if is_dealt(policy) else None
+    weights = full_state_dict(policy) if is_sharded(policy) else None
     if not trainer.is_global_zero:
         return {}
     if weights is not None:
@@ -341,10 +341,10 @@ def _build_module(
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def _entry(config: DictConfig) -> float:
-    from affectgpt_r1.config.sweep import run_cell
+    from affectgpt_r1.config.sweep import run_trial
 
     with clear_errors(config):
-        return train(config).get("best", float("nan")) if config.sweep.name is None else run_cell(config, train)
+        return train(config).get("best", float("nan")) if config.sweep.name is None else run_trial(config, train)
 
 
 def main() -> None:

@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", help="the one of several that was chosen without test clips")
     parser.add_argument("--lexicon", default="bundled", help="bundled, mer2025, mer2026 or a folder (%(default)s)")
     parser.add_argument("--fold", type=int, default=1, help="test fold of DFEW and MAFW, 1 to 5 (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every metric")
     parser.add_argument(
         "--sentiment", choices=("words", "chat"), default="words", help="by word map or chat model (%(default)s)"
     )

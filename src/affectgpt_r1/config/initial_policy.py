@@ -23,7 +23,7 @@ from affectgpt_r1.policy.build_policy import MODEL_KEYS
 
 log = logging.getLogger(__name__)
 
-PROMPT_KEYS = ("thinks", "kind", "question")
+PROMPT_KEYS = ("enable_thinking", "kind", "question")
 
 
 def settle_settings(config: DictConfig) -> DictConfig:
@@ -40,7 +40,7 @@ def settle_settings(config: DictConfig) -> DictConfig:
         ConfigError: Reinforcement would start from a policy that learnt another prompt, other media or another model.
     """
     config = _as_the_matched_run(config)
-    if config.init_from is not None and config.stage.name != "towers":
+    if config.init_from is not None and config.stage.name != "pretrain_encoders":
         check_initial_policy(config)
     return config
 
@@ -120,7 +120,7 @@ def _is_known(key: str, settings: PolicySettings, plain: dict[str, Any]) -> bool
 
 def _refusal(settings: PolicySettings, keys: list[str], plain: dict[str, Any]) -> str:
     key = keys[0]
-    implied = ("prompt.question",) if key == "prompt.thinks" else ()
+    implied = ("prompt.question",) if key == "prompt.enable_thinking" else ()
     remedies = list(dict.fromkeys(remedy(settings, one) for one in keys if one not in implied))
     more = f" (and {len(keys) - 1} more: {', '.join(keys[1:4])})" if len(keys) > 1 else ""
     return (

@@ -19,10 +19,10 @@ from affectgpt_r1.data.collate import batch_to_device
 from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.fill_feature_store import Encode, fill_feature_store
 from affectgpt_r1.data.layouts.annotations import QuestionSet
-from affectgpt_r1.data.unreadable import SkippedClips
+from affectgpt_r1.data.unreadable import UnreadableClips
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.build_policy import has_sizes
-from affectgpt_r1.policy.checkpoint import check_sizes, load_policy_weights, load_tower_weights, tower_digest
+from affectgpt_r1.policy.checkpoint import check_sizes, encoder_digest, load_encoder_weights, load_policy_weights
 from affectgpt_r1.policy.hf_export import check_exported_sizes, load_exported_weights
 from affectgpt_r1.policy.hf_folder import is_exported, read_exported
 from affectgpt_r1.policy.policy import MultimodalPolicy
@@ -35,7 +35,7 @@ SECONDS_BETWEEN_REPORTS = 20.0
 
 UNTRUE_HERE = (
     ".*your dataloader is not resumable.*",  # the data module resumes its sampler itself
-    ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen towers, on purpose
+    ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen encoders, on purpose
     ".*LeafSpec.* is deprecated.*",  # inside Lightning
     ".*FSDP2-wrapped module.*returned a view tensor.*",  # which nothing changes in place
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # the module itself averages over processes, in one go
@@ -64,14 +64,14 @@ def prepare_process(config: DictConfig) -> None:
 
 
 def build_policy(config: DictConfig) -> MultimodalPolicy:
-    """The policy with pretrained towers and, if ``init_from`` names a checkpoint, trained weights.
+    """The policy with pretrained encoders and, if ``init_from`` names a checkpoint, trained weights.
 
     Where it names an exported folder, the configuration takes the folder's ``model``.
     """
     exported = take_exported_model(config)
     template = PromptTemplate(
         config.prompt.question,
-        config.prompt.thinks,
+        config.prompt.enable_thinking,
         config.data.visual,
         config.prompt.force_answer,
         bos_at_inference=config.prompt.bos_at_inference,
@@ -83,8 +83,8 @@ def build_policy(config: DictConfig) -> MultimodalPolicy:
     elif config.init_from is not None and has_sizes(config.model):
         check_sizes(build, config.init_from)
     policy: MultimodalPolicy = build()
-    if config.towers_from is not None:
-        load_tower_weights(policy.towers, config.towers_from)
+    if config.encoders_from is not None:
+        load_encoder_weights(policy.encoders, config.encoders_from)
     if exported is not None:
         load_exported_weights(policy, exported)
     elif config.init_from is not None:
@@ -93,9 +93,9 @@ def build_policy(config: DictConfig) -> MultimodalPolicy:
 
 
 def take_exported_model(config: DictConfig) -> Path | None:
-    """Let a configuration whose ``init_from`` names an exported folder take the folder's model and towers.
+    """Let a configuration whose ``init_from`` names an exported folder take the folder's model and encoders.
 
-    The run's own are ``model.weights``, how the model computes (``share_prompt``, ``gradient_checkpointing``), and
+    The run's own are ``model.weights``, how the model computes (``share_prefix``, ``gradient_checkpointing``), and
     above a ``merged`` folder ``model.lora``. What the run stores then says where its frozen weights are.
 
     Args:
@@ -114,11 +114,11 @@ def take_exported_model(config: DictConfig) -> Path | None:
     model = exported["model"]
     for key in (*KEPT_OF_RUN, "lora") if exported["kind"] == "merged" else KEPT_OF_RUN:
         model[key] = config.model.get(key)
-    config.model, config.towers_from = {"_target_": config.model["_target_"], **model}, str(folder)
+    config.model, config.encoders_from = {"_target_": config.model["_target_"], **model}, str(folder)
     return folder
 
 
-KEPT_OF_RUN = ("share_prompt", "gradient_checkpointing", "weights")
+KEPT_OF_RUN = ("share_prefix", "gradient_checkpointing", "weights")
 """Keys of ``model`` that a run does not take from an exported folder."""
 
 
@@ -129,7 +129,11 @@ def build_data(config: DictConfig) -> ClipDataModule:
         ConfigError: Validation asks for emotion words, and the label files hold none; or SFT shall reason, and no file
             of reasons is named.
     """
-    if config.prompt.thinks and config.get("stage", {}).get("name") == "sft" and config.data.train_reasons is None:
+    if (
+        config.prompt.enable_thinking
+        and config.get("stage", {}).get("name") == "sft"
+        and config.data.train_reasons is None
+    ):
         raise ConfigError("prompt=think learns to reason from data.train_reasons, which is null: name its file")
     data: ClipDataModule = instantiate(config.data, "data")
     data.setup()
@@ -142,14 +146,14 @@ def build_data(config: DictConfig) -> ClipDataModule:
     return data
 
 
-def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.device | None = None) -> SkippedClips:
-    """Let every clip pass the frozen towers once, if the data module has a feature store; processes share the work.
+def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.device | None = None) -> UnreadableClips:
+    """Let every clip pass the frozen encoders once, if the data module has a feature store; processes share the work.
 
     For tens of thousands of clips that takes long, so it says how far it is.
 
     Args:
         data: Set up.
-        policy: Its towers encode.
+        policy: Its encoders encode.
         device: Where they do so; None is where they are. On a CPU, CLIP-L and HuBERT-L take seconds a clip.
 
     Returns:
@@ -159,24 +163,24 @@ def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.d
         ConfigError: The features would depend on the clips of each training batch.
     """
     if data.feature_store is None:
-        return SkippedClips()
-    if policy.towers.settings["waveform_normalization"] == "joint":
+        return UnreadableClips()
+    if policy.encoders.settings["waveform_normalization"] == "joint":
         raise ConfigError(
             "model.waveform_normalization=joint depends on the clips of each training batch, so nothing can be "
             "stored: set data.feature_store=null, or model.waveform_normalization=clip"
         )
-    data.open_feature_store(tower_digest(policy.towers))
-    home = next(policy.towers.parameters()).device
+    data.open_feature_store(encoder_digest(policy.encoders))
+    home = next(policy.encoders.parameters()).device
     there = device or home
 
     def prepare(missing: int) -> Encode:
-        log.info("Encoding %d clips with the frozen towers, once, on %s", missing, there)
-        policy.towers.to(there)
+        log.info("Encoding %d clips with the frozen encoders, once, on %s", missing, there)
+        policy.encoders.to(there)
         encoded, told = 0, time.monotonic()
 
         def encode(batch: ClipBatch) -> Mapping[str, Tensor]:
             nonlocal encoded, told
-            features: Mapping[str, Tensor] = policy.towers(batch_to_device(batch, there))
+            features: Mapping[str, Tensor] = policy.encoders(batch_to_device(batch, there))
             encoded += len(batch)
             if time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
                 log.info("Encoded %d of %d clips", encoded, missing)
@@ -188,7 +192,7 @@ def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.d
     try:
         return fill_feature_store(data, prepare)
     finally:
-        policy.towers.to(home)
+        policy.encoders.to(home)
 
 
 def answer_sampling(config: DictConfig) -> Sampling:

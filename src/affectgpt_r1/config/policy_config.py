@@ -39,11 +39,11 @@ QUESTIONS = (
 THIS_MACHINE = ("dtype", "dropout", "decoder", "attn_implementation")
 """Last parts of keys that say how, not what, a policy computes: an override wins, and no run is refused for them."""
 
-PLACES = ("model.tokenizer", "model.weights", "towers_from")
+PLACES = ("model.tokenizer", "model.weights", "encoders_from")
 """Files and folders: looked for where the checkpoint says, and where the configuration here says."""
 
 NAMED_BY = {
-    "prompt": ("prompt.thinks", "prompt.kind", "prompt.name"),
+    "prompt": ("prompt.enable_thinking", "prompt.kind", "prompt.name"),
     "model": ("model.language_model.pretrained", "model.language_model.hidden_size"),
     "emotion": ("emotion.lexicon",),
 }
@@ -279,7 +279,7 @@ def _settings_of_folder(folder: Path) -> PolicySettings:
     template = read_exported(folder)["template"]
     prompt = {
         key: _of_type(template[key], _prompt_types()[key], f"template.{key}", origin)
-        for key in ("question", "thinks", "kind", "bos_at_inference")
+        for key in ("question", "enable_thinking", "kind", "bos_at_inference")
         if key in template
     }
     processor = read_processor(folder)
@@ -340,14 +340,18 @@ def _note(key: str, trained: Any, here: Any) -> str:
 
 
 def _places(plain: Mapping[str, Any], settings: PolicySettings, overrides: Sequence[str]) -> dict[str, Any]:
-    """Where tokenizer, pretrained weights and towers are; digests in the checkpoint tell later if they are the same.
+    """Where tokenizer, pretrained weights and encoders are; digests in the checkpoint tell later if they are the same.
 
     An override of the place itself is taken as it is. Else the first that is there: where the user says that folders
     are (``paths.root=``), where training had them, where the configuration here has them.
     """
     given = {key_of(override) for override in overrides}
     paths_given = any(key.startswith("paths.") for key in given)
-    defaults = {"model.tokenizer": "paths.tokenizer", "model.weights": "paths.weights", "towers_from": "paths.towers"}
+    defaults = {
+        "model.tokenizer": "paths.tokenizer",
+        "model.weights": "paths.weights",
+        "encoders_from": "paths.encoders",
+    }
     found: dict[str, Any] = {}
     for key, trained in settings.places.items():
         here = _select(plain, key)

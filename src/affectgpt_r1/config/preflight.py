@@ -49,7 +49,7 @@ def check_settings(config: DictConfig) -> None:
     if total_steps is None:  # a schedule that counts otherwise
         return
     endless = trainer.max_steps == -1 and trainer.max_epochs == -1
-    if total_steps < 1 and trainer.max_steps != 0 and endless and scheduler.get("final_share", 0.0) < 1:
+    if total_steps < 1 and trainer.max_steps != 0 and endless and scheduler.get("min_lr_ratio", 0.0) < 1:
         raise ConfigError(f"optim.scheduler.total_steps={total_steps}: {NEEDS_A_LENGTH}")
     if 0 < total_steps < scheduler.get("warmup_steps", 0):
         log.warning(
@@ -102,7 +102,7 @@ def check_data(config: DictConfig, stage: Stage, data: ClipDataModule, lexicon: 
     rows, kind = data.splits.validation, config.prompt.kind
     if not rows:
         raise DataError(
-            f"{data.root / data.files.train_labels}: data.validation_share={data.validation_share} leaves no clip to "
+            f"{data.root / data.files.train_labels}: data.val_fraction={data.val_fraction} leaves no clip to "
             "validate on, so there would be no best.ckpt; raise it, or name a file by data.validation_labels"
             if data.files.validation_labels is None
             else f"{data.root / data.files.validation_labels}: there is no clip to validate on"

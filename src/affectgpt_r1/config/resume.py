@@ -22,9 +22,9 @@ from affectgpt_r1.policy.checkpoint import read_checkpoint
 APPLIED = (
     *("experiment_name", "synthetic", "match_wall_time", "evaluate_after", "sweep", "num_threads"),
     *("trainer", "optim", "judge"),
-    *("data.num_workers", "data.eval_batch_size", "data.modality_dropout", "data.max_unreadable_share"),
+    *("data.num_workers", "data.eval_batch_size", "data.modality_dropout", "data.max_unreadable_fraction"),
     *("data.feature_store", "data.seen_labels", "data.test_labels"),
-    *("model.share_prompt", "model.gradient_checkpointing"),
+    *("model.share_prefix", "model.gradient_checkpointing"),
     *("stage.beta", "stage.kl_estimator", "stage.use_bias_correction_kl"),
     *("stage.epsilon", "stage.epsilon_high", "stage.delta", "stage.loss_type", "stage.importance_sampling_level"),
     *(
@@ -58,7 +58,7 @@ NOT_COMPARED = (
 """Where the run is and writes."""
 
 BY_CONTENT = (
-    *("init_from", "towers_from", "emotion.lexicon", "model.tokenizer", "model.weights", "data.root"),
+    *("init_from", "encoders_from", "emotion.lexicon", "model.tokenizer", "model.weights", "data.root"),
     *("data.train_labels", "data.train_reasons", "data.validation_labels", "data.subtitles", "data.cues_file"),
 )
 """Keys that name files or folders, which may have moved: what they hold is compared, by digest."""

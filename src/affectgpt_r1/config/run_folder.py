@@ -40,7 +40,7 @@ PLACEHOLDERS = ("root", "outputs", "experiment", "run", "features")
 
 OURS = {"${repository:}", "${run_folder:}", "${run_title:}"}
 """Resolvers that only name folders of this machine."""
-START_KEYS = ("init_from", "towers_from")
+START_KEYS = ("init_from", "encoders_from")
 CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/start.json"
 
 MADE_BY_RUNS = (

@@ -37,7 +37,7 @@ SHOWN_BY_PATHS = (
 )
 """Keys that a sweep may vary without a part of its own in the folder's name."""
 
-CHECKPOINT_KEYS = ("init_from", "towers_from", "match_wall_time", "systems")
+CHECKPOINT_KEYS = ("init_from", "encoders_from", "match_wall_time", "systems")
 
 
 def run_folder(*, _root_: DictConfig) -> str:

@@ -1,6 +1,6 @@
 """Sweeps: ``python -m affectgpt_r1.cli.train -m +ablation=reward``.
 
-A cell is found by the hash of what its result depends on. A finished one is not trained again, one whose process was
+A trial is found by the hash of what its result depends on. A finished one is not trained again, one whose process was
 killed goes on from its last checkpoint, and no two processes train the same one.
 """
 
@@ -27,7 +27,7 @@ from affectgpt_r1.io.files import write_text
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from affectgpt_r1.config.trials import Cell
+    from affectgpt_r1.config.trials import Trial
     from affectgpt_r1.tracking.mlflow_logger import RunStatus
     from affectgpt_r1.tracking.sweeps import SweepRuns
 
@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 
 SHOWN_CLIPS = 8
 SHOWN_FRAMES = 4
-CELL_FILE = "cell.json"
+TRIAL_FILE = "trial.json"
 """What a job leaves in its Hydra folder for whoever leads the sweep."""
 
 
-def run_cell(config: DictConfig, train: Callable[[DictConfig], dict[str, float]]) -> float:
-    """Train and test a sweep's cell, unless that has been done.
+def run_trial(config: DictConfig, train: Callable[[DictConfig], dict[str, float]]) -> float:
+    """Train and test a sweep's trial, unless that has been done.
 
     Args:
         config: The composed ``configs/train.yaml`` with an ablation.
@@ -54,50 +54,52 @@ def run_cell(config: DictConfig, train: Callable[[DictConfig], dict[str, float]]
     from affectgpt_r1.tracking.mlflow_logger import read_run_id
 
     if config.overwrite:
-        raise ConfigError("overwrite=true: a sweep never trains a finished cell again; choose another experiment_name=")
+        raise ConfigError(
+            "overwrite=true: a sweep never trains a finished trial again; choose another experiment_name="
+        )
     prepare_process(config)
     runs = _sweep_runs(config)
-    cell = read_cell(config, HydraConfig.get().runtime.choices)
-    config.paths.run = str(Path(config.paths.experiment) / cell.config_hash)
-    with runs.lock(cell.config_hash):
-        run_id = runs.finished_cell(cell.config_hash)
+    trial = read_cell(config, HydraConfig.get().runtime.choices)
+    config.paths.run = str(Path(config.paths.experiment) / trial.config_hash)
+    with runs.lock(trial.config_hash):
+        run_id = runs.finished_trial(trial.config_hash)
         if run_id is None:
-            _take_up(config, cell, runs)
+            _take_up(config, trial, runs)
             if is_untrained(config):
                 config.trainer.max_steps = 0
             train(config)
             run_id = read_run_id(config.paths.run)
             assert run_id is not None
         else:
-            log.info("%s is finished: MLflow run %s", cell.run_name, run_id)
-    entry = {"choice": cell.choice, "seed": cell.seed, "config_hash": cell.config_hash, "run_id": run_id}
+            log.info("%s is finished: MLflow run %s", trial.run_name, run_id)
+    entry = {"choice": trial.choice, "seed": trial.seed, "config_hash": trial.config_hash, "run_id": run_id}
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # else nobody leads a sweep
-        write_text(Path(HydraConfig.get().runtime.output_dir) / CELL_FILE, json.dumps(entry))
+        write_text(Path(HydraConfig.get().runtime.output_dir) / TRIAL_FILE, json.dumps(entry))
     return runs.score(run_id)
 
 
-def _take_up(config: DictConfig, cell: Cell, runs: SweepRuns) -> None:
-    """Name the cell's MLflow run, and let it go on from the last checkpoint of a run that was cut short."""
+def _take_up(config: DictConfig, trial: Trial, runs: SweepRuns) -> None:
+    """Name the trial's MLflow run, and let it go on from the last checkpoint of a run that was cut short."""
     from affectgpt_r1.tracking import sweeps
     from affectgpt_r1.tracking.mlflow_logger import read_run_id
 
     choices = HydraConfig.get().runtime.choices
     tags = {
-        **{sweeps.KIND: "cell", sweeps.SWEEP: cell.sweep, sweeps.HASH: cell.config_hash},
+        **{sweeps.KIND: "trial", sweeps.SWEEP: trial.sweep, sweeps.HASH: trial.config_hash},
         **{f"affectgpt.{group}": choices[group] for group in ("reward", "prompt", "penalty")},
-        **{"affectgpt.seed": str(cell.seed), "affectgpt.synthetic": str(config.synthetic).lower()},
+        **{"affectgpt.seed": str(trial.seed), "affectgpt.synthetic": str(config.synthetic).lower()},
     }
-    parent = runs.find_sweep(cell.sweep)
+    parent = runs.find_sweep(trial.sweep)
     config.logger.mlflow.tags = tags if parent is None else {**tags, sweeps.PARENT: parent}
-    config.logger.mlflow.run_name = cell.run_name
+    config.logger.mlflow.run_name = trial.run_name
     if "progress" in config.callbacks:
-        config.callbacks.progress.stage = cell.run_name
+        config.callbacks.progress.stage = trial.run_name
     folder = Path(config.paths.run)
-    cut_short = (folder / "checkpoints" / "last.ckpt").is_file() and runs.has_cell(
-        read_run_id(folder), cell.config_hash
+    cut_short = (folder / "checkpoints" / "last.ckpt").is_file() and runs.has_trial(
+        read_run_id(folder), trial.config_hash
     )
     if cut_short:
-        log.info("%s goes on from its last checkpoint", cell.run_name)
+        log.info("%s goes on from its last checkpoint", trial.run_name)
         config.ckpt_path = "last"
     elif folder.exists():
         shutil.rmtree(folder)
@@ -142,7 +144,7 @@ class SweepCallback(Callback):
             runs.log_clips(run_id, clips, frames)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write ``cells.json``; Hydra does not call this if a job failed, the exit of the process then does."""
+        """Write ``trials.json``; Hydra does not call this if a job failed, the exit of the process then does."""
         if self._close is not None and self._at_exit is not None:
             atexit.unregister(self._at_exit)
             self._close("FINISHED")
@@ -151,11 +153,11 @@ class SweepCallback(Callback):
 def read_entries(folder: Path) -> list[dict[str, Any]]:
     """What the jobs of a multirun left in its folder, in the jobs' order; a damaged file is left out, and named."""
     entries = []
-    for file in sorted(folder.glob(f"*/{CELL_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name)):
+    for file in sorted(folder.glob(f"*/{TRIAL_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name)):
         try:
             entries.append(dict(json.loads(file.read_bytes())))
         except (ValueError, TypeError):
-            log.warning("%s is damaged: the list of cells lacks it; run the sweep again, which trains nothing", file)
+            log.warning("%s is damaged: the list of trials lacks it; run the sweep again, which trains nothing", file)
     return entries
 
 
@@ -195,6 +197,6 @@ def _sweep_runs(config: DictConfig) -> SweepRuns:
     from affectgpt_r1.tracking.sweeps import SweepRuns
 
     if "mlflow" not in config.logger:
-        raise ConfigError("a sweep finds its finished cells in MLflow: leave logger=mlflow")
+        raise ConfigError("a sweep finds its finished trials in MLflow: leave logger=mlflow")
     folder = Path(config.paths.experiment)
     return SweepRuns(config.paths.outputs, config.experiment_name, folder / "locks")

@@ -1,4 +1,4 @@
-"""What tells one cell of a sweep from another: a hash over all that its result depends on."""
+"""What tells one trial of a sweep from another: a hash over all that its result depends on."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ WITHOUT_EFFECT = (
     *("paths", "logger", "callbacks", "sweep", "experiment_name", "ckpt_path", "num_threads"),
     *("strict_init", "overwrite", "debugging"),
 )
-BY_CONTENT = ("init_from", "towers_from")
+BY_CONTENT = ("init_from", "encoders_from")
 TRAINING_ONLY = ("seed", "stage", "optim", "trainer", "reward", "judge", "penalty", "match_wall_time")
 
 
-class Cell(NamedTuple):
-    """One cell of a sweep.
+class Trial(NamedTuple):
+    """One trial of a sweep.
 
     Attributes:
         sweep: Name of the sweep.
-        choice: What the sweep varies, as this cell has it; ``_untrained`` follows where another key says that the cell
-            is the policy that its neighbours start from.
+        choice: What the sweep varies, as this trial has it; ``_untrained`` follows where another key says that the
+            trial is the policy that its neighbours start from.
         seed: The run's seed.
         config_hash: See :func:`config_hash`.
     """
@@ -47,31 +47,31 @@ class Cell(NamedTuple):
 
 
 def is_untrained(config: DictConfig) -> bool:
-    """Whether the configuration has no reward, so that its policy is the one that the other cells start from."""
+    """Whether the configuration has no reward, so that its policy is the one that the other trials start from."""
     return not config.reward.weights
 
 
-def read_cell(config: DictConfig, choices: Mapping[str, str]) -> Cell:
-    """The cell that a composed configuration describes.
+def read_cell(config: DictConfig, choices: Mapping[str, str]) -> Trial:
+    """The trial that a composed configuration describes.
 
     Args:
         config: The composed ``configs/train.yaml`` with an ablation.
         choices: Chosen file of each configuration group.
 
     Raises:
-        CheckpointError: The policy that the cell starts from is not there.
+        CheckpointError: The policy that the trial starts from is not there.
     """
     choice = choices[config.sweep.axis]
     if is_untrained(config) and config.sweep.axis != "reward":
         choice = f"{choice}_untrained"
-    return Cell(config.sweep.name, choice, config.seed, config_hash(config))
+    return Trial(config.sweep.name, choice, config.seed, config_hash(config))
 
 
 def config_hash(config: DictConfig) -> str:
-    """A digest of all that a cell's result depends on.
+    """A digest of all that a trial's result depends on.
 
     That is the resolved configuration but for folders, logging and callbacks, and the contents behind its paths: the
-    weights that training starts from with their towers and tokenizer, the label files, and the lexicon. Without a
+    weights that training starts from with their encoders and tokenizer, the label files, and the lexicon. Without a
     reward nothing is trained, so what only training reads, the seed among it, does not count either.
 
     Raises:
@@ -94,7 +94,7 @@ def config_hash(config: DictConfig) -> str:
 
 
 def checkpoint_digest(path: str | Path) -> list[Any]:
-    """Digest of a checkpoint's weights, and its own digests of towers and tokenizer.
+    """Digest of a checkpoint's weights, and its own digests of encoders and tokenizer.
 
     The file's bytes would not do: the same weights, trained elsewhere, are stored with another path.
     """

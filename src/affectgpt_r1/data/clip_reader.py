@@ -1,7 +1,7 @@
-"""From a clip's files to what a policy is given: the one reader of training, ``evaluate``, ``answer`` and ``predict``.
+"""From a clip's files to what a policy is given: the one reader of training, ``evaluate`` and ``predict``.
 
-A file that is stored as it is shown is read by :mod:`affectgpt_r1.data.media.video`. One that a player would turn, mirror
-or stretch, and a long one, is read by :mod:`affectgpt_r1.data.media.any_media`, by training, too.
+A file that is stored as it is shown is read by :mod:`affectgpt_r1.data.media.video`. One that a player would turn,
+mirror or stretch, and a long one, is read by :mod:`affectgpt_r1.data.media.any_media`, by training, too.
 """
 
 from __future__ import annotations

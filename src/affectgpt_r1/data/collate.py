@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from affectgpt_r1.types import Clip, ClipBatch, SkippedClip
+from affectgpt_r1.types import Clip, ClipBatch, UnreadableClip
 
 
-def collate(items: Sequence[Clip | SkippedClip]) -> ClipBatch:
+def collate(items: Sequence[Clip | UnreadableClip]) -> ClipBatch:
     """Stack the clips that could be read; the others are left out and listed in ``skipped``.
 
     Returns:
         A batch of ``B <= len(items)`` clips, ``B = 0`` if none could be read.
     """
     clips = [item for item in items if isinstance(item, Clip)]
-    skipped: list[SkippedClip] = []
+    skipped: list[UnreadableClip] = []
     for item in items:
         skipped.extend(item.skipped if isinstance(item, Clip) else [item])
     return ClipBatch(

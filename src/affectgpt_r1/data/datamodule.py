@@ -23,7 +23,7 @@ from affectgpt_r1.data.layouts.mer import video_file
 from affectgpt_r1.data.leakage import check_content, check_unseen
 from affectgpt_r1.data.media.audio import WindowRule
 from affectgpt_r1.data.media.video import ChannelOrder, FaceResize, FrameResize
-from affectgpt_r1.data.media_index import MediaState, look_at_media
+from affectgpt_r1.data.media_index import MediaState, index_media
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
 from affectgpt_r1.errors import ConfigError
@@ -44,7 +44,7 @@ class ClipDataModule(LightningDataModule):
         root: Data folder in the published layout.
         train_labels: Label file of the training set.
         train_reasons: Reasons of the training set.
-        validation_labels: Label file of the validation set; None splits ``validation_share`` off the training set.
+        validation_labels: Label file of the validation set; None splits ``val_fraction`` off the training set.
         test_labels: Label file of the test set.
         subtitles: Subtitle file; not read when the text modality is off.
         modalities: Modalities that are on.
@@ -62,13 +62,13 @@ class ClipDataModule(LightningDataModule):
         batch_size: Clips of a training batch and process.
         eval_batch_size: Clips of any other batch.
         num_workers: Worker processes of each loader.
-        seed: Seed of order, modality dropout and redraws.
+        seed: Seed of order, modality dropout and resamples.
         subset: Train on this many clips only, the same ones everywhere.
         modality_dropout: Chance to leave a modality out of a training prompt.
-        feature_store: Folder of the stores of frozen-tower outputs; see :meth:`open_feature_store`.
+        feature_store: Folder of the stores of frozen-encoder outputs; see :meth:`open_feature_store`.
         cues_file: Recorded cues of synthetic clips, as JSON lines.
-        max_unreadable_share: Share of clips that may be lost.
-        validation_share: Share of the training clips, chosen by name, that validates when no file is given.
+        max_unreadable_fraction: Share of clips that may be lost.
+        val_fraction: Share of the training clips, chosen by name, that validates when no file is given.
         seen_labels: Label files that the initial policy was trained on; no evaluation clip may stand there.
         questions: Kinds of question that training draws among; see :mod:`affectgpt_r1.data.layouts.annotations`.
         valence_range: See :class:`~affectgpt_r1.data.layouts.annotations.QuestionSet`.
@@ -106,8 +106,8 @@ class ClipDataModule(LightningDataModule):
         modality_dropout: float = 0.0,
         feature_store: str | None = None,
         cues_file: str | None = None,
-        max_unreadable_share: float = 0.02,
-        validation_share: float = 0.1,
+        max_unreadable_fraction: float = 0.02,
+        val_fraction: float = 0.1,
         seen_labels: Sequence[str] = (),
         questions: Sequence[str] = (),
         valence_range: Sequence[float] | None = None,
@@ -137,8 +137,8 @@ class ClipDataModule(LightningDataModule):
         self.seed, self.subset = seed, subset
         self.modality_dropout = modality_dropout
         self.feature_store = feature_store
-        self.max_unreadable_share = max_unreadable_share
-        self.validation_share = validation_share
+        self.max_unreadable_fraction = max_unreadable_fraction
+        self.val_fraction = val_fraction
         self.seen_labels = tuple(seen_labels)
         self.questions = QuestionSet(tuple(questions), valence_range)
         self._forget()
@@ -163,13 +163,13 @@ class ClipDataModule(LightningDataModule):
         splits = read_splits(
             self.root,
             self.files,
-            validation_share=self.validation_share,
+            val_fraction=self.val_fraction,
             subset=self.subset,
             questions=self.questions,
         )
         evaluated = [*splits.validation, *splits.test]
         check_unseen(self.root, self.seen_labels, evaluated)
-        self._media_states = look_at_media(splits.rows(), self.root, self.media.modalities, self.media.visual)
+        self._media_states = index_media(splits.rows(), self.root, self.media.modalities, self.media.visual)
         check_content(self.root, splits.train, evaluated, self._media_states)
         if self.files.cues:
             self._cues = read_split_cues(self.root / self.files.cues, splits)
@@ -178,12 +178,12 @@ class ClipDataModule(LightningDataModule):
         self.splits = splits
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled training batches; unreadable clips are redrawn."""
+        """Shuffled training batches; unreadable clips are resampled."""
         dataset = self._dataset(
             self.splits.train,
             modality_dropout=self.modality_dropout,
             features=self.features,
-            on_unreadable="redraw",
+            on_unreadable="resample",
             questions=self.questions.kinds,
         )
         clips = self._sampler(self.splits.train, train=True)
@@ -223,17 +223,17 @@ class ClipDataModule(LightningDataModule):
         """Let each generation batch of clips be followed by the empty batches of the steps that reuse it."""
         self._schedule = schedule
 
-    def open_feature_store(self, tower_digest: str) -> FeatureStore:
-        """Open the store of these towers, media settings and data folder; loaders made from now on read it.
+    def open_feature_store(self, encoder_digest: str) -> FeatureStore:
+        """Open the store of these encoders, media settings and data folder; loaders made from now on read it.
 
         Raises:
             ConfigError: ``feature_store`` is not set.
         """
         if self.feature_store is None:
-            raise ConfigError("data.feature_store is not set; give a folder for frozen-tower outputs")
+            raise ConfigError("data.feature_store is not set; give a folder for frozen-encoder outputs")
         media = dataclasses.asdict(self.media)
         del media["empty_subtitle"]  # of the prompt alone
-        identity = [tower_digest, media, str(self.root.resolve())]
+        identity = [encoder_digest, media, str(self.root.resolve())]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.features = FeatureStore(Path(self.feature_store) / digest[:16])
         return self.features
@@ -249,7 +249,7 @@ class ClipDataModule(LightningDataModule):
         lacking = [
             row
             for row in rows
-            if not store.has(row.name, media[row.name]) and not store.has_refused(row.name, media[row.name])
+            if not store.has(row.name, media[row.name]) and not store.is_unreadable(row.name, media[row.name])
         ]
         if store.damaged:
             log.warning(

@@ -19,9 +19,9 @@ from affectgpt_r1.data.media.audio import WindowRule
 from affectgpt_r1.data.media.video import DECODERS, ChannelOrder, FaceResize, FrameResize
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import ConfigError, DataError, MediaError
-from affectgpt_r1.types import MODALITIES, Clip, Modality, SkippedClip, Visual
+from affectgpt_r1.types import MODALITIES, Clip, Modality, UnreadableClip, Visual
 
-MOST_REDRAWS = 10
+MAX_RESAMPLES = 10
 """Clips that are drawn in place of an unreadable one before the dataset gives up, as published."""
 
 
@@ -78,18 +78,18 @@ class MediaSettings:
         object.__setattr__(self, "modalities", in_order)
 
 
-class ClipDataset(Dataset[Clip | SkippedClip]):
+class ClipDataset(Dataset[Clip | UnreadableClip]):
     """Clips by :class:`SampleKey`; every draw depends on ``(seed, epoch, index)`` alone.
 
     Args:
         rows: The clips.
         root: Data folder.
         media: What to read.
-        seed: Seed of modality dropout and redraws.
+        seed: Seed of modality dropout and resamples.
         modality_dropout: Chance to leave a modality out of a clip's prompt, each on its own, never all.
         features: Read these in place of video and audio.
         cues: Recorded cues by clip name.
-        on_unreadable: ``redraw`` another clip (training) or ``drop`` it (evaluation).
+        on_unreadable: ``resample`` another clip (training) or ``drop`` it (evaluation).
         questions: Kinds of question, one drawn at random on each access; none asks the prompt's own.
     """
 
@@ -103,7 +103,7 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
         modality_dropout: float = 0.0,
         features: FeatureStore | None = None,
         cues: Mapping[str, Mapping[str, float]] | None = None,
-        on_unreadable: Literal["redraw", "drop"] = "drop",
+        on_unreadable: Literal["resample", "drop"] = "drop",
         questions: Sequence[str] = (),
     ) -> None:
         self.rows = list(rows)
@@ -119,25 +119,25 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: SampleKey) -> Clip | SkippedClip:
+    def __getitem__(self, key: SampleKey) -> Clip | UnreadableClip:
         """Read one clip.
 
         Returns:
             The clip, or with ``on_unreadable="drop"`` the account of why it cannot be read.
 
         Raises:
-            DataError: Neither the clip nor any of ``MOST_REDRAWS`` others can be read.
+            DataError: Neither the clip nor any of ``MAX_RESAMPLES`` others can be read.
         """
         random = np.random.default_rng((self.seed, key.epoch, key.index))
         modalities = self._kept_modalities(random)
         question = self.questions[int(random.integers(len(self.questions)))] if self.questions else ""
-        skipped: list[SkippedClip] = []
+        skipped: list[UnreadableClip] = []
         row = self.rows[key.index]
-        for _ in range(1 + MOST_REDRAWS):
+        for _ in range(1 + MAX_RESAMPLES):
             try:
                 return self._read(row, modalities, question, tuple(skipped))
             except MediaError as error:
-                skipped.append(SkippedClip(row.name, str(error)))
+                skipped.append(UnreadableClip(row.name, str(error)))
             if self.on_unreadable == "drop":
                 return skipped[0]
             row = self.rows[int(random.integers(len(self.rows)))]
@@ -152,7 +152,7 @@ class ClipDataset(Dataset[Clip | SkippedClip]):
         return tuple(modality for modality, keep in zip(switched_on, kept, strict=True) if keep)
 
     def _read(
-        self, row: ManifestRow, modalities: tuple[Modality, ...], question: str, skipped: tuple[SkippedClip, ...]
+        self, row: ManifestRow, modalities: tuple[Modality, ...], question: str, skipped: tuple[UnreadableClip, ...]
     ) -> Clip:
         frames = context_frames = waveform = features = None
         if self.features is not None:

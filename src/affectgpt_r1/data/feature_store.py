@@ -1,4 +1,4 @@
-"""Frozen-tower outputs on disk, so that a clip's media are decoded and encoded once."""
+"""Frozen-encoder outputs on disk, so that a clip's media are decoded and encoded once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from affectgpt_r1.data.unreadable import SkippedClips
+from affectgpt_r1.data.unreadable import UnreadableClips
 from affectgpt_r1.errors import DataError, MediaError
 from affectgpt_r1.io.files import replacing, write_text
-from affectgpt_r1.types import ClipBatch, SkippedClip
+from affectgpt_r1.types import ClipBatch, UnreadableClip
 
 MEDIA_KEY, CHECKSUM_KEY = "media", "crc32"
 """Under which a stored file's metadata keep the identity of the media, and the checksum of the features."""
@@ -32,7 +32,7 @@ class FeatureStore:
 
     Files are written beside their place and moved there, so that a clip is there whole or not at all. Each says which
     media it was made of, and has a checksum: one that a disk or a copy damaged counts as missing, and its clip is
-    encoded again. The folder belongs to one set of tower weights and one way of preparing media; whoever opens
+    encoded again. The folder belongs to one set of encoder weights and one way of preparing media; whoever opens
     it names it after their digest.
 
     Args:
@@ -61,7 +61,7 @@ class FeatureStore:
             self.damaged.append(name)
             return False
 
-    def has_refused(self, name: str, media: str = "") -> bool:
+    def is_unreadable(self, name: str, media: str = "") -> bool:
         """Whether a clip's media, as they are now, are recorded as unreadable."""
         refusal = self._read_refusal(name)
         return refusal is not None and refusal[0] == media
@@ -92,7 +92,7 @@ class FeatureStore:
             save_file(tensors, partial, {MEDIA_KEY: media, CHECKSUM_KEY: _checksum(tensors)})
         self._refusal(name).unlink(missing_ok=True)
 
-    def refuse(self, clip: SkippedClip, media: str = "") -> None:
+    def refuse(self, clip: UnreadableClip, media: str = "") -> None:
         """Record that a clip's media cannot be read, in place of features of other media."""
         write_text(self._refusal(clip.name), f"{media}\n{clip.reason}", flush=False, elsewhere=ELSEWHERE)
         self._file(clip.name).unlink(missing_ok=True)
@@ -149,7 +149,7 @@ def store_features(
     batches: Iterable[ClipBatch],
     encode: Callable[[ClipBatch], Mapping[str, Tensor]],
     media: Mapping[str, str] | None = None,
-) -> SkippedClips:
+) -> UnreadableClips:
     """Encode batches one by one and store each clip's rows.
 
     Args:
@@ -162,7 +162,7 @@ def store_features(
         The account of the clips that could not be read; they are also recorded in the store.
     """
     identity = media or {}
-    account = SkippedClips()
+    account = UnreadableClips()
     for batch in batches:
         account.add_batch(batch)
         for clip in batch.skipped:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.feature_store import store_features
-from affectgpt_r1.data.unreadable import SkippedClips
-from affectgpt_r1.distributed.collectives import share_work
+from affectgpt_r1.data.unreadable import UnreadableClips
+from affectgpt_r1.distributed.collectives import split_across_ranks
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import ClipBatch
 
@@ -17,7 +17,7 @@ Encode = Callable[[ClipBatch], Mapping[str, Tensor]]
 """Gives ``{"video": (B, F, D_video), "audio": (B, W, D_audio)}`` of a batch, which is on the CPU."""
 
 
-def fill_feature_store(datamodule: ClipDataModule, prepare: Callable[[int], Encode]) -> SkippedClips:
+def fill_feature_store(datamodule: ClipDataModule, prepare: Callable[[int], Encode]) -> UnreadableClips:
     """Encode every clip that the opened feature store lacks; a second call finds nothing to do.
 
     Each process encodes a part, clip by clip in turn, and returns when all have done theirs. What was stored before an
@@ -32,20 +32,20 @@ def fill_feature_store(datamodule: ClipDataModule, prepare: Callable[[int], Enco
 
     Raises:
         ConfigError: No feature store is open.
-        DataError: More than ``max_unreadable_share`` of all clips could not be read.
+        DataError: More than ``max_unreadable_fraction`` of all clips could not be read.
     """
     store = datamodule.features
     if store is None:
         raise ConfigError("no feature store is open; call open_feature_store first")
-    own = SkippedClips()
+    own = UnreadableClips()
 
-    def encode_part(share: slice) -> SkippedClips:
+    def encode_part(share: slice) -> UnreadableClips:
         if rows := datamodule.rows_without_features(store, share):
             batches, media = datamodule.media_loader(rows), datamodule.media_identities
             own.merge([store_features(store, batches, prepare(len(rows)), media)])
         return own
 
-    together = SkippedClips()
-    together.merge(share_work(store.folder, encode_part))
-    together.raise_if_over(datamodule.max_unreadable_share)
+    together = UnreadableClips()
+    together.merge(split_across_ranks(store.folder, encode_part))
+    together.raise_if_over(datamodule.max_unreadable_fraction)
     return own

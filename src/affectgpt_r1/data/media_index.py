@@ -30,7 +30,7 @@ class MediaState(NamedTuple):
         return [root / place.format(name) for place in self.places]
 
 
-def look_at_media(
+def index_media(
     rows: Iterable[ManifestRow], root: Path, modalities: Sequence[Modality], visual: Visual
 ) -> dict[str, MediaState]:
     """Find every clip's media files. Nothing is opened, and a file is asked for once.

@@ -101,7 +101,7 @@ def read_splits(
     root: Path,
     files: SplitFiles,
     *,
-    validation_share: float,
+    val_fraction: float,
     subset: int | None,
     questions: QuestionSet = NO_QUESTIONS,
 ) -> Splits:
@@ -110,7 +110,7 @@ def read_splits(
     Args:
         root: Data folder.
         files: Files to read.
-        validation_share: Share of the training clips, chosen by name, that validates where no file is given.
+        val_fraction: Share of the training clips, chosen by name, that validates where no file is given.
         subset: Keep this many training clips, chosen by name.
         questions: What the training clips may be asked.
 
@@ -125,9 +125,9 @@ def read_splits(
 
     test, validation = evaluated(files.test_labels), evaluated(files.validation_labels)
     if not files.validation_labels:
-        held_out = round(validation_share * len(train))
+        num_held_back = round(val_fraction * len(train))
         ordered = hash_order(train, salt="validation")
-        validation, train = ordered[:held_out], ordered[held_out:]
+        validation, train = ordered[:num_held_back], ordered[num_held_back:]
     known = known_overlap(filter(None, (files.train_labels, files.validation_labels, files.test_labels)))
     for one, other in ((train, validation), (train, test), (validation, test)):
         check_disjoint(one, other, known)

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from affectgpt_r1.errors import DataError
-from affectgpt_r1.types import ClipBatch, SkippedClip
+from affectgpt_r1.types import ClipBatch, UnreadableClip
 
 
-class SkippedClips:
+class UnreadableClips:
     """Counts the clips that were drawn and those among them that could not be read.
 
     Example:
-        >>> skipped = SkippedClips()
-        >>> skipped.add([SkippedClip("a", "a.wav: the file is empty")], num_read=9)
+        >>> skipped = UnreadableClips()
+        >>> skipped.add([UnreadableClip("a", "a.wav: the file is empty")], num_read=9)
         >>> skipped.count, skipped.total, skipped.share
         (1, 10, 0.1)
         >>> skipped.rows()
@@ -27,7 +27,7 @@ class SkippedClips:
         self._times: Counter[str] = Counter()
         self._reason: dict[str, str] = {}
 
-    def add(self, clips: Iterable[SkippedClip], *, num_read: int = 0) -> None:
+    def add(self, clips: Iterable[UnreadableClip], *, num_read: int = 0) -> None:
         """Count skipped clips, and ``num_read`` clips that were drawn beside them and read."""
         self.total += num_read
         for clip in clips:
@@ -39,7 +39,7 @@ class SkippedClips:
         """Count what a batch read and what it skipped."""
         self.add(batch.skipped, num_read=len(batch))
 
-    def merge(self, others: Iterable[SkippedClips]) -> None:
+    def merge(self, others: Iterable[UnreadableClips]) -> None:
         """Add other accounts, such as those of other processes."""
         for other in others:
             self.total += other.total
@@ -79,5 +79,5 @@ class SkippedClips:
             reasons = "; ".join(reason for _, reason, _ in self.rows()[:5])
             raise DataError(
                 f"{self.count} of {self.total} drawn clips could not be read ({self.share:.1%}; at most {share:.1%} "
-                f"may be lost, data.max_unreadable_share): {reasons}"
+                f"may be lost, data.max_unreadable_fraction): {reasons}"
             )

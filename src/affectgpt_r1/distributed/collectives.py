@@ -20,7 +20,7 @@ def num_processes() -> int:
     return distributed.get_world_size() if _is_distributed() else 1
 
 
-def sum_over_processes(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum of every process's tensor, without gradient.
 
     Args:
@@ -32,7 +32,7 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return total
 
 
-def gather_over_processes(values: Tensor) -> Tensor:
+def all_gather(values: Tensor) -> Tensor:
     """Every process's rows, rank by rank, without gradient.
 
     Args:
@@ -72,7 +72,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         work.wait()
 
 
-def gather_objects(value: Value, group: distributed.ProcessGroup | None = None) -> list[Value]:
+def all_gather_objects(value: Value, group: distributed.ProcessGroup | None = None) -> list[Value]:
     """Every process's value, rank by rank; anything that can be pickled.
 
     Args:
@@ -87,7 +87,7 @@ def gather_objects(value: Value, group: distributed.ProcessGroup | None = None) 
     return values
 
 
-def gather_objects_to_first(value: Value) -> list[Value]:
+def gather_objects_to_rank_zero(value: Value) -> list[Value]:
     """Every process's value, rank by rank, in the first process; in the others an empty list."""
     if not _is_distributed():
         return [value]
@@ -97,7 +97,7 @@ def gather_objects_to_first(value: Value) -> list[Value]:
     return values
 
 
-def share_work(folder: Path, work: Callable[[slice], Value]) -> list[Value]:
+def split_across_ranks(folder: Path, work: Callable[[slice], Value]) -> list[Value]:
     """Let every process do its part of some work, and meet when all are done, after hours if need be.
 
     Args:
@@ -117,28 +117,28 @@ def share_work(folder: Path, work: Callable[[slice], Value]) -> list[Value]:
     assert isinstance(group, distributed.ProcessGroup)  # of all processes, so of this one
     try:
         done = work(_share_of(folder, group))
-        return gather_objects(done, group)
+        return all_gather_objects(done, group)
     finally:
         distributed.destroy_process_group(group)
 
 
 def _share_of(folder: Path, group: distributed.ProcessGroup | None) -> slice:
     """The part of this process: all processes leave a mark in the folder, and those that it sees share with it."""
-    rank, run = distributed.get_rank(), gather_objects(uuid4().hex, group)[0]
+    rank, run = distributed.get_rank(), all_gather_objects(uuid4().hex, group)[0]
     folder.mkdir(parents=True, exist_ok=True)
     marks = [folder / f".{run}-{number}" for number in range(num_processes())]
     try:
         marks[rank].touch()
-        gather_objects(None, group)  # all have left theirs
+        all_gather_objects(None, group)  # all have left theirs
         seen = [number for number, mark in enumerate(marks) if mark.exists()]
-        gather_objects(None, group)  # all have looked
+        all_gather_objects(None, group)  # all have looked
     finally:
         marks[rank].unlink(missing_ok=True)
     return slice(seen.index(rank), None, len(seen))
 
 
 @contextmanager
-def process_group_left() -> Iterator[None]:
+def destroy_process_group_on_exit() -> Iterator[None]:
     """Leave the process group on every way out, as long as Python can still wait for gloo's threads.
 
     A group that stands when the interpreter ends can keep it from ending. NCCL's is left to Lightning, which closes it
@@ -152,7 +152,7 @@ def process_group_left() -> Iterator[None]:
 
 
 def own_rows(gathered: Tensor, num_rows: int) -> Tensor:
-    """This process's rows of what :func:`gather_over_processes` gave, for equally many rows a process."""
+    """This process's rows of what :func:`all_gather` gave, for equally many rows a process."""
     rank = distributed.get_rank() if _is_distributed() else 0
     return gathered[rank * num_rows : (rank + 1) * num_rows]
 

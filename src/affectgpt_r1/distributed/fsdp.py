@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.optim import Optimizer
 
-from affectgpt_r1.distributed.sharding import dealt_like, whole, whole_weights
+from affectgpt_r1.distributed.sharding import distribute_like, full_state_dict, full_tensor
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -43,11 +43,11 @@ class ShardedStrategy(ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole tensors of what trains, in every process."""
         assert self.lightning_module is not None
-        return whole_weights(self.lightning_module)
+        return full_state_dict(self.lightning_module)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's state with whole tensors, in every process."""
-        state: dict[str, Any] = whole(optimizer.state_dict())
+        state: dict[str, Any] = full_tensor(optimizer.state_dict())
         return state
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -60,14 +60,14 @@ class ShardedStrategy(ModelParallelStrategy):
         assert self.lightning_module is not None
         for name, parameter in self.lightning_module.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_(dealt_like(checkpoint["state_dict"][name], parameter))
+                parameter.copy_(distribute_like(checkpoint["state_dict"][name], parameter))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Give each process its share."""
         for optimizer, stored in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             state = {
-                number: {name: dealt_like(value, parameters[number]) for name, value in moments.items()}
+                number: {name: distribute_like(value, parameters[number]) for name, value in moments.items()}
                 for number, moments in stored["state"].items()
             }
             optimizer.load_state_dict({**stored, "state": state})

@@ -1,7 +1,7 @@
 """Emotion words and sentiment of free text by a chat model.
 
 The published protocol asks a chat model for the words that describe the emotions in a description, as a list, and then
-for the sentiment of these words. The wording here is our own, and so are its figures: they depend on the model, which a
+for the sentiment of these words. The wording here is our own, and so are its metrics: they depend on the model, which a
 report has to name.
 """
 
@@ -55,7 +55,7 @@ def sentiment_by(chat: Chat) -> Callable[[EmotionSet], int]:
 
 
 def _extract_by_chat(text: str, chat: Chat) -> Extraction:
-    completion = parse_completion(text, thinks="<think>" in text)
+    completion = parse_completion(text, enable_thinking="<think>" in text)
     if completion.well_formed:
         return Extraction(completion.labels, (), "answer")
     return Extraction(_listed(chat(text, _WORDS_WANTED)), (), "chat")
@@ -70,5 +70,5 @@ def _listed(answer: str) -> EmotionSet:
 
 
 def _concluded(answer: str) -> str:
-    """What follows the thoughts of a model that thinks aloud."""
+    """What follows the thoughts of a model that enable_thinking aloud."""
     return answer.rpartition("</think>")[2].strip()

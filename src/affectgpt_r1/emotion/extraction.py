@@ -79,7 +79,7 @@ def extract_labels(text: str, lexicon: Lexicon) -> Extraction:
     >>> extract_labels("She is not happy; rather worried, even afraid.", load_lexicon("bundled"))
     Extraction(labels=('worried', 'afraid'), negated=('not happy',), source='text')
     """
-    completion = parse_completion(text, thinks="<think>" in text)
+    completion = parse_completion(text, enable_thinking="<think>" in text)
     if completion.well_formed:
         return Extraction(completion.labels, (), "answer")
     labels: dict[str, None] = {}

@@ -41,7 +41,7 @@ def parse_labels(openset: str | Sequence[str] | None) -> EmotionSet:
     return tuple(word for part in parts if (word := part.strip()))
 
 
-def parse_completion(text: str, *, thinks: bool, num_tokens: int = 0, truncated: bool = False) -> Completion:
+def parse_completion(text: str, *, enable_thinking: bool, num_tokens: int = 0, truncated: bool = False) -> Completion:
     """A completion with its reasoning, its answer and its form.
 
     It is well formed if each tag of the prompt mode stands exactly once and in order, what they enclose is not blank,
@@ -50,11 +50,12 @@ def parse_completion(text: str, *, thinks: bool, num_tokens: int = 0, truncated:
 
     Args:
         text: The decoded completion.
-        thinks: Whether the prompt asks for ``<think> ... </think>`` before the answer. If not, a think tag is a fault.
+        enable_thinking: Whether the prompt asks for ``<think> ... </think>`` before the answer. If not, a think tag is
+            a fault.
         num_tokens: Completion tokens, the stop token included.
         truncated: Whether the token limit ended it.
 
-    >>> parse_completion("<think>A smile.</think> <answer>happy, calm</answer>", thinks=True).labels
+    >>> parse_completion("<think>A smile.</think> <answer>happy, calm</answer>", enable_thinking=True).labels
     ('happy', 'calm')
     """
     # Imported late: the module loads torch, and whoever only reads lexicons or label files should not wait for it.
@@ -66,7 +67,7 @@ def parse_completion(text: str, *, thinks: bool, num_tokens: int = 0, truncated:
         reasoning=_between(text, *_THINK),
         answer=answer,
         labels=parse_labels(answer),
-        well_formed=_is_well_formed(text, (*_THINK, *_ANSWER) if thinks else _ANSWER),
+        well_formed=_is_well_formed(text, (*_THINK, *_ANSWER) if enable_thinking else _ANSWER),
         num_tokens=num_tokens,
         truncated=truncated,
     )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from affectgpt_r1.engine.kv_cache import DecodingRow
+from affectgpt_r1.engine.kv_cache import KVCache
 
 FAMILIES = ("Llama", "Qwen2")
 POSITIONS = ("default", "linear", "llama3", "yarn")
@@ -24,7 +24,7 @@ PADDING = 16
 """Unused columns after each row of a copy: rows a power of two apart would fall on the same lines of the cache."""
 
 
-class PlainLinear(NamedTuple):
+class FusedLinear(NamedTuple):
     """``x @ weight + bias``."""
 
     weight: Tensor  # (in, out)
@@ -41,7 +41,7 @@ class PlainLinear(NamedTuple):
             states.add_(self.bias)
 
 
-class PlainLayer(NamedTuple):
+class FusedDecoderLayer(NamedTuple):
     """A layer's weights."""
 
     number: int
@@ -50,18 +50,18 @@ class PlainLayer(NamedTuple):
     scale: float
     epsilon: float
     attention_norm: Tensor  # (D,)
-    qkv: PlainLinear  # D to (H + 2 * KV heads) * d
-    output: PlainLinear
+    qkv: FusedLinear  # D to (H + 2 * KV heads) * d
+    output: FusedLinear
     feed_forward_norm: Tensor  # (D,)
-    gate_up: PlainLinear  # D to 2 * I
-    down: PlainLinear
+    gate_up: FusedLinear  # D to 2 * I
+    down: FusedLinear
 
 
-class PlainBody:
+class FusedDecoder:
     """The body of a causal language model, without gradient.
 
     Args:
-        model: A model that :func:`is_plain` accepts; it is left as it is.
+        model: A model that :func:`supports_fused_decode` accepts; it is left as it is.
         longest: Most tokens of a sequence.
     """
 
@@ -79,7 +79,7 @@ class PlainBody:
         signed = torch.cat([-sine[..., : self._half], sine[..., self._half :]], -1)
         self._cosine, self._sine = cosine[0].unsqueeze(1), signed[0].unsqueeze(1)  # (longest, 1, d)
 
-    def advance(self, tokens: Tensor, positions: Tensor, row: DecodingRow) -> Tensor:
+    def advance(self, tokens: Tensor, positions: Tensor, row: KVCache) -> Tensor:
         """States ``(m, D)`` after the newest tokens.
 
         Args:
@@ -106,8 +106,8 @@ class PlainBody:
         return F.rms_norm(states, weight.shape, weight, epsilon)
 
 
-def is_plain(model: Any) -> bool:
-    """Whether :class:`PlainBody` computes exactly what the model's own modules do, by their types.
+def supports_fused_decode(model: Any) -> bool:
+    """Whether :class:`FusedDecoder` computes exactly what the model's own modules do, by their types.
 
     Copies of every weight are worth their memory on the CPU alone.
     """
@@ -119,10 +119,10 @@ def is_plain(model: Any) -> bool:
         return False
     if body.norm.weight.device.type != "cpu" or body.norm.weight.dtype != torch.float32:
         return False
-    return all(_is_plain_layer(layer, family) for layer in body.layers)
+    return all(_supports_layer(layer, family) for layer in body.layers)
 
 
-def _is_plain_layer(layer: Any, family: str) -> bool:
+def _supports_layer(layer: Any, family: str) -> bool:
     parts = {
         "DecoderLayer": [layer],
         "Attention": [layer.self_attn],
@@ -134,7 +134,7 @@ def _is_plain_layer(layer: Any, family: str) -> bool:
     if getattr(layer.self_attn, "sliding_window", None) or type(layer.mlp.act_fn).__name__ != "SiLUActivation":
         return False
     norms = [layer.input_layernorm.weight, layer.post_attention_layernorm.weight]
-    return all(map(_is_plain_linear, _linears(layer))) and all(norm.dtype == torch.float32 for norm in norms)
+    return all(map(_supports_linear, _linears(layer))) and all(norm.dtype == torch.float32 for norm in norms)
 
 
 def _linears(layer: Any) -> list[Any]:
@@ -142,7 +142,7 @@ def _linears(layer: Any) -> list[Any]:
     return [mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
 
 
-def _is_plain_linear(module: Any) -> bool:
+def _supports_linear(module: Any) -> bool:
     """A linear layer in single precision, alone or with plain LoRA adapters (Hu et al. 2022)."""
     if type(module).__module__ == "peft.tuners.lora.layer" and type(module).__name__ == "Linear":
         if module.merged or module.disable_adapters or module.lora_variant or module.fan_in_fan_out:
@@ -153,11 +153,11 @@ def _is_plain_linear(module: Any) -> bool:
     return type(module) is nn.Linear and type(module.weight) is nn.Parameter and module.weight.dtype == torch.float32
 
 
-def _copy_layer(layer: Any) -> PlainLayer:
+def _copy_layer(layer: Any) -> FusedDecoderLayer:
     mixer = layer.self_attn
     query, key, value, output, gate, up, down = _linears(layer)
     size = mixer.head_dim
-    return PlainLayer(
+    return FusedDecoderLayer(
         mixer.layer_idx,
         query.out_features // size,
         key.out_features // size,
@@ -172,14 +172,14 @@ def _copy_layer(layer: Any) -> PlainLayer:
     )
 
 
-def _copy_linears(modules: Sequence[Any]) -> PlainLinear:
+def _copy_linears(modules: Sequence[Any]) -> FusedLinear:
     """Linear layers of one input as one, with their adapters."""
     weights = [plain_weight(module) for module in modules]
     whole = weights[0].new_empty(weights[0].shape[1], sum(map(len, weights)) + PADDING)[:, :-PADDING]
     for part, weight in zip(torch.split(whole, [len(one) for one in weights], 1), weights, strict=True):
         part.copy_(weight.t())
     biases = [module.bias.detach() for module in modules if module.bias is not None]
-    return PlainLinear(whole, torch.cat(biases) if biases else None)
+    return FusedLinear(whole, torch.cat(biases) if biases else None)
 
 
 def plain_weight(module: Any) -> Tensor:

@@ -16,36 +16,36 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from affectgpt_r1.engine import vocabulary_chunks as tiles
+from affectgpt_r1.engine import vocabulary_chunks as chunks
 from affectgpt_r1.engine.precision import exact_dtype
 
-GradientGuess: TypeAlias = Callable[[Tensor, slice], Tensor]
+PrecomputedGrads: TypeAlias = Callable[[Tensor, slice], Tensor]
 """Told the log-probabilities ``(m,)`` of a slice of the tokens, the loss's gradients ``(m,)`` in them, but for a factor
-that all tokens share. A wrong guess costs time, never the right gradient."""
+that all tokens share. A wrong precomputed_grads costs time, never the right gradient."""
 
-GUESS_TOLERANCE = 1e-6  # of the largest gradient
+GRAD_TOLERANCE = 1e-6  # of the largest gradient
 
 
-class VocabularyScores(NamedTuple):
+class TokenLogps(NamedTuple):
     """Scores of ``M`` tokens, in single precision, or in double with such weights."""
 
     logps: Tensor  # (M,) never above 0
     entropies: Tensor | None  # (M,) nats; None unless asked for
 
 
-def vocabulary_scores(
+def fused_linear_logps(
     states: Tensor,
     weight: Tensor,
     ids: Tensor,
     *,
     temperature: float = 1.0,
     entropy: bool = False,
-    guess: GradientGuess | None = None,
-) -> VocabularyScores:
+    precomputed_grads: PrecomputedGrads | None = None,
+) -> TokenLogps:
     """Log-probability of each token, and the entropy of its distribution, under ``softmax(states @ weight.T / T)``.
 
-    The vocabulary is walked in tiles: at most ``KEPT_LOGITS`` logits exist at a time where a guess is given, else a
-    tile's. A frozen weight costs no gradient of its own. Gradients cannot be differentiated again.
+    The vocabulary is walked in chunks: at most ``KEPT_LOGITS`` logits exist at a time with ``precomputed_grads``, else
+    a chunk's. A frozen weight costs no gradient of its own. Gradients cannot be differentiated again.
 
     Args:
         states: ``(M, D)`` hidden states that predict the tokens.
@@ -53,8 +53,8 @@ def vocabulary_scores(
         ids: ``(M,)`` int64 tokens.
         temperature: Divides the logits.
         entropy: Whether to return entropies; they carry gradient like the log-probabilities.
-        guess: What the loss's gradients in the log-probabilities will be. The backward pass compares; where they are
-            not, or the entropies have gradient too, it forms the logits again. Not asked in half precision.
+        precomputed_grads: What the loss's gradients in the log-probabilities will be. The backward pass compares; where
+            they differ, or the entropies have gradient too, it forms the logits again. Not asked in half precision.
 
     Returns:
         The scores, both with gradient.
@@ -64,11 +64,13 @@ def vocabulary_scores(
         scale = 1 / temperature  # of the logits, in single precision: states would be rounded again
     else:
         states = states / temperature
-    logps, entropies = _VocabularyScores.apply(states, weight, ids, entropy, guess, torch.is_grad_enabled(), scale)
-    return VocabularyScores(logps, entropies)
+    logps, entropies = _FusedLinearLogps.apply(
+        states, weight, ids, entropy, precomputed_grads, torch.is_grad_enabled(), scale
+    )
+    return TokenLogps(logps, entropies)
 
 
-class _VocabularyScores(torch.autograd.Function):
+class _FusedLinearLogps(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -76,16 +78,16 @@ class _VocabularyScores(torch.autograd.Function):
         weight: Tensor,
         ids: Tensor,
         entropy: bool,
-        guess: GradientGuess | None,
+        precomputed_grads: PrecomputedGrads | None,
         differentiable: bool,
         scale: float,
     ) -> tuple[Tensor, Tensor | None]:
         states_train, weight_trains = (differentiable and needed for needed in ctx.needs_input_grad[:2])
         if not weight_trains or weight.dtype.itemsize < 4 or not len(ids):
-            guess = None
+            precomputed_grads = None
         with torch.autocast(states.device.type, enabled=False):
-            walk = _walk(states, weight, ids, guess, directions=states_train, entropy=entropy, scale=scale)
-        ctx.save_for_backward(states, weight, ids, walk.normalizers, walk.directions, walk.guessed, walk.entropies)
+            walk = _walk(states, weight, ids, precomputed_grads, directions=states_train, entropy=entropy, scale=scale)
+        ctx.save_for_backward(states, weight, ids, walk.normalizers, walk.directions, walk.precomputed, walk.entropies)
         ctx.to_weight, ctx.scale = walk.to_weight, scale
         ctx.set_materialize_grads(False)
         return walk.logps, walk.entropies
@@ -95,7 +97,7 @@ class _VocabularyScores(torch.autograd.Function):
     def backward(
         ctx: Any, gradient: Tensor | None, entropy_gradient: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
-        states, weight, ids, normalizers, directions, guessed, entropies = ctx.saved_tensors
+        states, weight, ids, normalizers, directions, precomputed, entropies = ctx.saved_tensors
         states_train, weight_trains = ctx.needs_input_grad[:2]
         gradient = torch.zeros_like(normalizers) if gradient is None else gradient.unsqueeze(-1).to(normalizers.dtype)
         summed, ctx.to_weight = ctx.to_weight, None  # handed over once: autograd may add to it in place
@@ -103,7 +105,7 @@ class _VocabularyScores(torch.autograd.Function):
             to_states = to_weight = None
             if entropy_gradient is None:
                 to_states = (directions * (gradient * ctx.scale)).to(states.dtype) if states_train else None
-                to_weight = None if summed is None else _scaled(summed, guessed, gradient)
+                to_weight = None if summed is None else _scaled(summed, precomputed, gradient)
             del summed
             if entropy_gradient is not None or (weight_trains and to_weight is None):
                 again = _gradients_by_logits(
@@ -122,7 +124,7 @@ class _Walk(NamedTuple):
     entropies: Tensor | None  # (M,)
     normalizers: Tensor  # (M, 1) logsumexp of the logits
     directions: Tensor | None  # (M, D) the token's embedding less the mean embedding
-    guessed: Tensor | None  # (M, 1) gradients
+    precomputed: Tensor | None  # (M, 1) gradients
     to_weight: Tensor | None  # (V, D) the weight's gradient by these
 
 
@@ -130,7 +132,7 @@ def _walk(
     states: Tensor,
     weight: Tensor,
     ids: Tensor,
-    guess: GradientGuess | None,
+    precomputed_grads: PrecomputedGrads | None,
     *,
     directions: bool,
     entropy: bool,
@@ -140,46 +142,46 @@ def _walk(
     chosen = (states * embeddings).sum(-1, keepdim=True).mul_(scale)
     logps = chosen.new_empty(len(ids))
     normalizers, entropies = torch.empty_like(chosen), torch.empty_like(logps)
-    keep = guess is not None
-    guessed, to_weight = (torch.empty_like(chosen), torch.zeros_like(weight)) if keep else (None, None)
-    blocks = tiles.row_slices(len(ids), min(tiles.ROWS, tiles.kept_rows(weight)) if keep else tiles.ROWS)
-    buffer = tiles.scratch(weight, blocks[0].stop if blocks else 0, keep=keep)
+    keep = precomputed_grads is not None
+    precomputed, to_weight = (torch.empty_like(chosen), torch.zeros_like(weight)) if keep else (None, None)
+    blocks = chunks.row_slices(len(ids), min(chunks.ROWS, chunks.kept_rows(weight)) if keep else chunks.ROWS)
+    buffer = chunks.scratch(weight, blocks[0].stop if blocks else 0, keep=keep)
     for rows in blocks:
-        sums = tiles.exponential_sums(
+        sums = chunks.exponential_sums(
             states[rows], weight, chosen[rows], buffer, keep=keep, embedding=directions, entropy=entropy, scale=scale
         )
         log_mass = sums.mass.log()
         normalizers[rows] = sums.shift + log_mass
-        # The chosen logit and its tile's are rounded on their own: of a sure token the sum could be below its share.
+        # The chosen logit and its chunk's are rounded on their own: of a sure token the sum could be below its share.
         logps[rows] = (chosen[rows] - sums.shift - log_mass).clamp_(max=0.0).squeeze(-1)
         if sums.entropy is not None:
             entropies[rows] = sums.entropy.squeeze(-1)
         if sums.embedding is not None:
             embeddings[rows].sub_(sums.embedding.div_(sums.mass))
-        if guess is not None and guessed is not None and to_weight is not None:
-            guessed[rows] = guess(logps[rows], rows).unsqueeze(-1).to(guessed.dtype)
-            pull = states[rows] * guessed[rows]
+        if precomputed_grads is not None and precomputed is not None and to_weight is not None:
+            precomputed[rows] = precomputed_grads(logps[rows], rows).unsqueeze(-1).to(precomputed.dtype)
+            pull = states[rows] * precomputed[rows]
             to_weight.index_add_(0, ids[rows], pull)
             pull.div_(sums.mass)
-            for columns, tile in tiles.kept_tiles(weight, len(pull), buffer):
-                to_weight[columns].addmm_(tile.T, pull, alpha=-1)
+            for columns, chunk in chunks.kept_chunks(weight, len(pull), buffer):
+                to_weight[columns].addmm_(chunk.T, pull, alpha=-1)
     return _Walk(
         logps,
         entropies if entropy else None,
         normalizers,
         embeddings if directions else None,
-        guessed,
+        precomputed,
         to_weight,
     )
 
 
-def _scaled(to_weight: Tensor, guessed: Tensor, gradient: Tensor) -> Tensor | None:
-    """``to_weight`` times the factor by which the guess became the gradient; None where there is none."""
-    gradient, guessed = gradient.squeeze(-1), guessed.squeeze(-1)
-    place = guessed.abs().argmax()
-    factor = torch.where(guessed[place] == 0, 1.0, gradient[place].double() / guessed[place].double())
-    error = (gradient - factor * guessed).abs().amax()
-    if not error <= GUESS_TOLERANCE * gradient[place].abs():
+def _scaled(to_weight: Tensor, precomputed: Tensor, gradient: Tensor) -> Tensor | None:
+    """``to_weight`` times the factor by which the precomputed_grads became the gradient; None where there is none."""
+    gradient, precomputed = gradient.squeeze(-1), precomputed.squeeze(-1)
+    place = precomputed.abs().argmax()
+    factor = torch.where(precomputed[place] == 0, 1.0, gradient[place].double() / precomputed[place].double())
+    error = (gradient - factor * precomputed).abs().amax()
+    if not error <= GRAD_TOLERANCE * gradient[place].abs():
         return None
     return to_weight if factor == 1.0 else to_weight.mul_(factor)
 
@@ -205,24 +207,24 @@ def _gradients_by_logits(
     to_weight = torch.zeros_like(weight, dtype=exact) if of_weight else None
     if to_weight is not None:
         to_weight.index_add_(0, ids, states * gradient)
-    blocks = tiles.row_slices(len(ids), tiles.ROWS)
-    buffer = tiles.scratch(weight, blocks[0].stop if blocks else 0, keep=False)
+    blocks = chunks.row_slices(len(ids), chunks.ROWS)
+    buffer = chunks.scratch(weight, blocks[0].stop if blocks else 0, keep=False)
     for rows in blocks:
         share = gradient[rows]
-        for columns, tile in tiles.shifted_tiles(states[rows], weight, normalizers[rows], buffer, scale=scale):
+        for columns, chunk in chunks.shifted_chunks(states[rows], weight, normalizers[rows], buffer, scale=scale):
             if entropy_gradient is not None and entropies is not None:
-                surprise = torch.add(entropies[rows].unsqueeze(-1), tile, alpha=1 / tiles.LOG2_E)
+                surprise = torch.add(entropies[rows].unsqueeze(-1), chunk, alpha=1 / chunks.LOG2_E)
                 share = torch.addcmul(gradient[rows], entropy_gradient[rows].unsqueeze(-1), surprise)
-            tile = tile.exp2_().mul_(share)
+            chunk = chunk.exp2_().mul_(share)
             if to_states is not None:
-                tiles.add_product(to_states[rows], tile, weight[columns], alpha=-1)
+                chunks.add_product(to_states[rows], chunk, weight[columns], alpha=-1)
             if to_weight is not None:
-                tiles.add_product(to_weight[columns], tile.T, states[rows], alpha=-1)
+                chunks.add_product(to_weight[columns], chunk.T, states[rows], alpha=-1)
     if to_weight is not None:
         to_weight = to_weight.to(weight.dtype)
     return (None if to_states is None else to_states.to(states.dtype)), to_weight
 
 
-def guess_mean(logps: Tensor, rows: slice) -> Tensor:
-    """The guess for a mean over all tokens, such as the loss of supervised fine-tuning."""
+def mean_loss_grads(logps: Tensor, rows: slice) -> Tensor:
+    """The precomputed_grads for a mean over all tokens, such as the loss of supervised fine-tuning."""
     return torch.ones_like(logps)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from affectgpt_r1.engine.packed_lengths import Ragged
+from affectgpt_r1.engine.packed_lengths import PackedLengths
 from affectgpt_r1.engine.precision import exact_matmul
 
 
-class DecodingRow:
+class KVCache:
     """A flat row of the newest token of each running completion, and the keys and values before it.
 
     Args:
@@ -22,7 +22,7 @@ class DecodingRow:
     """
 
     def __init__(
-        self, prompts: Ragged, cache: Mapping[int, tuple[Tensor, Tensor]], num_generations: int, max_length: int
+        self, prompts: PackedLengths, cache: Mapping[int, tuple[Tensor, Tensor]], num_generations: int, max_length: int
     ) -> None:
         self.count = prompts.count * num_generations
         self.num_prompts, self.max_length = prompts.count, max_length

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from affectgpt_r1.engine.fused_decoder import PlainBody, is_plain
-from affectgpt_r1.engine.fused_linear_logps import GradientGuess, VocabularyScores, vocabulary_scores
+from affectgpt_r1.engine.fused_decoder import FusedDecoder, supports_fused_decode
+from affectgpt_r1.engine.fused_linear_logps import PrecomputedGrads, TokenLogps, fused_linear_logps
 from affectgpt_r1.engine.head_logits import head_logits
-from affectgpt_r1.engine.kv_cache import DecodingRow
-from affectgpt_r1.engine.lm_head_sampling import tiled_head
+from affectgpt_r1.engine.kv_cache import KVCache
+from affectgpt_r1.engine.lm_head_sampling import chunked_lm_head
 from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
-from affectgpt_r1.engine.packed_lengths import Ragged
+from affectgpt_r1.engine.packed_lengths import PackedLengths
 from affectgpt_r1.engine.prefix_attention import SharedRow
 from affectgpt_r1.engine.tied_embedding import InputEmbedding
 from affectgpt_r1.types import TokenBatch
@@ -67,7 +67,7 @@ def shared_states(model: Any, prompts: EmbeddedPrompts | Prefill, completions: T
         prompts = prompts if isinstance(prompts, Prefill) else prefill(model, prompts)
         return prompts.states.repeat_interleave(num_generations, 0)[mask[:, 0]]
     lengths = prompts.row.prompts if isinstance(prompts, Prefill) else _prompt_lengths(prompts)
-    continued = Ragged(fed.sum(-1).tolist(), ids.device)
+    continued = PackedLengths(fed.sum(-1).tolist(), ids.device)
     embeds = prompts.embedding(ids[:, :-1][fed])
     positions = continued.positions + lengths.counts[continued.sequences // num_generations]
     if isinstance(prompts, Prefill):
@@ -93,26 +93,28 @@ def repeated_states(model: Any, prompts: EmbeddedPrompts, completions: TokenBatc
     return states[:, -length - 1 : -1][mask.bool()]
 
 
-def token_scores(
+def logps_and_entropies(
     model: Any,
     states: Tensor,
     ids: Tensor,
     *,
     temperature: float,
     entropy: bool,
-    guess: GradientGuess | None = None,
+    precomputed_grads: PrecomputedGrads | None = None,
     weight: Tensor | None = None,
-) -> VocabularyScores:
+) -> TokenLogps:
     """Log-probabilities and, if asked, entropies of ``(M,)`` tokens from the ``(M, D)`` states that predict them.
 
-    A plain linear head is walked in tiles, and uses ``guess`` (see
-    :func:`~affectgpt_r1.engine.fused_linear_logps.vocabulary_scores`); any other (with adapters, or a bias) in chunks
+    A plain linear head is walked in chunks, and uses ``precomputed_grads`` (see
+    :func:`~affectgpt_r1.engine.fused_linear_logps.fused_linear_logps`); any other (with adapters, or a bias) in chunks
     of rows that the backward pass forms again. ``weight`` is the head's own as :class:`InputEmbedding` hands it on.
     """
     head = model.lm_head
     if type(head) is nn.Linear and getattr(head, "bias", None) is None:
         weight = head.weight if weight is None else weight
-        return vocabulary_scores(states, weight, ids, temperature=temperature, entropy=entropy, guess=guess)
+        return fused_linear_logps(
+            states, weight, ids, temperature=temperature, entropy=entropy, precomputed_grads=precomputed_grads
+        )
 
     def score(rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         logits = head_logits(head, rows) / temperature
@@ -123,7 +125,7 @@ def token_scores(
         for rows, tokens in zip(torch.split(states, HEAD_ROWS), torch.split(ids, HEAD_ROWS), strict=True)
     ]
     logps, entropies = (torch.cat(list(one)) for one in zip(*parts, strict=True))
-    return VocabularyScores(logps, entropies if entropy else None)
+    return TokenLogps(logps, entropies if entropy else None)
 
 
 class Decoder:
@@ -142,11 +144,11 @@ class Decoder:
 
     def __init__(self, model: Any, prefilled: Prefill, num_generations: int, max_length: int) -> None:
         self.model = model
-        self.row = DecodingRow(prefilled.row.prompts, prefilled.row.cache, num_generations, max_length)
+        self.row = KVCache(prefilled.row.prompts, prefilled.row.cache, num_generations, max_length)
         prompts = prefilled.row.prompts
         self._lengths = prompts.counts.repeat_interleave(num_generations)
-        self._body = PlainBody(model, prompts.longest + max_length) if is_plain(model) else None
-        self.head = tiled_head(model)
+        self._body = FusedDecoder(model, prompts.longest + max_length) if supports_fused_decode(model) else None
+        self.head = chunked_lm_head(model)
         self.first: Tensor = self._outputs(prefilled.states.detach()).repeat_interleave(num_generations, 0)
 
     def advance(self, tokens: Tensor, rows: Tensor) -> Tensor:
@@ -169,7 +171,7 @@ class Decoder:
         return states if self.head is not None else head_logits(self.model.lm_head, states)
 
 
-def _run(model: Any, embeds: Tensor, positions: Tensor, row: SharedRow | DecodingRow) -> Tensor:
+def _run(model: Any, embeds: Tensor, positions: Tensor, row: SharedRow | KVCache) -> Tensor:
     states: Tensor = model.model(
         inputs_embeds=embeds.unsqueeze(0),
         # A mask of four dimensions is passed on as it is, and our attention needs none.
@@ -182,8 +184,8 @@ def _run(model: Any, embeds: Tensor, positions: Tensor, row: SharedRow | Decodin
     return states if read is None or len(states) == len(read) else states.index_select(0, read)
 
 
-def _prompt_lengths(prompts: EmbeddedPrompts) -> Ragged:
-    return Ragged(prompts.mask.sum(-1).tolist(), prompts.mask.device)
+def _prompt_lengths(prompts: EmbeddedPrompts) -> PackedLengths:
+    return PackedLengths(prompts.mask.sum(-1).tolist(), prompts.mask.device)
 
 
 def _flat_prompts(prompts: EmbeddedPrompts) -> Tensor:
@@ -192,7 +194,7 @@ def _flat_prompts(prompts: EmbeddedPrompts) -> Tensor:
     return flat if len(kept) == len(flat) else flat.index_select(0, kept)
 
 
-def _predictors(completions: Ragged, num_generations: int, mask: Tensor) -> Tensor:
+def _predictors(completions: PackedLengths, num_generations: int, mask: Tensor) -> Tensor:
     """Where in the prompts' ends and the completions stands the state that predicts each token with mask 1."""
     num_prompts = len(mask) // num_generations
     ends = torch.arange(num_prompts, device=mask.device).repeat_interleave(num_generations).unsqueeze(-1)

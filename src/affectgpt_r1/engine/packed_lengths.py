@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Ragged:
+class PackedLengths:
     """Lengths of ``n`` sequences in a flat row, and the ways between the row and a right-padded batch.
 
     Args:

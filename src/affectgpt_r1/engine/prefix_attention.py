@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from affectgpt_r1.engine.packed_lengths import Ragged
+from affectgpt_r1.engine.packed_lengths import PackedLengths
 from affectgpt_r1.engine.varlen_attention import attend_at_ends, attend_causally, attend_to_prompt
 from affectgpt_r1.errors import ConfigError
 
@@ -34,8 +34,8 @@ class SharedRow:
         cache: ``(k, v)`` by layer, each ``(prompt tokens, KV heads, d)``.
     """
 
-    prompts: Ragged
-    completions: Ragged | None
+    prompts: PackedLengths
+    completions: PackedLengths | None
     prefilled: bool = False
     keep: bool = False
     cache: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def attention(
         raise ConfigError(f"the language model has {which}, which no pass here computes; choose one without")
     if dropout:
         raise ConfigError(
-            f"model.share_prompt cannot run attention dropout ({dropout}): set model.share_prompt=false, or "
+            f"model.share_prefix cannot run attention dropout ({dropout}): set model.share_prefix=false, or "
             "model.language_model.attention_dropout=0"
         )
     # Under autocast the rotation has made float32 of query and key.

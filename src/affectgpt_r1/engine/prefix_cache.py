@@ -13,7 +13,7 @@ from affectgpt_r1.engine.language_model import Prefill
 from affectgpt_r1.types import ClipBatch
 
 
-class KeptPrefill(NamedTuple):
+class PrefixCache(NamedTuple):
     """A prefill in the autograd graph, and what it was computed from.
 
     Attributes:
@@ -27,7 +27,7 @@ class KeptPrefill(NamedTuple):
     weights: list[tuple[int, int, float]]
 
     @classmethod
-    def of(cls, prefilled: Prefill, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> KeptPrefill:
+    def of(cls, prefilled: Prefill, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> PrefixCache:
         """Keep a pass over clips with trainable weights."""
         return cls(prefilled, batch, _states(weights))
 

@@ -1,7 +1,7 @@
 """Wall time of a training step's phases, and peak memory.
 
-The phases are ``towers``, ``prefill``, ``decode``, ``reward``, ``reference``, ``old_logps``, ``forward``, ``backward``,
-``optimizer``.
+The phases are ``encoders``, ``prefill``, ``decode``, ``reward``, ``reference``, ``old_logps``, ``forward``,
+``backward``, ``optimizer``.
 """
 
 from __future__ import annotations

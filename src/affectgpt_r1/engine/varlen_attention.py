@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from affectgpt_r1.engine.flash_attention import attention_backward, attention_forward
-from affectgpt_r1.engine.packed_lengths import Ragged
+from affectgpt_r1.engine.packed_lengths import PackedLengths
 from affectgpt_r1.engine.precision import exact_matmul
 
 
-def attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
+def attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
     """Causal attention inside each sequence of a flat row.
 
     Args:
@@ -30,7 +30,7 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, 
     return output
 
 
-def attend_at_ends(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
+def attend_at_ends(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
     """Attention of each sequence's last token: so few queries that torch's own gradient will do.
 
     Args:
@@ -57,8 +57,8 @@ def attend_to_prompt(
     value: Tensor,
     prompt_key: Tensor,
     prompt_value: Tensor,
-    prompts: Ragged,
-    completions: Ragged,
+    prompts: PackedLengths,
+    completions: PackedLengths,
     scale: float,
 ) -> Tensor:
     """Attention of completions to their prompts and causally to themselves.
@@ -101,7 +101,9 @@ def _reduce_heads(gradient: Tensor, key_heads: int) -> Tensor:
     return _heads_first(gradient.view(rows, key_heads, heads // key_heads, length, size).sum(2))
 
 
-def _attend_to_self(query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> tuple[Tensor, Tensor]:
+def _attend_to_self(
+    query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float
+) -> tuple[Tensor, Tensor]:
     """Output ``(n, H, L, d)`` and log-normalisers ``(n, H, L)`` of causal attention inside each sequence.
 
     The query is padded, ``(n, L, H, d)``; key and value are flat. Right padding is never seen: it comes later.
@@ -117,7 +119,7 @@ def _gradients_to_self(
     value: Tensor,
     output: Tensor,
     normalizer: Tensor,
-    lengths: Ragged,
+    lengths: PackedLengths,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`_attend_to_self`: the query's padded, flat those of key and value."""
@@ -141,7 +143,7 @@ class _CausalAttention(torch.autograd.Function):
     """Causal attention inside each sequence of a flat row."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: Ragged, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
         output, normalizer = _attend_to_self(lengths.pad(query), key, value, lengths, scale)
         ctx.save_for_backward(query, key, value, output, normalizer)
         ctx.lengths, ctx.scale = lengths, scale
@@ -174,8 +176,8 @@ class _CompletionAttention(torch.autograd.Function):
         value: Tensor,
         prompt_key: Tensor,
         prompt_value: Tensor,
-        prompts: Ragged,
-        completions: Ragged,
+        prompts: PackedLengths,
+        completions: PackedLengths,
         scale: float,
     ) -> Tensor:
         padded, key_heads = completions.pad(query), key.shape[1]

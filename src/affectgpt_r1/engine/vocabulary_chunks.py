@@ -1,4 +1,4 @@
-"""Walks over the logits ``states @ weight.T`` tile by tile, for :mod:`~affectgpt_r1.engine.fused_linear_logps`.
+"""Walks over the logits ``states @ weight.T`` chunk by chunk, for :mod:`~affectgpt_r1.engine.fused_linear_logps`.
 
 Exponentials are taken to base two: on a CPU ``exp2`` costs a third of ``exp``, and the change of base is free.
 """
@@ -40,12 +40,12 @@ def kept_rows(weight: Tensor) -> int:
 
 
 def scratch(weight: Tensor, rows: int, *, keep: bool) -> Tensor:
-    """Room for one tile of ``rows`` tokens, or for all their tiles."""
+    """Room for one chunk of ``rows`` tokens, or for all their chunks."""
     size = rows * (len(weight) if keep else min(_width(weight), len(weight)))
     return weight.new_empty(size, dtype=exact_dtype(weight.dtype))
 
 
-def shifted_tiles(
+def shifted_chunks(
     states: Tensor, weight: Tensor, shift: Tensor, buffer: Tensor, *, keep: bool = False, scale: float = 1.0
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield columns of the vocabulary and ``(logits - shift) * log2(e)``, ``(m, columns)`` in single precision.
@@ -57,18 +57,18 @@ def shifted_tiles(
         weight: ``(V, D)``.
         shift: ``(m, 1)`` nats, in the weight's type but at least single precision.
         buffer: From :func:`scratch`.
-        keep: Lay every tile at a place of its own, else over the one before.
+        keep: Lay every chunk at a place of its own, else over the one before.
         scale: Multiplies the product of states and weight.
     """
     offset = -LOG2_E * shift
     for columns in _column_slices(weight):
         first = columns.start if keep else 0
-        tile = _tile(buffer, len(states), slice(first, first + columns.stop - columns.start))
-        if tile.dtype == states.dtype == weight.dtype:
-            torch.mm(states, weight[columns].T, out=tile)
+        chunk = _chunk(buffer, len(states), slice(first, first + columns.stop - columns.start))
+        if chunk.dtype == states.dtype == weight.dtype:
+            torch.mm(states, weight[columns].T, out=chunk)
         else:
-            tile.copy_(exact_matmul(states, weight[columns].T))
-        yield columns, torch.add(offset, tile, alpha=LOG2_E * scale, out=tile)
+            chunk.copy_(exact_matmul(states, weight[columns].T))
+        yield columns, torch.add(offset, chunk, alpha=LOG2_E * scale, out=chunk)
 
 
 def exponential_sums(
@@ -82,47 +82,47 @@ def exponential_sums(
     entropy: bool = False,
     scale: float = 1.0,
 ) -> Sums:
-    """Sums of ``exp(logits - shift)`` over the vocabulary; kept tiles become ``exp(logits - shift)``.
+    """Sums of ``exp(logits - shift)`` over the vocabulary; kept chunks become ``exp(logits - shift)``.
 
     The logit of the chosen token serves as shift, which saves the search for the highest: at least ``exp(0)`` is then
     in the sum, so nothing underflows. Where a token is so improbable that the sum nears the type's end, the walk is
     made again with the highest logit.
 
     Args:
-        states: See :func:`shifted_tiles`.
-        weight: See :func:`shifted_tiles`.
+        states: See :func:`shifted_chunks`.
+        weight: See :func:`shifted_chunks`.
         chosen: ``(m, 1)`` logits of the chosen tokens.
-        buffer: See :func:`shifted_tiles`.
-        keep: See :func:`shifted_tiles`.
+        buffer: See :func:`shifted_chunks`.
+        keep: See :func:`shifted_chunks`.
         embedding: Whether to sum the embeddings.
         entropy: Whether to take the entropy.
-        scale: See :func:`shifted_tiles`.
+        scale: See :func:`shifted_chunks`.
     """
 
     def sums(shift: Tensor) -> Sums:
         mass, moment = torch.zeros_like(shift), torch.zeros_like(shift)
         total = shift.new_zeros(states.shape) if embedding else None
-        for columns, tile in shifted_tiles(states, weight, shift, buffer, keep=keep, scale=scale):
-            exponents = tile.clone() if entropy else None
-            mass.add_(tile.exp2_().sum(-1, keepdim=True))
+        for columns, chunk in shifted_chunks(states, weight, shift, buffer, keep=keep, scale=scale):
+            exponents = chunk.clone() if entropy else None
+            mass.add_(chunk.exp2_().sum(-1, keepdim=True))
             if exponents is not None:
-                moment.add_(exponents.mul_(tile).sum(-1, keepdim=True))
+                moment.add_(exponents.mul_(chunk).sum(-1, keepdim=True))
             if total is not None:
-                add_product(total, tile, weight[columns])
+                add_product(total, chunk, weight[columns])
         return Sums(shift, mass, total, mass.log() - moment / (LOG2_E * mass) if entropy else None)
 
     first = sums(chosen)
     if not (first.mass > math.sqrt(torch.finfo(weight.dtype).max)).any():
         return first
     highest = torch.full_like(chosen, -torch.inf)
-    for _, tile in shifted_tiles(states, weight, torch.zeros_like(chosen), buffer, scale=scale):
-        torch.maximum(highest, tile.amax(-1, keepdim=True), out=highest)
+    for _, chunk in shifted_chunks(states, weight, torch.zeros_like(chosen), buffer, scale=scale):
+        torch.maximum(highest, chunk.amax(-1, keepdim=True), out=highest)
     return sums(highest / LOG2_E)
 
 
-def kept_tiles(weight: Tensor, rows: int, buffer: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The tiles of ``rows`` tokens that a walk with ``keep`` left in the buffer."""
-    return ((columns, _tile(buffer, rows, columns)) for columns in _column_slices(weight))
+def kept_chunks(weight: Tensor, rows: int, buffer: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The chunks of ``rows`` tokens that a walk with ``keep`` left in the buffer."""
+    return ((columns, _chunk(buffer, rows, columns)) for columns in _column_slices(weight))
 
 
 def add_product(total: Tensor, first: Tensor, second: Tensor, *, alpha: float = 1.0) -> None:
@@ -134,7 +134,7 @@ def add_product(total: Tensor, first: Tensor, second: Tensor, *, alpha: float = 
         total.add_(exact_matmul(first, second), alpha=alpha)
 
 
-def _tile(buffer: Tensor, rows: int, columns: slice) -> Tensor:
+def _chunk(buffer: Tensor, rows: int, columns: slice) -> Tensor:
     return buffer[rows * columns.start : rows * columns.stop].view(rows, -1)
 
 
@@ -144,5 +144,5 @@ def _column_slices(weight: Tensor) -> Iterator[slice]:
 
 
 def _width(weight: Tensor) -> int:
-    """A CPU wants tiles that stay in its cache, an accelerator few kernels."""
+    """A CPU wants chunks that stay in its cache, an accelerator few kernels."""
     return COLUMNS if weight.device.type == "cpu" else ACCELERATOR_COLUMNS

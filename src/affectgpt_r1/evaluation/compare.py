@@ -1,4 +1,4 @@
-"""Systems side by side: greedy answers, wheel scores with intervals, what each modality is worth, constant sprays."""
+"""Systems side by side: greedy answers, scores with intervals, the worth of each modality, constant baselines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from affectgpt_r1.metrics.functional.wheel_f1 import WheelCounts, _compute, _upd
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.training.completions import answer_statistics, parse_rollout
 from affectgpt_r1.training.rollout_buffer import without_long_prompts
-from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Modality, Sampling, SkippedClip
+from affectgpt_r1.types import ClipBatch, Completion, EmotionSet, Modality, Sampling, UnreadableClip
 
 
 class Answers(NamedTuple):
@@ -23,7 +23,7 @@ class Answers(NamedTuple):
     names: list[str]
     targets: list[EmotionSet]
     completions: list[Completion]
-    skipped: list[SkippedClip]
+    skipped: list[UnreadableClip]
 
     @property
     def labels(self) -> list[EmotionSet]:
@@ -53,11 +53,13 @@ def decode_answers(
         answers.names.extend(batch.names)
         answers.targets.extend(batch.labels)
         kind = policy.template.kind
-        answers.completions.extend(parse_rollout(rollout, batch.names, thinks=policy.thinks, kind=kind))
+        answers.completions.extend(
+            parse_rollout(rollout, batch.names, enable_thinking=policy.enable_thinking, kind=kind)
+        )
     return answers
 
 
-def common_clips(systems: Mapping[str, dict[str, Answers]]) -> list[SkippedClip]:
+def common_clips(systems: Mapping[str, dict[str, Answers]]) -> list[UnreadableClip]:
     """Keep the answers to clips that every system could read, in place.
 
     Systems that read other media may fail on other clips; scores and paired differences need the same ones.

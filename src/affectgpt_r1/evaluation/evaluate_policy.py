@@ -1,4 +1,4 @@
-"""A trained policy's greedy answers to the test clips: the figures and the answers themselves."""
+"""A trained policy's greedy answers to the test clips: the metrics and the answers themselves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def evaluate_best_weights(
     device: torch.device,
     step: int,
 ) -> dict[str, float]:
-    """Answer the test clips with the weights of the best validation, and log figures and answers.
+    """Answer the test clips with the weights of the best validation, and log metrics and answers.
 
     Args:
         config: The run's configuration.
@@ -44,7 +44,7 @@ def evaluate_best_weights(
         step: Step to log at.
 
     Returns:
-        See :func:`held_out_metrics`.
+        See :func:`test_split_metrics`.
     """
     best = Path(config.paths.run) / "checkpoints" / "best.ckpt"
     if best.is_file():
@@ -57,7 +57,7 @@ def evaluate_best_weights(
         for batch in data.test_dataloader()
     )
     answers = decode_answers(policy, batches, answer_sampling(config))
-    metrics = held_out_metrics(answers, lexicon)
+    metrics = test_split_metrics(answers, lexicon)
     text = answer_lines(answers, lexicon)
     write_text(Path(config.paths.run) / "test" / "answers.jsonl", text)
     for logger in loggers:
@@ -68,7 +68,7 @@ def evaluate_best_weights(
     return metrics
 
 
-def held_out_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
+def test_split_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
     """Figures of greedy answers by log name.
 
     Args:
@@ -78,7 +78,7 @@ def held_out_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
     Returns:
         ``test/f1``, ``test/precision`` and ``test/recall`` (means over the five level-1 wheels, in [0, 1])
         and ``test/answers/<statistic>``; where every target is a single label, also ``test/<set>/war``, ``uar`` and
-        ``unparsed_share`` of each single-label set.
+        ``unparsed_rate`` of each single-label set.
     """
     score = EmotionWheelScore(lexicon, sync_on_compute=False)  # other processes answer nothing
     score.update(answers.labels, answers.targets)
@@ -92,11 +92,11 @@ def held_out_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
 
 
 def _recalls(answers: Answers) -> dict[str, float]:
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name in sorted({set_of_clip(clip) for clip in answers.names}):
         rows = [row for row, clip in enumerate(answers.names) if set_of_clip(clip) == name]
         scores = single_label_scores(
             [answers.labels[row] for row in rows], [answers.targets[row] for row in rows], CLASSES.get(name, ())
         )
-        figures |= {"/".join(filter(None, ("test", name, key))): value for key, value in scores.items()}
-    return figures
+        metrics |= {"/".join(filter(None, ("test", name, key))): value for key, value in scores.items()}
+    return metrics

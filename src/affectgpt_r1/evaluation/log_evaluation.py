@@ -1,4 +1,4 @@
-"""Where an evaluation's figures are kept: files in the output folder, metrics and artifacts in the logger."""
+"""Where an evaluation's metrics are kept: files in the output folder, metrics and artifacts in the logger."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def log_evaluation(loggers: Sequence[Logger], summary: Summary, folder: str | Pa
 
 
 def evaluation_metrics(summary: Summary) -> dict[str, float]:
-    """Return the summary's figures by log name: ``test/sft/f1``, ``test/sft/without_video/drop``, ...
+    """Return the summary's metrics by log name: ``test/sft/f1``, ``test/sft/without_video/drop``, ...
 
     Args:
         summary: See :mod:`affectgpt_r1.evaluation.tables`.
@@ -58,8 +58,8 @@ def evaluation_metrics(summary: Summary) -> dict[str, float]:
         system = summary[name]
         scores: dict[str, float | None] = {score: system["mean_level1"].get(score) for score in STATISTICS}
         scores |= {measure: system.get(measure) for measure in MEASURES}
-        for modality, figures in system.get("without", {}).items():
-            scores |= {f"without_{modality}/{key}": figures.get(key) for key in ("f1", "drop")}
+        for modality, without in system.get("without", {}).items():
+            scores |= {f"without_{modality}/{key}": without.get(key) for key in ("f1", "drop")}
         metrics |= {f"test/{name}/{key}": float(value) for key, value in scores.items() if value is not None}
     for name, difference in summary.get("differences", {}).items():
         metrics[f"test/{name}/f1"] = float(difference["f1"])

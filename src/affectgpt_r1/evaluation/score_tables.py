@@ -43,7 +43,7 @@ def _details(report: Mapping[str, Any], level: int) -> Table:
     names["mer2025_challenge"] = "mean of both levels (mer2025_challenge)"
     for key, name in names.items():
         table.add_row(name, *_cells(report, key))
-    table.caption = f"{100 * report['unmapped_share']:.1f} % of the predicted words map onto no wheel."
+    table.caption = f"{100 * report['unmapped_rate']:.1f} % of the predicted words map onto no wheel."
     return table
 
 

@@ -19,7 +19,7 @@ def alike(settings: Mapping[str, DictConfig]) -> list[list[str]]:
     for name, config in settings.items():
         plain = resolved(config)
         prompt = {key: value for key, value in plain["prompt"].items() if key not in ("name", "max_completion_length")}
-        told = json.dumps([plain["model"], plain["data"], prompt, plain["towers_from"]], sort_keys=True)
+        told = json.dumps([plain["model"], plain["data"], prompt, plain["encoders_from"]], sort_keys=True)
         groups.setdefault(told, []).append(name)
     return list(groups.values())
 

@@ -6,7 +6,7 @@ Every table reads one summary, the content of ``summary.json``; scores are fract
 systems); one entry per system, ``sft``, ``control``, ``grpo``
 (absent ones have no row), and ``baselines`` by the words that are sprayed. A system has ``mean_level1`` (``f1``,
 ``precision``, ``recall``), ``interval`` (``[low, high]`` by the same names), ``wheels`` (the same scores by wheel),
-``words_per_answer``, ``distinct_words``, ``repeated_words``, ``format_rate``, ``unmapped_share``, and ``without``
+``words_per_answer``, ``distinct_words``, ``repeated_words``, ``format_rate``, ``unmapped_rate``, and ``without``
 (``f1``, ``drop``, ``interval`` by modality left out). ``differences`` holds ``f1`` and ``interval`` by name, such as
 ``grpo_minus_sft``. ``runs`` holds ``checkpoint``, ``stage``, ``step``, ``seed``, ``git_commit`` and ``finished`` by
 system.
@@ -29,17 +29,17 @@ MEASURES = {
     "distinct_words": "distinct",
     "repeated_words": "repeated",
     "format_rate": "in format %",
-    "unmapped_share": "unmapped %",
+    "unmapped_rate": "unmapped %",
 }
 SYNTHETIC_NOTE = (
-    "Synthetic clips, whose small towers were pretrained on the cues that the renderer recorded (stage=towers). "
-    "Not comparable with figures on recorded clips."
+    "Synthetic clips, whose small encoders were pretrained on the cues that the renderer recorded "
+    "(stage=pretrain_encoders). Not comparable with metrics on recorded clips."
 )
 _ABSENT = ""
 
 
 def evaluation_tables(summary: Summary) -> list[Table]:
-    """Return every table that the summary has figures for, the comparison first."""
+    """Return every table that the summary has metrics for, the comparison first."""
     makers = (comparison_table, answer_table, wheel_table, modality_table, difference_table, run_table)
     return [table for table in (make(summary) for make in makers) if table.row_count]
 
@@ -164,4 +164,4 @@ def _measure(system: Summary, key: str) -> str:
     value = system.get(key)
     if value is None:
         return _ABSENT
-    return f"{100 * value:.1f}" if key in ("format_rate", "unmapped_share") else f"{value:.2f}"
+    return f"{100 * value:.1f}" if key in ("format_rate", "unmapped_rate") else f"{value:.2f}"

@@ -1,8 +1,8 @@
-"""MER-UniBench in one summary: nine figures and their plain mean, as published, and corrected.
+"""MER-UniBench in one summary: nine metrics and their plain mean, as published, and corrected.
 
 The published protocol (Lian et al., "AffectGPT", ICML 2025) scores OV-MERD+ by the emotion-wheel F, the four basic sets
 by the hit rate, and the four sentiment sets by weighted F1. :data:`NOTES` says where it is questionable; the corrected
-figure beside each published one mends what it names.
+metric beside each published one mends what it names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SetPredictions = Mapping[str, Mapping[str, EmotionSet]]
 """Predicted emotion sets by set name and clip name."""
 
 NOTES = {
-    "checkpoint": "The published figures take, for each set, the checkpoint that does best on that set's test clips. "
+    "checkpoint": "The published metrics take, for each set, the checkpoint that does best on that set's test clips. "
     "Corrected: one checkpoint for all sets, chosen without them.",
     "neutral": "Published: clips whose target is neutral are dropped from fine-grained and basic sets, and a predicted "
     "neutral is free there. Corrected: neutral is a cluster of its own.",
@@ -42,8 +42,8 @@ NOTES = {
     "abstention": "Published: on sentiment sets, clips of value 0 are dropped and a predicted neutral counts as "
     "negative. Corrected: a predicted neutral is wrong for either target.",
     "extraction": "Published: Qwen2.5-7B-Instruct, sampled at temperature 0.7, takes the labels out of free text and "
-    "judges their sentiment. Whatever does so here gives other figures.",
-    "unmapped": "Predicted words that no wheel knows cost nothing in either figure; their share is shown.",
+    "judges their sentiment. Whatever does so here gives other metrics.",
+    "unmapped": "Predicted words that no wheel knows cost nothing in either metric; their share is shown.",
 }
 
 
@@ -62,7 +62,7 @@ def unibench_table(
         sentiment_of: Turns an emotion set into +1, 0 or -1, as a language model may: the offline word map, if None.
 
     Returns:
-        ``lexicon``; ``sets``: by name ``group``, ``metric``, ``published``, ``corrected``, the secondary figures under
+        ``lexicon``; ``sets``: by name ``group``, ``metric``, ``published``, ``corrected``, the secondary metrics under
         ``details``, ``num_clips`` and ``published_clips`` (how many the papers score); ``mean``: the plain mean of
         ``published`` and of ``corrected`` over the sets that are there, comparable with the papers' only where
         ``missing`` is empty; the ``missing`` sets; ``notes``. Scores are fractions.
@@ -92,11 +92,11 @@ def unibench_over_checkpoints(
         checkpoints: Predictions by checkpoint, such as ``"epoch 30"``.
         sets: See :func:`unibench_table`.
         lexicon: See :func:`unibench_table`.
-        chosen: The checkpoint that was chosen without looking at test clips; the corrected figures are all its own.
+        chosen: The checkpoint that was chosen without looking at test clips; the corrected metrics are all its own.
         sentiment_of: See :func:`unibench_table`.
 
     Returns:
-        The summary of :func:`unibench_table`; every set also names its ``checkpoint``, and has the published figure of
+        The summary of :func:`unibench_table`; every set also names its ``checkpoint``, and has the published metric of
         the chosen one as ``published_chosen``. ``checkpoints`` has their ``names`` and the ``chosen`` one.
 
     Raises:
@@ -120,7 +120,7 @@ def unibench_over_checkpoints(
 def _summary(lexicon: Lexicon, scored: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     missing = [name for name in LAYOUTS if name not in scored]
     means = {
-        kind: sum(figures[kind] for figures in scored.values()) / len(scored) for kind in ("published", "corrected")
+        kind: sum(metrics[kind] for metrics in scored.values()) / len(scored) for kind in ("published", "corrected")
     }
     return {"lexicon": lexicon.name, "sets": scored, "mean": means, "missing": missing, "notes": NOTES}
 
@@ -163,10 +163,10 @@ def _fine(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon) -> 
     scores = _wheel_means(wheel_counts(predicted, clips.labels, lexicon))
     corrected = _wheel_means(counts_with_neutral(predicted, clips.labels, lexicon))
     details = {name: scores[name] for name in ("precision", "recall")}
-    return "EW F", scores["f1"], corrected["f1"], details | {"unmapped_share": _unmapped_share(predicted, lexicon)}
+    return "EW F", scores["f1"], corrected["f1"], details | {"unmapped_rate": _unmapped_rate(predicted, lexicon)}
 
 
-def _unmapped_share(predicted: list[EmotionSet], lexicon: Lexicon) -> float:
+def _unmapped_rate(predicted: list[EmotionSet], lexicon: Lexicon) -> float:
     """Share of the predicted words but ``neutral`` that no wheel knows."""
     emotions = [tuple(word for word in words if not is_neutral(word)) for words in predicted]
     unmapped, num_words = count_unmapped(emotions, lexicon)
@@ -181,7 +181,7 @@ def _wheel_means(counts: WheelCounts) -> dict[str, float]:
 
 def _basic(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon) -> _Scored:
     scores = hit_rate(predicted, [label for (label,) in clips.labels], clips.classes, lexicon)
-    details = {"mscore": float(scores.mscore), "unmapped_share": _unmapped_share(predicted, lexicon)}
+    details = {"mscore": float(scores.mscore), "unmapped_rate": _unmapped_rate(predicted, lexicon)}
     return "hit rate", float(scores.hit_rate), float(scores.corrected), details
 
 
@@ -205,7 +205,7 @@ def recognition_table(predictions: SetPredictions, sets: Mapping[str, Recognitio
         sets: DFEW, MAFW and RAVDESS, some or all, by name.
 
     Returns:
-        By set ``war``, ``uar`` and ``unparsed_share``, fractions; ``num_clips``; ``source`` of the labels.
+        By set ``war``, ``uar`` and ``unparsed_rate``, fractions; ``num_clips``; ``source`` of the labels.
 
     Raises:
         DataError: The predictions of a set are not of its clips.

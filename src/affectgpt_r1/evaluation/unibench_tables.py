@@ -23,14 +23,14 @@ _MORE = {
     "accuracy": "ACC",
     "precision": "P",
     "recall": "R",
-    "unmapped_share": "unmapped",
+    "unmapped_rate": "unmapped",
     "predicted_neutral": "neutral",
 }
 _RECOGNITION_TITLES = {"dfew": "DFEW", "mafw": "MAFW", "ravdess": "RAVDESS"}
 
 
 def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
-    """Return one row a set and one for the mean: the published figure, the corrected one, both in points.
+    """Return one row a set and one for the mean: the published metric, the corrected one, both in points.
 
     Args:
         summary: Of :func:`~affectgpt_r1.evaluation.unibench_scores.unibench_table` or
@@ -42,14 +42,14 @@ def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
     for column in ("clips", "published", "corrected"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("more", no_wrap=True)
-    for name, figures in summary["sets"].items():
+    for name, metrics in summary["sets"].items():
         table.add_row(
             TITLES[name],
-            figures["metric"],
-            _clips(figures),
-            _points(figures["published"]),
-            _points(figures["corrected"]),
-            _more(figures),
+            metrics["metric"],
+            _clips(metrics),
+            _points(metrics["published"]),
+            _points(metrics["corrected"]),
+            _more(metrics),
         )
     table.add_section()
     mean = summary["mean"]
@@ -69,24 +69,24 @@ def recognition_rich_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
     for column in ("clips", "WAR", "UAR", "no class"):
         table.add_column(column, justify="right")
     table.add_column("labels")
-    for name, figures in scores.items():
-        shares = [_points(figures[key]) for key in ("war", "uar", "unparsed_share")]
-        table.add_row(_RECOGNITION_TITLES[name], f"{figures['num_clips']:,}", *shares, figures["source"])
+    for name, metrics in scores.items():
+        shares = [_points(metrics[key]) for key in ("war", "uar", "unparsed_rate")]
+        table.add_row(_RECOGNITION_TITLES[name], f"{metrics['num_clips']:,}", *shares, metrics["source"])
     table.caption = "An answer with several labels, or with one that is no class of the set, is wrong."
     return table
 
 
-def _clips(figures: Mapping[str, Any]) -> str:
+def _clips(metrics: Mapping[str, Any]) -> str:
     """The number of clips, beside that of the papers where it differs."""
-    if figures["num_clips"] == figures["published_clips"]:
-        return f"{figures['num_clips']:,}"
-    return f"{figures['num_clips']:,} (papers: {figures['published_clips']:,})"
+    if metrics["num_clips"] == metrics["published_clips"]:
+        return f"{metrics['num_clips']:,}"
+    return f"{metrics['num_clips']:,} (papers: {metrics['published_clips']:,})"
 
 
-def _more(figures: Mapping[str, Any]) -> str:
-    parts = [f"{short} {_points(figures['details'][key])}" for key, short in _MORE.items() if key in figures["details"]]
-    if "checkpoint" in figures:
-        parts.append(f"{figures['checkpoint']}; the chosen one has {_points(figures['published_chosen'])}")
+def _more(metrics: Mapping[str, Any]) -> str:
+    parts = [f"{short} {_points(metrics['details'][key])}" for key, short in _MORE.items() if key in metrics["details"]]
+    if "checkpoint" in metrics:
+        parts.append(f"{metrics['checkpoint']}; the chosen one has {_points(metrics['published_chosen'])}")
     return ", ".join(parts)
 
 

@@ -112,7 +112,7 @@ class Predictor:
 
     def _parsed(self, rollout: Rollout, batch: ClipBatch) -> Completion:
         kind = self.policy.template.kind
-        return parse_rollout(rollout, batch.names, thinks=self.policy.thinks, kind=kind)[0]
+        return parse_rollout(rollout, batch.names, enable_thinking=self.policy.enable_thinking, kind=kind)[0]
 
     def _log_probability(self, batch: ClipBatch, completions: TokenBatch) -> float:
         return float(self.policy.per_token_logps(batch, completions).sum())

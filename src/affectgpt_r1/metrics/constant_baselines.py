@@ -9,7 +9,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
 from affectgpt_r1.types import EmotionSet
 
-SPRAY: EmotionSet = ("happy", "sad", "angry")
+CONSTANT_ANSWER: EmotionSet = ("happy", "sad", "angry")
 """The constant answer that the metric is known to reward."""
 
 
@@ -23,7 +23,9 @@ def frequent_words(targets: Sequence[EmotionSet], num_words: int) -> EmotionSet:
     return tuple(word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:num_words])
 
 
-def best_spray(targets: Sequence[EmotionSet], lexicon: Lexicon, num_words: int = 5, candidates: int = 60) -> EmotionSet:
+def best_constant_answer(
+    targets: Sequence[EmotionSet], lexicon: Lexicon, num_words: int = 5, candidates: int = 60
+) -> EmotionSet:
     """The constant answer of ``num_words`` words that scores best on these targets, built greedily.
 
     Args:

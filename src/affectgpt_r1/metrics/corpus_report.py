@@ -9,7 +9,7 @@ import torch
 
 from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
 from affectgpt_r1.metrics.bootstrap import STATISTICS, Statistic, bootstrap_interval
-from affectgpt_r1.metrics.constant_baselines import SPRAY, frequent_words
+from affectgpt_r1.metrics.constant_baselines import CONSTANT_ANSWER, frequent_words
 from affectgpt_r1.metrics.functional.wheel_f1 import (
     WheelCounts,
     ZeroDivision,
@@ -39,10 +39,10 @@ def corpus_report(
 
     Returns:
         ``scores`` by :func:`~affectgpt_r1.metrics.functional.wheel_f1.score_table`; ``intervals``, 95 % bootstrap
-        bounds ``[low, high]`` under the same keys, absent where no target counts; ``baselines``, the ``words``, ``scores`` and
-        ``intervals`` of the constant answers ``constant`` and ``frequent`` (the words that stand in most of these very
-        targets); ``samples``; ``counted``, the samples that count on each wheel at level 1; ``unmapped_share`` of the
-        predicted words.
+        bounds ``[low, high]`` under the same keys, absent where no target counts; ``baselines``, the ``words``,
+        ``scores`` and ``intervals`` of the constant answers ``constant`` and ``frequent`` (the words that stand in most
+        of these very targets); ``samples``; ``counted``, the samples that count on each wheel at level 1;
+        ``unmapped_rate`` of the predicted words.
 
     Raises:
         ValueError: If the lengths differ.
@@ -53,12 +53,15 @@ def corpus_report(
         "lexicon": lexicon.name,
         "samples": len(targets),
         "counted": {f"wheel{wheel}": int(number) for wheel, number in enumerate(counted, start=1)},
-        "unmapped_share": unmapped / max(1, num_words),
+        "unmapped_rate": unmapped / max(1, num_words),
         "scores": score_table(predictions, targets, lexicon, zero_division),
         "intervals": _intervals(predictions, targets, lexicon),
         "baselines": {
             kind: _baseline(words, targets, lexicon, zero_division)
-            for kind, words in (("constant", SPRAY), ("frequent", frequent_words(targets, NUM_FREQUENT_WORDS)))
+            for kind, words in (
+                ("constant", CONSTANT_ANSWER),
+                ("frequent", frequent_words(targets, NUM_FREQUENT_WORDS)),
+            )
         },
     }
 

@@ -85,13 +85,13 @@ class EmotionWheelScore(Metric):
 
         Returns:
             ``f1``, ``precision`` and ``recall``: means over the wheels on which any sample counts, NaN if there is
-            none; ``wheel1_f1`` to ``wheel5_f1``; ``unmapped_share``: the share of predicted words (duplicates
+            none; ``wheel1_f1`` to ``wheel5_f1``; ``unmapped_rate``: the share of predicted words (duplicates
             included) that map onto no wheel at level 1, 0 if nothing was predicted; ``num_samples``.
         """
         sums = sums_of_hits(self.hits_by_predicted, self.hits_by_relevant, self.counted)
         score = _compute(sums)
         result = {name: _mean_over_wheels(values, self.counted) for name, values in score._asdict().items()}
         result |= {f"wheel{wheel}_f1": f1 for wheel, f1 in enumerate(score.f1.unbind(), start=1)}
-        result["unmapped_share"] = self.unmapped_words / self.predicted_words.clamp(min=1)
+        result["unmapped_rate"] = self.unmapped_words / self.predicted_words.clamp(min=1)
         result["num_samples"] = self.num_samples.clone()
         return result

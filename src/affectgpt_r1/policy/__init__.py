@@ -1,1 +1,1 @@
-"""The multimodal policy: frozen towers, fusion, language model, prompts and sampling."""
+"""The multimodal policy: frozen encoders, fusion, language model, prompts and sampling."""

@@ -10,33 +10,33 @@ from typing import Any
 
 from affectgpt_r1.errors import AffectGPTError, ConfigError
 from affectgpt_r1.io.untrusted_files import read_json
-from affectgpt_r1.policy.encoders import AudioTower, Towers, VideoTower, WaveformNormalization
+from affectgpt_r1.policy.encoders import AudioEncoder, Encoders, VideoEncoder, WaveformNormalization
 from affectgpt_r1.policy.pretrained import build_part, local_weights, only_local, weights_missing
 from affectgpt_r1.policy.prompts import BOS_TOKEN, EOS_TOKEN, MEDIA_TOKENS
 
 
-def build_towers(
+def build_encoders(
     video: Mapping[str, Any],
     audio: Mapping[str, Any],
     waveform_normalization: WaveformNormalization,
     weights: str | Path | None = None,
-) -> Towers:
-    """Towers with fresh or pretrained weights.
+) -> Encoders:
+    """Encoders with fresh or pretrained weights.
 
     :func:`~affectgpt_r1.policy.pretrained.build_part` takes the keys beside the architecture's.
 
     Args:
         video: Keywords of ``CLIPVisionConfig``; ``image_mean`` and ``image_std`` where they are not CLIP's.
         audio: Keywords of ``HubertConfig``.
-        waveform_normalization: See :class:`~affectgpt_r1.policy.encoders.AudioTower`.
+        waveform_normalization: See :class:`~affectgpt_r1.policy.encoders.AudioEncoder`.
         weights: Folder whose subfolders hold pretrained weights.
     """
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, HubertConfig, HubertModel
 
-    clip = build_part("video_tower", CLIPVisionModelWithProjection, CLIPVisionConfig, video, weights)
-    hubert = build_part("audio_tower", HubertModel, HubertConfig, audio, weights)
+    clip = build_part("video_encoder", CLIPVisionModelWithProjection, CLIPVisionConfig, video, weights)
+    hubert = build_part("audio_encoder", HubertModel, HubertConfig, audio, weights)
     scaling = {key: tuple(video[key]) for key in ("image_mean", "image_std") if key in video}
-    return Towers(VideoTower(clip, **scaling), AudioTower(hubert, waveform_normalization))
+    return Encoders(VideoEncoder(clip, **scaling), AudioEncoder(hubert, waveform_normalization))
 
 
 def build_language_model(

@@ -8,11 +8,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from affectgpt_r1.engine.fused_linear_logps import GradientGuess
+from affectgpt_r1.engine.fused_linear_logps import PrecomputedGrads
 from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
 
 
-class TokenScores(NamedTuple):
+class LogpsAndEntropies(NamedTuple):
     """Scores of completion tokens; 0 where the mask is 0."""
 
     per_token_logps: Tensor  # (B, G, C) with gradient
@@ -22,7 +22,7 @@ class TokenScores(NamedTuple):
 class Policy(Protocol):
     """A multimodal language model. The media reach generation and scoring through one code path."""
 
-    thinks: bool
+    enable_thinking: bool
 
     @property
     def samples_as_scored(self) -> bool:
@@ -35,7 +35,7 @@ class Policy(Protocol):
         ...
 
     def with_features(self, batch: ClipBatch) -> ClipBatch:
-        """The batch with frozen-tower features in place of media, so that the towers run once a clip."""
+        """The batch with frozen-encoder features in place of media, so that the encoders run once a clip."""
         ...
 
     def prompts(self, batch: ClipBatch) -> list[str]:
@@ -53,13 +53,13 @@ class Policy(Protocol):
         temperature: float = 1.0,
         *,
         entropy_gradient: bool = False,
-        guess: GradientGuess | None = None,
-    ) -> TokenScores:
+        precomputed_grads: PrecomputedGrads | None = None,
+    ) -> LogpsAndEntropies:
         """Log-probabilities and entropies of ``(B, G, C)`` completion tokens given prompts and media.
 
-        Masks are 1 up to the last token of a completion. ``entropy_gradient`` is for an entropy bonus. ``guess`` tells
-        the loss's gradients in the log-probabilities of tokens with mask 1, numbered completion by completion: a right
-        one saves work, a wrong one changes nothing.
+        Masks are 1 up to the last token of a completion. ``entropy_gradient`` is for an entropy bonus.
+        ``precomputed_grads`` tells the loss's gradients in the log-probabilities of tokens with mask 1, numbered
+        completion by completion: a right one saves work, a wrong one changes nothing.
         """
         ...
 

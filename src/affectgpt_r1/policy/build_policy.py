@@ -9,27 +9,27 @@ from typing import Any
 
 from affectgpt_r1.policy.backbone import (
     add_lora,
+    build_encoders,
     build_language_model,
-    build_towers,
     check_lora,
     check_vocabulary,
     load_tokenizer,
 )
-from affectgpt_r1.policy.encoders import Towers, WaveformNormalization
+from affectgpt_r1.policy.encoders import Encoders, WaveformNormalization
 from affectgpt_r1.policy.fusion import Fusion
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 
 
 def build_policy(
-    *, tokenizer: str, template: PromptTemplate, share_prompt: bool = True, weights: str | None = None, **modules: Any
+    *, tokenizer: str, template: PromptTemplate, share_prefix: bool = True, weights: str | None = None, **modules: Any
 ) -> MultimodalPolicy:
     """A policy with fresh or pretrained weights; checkpoints are loaded into it afterwards.
 
     Args:
         tokenizer: A ``tokenizer.json``, a model folder or a hub id.
         template: Question and target format.
-        share_prompt: See :class:`~affectgpt_r1.policy.policy.MultimodalPolicy`.
+        share_prefix: See :class:`~affectgpt_r1.policy.policy.MultimodalPolicy`.
         weights: Folder whose subfolders hold pretrained weights.
         modules: The other keywords of :func:`build_modules`.
 
@@ -37,20 +37,20 @@ def build_policy(
         ConfigError: The language model has no row for a token.
     """
     loaded = load_tokenizer(tokenizer, weights)
-    language_model, towers, fusion = build_modules(
+    language_model, encoders, fusion = build_modules(
         vocab_size=len(loaded), weights=weights, image=template.visual == "image", **modules
     )
     check_vocabulary(loaded, language_model)
     template = dataclasses.replace(template, shown=fusion.shown)
-    return MultimodalPolicy(language_model, towers, fusion, loaded, template, share_prompt=share_prompt)
+    return MultimodalPolicy(language_model, encoders, fusion, loaded, template, share_prefix=share_prefix)
 
 
 def build_modules(
     *,
     vocab_size: int | None,
     language_model: Mapping[str, Any],
-    video_tower: Mapping[str, Any],
-    audio_tower: Mapping[str, Any],
+    video_encoder: Mapping[str, Any],
+    audio_encoder: Mapping[str, Any],
     waveform_normalization: WaveformNormalization,
     fusion_hidden_size: int,
     lora: Mapping[str, Any] | None,
@@ -58,15 +58,15 @@ def build_modules(
     weights: str | None = None,
     gradient_checkpointing: bool = False,
     image: bool = False,
-) -> tuple[Any, Towers, Fusion]:
-    """Language model, towers and fusion.
+) -> tuple[Any, Encoders, Fusion]:
+    """Language model, encoders and fusion.
 
     Args:
         vocab_size: Size of the tokenizer, where ``language_model`` names no ``vocab_size``.
         language_model: See :func:`~affectgpt_r1.policy.backbone.build_language_model`.
-        video_tower: See :func:`~affectgpt_r1.policy.backbone.build_towers`.
-        audio_tower: See :func:`~affectgpt_r1.policy.backbone.build_towers`.
-        waveform_normalization: See :class:`~affectgpt_r1.policy.encoders.AudioTower`.
+        video_encoder: See :func:`~affectgpt_r1.policy.backbone.build_encoders`.
+        audio_encoder: See :func:`~affectgpt_r1.policy.backbone.build_encoders`.
+        waveform_normalization: See :class:`~affectgpt_r1.policy.encoders.AudioEncoder`.
         fusion_hidden_size: Hidden size of the pre-fusion.
         lora: Keywords of :func:`~affectgpt_r1.policy.backbone.add_lora`; None trains the whole language model.
         fusion: See :class:`~affectgpt_r1.policy.fusion.Fusion`.
@@ -79,13 +79,13 @@ def build_modules(
     """
     if lora is not None:
         check_lora(lora)
-    towers = build_towers(video_tower, audio_tower, waveform_normalization, weights)
+    encoders = build_encoders(video_encoder, audio_encoder, waveform_normalization, weights)
     model = build_language_model(vocab_size, language_model, weights, checkpointing=gradient_checkpointing)
-    sizes = towers.video.feature_size, towers.audio.feature_size, fusion_hidden_size, model.config.hidden_size
+    sizes = encoders.video.feature_size, encoders.audio.feature_size, fusion_hidden_size, model.config.hidden_size
     media_fusion = Fusion(*sizes, fusion, image=image)
     if lora is not None:
         add_lora(model, **lora)
-    return model, towers, media_fusion
+    return model, encoders, media_fusion
 
 
 def has_sizes(model: Mapping[str, Any]) -> bool:
@@ -94,11 +94,11 @@ def has_sizes(model: Mapping[str, Any]) -> bool:
     Args:
         model: Keywords of :func:`build_modules`, and others.
     """
-    parts = [model[part] for part in ("language_model", "video_tower", "audio_tower")]
+    parts = [model[part] for part in ("language_model", "video_encoder", "audio_encoder")]
     return all(part.get("pretrained") is None or "hidden_size" in part for part in parts)
 
 
-NOT_MODEL = ("tokenizer", "weights", "template", "share_prompt", "gradient_checkpointing", "vocab_size", "image")
+NOT_MODEL = ("tokenizer", "weights", "template", "share_prefix", "gradient_checkpointing", "vocab_size", "image")
 """Arguments of the policy's builders that are not settings of ``model``."""
 
 MODEL_KEYS = tuple(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.policy.encoders import Towers
+from affectgpt_r1.policy.encoders import Encoders
 from affectgpt_r1.policy.frozen_weights import frozen_weights, weights_digest, why_another
 from affectgpt_r1.policy.hf_folder import SETTINGS_FILE, is_exported, read_multimodal
 from affectgpt_r1.policy.integrity import check_finite, load_verified
@@ -21,7 +21,7 @@ from affectgpt_r1.policy.policy import MultimodalPolicy
 log = logging.getLogger(__name__)
 
 POLICY_PREFIX = "policy."
-TOWERS_PREFIX = "policy.towers."
+ENCODERS_PREFIX = "policy.encoders."
 
 
 def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
@@ -115,20 +115,20 @@ def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:
     policy.load_state_dict({name: state[name] for name in policy.trainable_parameters()}, strict=False)
 
 
-def load_tower_weights(towers: Towers, path: str | Path) -> None:
-    """Load pretrained towers from a checkpoint or an exported folder.
+def load_encoder_weights(encoders: Encoders, path: str | Path) -> None:
+    """Load pretrained encoders from a checkpoint or an exported folder.
 
     Raises:
-        CheckpointError: There are no towers of this shape.
+        CheckpointError: There are no encoders of this shape.
     """
     if is_exported(path):
-        state = _below(read_multimodal(Path(path)), "towers.")
-        check_tensors(state, towers.state_dict(), str(path))
+        state = _below(read_multimodal(Path(path)), "encoders.")
+        check_tensors(state, encoders.state_dict(), str(path))
         check_finite(state, path)
     else:
-        state = _below(read_checkpoint(path)["state_dict"], TOWERS_PREFIX)
-        check_tensors(state, dict(towers.named_parameters()), str(path))
-    towers.load_state_dict(state, strict=False)
+        state = _below(read_checkpoint(path)["state_dict"], ENCODERS_PREFIX)
+        check_tensors(state, dict(encoders.named_parameters()), str(path))
+    encoders.load_state_dict(state, strict=False)
 
 
 def check_fits(
@@ -168,17 +168,17 @@ FROZEN_PARTS = {"language model": "language_model", "fusion": "fusion"}
 def policy_digests(policy: MultimodalPolicy) -> dict[str, str]:
     """Digests of what a checkpoint does not hold but depends on: the tokenizer and all frozen weights."""
     digests = {"tokenizer": hashlib.sha256(policy.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]}
-    if policy.towers.frozen:
-        digests["tower weights"] = tower_digest(policy.towers)
+    if policy.encoders.frozen:
+        digests["encoder weights"] = encoder_digest(policy.encoders)
     for part, attribute in FROZEN_PARTS.items():
         if frozen := frozen_weights(getattr(policy, attribute)):
             digests[part] = weights_digest(frozen)
     return digests
 
 
-def tower_digest(towers: Towers) -> str:
-    """A digest of everything but the media that tower features depend on: weights and settings."""
-    return hashlib.sha256(f"{module_digest(towers)}{sorted(towers.settings.items())}".encode()).hexdigest()[:16]
+def encoder_digest(encoders: Encoders) -> str:
+    """A digest of everything but the media that encoder features depend on: weights and settings."""
+    return hashlib.sha256(f"{module_digest(encoders)}{sorted(encoders.settings.items())}".encode()).hexdigest()[:16]
 
 
 def module_digest(module: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""The frozen towers: images and waveforms to features."""
+"""The frozen encoders: images and waveforms to features."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 AVERAGED_HIDDEN_LAYERS = 4
 """AffectGPT averages HuBERT's last four hidden layers."""
 FEATURES_VERSION = 2
-"""Raised when the towers compute other features from the same weights, so that stored features are not mistaken."""
+"""Raised when the encoders compute other features from the same weights, so that stored features are not mistaken."""
 
 
-class VideoTower(nn.Module):
+class VideoEncoder(nn.Module):
     """CLIP's projected image features of every frame.
 
     Args:
@@ -56,7 +56,7 @@ class VideoTower(nn.Module):
         return features.float().reshape(*frames.shape[:2], features.shape[-1])
 
 
-class AudioTower(nn.Module):
+class AudioEncoder(nn.Module):
     """HuBERT: the mean of the last four hidden layers, averaged over each window's time.
 
     Args:
@@ -76,7 +76,7 @@ class AudioTower(nn.Module):
         return int(self.model.config.hidden_size)
 
     def forward(self, waveforms: Tensor, *, policy_trains: bool = True) -> Tensor:
-        """``(B, W, S)`` at 16 kHz to ``(B, W, feature_size)``; the frozen tower's own mode never says training."""
+        """``(B, W, S)`` at 16 kHz to ``(B, W, feature_size)``; the frozen encoder's own mode never says training."""
         if self.normalization != "none":
             dims = (0, 1, 2) if self.normalization == "joint" and policy_trains else (1, 2)
             centred = waveforms - waveforms.mean(dims, keepdim=True)
@@ -88,15 +88,15 @@ class AudioTower(nn.Module):
         return features.reshape(*waveforms.shape[:2], features.shape[-1])
 
 
-class Towers(nn.Module):
-    """Both encoders, frozen unless ``stage=towers`` trains them.
+class Encoders(nn.Module):
+    """Both encoders, frozen unless ``stage=pretrain_encoders`` trains them.
 
     Args:
         video: Frame encoder.
         audio: Waveform encoder.
     """
 
-    def __init__(self, video: VideoTower, audio: AudioTower) -> None:
+    def __init__(self, video: VideoEncoder, audio: AudioEncoder) -> None:
         super().__init__()
         self.video = video
         self.audio = audio
@@ -104,19 +104,19 @@ class Towers(nn.Module):
         self.freeze()
 
     def freeze(self) -> None:
-        """Stop training the towers; they also stay in evaluation mode."""
+        """Stop training the encoders; they also stay in evaluation mode."""
         self.frozen = True
         self.requires_grad_(False)
         self.eval()
 
     def unfreeze(self) -> None:
-        """Train the towers."""
+        """Train the encoders."""
         self.frozen = False
         self.requires_grad_(True)
         self.train()
 
-    def train(self, mode: bool = True) -> Towers:
-        """Switch the mode; frozen towers stay in evaluation mode, so that their features never vary."""
+    def train(self, mode: bool = True) -> Encoders:
+        """Switch the mode; frozen encoders stay in evaluation mode, so that their features never vary."""
         super().train(mode and not self.frozen)
         return self
 
@@ -129,12 +129,12 @@ class Towers(nn.Module):
     def forward(self, batch: ClipBatch, *, policy_trains: bool = True) -> Mapping[str, Tensor]:
         """Features by modality: those that the batch carries, or else those of its media.
 
-        The towers run in their weights' own type, never under autocast: features that are computed while training, for
-        the store, or to answer are then the same.
+        The encoders run in their weights' own type, never under autocast: features that are computed while training,
+        for the store, or to answer are then the same.
 
         Args:
             batch: ``B`` clips.
-            policy_trains: Whether the policy is in training mode; see :class:`AudioTower`.
+            policy_trains: Whether the policy is in training mode; see :class:`AudioEncoder`.
 
         Returns:
             ``"video" -> (B, F, D_video)`` and ``"audio" -> (B, W, D_audio)``, where the batch has them; with

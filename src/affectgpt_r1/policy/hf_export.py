@@ -1,7 +1,7 @@
 """A trained policy as a Hugging Face folder, and back without Lightning.
 
-The folder holds the language model (or its adapter), ``multimodal.safetensors`` with fusion and towers, the tokenizer,
-the prompt and the processor's settings, generation defaults and a model card::
+The folder holds the language model (or its adapter), ``multimodal.safetensors`` with fusion and encoders, the
+tokenizer, the prompt and the processor's settings, generation defaults and a model card::
 
     policy = load_exported("exported")
     policy.generate(batch, 1, Sampling(temperature=0.0, max_completion_length=64)).texts
@@ -103,13 +103,13 @@ def export_policy(
     else:
         _write_adapter(policy, model, folder / ADAPTER_FOLDER)
     policy.tokenizer.save_pretrained(folder)
-    towers = _write_multimodal(policy, model, folder / WEIGHTS_FILE)
+    encoders = _write_multimodal(policy, model, folder / WEIGHTS_FILE)
     files = (WEIGHTS_FILE, ADAPTER_FILE) if kind == "adapter" else (WEIGHTS_FILE,)
     digests = {name: weights_digest(load_file(folder / name)) for name in files}
     digests[BASE] = weights_digest(base_weights(policy.language_model))
     settings = {
         "kind": kind,
-        "model": {**model, **towers},
+        "model": {**model, **encoders},
         "template": dataclasses.asdict(policy.template),
         "digests": digests,
     }
@@ -129,19 +129,19 @@ def export_policy(
 
 
 def _write_multimodal(policy: MultimodalPolicy, model: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Write fusion and towers; returns the towers' whole architectures."""
+    """Write fusion and encoders; returns the encoders' whole architectures."""
     weights = {f"fusion.{name}": one for name, one in policy.fusion.state_dict().items()}
-    weights |= {f"towers.{name}": one for name, one in policy.towers.state_dict().items()}
+    weights |= {f"encoders.{name}": one for name, one in policy.encoders.state_dict().items()}
     save_file(_stored(weights), path)
     return {
-        "video_tower": {**_architecture(policy.towers.video.model), **model["video_tower"]},
-        "audio_tower": {**_architecture(policy.towers.audio.model), **model["audio_tower"]},
+        "video_encoder": {**_architecture(policy.encoders.video.model), **model["video_encoder"]},
+        "audio_encoder": {**_architecture(policy.encoders.audio.model), **model["audio_encoder"]},
     }
 
 
-def _architecture(tower: Any) -> dict[str, Any]:
+def _architecture(encoder: Any) -> dict[str, Any]:
     """What pretrained weights say of their architecture, since the run's configuration need not name all of it."""
-    config: dict[str, Any] = tower.config.to_diff_dict()
+    config: dict[str, Any] = encoder.config.to_diff_dict()
     return {key: value for key, value in config.items() if key not in NO_ARCHITECTURE}
 
 
@@ -191,7 +191,7 @@ def check_exported_sizes(build: Callable[[], MultimodalPolicy], folder: Path) ->
 
 
 def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
-    """Load fusion, towers and, of an ``adapter`` folder, adapters into a policy that was built as the folder says.
+    """Load fusion, encoders and, of an ``adapter`` folder, adapters into a policy that was built as the folder says.
 
     Its language model is there already, and is compared. Adapters that the folder does not hold stay fresh: training
     may add some to a ``merged`` one.

@@ -26,7 +26,7 @@ PROCESSOR_FILE = "preprocessor_config.json"
 GENERATION_FILE = "generation_config.json"
 UNUSED = ("ctc_loss_reduction",)
 """Keys of an encoder's architecture that nothing reads here."""
-TOWERS = ("video_tower", "audio_tower")
+ENCODERS = ("video_encoder", "audio_encoder")
 WRITTEN_BY_TRANSFORMERS = ("architectures", "transformers_version", "_name_or_path")
 """Text in ``config.json`` that loading does not follow."""
 MOST_TOKENIZER_BYTES = 64 << 20
@@ -42,7 +42,7 @@ def read_exported(folder: Path) -> dict[str, Any]:
     """``kind``, ``model``, ``template`` and, of newer folders, ``digests`` of an exported policy.
 
     The ``model`` is given as it is built here: a ``merged`` folder is the language model's own ``pretrained``, and
-    without adapters; towers are filled from the folder afterwards. The folder may come from anyone: its settings are
+    without adapters; encoders are filled from the folder afterwards. The folder may come from anyone: its settings are
     plain values, and its files are in it.
 
     Raises:
@@ -64,16 +64,16 @@ def read_exported(folder: Path) -> dict[str, Any]:
         )
     check_fields(settings["template"], PromptTemplate, "template", origin)
     _check_names("template", settings["template"], settings["template"], ("question",), origin)
-    _check_names("model", model, (*MODEL_KEYS, *NOT_MODEL), (*TOWERS, "language_model"), origin)
-    for part in (*TOWERS, "language_model"):
+    _check_names("model", model, (*MODEL_KEYS, *NOT_MODEL), (*ENCODERS, "language_model"), origin)
+    for part in (*ENCODERS, "language_model"):
         if not isinstance(model[part], Mapping):
             raise CheckpointError(f"{origin}: model.{part} is not a mapping; {AGAIN}")
-    towers = {
+    encoders = {
         part: {**{key: one for key, one in model[part].items() if key not in UNUSED}, "pretrained": None}
-        for part in TOWERS
+        for part in ENCODERS
     }
     language_model = dict(model["language_model"])
-    model = {**model, **towers, "tokenizer": str(folder / "tokenizer.json")}
+    model = {**model, **encoders, "tokenizer": str(folder / "tokenizer.json")}
     if merged:
         _check_language_model(folder, language_model)
         language_model.pop("source_sha256", None)  # of the weights before training
@@ -119,7 +119,7 @@ def _check_language_model(folder: Path, language_model: Mapping[str, Any]) -> No
 
 
 def read_multimodal(folder: Path) -> dict[str, Tensor]:
-    """The weights of ``fusion.`` and ``towers.``.
+    """The weights of ``fusion.`` and ``encoders.``.
 
     Raises:
         CheckpointError: They cannot be read, or are not what was exported.

@@ -1,4 +1,4 @@
-"""The multimodal policy: towers, fusion and a causal language model behind one contract."""
+"""The multimodal policy: encoders, fusion and a causal language model behind one contract."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch import Tensor, nn
 
 from affectgpt_r1.engine import prefix_attention as shared_attention
 from affectgpt_r1.engine.fused_layers import fuse_layers
-from affectgpt_r1.engine.fused_linear_logps import GradientGuess, guess_mean
+from affectgpt_r1.engine.fused_linear_logps import PrecomputedGrads, mean_loss_grads
 from affectgpt_r1.engine.language_model import (
     Decoder,
     EmbeddedPrompts,
     Prefill,
+    logps_and_entropies,
     prefill,
     repeated_states,
     shared_states,
-    token_scores,
 )
 from affectgpt_r1.engine.last_layer import trim_last_layer
-from affectgpt_r1.engine.prefix_cache import KeptPrefill, repeats_exactly
+from affectgpt_r1.engine.prefix_cache import PrefixCache, repeats_exactly
 from affectgpt_r1.engine.sampler import cut_rows, decode, seeded_by_names, stop_string_test
 from affectgpt_r1.engine.tied_embedding import InputEmbedding
 from affectgpt_r1.engine.timing import phase
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.policy.backbone import use_attention
-from affectgpt_r1.policy.base import TokenScores
+from affectgpt_r1.policy.base import LogpsAndEntropies
 from affectgpt_r1.policy.dropout import disable_dropout
-from affectgpt_r1.policy.encoders import Towers
+from affectgpt_r1.policy.encoders import Encoders
 from affectgpt_r1.policy.fusion import Fusion
 from affectgpt_r1.policy.prompts import (
     AUDIO_TOKEN,
@@ -51,42 +51,42 @@ class MultimodalPolicy(nn.Module):
 
     Args:
         language_model: A transformers causal language model with ``model`` and ``lm_head``.
-        towers: Frozen encoders.
+        encoders: Frozen encoders.
         fusion: Projectors that yield the media tokens.
         tokenizer: A transformers fast tokenizer that knows the media placeholders.
         template: Question and target format.
-        share_prompt: Run each prompt once and share its states among its completions, forward and backward; off, every
+        share_prefix: Run each prompt once and share its states among its completions, forward and backward; off, every
             completion repeats its prompt. Both ways work under gradient checkpointing.
     """
 
     def __init__(
         self,
         language_model: Any,
-        towers: Towers,
+        encoders: Encoders,
         fusion: Fusion,
         tokenizer: Any,
         template: PromptTemplate,
         *,
-        share_prompt: bool = True,
+        share_prefix: bool = True,
     ) -> None:
         super().__init__()
         self.language_model = language_model
-        self.towers = towers
+        self.encoders = encoders
         self.fusion = fusion
         self.tokenizer = tokenizer
         self.template = template
-        self.share_prompt = share_prompt
+        self.share_prefix = share_prefix
         self.media_ids: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in MEDIA_TOKENS}
         self.turn_ids: list[int] = tokenizer.encode(TURN, add_special_tokens=False)
         self.prefill_ids: list[int] = tokenizer.encode(template.prefill, add_special_tokens=False)
         self._reference: dict[str, Tensor] = {}
-        self._kept_prefill: KeptPrefill | None = None
+        self._prefix_cache: PrefixCache | None = None
         use_attention(language_model, shared_attention.NAME, shared_attention.attention)
         trim_last_layer(language_model)
         fuse_layers(language_model)
 
     @property
-    def thinks(self) -> bool:
+    def enable_thinking(self) -> bool:
         """Whether the prompt asks for reasoning before the answer."""
         return self.template.expects_reasoning
 
@@ -108,9 +108,9 @@ class MultimodalPolicy(nn.Module):
 
     def with_features(self, batch: ClipBatch) -> ClipBatch:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        if not self.towers.frozen:
+        if not self.encoders.frozen:
             return batch
-        features = self.towers(batch, policy_trains=self.training)
+        features = self.encoders(batch, policy_trains=self.training)
         return dataclasses.replace(batch, frames=None, context_frames=None, waveforms=None, features=features)
 
     def prompts(self, batch: ClipBatch) -> list[str]:
@@ -189,7 +189,7 @@ class MultimodalPolicy(nn.Module):
         placeholders = torch.isin(ids, torch.tensor(list(self.media_ids.values()), device=self.device))
         embedding = InputEmbedding(self.language_model)
         embeds = embedding(ids.masked_fill(placeholders, 0))
-        tokens = self.fusion(self.towers(batch, policy_trains=self.training))
+        tokens = self.fusion(self.encoders(batch, policy_trains=self.training))
         for placeholder, name in names.items():
             where = ids == self.media_ids[placeholder]
             if not where.any():
@@ -202,7 +202,7 @@ class MultimodalPolicy(nn.Module):
 
     def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        return self._score(batch, completions, temperature, entropy=False, guess=guess_mean)[0]
+        return self._score(batch, completions, temperature, entropy=False, precomputed_grads=mean_loss_grads)[0]
 
     def score(
         self,
@@ -211,11 +211,13 @@ class MultimodalPolicy(nn.Module):
         temperature: float = 1.0,
         *,
         entropy_gradient: bool = False,
-        guess: GradientGuess | None = None,
-    ) -> TokenScores:
+        precomputed_grads: PrecomputedGrads | None = None,
+    ) -> LogpsAndEntropies:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        logps, entropies = self._score(batch, completions, temperature, entropy=True, guess=guess)
-        return TokenScores(logps, entropies if entropy_gradient else entropies.detach())
+        logps, entropies = self._score(
+            batch, completions, temperature, entropy=True, precomputed_grads=precomputed_grads
+        )
+        return LogpsAndEntropies(logps, entropies if entropy_gradient else entropies.detach())
 
     def _score(
         self, batch: ClipBatch, completions: TokenBatch, temperature: float, **options: Any
@@ -223,7 +225,9 @@ class MultimodalPolicy(nn.Module):
         chosen = completions.mask.flatten(0, 1).bool()
         states, weight = self._states(batch, completions)
         ids = completions.ids.flatten(0, 1)[chosen]
-        scores = token_scores(self.language_model, states, ids, temperature=temperature, weight=weight, **options)
+        scores = logps_and_entropies(
+            self.language_model, states, ids, temperature=temperature, weight=weight, **options
+        )
         blank = scores.logps.new_zeros(chosen.shape)
         logps, entropies = (
             blank if one is None else blank.index_put((chosen,), one) for one in (scores.logps, scores.entropies)
@@ -232,7 +236,7 @@ class MultimodalPolicy(nn.Module):
 
     def _states(self, batch: ClipBatch, completions: TokenBatch) -> tuple[Tensor, Tensor | None]:
         """States that predict the completions' tokens, and the head's weight if they hand it on."""
-        if self.share_prompt:
+        if self.share_prefix:
             prompts = self._take_prefill(batch) or self.embed_prompts(batch)
             states = shared_states(self.language_model, prompts, completions)
         else:
@@ -242,9 +246,9 @@ class MultimodalPolicy(nn.Module):
 
     def _take_prefill(self, batch: ClipBatch) -> Prefill | None:
         """The rollout's pass over the prompts, where it is this batch's; a pass without gradient leaves it."""
-        kept = self._kept_prefill
+        kept = self._prefix_cache
         if torch.is_grad_enabled():
-            self._kept_prefill = None
+            self._prefix_cache = None
         return kept.prefilled if kept is not None and kept.serves(batch, self.trainable_parameters().values()) else None
 
     def generate(
@@ -258,11 +262,11 @@ class MultimodalPolicy(nn.Module):
         training = self.training
         if generator is None and sampling.seed is not None and sampling.temperature > 0:
             generator = seeded_by_names(sampling.seed, batch.names, self.device)
-        repeats = self.towers.frozen and repeats_exactly(self.language_model) and repeats_exactly(self.fusion)
-        as_scored = self.share_prompt and self.samples_as_scored and repeats
+        repeats = self.encoders.frozen and repeats_exactly(self.language_model) and repeats_exactly(self.fusion)
+        as_scored = self.share_prefix and self.samples_as_scored and repeats
         keep = as_scored and training and torch.is_grad_enabled() and num_generations > 1
         if keep:
-            self._kept_prefill = None  # frees the last one before there is another
+            self._prefix_cache = None  # frees the last one before there is another
         self.eval()
         try:
             with phase("prefill"), torch.set_grad_enabled(keep):
@@ -271,7 +275,7 @@ class MultimodalPolicy(nn.Module):
             room = (self._num_positions - prompts.mask.sum(1)).repeat_interleave(num_generations)  # (B * G,)
             longest = min(sampling.max_completion_length, int(room.max()))
             if keep:
-                self._kept_prefill = KeptPrefill.of(prefilled, batch, self.trainable_parameters().values())
+                self._prefix_cache = PrefixCache.of(prefilled, batch, self.trainable_parameters().values())
             with phase("decode"), torch.no_grad():
                 decoder = Decoder(self.language_model, prefilled, num_generations, longest)
                 decoded = decode(

@@ -33,7 +33,7 @@ FOLLOWED = ("kernel_config", "transformers_weights")
 """Keys of a ``config.json`` that name kernels or other files; transformers never follows ``auto_map`` here."""
 MOST_INDEX_BYTES = 32 << 20
 UNUSED_WEIGHTS = ("masked_spec_embed",)
-"""Weights that only a training tower would read; a published file may lack them."""
+"""Weights that only a training encoder would read; a published file may lack them."""
 
 
 def build_part(

@@ -53,7 +53,7 @@ class PromptTemplate:
 
     Attributes:
         question: What the character's emotions are asked with.
-        thinks: The target holds ``<think> reason </think>`` before the answer (``prompt=think``).
+        enable_thinking: The target holds ``<think> reason </think>`` before the answer (``prompt=think``).
         visual: What stands for the video: ``face`` crops, whole ``frame``s, ``both``, or one still ``image``.
         shown: The parts that have tokens, and so a sentence: ``video``, ``audio``, and ``multi`` of both, pre-fused.
         kind: The published question that is asked in place of ``question``, and answered by its sentence; ``""``
@@ -64,7 +64,7 @@ class PromptTemplate:
     """
 
     question: str
-    thinks: bool = False
+    enable_thinking: bool = False
     visual: Visual = "face"
     force_answer: bool = False
     shown: tuple[str, ...] = ("video", "audio", "multi")
@@ -87,7 +87,7 @@ class PromptTemplate:
     @property
     def expects_reasoning(self) -> bool:
         """Whether a well-formed completion reasons before it answers."""
-        return self.thinks and not self.force_answer
+        return self.enable_thinking and not self.force_answer
 
     def prompts(self, batch: ClipBatch) -> list[str]:
         """The prompt of every clip; see :meth:`prompt`."""
@@ -160,7 +160,7 @@ class PromptTemplate:
         if kind or self.kind:
             return _harmless(questions.answer(kind or self.kind, labels, reason, annotations))
         answer = ANSWER_TEMPLATE.format(labels=_harmless(", ".join(labels)))
-        return THINK_TEMPLATE.format(reason=_harmless(reason)) + answer if self.thinks else answer
+        return THINK_TEMPLATE.format(reason=_harmless(reason)) + answer if self.enable_thinking else answer
 
     def phrases(self) -> list[str]:
         """The fixed parts of prompt and target, longest first; a small tokenizer may take each as one token."""

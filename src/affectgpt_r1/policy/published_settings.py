@@ -91,7 +91,7 @@ def published_settings(
         "model.fusion": {part: kind if part in chosen.shown else "none" for part, kind in kinds.items()},
         "model.lora": _lora(tensors, model, origin),
         "model.language_model.dtype": "float16",  # as the released code loads it; encoders are float32 there
-        "model.video_tower.dtype": "float32",
+        "model.video_encoder.dtype": "float32",
         "data.visual": chosen.visual,
         "data.modalities": list(chosen.modalities),
         "prompt.bos_at_inference": False,

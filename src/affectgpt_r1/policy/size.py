@@ -26,7 +26,7 @@ GIB = 2**30
 ADAMW_BYTES = 12
 """Float32 gradient and two moments of every parameter that trains."""
 HEAD_LOGITS = max(KEPT_LOGITS, ROWS * ACCELERATOR_COLUMNS)
-"""Logits that the output head holds at once on an accelerator: those it keeps where it trains, else a tile."""
+"""Logits that the output head holds at once on an accelerator: those it keeps where it trains, else a chunk."""
 COPIES = 4
 """Of what a chain of elementwise operations in float32 holds at its peak."""
 
@@ -36,11 +36,11 @@ class ModelSize:
     """Parameters and shapes of a policy.
 
     Attributes:
-        parameters: By part: ``language_model`` (without adapters), ``lora``, ``fusion``, ``video_tower`` and
-            ``audio_tower``.
+        parameters: By part: ``language_model`` (without adapters), ``lora``, ``fusion``, ``video_encoder`` and
+            ``audio_encoder``.
         trainable: By part.
         weight_bytes: Of all parameters, in the precision that they are kept in.
-        dealt_bytes: Of the parameters that fully sharded training deals to the processes: all but the frozen towers'.
+        dealt_bytes: Of the parameters that fully sharded training deals to the processes: all but the frozen encoders'.
         hidden_size: Of the language model.
         intermediate_size: Of its feed-forward layers.
         num_layers: Of the language model.
@@ -91,7 +91,7 @@ class Workload:
         completion_tokens: Of a target or completion; the limit, so that nothing runs out of memory late.
         keeps_reference: GRPO holds a frozen copy of what trains.
         gradient_checkpointing: Only each layer's input is kept.
-        share_prompt: A clip's prompt is run once, by an attention of ours.
+        share_prefix: A clip's prompt is run once, by an attention of ours.
         accumulates: Gradients of earlier batches wait for the optimizer's step while this one runs.
         gpus: Processes.
     """
@@ -102,7 +102,7 @@ class Workload:
     completion_tokens: int
     keeps_reference: bool
     gradient_checkpointing: bool
-    share_prompt: bool
+    share_prefix: bool
     accumulates: bool
     gpus: int
 
@@ -116,14 +116,14 @@ def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) 
         model: Keywords of :func:`~affectgpt_r1.policy.build_policy.build_modules`.
     """
     with torch.device("meta"):
-        language_model, towers, fusion = build_modules(vocab_size=vocab_size, image=image, **model)
+        language_model, encoders, fusion = build_modules(vocab_size=vocab_size, image=image, **model)
     adapters = {name for name, _ in language_model.named_parameters() if "lora_" in name}
     parts = {
         "language_model": [one for name, one in language_model.named_parameters() if name not in adapters],
         "lora": [one for name, one in language_model.named_parameters() if name in adapters],
         "fusion": list(fusion.parameters()),
-        "video_tower": list(towers.video.parameters()),
-        "audio_tower": list(towers.audio.parameters()),
+        "video_encoder": list(encoders.video.parameters()),
+        "audio_encoder": list(encoders.audio.parameters()),
     }
     config = language_model.config
     heads = config.num_key_value_heads * (
@@ -168,14 +168,14 @@ def memory_gib(size: ModelSize, work: Workload, stage: StageName, strategy: Stra
 
 
 def step_flops(size: ModelSize, work: Workload, stage: StageName) -> float:
-    """Floating-point operations of one process's step, the frozen towers left out (their outputs are stored).
+    """Floating-point operations of one process's step, the frozen encoders left out (their outputs are stored).
 
     Two a parameter and token forward; as many again for the gradients of activations, and of what trains; checkpointing
     adds a forward pass. GRPO adds sampling, and with a reference one more forward pass.
     """
     forward = 2.0 * size.language_model_parameters
-    share_trained = (size.trainable["language_model"] + size.trainable["lora"]) / size.language_model_parameters
-    update = forward * (2.0 + share_trained + float(work.gradient_checkpointing))
+    trained_fraction = (size.trainable["language_model"] + size.trainable["lora"]) / size.language_model_parameters
+    update = forward * (2.0 + trained_fraction + float(work.gradient_checkpointing))
     tokens = _update_tokens(work, stage)
     if stage == "sft":
         return update * tokens
@@ -209,7 +209,7 @@ def _rows(work: Workload, stage: StageName) -> int:
 
 
 def _update_tokens(work: Workload, stage: StageName) -> int:
-    if not work.share_prompt:
+    if not work.share_prefix:
         return _rows(work, stage) * (work.prompt_tokens + work.completion_tokens)
     return work.batch_size * work.prompt_tokens + _rows(work, stage) * work.completion_tokens
 
@@ -226,7 +226,7 @@ def _activation_bytes(size: ModelSize, tokens: int, checkpointing: bool) -> floa
 
 
 def _score_bytes(size: ModelSize, work: Workload, stage: StageName) -> float:
-    if not work.share_prompt:
+    if not work.share_prefix:
         return 0.0  # torch's attention holds no scores
     scores = _rows(work, stage) * size.num_heads * work.completion_tokens
     return COPIES * 4.0 * scores * max(work.completion_tokens, work.prompt_tokens)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.io.untrusted_files import parse_json, read_text
 
-ARCHITECTURES = ("model.language_model", "model.video_tower", "model.audio_tower")
+ARCHITECTURES = ("model.language_model", "model.video_encoder", "model.audio_encoder")
 ARCHITECTURE_TEXTS = (
     *("pretrained", "source_sha256", "dtype", "model_type", "hidden_act", "feat_extract_norm"),
     *("feat_extract_activation", "projection_hidden_act", "rope_type", "layer_types"),

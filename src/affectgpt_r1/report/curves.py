@@ -43,7 +43,9 @@ def quantities(sweep: Sweep) -> list[Quantity]:
     return [
         Quantity("val/f1", "F on held-out clips (validation), points", 100.0),
         Quantity("val/answers/distinct_words", "Words per answer (validation)", target="test/answers/target_words"),
-        Quantity("val/answers/clusters_named_share", "Share of the wheels’ clusters that an answer names (validation)"),
+        Quantity(
+            "val/answers/clusters_named_fraction", "Share of the wheels’ clusters that an answer names (validation)"
+        ),
         Quantity("val/answers/answer_entropy", "Entropy of the answers across clips (validation)"),
         Quantity("train/reward", "Reward"),
         *(Quantity(part[0], f"Reward part: {part[1]}") for part in parts),
@@ -53,17 +55,17 @@ def quantities(sweep: Sweep) -> list[Quantity]:
     ]
 
 
-def curve_figures(sweep: Sweep) -> Markup:
-    """All figures of a sweep; a quantity that no run logged is named at the end."""
-    figures, absent = [], []
+def curve_metrics(sweep: Sweep) -> Markup:
+    """All metrics of a sweep; a quantity that no run logged is named at the end."""
+    metrics, absent = [], []
     for quantity in quantities(sweep):
         bands = {choice: band for choice in sweep.choices if (band := band_of(sweep, choice, quantity)) is not None}
         if bands:
-            figures.append(_figure(sweep, quantity, bands))
+            metrics.append(_figure(sweep, quantity, bands))
         else:
             absent.append(quantity.title)
     note = element("p", f"Not logged by any run: {'; '.join(absent)}.", class_="note") if absent else ""
-    return join([figures, note])
+    return join([metrics, note])
 
 
 def band_of(sweep: Sweep, choice: str, quantity: Quantity) -> Band | None:
@@ -114,7 +116,7 @@ def _figure(sweep: Sweep, quantity: Quantity, bands: Mapping[str, Band]) -> Mark
         )
         for choice in bands
     ]
-    return element("figure", element("figcaption", quantity.title), element("div", panels, class_="panels"))
+    return element("metric", element("figcaption", quantity.title), element("div", panels, class_="panels"))
 
 
 def _target(sweep: Sweep, quantity: Quantity) -> float | None:

@@ -33,7 +33,7 @@ def judge_directions(sweeps: Mapping[str, Sweep]) -> list[Verdict]:
     """A verdict on each published direction.
 
     Returns:
-        Dicts with ``direction``, ``verdict``, ``figures`` (in words), and ``rule``, a key of :data:`RULES`.
+        Dicts with ``direction``, ``verdict``, ``values`` (in words), and ``rule``, a key of :data:`RULES`.
     """
     reward, reasoning, penalty = (sweeps[name] for name in ("reward", "reasoning", "penalty"))
     verdicts = [
@@ -50,13 +50,13 @@ def judge_directions(sweeps: Mapping[str, Sweep]) -> list[Verdict]:
 
 
 def _above(sweep: Sweep, first: str, second: str, direction: str) -> Verdict:
-    bounds, figures = _difference(sweep, first, second)
-    return _verdict(direction, "above", _side(bounds, reproduced=0.0), figures)
+    bounds, values = _difference(sweep, first, second)
+    return _verdict(direction, "above", _side(bounds, reproduced=0.0), values)
 
 
 def _not_below(sweep: Sweep, first: str, second: str, direction: str) -> Verdict:
-    bounds, figures = _difference(sweep, first, second)
-    return _verdict(direction, "not below", _side(bounds, reproduced=-MARGIN_POINTS / 100), figures)
+    bounds, values = _difference(sweep, first, second)
+    return _verdict(direction, "not below", _side(bounds, reproduced=-MARGIN_POINTS / 100), values)
 
 
 def _side(bounds: list[tuple[float, float]] | None, reproduced: float) -> str:
@@ -77,8 +77,8 @@ def _difference(sweep: Sweep, first: str, second: str) -> tuple[list[tuple[float
     means = [mean_interval([cell.metrics["test/f1"] for cell in sweep.of(choice)]).mean for choice in (first, second)]
     parts = [f"{name} {between(low, high, 100)}" for name, low, high in made]
     names = f"{label(sweep.name, first)} − {label(sweep.name, second)}"
-    figures = f"{names}: {signed(100 * (means[0] - means[1]))} points"
-    return [(low, high) for _, low, high in made], "; ".join([figures, *parts])
+    values = f"{names}: {signed(100 * (means[0] - means[1]))} points"
+    return [(low, high) for _, low, high in made], "; ".join([values, *parts])
 
 
 def _excess_words(sweep: Sweep, choice: str) -> Estimate | None:
@@ -135,5 +135,5 @@ def _in_words(excess: Estimate | None) -> str:
     return f"words − target: {signed(excess.mean)} {between(excess.low, excess.high)}".strip()
 
 
-def _verdict(direction: str, rule: str, verdict: str, figures: str) -> Verdict:
-    return {"direction": direction, "verdict": verdict, "figures": figures, "rule": rule}
+def _verdict(direction: str, rule: str, verdict: str, values: str) -> Verdict:
+    return {"direction": direction, "verdict": verdict, "values": values, "rule": rule}

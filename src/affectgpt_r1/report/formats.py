@@ -1,4 +1,4 @@
-"""How figures are printed, the same in every format of the report."""
+"""How metrics are printed, the same in every format of the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ NOTHING = "–"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure with a real minus sign; a dash for None.
+    """A metric with a real minus sign; a dash for None.
 
     >>> number(-1.234), number(None)
     ('−1.23', '–')
@@ -25,7 +25,7 @@ def points(fraction: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """A figure that always has its sign.
+    """A metric that always has its sign.
 
     >>> signed(0.5), signed(-0.5), signed(-0.001)
     ('+0.50', '−0.50', '+0.00')

@@ -43,8 +43,8 @@ def element(name: str, /, *children: Child, **attributes: str | float | None) ->
         children: Text, markup, or lists of both.
         attributes: ``class_`` stands for ``class`` and ``stroke_width`` for ``stroke-width``; None leaves one out.
 
-    >>> element("td", "a < b", class_="figure")
-    '<td class="figure">a &lt; b</td>'
+    >>> element("td", "a < b", class_="metric")
+    '<td class="metric">a &lt; b</td>'
     """
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"'

@@ -1,4 +1,4 @@
-"""The report as one HTML file that asks for nothing else: style and figures stand in it, and it runs no script."""
+"""The report as one HTML file that asks for nothing else: style and metrics stand in it, and it runs no script."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.report.choices import QUESTIONS, TITLES
 from affectgpt_r1.report.completion_examples import completions_section
-from affectgpt_r1.report.curves import curve_figures
+from affectgpt_r1.report.curves import curve_metrics
 from affectgpt_r1.report.markup import Child, Markup, element, join
 from affectgpt_r1.report.queries import Sweep
 from affectgpt_r1.report.result_tables import (
@@ -24,7 +24,7 @@ from affectgpt_r1.report.style import STYLE
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _CURVES_NOTE = (
     "Line: mean over seeds; band: lowest to highest seed; pale lines: the other choices. Longer curves are averaged "
-    "over 40 stretches of equal length. The figure at the end is the last value drawn."
+    "over 40 stretches of equal length. The metric at the end is the last value drawn."
 )
 
 
@@ -38,7 +38,7 @@ def page(summary: Mapping[str, Any], sweeps: Sequence[Sweep], lexicon: Lexicon) 
     """The HTML document.
 
     Args:
-        summary: All figures.
+        summary: All metrics.
         sweeps: Where the curves and the completions are.
         lexicon: Whose wheel is drawn.
     """
@@ -127,7 +127,7 @@ def _sweep_section(summary: Mapping[str, Any], sweep: Sweep) -> Markup:
         [table_html(table) for table in tables],
         element("h3", title),
         element("p", _CURVES_NOTE, class_="note"),
-        curve_figures(sweep),
+        curve_metrics(sweep),
     )
 
 

@@ -21,7 +21,7 @@ from affectgpt_r1.types import EmotionSet
 EXPERIMENT = "ablations"
 SWEEPS = ("reward", "reasoning", "penalty")
 CURVES = (
-    *("val/f1", "val/answers/distinct_words", "val/answers/clusters_named_share", "val/answers/answer_entropy"),
+    *("val/f1", "val/answers/distinct_words", "val/answers/clusters_named_fraction", "val/answers/answer_entropy"),
     *("train/reward", "train/entropy", "train/frac_reward_zero_std", "train/kl"),
 )
 REWARD_PART = re.compile(r"train/rewards/(.+)/mean")

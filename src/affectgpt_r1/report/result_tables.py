@@ -19,8 +19,8 @@ from affectgpt_r1.report.formats import (
 from affectgpt_r1.report.paired_comparison import CLIPS_TEST, SEEDS_TEST
 from affectgpt_r1.report.summary import SYNTHETIC_NOTE
 
-TEXT_COLUMNS = frozenset({"setting", "source", "verdict", "figures", "F per seed"})
-"""Columns that hold words; the others, but the first, hold figures and stand flush right."""
+TEXT_COLUMNS = frozenset({"setting", "source", "verdict", "values", "F per seed"})
+"""Columns that hold words; the others, but the first, hold metrics and stand flush right."""
 
 _ANSWERS = (
     ("precision", "P", 100.0),
@@ -28,13 +28,13 @@ _ANSWERS = (
     ("answers/distinct_words", "words", 1.0),
     ("answers/target_words", "target’s words", 1.0),
     ("answers/repeated_words", "repeated words", 1.0),
-    ("answers/unmapped_share", "unmapped, %", 100.0),
+    ("answers/unmapped_rate", "unmapped, %", 100.0),
     ("answers/format_rate", "well formed, %", 100.0),
 )
 
 
 class TextTable(NamedTuple):
-    """A table of text; the first column names the row, the others hold figures.
+    """A table of text; the first column names the row, the others hold metrics.
 
     ``key`` names it in LaTeX labels.
     """
@@ -89,7 +89,7 @@ def directions_table(summary: Mapping[str, Any]) -> TextTable:
     """The verdicts on the published directions."""
     rules = list(dict.fromkeys(row["rule"] for row in summary["directions"]))
     rows = tuple(
-        (row["direction"], row["verdict"], row["figures"] or NOTHING, str(1 + rules.index(row["rule"])))
+        (row["direction"], row["verdict"], row["values"] or NOTHING, str(1 + rules.index(row["rule"])))
         for row in summary["directions"]
     )
     verdicts = [row["verdict"] for row in summary["directions"]]
@@ -100,7 +100,7 @@ def directions_table(summary: Mapping[str, Any]) -> TextTable:
     return TextTable(
         "directions",
         f"Published directions{mark}",
-        ("published direction", "verdict", "figures", "rule"),
+        ("published direction", "verdict", "values", "rule"),
         rows,
         (*notes, *(f"Rule {place}: {RULES[rule]}." for place, rule in enumerate(rules, start=1))),
     )

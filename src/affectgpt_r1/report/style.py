@@ -35,7 +35,7 @@ tbody tr:last-child td{padding-bottom:.55rem}
 .verdict{font-weight:600}
 .verdict.undecided,.verdict.not-run{font-weight:400;color:var(--soft)}
 .verdict.not-reproduced{color:var(--extra)}
-figure{margin:1.6rem 0}
+metric{margin:1.6rem 0}
 figcaption{font-weight:600;font-size:.95rem;margin-bottom:.4rem}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:.6rem 1.2rem}
 .panel{max-width:18rem}

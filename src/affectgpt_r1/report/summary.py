@@ -1,4 +1,4 @@
-"""Every figure of the report as one plain dict: what ``tables.json`` holds, and what every table is made from."""
+"""Every metric of the report as one plain dict: what ``tables.json`` holds, and what every table is made from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PREFIX = "test/"
 
 
 def summarise(sweeps: Sequence[Sweep]) -> dict[str, Any]:
-    """The figures of all sweeps.
+    """The metrics of all sweeps.
 
     Returns:
         ``synthetic`` and its ``note``; ``confidence``; ``sweeps`` by name, each with ``baseline``, ``synthetic``,

@@ -37,7 +37,7 @@ def markdown(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) 
     if missing:
         parts.append("\n".join(["Missing:", "", *(f"- {markdown_text(line)}" for line in missing)]))
     for table in tables:
-        rule = ["---", *["---:" if _is_figure(table, place) else "---" for place in range(1, len(table.columns))]]
+        rule = ["---", *["---:" if _is_metric(table, place) else "---" for place in range(1, len(table.columns))]]
         rows = [_row(table.columns), _row(rule, escape=False), *map(_row, table.rows)]
         notes = "  \n".join(markdown_text(note) for note in table.notes)
         parts += [f"## {markdown_text(table.title)}", "\n".join(rows), notes]
@@ -49,7 +49,7 @@ def latex(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> 
     parts = [f"% {one_line(heading)}", r"% Needs \usepackage{booktabs} and a LaTeX that reads UTF-8."]
     parts += [f"% Missing: {one_line(line)}" for line in missing]
     for table in tables:
-        alignment = "l" + "".join("r" if _is_figure(table, place) else "l" for place in range(1, len(table.columns)))
+        alignment = "l" + "".join("r" if _is_metric(table, place) else "l" for place in range(1, len(table.columns)))
         caption = f"{latex_text(table.title)}. {' '.join(map(latex_text, table.notes))}"
         parts += [
             r"\begin{table}",
@@ -85,6 +85,6 @@ def _latex_row(cells: Sequence[str]) -> str:
     return rf"{' & '.join(map(latex_text, cells))} \\"
 
 
-def _is_figure(table: TextTable, place: int) -> bool:
-    """Whether a column holds figures, which stand flush right."""
+def _is_metric(table: TextTable, place: int) -> bool:
+    """Whether a column holds metrics, which stand flush right."""
     return table.columns[place] not in TEXT_COLUMNS

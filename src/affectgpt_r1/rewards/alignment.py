@@ -27,7 +27,7 @@ class AlignmentReward:
     Args:
         lexicon: The words' clusters, and the forms that are looked for in the reasoning.
         form: ``binary`` or ``jaccard``.
-        thinks: Whether the prompt asks for reasoning; if not, the reward never applies.
+        enable_thinking: Whether the prompt asks for reasoning; if not, the reward never applies.
 
     Raises:
         ConfigError: ``form`` is neither.
@@ -35,16 +35,16 @@ class AlignmentReward:
 
     name = "alignment"
 
-    def __init__(self, lexicon: Lexicon, form: AlignmentForm = "binary", *, thinks: bool = True) -> None:
+    def __init__(self, lexicon: Lexicon, form: AlignmentForm = "binary", *, enable_thinking: bool = True) -> None:
         if form not in ("binary", "jaccard"):
             raise ConfigError(f"alignment: form={form!r} is neither binary nor jaccard")
         self.lexicon = lexicon
         self.form = form
-        self.thinks = thinks
+        self.enable_thinking = enable_thinking
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
         """See :class:`~affectgpt_r1.rewards.base.Reward`."""
-        if not self.thinks:
+        if not self.enable_thinking:
             return [None] * len(completions)
         reasoned = reasoning_labels(completions, self.lexicon)
         answered = [completion.labels for completion in completions]

@@ -12,8 +12,8 @@ class Reward(Protocol):
     """Scores completions against targets.
 
     ``None`` means that the reward does not apply to a completion; a reward that fails raises. Two attributes are
-    optional: ``thinks``, whether the prompt asks for the reasoning that the reward reads (False: it never applies), and
-    ``compares_group``, True where a score depends on the other completions of its group.
+    optional: ``enable_thinking``, whether the prompt asks for the reasoning that the reward reads (False: it never
+    applies), and ``compares_group``, True where a score depends on the other completions of its group.
     """
 
     name: str

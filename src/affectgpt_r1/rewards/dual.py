@@ -16,7 +16,7 @@ class DualReward:
     Args:
         lexicon: The words' clusters, and the forms that are looked for.
         penalty: The length penalty that multiplies the score.
-        thinks: Whether the prompt asks for reasoning; if not, the reward never applies.
+        enable_thinking: Whether the prompt asks for reasoning; if not, the reward never applies.
 
     Raises:
         ConfigError: There is no such penalty.
@@ -24,14 +24,14 @@ class DualReward:
 
     name = "dual"
 
-    def __init__(self, lexicon: Lexicon, penalty: Penalty = "none", *, thinks: bool = True) -> None:
+    def __init__(self, lexicon: Lexicon, penalty: Penalty = "none", *, enable_thinking: bool = True) -> None:
         check_penalty(penalty)
         self.lexicon = lexicon
         self.penalty = penalty
-        self.thinks = thinks
+        self.enable_thinking = enable_thinking
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
         """See :class:`~affectgpt_r1.rewards.base.Reward`; None where the target maps on no wheel."""
-        if not self.thinks:
+        if not self.enable_thinking:
             return [None] * len(completions)
         return penalised_scores(reasoning_labels(completions, self.lexicon), targets, self.lexicon, self.penalty)

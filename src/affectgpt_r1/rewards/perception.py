@@ -24,20 +24,20 @@ class PerceptionReward:
 
     Args:
         judge: Who compares.
-        thinks: Whether the prompt asks for reasoning; if not, the reward never applies.
+        enable_thinking: Whether the prompt asks for reasoning; if not, the reward never applies.
     """
 
     name = "perception"
     compares_group = True
 
-    def __init__(self, judge: Judge, *, thinks: bool = True) -> None:
+    def __init__(self, judge: Judge, *, enable_thinking: bool = True) -> None:
         self.judge = judge
-        self.thinks = thinks
+        self.enable_thinking = enable_thinking
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
         """See :class:`~affectgpt_r1.rewards.base.Reward`."""
         scores: list[float | None] = [None] * len(completions)
-        if not self.thinks:
+        if not self.enable_thinking:
             return scores
         rows_of: dict[tuple[int, str], list[int]] = {}
         for row, completion in enumerate(completions):

@@ -49,7 +49,7 @@ class WeightedRewards:
             raise ConfigError(
                 f"reward.rewards names {sorted(rewards)} and reward.weights {sorted(weights)}: each needs one weight"
             )
-        if not any(getattr(reward, "thinks", True) for reward in rewards.values()):
+        if not any(getattr(reward, "enable_thinking", True) for reward in rewards.values()):
             raise ConfigError(f"reward.rewards {sorted(rewards)} read the reasoning: take prompt=think, or reward=all")
         self.rewards = dict(rewards)
         self.weights = {name: float(weight) for name, weight in weights.items()}

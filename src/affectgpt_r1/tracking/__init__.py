@@ -1,4 +1,4 @@
-"""Where figures go: the MLflow database, its logger, and the evaluation tables.
+"""Where metrics go: the MLflow database, its logger, and the evaluation tables.
 
 MLflow is imported only inside the functions that use it, so that runs without it need none of it.
 """

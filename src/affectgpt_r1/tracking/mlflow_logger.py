@@ -167,7 +167,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
             note: More for the description, in Markdown.
         """
         said = (
-            "**Synthetic clips**: every figure of this run is a figure of rendered, synthetic data."
+            "**Synthetic clips**: every metric of this run is a metric of rendered, synthetic data."
             if synthetic
             else ""
         )
@@ -202,7 +202,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
 
         Args:
             columns: Column names.
-            rows: Cells by row; figures are rounded to four decimals, NaN and infinities become empty cells.
+            rows: Cells by row; metrics are rounded to four decimals, NaN and infinities become empty cells.
             path: Artifact path, ``….json``.
         """
         cells = [[round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in rows]

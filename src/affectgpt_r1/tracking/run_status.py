@@ -23,8 +23,8 @@ def tracked_run(loggers: Iterable[Logger] = ()) -> Iterator[None]:
 
     FINISHED at the end, KILLED by Ctrl-C and by SIGTERM, FAILED by any other exception, in ``fit`` or outside.
     SIGTERM is raised as :class:`~affectgpt_r1.tracking.mlflow_logger.Terminated` in the main thread, so that
-    checkpoints, workers and files are closed in order; the handlers that stood before are put back. Without an MLflow logger only
-    the signal handling remains.
+    checkpoints, workers and files are closed in order; the handlers that stood before are put back. Without an MLflow
+    logger only the signal handling remains.
 
     Args:
         loggers: The trainer's loggers.

@@ -1,6 +1,6 @@
-"""Sweeps in MLflow: one parent run a sweep, one child run a cell, and what a killed process left behind.
+"""Sweeps in MLflow: one parent run a sweep, one child run a trial, and what a killed process left behind.
 
-Whoever trains a cell or leads a sweep holds a file lock of its name, which the system drops with the process.
+Whoever trains a trial or leads a sweep holds a file lock of its name, which the system drops with the process.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 KIND, SWEEP, BASELINE, HASH = (f"affectgpt.{name}" for name in ("kind", "sweep", "baseline", "config_hash"))
 PARENT = "mlflow.parentRunId"
 TEST_SCORE = "test/f1"
-"""A finished cell has this metric."""
+"""A finished trial has this metric."""
 
 
 class SweepRuns:
-    """The sweeps and cells of one MLflow experiment.
+    """The sweeps and trials of one MLflow experiment.
 
     Args:
         outputs: The outputs folder, which holds the database.
@@ -49,7 +49,7 @@ class SweepRuns:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock of a cell's hash or of a sweep; wait while another process has it."""
+        """Hold the lock of a trial's hash or of a sweep; wait while another process has it."""
         lock = self._lock(name)
         try:
             lock.acquire(timeout=0)
@@ -61,19 +61,19 @@ class SweepRuns:
         finally:
             lock.release()
 
-    def finished_cell(self, config_hash: str) -> str | None:
-        """Run id of the finished and tested cell of this hash, None if there is none."""
+    def finished_trial(self, config_hash: str) -> str | None:
+        """Run id of the finished and tested trial of this hash, None if there is none."""
         for run in self._search(f"tags.`{HASH}` = '{config_hash}' and attributes.status = 'FINISHED'"):
             if TEST_SCORE in run.data.metrics:
                 return str(run.info.run_id)
         return None
 
-    def has_cell(self, run_id: str | None, config_hash: str) -> bool:
+    def has_trial(self, run_id: str | None, config_hash: str) -> bool:
         """Whether there is a run of this id and hash."""
         return any(run.info.run_id == run_id for run in self._search(f"tags.`{HASH}` = '{config_hash}'"))
 
     def score(self, run_id: str) -> float:
-        """A finished cell's F on the test clips."""
+        """A finished trial's F on the test clips."""
         return float(self._client.get_run(run_id).data.metrics[TEST_SCORE])
 
     def mark_killed(self) -> list[str]:
@@ -132,17 +132,17 @@ class SweepRuns:
         """Whether :meth:`log_clips` has been here."""
         return (self._folder_of(run_id) / "clips" / "clips.json").is_file()
 
-    def close_sweep(self, run_id: str, cells: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
-        """Write ``cells.json`` and the parent run's final status.
+    def close_sweep(self, run_id: str, trials: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
+        """Write ``trials.json`` and the parent run's final status.
 
         Args:
             run_id: A sweep's parent run.
-            cells: ``choice``, ``seed``, ``config_hash`` and ``run_id`` of each, in display order; without any, a list
+            trials: ``choice``, ``seed``, ``config_hash`` and ``run_id`` of each, in display order; without any, a list
                 that an earlier attempt wrote stays.
             status: How the sweep ended.
         """
-        if cells:
-            self._client.log_text(run_id, json_text(cells), "cells.json")
+        if trials:
+            self._client.log_text(run_id, json_text(trials), "trials.json")
         self._client.set_terminated(run_id, status)
 
     def _folder_of(self, run_id: str) -> Path:

@@ -1,1 +1,1 @@
-"""Training stages: SFT, GRPO and the tower pretraining of the synthetic clips."""
+"""Training stages: SFT, GRPO and the encoder pretraining of the synthetic clips."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from affectgpt_r1.distributed.collectives import gather_over_processes, own_rows
+from affectgpt_r1.distributed.collectives import all_gather, own_rows
 from affectgpt_r1.training.grpo_config import RewardScale
 
 STD_EPSILON = 1e-4
@@ -32,7 +32,7 @@ def group_advantages(rewards: Tensor, scale: RewardScale = "group") -> Tensor:
     if scale == "group":
         centred = centred / (_std(rewards, dim=1) + STD_EPSILON)
     elif scale == "batch":
-        centred = centred / (_std(gather_over_processes(rewards)) + STD_EPSILON)
+        centred = centred / (_std(all_gather(rewards)) + STD_EPSILON)
     return centred.nan_to_num(nan=0.0)
 
 
@@ -51,7 +51,7 @@ def objective_advantages(parts: Tensor, weights: Tensor) -> Tensor:
     known = ~parts.isnan()
     centred = (parts - parts.nanmean(1, keepdim=True)) / (_std(parts, dim=1) + STD_EPSILON)
     total = (centred * weights).nansum(-1).masked_fill(~known.any(-1), torch.nan)
-    everyone = gather_over_processes(total)
+    everyone = all_gather(total)
     normalised = (everyone - everyone.nanmean()) / (_std(everyone) + STD_EPSILON)
     return own_rows(normalised, len(parts)).nan_to_num(nan=0.0)
 

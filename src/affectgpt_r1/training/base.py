@@ -1,4 +1,4 @@
-"""The stage contract: SFT, GRPO and tower pretraining are strategies of one ``training_step``."""
+"""The stage contract: SFT, GRPO and encoder pretraining are strategies of one ``training_step``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
 
 
 class Stage(Protocol):
-    """A strategy chosen by ``stage=sft|grpo|towers``.
+    """A strategy chosen by ``stage=sft|grpo|encoders``.
 
     Attributes:
         answers: Whether validation decodes answers and scores them on the emotion wheels.

@@ -16,13 +16,13 @@ from affectgpt_r1.policy.questions import LABEL_KINDS, stated
 from affectgpt_r1.types import Completion, EmotionSet, Rollout
 
 
-def parse_rollout(rollout: Rollout, clips: Sequence[str], *, thinks: bool, kind: str = "") -> list[Completion]:
+def parse_rollout(rollout: Rollout, clips: Sequence[str], *, enable_thinking: bool, kind: str = "") -> list[Completion]:
     """The ``B * G`` completions of a rollout, clip by clip.
 
     Args:
         rollout: What the policy drew.
         clips: ``B`` clip names.
-        thinks: Whether the prompt asks for reasoning.
+        enable_thinking: Whether the prompt asks for reasoning.
         kind: The published question that was asked, answered by its sentence; ``""`` is answered in tags.
     """
     lengths = rollout.completions.mask.sum(-1).flatten().int().tolist()
@@ -34,7 +34,9 @@ def parse_rollout(rollout: Rollout, clips: Sequence[str], *, thinks: bool, kind:
     ]
     parsed = [
         dataclasses.replace(
-            parse_completion(text, thinks=thinks, num_tokens=length, truncated=cut), clip=clip, group=group
+            parse_completion(text, enable_thinking=enable_thinking, num_tokens=length, truncated=cut),
+            clip=clip,
+            group=group,
         )
         for (text, clip, group), length, cut in zip(drawn, lengths, truncated, strict=True)
     ]
@@ -60,7 +62,7 @@ def answer_statistics(
     Returns:
         ``words_per_answer``, ``distinct_words`` and ``target_words`` (means, the last distinct too),
         ``distinct_per_target`` (their ratio), ``repeated_words`` (mean words of an answer that had stood in it
-        before), ``unmapped_share`` (of all words), ``clusters_named_share`` (of the level-1 clusters of the five
+        before), ``unmapped_rate`` (of all words), ``clusters_named_fraction`` (of the level-1 clusters of the five
         wheels, mean over answers), ``answer_entropy`` (Shannon entropy, in nats, of the sets of words that were
         answered: 0 if every answer is the same set) and ``format_rate``.
     """
@@ -77,8 +79,8 @@ def answer_statistics(
         "target_words": target_words / len(answers),
         "distinct_per_target": distinct / max(1, target_words),
         "repeated_words": (len(words) - distinct) / len(answers),
-        "unmapped_share": sum(word not in lexicon for word in words) / max(1, len(words)),
-        "clusters_named_share": named / (num_clusters * len(answers)),
+        "unmapped_rate": sum(word not in lexicon for word in words) / max(1, len(words)),
+        "clusters_named_fraction": named / (num_clusters * len(answers)),
         "answer_entropy": _entropy(answered),
         "format_rate": sum(completion.well_formed for completion in completions) / len(completions),
     }

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from affectgpt_r1.data.samplers import GenerationSchedule
-from affectgpt_r1.distributed.collectives import num_processes, sum_over_processes
+from affectgpt_r1.distributed.collectives import all_reduce_sum, num_processes
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.engine.sampler import check_sampling
 from affectgpt_r1.engine.timing import now, phase
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.policy.base import Policy, TokenScores
+from affectgpt_r1.policy.base import LogpsAndEntropies, Policy
 from affectgpt_r1.rewards.weighting import RewardScores, WeightedRewards
 from affectgpt_r1.training.advantages import group_advantages, objective_advantages, zero_variance_groups
 from affectgpt_r1.training.completions import answer_statistics, parse_rollout
-from affectgpt_r1.training.grpo_config import GRPOOptions
+from affectgpt_r1.training.grpo_config import GRPOConfig
 from affectgpt_r1.training.grpo_logs import (
     answer_logs,
     completion_logs,
@@ -31,7 +31,7 @@ from affectgpt_r1.training.grpo_logs import (
     tokens_per_second,
 )
 from affectgpt_r1.training.losses import LossInputs, clipped_policy_loss
-from affectgpt_r1.training.precomputed_grads import guess_policy_loss
+from affectgpt_r1.training.precomputed_grads import precompute_policy_grads
 from affectgpt_r1.training.random_state import derive_seed
 from affectgpt_r1.training.rollout_buffer import RolloutBuffer, ScoredRollout, select_clips
 from affectgpt_r1.types import ClipBatch, LogValue, Sampling, StageOutput, TokenBatch
@@ -49,7 +49,7 @@ class GRPOStage:
         rewards: The weighted rewards.
         lexicon: For the statistics of the answers.
         sampling: How completions are drawn; log-probs are taken at its temperature.
-        **options: See :class:`~affectgpt_r1.training.grpo_config.GRPOOptions`.
+        **options: See :class:`~affectgpt_r1.training.grpo_config.GRPOConfig`.
 
     Raises:
         ConfigError: An option is unknown or contradicts another, no token could be drawn, or decoding is greedy: equal
@@ -66,7 +66,7 @@ class GRPOStage:
         self.rewards = rewards
         self.lexicon = lexicon
         self.sampling = sampling
-        self.options = GRPOOptions(**options)
+        self.options = GRPOConfig(**options)
         self._buffer: RolloutBuffer | None = None
         self._visits = 0
         self._has_warned = False
@@ -168,7 +168,7 @@ class GRPOStage:
 
     def _fill_buffer(self, policy: Policy, batch: ClipBatch, seed: int) -> RolloutBuffer:
         """Sample, reward and score a generation batch."""
-        with phase("towers"):
+        with phase("encoders"):
             batch = policy.with_features(batch)
         drawn, logs = self._draw_groups(policy, batch, seed)
         rollout, completions, scores, _ = drawn
@@ -179,11 +179,11 @@ class GRPOStage:
         if self.options.mask_truncated_completions:
             loss_mask = loss_mask * (~rollout.truncated).unsqueeze(-1)
         if self.options.max_resamples:
-            silent = self._silent_groups(scores, rollout.truncated)
+            silent = self._zero_std_groups(scores, rollout.truncated)
             loss_mask = loss_mask * (~silent).view(-1, 1, 1)
             logs["groups/skipped"] = LogValue("sum", float(silent.sum()))
         self._warn_of_silence(batch, advantages, loss_mask)
-        tokens = sum_over_processes(loss_mask.sum()) / num_processes()
+        tokens = all_reduce_sum(loss_mask.sum()) / num_processes()
         with phase("reference"):
             reference = self._reference_logps(policy, batch, rollout.completions)
         buffer = RolloutBuffer(
@@ -221,7 +221,7 @@ class GRPOStage:
             drawn = self._draw(policy, batch, seed)
         resampled = 0
         for attempt in range(1, self.options.max_resamples + 1):
-            silent = self._silent_groups(drawn.scores, drawn.rollout.truncated).nonzero().flatten().tolist()
+            silent = self._zero_std_groups(drawn.scores, drawn.rollout.truncated).nonzero().flatten().tolist()
             if not silent:
                 break
             resampled += len(silent)
@@ -239,7 +239,7 @@ class GRPOStage:
         rollout = policy.generate(batch, self.options.num_generations, self.sampling, generator)
         seconds = now() - started
         with phase("reward"):
-            completions = parse_rollout(rollout, batch.names, thinks=policy.thinks)
+            completions = parse_rollout(rollout, batch.names, enable_thinking=policy.enable_thinking)
             targets = [target for target in batch.labels for _ in range(self.options.num_generations)]
             scores = self.rewards(completions=completions, targets=targets)
         return ScoredRollout(rollout, completions, scores, seconds)
@@ -252,7 +252,7 @@ class GRPOStage:
             return objective_advantages(parts, weights)
         return group_advantages(self._baseline(scores.total, truncated), self.options.scale_rewards)
 
-    def _silent_groups(self, scores: RewardScores, truncated: Tensor) -> Tensor:
+    def _zero_std_groups(self, scores: RewardScores, truncated: Tensor) -> Tensor:
         """``(B,)`` groups whose completions all earn the same: in total, or in each reward where each counts alone."""
         if self.options.multi_objective_aggregation == "normalize_then_sum":
             parts = self._parts(scores, truncated)
@@ -302,10 +302,10 @@ class GRPOStage:
                 scored.append(policy.per_token_logps(clips, tokens, temperature))
         return torch.cat(scored)
 
-    def _score(self, policy: Policy, step: RolloutBuffer) -> TokenScores:
+    def _score(self, policy: Policy, step: RolloutBuffer) -> LogpsAndEntropies:
         entropy_gradient = self.options.entropy_coef != 0.0
         reference, old = step.ref_per_token_logps, step.old_per_token_logps
-        guess = guess_policy_loss(
+        precomputed_grads = precompute_policy_grads(
             self.options,
             scored=step.completions.mask.flatten(0, 1).bool(),
             mask=step.loss_mask.flatten(0, 1),
@@ -314,14 +314,20 @@ class GRPOStage:
             ref_per_token_logps=None if reference is None else reference.flatten(0, 1),
         )
         temperature = self.sampling.temperature
-        return policy.score(step.batch, step.completions, temperature, entropy_gradient=entropy_gradient, guess=guess)
+        return policy.score(
+            step.batch,
+            step.completions,
+            temperature,
+            entropy_gradient=entropy_gradient,
+            precomputed_grads=precomputed_grads,
+        )
 
     @property
     def _is_on_policy(self) -> bool:
         """Where a rollout is used once, the sampling policy is the present one, exactly."""
         return self.schedule.steps == 1
 
-    def _loss_inputs(self, step: RolloutBuffer, scored: TokenScores) -> LossInputs:
+    def _loss_inputs(self, step: RolloutBuffer, scored: LogpsAndEntropies) -> LossInputs:
         """Rows of the loss."""
         logps = scored.per_token_logps.flatten(0, 1)
         reference, old = step.ref_per_token_logps, step.old_per_token_logps

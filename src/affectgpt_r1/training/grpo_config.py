@@ -26,7 +26,7 @@ CHOICES: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class GRPOOptions:
+class GRPOConfig:
     """What a GRPO run may switch.
 
     Attributes:

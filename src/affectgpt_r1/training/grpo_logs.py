@@ -56,7 +56,7 @@ def answer_logs(statistics: Mapping[str, float], num_completions: int) -> dict[s
         num_completions: Completions that they describe.
     """
     weights = {
-        "unmapped_share": statistics["words_per_answer"] * num_completions,
+        "unmapped_rate": statistics["words_per_answer"] * num_completions,
         "distinct_per_target": statistics["target_words"] * num_completions,
     }
     return {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
-from affectgpt_r1.metrics.constant_baselines import SPRAY, best_spray
+from affectgpt_r1.metrics.constant_baselines import CONSTANT_ANSWER, best_constant_answer
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.training.log_values import mean_of
@@ -25,7 +25,7 @@ class HackingProbe:
         rewards: The stage's rewards.
         lexicon: The words' clusters.
         validation_targets: Choose the five words that pay best there; without any, only "happy, sad, angry" is tried.
-        thinks: Whether the prompt asks for reasoning; a constant completion then reasons with the same words.
+        enable_thinking: Whether the prompt asks for reasoning; a constant completion then reasons with the same words.
     """
 
     def __init__(
@@ -34,30 +34,32 @@ class HackingProbe:
         lexicon: Lexicon,
         validation_targets: Sequence[EmotionSet],
         *,
-        thinks: bool,
+        enable_thinking: bool,
     ) -> None:
         self.rewards = rewards.without_comparisons()
         self.lexicon = lexicon
-        self.sprays = {"spray3": SPRAY}
+        self.constant_answers = {"constant3": CONSTANT_ANSWER}
         if validation_targets:
-            self.sprays["spray5"] = best_spray(validation_targets, lexicon)
-        self._completions = {name: _constant_completion(spray, thinks) for name, spray in self.sprays.items()}
+            self.constant_answers["constant5"] = best_constant_answer(validation_targets, lexicon)
+        self._completions = {
+            name: _constant_completion(spray, enable_thinking) for name, spray in self.constant_answers.items()
+        }
         self._earned: dict[tuple[str, EmotionSet], float] = {}
 
-    def spray_rewards(self, targets: Sequence[EmotionSet]) -> dict[str, LogValue]:
+    def constant_answer_rewards(self, targets: Sequence[EmotionSet]) -> dict[str, LogValue]:
         """Mean reward that each constant answer would earn.
 
         Args:
             targets: Of the clips at hand.
 
         Returns:
-            ``spray3_reward``, and ``spray5_reward`` where it was chosen; empty without targets or where every part of
-            the reward compares a group.
+            ``constant3_reward``, and ``constant5_reward`` where it was chosen; empty without targets or where every
+            part of the reward compares a group.
         """
         if self.rewards is None or not targets:
             return {}
         means = {}
-        for name in self.sprays:
+        for name in self.constant_answers:
             new = [target for target in dict.fromkeys(targets) if (name, target) not in self._earned]
             scores = self.rewards(completions=[self._completions[name]] * len(new), targets=new) if new else None
             if scores is not None:
@@ -107,10 +109,10 @@ def spearman(first: Tensor, second: Tensor) -> float | None:
     return float(stats.spearmanr(x, y).statistic)
 
 
-def _constant_completion(words: EmotionSet, thinks: bool) -> Completion:
+def _constant_completion(words: EmotionSet, enable_thinking: bool) -> Completion:
     said = ", ".join(words)
-    reasoning = f"<think> The person seems {said}. </think> " if thinks else ""
-    return parse_completion(f"{reasoning}<answer> {said} </answer>", thinks=thinks)
+    reasoning = f"<think> The person seems {said}. </think> " if enable_thinking else ""
+    return parse_completion(f"{reasoning}<answer> {said} </answer>", enable_thinking=enable_thinking)
 
 
 def _nan_if_none(score: float | None) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from affectgpt_r1.distributed.collectives import gather_over_processes, num_processes
+from affectgpt_r1.distributed.collectives import all_gather, num_processes
 from affectgpt_r1.types import LogValue
 
 
@@ -69,7 +69,7 @@ def pooled(parts: Iterable[Mapping[str, LogValue]]) -> dict[str, LogValue]:
     return found
 
 
-def pooled_over_processes(logs: Mapping[str, LogValue], device: torch.device) -> dict[str, LogValue]:
+def pooled_over_ranks(logs: Mapping[str, LogValue], device: torch.device) -> dict[str, LogValue]:
     """Every process's values pooled, the same in each process.
 
     Args:
@@ -79,7 +79,7 @@ def pooled_over_processes(logs: Mapping[str, LogValue], device: torch.device) ->
     if num_processes() == 1 or not logs:
         return dict(logs)
     rows = [[float(one.value), float(one.weight), float(one.squares)] for one in logs.values()]
-    everyone = gather_over_processes(torch.tensor([rows], dtype=torch.float64, device=device)).tolist()
+    everyone = all_gather(torch.tensor([rows], dtype=torch.float64, device=device)).tolist()
     return {
         name: reduce(_pool, (LogValue(logs[name].reduction, *rows[number]) for rows in everyone))
         for number, name in enumerate(logs)

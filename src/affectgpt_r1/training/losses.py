@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from affectgpt_r1.distributed.collectives import gather_over_processes, num_processes, sum_over_processes
-from affectgpt_r1.training.grpo_config import GRPOOptions, ImportanceSamplingLevel, LossType
+from affectgpt_r1.distributed.collectives import all_gather, all_reduce_sum, num_processes
+from affectgpt_r1.training.grpo_config import GRPOConfig, ImportanceSamplingLevel, LossType
 from affectgpt_r1.training.kl import kl_estimate
 from affectgpt_r1.training.log_values import extreme
 from affectgpt_r1.types import LogValue
@@ -96,7 +96,7 @@ def num_items(mask: Tensor, loss_type: LossType, *, tokens_per_step: Tensor | fl
     if loss_type in ("grpo", "dr_grpo"):
         return float(mask.shape[0])
     if loss_type == "bnpo" or tokens_per_step is None:
-        return sum_over_processes(mask.sum()) / num_processes()
+        return all_reduce_sum(mask.sum()) / num_processes()
     return tokens_per_step
 
 
@@ -111,7 +111,7 @@ def top_entropy_mask(entropies: Tensor, mask: Tensor, quantile: float) -> Tensor
     Returns:
         ``(N, C)``, 1 on tokens that are kept.
     """
-    everyone = gather_over_processes(entropies[mask.bool()].float())
+    everyone = all_gather(entropies[mask.bool()].float())
     if not len(everyone):
         return torch.zeros_like(mask)
     return ((entropies.detach() >= torch.quantile(everyone, 1.0 - quantile)) & mask.bool()).to(mask.dtype)
@@ -119,19 +119,19 @@ def top_entropy_mask(entropies: Tensor, mask: Tensor, quantile: float) -> Tensor
 
 def clipped_policy_loss(
     inputs: LossInputs,
-    options: GRPOOptions,
+    config: GRPOConfig,
     *,
     max_completion_length: int = 1,
     tokens_per_step: Tensor | float | None = None,
 ) -> PolicyLoss:
-    """The loss of ``options.loss_type``: clipped policy term, KL penalty and entropy bonus.
+    """The loss of ``config.loss_type``: clipped policy term, KL penalty and entropy bonus.
 
     ``-min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)``, for ``cispo`` ``-sg(min(rho, epsilon_high)) A logp``;
     plus ``beta`` times the KL estimate, minus ``entropy_coef`` times the mean entropy.
 
     Args:
         inputs: Scores and advantages.
-        options: Which loss.
+        config: Which loss.
         max_completion_length: See :func:`aggregate`.
         tokens_per_step: See :func:`aggregate`.
 
@@ -144,44 +144,44 @@ def clipped_policy_loss(
     """
     mask, advantage = inputs.mask, inputs.advantages.unsqueeze(-1)
     log_ratio = inputs.per_token_logps - inputs.old_per_token_logps
-    ratio = importance_ratio(log_ratio, mask, options.importance_sampling_level)
-    per_token = policy_term(ratio, advantage, inputs.per_token_logps, options)
+    ratio = importance_ratio(log_ratio, mask, config.importance_sampling_level)
+    per_token = policy_term(ratio, advantage, inputs.per_token_logps, config)
     counted = mask
-    if options.top_entropy_quantile < 1.0:
-        counted = top_entropy_mask(inputs.entropies, mask, options.top_entropy_quantile)
+    if config.top_entropy_quantile < 1.0:
+        counted = top_entropy_mask(inputs.entropies, mask, config.top_entropy_quantile)
         per_token = per_token * counted
     logs = {
         "entropy": token_mean(inputs.entropies.detach(), mask),
-        **_clip_logs(ratio, advantage, mask, options),
+        **_clip_logs(ratio, advantage, mask, config),
     }
-    if options.beta != 0.0:
-        kl = kl_penalty(inputs.per_token_logps, inputs.ref_per_token_logps, ratio, options)
-        per_token = per_token + options.beta * kl
+    if config.beta != 0.0:
+        kl = kl_penalty(inputs.per_token_logps, inputs.ref_per_token_logps, ratio, config)
+        per_token = per_token + config.beta * kl
         logs["kl"] = token_mean(kl.detach(), mask)
     loss = aggregate(
         per_token,
         mask,
-        options.loss_type,
+        config.loss_type,
         max_completion_length=max_completion_length,
         tokens_per_step=tokens_per_step,
     )
-    if options.entropy_coef != 0.0:
+    if config.entropy_coef != 0.0:
         logs["policy_loss"] = LogValue("mean", loss.detach())
-        tokens = sum_over_processes(counted.sum()) / num_processes()
-        loss = loss - options.entropy_coef * (inputs.entropies * counted).sum() / _or_one(tokens)
-    return PolicyLoss(loss, logs, num_items(mask, options.loss_type, tokens_per_step=tokens_per_step))
+        tokens = all_reduce_sum(counted.sum()) / num_processes()
+        loss = loss - config.entropy_coef * (inputs.entropies * counted).sum() / _or_one(tokens)
+    return PolicyLoss(loss, logs, num_items(mask, config.loss_type, tokens_per_step=tokens_per_step))
 
 
-def policy_term(ratio: Tensor, advantage: Tensor, per_token_logps: Tensor, options: GRPOOptions) -> Tensor:
+def policy_term(ratio: Tensor, advantage: Tensor, per_token_logps: Tensor, config: GRPOConfig) -> Tensor:
     """The clipped term of :func:`clipped_policy_loss` for each token, from tensors of one shape."""
-    if options.loss_type == "cispo":
-        return -ratio.clamp(max=options.upper_epsilon).detach() * advantage * per_token_logps
-    clipped = ratio.clamp(1 - options.epsilon, 1 + options.upper_epsilon)
-    return -torch.minimum(_capped(ratio, options) * advantage, clipped * advantage)
+    if config.loss_type == "cispo":
+        return -ratio.clamp(max=config.upper_epsilon).detach() * advantage * per_token_logps
+    clipped = ratio.clamp(1 - config.epsilon, 1 + config.upper_epsilon)
+    return -torch.minimum(_capped(ratio, config) * advantage, clipped * advantage)
 
 
 def kl_penalty(
-    per_token_logps: Tensor, ref_per_token_logps: Tensor | None, ratio: Tensor, options: GRPOOptions
+    per_token_logps: Tensor, ref_per_token_logps: Tensor | None, ratio: Tensor, config: GRPOConfig
 ) -> Tensor:
     """The KL term of :func:`clipped_policy_loss` for each token, before ``beta``.
 
@@ -190,21 +190,21 @@ def kl_penalty(
     """
     if ref_per_token_logps is None:
         raise ValueError("beta is not 0, so ref_per_token_logps is needed")
-    kl = kl_estimate(per_token_logps, ref_per_token_logps, options.kl_estimator)
-    return kl * ratio if options.use_bias_correction_kl else kl
+    kl = kl_estimate(per_token_logps, ref_per_token_logps, config.kl_estimator)
+    return kl * ratio if config.use_bias_correction_kl else kl
 
 
-def _capped(ratio: Tensor, options: GRPOOptions) -> Tensor:
-    return ratio if options.delta is None else ratio.clamp(max=options.delta)
+def _capped(ratio: Tensor, config: GRPOConfig) -> Tensor:
+    return ratio if config.delta is None else ratio.clamp(max=config.delta)
 
 
 @torch.no_grad()
-def _clip_logs(ratio: Tensor, advantage: Tensor, mask: Tensor, options: GRPOOptions) -> Mapping[str, LogValue]:
-    if options.loss_type == "cispo":
-        return {"cispo_clip_ratio": token_mean((ratio > options.upper_epsilon) & (advantage > 0), mask)}
-    ratio = _capped(ratio, options)
-    low = (ratio < 1 - options.epsilon) & (advantage < 0)
-    high = (ratio > 1 + options.upper_epsilon) & (advantage > 0)
+def _clip_logs(ratio: Tensor, advantage: Tensor, mask: Tensor, config: GRPOConfig) -> Mapping[str, LogValue]:
+    if config.loss_type == "cispo":
+        return {"cispo_clip_ratio": token_mean((ratio > config.upper_epsilon) & (advantage > 0), mask)}
+    ratio = _capped(ratio, config)
+    low = (ratio < 1 - config.epsilon) & (advantage < 0)
+    high = (ratio > 1 + config.upper_epsilon) & (advantage > 0)
     low_means, high_means = _completion_means(low, mask), _completion_means(high, mask)
     return {
         "clip_ratio/low_mean": token_mean(low, mask),

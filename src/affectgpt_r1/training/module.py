@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from affectgpt_r1.data.unreadable import SkippedClips
+from affectgpt_r1.data.unreadable import UnreadableClips
 from affectgpt_r1.distributed import sharding
-from affectgpt_r1.distributed.collectives import gather_objects_to_first
+from affectgpt_r1.distributed.collectives import gather_objects_to_rank_zero
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.engine.timing import add_seconds, now, peak_memory_mib, take_phases
 from affectgpt_r1.errors import CheckpointError, ConfigError
@@ -30,7 +30,7 @@ from affectgpt_r1.training.base import BufferedStage, ResumableData, Stage
 from affectgpt_r1.training.completions import parse_rollout
 from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.training.hacking_probe import HackingProbe
-from affectgpt_r1.training.log_values import log_state, logs_from_state, pooled_over_processes
+from affectgpt_r1.training.log_values import log_state, logs_from_state, pooled_over_ranks
 from affectgpt_r1.training.optim import build_optimizer, replay_settings
 from affectgpt_r1.training.random_state import capture_random_state, derive_seed, restore_random_state
 from affectgpt_r1.training.rollout_buffer import to_device
@@ -39,9 +39,9 @@ from affectgpt_r1.training.sanity_checks import (
     check_finite_gradients,
     check_full_precision,
     check_gradients,
+    check_local_rows,
     check_loss_has_gradient,
     check_num_processes,
-    check_shares,
     check_trainable,
     divergence_remedy,
     divide_gradients,
@@ -87,7 +87,7 @@ class AffectModule(L.LightningModule):
         weight_decay: float,
         answer_sampling: Sampling,
         seed: int,
-        skipped: SkippedClips | None = None,
+        skipped: UnreadableClips | None = None,
         config: Mapping[str, Any] | None = None,
         content: Mapping[str, str] | None = None,
         config_changes: Sequence[Mapping[str, Any]] = (),
@@ -102,7 +102,7 @@ class AffectModule(L.LightningModule):
         self.weight_decay = weight_decay
         self.answer_sampling = answer_sampling
         self.seed = seed
-        self.skipped = skipped or SkippedClips()
+        self.skipped = skipped or UnreadableClips()
         self.config = dict(config or {})
         self.content = dict(content or {})
         self.config_changes = [dict(change) for change in config_changes]
@@ -139,21 +139,21 @@ class AffectModule(L.LightningModule):
             data.use_schedule(self.stage.schedule)
 
     def configure_model(self) -> None:
-        """Deal the policy's weights to the processes where the strategy asks for it; frozen towers are small, and stay.
+        """Shard the policy's weights where the strategy asks for it; frozen encoders are small, and stay.
 
         Raises:
             ConfigError: The stage trains weights beside the policy's.
         """
-        if self._device_mesh is None or sharding.is_dealt(self.policy):
+        if self._device_mesh is None or sharding.is_sharded(self.policy):
             return
         if any(one.requires_grad for name, one in self.named_parameters() if not name.startswith("policy.")):
             raise ConfigError(f"trainer=fsdp deals the policy's weights only; use trainer=ddp for {self._stage_name}")
-        towers = self.policy.towers
-        sharding.deal(
+        encoders = self.policy.encoders
+        sharding.shard(
             self.policy,
             self._device_mesh["data_parallel"],
             methods=("score", "per_token_logps"),
-            stay_whole=towers.parameters() if towers.frozen else (),
+            ignored_params=encoders.parameters() if encoders.frozen else (),
         )
 
     def on_fit_start(self) -> None:
@@ -161,11 +161,11 @@ class AffectModule(L.LightningModule):
         splits = getattr(getattr(self.trainer, "datamodule", None), "splits", None)
         targets = [] if splits is None else [row.labels for row in splits.validation]
         if self.trainer.world_size > 1:
-            check_shares(len(targets), self.trainer.world_size)
+            check_local_rows(len(targets), self.trainer.world_size)
             torch.manual_seed(derive_seed(self.seed, self.global_rank))
         rewards: WeightedRewards | None = getattr(self.stage, "rewards", None)
         if rewards is not None:
-            self._probe = HackingProbe(rewards, self.lexicon, targets, thinks=self.policy.thinks)
+            self._probe = HackingProbe(rewards, self.lexicon, targets, enable_thinking=self.policy.enable_thinking)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on what trains; the schedule counts optimizer steps."""
@@ -190,9 +190,9 @@ class AffectModule(L.LightningModule):
         if self._gradients:
             for name, parameter in self.named_parameters():
                 if name in self._gradients:
-                    parameter.grad = sharding.dealt_like(self._gradients[name].to(parameter.device), parameter)
+                    parameter.grad = sharding.distribute_like(self._gradients[name].to(parameter.device), parameter)
             self._gradients = {}
-        sharding.gather(self.policy)
+        sharding.unshard(self.policy)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
         """Run the stage on a micro-batch.
@@ -212,7 +212,7 @@ class AffectModule(L.LightningModule):
         check_finite(output, batch, Path(self.trainer.default_root_dir), self.global_step, self._remedy())
         logs: dict[str, LogValue | Tensor | float] = dict(output.logs)
         if self._probe is not None and len(batch):
-            rewards = self._probe.spray_rewards(batch.labels)
+            rewards = self._probe.constant_answer_rewards(batch.labels)
             self._probe_logs = {f"hacking/{name}": value for name, value in rewards.items()}
         logs |= self._probe_logs
         logs["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -242,10 +242,10 @@ class AffectModule(L.LightningModule):
         self._phase_started = now()
         if self.trainer.accumulate_grad_batches > 1:
             divide_gradients(self.parameters(), self._step.num_items)
-        norm = sharding.whole(gradient_norm(self.parameters()))
+        norm = sharding.full_tensor(gradient_norm(self.parameters()))
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         check_finite_gradients(norm, self.global_step, self._remedy(), scaler=scaler)
-        logs = pooled_over_processes(self._step.logs, self.device)
+        logs = pooled_over_ranks(self._step.logs, self.device)
         self._log_step(logs)
         self._log_step({"grad_norm": norm})
         self._step.has_stepped = True
@@ -265,12 +265,12 @@ class AffectModule(L.LightningModule):
         times = {**self._phase_names, **self._step.seconds}  # a phase left out took no time
         logs = {name: LogValue("mean", seconds) for name, seconds in times.items()}
         logs["memory/peak_mib"] = LogValue("max", peak_memory_mib())
-        self._log_step(pooled_over_processes(logs, self.device))
+        self._log_step(pooled_over_ranks(logs, self.device))
         self._step = AccumulatedStep()
 
     def on_validation_start(self) -> None:
-        """Gather dealt weights: processes may have unequally many batches, and none may wait for another in them."""
-        sharding.gather(self.policy)
+        """Gather sharded weights: processes may have unequally many batches, and none may wait for another in them."""
+        sharding.unshard(self.policy)
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         """Decode greedily and count; a description or a valence is judged by its loss alone."""
@@ -282,7 +282,7 @@ class AffectModule(L.LightningModule):
         kind = self.policy.template.kind
         if self.stage.answers and kind in ("", *LABEL_KINDS, *CHOICES):
             rollout = self.policy.generate(batch, 1, self.answer_sampling)
-            completions = parse_rollout(rollout, batch.names, thinks=self.policy.thinks, kind=kind)
+            completions = parse_rollout(rollout, batch.names, enable_thinking=self.policy.enable_thinking, kind=kind)
             if kind in CHOICES:
                 self._validation.add_choices(kind, completions, batch.annotations)
                 return
@@ -291,13 +291,13 @@ class AffectModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the wheel scores and the answers' statistics, of the clips of every process."""
-        sharding.deal_again(self.policy)  # now, before callbacks save the gradients that dealt weights have accumulated
+        sharding.reshard(self.policy)  # now, before callbacks save the gradients that sharded weights have accumulated
         record, self._validation = self._validation.gathered(), ValidationRecord()
-        logs = record.mean_logs() | record.choice_figures(self.policy.template.kind)
+        logs = record.mean_logs() | record.choice_metrics(self.policy.template.kind)
         if record.completions:
             scores = self.val_score.compute()
             logs |= {name: float(scores[name]) for name in ("f1", "precision", "recall")}
-            logs |= record.answer_figures(self.lexicon, self._probe)
+            logs |= record.answer_metrics(self.lexicon, self._probe)
         self.val_score.reset()
         self.log_dict({f"val/{name}": value for name, value in logs.items()})
 
@@ -313,7 +313,7 @@ class AffectModule(L.LightningModule):
         checkpoint["position"] = list(self._position)
         checkpoint |= {"config": self.config, "content": self.content, "config_changes": self.config_changes}
         # Pickled, a tensor comes back on the device that it was on, which is another process's.
-        states = gather_objects_to_first(to_device(self._process_state(), torch.device("cpu")))
+        states = gather_objects_to_rank_zero(to_device(self._process_state(), torch.device("cpu")))
         checkpoint |= {**states[0], "other_processes": states[1:]} if states else {}  # the first process writes it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -337,10 +337,10 @@ class AffectModule(L.LightningModule):
         self._random_state = own["random_state"]
         self._step = AccumulatedStep.from_state(own.get("accumulated"), has_gradients=bool(checkpoint["gradients"]))
         self._gradients = sharding.accumulated_gradients(
-            [state["gradients"] for state in states], self.global_rank, dealt=sharding.is_dealt(self.policy)
+            [state["gradients"] for state in states], self.global_rank, sharded=sharding.is_sharded(self.policy)
         )
         if "skipped" in own:
-            earlier = SkippedClips()
+            earlier = UnreadableClips()
             earlier.load_state_dict(own["skipped"])
             self.skipped.merge([earlier])
         self._probe_logs = logs_from_state(own.get("probe_logs", {}))
@@ -420,9 +420,11 @@ class AffectModule(L.LightningModule):
         return state
 
     def _accumulated_gradients(self) -> dict[str, Tensor] | None:
-        """Gradients of batches whose step is still to come; dealt ones are those of all, and the first has them."""
+        """Gradients of batches whose step is still to come; sharded ones are those of all, and the first has them."""
         if not self._step.is_open:
             return {}
         named = {name: one.grad for name, one in self.named_parameters() if one.grad is not None}
-        gradients: dict[str, Tensor] = self._gradients or sharding.whole(named)  # not restored yet, or accumulating
-        return None if sharding.is_dealt(self.policy) and self.global_rank > 0 else gradients
+        gradients: dict[str, Tensor] = self._gradients or sharding.full_tensor(
+            named
+        )  # not restored yet, or accumulating
+        return None if sharding.is_sharded(self.policy) and self.global_rank > 0 else gradients

@@ -15,7 +15,7 @@ from affectgpt_r1.errors import ConfigError
 
 NEEDS_A_LENGTH = (
     "a learning rate that falls needs the run's length: set trainer.max_steps, trainer.max_epochs or "
-    "optim.scheduler.total_steps, or keep the rate by optim.scheduler.final_share=1.0"
+    "optim.scheduler.total_steps, or keep the rate by optim.scheduler.min_lr_ratio=1.0"
 )
 
 
@@ -94,25 +94,25 @@ def linear_schedule(
     *,
     warmup_steps: int,
     total_steps: int,
-    final_share: float = 0.0,
+    min_lr_ratio: float = 0.0,
     warmup_start_ratio: float | None = None,
 ) -> LambdaLR:
-    """Rise linearly over ``warmup_steps``, then fall linearly to ``final_share`` of the rate at ``total_steps``.
+    """Rise linearly over ``warmup_steps``, then fall linearly to ``min_lr_ratio`` of the rate at ``total_steps``.
 
     AffectGPT's published schedule rises from a tenth of the rate (``warmup_start_ratio=0.1``) and then keeps it
-    (``final_share=1``): its cosine ends where it starts.
+    (``min_lr_ratio=1``): its cosine ends where it starts.
 
     Args:
         optimizer: Whose rates are scaled.
         warmup_steps: Optimizer steps until the full rate.
         total_steps: Optimizer steps of the run; a constant rate needs none, and takes -1.
-        final_share: Share of the rate at the end, and after it; 0 to 1.
+        min_lr_ratio: Share of the rate at the end, and after it; 0 to 1.
         warmup_start_ratio: Share of the rate at the first step; None starts one of ``warmup_steps + 1`` rises above 0.
 
     Raises:
         ConfigError: A value is out of range, or the rate is to fall and the run has no length.
     """
-    return _schedule(optimizer, lambda progress: progress, warmup_steps, total_steps, final_share, warmup_start_ratio)
+    return _schedule(optimizer, lambda progress: progress, warmup_steps, total_steps, min_lr_ratio, warmup_start_ratio)
 
 
 def cosine_schedule(
@@ -120,7 +120,7 @@ def cosine_schedule(
     *,
     warmup_steps: int,
     total_steps: int,
-    final_share: float = 0.0,
+    min_lr_ratio: float = 0.0,
     warmup_start_ratio: float | None = None,
 ) -> LambdaLR:
     """:func:`linear_schedule` with a fall by half a cosine."""
@@ -128,7 +128,7 @@ def cosine_schedule(
     def fallen(progress: float) -> float:
         return (1 - math.cos(math.pi * progress)) / 2
 
-    return _schedule(optimizer, fallen, warmup_steps, total_steps, final_share, warmup_start_ratio)
+    return _schedule(optimizer, fallen, warmup_steps, total_steps, min_lr_ratio, warmup_start_ratio)
 
 
 def _schedule(
@@ -136,15 +136,15 @@ def _schedule(
     fallen: Callable[[float], float],
     warmup_steps: int,
     total_steps: int,
-    final_share: float,
+    min_lr_ratio: float,
     start: float | None,
 ) -> LambdaLR:
     """``fallen`` says how much of the fall is done at a share of the steps after the warmup."""
     if warmup_steps < 0:
         raise ConfigError(f"optim.scheduler.warmup_steps={warmup_steps}: give 0 or more")
-    if not 0 <= final_share <= 1:
-        raise ConfigError(f"optim.scheduler.final_share={final_share}: give a share of the rate, from 0 to 1")
-    if total_steps < 1 and final_share < 1:  # the fall would be over at once: rate 0 from the end of the warm-up on
+    if not 0 <= min_lr_ratio <= 1:
+        raise ConfigError(f"optim.scheduler.min_lr_ratio={min_lr_ratio}: give a share of the rate, from 0 to 1")
+    if total_steps < 1 and min_lr_ratio < 1:  # the fall would be over at once: rate 0 from the end of the warm-up on
         raise ConfigError(f"optim.scheduler.total_steps={total_steps}: {NEEDS_A_LENGTH}")
     if start is not None and not 0 <= start <= 1:
         raise ConfigError(f"optim.scheduler.warmup_start_ratio={start}: give a share of the rate from 0 to 1, or null")
@@ -155,6 +155,6 @@ def _schedule(
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-        return 1.0 - (1.0 - final_share) * fallen(progress)
+        return 1.0 - (1.0 - min_lr_ratio) * fallen(progress)
 
     return LambdaLR(optimizer, share)

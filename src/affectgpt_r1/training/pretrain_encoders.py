@@ -1,8 +1,8 @@
 """Tower pretraining on synthetic clips: a stand-in for CLIP's and HuBERT's pretraining.
 
-The small towers regress the cues that the renderer recorded, and the audio tower also the mean and deviation of the
-window's log-mel spectrum. This is knowledge of the simulator that no real data set offers: figures obtained on top of
-these towers speak of synthetic clips only.
+The small encoders regress the cues that the renderer recorded, and the audio encoder also the mean and deviation of the
+window's log-mel spectrum. This is knowledge of the simulator that no real data set offers: metrics obtained on top of
+these encoders speak of synthetic clips only.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
 NUM_MELS = 32
 
 
-class TowerStage(nn.Module):
-    """Regresses recorded cues from time-averaged tower features.
+class EncoderStage(nn.Module):
+    """Regresses recorded cues from time-averaged encoder features.
 
     Args:
         video_cues: Cues that show in the face.
         audio_cues: Cues that sound in the voice.
-        video_size: Size of the video tower's features.
-        audio_size: Size of the audio tower's features.
+        video_size: Size of the video encoder's features.
+        audio_size: Size of the audio encoder's features.
         log_mel_weight: Weight of the log-mel regression.
     """
 
@@ -52,9 +52,9 @@ class TowerStage(nn.Module):
         self.log_mel_weight = log_mel_weight
 
     def prepare(self, policy: MultimodalPolicy) -> None:
-        """Train the towers and nothing else of the policy."""
+        """Train the encoders and nothing else of the policy."""
         policy.requires_grad_(False)
-        policy.towers.unfreeze()
+        policy.encoders.unfreeze()
 
     def training_step(self, policy: MultimodalPolicy, batch: ClipBatch, *, seed: int) -> StageOutput:
         """See :class:`~affectgpt_r1.training.base.Stage`."""
@@ -72,8 +72,10 @@ class TowerStage(nn.Module):
 
     def _losses(self, policy: MultimodalPolicy, batch: ClipBatch) -> dict[str, Tensor]:
         if batch.waveforms is None or batch.frames is None:
-            raise ConfigError("stage=towers needs the media of both towers: set data.modalities=[video,audio,text]")
-        features = policy.towers(batch)
+            raise ConfigError(
+                "stage=pretrain_encoders needs the media of both encoders: set data.modalities=[video,audio,text]"
+            )
+        features = policy.encoders(batch)
         audio = features["audio"]
         spectrum = log_mel(batch.waveforms, num_mels=NUM_MELS)
         moments = torch.cat([spectrum.mean(-2), spectrum.std(-2)], -1)
@@ -88,6 +90,6 @@ def _stack(batch: ClipBatch, names: Sequence[str]) -> Tensor:
     missing = [name for name in names if name not in batch.cues]
     if missing:
         raise ConfigError(
-            f"The clips record no cue {missing[0]!r}: stage=towers needs data.cues_file of synthetic clips"
+            f"The clips record no cue {missing[0]!r}: stage=pretrain_encoders needs data.cues_file of synthetic clips"
         )
     return torch.stack([batch.cues[name] for name in names], -1)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.rewards.weighting import RewardScores
 from affectgpt_r1.training.log_values import log_state, logs_from_state
-from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, LogValue, Rollout, SkippedClip, TokenBatch
+from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, LogValue, Rollout, TokenBatch, UnreadableClip
 
 
 class ScoredRollout(NamedTuple):
@@ -62,7 +62,7 @@ class RolloutBuffer:
     """What the training steps of one generation batch need, or of one step of it.
 
     Attributes:
-        batch: ``B`` clips with tower features.
+        batch: ``B`` clips with encoder features.
         completions: ``(B, G, C)``.
         loss_mask: ``(B, G, C)``; 1 on tokens that the loss counts.
         sampling_per_token_logps: ``(B, G, C)`` under which the tokens were drawn.
@@ -163,7 +163,7 @@ def without_long_prompts(policy: MultimodalPolicy, batch: ClipBatch) -> ClipBatc
     reasons = policy.too_long(batch) if len(batch) else {}
     if not reasons:
         return batch
-    skipped = tuple(SkippedClip(batch.names[index], reason) for index, reason in reasons.items())
+    skipped = tuple(UnreadableClip(batch.names[index], reason) for index, reason in reasons.items())
     kept = select_clips(batch, [index for index in range(len(batch)) if index not in reasons])
     return dataclasses.replace(kept, skipped=(*batch.skipped, *skipped))
 

@@ -42,7 +42,7 @@ def check_full_precision(named_parameters: Iterable[tuple[str, nn.Parameter]]) -
             )
 
 
-def check_shares(num_clips: int, num_processes: int) -> None:
+def check_local_rows(num_clips: int, num_processes: int) -> None:
     """Refuse a validation in which a process has no clip: it would leave the others waiting.
 
     Raises:

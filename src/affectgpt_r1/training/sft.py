@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from affectgpt_r1.distributed.collectives import num_processes, sum_over_processes
+from affectgpt_r1.distributed.collectives import all_reduce_sum, num_processes
 from affectgpt_r1.engine.logprobs import masked_mean
 from affectgpt_r1.engine.timing import phase
 from affectgpt_r1.policy.base import Policy
@@ -31,7 +31,7 @@ class SFTStage:
         targets = policy.encode_targets(batch)
         with phase("forward"):
             logps = policy.per_token_logps(batch, targets)
-            tokens = sum_over_processes(targets.mask.sum()).clamp(min=1.0) / num_processes()
+            tokens = all_reduce_sum(targets.mask.sum()).clamp(min=1.0) / num_processes()
             loss = -(logps * targets.mask).sum() / tokens
         return StageOutput(loss, {"loss": LogValue("mean", loss.detach(), tokens)}, num_items=tokens)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from affectgpt_r1.distributed.collectives import gather_objects
+from affectgpt_r1.distributed.collectives import all_gather_objects
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.metrics.functional.choice import choice_scores
 from affectgpt_r1.metrics.functional.recognition import single_label_scores
@@ -52,7 +52,7 @@ class ValidationRecord:
 
     def gathered(self) -> ValidationRecord:
         """The record of all processes, the same in each; every process must call this."""
-        shares = gather_objects(self)
+        shares = all_gather_objects(self)
         return ValidationRecord(
             [one for share in shares for one in share.completions],
             [one for share in shares for one in share.targets],
@@ -60,7 +60,7 @@ class ValidationRecord:
             [one for share in shares for one in share.choices],
         )
 
-    def choice_figures(self, kind: str) -> dict[str, float]:
+    def choice_metrics(self, kind: str) -> dict[str, float]:
         """Accuracy and weighted F1 of answers that choose among a few; nothing for any other kind of question."""
         answers, targets = [said for said, _ in self.choices], [target for _, target in self.choices]
         return choice_scores(answers, targets, CHOICES.get(kind, ()))
@@ -69,21 +69,21 @@ class ValidationRecord:
         """What the stage logs of all clips together."""
         return {name: float(value) for name, value in self.logs.items()}
 
-    def answer_figures(self, lexicon: Lexicon, probe: HackingProbe | None) -> dict[str, float]:
+    def answer_metrics(self, lexicon: Lexicon, probe: HackingProbe | None) -> dict[str, float]:
         """Figures of the answers by log name: WAR and UAR of single labels, statistics, signs of reward hacking."""
         recalls = single_label_scores([completion.labels for completion in self.completions], self.targets)
         statistics = answer_statistics(self.completions, self.targets, lexicon)
-        figures: dict[str, LogValue | float] = {
+        metrics: dict[str, LogValue | float] = {
             **recalls,
             **{f"answers/{name}": value for name, value in statistics.items()},
         }
         if probe is not None:
             signs: dict[str, LogValue | float] = {
-                **probe.spray_rewards(self.targets),
+                **probe.constant_answer_rewards(self.targets),
                 **probe.part_correlations(self.completions, self.targets),
             }
-            figures |= {f"hacking/{name}": value for name, value in signs.items()}
-        return {name: float(value) for name, value in figures.items()}
+            metrics |= {f"hacking/{name}": value for name, value in signs.items()}
+        return {name: float(value) for name, value in metrics.items()}
 
 
 def validation_names(
@@ -105,9 +105,9 @@ def validation_names(
     record = ValidationRecord()
     if stage.answers and kind in CHOICES:
         record.choices = [(None, str(facts[kind])) for facts in annotations if kind in facts]
-        names |= set(record.choice_figures(kind))
+        names |= set(record.choice_metrics(kind))
     elif stage.answers and kind in ("", *LABEL_KINDS) and targets:
         record.targets = list(targets)
         record.completions = [Completion("", None, None, labels, True) for labels in targets]
-        names |= {"f1", "precision", "recall", *record.answer_figures(lexicon, None)}
+        names |= {"f1", "precision", "recall", *record.answer_metrics(lexicon, None)}
     return {f"val/{name}" for name in names}

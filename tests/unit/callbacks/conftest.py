@@ -4,7 +4,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
-from affectgpt_r1.data.unreadable import SkippedClips
+from affectgpt_r1.data.unreadable import UnreadableClips
 from affectgpt_r1.types import CompletionRecord
 
 collect_ignore = ["conftest.py"]  # --doctest-modules would import two modules of this name
@@ -17,7 +17,7 @@ class TinyModule(LightningModule):
         super().__init__()
         self.weight = nn.Linear(2, 1)
         self.scores = list(scores)
-        self.skipped = SkippedClips()
+        self.skipped = UnreadableClips()
 
     def training_step(self, batch, batch_idx):
         loss = self.weight(batch).square().mean()

@@ -241,7 +241,7 @@ def test_system_that_refuses_to_write_more(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-class NotPlain:
+class UnsupportedModel:
     pass
 
 
@@ -249,7 +249,7 @@ class NotPlain:
 def test_file_that_is_no_plain_checkpoint_is_named(tmp_path, content):
     path = tmp_path / "model.ckpt"
     if content == "object":
-        torch.save({"payload": NotPlain()}, path)
+        torch.save({"payload": UnsupportedModel()}, path)
     else:
         torch.save({"weights": torch.ones(1000)}, path)
         whole = path.read_bytes()

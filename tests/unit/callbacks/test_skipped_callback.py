@@ -5,21 +5,21 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from affectgpt_r1.callbacks.unreadable_clips import UnreadableClips, _csv
-from affectgpt_r1.data.unreadable import SkippedClips
+from affectgpt_r1.callbacks.unreadable_clips import UnreadableClipsMonitor, _csv
+from affectgpt_r1.data.unreadable import UnreadableClips
 from affectgpt_r1.errors import DataError
-from affectgpt_r1.types import SkippedClip
+from affectgpt_r1.types import UnreadableClip
 
 LOST = [
-    SkippedClip("clip_a", "a.mp4: truncated, 12 frames"),
-    SkippedClip("clip_b", "b.wav: empty"),
-    SkippedClip("clip_a", "a.mp4: truncated, 12 frames"),
+    UnreadableClip("clip_a", "a.mp4: truncated, 12 frames"),
+    UnreadableClip("clip_b", "b.wav: empty"),
+    UnreadableClip("clip_a", "a.mp4: truncated, 12 frames"),
 ]
 
 
 def _module(tiny_module, num_read, lost=LOST):
     module = tiny_module()
-    module.skipped = SkippedClips()
+    module.skipped = UnreadableClips()
     module.skipped.add(lost, num_read=num_read)
     return module
 
@@ -27,7 +27,7 @@ def _module(tiny_module, num_read, lost=LOST):
 def test_list_reasons_and_metric_without_mlflow(tmp_path, tiny_module, fit, caplog):
     logger = CSVLogger(tmp_path, name="csv")
     with caplog.at_level(logging.WARNING):
-        fit(_module(tiny_module, 97), [UnreadableClips(tmp_path / "run", max_share=0.03)], logger=logger)
+        fit(_module(tiny_module, 97), [UnreadableClipsMonitor(tmp_path / "run", max_fraction=0.03)], logger=logger)
     with (tmp_path / "run" / "unreadable_clips.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["name", "reason"], *map(list, LOST[:2])]
     assert "3 of 100 clips drawn could not be read" in caplog.text
@@ -38,14 +38,14 @@ def test_list_reasons_and_metric_without_mlflow(tmp_path, tiny_module, fit, capl
 
 
 def test_nothing_lost_writes_no_list(tmp_path, tiny_module, fit):
-    fit(_module(tiny_module, 100, []), [UnreadableClips(tmp_path / "run", max_share=0.0)])
+    fit(_module(tiny_module, 100, []), [UnreadableClipsMonitor(tmp_path / "run", max_fraction=0.0)])
     assert not (tmp_path / "run").exists()
 
 
 def test_too_large_a_share_ends_the_run_early_with_the_list(tmp_path, tiny_module, fit):
     module = _module(tiny_module, 96)
     with pytest.raises(DataError, match=r"3 of 99 .*at most 3\.0%.*a\.mp4: truncated, 12 frames; b\.wav: empty"):
-        fit(module, [UnreadableClips(tmp_path, max_share=0.03, judge_after=99)])
+        fit(module, [UnreadableClipsMonitor(tmp_path, max_fraction=0.03, judge_after=99)])
     assert module.trainer.global_step == 1
     assert (tmp_path / "unreadable_clips.csv").is_file()
 
@@ -53,7 +53,7 @@ def test_too_large_a_share_ends_the_run_early_with_the_list(tmp_path, tiny_modul
 def test_few_clips_are_judged_at_the_end_only(tmp_path, tiny_module, fit, caplog):
     module = _module(tiny_module, 96)
     with pytest.raises(DataError), caplog.at_level(logging.WARNING):
-        fit(module, [UnreadableClips(tmp_path, max_share=0.03, judge_after=100)])
+        fit(module, [UnreadableClipsMonitor(tmp_path, max_fraction=0.03, judge_after=100)])
     assert module.trainer.global_step == 12
     assert caplog.text.count("clips drawn could not be read") == 1
 
@@ -70,7 +70,7 @@ def test_the_list_holds_no_formula_and_no_control_character():
 def test_a_run_that_was_killed_after_its_last_step_reports_when_it_is_resumed(tmp_path, tiny_module, fit):
     last = LastCheckpoint(tmp_path / "checkpoints")
     fit(tiny_module(), [last], plugins=[AtomicCheckpointIO()])
-    callbacks = [UnreadableClips(tmp_path, max_share=0.03), LastCheckpoint(tmp_path / "checkpoints")]
+    callbacks = [UnreadableClipsMonitor(tmp_path, max_fraction=0.03), LastCheckpoint(tmp_path / "checkpoints")]
     path = str(tmp_path / "checkpoints" / "last.ckpt")
     fit(_module(tiny_module, 97), callbacks, plugins=[AtomicCheckpointIO()], ckpt_path=path)
     assert (tmp_path / "unreadable_clips.csv").read_text().splitlines()[1] == 'clip_a,"a.mp4: truncated, 12 frames"'

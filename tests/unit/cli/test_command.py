@@ -187,7 +187,7 @@ def test_export_and_import_name_the_output_that_cannot_be_written(tmp_path: Path
 @pytest.mark.parametrize(
     ("given", "key", "remedy"),
     [
-        (["prompt=think"], "prompt.thinks=false, here it is true", "give prompt=no_think, as "),
+        (["prompt=think"], "prompt.enable_thinking=false, here it is true", "give prompt=no_think, as "),
         (["data.visual=frame"], 'data.visual="face", here it is "frame"', 'give data.visual="face", as '),
         (["prompt.question=What?"], "prompt.question=", 'give prompt.question="Please'),
     ],

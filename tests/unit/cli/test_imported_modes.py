@@ -48,7 +48,7 @@ def weights(tmp_path_factory, tokenizer_file):
 def everything(weights):
     """A policy with each part that a released file holds, its adapters moved."""
     config = toy_config_of(weights)
-    config["language_model"]["dtype"] = config["video_tower"]["dtype"] = "float32"
+    config["language_model"]["dtype"] = config["video_encoder"]["dtype"] = "float32"
     policy = build(config, seed=5, fusion="attention", fusion_hidden_size=32)
     policy.fusion.image = torch.nn.Linear(16, 32)  # still images' projector, as every file has it
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_imported_weights_run_in_float16(released, weights, make_batch, tmp_path
     main([str(released("face")), *out])
     policy = build_policy(config_of(tmp_path / "run" / "checkpoints" / "best.ckpt"))
     dtypes = {name.split(".")[0]: one.dtype for name, one in policy.named_parameters() if not one.requires_grad}
-    assert dtypes == {"language_model": torch.float16, "towers": torch.float32}
+    assert dtypes == {"language_model": torch.float16, "encoders": torch.float32}
     assert policy.language_model.lm_head.weight.dtype == torch.float16
     assert logps(policy, make_batch(2)).isfinite().all()
     SFTStage().training_step(policy.train(), make_batch(2), seed=0).loss.backward()

@@ -40,14 +40,14 @@ def test_a_card_of_a_model_from_synthetic_clips(card):
     text = card("grpo", kind="merged")
     assert "base_model" not in text  # the hub would look for it
     assert text.count("trained from scratch") == 3
-    assert "synthetic clips: figures say nothing about real people" in text
+    assert "synthetic clips: metrics say nothing about real people" in text
     assert 'Question: "Please recognize emotional states of the character.' in text
     assert "base_model" not in card("smol_grpo")  # a folder's name is no hub id
 
 
 def test_no_setting_becomes_markup(card):
     payload = "a](http://h)<img src=x>`b`\n---\n# c\x1b"
-    keys = ("model.language_model.pretrained", "model.video_tower.pretrained", "model.fusion", "data.train_labels",
+    keys = ("model.language_model.pretrained", "model.video_encoder.pretrained", "model.fusion", "data.train_labels",
             "prompt.question", "stage.name")  # fmt: skip
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = resolved(compose("train", overrides=["experiment=grpo", "init_from=a/best.ckpt", "synthetic=false"]))

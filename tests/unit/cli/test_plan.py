@@ -25,7 +25,7 @@ def test_the_7b_plan_counts_the_papers_parameters(tmp_path, capsys):
     assert result["lora_parameters"] == 28 * 16 * sum(map(sum, sizes)) == 40_370_176
     assert result["parameters"]["language_model"] == 7_615_616_512
     assert result["parameters"]["fusion"] == 14_042_372
-    assert result["parameters"]["video_tower"] == 303_966_208
+    assert result["parameters"]["video_encoder"] == 303_966_208
     assert result["trainable_parameters"] == 40_370_176 + 14_042_372
     assert result["total_parameters"] == sum(result["parameters"].values()) == 8_289_433_988
     assert set(result["memory_gib"]) == {"sft", "grpo"}
@@ -43,7 +43,7 @@ def test_nothing_is_allocated():
     from affectgpt_r1.config.compose import CONFIGS
 
     config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / "affectgpt_7b.yaml"), resolve=False)
-    for key in ("_target_", "tokenizer", "share_prompt"):
+    for key in ("_target_", "tokenizer", "share_prefix"):
         del config[key]
     size = measure_model(None, **{**config, "weights": None, "fusion": "qformer"})
     assert size.media_tokens == 32 + 8 + 16
@@ -53,13 +53,13 @@ def test_nothing_is_allocated():
 
 @pytest.fixture
 def size(tiny_config, tiny_policy):
-    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prompt")}
+    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prefix")}
     return measure_model(len(tiny_policy.tokenizer), **modules)
 
 
 def work(**changes):
     usual = {"batch_size": 2, "num_generations": 4, "prompt_tokens": 30, "completion_tokens": 10, "gpus": 4}
-    off = {"keeps_reference": False, "gradient_checkpointing": False, "share_prompt": True, "accumulates": False}
+    off = {"keeps_reference": False, "gradient_checkpointing": False, "share_prefix": True, "accumulates": False}
     return Workload(**{**off, **usual, **changes})
 
 
@@ -85,7 +85,7 @@ def test_a_head_that_trains_holds_its_gradient_beside_the_accumulated_one(size, 
         return (held[1] - held[0]) * 2**30
 
     assert more(size) == pytest.approx(4 * size.vocab_size * size.hidden_size)
-    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prompt")}
+    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prefix")}
     adapted = {**modules, "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"]}}
     assert more(measure_model(len(tiny_policy.tokenizer), **adapted)) == 0  # LoRA freezes the head
 
@@ -103,11 +103,11 @@ def test_operations_are_six_a_parameter_and_token_when_all_train(size):
 
 
 def test_without_shared_prompts_each_completion_brings_its_own(size):
-    shared, repeated = work(), work(share_prompt=False)
+    shared, repeated = work(), work(share_prefix=False)
     assert step_flops(size, repeated, "grpo") / step_flops(size, shared, "grpo") == 4 * 40 / (30 + 4 * 10)
     assert step_flops(size, repeated, "sft") == step_flops(size, shared, "sft")
     # 8 completions of 10 tokens score 30 of the prompt by every head, in 4 float32 copies; 2 x 3 x 30 tokens are saved.
-    long = [work(completion_tokens=1000, share_prompt=share) for share in (True, False)]
+    long = [work(completion_tokens=1000, share_prefix=share) for share in (True, False)]
     scores = 16 * 8 * size.num_heads * 1000 * 1000
     saved = 2 * 3 * 30 * size.num_layers * 4 * (12 * size.hidden_size + 4 * 128 + 4 * size.intermediate_size)
     difference = (memory_gib(size, long[0], "grpo", "ddp") - memory_gib(size, long[1], "grpo", "ddp")) * 2**30

@@ -38,7 +38,7 @@ def test_scores_intervals_and_baselines(files, capsys):
     low, high = report["intervals"]["mean_level1"]["f1"]
     assert low < mean["f1"] < high
     assert report["samples"] == 3
-    assert report["unmapped_share"] == pytest.approx(1 / 4)
+    assert report["unmapped_rate"] == pytest.approx(1 / 4)
     baselines = report["baselines"]
     assert baselines["constant"]["words"] == ["happy", "sad", "angry"]
     assert baselines["frequent"]["words"] == ["sad", "calm", "happy"]

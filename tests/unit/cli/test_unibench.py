@@ -1,4 +1,4 @@
-"""`affectgpt-r1 unibench`: nine stand-in folders and three single-label sets, figures worked out by hand."""
+"""`affectgpt-r1 unibench`: nine stand-in folders and three single-label sets, metrics worked out by hand."""
 
 import json
 import re
@@ -115,9 +115,9 @@ def test_nine_sets_by_hand(data, tmp_path, capsys):
     summary = run(data, write_predictions(tmp_path / "p"))["unibench"]
 
     assert list(summary["sets"]) == list(LAYOUTS)
-    for name, figures in summary["sets"].items():
-        assert figures["published"] == pytest.approx(PUBLISHED[name], abs=1e-12), name
-        assert figures["corrected"] == pytest.approx(CORRECTED[name], abs=1e-12), name
+    for name, metrics in summary["sets"].items():
+        assert metrics["published"] == pytest.approx(PUBLISHED[name], abs=1e-12), name
+        assert metrics["corrected"] == pytest.approx(CORRECTED[name], abs=1e-12), name
     assert summary["mean"]["published"] == pytest.approx(sum(PUBLISHED.values()) / 9, abs=1e-12)
     assert summary["mean"]["corrected"] == pytest.approx(sum(CORRECTED.values()) / 9, abs=1e-12)
     printed = capsys.readouterr().out
@@ -165,8 +165,8 @@ def test_single_label_sets(data, tmp_path, capsys):
 
     assert report["unibench"] is None
     dfew, ravdess = report["recognition"]["dfew"], report["recognition"]["ravdess"]
-    assert (dfew["war"], dfew["uar"], dfew["unparsed_share"]) == (1 / 2, pytest.approx((1 / 3 + 1) / 2), 1 / 2)
-    assert (ravdess["war"], ravdess["uar"], ravdess["unparsed_share"]) == (1 / 2, 1 / 2, 0)
+    assert (dfew["war"], dfew["uar"], dfew["unparsed_rate"]) == (1 / 2, pytest.approx((1 / 3 + 1) / 2), 1 / 2)
+    assert (ravdess["war"], ravdess["uar"], ravdess["unparsed_rate"]) == (1 / 2, 1 / 2, 0)
     printed = capsys.readouterr().out
     assert re.search(r"DFEW .* 4 .* 50\.00 .* 66\.67 .* 50\.00 .*set_1\.csv", printed)
     assert "answer with several labels" in printed

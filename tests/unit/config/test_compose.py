@@ -51,7 +51,7 @@ def test_a_misspelt_key_names_the_nearest(override, nearest):
 def test_a_misspelt_choice_names_the_nearest_and_lists_the_choices():
     assert error_of("stage=grop") == (
         f"stage=grop: there is no {CONFIGS}/stage/grop.yaml; "
-        "the nearest is grpo, and there are control, grpo, sft, towers"
+        "the nearest is grpo, and there are control, grpo, sft, encoders"
     )
 
 
@@ -80,7 +80,7 @@ def test_what_hydra_refuses_is_said_in_one_line(overrides, message):
         ("+sede=3", "sede is no key of this configuration; the nearest is seed"),
         ("+stage.bta=1", "stage.bta is no key of this configuration; the nearest is stage.beta"),
         ("+data.bathc_size=1", "data.bathc_size is no key of this configuration; the nearest is data.batch_size"),
-        ("+prompt.think=true", "prompt.think is no key of this configuration; the nearest is prompt.thinks"),
+        ("+prompt.think=true", "prompt.think is no key of this configuration; the nearest is prompt.enable_thinking"),
         ("+trainer.limit_val_batch=1", "the nearest is trainer.limit_val_batches"),
         ("+reward.rewards.format.strikt=true", "reward.rewards.format.strikt is no key"),
         (

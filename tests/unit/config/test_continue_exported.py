@@ -1,4 +1,4 @@
-"""Training goes on from an exported folder: its model, projectors, towers and adapters are taken."""
+"""Training goes on from an exported folder: its model, projectors, encoders and adapters are taken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from affectgpt_r1.config.instantiate import build_policy, take_exported_model
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.checkpoint import (
     check_there,
-    load_tower_weights,
+    load_encoder_weights,
     module_digest,
     policy_digests,
     read_checkpoint,
@@ -44,7 +44,9 @@ def write(make_policy, tiny_config, tokenizer_file, make_batch, tmp_path):
 
     def build(kind, **changes):
         model = {**tiny_config, "tokenizer": str(tokenizer_file), "fusion": "mean", **changes}
-        policy = make_policy(seed=3, thinks=True, **{key: one for key, one in model.items() if key != "tokenizer"})
+        policy = make_policy(
+            seed=3, enable_thinking=True, **{key: one for key, one in model.items() if key != "tokenizer"}
+        )
         with torch.no_grad():
             for parameter in policy.trainable_parameters().values():
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
@@ -123,8 +125,8 @@ def test_an_adapter_folder_above_another_base_is_refused(write, base, make_polic
 def test_towers_come_from_an_exported_folder(write, make_policy):
     folder, _ = write("merged")
     policy = make_policy(seed=1)
-    load_tower_weights(policy.towers, folder)
-    assert module_digest(policy.towers) == module_digest(make_policy(seed=3).towers)
+    load_encoder_weights(policy.encoders, folder)
+    assert module_digest(policy.encoders) == module_digest(make_policy(seed=3).encoders)
 
 
 def test_a_folder_that_was_not_exported_says_so(tmp_path, write):

@@ -35,7 +35,7 @@ def start(tmp_path: Path):
         (
             "prompt=no_think",
             "prompt=think",
-            r"^prompt\.thinks: .* trained with false, .* with true .*: give prompt=no_think,",
+            r"^prompt\.enable_thinking: .* trained with false, .* with true .*: give prompt=no_think,",
         ),
         ("prompt=ovlabel", "prompt=no_think", r"^prompt\.kind: .* trained with \"ovlabel\", .* give prompt=ovlabel"),
         (
@@ -47,7 +47,7 @@ def start(tmp_path: Path):
         ("data.modalities=[text]", "seed=2", r"^data\.modalities: .* trained with \[\"text\"\]"),
         ("model.waveform_normalization=clip", "seed=2", r"^model\.waveform_normalization: .* trained with \"clip\""),
         ("model.fusion=mean", "model.fusion=qformer", r"^model\.fusion: .*\"mean\""),
-        ("model.video_tower.patch_size=16", "seed=2", r"^model\.video_tower\.patch_size: .* trained with 16"),
+        ("model.video_encoder.patch_size=16", "seed=2", r"^model\.video_encoder\.patch_size: .* trained with 16"),
     ],
 )
 def test_another_setting_is_refused_before_anything_is_built(start, sft, grpo, said):
@@ -59,13 +59,13 @@ def test_another_setting_is_refused_before_anything_is_built(start, sft, grpo, s
 def test_the_switch_lets_it_start_and_each_difference_is_logged(start, caplog):
     given = start("experiment=sft", "prompt=no_think", "data.num_frames=4")
     settle_settings(composed("experiment=grpo", "prompt=think", "strict_init=false", given))
-    assert "prompt.thinks: init_from was trained with false, this run trains with true" in caplog.messages
+    assert "prompt.enable_thinking: init_from was trained with false, this run trains with true" in caplog.messages
     assert "data.num_frames: init_from was trained with 4, this run trains with 8" in caplog.messages
 
 
 def test_sft_may_teach_another_prompt_and_fewer_modalities_are_a_line(start, caplog):
     settle_settings(composed("experiment=sft", "prompt=think", start("experiment=sft")))
-    assert caplog.messages[0] == "prompt.thinks: init_from was trained with false, this run trains with true"
+    assert caplog.messages[0] == "prompt.enable_thinking: init_from was trained with false, this run trains with true"
     caplog.clear()
     settle_settings(composed("experiment=grpo", "data.modalities=[text]", start("experiment=sft")))
     assert caplog.messages == [

@@ -1,4 +1,4 @@
-"""Where the frozen towers encode the clips of a run."""
+"""Where the frozen encoders encode the clips of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DATA = SimpleNamespace(feature_store="features", open_feature_store=lambda diges
 BATCH = ClipBatch(("clip",), ("",), (("happy",),), ("",), (("video",),), frames=torch.zeros(1, 2, 3, 4, 4))
 
 
-class Towers(nn.Module):
+class Encoders(nn.Module):
     """Records where it is sent, and where its input is."""
 
     settings = MappingProxyType({"waveform_normalization": "clip"})
@@ -37,45 +37,45 @@ class Towers(nn.Module):
 
 
 @pytest.fixture
-def towers(monkeypatch):
-    monkeypatch.setattr(assembly, "tower_digest", lambda towers: "digest")
+def encoders(monkeypatch):
+    monkeypatch.setattr(assembly, "encoder_digest", lambda encoders: "digest")
     monkeypatch.setattr(assembly, "fill_feature_store", lambda data, prepare: prepare(1)(BATCH))
-    return Towers()
+    return Encoders()
 
 
-def test_towers_encode_on_the_given_device_and_come_back(towers):
-    assembly.encode_clips(DATA, SimpleNamespace(towers=towers), torch.device("meta"))
-    assert (towers.moves, towers.seen) == (["meta", "cpu"], ["meta"])
+def test_towers_encode_on_the_given_device_and_come_back(encoders):
+    assembly.encode_clips(DATA, SimpleNamespace(encoders=encoders), torch.device("meta"))
+    assert (encoders.moves, encoders.seen) == (["meta", "cpu"], ["meta"])
 
 
-def test_towers_come_back_when_the_store_cannot_be_filled(towers, monkeypatch):
+def test_towers_come_back_when_the_store_cannot_be_filled(encoders, monkeypatch):
     def fails(data, prepare):
         prepare(1)
         raise OSError("disk full")
 
     monkeypatch.setattr(assembly, "fill_feature_store", fails)
     with pytest.raises(OSError, match="disk full"):
-        assembly.encode_clips(DATA, SimpleNamespace(towers=towers), torch.device("meta"))
-    assert towers.moves == ["meta", "cpu"]
+        assembly.encode_clips(DATA, SimpleNamespace(encoders=encoders), torch.device("meta"))
+    assert encoders.moves == ["meta", "cpu"]
 
 
-def test_features_that_depend_on_the_batch_are_not_stored(towers):
-    towers.settings = {"waveform_normalization": "joint"}
+def test_features_that_depend_on_the_batch_are_not_stored(encoders):
+    encoders.settings = {"waveform_normalization": "joint"}
     with pytest.raises(ConfigError, match=r"waveform_normalization=joint depends .* set data\.feature_store=null"):
-        assembly.encode_clips(DATA, SimpleNamespace(towers=towers))
-    assert towers.seen == []
+        assembly.encode_clips(DATA, SimpleNamespace(encoders=encoders))
+    assert encoders.seen == []
 
 
-def test_towers_stay_where_they_are_without_a_device(towers):
-    assembly.encode_clips(DATA, SimpleNamespace(towers=towers))
-    assert towers.seen == ["cpu"]
-    assert set(towers.moves) == {"cpu"}
+def test_towers_stay_where_they_are_without_a_device(encoders):
+    assembly.encode_clips(DATA, SimpleNamespace(encoders=encoders))
+    assert encoders.seen == ["cpu"]
+    assert set(encoders.moves) == {"cpu"}
 
 
-def test_how_many_clips_are_encoded_is_told(towers, monkeypatch, caplog):
+def test_how_many_clips_are_encoded_is_told(encoders, monkeypatch, caplog):
     monkeypatch.setattr(assembly, "SECONDS_BETWEEN_REPORTS", 0.0)
     with caplog.at_level("INFO", logger="affectgpt_r1.config.instantiate"):
-        assembly.encode_clips(DATA, SimpleNamespace(towers=towers))
+        assembly.encode_clips(DATA, SimpleNamespace(encoders=encoders))
     assert [record.message for record in caplog.records][-1] == "Encoded 1 of 1 clips"
 
 

@@ -53,7 +53,7 @@ TRAINED = ("data.modalities=[text]", "data.num_frames=4", "prompt=think", "model
 def test_evaluation_takes_every_setting_of_the_checkpoint(checkpoint):
     config, notes = lay_over(composed("evaluate", "num_clips=3"), settings_of_checkpoint(checkpoint(*TRAINED)), [])
     assert (list(config.data.modalities), config.data.num_frames, config.model.fusion) == (["text"], 4, "mean")
-    assert (config.prompt.thinks, config.prompt.max_completion_length) == (True, 96)
+    assert (config.prompt.enable_thinking, config.prompt.max_completion_length) == (True, 96)
     assert config.emotion.lexicon == "mer2025"
     assert config.num_clips == 3
     assert config.experiment_name == "demo-no_think-seed1"  # the folder that the user named stays
@@ -77,7 +77,7 @@ def test_every_media_setting_is_carried(checkpoint):
             'data.modalities=["text"], here it is ["video", "text"]: give data.modalities=',
         ),
         ("data.num_frames=8", "data.num_frames=4, here it is 8: give data.num_frames=4"),
-        ("prompt=no_think", "prompt.thinks=true, here it is false: give prompt=think"),
+        ("prompt=no_think", "prompt.enable_thinking=true, here it is false: give prompt=think"),
         ("prompt.kind=ovlabel", 'prompt.kind="", here it is "ovlabel": give prompt=think'),
         ("model.fusion=attention", 'model.fusion="mean", here it is "attention"'),
         ("model=smol", "was trained with model.language_model.pretrained=null, here it is"),
@@ -104,7 +104,7 @@ def test_what_agrees_or_is_a_matter_of_the_machine_may_be_given(checkpoint):
     assert notes == []
     assert config.model.language_model.dtype == "float32"
     assert config.model.language_model.pretrained == "/models/Qwen2.5-7B-Instruct"
-    assert config.model.video_tower.dtype == "bfloat16"
+    assert config.model.video_encoder.dtype == "bfloat16"
     assert (config.data.decoder, config.data.eval_batch_size) == ("pyav", 7)
     assert config.prompt.max_completion_length == 1024  # prompt=think alone would say 96
 
@@ -135,11 +135,11 @@ def test_tokenizer_and_towers_are_found_where_they_were_or_where_the_user_says(c
     for folder in ("old", "new"):
         (tmp_path / folder / place).parent.mkdir(parents=True)
         (tmp_path / folder / place).write_text("{}")
-    settings = settings_of_checkpoint(checkpoint(f"paths.data={tmp_path}/old", "towers_from=null"))
+    settings = settings_of_checkpoint(checkpoint(f"paths.data={tmp_path}/old", "encoders_from=null"))
 
     def tokenizer(*given: str) -> str:
         config, _ = lay_over(composed("evaluate", *given), settings, given)
-        assert config.towers_from is None
+        assert config.encoders_from is None
         return config.model.tokenizer
 
     assert tokenizer() == f"{tmp_path}/old/{place}"
@@ -157,17 +157,17 @@ HOSTILE = {
     "data.modalities": {"_target_": "os.system", "command": "touch PWNED"},
     "prompt.question": "${oc.env:HOME}",
     "prompt._target_": "os.system",
-    "model.video_tower.attn_implementation": "someone/kernel",
+    "model.video_encoder.attn_implementation": "someone/kernel",
     "model.language_model.auto_map": {"AutoModelForCausalLM": "someone/code--model.Model"},
     "model.language_model.dtype": "load",
     "model.fusion": "${PWNED}",
     "model.language_model.num_hidden_layers": 10**9,
-    "model.audio_tower.hidden_size": 1 << 40,
+    "model.audio_encoder.hidden_size": 1 << 40,
     "data.num_frames": "8",
     "data.num_windows": 10**12,
     "data.window_seconds": float("nan"),
     "data.visual": "backs",
-    "prompt.thinks": "yes",
+    "prompt.enable_thinking": "yes",
     "model.hooks": ["os.system"],
     "emotion.lexicon": 3,
 }
@@ -221,12 +221,12 @@ def test_references_of_an_older_run_are_put_in_and_no_resolver_is_called(tmp_pat
     OmegaConf.register_new_resolver("settings_test", lambda: called.append(1), replace=True)
     for folder in ("checkpoints", ".hydra"):
         (tmp_path / folder).mkdir()
-    trained = composed("train", f"paths.root={tmp_path}", "model.video_tower.image_size=64")
+    trained = composed("train", f"paths.root={tmp_path}", "model.video_encoder.image_size=64")
     text = OmegaConf.to_yaml(trained) + "other: ${settings_test:}\nloop: ${loop}\n"
     (tmp_path / ".hydra" / "config.yaml").write_text(text, encoding="utf-8")
     settings = settings_of_checkpoint(tmp_path / "checkpoints" / "gone.ckpt")
     assert settings["data.image_size"] == 64
-    assert settings.places["towers_from"] == f"{tmp_path}/outputs/towers/checkpoints/best.ckpt"
+    assert settings.places["encoders_from"] == f"{tmp_path}/outputs/encoders/checkpoints/best.ckpt"
     assert settings.places["model.tokenizer"] == f"{tmp_path}/data/synthetic/tokenizer/tokenizer.json"
     assert called == []
 
@@ -243,9 +243,9 @@ def trained(make_policy, tokenizer_file, tiny_config, tmp_path) -> Path:
     """A whole policy in a file of its own: RGB crops, three frames, no text, at most five tokens."""
     policy = make_policy()
     given = ("experiment=grpo", "data.modalities=[video,audio]", "data.num_frames=3", "data.num_windows=2", "seed=7")
-    towers = {f"policy.towers.{name}": one.detach() for name, one in policy.towers.named_parameters()}
-    torch.save({"state_dict": towers}, tmp_path / "towers.ckpt")
-    given = (*given, f"towers_from={tmp_path}/towers.ckpt")
+    encoders = {f"policy.encoders.{name}": one.detach() for name, one in policy.encoders.named_parameters()}
+    torch.save({"state_dict": encoders}, tmp_path / "encoders.ckpt")
+    given = (*given, f"encoders_from={tmp_path}/encoders.ckpt")
     config = stored(*given, "data.channel_order=rgb", "prompt.max_completion_length=5")
     config["model"] = {**tiny_config, "tokenizer": str(tokenizer_file), "_target_": "os.system"}
     config["data"]["image_size"] = 48
@@ -281,6 +281,6 @@ def test_export_of_a_checkpoint_alone_has_its_settings(trained, tmp_path):
     assert "stage `grpo`, seed\n7" in card
     assert "Reads: video, audio," in card
     exported = settings_of_checkpoint(folder)
-    assert (exported["data.num_frames"], exported["prompt.thinks"]) == (3, False)
+    assert (exported["data.num_frames"], exported["prompt.enable_thinking"]) == (3, False)
     options = {"checkpoint": folder, "device": "cpu", "lexicon": None, "faces": "centre", "no_contributions": True}
     assert load_predictor(SimpleNamespace(**options, set=[])).media.channel_order == "rgb"

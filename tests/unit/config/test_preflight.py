@@ -18,7 +18,7 @@ from affectgpt_r1.data.splits import SplitFiles, Splits
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.training.grpo import GRPOStage
-from affectgpt_r1.training.pretrain_encoders import TowerStage
+from affectgpt_r1.training.pretrain_encoders import EncoderStage
 from affectgpt_r1.training.sft import SFTStage
 
 LEXICON = load_lexicon("bundled")
@@ -42,7 +42,7 @@ def rows(labels, annotations=None):
 def clips(train=ENGLISH, validation=ENGLISH, test=(), **more):
     files = SplitFiles("train.csv", None, "validation.csv", "test.csv", None, None)
     splits = Splits(rows(train), rows(validation, more.get("annotations")), rows(test))
-    return SimpleNamespace(root=Path("data"), files=files, splits=splits, validation_share=0.1)
+    return SimpleNamespace(root=Path("data"), files=files, splits=splits, val_fraction=0.1)
 
 
 @pytest.mark.parametrize("stage", [SFTStage(), GRPO])
@@ -74,7 +74,7 @@ def test_labels_that_are_unknown_in_part_are_counted_in_one_line(caplog):
     ("file", "message"),
     [
         ("validation.csv", r"data/validation\.csv: there is no clip"),
-        (None, r"validation_share=0\.1 leaves no clip"),
+        (None, r"val_fraction=0\.1 leaves no clip"),
     ],
 )
 def test_a_validation_without_clips_is_refused(file, message):
@@ -120,10 +120,10 @@ def test_a_monitored_metric_must_be_one_that_validation_logs(stage, overrides, d
 
 
 def test_towers_are_judged_by_their_losses():
-    stage = TowerStage(["pitch"], ["pitch"], 2, 2)
-    check_data(composed("experiment=towers"), stage, clips(), LEXICON)
+    stage = EncoderStage(["pitch"], ["pitch"], 2, 2)
+    check_data(composed("experiment=pretrain_encoders"), stage, clips(), LEXICON)
     with pytest.raises(ConfigError, match=r"logs val/audio_loss, val/log_mel_loss, val/loss, val/video_loss"):
-        check_data(composed("experiment=towers", "stage.monitor=val/f1"), stage, clips(), LEXICON)
+        check_data(composed("experiment=pretrain_encoders", "stage.monitor=val/f1"), stage, clips(), LEXICON)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_towers_are_judged_by_their_losses():
     [
         ("trainer.max_steps=-1",),
         ("trainer.max_steps=-1", "+trainer.max_time=00:01:00:00"),
-        ("experiment=control", "optim.scheduler.final_share=0.5"),
+        ("experiment=control", "optim.scheduler.min_lr_ratio=0.5"),
     ],
 )
 def test_a_falling_rate_needs_a_length(overrides):
@@ -204,7 +204,7 @@ def test_validations_by_the_epoch_that_never_come_are_refused(settings, key):
 )
 def test_a_prompt_longer_than_the_model_is_refused_with_its_row(make_policy, learns_targets, reason, refused):
     """Found out in mid-epoch, it ended the run, and neither the file nor the model may change at a resume."""
-    policy, data = make_policy(thinks=True), clips()
+    policy, data = make_policy(enable_thinking=True), clips()
     data.media = SimpleNamespace(modalities=("video", "audio", "text"))
     check_prompts(policy, data, learns_targets=True)
     data.splits.train[1] = replace(data.splits.train[1], reason=reason, row=3)

@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from affectgpt_r1.config.sweep import CELL_FILE, read_entries
+from affectgpt_r1.config.sweep import TRIAL_FILE, read_entries
 
 
 @pytest.mark.parametrize("jobs", [["0", "2", "10"], ["seed=1", "seed=2", "seed=10"]])
 def test_jobs_are_read_in_their_order_whatever_their_folders_are_called(tmp_path, jobs):
     for place, job in enumerate(jobs):
         (tmp_path / job).mkdir()
-        (tmp_path / job / CELL_FILE).write_text(json.dumps({"place": place}))
+        (tmp_path / job / TRIAL_FILE).write_text(json.dumps({"place": place}))
     (tmp_path / "99").mkdir()
 
     assert read_entries(tmp_path) == [{"place": place} for place in range(len(jobs))]
@@ -23,6 +23,6 @@ def test_jobs_are_read_in_their_order_whatever_their_folders_are_called(tmp_path
 def test_a_damaged_entry_is_left_out_and_named(tmp_path, caplog, content):
     for job, written in (("0", content), ("1", b'{"place": 1}')):
         (tmp_path / job).mkdir()
-        (tmp_path / job / CELL_FILE).write_bytes(written)
+        (tmp_path / job / TRIAL_FILE).write_bytes(written)
     assert read_entries(tmp_path) == [{"place": 1}]
-    assert f"{tmp_path / '0' / CELL_FILE} is damaged" in caplog.text
+    assert f"{tmp_path / '0' / TRIAL_FILE} is damaged" in caplog.text

@@ -23,7 +23,7 @@ SHIPPED = {
             "callbacks.progress.PlainProgress",
             "callbacks.progress.progress_bar",
         ),
-        "callbacks.unreadable_clips.UnreadableClips",
+        "callbacks.unreadable_clips.UnreadableClipsMonitor",
     },
     "data": {
         *("data.datamodule.MERCaptionDataModule", "data.datamodule.OVMERDataModule"),
@@ -43,7 +43,7 @@ SHIPPED = {
     },
     "stage": {
         *("emotion.lexicon.load_lexicon", "training.grpo.GRPOStage", "training.sft.SFTStage"),
-        *("training.pretrain_encoders.TowerStage", "types.Sampling"),
+        *("training.pretrain_encoders.EncoderStage", "types.Sampling"),
     },
     "trainer": {
         *("distributed.ddp.ddp_strategy", "distributed.fsdp.ShardedStrategy"),

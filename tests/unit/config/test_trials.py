@@ -1,4 +1,4 @@
-"""The hash of a cell changes with what its result depends on, and with nothing else."""
+"""The hash of a trial changes with what its result depends on, and with nothing else."""
 
 import shutil
 
@@ -13,7 +13,7 @@ from affectgpt_r1.config.trials import checkpoint_digest, config_hash, is_untrai
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory):
     """``composed(*overrides)``: the penalty sweep over a folder with label files and a checkpoint."""
-    folder = tmp_path_factory.mktemp("cells")
+    folder = tmp_path_factory.mktemp("trials")
     (folder / "data").mkdir()
     for file in ("track2_train_ovmerd", "track3_train_ovmerd", "track2_validation", "track2_test", "subtitle_chieng"):
         (folder / "data" / f"{file}.csv").write_text("name,openset\n", encoding="utf-8")
@@ -21,13 +21,13 @@ def composed(tmp_path_factory):
     save(folder / "start.ckpt", 1.0)
     save(folder / "other.ckpt", 2.0)
 
-    def compose_cell(*overrides):
+    def compose_trial(*overrides):
         base = ("+ablation=penalty", f"paths.data={folder}/data", f"init_from={folder}/start.ckpt")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return compose("train", [*base, *overrides])
 
-    compose_cell.folder = folder
-    return compose_cell
+    compose_trial.folder = folder
+    return compose_trial
 
 
 def save(path, value):
@@ -79,9 +79,9 @@ def test_the_untrained_policy_is_one_cell_for_every_seed_rate_and_penalty(compos
 
 def test_a_cell_is_called_after_what_its_sweep_varies(composed):
     choices = {"penalty": "ratio", "reward": "accuracy_format", "prompt": "no_think"}
-    cell = read_cell(composed("penalty=ratio", "seed=3"), choices)
-    assert cell.run_name == "penalty-ratio-seed3"
-    assert cell.config_hash == config_hash(composed("penalty=ratio", "seed=3"))
+    trial = read_cell(composed("penalty=ratio", "seed=3"), choices)
+    assert trial.run_name == "penalty-ratio-seed3"
+    assert trial.config_hash == config_hash(composed("penalty=ratio", "seed=3"))
     untrained = read_cell(composed("penalty=ratio", "reward=none"), {**choices, "reward": "none"})
     assert untrained.choice == "ratio_untrained"
     reward = read_cell(composed("reward=none", "sweep.name=reward", "sweep.axis=reward"), {**choices, "reward": "none"})

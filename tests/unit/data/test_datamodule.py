@@ -25,7 +25,7 @@ def root(tmp_path, tiny_data_root):
 def ready(root, kind=OVMERDataModule, **options):
     datamodule = kind(
         str(root),
-        **({"test_labels": "test.csv", "image_size": 16, "batch_size": 3, "validation_share": 0.25} | options),
+        **({"test_labels": "test.csv", "image_size": 16, "batch_size": 3, "val_fraction": 0.25} | options),
     )
     datamodule.setup("fit")
     return datamodule
@@ -174,13 +174,13 @@ def test_the_feature_store_fills_once_and_replaces_media(root, tmp_path):
     options = {"feature_store": str(tmp_path / "store"), "visual": "face", "eval_batch_size": 5}
     datamodule = ready(root, **options)
     (media_batch,) = ready(root).test_dataloader()
-    store = datamodule.open_feature_store("towers")
+    store = datamodule.open_feature_store("encoders")
     assert len(datamodule.rows_without_features(store)) == 12
     assert fill_feature_store(datamodule, lambda missing: encode).count == 0
     again = ready(root, **options)
-    assert again.open_feature_store("towers").folder == store.folder
-    assert again.open_feature_store("other towers").folder != store.folder
-    again.open_feature_store("towers")
+    assert again.open_feature_store("encoders").folder == store.folder
+    assert again.open_feature_store("other encoders").folder != store.folder
+    again.open_feature_store("encoders")
 
     def never(batch):
         raise AssertionError
@@ -197,7 +197,7 @@ def test_the_feature_store_fills_once_and_replaces_media(root, tmp_path):
 def test_damaged_features_are_all_encoded_again_and_counted_in_one_line(root, tmp_path, caplog):
     options = {"feature_store": str(tmp_path / "store"), "visual": "face"}
     datamodule = ready(root, **options)
-    store = datamodule.open_feature_store("towers")
+    store = datamodule.open_feature_store("encoders")
     fill_feature_store(datamodule, lambda missing: encode)
     whole = {path: path.read_bytes() for path in store.folder.rglob("*.safetensors")}
     features = {path: store.read(path.stem) for path in whole}
@@ -206,7 +206,7 @@ def test_damaged_features_are_all_encoded_again_and_counted_in_one_line(root, tm
     for path in list(whole)[3:5]:
         path.write_bytes(bytes(len(whole[path])))
     again, asked = ready(root, **options), []
-    again.open_feature_store("towers")
+    again.open_feature_store("encoders")
     fill_feature_store(again, lambda missing: asked.append(missing) or encode)
     assert asked == [5]
     assert [one.message for one in caplog.records if "damaged" in one.message] == [
@@ -220,7 +220,7 @@ def test_damaged_features_are_all_encoded_again_and_counted_in_one_line(root, tm
 def test_filling_fails_above_the_share_and_does_not_retry(root, tmp_path):
     (root / "audio" / "sample_02.wav").write_bytes(b"")
     datamodule = ready(root, feature_store=str(tmp_path / "store"))
-    store = datamodule.open_feature_store("towers")
+    store = datamodule.open_feature_store("encoders")
     with pytest.raises(DataError, match=r"1 of 12 .*sample_02\.wav"):
         fill_feature_store(datamodule, lambda missing: encode)
     assert datamodule.rows_without_features(store) == []
@@ -232,7 +232,7 @@ def test_filling_fails_above_the_share_and_does_not_retry(root, tmp_path):
 
 def test_a_store_must_be_named_and_opened(root):
     with pytest.raises(ConfigError, match=r"data\.feature_store is not set"):
-        ready(root).open_feature_store("towers")
+        ready(root).open_feature_store("encoders")
     with pytest.raises(ConfigError, match="no feature store is open"):
         fill_feature_store(ready(root), lambda missing: encode)
 

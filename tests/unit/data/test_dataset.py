@@ -11,7 +11,7 @@ from affectgpt_r1.data.feature_store import FeatureStore
 from affectgpt_r1.data.layouts.manifest import read_manifest
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import DataError
-from affectgpt_r1.types import Clip, SkippedClip
+from affectgpt_r1.types import Clip, UnreadableClip
 
 SMALL = MediaSettings(image_size=16)
 
@@ -82,7 +82,7 @@ def test_modality_dropout_leaves_media_and_never_drops_all(root):
 
 def test_training_redraws_the_same_clip_every_time(root):
     (root / "audio" / "sample_03.wav").write_bytes(b"")
-    clips = dataset(root, on_unreadable="redraw")
+    clips = dataset(root, on_unreadable="resample")
     first, second = clips[SampleKey(3, 0)], clips[SampleKey(3, 0)]
     assert first.name == second.name != "sample_03"
     assert [skipped.name for skipped in first.skipped] == ["sample_03"]
@@ -93,14 +93,14 @@ def test_training_redraws_the_same_clip_every_time(root):
 def test_redraws_come_to_an_end(root):
     shutil.rmtree(root / "openface_face")
     with pytest.raises(DataError, match="11 clips in a row could not be read"):
-        dataset(root, on_unreadable="redraw")[SampleKey(0, 0)]
+        dataset(root, on_unreadable="resample")[SampleKey(0, 0)]
 
 
 def test_evaluation_drops_and_lists(root):
     (root / "audio" / "sample_03.wav").write_bytes(b"")
     clips = dataset(root, on_unreadable="drop")
     items = [clips[SampleKey(index, 0)] for index in range(2, 5)]
-    assert isinstance(items[1], SkippedClip)
+    assert isinstance(items[1], UnreadableClip)
     batch = collate(items)
     assert batch.names == ("sample_02", "sample_04")
     assert batch.frames.shape == (2, 8, 3, 16, 16)
@@ -109,30 +109,30 @@ def test_evaluation_drops_and_lists(root):
 
 
 def test_a_batch_may_be_empty():
-    batch = collate([SkippedClip("a", "broken")])
+    batch = collate([UnreadableClip("a", "broken")])
     assert len(batch) == 0
     assert batch.frames is None
     assert batch.features == {}
-    assert batch.skipped == (SkippedClip("a", "broken"),)
+    assert batch.skipped == (UnreadableClip("a", "broken"),)
 
 
 def test_collate_keeps_redrawn_clips_and_stacks_cues():
     clips = [
-        Clip("a", "", (), "", ("text",), cues={"pitch": 0.5}, skipped=(SkippedClip("x", "broken"),)),
+        Clip("a", "", (), "", ("text",), cues={"pitch": 0.5}, skipped=(UnreadableClip("x", "broken"),)),
         Clip("b", "hi", ("sad",), "so", ("text",), cues={"pitch": -1.0}),
     ]
     batch = collate(clips)
     assert batch.cues["pitch"].tolist() == [0.5, -1.0]
     assert batch.cues["pitch"].dtype == torch.float32
     assert batch.labels == ((), ("sad",))
-    assert batch.skipped == (SkippedClip("x", "broken"),)
+    assert batch.skipped == (UnreadableClip("x", "broken"),)
 
 
 def test_features_stand_in_place_of_media(root, tmp_path):
     store = FeatureStore(tmp_path / "store")
     for number in range(8):
         store.write(f"sample_{number:02d}", {"video": torch.full((8, 4), number), "audio": torch.full((8, 6), -number)})
-    store.refuse(SkippedClip("sample_07", "broken"))
+    store.refuse(UnreadableClip("sample_07", "broken"))
     for folder in ("video", "audio", "openface_face"):
         shutil.rmtree(root / folder)
     clips = dataset(root, features=store)
@@ -147,9 +147,9 @@ def test_features_stand_in_place_of_media(root, tmp_path):
 
 def test_clips_that_were_unreadable_when_the_store_was_filled_are_dropped(root, tmp_path):
     store = FeatureStore(tmp_path / "store")
-    store.refuse(SkippedClip("sample_03", "sample_03.wav: empty"))
+    store.refuse(UnreadableClip("sample_03", "sample_03.wav: empty"))
     clips = dataset(root, features=store)
-    assert clips[SampleKey(3, 0)] == SkippedClip("sample_03", "sample_03.wav: empty")
+    assert clips[SampleKey(3, 0)] == UnreadableClip("sample_03", "sample_03.wav: empty")
     with pytest.raises(DataError, match="no features of 'sample_04'"):
         clips[SampleKey(4, 0)]
     store.write("sample_05", {"video": torch.zeros(8, 4)})

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from affectgpt_r1.data.feature_store import FeatureStore, store_features
 from affectgpt_r1.errors import DataError, MediaError, WriteError
-from affectgpt_r1.types import ClipBatch, SkippedClip
+from affectgpt_r1.types import ClipBatch, UnreadableClip
 
 
 def batch(*names, skipped=()):
@@ -89,12 +89,12 @@ def test_a_failing_write_leaves_the_earlier_features(tmp_path, monkeypatch):
 def test_other_media_make_features_stale(tmp_path):
     store = FeatureStore(tmp_path / "store")
     store.write("a", {"video": torch.zeros(1)}, "seen")
-    store.refuse(SkippedClip("b", "broken"), "seen")
+    store.refuse(UnreadableClip("b", "broken"), "seen")
     assert store.has("a", "seen")
-    assert store.has_refused("b", "seen")
+    assert store.is_unreadable("b", "seen")
     assert not store.has("a", "replaced")
-    assert not store.has_refused("b", "replaced")
-    assert not store.has_refused("a", "seen")
+    assert not store.is_unreadable("b", "replaced")
+    assert not store.is_unreadable("a", "seen")
     assert not store.has("b", "seen")
     next(tmp_path.rglob("a.safetensors")).write_bytes(b"\xff" * 40)
     assert not store.has("a", "seen")  # damaged: encoded again
@@ -107,13 +107,13 @@ def test_a_name_as_long_as_a_file_name_may_be(tmp_path, name: str):
     store.write(name, {"video": torch.ones(1)}, "seen")
     assert store.has(name, "seen")
     assert store.read(name)["video"].item() == 1
-    store.refuse(SkippedClip(name, "broken"), "seen")
-    assert store.has_refused(name, "seen")
+    store.refuse(UnreadableClip(name, "broken"), "seen")
+    assert store.is_unreadable(name, "seen")
 
 
 def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
     store = FeatureStore(tmp_path)
-    batches = [batch("a", "b"), batch(skipped=(SkippedClip("c", "c.mp4: broken"),)), batch("d")]
+    batches = [batch("a", "b"), batch(skipped=(UnreadableClip("c", "c.mp4: broken"),)), batch("d")]
     account = store_features(
         store,
         batches,
@@ -121,7 +121,7 @@ def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
         {name: f"media of {name}" for name in "abcd"},
     )
     assert store.has("d", "media of d")
-    assert store.has_refused("c", "media of c")
+    assert store.is_unreadable("c", "media of c")
     assert [store.read(name)["video"].item() for name in "abd"] == [97, 98, 100]
     assert (account.count, account.total) == (1, 4)
     with pytest.raises(MediaError, match=r"^c\.mp4: broken$"):
@@ -131,10 +131,10 @@ def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
 def test_a_clip_has_features_or_a_refusal_whichever_came_last(tmp_path):
     store = FeatureStore(tmp_path)
     store.write("v1.5", {"video": torch.zeros(1)})
-    store.refuse(SkippedClip("v1.5", "v1.5.mp4: größer als gedacht"))
+    store.refuse(UnreadableClip("v1.5", "v1.5.mp4: größer als gedacht"))
     assert not store.has("v1.5")
     with pytest.raises(MediaError, match="größer"):
         store.read("v1.5")
     store.write("v1.5", {"video": torch.ones(1)})
-    assert not store.has_refused("v1.5")
+    assert not store.is_unreadable("v1.5")
     assert store.read("v1.5")["video"].item() == 1

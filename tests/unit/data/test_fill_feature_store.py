@@ -25,7 +25,7 @@ def opened(root, store):
     options = {"test_labels": "test.csv", "image_size": 16, "eval_batch_size": 2, "feature_store": str(store)}
     data = OVMERDataModule(str(root), **options)
     data.setup()
-    data.open_feature_store("towers")
+    data.open_feature_store("encoders")
     return data
 
 

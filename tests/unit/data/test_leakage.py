@@ -7,7 +7,7 @@ import pytest
 from affectgpt_r1.data.datamodule import OVMERDataModule
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.leakage import SameClip, check_content, known_overlap, leaked_names, same_clips
-from affectgpt_r1.data.media_index import look_at_media
+from affectgpt_r1.data.media_index import index_media
 from affectgpt_r1.errors import DataError
 
 HUMAN, CAPTIONS = "track2_train_human.csv", "track2_train_mercaptionplus.csv"
@@ -25,7 +25,7 @@ def rows(*names):
 
 
 def found(root, train, evaluation, modalities=("video", "audio", "text")):
-    media = look_at_media([*rows(*train), *rows(*evaluation)], root, modalities, "frame")
+    media = index_media([*rows(*train), *rows(*evaluation)], root, modalities, "frame")
     pairs = same_clips(root, rows(*train), rows(*evaluation), media)
     return [(pair.train.name, pair.evaluation.name) for pair in pairs]
 
@@ -65,7 +65,7 @@ def test_contents_are_read_only_where_sizes_and_openings_agree(tmp_path, monkeyp
 def test_the_error_names_pairs_and_rows(tmp_path):
     write_clips(tmp_path, {"a": (b"1", b"1"), "x": (b"1", b"1")})
     pair = SameClip(*rows("a"), *rows("x"))
-    media = look_at_media(rows("a", "x"), tmp_path, ["video"], "frame")
+    media = index_media(rows("a", "x"), tmp_path, ["video"], "frame")
     assert same_clips(tmp_path, [pair.train], [pair.evaluation], media) == [pair]
     with pytest.raises(
         DataError, match=r"1 training clips have the same media .*: a \(row 2\) = x \(row 2\); take them"
@@ -79,7 +79,7 @@ def root(tmp_path, tiny_data_root):
 
 
 def set_up(root, **options):
-    OVMERDataModule(str(root), test_labels="test.csv", validation_share=0.25, **options).setup("fit")
+    OVMERDataModule(str(root), test_labels="test.csv", val_fraction=0.25, **options).setup("fit")
 
 
 def test_the_data_module_compares_contents(root):

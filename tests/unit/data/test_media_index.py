@@ -7,7 +7,7 @@ import pytest
 from affectgpt_r1.data import media_index as media_state
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.layouts.mer import audio_file, face_file, video_file
-from affectgpt_r1.data.media_index import look_at_media
+from affectgpt_r1.data.media_index import index_media
 from affectgpt_r1.errors import DataError
 
 FACES = {"a": "openface_face/a/a.npy", "b": "openface_face/b.npy"}
@@ -30,7 +30,7 @@ def root(tmp_path):
 
 @pytest.mark.parametrize("visual", ["face", "frame", "both", "image"])
 def test_files_are_those_that_the_dataset_reads(root, visual):
-    states = look_at_media(rows("ab"), root, ("video", "audio", "text"), visual)
+    states = index_media(rows("ab"), root, ("video", "audio", "text"), visual)
     for name, state in states.items():
         expected = [face_file(root, name)] if visual in ("face", "both") else []
         expected += [video_file(root, name)] if visual != "face" else []
@@ -40,13 +40,13 @@ def test_files_are_those_that_the_dataset_reads(root, visual):
 
 
 def test_text_alone_asks_for_no_file(root):
-    assert look_at_media(rows("az"), root, ("text",), "face") == {"a": ((), (), ""), "z": ((), (), "")}
+    assert index_media(rows("az"), root, ("text",), "face") == {"a": ((), (), ""), "z": ((), (), "")}
 
 
 def test_a_file_at_its_usual_place_is_asked_for_once(root, monkeypatch):
     asked, stat = [], os.stat
     monkeypatch.setattr(media_state.os, "stat", lambda path, **more: asked.append(str(path)) or stat(path, **more))
-    look_at_media(rows("a"), root, ("video", "audio"), "both")
+    index_media(rows("a"), root, ("video", "audio"), "both")
     assert [path.removeprefix(f"{root}/") for path in asked if path.endswith(("npy", "mp4", "wav"))] == [
         "openface_face/a/a.npy", "video/a.mp4", "audio/a.wav",
     ]  # fmt: skip
@@ -54,11 +54,11 @@ def test_a_file_at_its_usual_place_is_asked_for_once(root, monkeypatch):
 
 def test_clips_without_media_are_named_with_their_rows(root):
     with pytest.raises(DataError, match=r"2 media files .*: row 4 \(c\): video/c\.mp4, row 4 \(c\): audio/c\.wav"):
-        look_at_media(rows("abc"), root, ("video", "audio"), "frame")
+        index_media(rows("abc"), root, ("video", "audio"), "frame")
     with pytest.raises(DataError, match=r"row 2 \(c\): openface_face/c/c\.npy"):
-        look_at_media(rows("c"), root, ("video",), "face")
+        index_media(rows("c"), root, ("video",), "face")
     with pytest.raises(DataError, match=r"row 2 \(a\): video/a\.mp4"):
-        look_at_media(rows("a"), root / "elsewhere", ("video",), "frame")
+        index_media(rows("a"), root / "elsewhere", ("video",), "frame")
 
 
 def test_a_folder_that_may_not_be_read_is_no_missing_file(root, monkeypatch):
@@ -68,12 +68,12 @@ def test_a_folder_that_may_not_be_read_is_no_missing_file(root, monkeypatch):
     monkeypatch.setattr(media_state, "_present", lambda root, places: list(places))
     monkeypatch.setattr(media_state.os, "stat", denied)
     with pytest.raises(PermissionError):
-        look_at_media(rows("a"), root, ("video",), "frame")
+        index_media(rows("a"), root, ("video",), "frame")
 
 
 def test_a_replaced_file_is_another_whatever_its_date(root):
     def identity():
-        return look_at_media(rows("a"), root, ("video",), "frame")["a"].identity
+        return index_media(rows("a"), root, ("video",), "frame")["a"].identity
 
     clip, before = root / "video/a.mp4", identity()
     assert identity() == before
@@ -92,7 +92,7 @@ def test_a_name_is_found_in_either_normal_form(root):
     (root / f"video/{decomposed}.mp4").write_bytes(b"macOS")
     (root / f"audio/{composed}.wav").write_bytes(b"Linux")
     for name in (composed, decomposed):
-        state = look_at_media(rows([name]), root, ("video", "audio"), "frame")[name]
+        state = index_media(rows([name]), root, ("video", "audio"), "frame")[name]
         assert state.sizes == (5, 5)
         assert [file.read_bytes() for file in state.files(root, name)] == [b"macOS", b"Linux"]
         assert video_file(root, name).read_bytes() == b"macOS"
@@ -101,4 +101,4 @@ def test_a_name_is_found_in_either_normal_form(root):
 
 def test_a_name_too_long_for_a_file_is_missing_with_its_row(root):
     with pytest.raises(DataError, match=r"1 media files are missing .*row 2 \(n{300}\)"):
-        look_at_media(rows(["n" * 300]), root, ("video",), "frame")
+        index_media(rows(["n" * 300]), root, ("video",), "frame")

@@ -81,7 +81,7 @@ def test_a_second_time_only_what_moved_is_linked_anew(native, tmp_path):
 
 def test_a_data_module_reads_both_sets(native, tmp_path):
     options = {"train_labels": "train.csv", "test_labels": "test.csv", "subtitles": None, "visual": "frame"}
-    small = {"num_frames": 2, "image_size": 8, "num_windows": 1, "validation_share": 0.2, "batch_size": 5}
+    small = {"num_frames": 2, "image_size": 8, "num_windows": 1, "val_fraction": 0.2, "batch_size": 5}
     module = RecognitionDataModule(
         str(native), str(tmp_path / "out"), fold=2, modalities=["video", "audio"], **options, **small
     )

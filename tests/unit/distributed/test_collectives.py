@@ -6,20 +6,20 @@ import torch
 from torch import distributed, nn
 
 from affectgpt_r1.distributed.collectives import (
+    all_gather_objects,
     average_gradients,
-    gather_objects,
-    gather_objects_to_first,
-    process_group_left,
+    destroy_process_group_on_exit,
+    gather_objects_to_rank_zero,
 )
 from helpers.processes import join_gloo, run_two
 
 
 def share(rank, folder):
     join_gloo(rank, folder)
-    with process_group_left():
+    with destroy_process_group_on_exit():
         found = {
-            "all": gather_objects([None, "one"][rank]),
-            "first": gather_objects_to_first({"rank": rank}),
+            "all": all_gather_objects([None, "one"][rank]),
+            "first": gather_objects_to_rank_zero({"rank": rank}),
         }
     assert not distributed.is_initialized()
     torch.save(found, folder / f"{rank}.pt")
@@ -35,8 +35,8 @@ def test_two_processes(tmp_path):
 
 
 def test_a_process_alone_changes_nothing():
-    assert gather_objects_to_first("own") == ["own"]
-    with process_group_left():
+    assert gather_objects_to_rank_zero("own") == ["own"]
+    with destroy_process_group_on_exit():
         pass
 
 
@@ -47,7 +47,7 @@ def average(rank, folder):
     weights[0].grad = torch.tensor([1.0, 2.0]) * (rank + 1)
     if rank == 0:
         weights[1].grad = torch.tensor([4.0, -4.0])
-    with process_group_left():
+    with destroy_process_group_on_exit():
         average_gradients(weights)
     torch.save([one.grad.tolist() for one in weights], folder / f"{rank}.pt")
 

@@ -7,8 +7,8 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
-from affectgpt_r1.distributed.collectives import process_group_left
-from affectgpt_r1.distributed.sharding import accumulated_gradients, whole
+from affectgpt_r1.distributed.collectives import destroy_process_group_on_exit
+from affectgpt_r1.distributed.sharding import accumulated_gradients, full_tensor
 from helpers.processes import join_gloo, run_two
 
 TREE = {
@@ -30,25 +30,25 @@ def assert_equal(found, expected):
 
 def test_whole_weights_go_on_with_each_process_its_own():
     for rank in (0, 1):
-        assert_equal(accumulated_gradients(OWN, rank, dealt=False), OWN[rank])
+        assert_equal(accumulated_gradients(OWN, rank, sharded=False), OWN[rank])
 
 
 def test_dealt_weights_go_on_with_the_mean():
     """One process's batches left ``b`` out: there its gradient is 0."""
     for rank in (0, 1):
-        assert_equal(accumulated_gradients(OWN, rank, dealt=True), MEAN)
+        assert_equal(accumulated_gradients(OWN, rank, sharded=True), MEAN)
 
 
 def test_a_stored_mean_stays_it():
     for rank in (0, 1):
-        for dealt in (True, False):
-            assert_equal(accumulated_gradients([MEAN, None], rank, dealt=dealt), MEAN)
-    assert accumulated_gradients([{}, None], 1, dealt=True) == {}
+        for sharded in (True, False):
+            assert_equal(accumulated_gradients([MEAN, None], rank, sharded=sharded), MEAN)
+    assert accumulated_gradients([{}, None], 1, sharded=True) == {}
 
 
 def gather(rank, folder):
     join_gloo(rank, folder)
-    with process_group_left():
+    with destroy_process_group_on_exit():
         mesh = init_device_mesh("cpu", (2,))
         tree = {
             **TREE,
@@ -66,7 +66,7 @@ def gather(rank, folder):
         }
         calls, gather_into = [], distributed.all_gather_into_tensor
         distributed.all_gather_into_tensor = lambda *given, **options: (calls.append(1), gather_into(*given, **options))
-        found = whole(tree)
+        found = full_tensor(tree)
         distributed.all_gather_into_tensor = gather_into
     torch.save({**found, "calls": len(calls)}, folder / f"{rank}.pt")
 

@@ -54,14 +54,14 @@ def test_parse_labels_equals_the_obvious_reading(text):
     ],
 )
 def test_well_formed_with_thinking(text):
-    assert parse_completion(text, thinks=True).well_formed
-    assert not parse_completion(text, thinks=False).well_formed
+    assert parse_completion(text, enable_thinking=True).well_formed
+    assert not parse_completion(text, enable_thinking=False).well_formed
 
 
 @pytest.mark.parametrize("text", ["<answer>happy</answer>", "\n<answer>\n happy, sad\n</answer> "])
 def test_well_formed_without_thinking(text):
-    assert parse_completion(text, thinks=False).well_formed
-    assert not parse_completion(text, thinks=True).well_formed
+    assert parse_completion(text, enable_thinking=False).well_formed
+    assert not parse_completion(text, enable_thinking=True).well_formed
 
 
 THINK, ANSWER = "<think>a</think>", "<answer>happy</answer>"
@@ -94,7 +94,7 @@ THINK, ANSWER = "<think>a</think>", "<answer>happy</answer>"
     ],
 )
 def test_malformed_with_thinking(text):
-    assert not parse_completion(text, thinks=True).well_formed
+    assert not parse_completion(text, enable_thinking=True).well_formed
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,12 @@ def test_malformed_with_thinking(text):
     ["", "happy", "<answer></answer>", ANSWER + ANSWER, "x" + ANSWER, ANSWER + "x", THINK + ANSWER, "<think>" + ANSWER],
 )
 def test_malformed_without_thinking(text):
-    assert not parse_completion(text, thinks=False).well_formed
+    assert not parse_completion(text, enable_thinking=False).well_formed
 
 
 def test_contents():
     completion = parse_completion(
-        "<think> A smile. </think><answer> [Happy, happy] </answer>", thinks=True, num_tokens=9, truncated=True
+        "<think> A smile. </think><answer> [Happy, happy] </answer>", enable_thinking=True, num_tokens=9, truncated=True
     )
     assert completion.reasoning == "A smile."
     assert completion.answer == "[Happy, happy]"
@@ -126,7 +126,7 @@ def test_contents():
     ],
 )
 def test_a_malformed_answer_is_read_where_it_can_be(text, answer, labels):
-    completion = parse_completion(text, thinks=False)
+    completion = parse_completion(text, enable_thinking=False)
     assert completion.answer == answer
     assert completion.labels == labels
 
@@ -138,7 +138,9 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 @given(st.lists(st.sampled_from((*_TAGS, "a", " ", "\n", "<")), max_size=9).map("".join))
 def test_well_formed_equals_a_regular_expression(text):
     once_each = all(text.count(tag) == 1 for tag in _TAGS)
-    assert parse_completion(text, thinks=True).well_formed == (once_each and _REFERENCE.fullmatch(text) is not None)
+    assert parse_completion(text, enable_thinking=True).well_formed == (
+        once_each and _REFERENCE.fullmatch(text) is not None
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_well_formed_equals_a_regular_expression(text):
 def test_a_megabyte_costs_little(unit):
     text = unit * (1_000_000 // len(unit))
     started = time.process_time()
-    for thinks in (True, False):
-        assert not parse_completion(text, thinks=thinks).well_formed
-        parse_completion(f"<answer>{text}</answer>", thinks=thinks)
+    for enable_thinking in (True, False):
+        assert not parse_completion(text, enable_thinking=enable_thinking).well_formed
+        parse_completion(f"<answer>{text}</answer>", enable_thinking=enable_thinking)
     assert time.process_time() - started < 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from affectgpt_r1.engine import prefix_attention as shared_attention
-from affectgpt_r1.engine.fused_decoder import is_plain, plain_weight
+from affectgpt_r1.engine.fused_decoder import plain_weight, supports_fused_decode
 from affectgpt_r1.engine.language_model import Decoder, EmbeddedPrompts, prefill
 from affectgpt_r1.engine.tied_embedding import InputEmbedding
 from affectgpt_r1.policy.backbone import add_lora, build_language_model, use_attention
@@ -64,7 +64,7 @@ def random_prompts(model) -> EmbeddedPrompts:
 def decoded(model, prompts, tokens) -> list[torch.Tensor]:
     """Logits after each token, of the completions that still run."""
     decoder = Decoder(model, prefill(model, prompts), NUM_GENERATIONS, STEPS)
-    assert (decoder._body is not None) == is_plain(model)
+    assert (decoder._body is not None) == supports_fused_decode(model)
     running = [RUNNING[:, step].nonzero().squeeze(-1) for step in range(STEPS)]
     outputs = [decoder.advance(tokens[rows, step], rows) for step, rows in enumerate(running)]
     return [one if decoder.head is None else decoder.head.logits(one) for one in outputs]
@@ -89,7 +89,7 @@ def in_double_precision(model, prompts, tokens) -> list[torch.Tensor]:
 def test_every_step_is_the_whole_pass(kind, lora):
     model = make_model(lora, **KINDS[kind])
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    assert is_plain(model)
+    assert supports_fused_decode(model)
     prompts, tokens = (
         random_prompts(model),
         torch.randint(VOCABULARY, (6, STEPS), generator=torch.Generator().manual_seed(2)),
@@ -149,16 +149,16 @@ def replace_projection(model) -> None:
 def test_other_layers_run_by_their_own_modules(change):
     model = make_model()
     change(model)
-    assert not is_plain(model)
+    assert not supports_fused_decode(model)
 
 
 def test_other_families_and_adapters_switched_off_run_by_their_own_modules():
-    assert not is_plain(make_model(model_type="qwen3"))
+    assert not supports_fused_decode(make_model(model_type="qwen3"))
     model = make_model({"r": 2, "alpha": 2, "target_modules": ["q_proj"]})
     for module in model.modules():
         if hasattr(module, "lora_A"):
             module.enable_adapters(False)
-    assert not is_plain(model)
+    assert not supports_fused_decode(model)
 
 
 def test_adapters_are_added_to_a_copy_of_the_weight():

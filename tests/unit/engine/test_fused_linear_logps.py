@@ -1,4 +1,4 @@
-"""The tiled head against all logits at once, in values, gradients and memory."""
+"""The chunked head against all logits at once, in values, gradients and memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectgpt_r1.engine import vocabulary_chunks as vocabulary_tiles
-from affectgpt_r1.engine.fused_linear_logps import vocabulary_scores
+from affectgpt_r1.engine import vocabulary_chunks as vocabulary_chunks
+from affectgpt_r1.engine.fused_linear_logps import fused_linear_logps
 
 
 def tensors(tokens, vocabulary_size, size=16, dtype=torch.float64, seed=0):
@@ -34,7 +34,7 @@ def slopes(tokens):
     return torch.linspace(-1.0, 2.0, tokens, dtype=torch.float64)
 
 
-def guessed_slopes(tokens):
+def precomputed_slopes(tokens):
     return lambda logps, rows: slopes(tokens)[rows] + 0 * logps
 
 
@@ -58,19 +58,23 @@ LOSSES = {
     columns=st.integers(1, 25),
     kept=st.integers(1, 120),
     temperature=st.sampled_from([0.7, 1.0, 2.0]),
-    guess=st.sampled_from(["none", "linear", "square"]),
+    precomputed_grads=st.sampled_from(["none", "linear", "square"]),
     frozen=st.booleans(),
 )
 @settings(max_examples=120, deadline=None)
-def test_values_and_gradients_for_any_tile(tokens, vocabulary_size, rows, columns, kept, temperature, guess, frozen):
+def test_values_and_gradients_for_any_tile(
+    tokens, vocabulary_size, rows, columns, kept, temperature, precomputed_grads, frozen
+):
     states, weight, ids = trained(tokens, vocabulary_size)
     inputs = [states] if frozen else [states, weight]
     weight.requires_grad_(not frozen)
-    guess = {"none": None, "linear": guessed_slopes(tokens), "square": square_slopes}[guess]
+    precomputed_grads = {"none": None, "linear": precomputed_slopes(tokens), "square": square_slopes}[precomputed_grads]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("ROWS", rows), ("COLUMNS", columns), ("KEPT_LOGITS", kept)):
-            patch.setattr(vocabulary_tiles, name, value)
-        mine = vocabulary_scores(states, weight, ids, temperature=temperature, entropy=True, guess=guess)
+            patch.setattr(vocabulary_chunks, name, value)
+        mine = fused_linear_logps(
+            states, weight, ids, temperature=temperature, entropy=True, precomputed_grads=precomputed_grads
+        )
         expected = all_at_once(states, weight, ids, temperature)
         # Scores come in single precision whatever the weights are.
         torch.testing.assert_close(mine.logps.double(), expected[0], atol=1e-5, rtol=1e-6)
@@ -88,19 +92,22 @@ def test_single_precision(vocabulary_size, scale):
     states, weight, ids = tensors(64, vocabulary_size, 64, torch.float32, seed=3)
     weight = weight * scale
     expected = all_at_once(states, weight, ids)
-    mine = vocabulary_scores(states, weight, ids, entropy=True)
+    mine = fused_linear_logps(states, weight, ids, entropy=True)
     torch.testing.assert_close(mine.logps.double(), expected[0], atol=1e-5, rtol=2e-7)
     torch.testing.assert_close(mine.entropies.double(), expected[1], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("guess", [None, square_slopes])
-def test_tokens_of_hardly_any_probability(guess):
+@pytest.mark.parametrize("precomputed_grads", [None, square_slopes])
+def test_tokens_of_hardly_any_probability(precomputed_grads):
     """Their logit is no shift for the others: exp(150) is not a single-precision number, exp(60) leaves no room."""
     states = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).requires_grad_()
     weight = torch.tensor([[150.0, 0.0], [90.0, 60.0], [0.0, 0.0], [0.0, 1.0]]).requires_grad_()
     ids = torch.tensor([2, 1, 3])
     results = []
-    for score in (lambda: vocabulary_scores(states, weight, ids, entropy=True, guess=guess), None):
+    for score in (
+        lambda: fused_linear_logps(states, weight, ids, entropy=True, precomputed_grads=precomputed_grads),
+        None,
+    ):
         logps, entropies = score() if score else all_at_once(states, weight, ids)
         results.append((logps, entropies, *torch.autograd.grad(logps.square().sum() / 2, [states, weight])))
     assert results[1][0][0] == -150
@@ -111,7 +118,7 @@ def test_tokens_of_hardly_any_probability(guess):
 @pytest.mark.parametrize("scale", [1.0, -1 / 3, 65536.0])
 def test_a_right_guess_up_to_a_factor_saves_the_second_walk(walks_again, scale):
     states, weight, ids = trained(30, 600, dtype=torch.float32)
-    logps, _ = vocabulary_scores(states, weight, ids, entropy=True, guess=square_slopes)
+    logps, _ = fused_linear_logps(states, weight, ids, entropy=True, precomputed_grads=square_slopes)
     got = torch.autograd.grad(logps.square().sum() * scale, [states, weight])
     assert not walks_again
     wanted = torch.autograd.grad(all_at_once(states, weight, ids)[0].square().sum() * scale, [states, weight])
@@ -124,8 +131,8 @@ def one_token_off(logps, rows):
     return logps * (1 + 1e-5 * (torch.arange(30)[rows] == 17))
 
 
-WRONG_GUESSES = {
-    "other": guessed_slopes(30),
+WRONG_GRADS = {
+    "other": precomputed_slopes(30),
     "one token": one_token_off,
     "nothing": lambda logps, rows: 0 * logps,
     "not a number": lambda logps, rows: logps * torch.nan,
@@ -133,21 +140,21 @@ WRONG_GUESSES = {
 }
 
 
-@pytest.mark.parametrize("guess", WRONG_GUESSES.values(), ids=WRONG_GUESSES)
-def test_a_wrong_guess_costs_a_second_walk_and_nothing_else(walks_again, guess):
+@pytest.mark.parametrize("precomputed_grads", WRONG_GRADS.values(), ids=WRONG_GRADS)
+def test_a_wrong_guess_costs_a_second_walk_and_nothing_else(walks_again, precomputed_grads):
     states, weight, ids = trained(30, 600, dtype=torch.float32)
-    logps, _ = vocabulary_scores(states, weight, ids, guess=guess)
+    logps, _ = fused_linear_logps(states, weight, ids, precomputed_grads=precomputed_grads)
     got = torch.autograd.grad(logps.square().sum(), [states, weight])
     assert len(walks_again) == 1
-    unguessed, _ = vocabulary_scores(states, weight, ids)
-    wanted = torch.autograd.grad(unguessed.square().sum(), [states, weight])
+    recomputed, _ = fused_linear_logps(states, weight, ids)
+    wanted = torch.autograd.grad(recomputed.square().sum(), [states, weight])
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
 
 
 def test_no_gradient_at_all_was_guessed(walks_again):
     states, weight, ids = trained(5, 11, dtype=torch.float32)
-    logps, _ = vocabulary_scores(states, weight, ids, guess=WRONG_GUESSES["nothing"])
+    logps, _ = fused_linear_logps(states, weight, ids, precomputed_grads=WRONG_GRADS["nothing"])
     (logps * 0).sum().backward()
     assert not walks_again
     assert not weight.grad.any()
@@ -156,7 +163,7 @@ def test_no_gradient_at_all_was_guessed(walks_again):
 
 def test_a_second_backward_pass_adds_the_same_again(walks_again):
     states, weight, ids = trained(30, 600, dtype=torch.float32)
-    logps, _ = vocabulary_scores(states, weight, ids, guess=square_slopes)
+    logps, _ = fused_linear_logps(states, weight, ids, precomputed_grads=square_slopes)
     loss = logps.square().sum()
     loss.backward(retain_graph=True)
     once = [states.grad.clone(), weight.grad.clone()]
@@ -168,12 +175,12 @@ def test_a_second_backward_pass_adds_the_same_again(walks_again):
 
 def test_the_guessed_gradient_is_handed_over_and_let_go():
     states, weight, ids = trained(5, 11, dtype=torch.float32)
-    logps, _ = vocabulary_scores(states, weight, ids, guess=lambda logps, rows: torch.ones_like(logps))
+    logps, _ = fused_linear_logps(states, weight, ids, precomputed_grads=lambda logps, rows: torch.ones_like(logps))
     where = logps.grad_fn.to_weight.data_ptr()
     logps.sum().backward()
     assert logps.grad_fn.to_weight is None
     assert weight.grad.data_ptr() == where
-    unused, _ = vocabulary_scores(states, weight, ids, guess=square_slopes)
+    unused, _ = fused_linear_logps(states, weight, ids, precomputed_grads=square_slopes)
     held = weakref.ref(unused.grad_fn.to_weight)
     del unused
     assert held() is None
@@ -186,7 +193,7 @@ def test_half_precision_guesses_nothing_and_keeps_its_type():
     def never(logps, rows):
         raise AssertionError
 
-    mine = vocabulary_scores(*halved, ids, entropy=True, guess=never)
+    mine = fused_linear_logps(*halved, ids, entropy=True, precomputed_grads=never)
     expected = all_at_once(*halved, ids)
     torch.testing.assert_close(mine.logps.double(), expected[0], atol=0.1, rtol=0)
     torch.testing.assert_close(mine.entropies.double(), expected[1], atol=0.1, rtol=0)
@@ -200,7 +207,7 @@ def test_half_precision_guesses_nothing_and_keeps_its_type():
 def test_under_autocast_the_head_keeps_its_weights_precision(walks_again):
     states, weight, ids = trained(30, 600, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logps, _ = vocabulary_scores(states.bfloat16(), weight, ids, guess=square_slopes)
+        logps, _ = fused_linear_logps(states.bfloat16(), weight, ids, precomputed_grads=square_slopes)
         got = torch.autograd.grad(logps.square().sum(), weight)[0]
     assert not walks_again
     expected = all_at_once(states.bfloat16(), weight, ids)[0]
@@ -211,7 +218,7 @@ def test_under_autocast_the_head_keeps_its_weights_precision(walks_again):
 def test_a_frozen_weight_takes_no_gradient():
     states, weight, ids = tensors(5, 11, dtype=torch.float32)
     states.requires_grad_()
-    vocabulary_scores(states, weight, ids, guess=square_slopes).logps.sum().backward()
+    fused_linear_logps(states, weight, ids, precomputed_grads=square_slopes).logps.sum().backward()
     assert weight.grad is None
     expected = states.detach().clone().requires_grad_()
     all_at_once(expected, weight, ids)[0].sum().backward()
@@ -240,7 +247,7 @@ def ones(logps, rows):
 
 
 @pytest.mark.parametrize(
-    ("states_train", "weight_trains", "guess", "forward", "backward"),
+    ("states_train", "weight_trains", "precomputed_grads", "forward", "backward"),
     [
         (False, False, None, 1, 0),
         (True, False, None, 2, 0),
@@ -249,38 +256,40 @@ def ones(logps, rows):
         (True, True, square_slopes, 3, 2),
     ],
 )
-def test_matrix_products_over_the_vocabulary(states_train, weight_trains, guess, forward, backward):
+def test_matrix_products_over_the_vocabulary(states_train, weight_trains, precomputed_grads, forward, backward):
     states, weight, ids = tensors(60, 700, dtype=torch.float32)
     states.requires_grad_(states_train)
     weight.requires_grad_(weight_trains)
     with Watch() as scoring:
-        logps, _ = vocabulary_scores(states, weight, ids, guess=guess)
+        logps, _ = fused_linear_logps(states, weight, ids, precomputed_grads=precomputed_grads)
     assert scoring.products == forward * states.shape[0] * weight.numel()
     if states_train:
         with Watch() as differentiating:
             logps.sum().backward()
         assert differentiating.products == backward * states.shape[0] * weight.numel()
     with torch.no_grad(), Watch() as looking:
-        vocabulary_scores(states, weight, ids, guess=guess)
+        fused_linear_logps(states, weight, ids, precomputed_grads=precomputed_grads)
     assert looking.products == states.shape[0] * weight.numel()
 
 
-@pytest.mark.parametrize("guess", [None, ones, square_slopes])
-def test_no_tensor_of_all_logits_exists(monkeypatch, guess):
-    monkeypatch.setattr(vocabulary_tiles, "ROWS", 8)
-    monkeypatch.setattr(vocabulary_tiles, "COLUMNS", 16)
-    monkeypatch.setattr(vocabulary_tiles, "KEPT_LOGITS", 7 * 256)
+@pytest.mark.parametrize("precomputed_grads", [None, ones, square_slopes])
+def test_no_tensor_of_all_logits_exists(monkeypatch, precomputed_grads):
+    monkeypatch.setattr(vocabulary_chunks, "ROWS", 8)
+    monkeypatch.setattr(vocabulary_chunks, "COLUMNS", 16)
+    monkeypatch.setattr(vocabulary_chunks, "KEPT_LOGITS", 7 * 256)
     states, weight, ids = trained(64, 256, dtype=torch.float32)
     with Watch() as watch:
-        vocabulary_scores(states, weight, ids, entropy=True, guess=guess).logps.sum().backward()
+        fused_linear_logps(
+            states, weight, ids, entropy=True, precomputed_grads=precomputed_grads
+        ).logps.sum().backward()
     assert watch.largest == 256 * 16  # the weight and its gradient, not 64 * 256 logits
 
 
 def test_no_tokens_at_all():
     states, weight, _ = trained(3, 7, dtype=torch.float32)
     none = torch.zeros(0, dtype=torch.long)
-    for guess in (None, square_slopes):
-        scores = vocabulary_scores(states[:0], weight, none, entropy=True, guess=guess)
+    for precomputed_grads in (None, square_slopes):
+        scores = fused_linear_logps(states[:0], weight, none, entropy=True, precomputed_grads=precomputed_grads)
         assert scores.logps.shape == scores.entropies.shape == (0,)
         (scores.logps.sum() + scores.entropies.sum()).backward()
         assert not weight.grad.any()
@@ -294,7 +303,7 @@ def test_half_precision_sums_logits_that_are_not_rounded(dtype, temperature, sca
     states, weight, ids = tensors(200, 3000, 64, torch.float32, seed=1)
     states, weight = (scale * states).to(dtype), weight.to(dtype)
     ids[1::2] = (states.float() @ weight.float().T).argmax(-1)[1::2]
-    mine = vocabulary_scores(states, weight, ids, temperature=temperature, entropy=True)
+    mine = fused_linear_logps(states, weight, ids, temperature=temperature, entropy=True)
     expected = all_at_once(states, weight, ids, temperature)
     torch.testing.assert_close(mine.logps.double(), expected[0], atol=1e-4, rtol=0)
     torch.testing.assert_close(mine.entropies.double(), expected[1], atol=1e-4, rtol=0)
@@ -306,7 +315,7 @@ def test_half_precision_gradients_are_rounded_once(temperature):
     states, weight, ids = tensors(200, 3000, 64, torch.float32, seed=1)
     halved = [one.bfloat16().requires_grad_() for one in (states, weight)]
     doubled = [one.detach().double().requires_grad_() for one in halved]
-    mine = vocabulary_scores(*halved, ids, temperature=temperature, entropy=True)
+    mine = fused_linear_logps(*halved, ids, temperature=temperature, entropy=True)
     expected = all_at_once(*doubled, ids, temperature)
     for loss in LOSSES.values():
         got = torch.autograd.grad(loss(*mine), halved, retain_graph=True)
@@ -321,6 +330,6 @@ def test_no_log_probability_is_above_zero(dtype):
     states, weight, _ = tensors(2000, 600, 256, torch.float32, seed=4)
     states, weight = (2 * states).to(dtype), weight.to(dtype)
     ids = (states.float() @ weight.float().T).argmax(-1)
-    logps = vocabulary_scores(states, weight, ids).logps
+    logps = fused_linear_logps(states, weight, ids).logps
     assert (logps > -1e-3).sum() > 500
     assert logps.max() <= 0

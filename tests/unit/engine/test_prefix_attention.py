@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectgpt_r1.engine import flash_attention as flash
-from affectgpt_r1.engine.packed_lengths import Ragged
+from affectgpt_r1.engine.packed_lengths import PackedLengths
 from affectgpt_r1.engine.prefix_attention import SharedRow, attention
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.backbone import build_language_model
@@ -65,7 +65,7 @@ def check(layout, heads, key_heads, dtype, tolerance, *, prefilled=False):
     prompts, num_generations, completions = layout
     states = random_states(sum(prompts) + sum(completions), heads, key_heads, dtype, seed=len(prompts))
     expected = written_out(*states, prompts, completions, num_generations, 0.5)
-    row = SharedRow(Ragged(prompts, CPU), Ragged(completions, CPU))
+    row = SharedRow(PackedLengths(prompts, CPU), PackedLengths(completions, CPU))
     if prefilled:
         first = SharedRow(row.prompts, None, keep=True)
         at = sum(prompts)
@@ -101,11 +101,11 @@ def test_the_fused_and_the_plain_kernel(monkeypatch, layout, plain, dtype, toler
 
 
 def test_what_it_cannot_do_is_an_error():
-    row = SharedRow(Ragged([2], CPU), None)
+    row = SharedRow(PackedLengths([2], CPU), None)
     states = torch.zeros(1, 2, 2, 4)
     layer = SimpleNamespace(layer_idx=0)
     options = {
-        r"share_prompt=false": {"dropout": 0.1},
+        r"share_prefix=false": {"dropout": 0.1},
         "window of 8": {"sliding_window": 8},
         "sinks": {"s_aux": torch.zeros(2)},
     }
@@ -136,7 +136,7 @@ def test_a_family_whose_scales_do_nothing_is_taken():
 
 
 def test_padding_and_back():
-    lengths = Ragged([2, 0, 3], CPU)
+    lengths = PackedLengths([2, 0, 3], CPU)
     row = torch.arange(1.0, 6.0).view(5, 1)
     assert lengths.pad_with_zeros(row)[..., 0].tolist() == [[1, 2, 0], [0, 0, 0], [3, 4, 5]]
     assert torch.equal(lengths.flatten(lengths.pad(row)), row)

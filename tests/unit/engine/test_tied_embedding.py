@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from affectgpt_r1.engine.fused_linear_logps import vocabulary_scores
+from affectgpt_r1.engine.fused_linear_logps import fused_linear_logps
 from affectgpt_r1.engine.tied_embedding import InputEmbedding
 from affectgpt_r1.types import Sampling
 
@@ -29,7 +29,9 @@ class TinyModel(nn.Module):
 def loss(look_up, weight):
     """Two lookups, the second with a state of the first, and scores by the head."""
     states = torch.cat([look_up(FIRST).flatten(0, 1), look_up(SECOND)]).tanh().cumsum(0)
-    return vocabulary_scores(states, weight(), torch.arange(len(states)), guess=lambda logps, _: logps * 0 + 1).logps
+    return fused_linear_logps(
+        states, weight(), torch.arange(len(states)), precomputed_grads=lambda logps, _: logps * 0 + 1
+    ).logps
 
 
 def gradients(model, *, handed_on, backward=torch.Tensor.backward):
@@ -145,9 +147,9 @@ def test_without_gradient_nothing_changes_hands():
     assert embedding.weight is model.embedding.weight
 
 
-@pytest.mark.parametrize("share_prompt", [True, False])
-def test_a_policy_s_update_with_and_without(make_policy, make_batch, monkeypatch, share_prompt):
-    policy = make_policy(share_prompt=share_prompt).train()
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_a_policy_s_update_with_and_without(make_policy, make_batch, monkeypatch, share_prefix):
+    policy = make_policy(share_prefix=share_prefix).train()
     assert policy.language_model.lm_head.weight is policy.language_model.get_input_embeddings().weight
     batch = policy.with_features(make_batch())
     results = []

@@ -1,4 +1,4 @@
-"""Systems side by side: greedy answers, what a modality is worth, paired differences, constant sprays."""
+"""Systems side by side: greedy answers, what a modality is worth, paired differences, constant constant_answers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
 from affectgpt_r1.evaluation.compare import Answers, decode_answers, differences, score_labels, system_summary
-from affectgpt_r1.metrics.constant_baselines import best_spray
+from affectgpt_r1.metrics.constant_baselines import best_constant_answer
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
-from affectgpt_r1.types import Sampling, SkippedClip
+from affectgpt_r1.types import Sampling, UnreadableClip
 
 GREEDY = Sampling(temperature=0.0, max_completion_length=6)
 TARGETS = [("happy",), ("sad",), ("angry",), ("happy", "sad")]
@@ -24,7 +24,7 @@ def lexicon():
 
 
 def answered(*texts: str, targets=TARGETS, skipped=()) -> Answers:
-    completions = [parse_completion(f"<answer> {text} </answer>", thinks=False) for text in texts]
+    completions = [parse_completion(f"<answer> {text} </answer>", enable_thinking=False) for text in texts]
     return Answers([f"clip_{index}" for index in range(len(texts))], list(targets), completions, list(skipped))
 
 
@@ -34,13 +34,13 @@ NOTHING = answered("", "qwertz", "", "")
 
 
 def test_answers_come_in_order_with_every_clip_that_was_lost(tiny_policy, make_batch):
-    lost = SkippedClip("clip_9", "truncated")
+    lost = UnreadableClip("clip_9", "truncated")
     first, second = make_batch(2), make_batch(3, seed=1, skipped=(lost,))
-    nothing = make_batch(0, frames=None, waveforms=None, skipped=(SkippedClip("clip_8", "empty"),))
+    nothing = make_batch(0, frames=None, waveforms=None, skipped=(UnreadableClip("clip_8", "empty"),))
     answers = decode_answers(tiny_policy, [first, nothing, second], GREEDY)
     assert answers.names == [*first.names, *second.names]
     assert answers.targets == [*first.labels, *second.labels]
-    assert answers.skipped == [SkippedClip("clip_8", "empty"), lost]
+    assert answers.skipped == [UnreadableClip("clip_8", "empty"), lost]
     expected = [text for batch in (first, second) for (text,) in tiny_policy.generate(batch, 1, GREEDY).texts]
     assert [one.text for one in answers.completions] == expected
 
@@ -113,8 +113,8 @@ def test_the_best_spray_of_one_word_is_the_best_of_all_words(lexicon):
         return sum(batch_mean_set_f1([spray] * len(targets), targets, lexicon)) / len(targets)
 
     words = {word for target in targets for word in target}
-    assert mean(best_spray(targets, lexicon, num_words=1)) == max(mean((word,)) for word in words)
-    pair = best_spray(targets, lexicon, num_words=2)
+    assert mean(best_constant_answer(targets, lexicon, num_words=1)) == max(mean((word,)) for word in words)
+    pair = best_constant_answer(targets, lexicon, num_words=2)
     first = pair[:1]
     assert mean(pair) == max(mean((*first, word)) for word in words - set(first))
     assert mean(pair) <= max(mean(two) for two in itertools.combinations(sorted(words), 2))
@@ -122,15 +122,15 @@ def test_the_best_spray_of_one_word_is_the_best_of_all_words(lexicon):
 
 def test_a_spray_has_the_words_asked_for_or_all_there_are(lexicon):
     targets = [("happy", "sad"), ("angry",), ("qwertz",)]
-    assert len(best_spray(targets, lexicon, num_words=2)) == 2
-    assert sorted(best_spray(targets, lexicon, num_words=9)) == ["angry", "happy", "qwertz", "sad"]
-    assert best_spray([], lexicon) == ()
-    assert best_spray(targets, lexicon) == best_spray(targets[::-1], lexicon)
+    assert len(best_constant_answer(targets, lexicon, num_words=2)) == 2
+    assert sorted(best_constant_answer(targets, lexicon, num_words=9)) == ["angry", "happy", "qwertz", "sad"]
+    assert best_constant_answer([], lexicon) == ()
+    assert best_constant_answer(targets, lexicon) == best_constant_answer(targets[::-1], lexicon)
 
 
 def test_only_frequent_words_are_candidates(lexicon):
     targets = [("happy", "sad")] * 3 + [("angry",)]
-    assert set(best_spray(targets, lexicon, num_words=5, candidates=2)) == {"happy", "sad"}
+    assert set(best_constant_answer(targets, lexicon, num_words=5, candidates=2)) == {"happy", "sad"}
 
 
 def test_answers_of_another_order_cannot_be_compared_by_accident(lexicon):
@@ -143,4 +143,4 @@ def test_answers_of_another_order_cannot_be_compared_by_accident(lexicon):
 def test_unmapped_and_repeated_words_are_counted(lexicon):
     spraying = dataclasses.replace(PERFECT.completions[0], labels=("happy", "happy", "qwertz"))
     summary = system_summary(PERFECT._replace(completions=[spraying] * 4), {}, lexicon)
-    assert (summary["repeated_words"], summary["unmapped_share"]) == (1.0, pytest.approx(1 / 3))
+    assert (summary["repeated_words"], summary["unmapped_rate"]) == (1.0, pytest.approx(1 / 3))

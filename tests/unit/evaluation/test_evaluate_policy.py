@@ -7,7 +7,7 @@ import pytest
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
 from affectgpt_r1.evaluation.compare import Answers
-from affectgpt_r1.evaluation.evaluate_policy import held_out_metrics
+from affectgpt_r1.evaluation.evaluate_policy import test_split_metrics
 
 LEXICON = load_lexicon("bundled")
 
@@ -15,12 +15,14 @@ LEXICON = load_lexicon("bundled")
 def answers(**target_and_answer):
     said = [f"<answer>{answer}</answer>" for _, answer in target_and_answer.values()]
     targets = [target for target, _ in target_and_answer.values()]
-    return Answers(list(target_and_answer), targets, [parse_completion(text, thinks=False) for text in said], [])
+    return Answers(
+        list(target_and_answer), targets, [parse_completion(text, enable_thinking=False) for text in said], []
+    )
 
 
 def test_each_set_has_its_own_recalls():
     happy, sad, anxious = ("happy",), ("sad",), ("anxious",)
-    found = held_out_metrics(
+    found = test_split_metrics(
         answers(
             dfew_1=(happy, "happy"),
             dfew_2=(happy, "happy"),
@@ -31,21 +33,21 @@ def test_each_set_has_its_own_recalls():
         ),
         LEXICON,
     )
-    recalls = {name: value for name, value in found.items() if name.split("/")[-1] in ("war", "uar", "unparsed_share")}
+    recalls = {name: value for name, value in found.items() if name.split("/")[-1] in ("war", "uar", "unparsed_rate")}
     assert recalls == pytest.approx(
         {
             "test/dfew/war": 2 / 4,
             "test/dfew/uar": (2 / 3 + 0) / 2,
-            "test/dfew/unparsed_share": 1 / 4,
+            "test/dfew/unparsed_rate": 1 / 4,
             "test/mafw/war": 1 / 2,
             "test/mafw/uar": (1 + 0) / 2,
-            "test/mafw/unparsed_share": 0,
+            "test/mafw/unparsed_rate": 0,
         }
     )
 
 
 def test_clips_of_other_sets_are_one_set_and_several_labels_none():
-    plain = held_out_metrics(answers(a=(("happy",), "happy"), b=(("sad",), "happy")), LEXICON)
+    plain = test_split_metrics(answers(a=(("happy",), "happy"), b=(("sad",), "happy")), LEXICON)
     assert (plain["test/war"], plain["test/uar"]) == (0.5, 0.5)
-    several = held_out_metrics(answers(a=(("happy", "proud"), "happy")), LEXICON)
+    several = test_split_metrics(answers(a=(("happy", "proud"), "happy")), LEXICON)
     assert not [name for name in several if name.endswith(("war", "uar"))]

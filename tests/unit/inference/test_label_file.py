@@ -262,7 +262,7 @@ def written(tmp_path: Path) -> Callable[..., Path]:
 def test_a_misspelt_key_of_set_is_refused(written):
     checkpoint = written("prompt=think")
     config = config_of_checkpoint(checkpoint, ["paths.root=/data"])
-    assert (config.prompt.thinks, config.paths.root, config.paths.outputs) == (True, "/data", "/data/outputs")
+    assert (config.prompt.enable_thinking, config.paths.root, config.paths.outputs) == (True, "/data", "/data/outputs")
     assert config.model.tokenizer == "/data/data/synthetic/tokenizer/tokenizer.json"
     assert config_of_checkpoint(checkpoint, ["emotion=mer2025"]).emotion.lexicon == "mer2025"
     with pytest.raises(ConfigError, match=r"paths\.rot is no key .* the nearest is paths\.root"):
@@ -283,7 +283,7 @@ def test_a_runs_model_keeps_nothing_of_the_default_one(written):
     assert OmegaConf.to_container(config.model) == {**OmegaConf.to_container(trained.model, resolve=True), **machine}
     assert config.prompt == trained.prompt
     assert config.data.image_size == 224
-    assert config.towers_from is None
+    assert config.encoders_from is None
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_bars_show_a_stage_as_it_is(monkeypatch):
     monkeypatch.setattr(progress, "get_console", lambda: console)
     bar = progress.LiveProgress(HOSTILE)
     live: Progress = bar._live()
-    live.add_task(bar._stage, total=1, figures="")
+    live.add_task(bar._stage, total=1, metrics="")
     live.refresh()
     bar._stop()
     assert SHOWN in console.file.getvalue()
@@ -146,7 +146,7 @@ def test_score_prints_nothing_of_a_file_raw(predictions, targets, tmp_path, caps
     assert "[red]b[/red]" in shown or "pwned" not in shown
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "demo"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "render"])
 def test_the_log_of_a_hydra_command_is_printable(name, record):
     job_logging = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text("utf-8"))["hydra"]["job_logging"]
     formatter = DictConfigurator({"version": 1}).configure_formatter(job_logging["formatters"]["simple"])

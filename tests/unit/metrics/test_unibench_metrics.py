@@ -157,7 +157,7 @@ def test_recall_equals_the_slow_loop(corpus):
 
     assert float(scores.war) == pytest.approx(mean(right), abs=1e-12)
     assert float(scores.uar) == pytest.approx(mean(by_class), abs=1e-12)
-    assert float(scores.unparsed_share) == pytest.approx(mean([name not in CLASSES["mafw"] for name in names]))
+    assert float(scores.unparsed_rate) == pytest.approx(mean([name not in CLASSES["mafw"] for name in names]))
 
 
 @pytest.mark.parametrize(
@@ -213,5 +213,5 @@ def test_a_class_named_twice_is_one_answer_wherever_it_is_scored():
     answers, targets = [("happy", "Happiness."), ("sad", "angry"), ()], [("happy",), ("sad",), ("sad",)]
 
     assert single_label_scores(answers, targets) == {
-        "war": pytest.approx(1 / 3), "uar": 0.5, "unparsed_share": pytest.approx(2 / 3)
+        "war": pytest.approx(1 / 3), "uar": 0.5, "unparsed_rate": pytest.approx(2 / 3)
     }  # fmt: skip

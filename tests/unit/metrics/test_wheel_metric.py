@@ -82,7 +82,7 @@ def test_equals_slow_set_arithmetic(corpus, level):
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12, nan_ok=True)
     words = [word for prediction, _ in corpus for word in prediction]
     unmapped = [word for word in words if not any(LEXICON.cluster(word, wheel, 1) for wheel in range(1, 6))]
-    assert found["unmapped_share"] == pytest.approx(len(unmapped) / max(1, len(words)))
+    assert found["unmapped_rate"] == pytest.approx(len(unmapped) / max(1, len(words)))
     assert found["num_samples"] == len(corpus)
 
 
@@ -159,7 +159,7 @@ def test_numbers_by_hand():
     assert found["precision"] == pytest.approx((1 / 2 + 1 + 0) / 3)
     assert found["recall"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert found["f1"] == pytest.approx(0.5)
-    assert found["unmapped_share"] == pytest.approx(1 / 5)
+    assert found["unmapped_rate"] == pytest.approx(1 / 5)
     assert found["num_samples"] == 4
     rewards = batch_mean_set_f1(predictions, targets, LEXICON)
     assert rewards == [pytest.approx(2 / 3), pytest.approx(2 / 3), 0.0, None]

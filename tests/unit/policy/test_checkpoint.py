@@ -13,8 +13,8 @@ import torch
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.checkpoint import (
     check_fits,
+    load_encoder_weights,
     load_policy_weights,
-    load_tower_weights,
     module_digest,
     policy_digests,
     read_checkpoint,
@@ -49,10 +49,10 @@ def test_weights_come_back_bit_by_bit(make_policy, save):
 
 def test_towers_come_back_and_nothing_else_changes(make_policy, save):
     trained, fresh = make_policy(seed=1), make_policy(seed=0)
-    state = {f"policy.towers.{name}": one for name, one in trained.towers.state_dict().items()}
+    state = {f"policy.encoders.{name}": one for name, one in trained.encoders.state_dict().items()}
     untouched = module_digest(fresh.language_model)
-    load_tower_weights(fresh.towers, save({"state_dict": state}))
-    assert module_digest(fresh.towers) == module_digest(trained.towers)
+    load_encoder_weights(fresh.encoders, save({"state_dict": state}))
+    assert module_digest(fresh.encoders) == module_digest(trained.encoders)
     assert module_digest(fresh.language_model) == untouched
 
 
@@ -94,17 +94,17 @@ def test_another_tokenizer_is_refused(make_policy, tmp_path, save):
 def test_other_towers_are_refused(make_policy, save):
     policy = make_policy()
     with torch.no_grad():
-        next(policy.towers.parameters()).add_(1e-3)
+        next(policy.encoders.parameters()).add_(1e-3)
     content = checkpoint_of(policy)
-    with pytest.raises(CheckpointError, match="does not fit the tower weights"):
+    with pytest.raises(CheckpointError, match="does not fit the encoder weights"):
         load_policy_weights(make_policy(), save(content))
 
 
 def test_towers_of_another_shape_are_refused(make_policy, tiny_config, save):
-    other = make_policy(video_tower={**tiny_config["video_tower"], "hidden_size": 32})
-    state = {f"policy.towers.{name}": one for name, one in other.towers.state_dict().items()}
+    other = make_policy(video_encoder={**tiny_config["video_encoder"], "hidden_size": 32})
+    state = {f"policy.encoders.{name}": one for name, one in other.encoders.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"video\.model\.\S+ has shape"):
-        load_tower_weights(make_policy().towers, save({"state_dict": state}))
+        load_encoder_weights(make_policy().encoders, save({"state_dict": state}))
 
 
 def test_a_failed_load_leaves_the_policy_as_it_was(make_policy, save):
@@ -180,8 +180,8 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, dump):
 
 
 def test_digests_speak_of_frozen_parts_only(tiny_policy):
-    assert set(policy_digests(tiny_policy)) == {"tokenizer", "tower weights"}
-    tiny_policy.towers.unfreeze()
+    assert set(policy_digests(tiny_policy)) == {"tokenizer", "encoder weights"}
+    tiny_policy.encoders.unfreeze()
     assert set(policy_digests(tiny_policy)) == {"tokenizer"}
 
 

@@ -21,7 +21,7 @@ GREEDY = Sampling(temperature=0.0, max_completion_length=6)
 @pytest.fixture
 def pair(make_policy):
     """The same policy free and forced."""
-    free, forced = make_policy(thinks=True), make_policy(thinks=True)
+    free, forced = make_policy(enable_thinking=True), make_policy(enable_thinking=True)
     forced.template = dataclasses.replace(forced.template, force_answer=True)
     forced.prefill_ids = forced.tokenizer.encode(forced.template.prefill, add_special_tokens=False)
     return free, forced
@@ -34,9 +34,11 @@ def test_the_completion_reads_as_if_the_model_had_opened_the_answer(pair, make_b
     for text, ids in zip(itertools.chain(*rollout.texts), rollout.completions.ids.flatten(0, 1), strict=True):
         assert text.startswith("<answer>")
         assert forced.tokenizer.decode(ids[:1]) in text[len("<answer>") :] or int(ids[0]) in forced.turn_ids
-    assert not forced.thinks
+    assert not forced.enable_thinking
     completions = parse_rollout(
-        rollout._replace(texts=[["<answer> sad </answer>"] * 2] * 4), list("abcd"), thinks=forced.thinks
+        rollout._replace(texts=[["<answer> sad </answer>"] * 2] * 4),
+        list("abcd"),
+        enable_thinking=forced.enable_thinking,
     )
     assert all(one.well_formed and one.labels == ("sad",) for one in completions)
 

@@ -45,7 +45,7 @@ def with_base(make_policy, tiny_config, tmp_path):
 
 def test_another_random_base_is_refused(make_policy, save):
     same, other = make_policy(lora=LORA), make_policy(lora=LORA, seed=1)
-    other.towers.load_state_dict(same.towers.state_dict())
+    other.encoders.load_state_dict(same.encoders.state_dict())
     content = save(checkpoint_of(same))
     load_policy_weights(make_policy(lora=LORA), content)
     with pytest.raises(CheckpointError, match=r"does not fit the language model here.*that run's seed"):

@@ -10,8 +10,8 @@ import torch
 from affectgpt_r1.engine import flash_attention as flash
 from affectgpt_r1.engine import precision
 from affectgpt_r1.engine import varlen_attention as group_attention
-from affectgpt_r1.engine.kv_cache import DecodingRow
-from affectgpt_r1.engine.packed_lengths import Ragged
+from affectgpt_r1.engine.kv_cache import KVCache
+from affectgpt_r1.engine.packed_lengths import PackedLengths
 from affectgpt_r1.engine.precision import exact_matmul
 from affectgpt_r1.engine.prefix_attention import SharedRow
 from affectgpt_r1.engine.varlen_attention import attend_at_ends, attend_causally
@@ -51,28 +51,28 @@ def causal(kernel, states):
 
 def shared(states):
     """Prompts, and completions after them."""
-    return SharedRow(Ragged(PROMPTS, CPU), Ragged(COMPLETIONS, CPU)).attend(0, *states, SCALE)
+    return SharedRow(PackedLengths(PROMPTS, CPU), PackedLengths(COMPLETIONS, CPU)).attend(0, *states, SCALE)
 
 
 def prefilled(states):
-    first = SharedRow(Ragged(PROMPTS, CPU), None, keep=True)
+    first = SharedRow(PackedLengths(PROMPTS, CPU), None, keep=True)
     at = sum(PROMPTS)
     before = first.attend(0, *(one[:at] for one in states), SCALE)
-    row = SharedRow(first.prompts, Ragged(COMPLETIONS, CPU), prefilled=True, cache=first.cache)
+    row = SharedRow(first.prompts, PackedLengths(COMPLETIONS, CPU), prefilled=True, cache=first.cache)
     return torch.cat([before, row.attend(0, *(one[at:] for one in states), SCALE)])
 
 
 def ends(states):
     """The last layer's queries: each prompt's end."""
     query, key, value = (one[: sum(PROMPTS)] for one in states)
-    return attend_at_ends(query[torch.tensor(PROMPTS).cumsum(0) - 1], key, value, Ragged(PROMPTS, CPU), SCALE)
+    return attend_at_ends(query[torch.tensor(PROMPTS).cumsum(0) - 1], key, value, PackedLengths(PROMPTS, CPU), SCALE)
 
 
 def decoded(states, rows=None):
     """Three tokens of each of three completions of a prompt."""
-    prompts, (query, key, value) = Ragged(PROMPTS, CPU), states
+    prompts, (query, key, value) = PackedLengths(PROMPTS, CPU), states
     at = sum(PROMPTS)
-    row = DecodingRow(prompts, {0: (key[:at], value[:at])}, 3, 3)
+    row = KVCache(prompts, {0: (key[:at], value[:at])}, 3, 3)
     outputs = []
     for step in range(3):
         some = torch.arange(6) if rows is None else torch.tensor(rows)
@@ -102,7 +102,7 @@ def library(states):
 PATHS = {
     "fused kernel": lambda states: causal(flash.attention_forward, states),
     "products": lambda states: causal(flash.plain_attention_forward, states),
-    "causal": lambda states: attend_causally(*states, Ragged([*PROMPTS, *COMPLETIONS], CPU), SCALE),
+    "causal": lambda states: attend_causally(*states, PackedLengths([*PROMPTS, *COMPLETIONS], CPU), SCALE),
     "shared": shared,
     "prefilled": prefilled,
     "ends": ends,

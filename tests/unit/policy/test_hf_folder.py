@@ -113,12 +113,15 @@ HOSTILE = {
     "extra key": (change(SETTINGS, "model/zzz", 1), "model.zzz is unknown"),
     "target": (change(SETTINGS, "model/fusion", {"_target_": "os.system"}), "model.fusion._target_ does not belong"),
     "interpolation": (change(SETTINGS, "model/fusion", "${oc.env:HOME}"), "model.fusion holds an interpolation"),
-    "kernel": (change(SETTINGS, "model/video_tower/attn_implementation", "evil/k"), "evil/k is text"),
+    "kernel": (change(SETTINGS, "model/video_encoder/attn_implementation", "evil/k"), "evil/k is text"),
     "dtype": (change(SETTINGS, "model/language_model/dtype", "load"), "dtype=load is unknown"),
-    "layers": (change(SETTINGS, "model/audio_tower/num_hidden_layers", 10**9), "num_hidden_layers=1000000000 is"),
-    "no tower": (change(SETTINGS, "model/audio_tower", None), "model.audio_tower is not a mapping"),
+    "layers": (change(SETTINGS, "model/audio_encoder/num_hidden_layers", 10**9), "num_hidden_layers=1000000000 is"),
+    "no encoder": (change(SETTINGS, "model/audio_encoder", None), "model.audio_encoder is not a mapping"),
     "template key": (change(SETTINGS, "template/evil", "x"), "template.evil is unknown"),
-    "template value": (change(SETTINGS, "template/thinks", "yes"), "template.thinks='yes' is not what"),
+    "template value": (
+        change(SETTINGS, "template/enable_thinking", "yes"),
+        "template.enable_thinking='yes' is not what",
+    ),
     "no question": (change(SETTINGS, "template", {}), "lacks template.question"),
     "digests": (change(SETTINGS, "digests", [1]), "lacks digests"),
     "processor {}": (whole(PROCESS, {}), "modalities=null is not of type list"),
@@ -135,7 +138,7 @@ HOSTILE = {
         lambda folder: save_file({"a": torch.zeros(1)}, folder / "multimodal.safetensors"),
         "does not fit",
     ),
-    "large tower": (change(SETTINGS, "model/video_tower/intermediate_size", 1 << 23), "does not fit the exported"),
+    "large encoder": (change(SETTINGS, "model/video_encoder/intermediate_size", 1 << 23), "does not fit the exported"),
 }
 
 

@@ -12,7 +12,7 @@ import torch
 
 from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.policy.checkpoint import load_policy_weights, load_tower_weights, read_checkpoint
+from affectgpt_r1.policy.checkpoint import load_encoder_weights, load_policy_weights, read_checkpoint
 from affectgpt_r1.policy.published_weights import read_published
 
 READERS = [read_checkpoint, AtomicCheckpointIO().load_checkpoint, read_published]
@@ -102,7 +102,7 @@ def test_policy_and_towers_are_left_as_they_were(tiny_policy, tmp_path):
     damage(tmp_path / "one.ckpt", "/data/0", "bit")
     for load in (
         lambda: load_policy_weights(tiny_policy, tmp_path / "one.ckpt"),
-        lambda: load_tower_weights(tiny_policy.towers, tmp_path / "one.ckpt"),
+        lambda: load_encoder_weights(tiny_policy.encoders, tmp_path / "one.ckpt"),
     ):
         with pytest.raises(CheckpointError, match="Bad CRC-32"):
             load()

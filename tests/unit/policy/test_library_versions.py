@@ -44,7 +44,7 @@ def test_buffers_stay_under_every_torch(monkeypatch, ddp):
 def test_fsdp_is_refused_where_unequal_batches_would_wait_for_ever(monkeypatch):
     monkeypatch.delattr(FSDPModule, "set_reduce_scatter_unused_params", raising=False)
     with pytest.raises(ConfigError, match=r"torch 2\.13 or later, or trainer=ddp"):
-        sharding.deal(torch.nn.Linear(2, 2), None, methods=())
+        sharding.shard(torch.nn.Linear(2, 2), None, methods=())
 
 
 @pytest.mark.parametrize("older", [False, True])

@@ -16,7 +16,7 @@ GREEDY = Sampling(temperature=0.0, max_completion_length=4)
 @pytest.mark.parametrize("kind", FUSIONS)
 def test_prompts_hold_the_fusions_tokens(kind, make_policy, make_batch):
     policy, batch = make_policy(fusion=kind).eval(), make_batch()
-    tokens = policy.fusion(policy.towers(batch))
+    tokens = policy.fusion(policy.encoders(batch))
     prompts = policy.embed_prompts(batch)
     for values in tokens.values():
         for clip in range(len(batch)):

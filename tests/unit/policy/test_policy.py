@@ -29,12 +29,12 @@ def weighted_gradients(policy: MultimodalPolicy, batch: ClipBatch, completions: 
     return {name: parameter.grad.clone() for name, parameter in policy.trainable_parameters().items()}
 
 
-@pytest.mark.parametrize("share_prompt", [True, False])
+@pytest.mark.parametrize("share_prefix", [True, False])
 @pytest.mark.parametrize(("temperature", "training"), [(1.0, True), (0.7, False)])
-def test_update_sees_what_generation_saw(policy, make_batch, share_prompt, temperature, training):
+def test_update_sees_what_generation_saw(policy, make_batch, share_prefix, temperature, training):
     batch = make_batch(modalities=MIXED)
     policy.train(training)
-    policy.share_prompt = share_prompt
+    policy.share_prefix = share_prefix
     sampling = dataclasses.replace(SAMPLING, temperature=temperature)
     rollout = policy.generate(batch, 4, sampling, generator(SEED))
     assert policy.training is training
@@ -60,7 +60,7 @@ def test_generation_is_without_dropout(make_lora_policy, make_batch):
 def test_both_ways_of_scoring_agree_in_values_and_gradients(policy, make_batch, completions):
     batch, results = make_batch(modalities=MIXED), []
     policy.language_model.double()  # rounding alone reaches 1e-5 in single precision
-    for policy.share_prompt in (True, False):
+    for policy.share_prefix in (True, False):
         scores = policy.score(batch, completions)
         gradients = weighted_gradients(policy, batch, completions)
         results.append((scores.per_token_logps.detach(), scores.entropies, gradients))
@@ -113,13 +113,13 @@ def change_one_modality(batch: ClipBatch, modality: str, clip: int) -> ClipBatch
     return dataclasses.replace(batch, waveforms=waveforms)
 
 
-@pytest.mark.parametrize("share_prompt", [True, False])
+@pytest.mark.parametrize("share_prefix", [True, False])
 @pytest.mark.parametrize("modality", ["video", "audio", "text"])
 @pytest.mark.parametrize("clip", [0, 2])
 def test_each_modality_reaches_both_passes_of_its_clip_and_of_no_other(
-    make_policy, make_batch, completions, modality, clip, share_prompt
+    make_policy, make_batch, completions, modality, clip, share_prefix
 ):
-    policy = make_policy(share_prompt=share_prompt)
+    policy = make_policy(share_prefix=share_prefix)
     batch = make_batch()
     changed = change_one_modality(batch, modality, clip)
     greedy = Sampling(temperature=0.0, max_completion_length=1)
@@ -194,9 +194,9 @@ def test_no_position_beyond_those_of_the_model_is_used(policy, make_batch, compl
 def test_frozen_towers_take_no_gradient_and_stay_in_evaluation_mode(policy, make_batch, completions):
     policy.train()
     gradients = weighted_gradients(policy, make_batch(), completions)
-    assert not policy.towers.training
-    assert all(parameter.grad is None for parameter in policy.towers.parameters())
-    assert not any(name.startswith("towers.") for name in gradients)
+    assert not policy.encoders.training
+    assert all(parameter.grad is None for parameter in policy.encoders.parameters())
+    assert not any(name.startswith("encoders.") for name in gradients)
 
 
 def test_what_trains(make_policy, make_lora_policy):
@@ -260,9 +260,9 @@ def test_no_completion_holds_a_media_placeholder(tiny_policy, make_batch):
     assert not torch.isin(rollout.completions.ids, torch.tensor(list(tiny_policy.media_ids.values()))).any()
 
 
-@pytest.mark.parametrize("thinks", [False, True])
-def test_targets_are_the_template_and_the_stop(make_policy, make_batch, thinks):
-    policy, batch = make_policy(thinks=thinks), make_batch()
+@pytest.mark.parametrize("enable_thinking", [False, True])
+def test_targets_are_the_template_and_the_stop(make_policy, make_batch, enable_thinking):
+    policy, batch = make_policy(enable_thinking=enable_thinking), make_batch()
     tokens = policy.encode_targets(batch)
     for clip in range(4):
         row = tokens.ids[clip, 0][tokens.mask[clip, 0].bool()].tolist()

@@ -1,6 +1,6 @@
 """The policy on a simulated accelerator: the CPU's numbers, and no tensor on the wrong device.
 
-None of the CPU's own kernels may run there: no tiled head, no plain body, no fused attention.
+None of the CPU's own kernels may run there: no chunked head, no plain body, no fused attention.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def test_generation_draws_the_same_tokens(device, tiny_policy, make_batch, sampl
 
 
 def test_a_forced_answer_is_the_same(device, make_policy, make_batch):
-    policy = make_policy(thinks=True)
+    policy = make_policy(enable_thinking=True)
     policy.template = dataclasses.replace(policy.template, force_answer=True)
     policy.prefill_ids = policy.tokenizer.encode(policy.template.prefill, add_special_tokens=False)
     ours, batch = on_device(policy, device), make_batch(2)
@@ -109,8 +109,8 @@ def test_decoding_waits_once_a_token(device, tiny_policy, make_batch):
 def test_features_are_stored_from_the_device(device, tiny_policy, make_batch, tmp_path):
     ours, batch = on_device(tiny_policy, device), make_batch(2)
     store = FeatureStore(tmp_path)
-    store_features(store, [batch_to_device(batch, device)], ours.towers)
-    expected = tiny_policy.towers(batch)
+    store_features(store, [batch_to_device(batch, device)], ours.encoders)
+    expected = tiny_policy.encoders(batch)
     for row, name in enumerate(batch.names):
         for kind, values in store.read(name).items():
             torch.testing.assert_close(values, expected[kind][row], rtol=1e-4, atol=1e-5)

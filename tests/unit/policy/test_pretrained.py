@@ -27,10 +27,10 @@ def test_the_weights_are_those_of_the_folders(toy_config, weights):
                 else name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
             ]
         ), name
-    clip = hf.CLIPVisionModelWithProjection.from_pretrained(weights / FOLDERS["video_tower"], dtype=torch.bfloat16)
-    hubert = hf.HubertModel.from_pretrained(weights / FOLDERS["audio_tower"])
-    assert module_digest(clip) == module_digest(policy.towers.video.model)
-    assert module_digest(hubert) == module_digest(policy.towers.audio.model)
+    clip = hf.CLIPVisionModelWithProjection.from_pretrained(weights / FOLDERS["video_encoder"], dtype=torch.bfloat16)
+    hubert = hf.HubertModel.from_pretrained(weights / FOLDERS["audio_encoder"])
+    assert module_digest(clip) == module_digest(policy.encoders.video.model)
+    assert module_digest(hubert) == module_digest(policy.encoders.audio.model)
 
 
 def test_adapters_train_in_float32_beside_a_frozen_bfloat16_model(toy_config):
@@ -103,13 +103,13 @@ def test_an_exported_policy_keeps_what_the_weights_say_of_their_towers(toy_confi
         for name, one in policy.named_parameters():
             if "lora_B" in name:
                 one.copy_(torch.randn_like(one) / 10)
-        before = policy.towers(batch)
+        before = policy.encoders(batch)
     options = {"processor": {}, "max_completion_length": 8, "card": ""}
     adapter = {name: one.clone() for name, one in policy.state_dict().items() if "lora" in name}
     export_policy(policy, toy_config, tmp_path / kind, kind=kind, **options)
     loaded = load_exported(tmp_path / kind)
     with torch.no_grad():
-        after = loaded.towers(batch)
+        after = loaded.encoders(batch)
     for name, features in before.items():
         torch.testing.assert_close(after[name], features, rtol=0, atol=0)
     if kind == "adapter":
@@ -117,12 +117,12 @@ def test_an_exported_policy_keeps_what_the_weights_say_of_their_towers(toy_confi
     assert loaded.generate(batch, 1, sampling).texts == policy.generate(batch, 1, sampling).texts
 
 
-@pytest.mark.parametrize("share_prompt", [False, True])
-def test_gradient_checkpointing_changes_no_gradient(toy_config, make_batch, share_prompt):
+@pytest.mark.parametrize("share_prefix", [False, True])
+def test_gradient_checkpointing_changes_no_gradient(toy_config, make_batch, share_prefix):
     batch, gradients = make_batch(), {}
     no_dropout = {**toy_config, "lora": {**toy_config["lora"], "dropout": 0.0}}
     for switch in (False, True):
-        policy = build(no_dropout, gradient_checkpointing=switch, share_prompt=share_prompt).train()
+        policy = build(no_dropout, gradient_checkpointing=switch, share_prefix=share_prefix).train()
         targets = policy.encode_targets(batch)
         (-policy.per_token_logps(batch, targets).sum()).backward()
         gradients[switch] = {name: one.grad.clone() for name, one in policy.trainable_parameters().items()}

@@ -36,7 +36,7 @@ def requests_to_hub(monkeypatch):
 
 def test_without_weights_the_folder_to_fill_is_named(toy_config, tmp_path, requests_to_hub, weights):
     elsewhere = {**toy_config, "weights": str(tmp_path), "tokenizer": str(weights / FOLDERS["language_model"])}
-    with pytest.raises(ConfigError, match=rf"video_tower: openai/\S+ cannot.*Fill {tmp_path}/clip-vit-large-patch14"):
+    with pytest.raises(ConfigError, match=rf"video_encoder: openai/\S+ cannot.*Fill {tmp_path}/clip-vit-large-patch14"):
         build(elsewhere)
     for part in ("tokenizer", "language_model"):
         folder = shutil.copytree(weights, tmp_path / part, ignore=shutil.ignore_patterns("Qwen*"))
@@ -82,10 +82,10 @@ def test_any_answer_of_the_hub_counts(monkeypatch, outcome, answers):
 
 def test_pickled_weights_are_not_loaded(toy_config, weights, tmp_path):
     folder = shutil.copytree(weights, tmp_path / "pretrained")
-    hubert = folder / FOLDERS["audio_tower"]
+    hubert = folder / FOLDERS["audio_encoder"]
     (hubert / "model.safetensors").unlink()
     (hubert / "pytorch_model.bin").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(ConfigError, match=r"audio_tower: .*convert-weights"):
+    with pytest.raises(ConfigError, match=r"audio_encoder: .*convert-weights"):
         build({**toy_config, "weights": str(folder)})
 
 

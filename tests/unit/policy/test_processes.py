@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
-from affectgpt_r1.distributed.sharding import whole
+from affectgpt_r1.distributed.sharding import full_tensor
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.training.sft import SFTStage
 from affectgpt_r1.types import ClipBatch, Sampling
@@ -45,7 +45,7 @@ def train_share(rank: int, folder: Path, kind: str, policy: MultimodalPolicy, ba
         register_fsdp_forward_method(step, "generate")
     loss = wrapped(batches[rank])
     loss.backward()
-    gradients = {name: whole(one.grad) for name, one in policy.named_parameters() if one.requires_grad}
+    gradients = {name: full_tensor(one.grad) for name, one in policy.named_parameters() if one.requires_grad}
     with torch.no_grad():
         texts = step.generate(batches[rank])
     torch.save({"loss": loss.detach(), "gradients": gradients, "texts": texts}, folder / f"{rank}.pt")

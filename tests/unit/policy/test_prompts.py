@@ -88,21 +88,21 @@ def test_target_without_thinking():
 
 
 def test_target_with_thinking():
-    target = PromptTemplate(QUESTION, thinks=True).target(("happy",), "The mouth {curves}.")
+    target = PromptTemplate(QUESTION, enable_thinking=True).target(("happy",), "The mouth {curves}.")
     assert target == "<think> The mouth {curves}. </think> <answer> happy </answer>"
 
 
-@pytest.mark.parametrize("thinks", [False, True])
-def test_targets_are_well_formed_and_parse_back(thinks):
+@pytest.mark.parametrize("enable_thinking", [False, True])
+def test_targets_are_well_formed_and_parse_back(enable_thinking):
     labels = ("happy", "a bit sad", "proud")
-    target = PromptTemplate(QUESTION, thinks=thinks).target(labels, "A smile.")
-    completion = parse_completion(target, thinks=thinks)
+    target = PromptTemplate(QUESTION, enable_thinking=enable_thinking).target(labels, "A smile.")
+    completion = parse_completion(target, enable_thinking=enable_thinking)
     assert completion.well_formed
     assert completion.labels == labels
 
 
 def test_a_heading_in_a_reason_does_not_end_the_target():
-    target = PromptTemplate(QUESTION, thinks=True).target(("happy",), "### Face\nA smile <FaceHere>.")
+    target = PromptTemplate(QUESTION, enable_thinking=True).target(("happy",), "### Face\nA smile <FaceHere>.")
     assert TURN not in target
     assert "<FaceHere>" not in target
 
@@ -116,7 +116,10 @@ def test_phrases_come_longest_first_then_by_letter_and_none_twice():
 
 
 def test_a_forced_answer_belongs_to_the_models_turn_not_to_the_prompt():
-    free, forced = PromptTemplate(QUESTION, thinks=True), PromptTemplate(QUESTION, thinks=True, force_answer=True)
+    free, forced = (
+        PromptTemplate(QUESTION, enable_thinking=True),
+        PromptTemplate(QUESTION, enable_thinking=True, force_answer=True),
+    )
     assert free.prompt("Hello.", EVERY_MODALITY) == forced.prompt("Hello.", EVERY_MODALITY)
     assert (free.prefill, forced.prefill) == ("", "<answer>")
     assert (free.expects_reasoning, forced.expects_reasoning) == (True, False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from affectgpt_r1.engine.language_model import token_scores
+from affectgpt_r1.engine.language_model import logps_and_entropies
 from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.types import Sampling, TokenBatch
 
@@ -72,7 +72,7 @@ def test_sharing_changes_nothing_with_grouped_query_heads(grouped_query_policy, 
     mask = (torch.arange(6) < torch.tensor(lengths).view(4, 1, 1)).float().expand(4, 3, 6)
     completions = TokenBatch(torch.randint(7, 380, (4, 3, 6), generator=generator(9)), mask)
     results = []
-    for policy.share_prompt in (True, False):
+    for policy.share_prefix in (True, False):
         results.append((policy.per_token_logps(batch, completions).detach(), gradients(policy, batch, completions)))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=0)
     assert_close(results[0][1], results[1][1])
@@ -90,20 +90,20 @@ def test_a_completion_left_out_by_its_mask(tiny_policy, make_batch, completions)
 def test_the_kept_prefill_gives_the_same_update(policy, make_batch, modalities):
     batch = policy.train().with_features(make_batch(modalities=modalities))
     completions = policy.generate(batch, 3, SAMPLING, generator()).completions
-    assert policy._kept_prefill is not None
+    assert policy._prefix_cache is not None
     kept = gradients(policy, dataclasses.replace(batch, skipped=()), completions)
-    assert policy._kept_prefill is None
+    assert policy._prefix_cache is None
     assert_close(kept, gradients(policy, batch, completions))
 
 
 def test_dropout_in_frozen_towers_is_never_drawn_and_keeps_nothing_from_being_kept(tiny_policy, make_batch):
-    dropouts = [one for one in tiny_policy.towers.modules() if isinstance(one, nn.Dropout)]
+    dropouts = [one for one in tiny_policy.encoders.modules() if isinstance(one, nn.Dropout)]
     assert dropouts
     for dropout in dropouts:
         dropout.p = 0.1
     batch = tiny_policy.train().with_features(make_batch())
     completions = tiny_policy.generate(batch, 3, SAMPLING, generator()).completions
-    assert tiny_policy._kept_prefill is not None
+    assert tiny_policy._prefix_cache is not None
     kept = gradients(tiny_policy, batch, completions)
     assert_close(kept, gradients(tiny_policy, batch, completions))
 
@@ -114,11 +114,11 @@ def test_a_prefill_from_before_an_optimizer_step_is_not_used(policy, make_batch,
     weights = policy.trainable_parameters().values()
     optimizer = torch.optim.AdamW(weights, lr=1e-3, fused=fused)
     completions = policy.generate(batch, 3, SAMPLING, generator()).completions
-    kept = policy._kept_prefill
+    kept = policy._prefix_cache
     assert kept.serves(batch, weights)
-    policy.share_prompt = False  # an update that leaves the prefill where it is
+    policy.share_prefix = False  # an update that leaves the prefill where it is
     policy.per_token_logps(batch, completions).sum().backward()
-    policy.share_prompt = True
+    policy.share_prefix = True
     optimizer.step()
     assert not kept.serves(batch, weights)
 
@@ -140,15 +140,15 @@ def test_a_prefill_of_other_weights_or_clips_is_not_used(make_policy, make_batch
 def test_nothing_is_kept_where_an_update_would_differ(make_policy, make_lora_policy, make_batch):
     batch = make_batch()
     dropping, querying = make_lora_policy(dropout=0.5), make_policy(fusion="qformer")
-    repeating, evaluated = make_policy(share_prompt=False), make_policy()
+    repeating, evaluated = make_policy(share_prefix=False), make_policy()
     for policy in (dropping.train(), querying.train(), repeating.train(), evaluated.eval()):
         policy.generate(batch, 2, SAMPLING, generator())
-        assert policy._kept_prefill is None
+        assert policy._prefix_cache is None
 
 
-@pytest.mark.parametrize("share_prompt", [True, False])
-def test_gradient_checkpointing_changes_nothing(make_policy, make_batch, completions, share_prompt):
-    policy = make_policy(share_prompt=share_prompt).train()
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_gradient_checkpointing_changes_nothing(make_policy, make_batch, completions, share_prefix):
+    policy = make_policy(share_prefix=share_prefix).train()
     batch = policy.with_features(make_batch(modalities=MIXED))
     drawn, expected = policy.generate(batch, 2, SAMPLING, generator()), gradients(policy, batch, completions)
     policy.language_model.gradient_checkpointing_enable()
@@ -183,7 +183,7 @@ def test_a_head_that_is_not_plain(tiny_policy, bias):
     tiny_policy.language_model.lm_head = nn.Sequential(nn.Linear(128, head.out_features, bias=bias))
     states = torch.randn(300, 128, requires_grad=True)
     ids = torch.randint(head.out_features, (300,))
-    scores = token_scores(tiny_policy.language_model, states, ids, temperature=0.7, entropy=True)
+    scores = logps_and_entropies(tiny_policy.language_model, states, ids, temperature=0.7, entropy=True)
     logits = tiny_policy.language_model.lm_head(states) / 0.7
     torch.testing.assert_close(scores.logps, selective_log_softmax(logits, ids), atol=1e-5, rtol=0)
     torch.testing.assert_close(scores.entropies, entropy_from_logits(logits), atol=1e-5, rtol=0)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.report.curves import Quantity, band_of, curve_figures, ticks
+from affectgpt_r1.report.curves import Quantity, band_of, curve_metrics, ticks
 from affectgpt_r1.report.markup import Markup, element, escape
 from affectgpt_r1.report.queries import Cell, Sweep
 from affectgpt_r1.report.wheel_drawing import overlap, wheel_svg
@@ -101,14 +101,14 @@ def test_one_shared_step_is_no_curve_and_what_nobody_logged_is_named():
     assert band_of(sweep_with({1: 0.1}), "other", QUANTITY) is None
     assert (
         "KL to the starting policy"
-        in curve_figures(sweep_with({1: 0.1, 2: 0.2})).rpartition("Not logged by any run")[2]
+        in curve_metrics(sweep_with({1: 0.1, 2: 0.2})).rpartition("Not logged by any run")[2]
     )
 
 
 def test_a_flat_curve_is_drawn():
     points = [
         attributes["points"]
-        for tag, attributes in parse(curve_figures(sweep_with({1: 0.0, 2: 0.0}))).tags
+        for tag, attributes in parse(curve_metrics(sweep_with({1: 0.0, 2: 0.0}))).tags
         if tag == "polyline"
     ]
     (line,) = points

@@ -40,7 +40,7 @@ def cues_file(tmp_path):
 
 def think(reasoning, clip="a", group=0):
     text = f"<think> {reasoning} </think> <answer> happy </answer>" if reasoning is not None else "<answer> x </answer>"
-    return dataclasses.replace(parse_completion(text, thinks=True), clip=clip, group=group)
+    return dataclasses.replace(parse_completion(text, enable_thinking=True), clip=clip, group=group)
 
 
 def scores(judge, *completions):
@@ -129,7 +129,7 @@ def test_groups_are_kept_apart_and_one_alone_has_no_score(cues_file):
         think(TRUE, "a", 3),
     ]
     assert scores(judge, *completions) == [1, 1, None, 0, 0, 0, 1]
-    assert PerceptionReward(judge, thinks=False)(completions=completions, targets=[()] * 7) == [None] * 7
+    assert PerceptionReward(judge, enable_thinking=False)(completions=completions, targets=[()] * 7) == [None] * 7
     assert scores(judge) == []
 
 

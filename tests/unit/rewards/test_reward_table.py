@@ -76,21 +76,21 @@ TABLE = {
 }  # fmt: skip
 
 
-def parts(penalty="none", *, thinks=True):
+def parts(penalty="none", *, enable_thinking=True):
     return {
         "format": FormatReward(),
         "accuracy": AccuracyReward(LEXICON, penalty),
-        "dual": DualReward(LEXICON, penalty, thinks=thinks),
-        "alignment": AlignmentReward(LEXICON, thinks=thinks),
+        "dual": DualReward(LEXICON, penalty, enable_thinking=enable_thinking),
+        "alignment": AlignmentReward(LEXICON, enable_thinking=enable_thinking),
         "single_label": SingleLabelReward(),
     }
 
 
-def scores_of(text, *, penalty="none", thinks=True, target=TARGET):
-    completion = parse_completion(text, thinks=thinks)
+def scores_of(text, *, penalty="none", enable_thinking=True, target=TARGET):
+    completion = parse_completion(text, enable_thinking=enable_thinking)
     return {
         name: reward(completions=[completion], targets=[target])[0]
-        for name, reward in parts(penalty, thinks=thinks).items()
+        for name, reward in parts(penalty, enable_thinking=enable_thinking).items()
     }
 
 
@@ -125,13 +125,13 @@ def test_the_penalty_reaches_the_reasoning(penalty, factor):
 
 
 def test_without_reasoning_in_the_prompt_its_rewards_do_not_apply():
-    scores = scores_of("<answer> happy </answer>", thinks=False)
+    scores = scores_of("<answer> happy </answer>", enable_thinking=False)
     assert scores == {"format": 1, "accuracy": 1, "dual": None, "alignment": None, "single_label": 1}
 
 
 def test_alignment_by_hand():
-    half = parse_completion("<think> Happy and angry. </think> <answer> happy </answer>", thinks=True)
-    other = parse_completion("<think> Happy, angry, surprised. </think> <answer> happy </answer>", thinks=True)
+    half = parse_completion("<think> Happy and angry. </think> <answer> happy </answer>", enable_thinking=True)
+    other = parse_completion("<think> Happy, angry, surprised. </think> <answer> happy </answer>", enable_thinking=True)
     completions, targets = [half, other], [("sad",), ()]  # the target is not read
     # Each word is a cluster of its own on each wheel: F = 2/3 and 1/2, Jaccard = 1/2 and 1/3.
     assert AlignmentReward(LEXICON)(completions=completions, targets=targets) == [1.0, 1.0]
@@ -139,14 +139,14 @@ def test_alignment_by_hand():
         [1 / 2, 1 / 3]
     )
     swapped = parse_completion(
-        "<think> Happy. </think> <answer> happy, angry, surprised, afraid </answer>", thinks=True
+        "<think> Happy. </think> <answer> happy, angry, surprised, afraid </answer>", enable_thinking=True
     )
     assert AlignmentReward(LEXICON)(completions=[swapped], targets=[()]) == [0.0]  # F = 2/5
     assert AlignmentReward(LEXICON, "jaccard")(completions=[swapped], targets=[()]) == pytest.approx([1 / 4], abs=0.02)
 
 
 def test_a_target_of_several_labels_has_no_single_label():
-    completions = [parse_completion("<answer> happy </answer>", thinks=False)] * 4
+    completions = [parse_completion("<answer> happy </answer>", enable_thinking=False)] * 4
     targets = [("happy", "proud"), ("Happy", "happy "), (), ("sad",)]
     assert SingleLabelReward()(completions=completions, targets=targets) == [None, 1.0, None, 0.0]
 
@@ -190,8 +190,8 @@ def test_no_completion_earns_more_than_the_correct_one_of_any_reward(text, targe
 def test_without_the_correct_answer_the_weighted_sum_is_less(text, target, penalty, num_tokens):
     rewards = WeightedRewards(parts(penalty), WEIGHTS, overlong_tokens=16, max_completion_length=96)
     completions = [
-        parse_completion(correct(target), thinks=True, num_tokens=40),
-        dataclasses.replace(parse_completion(text, thinks=True), num_tokens=num_tokens),
+        parse_completion(correct(target), enable_thinking=True, num_tokens=40),
+        dataclasses.replace(parse_completion(text, enable_thinking=True), num_tokens=num_tokens),
     ]
     best, earned = rewards(completions=completions, targets=[target] * 2).total.tolist()
     assert earned <= best
@@ -205,6 +205,6 @@ def test_without_the_correct_answer_the_weighted_sum_is_less(text, target, penal
 def test_overlong_as_trl_does_it(tokens):
     rewards = pytest.importorskip("trl.rewards", reason="parity with TRL")
     theirs = rewards.get_soft_overlong_punishment(max_completion_len=96, soft_punish_cache=20)
-    completion = dataclasses.replace(parse_completion(GOOD, thinks=True), num_tokens=tokens)
+    completion = dataclasses.replace(parse_completion(GOOD, enable_thinking=True), num_tokens=tokens)
     (ours,) = OverlongReward(96, 20)(completions=[completion], targets=[TARGET])
     assert [ours] == pytest.approx(theirs(completion_ids=[[1] * tokens]))

@@ -58,16 +58,16 @@ def lexicon():
 
 
 def answers(*texts: str):
-    return [parse_completion(f"<answer> {text} </answer>", thinks=False) for text in texts]
+    return [parse_completion(f"<answer> {text} </answer>", enable_thinking=False) for text in texts]
 
 
 @pytest.mark.parametrize(
-    ("text", "thinks", "expected"),
+    ("text", "enable_thinking", "expected"),
     [(text, False, score) for text, score in NO_THINK_FORMAT.items()]
     + [(text, True, score) for text, score in THINK_FORMAT.items()],
 )
-def test_format(text, thinks, expected):
-    completion = parse_completion(text, thinks=thinks)
+def test_format(text, enable_thinking, expected):
+    completion = parse_completion(text, enable_thinking=enable_thinking)
     assert FormatReward()(completions=[completion], targets=[("happy",)]) == [float(expected)]
 
 
@@ -148,7 +148,7 @@ def test_the_main_setting(lexicon):
         {"accuracy": AccuracyReward(lexicon), "format": FormatReward()}, {"accuracy": 1.0, "format": 0.2}
     )
     completions = [
-        parse_completion(text, thinks=False)
+        parse_completion(text, enable_thinking=False)
         for text in ("<answer> happy </answer>", "<answer> happy </answer> x", "happy", "<answer> angry </answer>")
     ]
     scores = rewards(completions=completions, targets=[("happy",)] * 4)
@@ -161,7 +161,7 @@ def test_malformed_answers_with_the_right_word_earn_less_than_the_correct_one(le
     )
     correct = "<answer> happy </answer>"
     texts = [text for text, well_formed in NO_THINK_FORMAT.items() if not well_formed]
-    completions = [parse_completion(text, thinks=False) for text in (correct, *texts)]
+    completions = [parse_completion(text, enable_thinking=False) for text in (correct, *texts)]
     totals = rewards(completions=completions, targets=[("happy",)] * len(completions)).total.tolist()
     assert totals[0] == pytest.approx(1.2)
     assert max(totals[1:]) <= 1.0

@@ -3,10 +3,10 @@ from types import SimpleNamespace
 
 from affectgpt_r1.callbacks.completions_table import CompletionsTable
 from affectgpt_r1.callbacks.hacking_alarm import HACKING_TAG, RewardHackingAlarm
-from affectgpt_r1.callbacks.unreadable_clips import UnreadableClips
-from affectgpt_r1.data.unreadable import SkippedClips
+from affectgpt_r1.callbacks.unreadable_clips import UnreadableClipsMonitor
+from affectgpt_r1.data.unreadable import UnreadableClips
 from affectgpt_r1.tracking.run_status import tracked_run
-from affectgpt_r1.types import CompletionRecord, SkippedClip
+from affectgpt_r1.types import CompletionRecord, UnreadableClip
 
 
 def _trainer(logger, step):
@@ -27,9 +27,9 @@ def test_completions_are_one_table_a_step(logger, read_artifact, tmp_path):
 
 
 def test_unreadable_clips_are_an_artifact_and_a_metric(logger, read_artifact, tmp_path):
-    skipped = SkippedClips()
-    skipped.add([SkippedClip("clip_a", "zero bytes")], num_read=49)
-    callback = UnreadableClips(tmp_path, max_share=0.05)
+    skipped = UnreadableClips()
+    skipped.add([UnreadableClip("clip_a", "zero bytes")], num_read=49)
+    callback = UnreadableClipsMonitor(tmp_path, max_fraction=0.05)
     callback.on_train_end(_trainer(logger, 12), SimpleNamespace(skipped=skipped))
     assert read_artifact("data/unreadable_clips.csv").splitlines() == ["name,reason", "clip_a,zero bytes"]
     (point,) = logger.experiment.get_metric_history(logger.run_id, "data/unreadable_clips")

@@ -16,7 +16,7 @@ def _system(f1):
         "distinct_words": 1.5,
         "repeated_words": 0.375,
         "format_rate": 0.985,
-        "unmapped_share": 0.02,
+        "unmapped_rate": 0.02,
         "without": {"video": {"f1": f1 - 0.09, "drop": 0.09, "interval": [0.05, 0.13]}},
     }
 
@@ -98,14 +98,14 @@ def test_metrics_by_log_name(summary):
 
 def test_files_and_artifacts(summary, logger, read_artifact, tmp_path):
     csv_logger = CSVLogger(tmp_path, name="csv")
-    summary["sft"]["unmapped_share"] = float("nan")
+    summary["sft"]["unmapped_rate"] = float("nan")
     log_evaluation([logger, csv_logger], summary, tmp_path / "evaluation")
     logged = logger.experiment.get_run(logger.run_id).data.metrics
     assert (logged["test/sft/f1"], logged["test/grpo/format_rate"]) == (0.671, 0.985)
     assert "test/sft/f1" in (tmp_path / "csv" / "version_0" / "metrics.csv").read_text()
     kept = json.loads((tmp_path / "evaluation" / "summary.json").read_text())
     assert kept["grpo"]["mean_level1"]["f1"] == 0.87
-    assert kept["sft"]["unmapped_share"] is None
+    assert kept["sft"]["unmapped_rate"] is None
     assert json.loads(read_artifact("evaluation/summary.json")) == kept
     table = json.loads(read_artifact("evaluation/table.json"))
     first = dict(zip(table["columns"], table["data"][0], strict=True))

@@ -13,8 +13,8 @@ def runs(outputs):
     return SweepRuns(outputs, "ablations", outputs / "locks")
 
 
-def start_cell(runs, config_hash, **metrics):
-    tags = {KIND: "cell", HASH: config_hash, **process_tags(runs._locks / f"{config_hash}.lock", runs._outputs)}
+def start_trial(runs, config_hash, **metrics):
+    tags = {KIND: "trial", HASH: config_hash, **process_tags(runs._locks / f"{config_hash}.lock", runs._outputs)}
     run = runs._client.create_run(runs._experiment_id, tags=tags, run_name=config_hash)
     for name, value in metrics.items():
         runs._client.log_metric(run.info.run_id, name.replace("_", "/"), value)
@@ -26,23 +26,23 @@ def status(runs, run_id):
 
 
 def test_only_a_finished_and_tested_cell_counts(runs):
-    start_cell(runs, "a", test_f1=0.5)  # still running
-    untested = start_cell(runs, "a")
+    start_trial(runs, "a", test_f1=0.5)  # still running
+    untested = start_trial(runs, "a")
     runs._client.set_terminated(untested, "FINISHED")
-    other = start_cell(runs, "b", test_f1=0.5)
+    other = start_trial(runs, "b", test_f1=0.5)
     runs._client.set_terminated(other, "FINISHED")
-    assert runs.finished_cell("a") is None
-    assert runs.finished_cell("b") == other
+    assert runs.finished_trial("a") is None
+    assert runs.finished_trial("b") == other
     assert runs.score(other) == 0.5
-    assert runs.has_cell(untested, "a")
-    assert not runs.has_cell(untested, "b")
-    assert not runs.has_cell(None, "a")
+    assert runs.has_trial(untested, "a")
+    assert not runs.has_trial(untested, "b")
+    assert not runs.has_trial(None, "a")
 
 
 def test_a_run_is_marked_killed_only_when_its_lock_is_free(runs):
-    alive, dead = start_cell(runs, "alive"), start_cell(runs, "dead")
+    alive, dead = start_trial(runs, "alive"), start_trial(runs, "dead")
     sweep = runs.open_sweep("reward", baseline="none", synthetic=True)
-    plain = runs._client.create_run(runs._experiment_id).info.run_id  # no cell, none of our business
+    plain = runs._client.create_run(runs._experiment_id).info.run_id  # no trial, none of our business
     for name in ("dead", sweep_lock("reward")):
         with runs.lock(name):  # as their processes did
             pass
@@ -54,10 +54,10 @@ def test_a_run_is_marked_killed_only_when_its_lock_is_free(runs):
 
 def test_a_sweep_has_one_parent_run_however_often_it_starts(runs):
     first = runs.open_sweep("reward", baseline="none", synthetic=True)
-    cells = [{"choice": "none", "seed": 1, "config_hash": "a", "run_id": "r"}]
+    trials = [{"choice": "none", "seed": 1, "config_hash": "a", "run_id": "r"}]
     with runs.lock(sweep_lock("reward")):
         assert runs.mark_killed() == []
-        runs.close_sweep(first, cells, "FAILED")
+        runs.close_sweep(first, trials, "FAILED")
     assert status(runs, first) == "FAILED"
     assert runs.open_sweep("reward", baseline="accuracy_format", synthetic=True) == first
     assert runs.open_sweep("penalty", baseline="none", synthetic=True) != first
@@ -66,7 +66,7 @@ def test_a_sweep_has_one_parent_run_however_often_it_starts(runs):
     run = runs._client.get_run(first)
     assert (run.info.status, run.data.tags["affectgpt.baseline"]) == ("FINISHED", "accuracy_format")
     assert run.data.tags[SWEEP] == "reward"
-    assert json.loads(Path(runs._client.download_artifacts(first, "cells.json")).read_text()) == cells
+    assert json.loads(Path(runs._client.download_artifacts(first, "trials.json")).read_text()) == trials
     assert runs.find_sweep("reward") == first
     assert runs.find_sweep("reasoning") is None
 

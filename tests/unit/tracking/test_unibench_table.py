@@ -1,4 +1,4 @@
-"""Nine stand-ins for the MER-UniBench folders, in the published layouts, and figures worked out by hand."""
+"""Nine stand-ins for the MER-UniBench folders, in the published layouts, and metrics worked out by hand."""
 
 import json
 import os
@@ -118,15 +118,15 @@ def test_mean_of_nine_is_plain(summary):
 
 
 def test_secondary_figures(summary):
-    details = {name: figures["details"] for name, figures in summary["sets"].items()}
+    details = {name: metrics["details"] for name, metrics in summary["sets"].items()}
 
-    assert details["mer2023"] == {"mscore": pytest.approx(1 / 2), "unmapped_share": 0}
+    assert details["mer2023"] == {"mscore": pytest.approx(1 / 2), "unmapped_rate": 0}
     # Of m2's three words all are classes of MELD: 1, 1/3, 0.
-    assert details["meld"] == {"mscore": pytest.approx((1 + 1 / 3 + 0) / 3), "unmapped_share": 0}
+    assert details["meld"] == {"mscore": pytest.approx((1 + 1 / 3 + 0) / 3), "unmapped_rate": 0}
     assert details["cmumosi"] == {"accuracy": pytest.approx(2 / 3), "accuracy_corrected": pytest.approx(1 / 3),
                                   "predicted_neutral": 1 / 4}  # fmt: skip
     assert details["ovmerdplus"] == {"precision": pytest.approx(3 / 4), "recall": pytest.approx(3 / 4),
-                                     "unmapped_share": 0}  # fmt: skip
+                                     "unmapped_rate": 0}  # fmt: skip
 
 
 def test_summary_is_json_and_says_how_many_clips_the_papers_score(summary):
@@ -170,7 +170,7 @@ def test_words_that_no_wheel_knows_are_counted_beside_the_scores(sets):
 
     summary = unibench_table({"mer2023": answers}, {"mer2023": sets["mer2023"]}, LEXICON)
 
-    assert summary["sets"]["mer2023"]["details"]["unmapped_share"] == 2 / 4
+    assert summary["sets"]["mer2023"]["details"]["unmapped_rate"] == 2 / 4
     assert summary["sets"]["mer2023"]["published"] == 1
     assert "unmapped 50.00" in printed(summary)
     assert "that no wheel knows cost nothing" in " ".join(printed(summary).split())

@@ -10,7 +10,7 @@ from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.training.accumulation import AccumulatedStep
 from affectgpt_r1.training.grpo import GRPOStage
-from affectgpt_r1.training.grpo_config import GRPOOptions
+from affectgpt_r1.training.grpo_config import GRPOConfig
 from affectgpt_r1.training.log_values import pooled
 from affectgpt_r1.training.rollout_buffer import select_clips
 from affectgpt_r1.training.sanity_checks import divide_gradients
@@ -149,7 +149,7 @@ def test_a_generation_may_be_larger_than_a_micro_batch(grpo, loss_type):
 
 def test_an_unknown_normalizer_is_refused():
     with pytest.raises(ConfigError, match=r"stage\.loss_normalizer=tokens is unknown; choose among micro_batch"):
-        GRPOOptions(loss_normalizer="tokens")
+        GRPOConfig(loss_normalizer="tokens")
 
 
 def test_a_step_goes_through_a_checkpoint(tmp_path):

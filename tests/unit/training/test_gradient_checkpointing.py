@@ -8,11 +8,11 @@ import torch
 from affectgpt_r1.types import Sampling
 
 
-@pytest.mark.parametrize("share_prompt", [True, False])
-def test_checkpointing_changes_neither_rollouts_nor_gradients(make_policy, make_batch, share_prompt):
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_checkpointing_changes_neither_rollouts_nor_gradients(make_policy, make_batch, share_prefix):
     batch, found = make_batch(), []
     for checkpointing in (False, True):
-        policy = make_policy(share_prompt=share_prompt)
+        policy = make_policy(share_prefix=share_prefix)
         if checkpointing:
             policy.language_model.gradient_checkpointing_enable()
         policy.train()

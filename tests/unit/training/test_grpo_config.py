@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.training.grpo_config import GRPOOptions
+from affectgpt_r1.training.grpo_config import GRPOConfig
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ from affectgpt_r1.training.grpo_config import GRPOOptions
 )
 def test_bad_options_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
-        GRPOOptions(**changes)
+        GRPOConfig(**changes)
 
 
 def test_upper_clip_range_follows_the_lower():
-    assert GRPOOptions(epsilon=0.1).upper_epsilon == 0.1
-    assert GRPOOptions(epsilon=0.1, epsilon_high=0.3).upper_epsilon == 0.3
+    assert GRPOConfig(epsilon=0.1).upper_epsilon == 0.1
+    assert GRPOConfig(epsilon=0.1, epsilon_high=0.3).upper_epsilon == 0.3

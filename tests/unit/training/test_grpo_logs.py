@@ -77,10 +77,10 @@ def test_differences_of_every_process_weigh_by_tokens():
 
 def test_shares_of_answers_weigh_by_what_they_are_shares_of():
     """Of 1 and of 3 x 3 words, 1 and 0 are unmapped: a tenth, not a half."""
-    first = {"words_per_answer": 1.0, "target_words": 2.0, "unmapped_share": 1.0, "distinct_per_target": 0.5}
-    second = {"words_per_answer": 3.0, "target_words": 1.0, "unmapped_share": 0.0, "distinct_per_target": 3.0}
+    first = {"words_per_answer": 1.0, "target_words": 2.0, "unmapped_rate": 1.0, "distinct_per_target": 0.5}
+    second = {"words_per_answer": 3.0, "target_words": 1.0, "unmapped_rate": 0.0, "distinct_per_target": 3.0}
     logs = numbers(grpo_logs.answer_logs(first, 1), grpo_logs.answer_logs(second, 3))
-    assert logs["answers/unmapped_share"] == pytest.approx(1 / 10)
+    assert logs["answers/unmapped_rate"] == pytest.approx(1 / 10)
     assert logs["answers/words_per_answer"] == pytest.approx(10 / 4)
     assert logs["answers/distinct_per_target"] == pytest.approx((1 + 9) / 5)
 

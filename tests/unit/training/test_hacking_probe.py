@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
-from affectgpt_r1.metrics.constant_baselines import SPRAY
+from affectgpt_r1.metrics.constant_baselines import CONSTANT_ANSWER
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
 from affectgpt_r1.rewards.accuracy import AccuracyReward
 from affectgpt_r1.rewards.alignment import AlignmentReward
@@ -43,24 +43,26 @@ def test_the_spray_earns_what_the_reward_gives_it(lexicon, penalty):
     rewards = WeightedRewards(
         {"accuracy": AccuracyReward(lexicon, penalty), "format": FormatReward()}, {"accuracy": 1.0, "format": 0.2}
     )
-    probe = HackingProbe(rewards, lexicon, [], thinks=False)
+    probe = HackingProbe(rewards, lexicon, [], enable_thinking=False)
     expected = mean(
-        0.2 + batch_mean_set_f1([SPRAY], [target], lexicon)[0] * length_factor(penalty, 3, len(target))
+        0.2 + batch_mean_set_f1([CONSTANT_ANSWER], [target], lexicon)[0] * length_factor(penalty, 3, len(target))
         for target in TARGETS
     )
-    earned = {name: float(value) for name, value in probe.spray_rewards(TARGETS).items()}
-    assert earned == {"spray3_reward": pytest.approx(expected, abs=1e-6)}
-    assert float(probe.spray_rewards(TARGETS[:1])["spray3_reward"]) == pytest.approx(
-        0.2 + batch_mean_set_f1([SPRAY], [TARGETS[0]], lexicon)[0] * length_factor(penalty, 3, 1), abs=1e-6
+    earned = {name: float(value) for name, value in probe.constant_answer_rewards(TARGETS).items()}
+    assert earned == {"constant3_reward": pytest.approx(expected, abs=1e-6)}
+    assert float(probe.constant_answer_rewards(TARGETS[:1])["constant3_reward"]) == pytest.approx(
+        0.2 + batch_mean_set_f1([CONSTANT_ANSWER], [TARGETS[0]], lexicon)[0] * length_factor(penalty, 3, 1), abs=1e-6
     )
-    assert probe.spray_rewards([]) == {}
+    assert probe.constant_answer_rewards([]) == {}
 
 
 def test_five_words_chosen_on_the_validation_clips_beat_the_three(lexicon):
-    probe = HackingProbe(WeightedRewards({"a": AccuracyReward(lexicon)}, {"a": 1}), lexicon, TARGETS, thinks=False)
-    assert len(probe.sprays["spray5"]) == 5
-    earned = probe.spray_rewards(TARGETS)
-    assert float(earned["spray5_reward"]) > float(earned["spray3_reward"])
+    probe = HackingProbe(
+        WeightedRewards({"a": AccuracyReward(lexicon)}, {"a": 1}), lexicon, TARGETS, enable_thinking=False
+    )
+    assert len(probe.constant_answers["constant5"]) == 5
+    earned = probe.constant_answer_rewards(TARGETS)
+    assert float(earned["constant5_reward"]) > float(earned["constant3_reward"])
 
 
 def test_parts_that_compare_a_group_are_left_out_and_the_spray_reasons(lexicon):
@@ -68,24 +70,24 @@ def test_parts_that_compare_a_group_are_left_out_and_the_spray_reasons(lexicon):
     rewards = WeightedRewards(
         {**parts, "perception": PerceptionReward(NoJudge())}, dict.fromkeys([*parts, "perception"], 1)
     )
-    probe = HackingProbe(rewards, lexicon, [], thinks=True)
+    probe = HackingProbe(rewards, lexicon, [], enable_thinking=True)
     expected = mean(
-        2 + batch_mean_set_f1([SPRAY], [target], lexicon)[0] for target in TARGETS
+        2 + batch_mean_set_f1([CONSTANT_ANSWER], [target], lexicon)[0] for target in TARGETS
     )  # it agrees with itself, in form
-    assert float(probe.spray_rewards(TARGETS)["spray3_reward"]) == pytest.approx(expected, abs=1e-6)
+    assert float(probe.constant_answer_rewards(TARGETS)["constant3_reward"]) == pytest.approx(expected, abs=1e-6)
     alone = WeightedRewards({"perception": PerceptionReward(NoJudge())}, {"perception": 1})
-    probe = HackingProbe(alone, lexicon, TARGETS, thinks=True)
-    assert probe.spray_rewards(TARGETS) == {}
-    assert probe.part_correlations([parse_completion("", thinks=True)], [("sad",)]) == {}
+    probe = HackingProbe(alone, lexicon, TARGETS, enable_thinking=True)
+    assert probe.constant_answer_rewards(TARGETS) == {}
+    assert probe.part_correlations([parse_completion("", enable_thinking=True)], [("sad",)]) == {}
 
 
 def test_correlations_by_part(lexicon):
     rewards = WeightedRewards(
         {"accuracy": AccuracyReward(lexicon), "format": FormatReward()}, {"accuracy": 1.0, "format": 0.2}
     )
-    probe = HackingProbe(rewards, lexicon, [], thinks=False)
+    probe = HackingProbe(rewards, lexicon, [], enable_thinking=False)
     texts = ["<answer> angry </answer> x", "<answer> sad </answer>", "<answer> surprised </answer>", "<answer> calm </"]
-    completions = [parse_completion(text, thinks=False) for text in texts]
+    completions = [parse_completion(text, enable_thinking=False) for text in texts]
     targets = [("angry",), ("angry",), ("sad",), ("calm",)]
     # F is 1, 0, 0, 0 and the form is 0, 1, 1, 0.
     found = probe.part_correlations(completions, targets)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.distributed.collectives import process_group_left
+from affectgpt_r1.distributed.collectives import destroy_process_group_on_exit
 from affectgpt_r1.training.log_values import (
     as_floats,
     extreme,
@@ -17,7 +17,7 @@ from affectgpt_r1.training.log_values import (
     logs_from_state,
     mean_of,
     pooled,
-    pooled_over_processes,
+    pooled_over_ranks,
     std_of,
 )
 from affectgpt_r1.types import LogValue
@@ -83,8 +83,8 @@ def test_values_survive_a_file_that_may_hold_no_code(tmp_path):
 
 def share(rank, folder):
     join_gloo(rank, folder)
-    with process_group_left():
-        torch.save(numbers(pooled_over_processes(described(UNEQUAL[rank]), CPU)), folder / f"{rank}.pt")
+    with destroy_process_group_on_exit():
+        torch.save(numbers(pooled_over_ranks(described(UNEQUAL[rank]), CPU)), folder / f"{rank}.pt")
 
 
 def test_two_processes_with_unequally_many_values(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.training.grpo_config import GRPOOptions
+from affectgpt_r1.training.grpo_config import GRPOConfig
 from affectgpt_r1.training.kl import kl_estimate
 from affectgpt_r1.training.losses import LossInputs, aggregate, clipped_policy_loss, top_entropy_mask
 
@@ -25,15 +25,15 @@ BY_HAND = {"grpo": (-1.7 + 1.1) / 2, "bnpo": (-3.4 + 3.3) / 5, "dr_grpo": (-3.4 
 def policy_loss(*, logps=None, advantages=ADVANTAGES, reference=None, **options):
     logps = (OLD + RATIOS.log()).requires_grad_() if logps is None else logps
     inputs = LossInputs(logps, OLD, advantages, MASK, torch.zeros_like(OLD), reference)
-    return logps, clipped_policy_loss(inputs, GRPOOptions(**options), max_completion_length=10)
+    return logps, clipped_policy_loss(inputs, GRPOConfig(**options), max_completion_length=10)
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo"])
 def test_worked_by_hand(loss_type):
     _, result = policy_loss(loss_type=loss_type)
     assert result.loss.item() == pytest.approx(BY_HAND[loss_type], abs=1e-12)
-    figures = {name: float(value) for name, value in result.logs.items()}
-    assert figures == pytest.approx(
+    metrics = {name: float(value) for name, value in result.logs.items()}
+    assert metrics == pytest.approx(
         {
             "entropy": 0.0,
             "clip_ratio/low_mean": 1 / 5,  # second row, second token
@@ -175,7 +175,7 @@ def test_every_option_against_one_float_at_a_time(changes, loss_type, level, est
         "beta": 0.2,
     }
     _, result = policy_loss(logps=logps, reference=reference, **switches)
-    expected = slow_loss(logps, reference, ADVANTAGES, GRPOOptions(**switches))
+    expected = slow_loss(logps, reference, ADVANTAGES, GRPOConfig(**switches))
     assert result.loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
@@ -189,7 +189,7 @@ def test_top_entropy_tokens_by_hand():
 def test_the_entropy_bonus_is_the_mean_entropy():
     entropies = torch.tensor([[0.5, 1.5, 9.0], [1.0, 2.0, 3.0]], dtype=torch.float64, requires_grad=True)
     inputs = LossInputs(OLD, OLD, torch.zeros(2, dtype=torch.float64), MASK, entropies)
-    result = clipped_policy_loss(inputs, GRPOOptions(entropy_coef=0.1))
+    result = clipped_policy_loss(inputs, GRPOConfig(entropy_coef=0.1))
     assert result.loss.item() == pytest.approx(-0.1 * 8.0 / 5)
     assert float(result.logs["policy_loss"]) == 0
     result.loss.backward()

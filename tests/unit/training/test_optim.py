@@ -59,8 +59,8 @@ def test_rise_and_fall():
 
 
 def test_final_share():
-    assert rates(7, warmup_steps=0, total_steps=4, final_share=0.2) == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
-    assert rates(6, warmup_steps=1, total_steps=4, final_share=1.0) == pytest.approx([0.5, 1, 1, 1, 1, 1])
+    assert rates(7, warmup_steps=0, total_steps=4, min_lr_ratio=0.2) == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
+    assert rates(6, warmup_steps=1, total_steps=4, min_lr_ratio=1.0) == pytest.approx([0.5, 1, 1, 1, 1, 1])
 
 
 def test_half_a_cosine():
@@ -68,7 +68,7 @@ def test_half_a_cosine():
     expected = [0.5, 1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0, 0]
     assert rates(7, cosine_schedule, warmup_steps=1, total_steps=5) == pytest.approx(expected)
     kept = [0.2 + 0.8 * one for one in expected[1:]]
-    assert rates(6, cosine_schedule, warmup_steps=0, total_steps=4, final_share=0.2) == pytest.approx(kept)
+    assert rates(6, cosine_schedule, warmup_steps=0, total_steps=4, min_lr_ratio=0.2) == pytest.approx(kept)
 
 
 def test_a_run_shorter_than_its_warm_up_stays_finite():
@@ -81,7 +81,7 @@ def test_a_run_shorter_than_its_warm_up_stays_finite():
     [
         ({"warmup_steps": 0, "total_steps": -1}, r"total_steps=-1: a learning rate that falls needs the run's length"),
         ({"warmup_steps": -3, "total_steps": 9}, r"warmup_steps=-3: give 0 or more"),
-        ({"warmup_steps": 0, "total_steps": 9, "final_share": float("nan")}, r"final_share=nan: give a share"),
+        ({"warmup_steps": 0, "total_steps": 9, "min_lr_ratio": float("nan")}, r"min_lr_ratio=nan: give a share"),
     ],
 )
 def test_a_schedule_that_would_end_at_once_is_refused(shape, settings, message):
@@ -90,7 +90,7 @@ def test_a_schedule_that_would_end_at_once_is_refused(shape, settings, message):
 
 
 def test_a_constant_rate_needs_no_length():
-    assert rates(4, warmup_steps=1, total_steps=-1, final_share=1.0) == pytest.approx([0.5, 1, 1, 1])
+    assert rates(4, warmup_steps=1, total_steps=-1, min_lr_ratio=1.0) == pytest.approx([0.5, 1, 1, 1])
 
 
 def trained(steps: int, lr: float, shape=linear_schedule, **settings):
@@ -109,7 +109,7 @@ def trained(steps: int, lr: float, shape=linear_schedule, **settings):
 def test_replayed_settings_are_those_of_a_run_that_had_them_from_the_start(shape):
     _, _, checkpoint = trained(5, 1e-3, shape, warmup_steps=2, total_steps=10)
     moments = checkpoint["optimizer_states"][0]["state"]
-    settings = {"warmup_steps": 1, "total_steps": 20, "final_share": 0.5}
+    settings = {"warmup_steps": 1, "total_steps": 20, "min_lr_ratio": 0.5}
     expected, schedule, _ = trained(5, 1e-5, shape, **settings)
     today = build_optimizer(partial(torch.optim.AdamW, lr=1e-5), nn.Linear(2, 2).named_parameters(), 0.01)
     replay_settings(today, partial(shape, **settings), checkpoint)
@@ -136,7 +136,7 @@ def test_the_schedules_of_torch_are_replayed_too():
 
 def test_the_published_warm_up():
     """From 1e-6 to 1e-5 over 5,000 steps, then constant; here over 5 steps, as shares of 1e-5."""
-    published = {"warmup_steps": 5, "total_steps": 300, "final_share": 1.0, "warmup_start_ratio": 0.1}
+    published = {"warmup_steps": 5, "total_steps": 300, "min_lr_ratio": 1.0, "warmup_start_ratio": 0.1}
     expected = [0.1, 0.28, 0.46, 0.64, 0.82, 1, 1, 1]
     assert rates(8, **published) == pytest.approx(expected)
     assert rates(8, cosine_schedule, **published) == pytest.approx(expected)

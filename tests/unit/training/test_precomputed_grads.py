@@ -1,4 +1,4 @@
-"""The guessed gradients against autograd through the whole loss."""
+"""The precomputed gradients against autograd through the whole loss."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectgpt_r1.engine.fused_linear_logps import guess_mean
+from affectgpt_r1.engine.fused_linear_logps import mean_loss_grads
 from affectgpt_r1.engine.logprobs import masked_mean
-from affectgpt_r1.training.grpo_config import GRPOOptions
+from affectgpt_r1.training.grpo_config import GRPOConfig
 from affectgpt_r1.training.losses import LossInputs, clipped_policy_loss
-from affectgpt_r1.training.precomputed_grads import guess_policy_loss
+from affectgpt_r1.training.precomputed_grads import precompute_policy_grads
 
 N, C = 6, 7
 
@@ -51,7 +51,7 @@ def inputs_of(seed, *, on_policy, truncated):
 def test_token_losses_are_guessed_up_to_one_factor(
     seed, loss_type, beta, kl_estimator, bias_correction, delta, on_policy, truncated, tokens_per_step
 ):
-    options = GRPOOptions(
+    options = GRPOConfig(
         loss_type=loss_type,
         beta=beta,
         kl_estimator=kl_estimator,
@@ -64,7 +64,7 @@ def test_token_losses_are_guessed_up_to_one_factor(
     expected = torch.autograd.grad(loss, inputs.per_token_logps)[0]
     assert not expected[~scored].any()
     expected = expected[scored]
-    guess = guess_policy_loss(
+    precomputed_grads = precompute_policy_grads(
         options,
         scored=scored,
         mask=inputs.mask,
@@ -74,11 +74,13 @@ def test_token_losses_are_guessed_up_to_one_factor(
     )
     logps = inputs.per_token_logps.detach()[scored]
     middle = len(logps) // 2
-    guessed = torch.cat([guess(logps[rows], rows) for rows in (slice(0, middle), slice(middle, len(logps)))])
-    assert not guessed.requires_grad
+    precomputed = torch.cat(
+        [precomputed_grads(logps[rows], rows) for rows in (slice(0, middle), slice(middle, len(logps)))]
+    )
+    assert not precomputed.requires_grad
     tokens = inputs.mask.sum() if tokens_per_step is None else tokens_per_step
     divisor = {"grpo": N, "dr_grpo": N * 10, "bnpo": inputs.mask.sum()}.get(loss_type, tokens)
-    torch.testing.assert_close(guessed / divisor, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(precomputed / divisor, expected, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -87,19 +89,19 @@ def test_token_losses_are_guessed_up_to_one_factor(
 )
 def test_losses_that_join_tokens_or_read_entropies_are_not_guessed(options):
     scored, inputs = inputs_of(0, on_policy=True, truncated=False)
-    guess = guess_policy_loss(
-        GRPOOptions(**options),
+    precomputed_grads = precompute_policy_grads(
+        GRPOConfig(**options),
         scored=scored,
         mask=inputs.mask,
         advantages=inputs.advantages,
         old_per_token_logps=None,
         ref_per_token_logps=None,
     )
-    assert guess is None
+    assert precomputed_grads is None
 
 
 def test_the_mean_is_guessed():
     scored, inputs = inputs_of(1, on_policy=True, truncated=False)
     loss = -masked_mean(inputs.per_token_logps, scored.double())
     expected = torch.autograd.grad(loss, inputs.per_token_logps)[0][scored]
-    torch.testing.assert_close(-guess_mean(expected, slice(0, len(expected))) / scored.sum(), expected)
+    torch.testing.assert_close(-mean_loss_grads(expected, slice(0, len(expected))) / scored.sum(), expected)

@@ -38,7 +38,7 @@ def loader(tmp_path, tiny_data_root):
         str(root),
         train_labels="every_question.csv",
         test_labels="test.csv",
-        validation_share=0.0,
+        val_fraction=0.0,
         image_size=48,
         num_frames=2,
         num_windows=2,

@@ -157,7 +157,7 @@ def test_prompts_of_more_clips_than_a_step_stay_out_of_the_graph(tiny_policy, ma
     monkeypatch.setattr(
         tiny_policy,
         "generate",
-        lambda *one, **named: (generate(*one, **named), kept.append(tiny_policy._kept_prefill is not None))[0],
+        lambda *one, **named: (generate(*one, **named), kept.append(tiny_policy._prefix_cache is not None))[0],
     )
     visits(grpo(steps_per_generation=steps), tiny_policy.train(), make_batch(), 1)
     assert kept == [steps == 1]
@@ -171,7 +171,7 @@ def test_rewards_move_to_the_policys_device_before_processes_gather_them(options
     rewards = torch.tensor([1.0, 0.0, 0.5, 1.0, 1.0, 1.0])
     scores, truncated = RewardScores(rewards, {"letters": rewards}), torch.zeros(2, 3, dtype=torch.bool, device="meta")
     assert stage._advantages(scores, truncated).device.type == "meta"
-    assert stage._silent_groups(scores, truncated).device.type == "meta"
+    assert stage._zero_std_groups(scores, truncated).device.type == "meta"
 
 
 @pytest.mark.parametrize("loss_type", ["bnpo", "dapo"])

@@ -36,7 +36,7 @@ def dropping_policy(request, make_policy, tiny_config):
     """A policy with dropout, in training mode, whose adapters have something to say."""
     changes = {
         "lora": {"lora": LORA},
-        "attention": {**with_attention_dropout(tiny_config), "share_prompt": False},
+        "attention": {**with_attention_dropout(tiny_config), "share_prefix": False},
         "qformer": {"fusion": "qformer"},
     }
     policy = make_policy(**changes[request.param])

@@ -13,9 +13,9 @@ from affectgpt_r1.training.sanity_checks import (
     check_finite_gradients,
     check_full_precision,
     check_gradients,
+    check_local_rows,
     check_loss_has_gradient,
     check_num_processes,
-    check_shares,
     check_trainable,
     divergence_remedy,
     gradient_norm,
@@ -108,9 +108,9 @@ def test_gradient_norm_by_hand():
 
 
 def test_a_process_without_a_validation_clip_is_refused():
-    check_shares(2, 2)
+    check_local_rows(2, 2)
     with pytest.raises(ConfigError, match=r"2 validation clips for 3 processes: .*trainer\.devices"):
-        check_shares(2, 3)
+        check_local_rows(2, 3)
 
 
 def test_another_number_of_processes_is_refused():

@@ -78,9 +78,9 @@ def optimizer_for(policy, lr=1e-3):
     return torch.optim.AdamW(policy.trainable_parameters().values(), lr=lr)
 
 
-@pytest.mark.parametrize("thinks", [False, True])
-def test_sft_loss_is_the_mean_negative_log_likelihood_of_the_target_tokens(make_policy, make_batch, thinks):
-    policy, batch = make_policy(thinks=thinks), make_batch()
+@pytest.mark.parametrize("enable_thinking", [False, True])
+def test_sft_loss_is_the_mean_negative_log_likelihood_of_the_target_tokens(make_policy, make_batch, enable_thinking):
+    policy, batch = make_policy(enable_thinking=enable_thinking), make_batch()
     total, count = 0.0, 0
     for clip in range(4):
         text = policy.template.target(batch.labels[clip], batch.reasons[clip])
@@ -142,7 +142,7 @@ def test_grpo_numbers_follow_from_its_records(tiny_policy, make_batch, grpo):
     output = grpo().training_step(tiny_policy, make_batch(), seed=3)
     rewards = torch.tensor([record.reward for record in output.records]).view(4, 4)
     letters = [
-        LetterReward()(completions=[parse_completion(record.completion, thinks=False)], targets=[()])[0]
+        LetterReward()(completions=[parse_completion(record.completion, enable_thinking=False)], targets=[()])[0]
         for record in output.records
     ]
     torch.testing.assert_close(rewards.flatten(), torch.tensor(letters))  # no random text is well formed
@@ -195,7 +195,7 @@ def test_grpo_runs_the_towers_once_and_trains_all_that_trains(make_policy, make_
         def count(module, inputs, output, name=name) -> None:
             calls[name] += 1
 
-        getattr(policy.towers, name).register_forward_hook(count)
+        getattr(policy.encoders, name).register_forward_hook(count)
     stage = grpo(beta=0.1)
     stage.prepare(policy)
     stage.training_step(policy, make_batch(), seed=1).loss.backward()

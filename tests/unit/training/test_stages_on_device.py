@@ -14,7 +14,7 @@ from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.training.grpo import GRPOStage
-from affectgpt_r1.training.pretrain_encoders import TowerStage
+from affectgpt_r1.training.pretrain_encoders import EncoderStage
 from affectgpt_r1.training.sft import SFTStage
 from affectgpt_r1.types import ClipBatch, Sampling
 from helpers.device_checks import LORA, assert_same, assert_same_gradients, assert_same_logs, on_device, step
@@ -50,7 +50,7 @@ def grpo():
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full-shared", "lora-repeated"])
 def test_sft_steps(device, make_policy, make_batch, lora):
-    policy = make_policy(lora=lora, share_prompt=lora is None)
+    policy = make_policy(lora=lora, share_prefix=lora is None)
     ours, batch = on_device(policy, device), make_batch(2)
     assert_same_logs(*(step(one, SFTStage(), batch) for one in (ours, policy)))
     assert_same_gradients(ours, policy)
@@ -78,7 +78,7 @@ def test_grpo_steps(device, make_policy, make_batch, grpo, options):
 
 
 def test_grpo_with_repeated_prompts(device, make_policy, make_batch, grpo):
-    policy = make_policy(share_prompt=False)
+    policy = make_policy(share_prefix=False)
     ours, batch = on_device(policy, device), make_batch(2)
     assert_same_logs(*(step(one, grpo(beta=0.04), batch) for one in (ours, policy)))
     assert_same_gradients(ours, policy)
@@ -114,7 +114,7 @@ def test_a_buffer_from_a_checkpoint_goes_on(device, tiny_policy, make_batch, grp
 def test_towers_train(device, tiny_policy, make_batch):
     cues = {name: torch.tensor([0.1, -0.5]) for name in ("smile", "pitch")}
     ours, batch = on_device(tiny_policy, device), make_batch(2, cues=cues)
-    stage = TowerStage(["smile"], ["pitch"], 64, 64)
+    stage = EncoderStage(["smile"], ["pitch"], 64, 64)
     stages = copy.deepcopy(stage).to(device), stage
     assert_same_logs(*(step(one, by, batch) for one, by in zip((ours, tiny_policy), stages, strict=True)))
     assert_same_gradients(ours, tiny_policy)

@@ -156,7 +156,7 @@ def read_audio_windows(path: Path, count: int = 8, seconds: float = 2.0, rule: W
 
 
 def log_mel(waveforms: Tensor, num_mels: int) -> Tensor:
-    """Log mel energies, the regression target of the towers' pretraining.
+    """Log mel energies, the regression target of the encoders' pretraining.
 
     Args:
         waveforms: ``(..., S)`` at 16 kHz.

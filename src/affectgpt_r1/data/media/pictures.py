@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LONGEST_EDGE = 1280
-"""Larger pictures are scaled down as they are decoded; faces and the towers need less."""
+"""Larger pictures are scaled down as they are decoded; faces and the encoders need less."""
 
 _TIME_BASE = Fraction(1, 1000)
 """The filters ask for one; times play no part in what they do."""

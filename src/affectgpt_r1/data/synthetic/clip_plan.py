@@ -14,9 +14,9 @@ from affectgpt_r1.data.synthetic.settings import SPLITS, DemoSettings, SplitName
 
 POOL_OF: dict[SplitName, Pool] = {"caption": "train", "human": "train", "validation": "validation", "test": "test"}
 
-_SARCASM_SHARE = 0.1
-_NEUTRAL_SHARE = 0.6  # of the channels to which no emotion was dealt; the others repeat one
-_SILENT_SHARE = 0.25  # of the clips with neutral words: nothing is said
+_SARCASM_FRACTION = 0.1
+_NEUTRAL_FRACTION = 0.6  # of the channels to which no emotion was dealt; the others repeat one
+_SILENT_FRACTION = 0.25  # of the clips with neutral words: nothing is said
 _FIRST_CLUSTERS: tuple[Cluster, ...] = (
     *("joy",) * 4,
     *("calm",) * 4,
@@ -87,7 +87,7 @@ def plan_clip(settings: DemoSettings, split: SplitName, number: int, people: lis
     identity = chance.pick(people)
     seconds = round(chance.uniform(settings.min_seconds, settings.max_seconds), 2)
     weak = chance.happens(settings.rates.weak_cues)
-    sarcastic = chance.happens(_SARCASM_SHARE)
+    sarcastic = chance.happens(_SARCASM_FRACTION)
     shown, pretended = _deal_sarcasm(chance) if sarcastic else (_deal(chance), None)
     cues = {
         **draw_cues(chance, FACE_CUES, FACE[CLUSTER_OF[shown["face"]]] if "face" in shown else None, weak=weak),
@@ -120,7 +120,7 @@ def _deal(chance: Chance) -> dict[Channel, str]:
     order = chance.shuffled(CHANNELS)
     dealt = dict(zip(order, words, strict=False))
     for channel in order[len(words) :]:
-        if not chance.happens(_NEUTRAL_SHARE):
+        if not chance.happens(_NEUTRAL_FRACTION):
             dealt[channel] = chance.pick(words)
     return dealt
 
@@ -151,6 +151,6 @@ def _speak(chance: Chance, shown: dict[Channel, str], pretended: Cluster | None,
         return draw_sentence(chance, pretended, pool), "sarcasm"
     if "words" in shown:
         return draw_sentence(chance, CLUSTER_OF[shown["words"]], pool), "cue"
-    if chance.happens(_SILENT_SHARE):
+    if chance.happens(_SILENT_FRACTION):
         return "", "none"
     return draw_sentence(chance, "neutral", pool), "neutral"

@@ -1,7 +1,7 @@
 """Cue vectors: how a cluster shows in a face and sounds in a voice, and the words that state a cue.
 
 Cues lie in [-1, 1] and are 0 for a neutral person. They are what the renderer draws, what the sidecar
-``cues.jsonl`` records and what ``stage=towers`` regresses.
+``cues.jsonl`` records and what ``stage=pretrain_encoders`` regresses.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from affectgpt_r1.errors import DataError
 
 CAPTION_LABELS = "track2_train_mercaptionplus.csv"
 CAPTION_REASONS = "track3_train_mercaptionplus.csv"
-HUMAN_LABELS = "track2_train_ovmerd.csv"
-HUMAN_REASONS = "track3_train_ovmerd.csv"
+EXACT_LABELS = "track2_train_ovmerd.csv"
+EXACT_REASONS = "track3_train_ovmerd.csv"
 VALIDATION_LABELS = "track2_validation.csv"
 TEST_LABELS = "track2_test.csv"
 CANDIDATES = "track_all_candidates.csv"
@@ -39,8 +39,8 @@ def label_files(plans: Sequence[ClipPlan]) -> dict[str, str]:
         SUBTITLES: _csv(("name", "chinese", "english"), ((p.name, "", p.subtitle) for p in plans)),
         CAPTION_LABELS: _csv(("name", "openset"), ((p.name, f"[{', '.join(p.caption.words)}]") for p in caption)),
         CAPTION_REASONS: _csv(("name", "reason"), ((p.name, p.caption.reason) for p in caption)),
-        HUMAN_LABELS: _openset_csv(human),
-        HUMAN_REASONS: _csv(("name", "reason"), ((p.name, p.caption.reason) for p in human)),
+        EXACT_LABELS: _openset_csv(human),
+        EXACT_REASONS: _csv(("name", "reason"), ((p.name, p.caption.reason) for p in human)),
         VALIDATION_LABELS: _openset_csv(validation),
         TEST_LABELS: _openset_csv(test),
         CANDIDATES: _csv(("name",), ((p.name,) for p in (*validation, *test))),
@@ -67,8 +67,8 @@ def demo_texts(root: Path) -> list[str]:
     Raises:
         DataError: If a label file is missing.
     """
-    labels = [*_rows(root, CAPTION_LABELS), *_rows(root, HUMAN_LABELS)]
-    reasons = [*_rows(root, CAPTION_REASONS), *_rows(root, HUMAN_REASONS)]
+    labels = [*_rows(root, CAPTION_LABELS), *_rows(root, EXACT_LABELS)]
+    reasons = [*_rows(root, CAPTION_REASONS), *_rows(root, EXACT_REASONS)]
     training = {row["name"] for row in labels}
     subtitles = [row["english"] for row in _rows(root, SUBTITLES) if row["name"] in training and row["english"]]
     opensets = [", ".join(row["openset"].strip("[]").replace(",", " ").split()) for row in labels]

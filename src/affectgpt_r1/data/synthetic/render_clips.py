@@ -127,14 +127,14 @@ def _partial_folder(root: Path) -> Iterator[Path]:
 
 def _render_clips(root: Path, plans: list[ClipPlan], settings: DemoSettings, workers: int) -> None:
     if workers <= 1:
-        _render_share(root, plans, settings)
+        _render_plans(root, plans, settings)
         return
     shares = [plans[start::workers] for start in range(workers)]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in [pool.submit(_render_share, root, share, settings) for share in shares]:
+        for done in [pool.submit(_render_plans, root, share, settings) for share in shares]:
             done.result()
 
 
-def _render_share(root: Path, plans: list[ClipPlan], settings: DemoSettings) -> None:
+def _render_plans(root: Path, plans: list[ClipPlan], settings: DemoSettings) -> None:
     for plan in plans:
         render_clip(root, plan, settings)

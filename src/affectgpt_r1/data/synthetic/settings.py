@@ -55,7 +55,7 @@ class DemoSettings:
     Attributes:
         seed: Draws every clip, with the clip's split and number; a split does not depend on the other sizes.
         num_caption: Clips with noisy machine-like captions (``*_mercaptionplus.csv``), for SFT.
-        num_human: Clips with exact labels (``*_ovmerd.csv``), for RL.
+        num_exact: Clips with exact labels (``*_ovmerd.csv``), for RL.
         num_validation: Clips with exact labels, to choose learning rates and checkpoints on.
         num_test: Clips with exact labels, held out.
         noise: Key of ``NOISE``.
@@ -67,7 +67,7 @@ class DemoSettings:
 
     seed: int = 1
     num_caption: int = 1500
-    num_human: int = 300
+    num_exact: int = 300
     num_validation: int = 150
     num_test: int = 600
     noise: NoiseName = "moderate"
@@ -104,7 +104,7 @@ class DemoSettings:
         """Number of clips in ``split``."""
         return {
             "caption": self.num_caption,
-            "human": self.num_human,
+            "human": self.num_exact,
             "validation": self.num_validation,
             "test": self.num_test,
         }[split]

@@ -7,7 +7,7 @@ maps onto the wheel,
 
 C being the clusters of all classes of the set. Both are averaged over the five wheels (Lian et al., "AffectGPT", ICML
 2025). So neutral clips are dropped, since no wheel has a place for them, and a prediction that names everything scores
-1. The corrected figure gives ``neutral`` a cluster of its own and divides by what was predicted,
+1. The corrected metric gives ``neutral`` a cluster of its own and divides by what was predicted,
 
     corrected = mean |G & Y| / |Y|,
 
@@ -38,7 +38,7 @@ class HitRateScores(NamedTuple):
 def hit_rate(
     predictions: Sequence[EmotionSet], targets: Sequence[str], classes: Sequence[str], lexicon: Lexicon
 ) -> HitRateScores:
-    """Hit rate, mscore and corrected figure of ``N`` samples, float64 scalars.
+    """Hit rate, mscore and corrected metric of ``N`` samples, float64 scalars.
 
     Args:
         predictions: ``N`` predicted emotion sets; duplicates, case and order do not matter.

@@ -1,7 +1,7 @@
 """Cluster counts in which ``neutral`` is a cluster of its own.
 
 The published wheels have no place for ``neutral``: a neutral clip is dropped, and a prediction of ``neutral`` is free.
-The corrected figures count both.
+The corrected metrics count both.
 """
 
 from __future__ import annotations

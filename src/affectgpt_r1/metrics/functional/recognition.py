@@ -39,7 +39,7 @@ class RecognitionScores(NamedTuple):
 
     war: float
     uar: float
-    unparsed_share: float
+    unparsed_rate: float
 
 
 def normalise_class(label: str) -> str:
@@ -66,7 +66,7 @@ def recognition_scores(
         ValueError: If the lengths differ, or a target is no class.
 
     >>> scores = recognition_scores(["fearful", None, "sad"], ["fear", "sad", "sad"], CLASSES["ravdess"])
-    >>> round(scores.war, 3), scores.uar, round(scores.unparsed_share, 3)
+    >>> round(scores.war, 3), scores.uar, round(scores.unparsed_rate, 3)
     (0.667, 0.75, 0.333)
     """
     if len(predictions) != len(targets):
@@ -97,7 +97,7 @@ def only_class(answer: EmotionSet) -> str | None:
 def single_label_scores(
     answers: Sequence[EmotionSet], targets: Sequence[EmotionSet], classes: Sequence[str] = ()
 ) -> dict[str, float]:
-    """``war``, ``uar`` and ``unparsed_share`` where every target is a single label, as in R1-Omni's sets; else nothing.
+    """``war``, ``uar`` and ``unparsed_rate`` where every target is a single label, as in R1-Omni's sets; else nothing.
 
     Args:
         answers: ``N`` answered sets; one of several classes counts as none.
@@ -105,7 +105,7 @@ def single_label_scores(
         classes: The ``K`` classes; none are those that occur among the targets.
 
     >>> single_label_scores([("fearful",), ("sad", "happy")], [("fear",), ("sad",)])
-    {'war': 0.5, 'uar': 0.5, 'unparsed_share': 0.5}
+    {'war': 0.5, 'uar': 0.5, 'unparsed_rate': 0.5}
     >>> single_label_scores([("happy",)], [("happy", "proud")])
     {}
     """

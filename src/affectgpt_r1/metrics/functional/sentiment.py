@@ -6,7 +6,7 @@ and its share w of the clips,
 
     WAF = sum_c w_c 2 TP_c / (2 TP_c + FP_c + FN_c),    ACC = correct / clips.
 
-In the corrected figures a predicted neutral is an abstention: wrong for the clip, and for no class a false positive.
+In the corrected metrics a predicted neutral is an abstention: wrong for the clip, and for no class a false positive.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def write(folder, header=HEADER, rows=ROWS):
 
 def training_rows(root, *kinds, valence_range=None, files=FILES):
     questions = QuestionSet(kinds, valence_range)
-    splits = read_splits(root, files, validation_share=0.0, subset=None, questions=questions)
+    splits = read_splits(root, files, val_fraction=0.0, subset=None, questions=questions)
     return splits._replace(train=sorted(splits.train, key=lambda row: row.name))
 
 
@@ -102,8 +102,8 @@ def test_bounds_may_be_wider_than_the_scores(root):
 
 def test_a_subset_leaves_candidates_and_bounds_alone(root):
     questions = QuestionSet(("valence", "onehot_w_candidates"))
-    whole = read_splits(root, FILES, validation_share=0.25, subset=None, questions=questions)
-    part = read_splits(root, FILES, validation_share=0.25, subset=1, questions=questions)
+    whole = read_splits(root, FILES, val_fraction=0.25, subset=None, questions=questions)
+    part = read_splits(root, FILES, val_fraction=0.25, subset=1, questions=questions)
     for rows in (whole.train, whole.validation, part.train):
         assert {row.annotations["candidates"] for row in rows} == {"angry, happy, neutral, sad"}
         assert {(row.annotations["lowest"], row.annotations["highest"]) for row in rows} == {(-1.5, 3.0)}

@@ -23,7 +23,7 @@ from affectgpt_r1.data.media.decoding_process import in_decoding_process, stop_d
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import DataError, MediaError
 from affectgpt_r1.inference.label_file import predict_files, read_clip
-from affectgpt_r1.types import SkippedClip
+from affectgpt_r1.types import UnreadableClip
 from helpers.hostile_media import with_frame_count
 
 MEDIA = MediaSettings(visual="frame", num_frames=2, image_size=16, num_windows=2)
@@ -226,7 +226,7 @@ def test_a_batch_survives_a_crash(tmp_path, write_mp4, monkeypatch, workers):
     keys = [SampleKey(index, 0) for index in range(3)]
     (clips,) = DataLoader(dataset, batch_sampler=[keys], num_workers=workers, collate_fn=list)
     assert [clip.name for clip in clips] == ["a", "bad", "b"]
-    assert isinstance(clips[1], SkippedClip)
+    assert isinstance(clips[1], UnreadableClip)
     assert "bad.mp4: its decoder crashed (SIGSEGV)" in clips[1].reason
     assert clips[2].waveform.shape == (2, 32_000)
 

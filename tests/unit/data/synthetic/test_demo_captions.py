@@ -101,7 +101,7 @@ def test_an_emptied_caption_says_something_vague():
 
 def test_rates_over_planned_clips_are_near_the_setting():
     rates = NOISE["moderate"]
-    plans = plan_clips(DemoSettings(seed=11, num_caption=3000, num_human=0, num_validation=0, num_test=0))
+    plans = plan_clips(DemoSettings(seed=11, num_caption=3000, num_exact=0, num_validation=0, num_test=0))
     made = Counter(error for plan in plans for error in plan.caption.errors)
     sarcastic = sum(plan.sentence_kind == "sarcasm" for plan in plans)
     assert made["ignore_voice"] / len(plans) == pytest.approx(rates.ignore_voice, abs=0.03)
@@ -115,7 +115,7 @@ def test_rates_over_planned_clips_are_near_the_setting():
 @pytest.mark.skipif("AFFECTGPT_WHEELS" not in os.environ, reason="AFFECTGPT_WHEELS does not name the published wheels")
 @pytest.mark.parametrize(("noise", "low", "high"), [("moderate", 65.0, 72.0), ("hard", 54.0, 62.0)])
 def test_noisy_captions_agree_with_the_truth_as_far_as_machine_captions_do(noise, low, high):
-    plans = plan_clips(DemoSettings(seed=1, num_human=0, num_validation=0, num_test=0, noise=noise))
+    plans = plan_clips(DemoSettings(seed=1, num_exact=0, num_validation=0, num_test=0, noise=noise))
     score = score_table([p.caption.words for p in plans], [p.truth.words for p in plans], load_lexicon("mer2025"))
     assert low < 100 * score["mean_level1"]["f1"] < high
 

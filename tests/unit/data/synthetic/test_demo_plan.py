@@ -14,7 +14,7 @@ from affectgpt_r1.data.synthetic.sentences import CONTEXTS, OPENERS, PHRASES, po
 from affectgpt_r1.data.synthetic.settings import DemoSettings
 from affectgpt_r1.errors import ConfigError
 
-LARGE = DemoSettings(seed=3, num_caption=1500, num_human=300, num_validation=150, num_test=600)
+LARGE = DemoSettings(seed=3, num_caption=1500, num_exact=300, num_validation=150, num_test=600)
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +36,21 @@ def test_vocabulary_has_enough_words_and_symmetric_compatibility():
 
 
 def test_same_seed_gives_same_label_files_and_another_seed_others():
-    small = DemoSettings(seed=5, num_caption=20, num_human=5, num_validation=5, num_test=5)
-    other = DemoSettings(seed=6, num_caption=20, num_human=5, num_validation=5, num_test=5)
+    small = DemoSettings(seed=5, num_caption=20, num_exact=5, num_validation=5, num_test=5)
+    other = DemoSettings(seed=6, num_caption=20, num_exact=5, num_validation=5, num_test=5)
     assert label_files(plan_clips(small)) == label_files(plan_clips(small))
     first, second = label_files(plan_clips(small)), label_files(plan_clips(other))
     assert all(first[name] != second[name] for name in first if name != "track_all_candidates.csv")
 
 
 def test_label_files_are_the_same_bytes_on_every_machine():
-    files = label_files(plan_clips(DemoSettings(seed=1, num_caption=40, num_human=10, num_validation=10, num_test=10)))
+    files = label_files(plan_clips(DemoSettings(seed=1, num_caption=40, num_exact=10, num_validation=10, num_test=10)))
     assert digest(files) == "4ab8cf8635cd7c0708f0f42513c5794eca6acce100ab75c827a69152f7f9ea67"
 
 
 def test_a_split_does_not_depend_on_the_size_of_another():
-    few = DemoSettings(num_caption=3, num_human=2, num_validation=1, num_test=6)
-    many = DemoSettings(num_caption=9, num_human=4, num_validation=5, num_test=6)
+    few = DemoSettings(num_caption=3, num_exact=2, num_validation=1, num_test=6)
+    many = DemoSettings(num_caption=9, num_exact=4, num_validation=5, num_test=6)
     assert of(plan_clips(few), "test") == of(plan_clips(many), "test")
 
 
@@ -133,7 +133,7 @@ def test_words_of_held_out_texts_are_heard_in_training(plans):
 
 
 def test_cues_lie_near_the_prototype_and_neutral_ones_near_zero():
-    clips = plan_clips(DemoSettings(seed=8, num_caption=600, num_human=0, num_validation=0, num_test=0, noise="none"))
+    clips = plan_clips(DemoSettings(seed=8, num_caption=600, num_exact=0, num_validation=0, num_test=0, noise="none"))
     for channel, names, prototypes in (("face", FACE_CUES, FACE), ("voice", VOICE_CUES, VOICE)):
         for plan in clips:
             assert tuple(plan.cues) == FACE_CUES + VOICE_CUES

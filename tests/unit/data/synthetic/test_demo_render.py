@@ -19,7 +19,7 @@ from affectgpt_r1.data.synthetic.settings import SAMPLE_RATE, DemoSettings
 from affectgpt_r1.data.synthetic.voice import render_voice
 from affectgpt_r1.errors import DataError, WriteError
 
-TINY = DemoSettings(seed=1, num_caption=3, num_human=2, num_validation=1, num_test=2)
+TINY = DemoSettings(seed=1, num_caption=3, num_exact=2, num_validation=1, num_test=2)
 PERSON = make_identity(1, "train", 0)
 NEUTRAL_FACE = dict.fromkeys(FACE_CUES, 0.0)
 NEUTRAL_VOICE = dict.fromkeys(VOICE_CUES, 0.0)
@@ -104,12 +104,12 @@ def test_rendering_does_not_depend_on_workers(root, tmp_path):
 
 def test_same_settings_render_nothing_and_others_replace_the_set(tmp_path):
     folder = tmp_path / "set"
-    one = DemoSettings(num_caption=1, num_human=1, num_validation=0, num_test=0)
+    one = DemoSettings(num_caption=1, num_exact=1, num_validation=0, num_test=0)
     render_demo(folder, one, workers=1)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     render_demo(folder, one, workers=1)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    render_demo(folder, replace(one, seed=9, num_human=0), workers=1)
+    render_demo(folder, replace(one, seed=9, num_exact=0), workers=1)
     assert [path.name for path in (folder / "video").iterdir()] == ["synthetic_caption_00000.mp4"]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["set"]
 
@@ -119,7 +119,7 @@ def test_a_link_to_another_disk_stays_one(tmp_path):
     disk.mkdir(parents=True)
     link.symlink_to(disk)
     for seed in (1, 2):
-        one = DemoSettings(seed=seed, num_caption=1, num_human=0, num_validation=0, num_test=0)
+        one = DemoSettings(seed=seed, num_caption=1, num_exact=0, num_validation=0, num_test=0)
         render_demo(link, one, workers=1)
         assert json.loads((disk / "demo.json").read_text())["settings"]["seed"] == seed
         assert link.is_symlink()
@@ -127,7 +127,7 @@ def test_a_link_to_another_disk_stays_one(tmp_path):
 
 def test_a_set_that_lost_media_is_rendered_again(tmp_path):
     folder = tmp_path / "set"
-    one = DemoSettings(num_caption=1, num_human=0, num_validation=0, num_test=0)
+    one = DemoSettings(num_caption=1, num_exact=0, num_validation=0, num_test=0)
     render_demo(folder, one, workers=1)
     whole = contents(folder)
     (folder / "audio" / "synthetic_caption_00000.wav").unlink()
@@ -145,7 +145,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_a_failing_render_leaves_the_old_set(tmp_path, monkeypatch):
     folder = tmp_path / "set"
-    one = DemoSettings(num_caption=1, num_human=0, num_validation=0, num_test=0)
+    one = DemoSettings(num_caption=1, num_exact=0, num_validation=0, num_test=0)
     render_demo(folder, one, workers=1)
     whole = contents(folder)
 
@@ -248,7 +248,7 @@ def test_voices_of_the_clusters_stay_within_full_scale():
 @pytest.mark.parametrize("moment", ["the old set is removed", "the new set is moved"])
 def test_a_render_that_was_killed_is_cleared_and_done_again(tmp_path, monkeypatch, moment):
     folder = tmp_path / "set"
-    settings = DemoSettings(num_caption=1, num_human=0, num_validation=0, num_test=0)
+    settings = DemoSettings(num_caption=1, num_exact=0, num_validation=0, num_test=0)
     render_demo(folder, settings, workers=1)
     whole = contents(folder)
     partial = tmp_path / ".set.partial"
@@ -267,7 +267,7 @@ def test_a_render_that_was_killed_is_cleared_and_done_again(tmp_path, monkeypatc
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-9], lambda content: b"\xff\x00"])
 def test_damaged_labels_are_rendered_again(tmp_path, name, damage):
     folder = tmp_path / "set"
-    settings = DemoSettings(num_caption=1, num_human=0, num_validation=0, num_test=1)
+    settings = DemoSettings(num_caption=1, num_exact=0, num_validation=0, num_test=1)
     render_demo(folder, settings, workers=1)
     whole = contents(folder)
     (folder / name).write_bytes(damage((folder / name).read_bytes()))

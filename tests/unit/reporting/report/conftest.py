@@ -113,7 +113,7 @@ class SweepWriter:
         metrics = {f"test/{name}": value for name, value in scores.items()} | {
             "test/answers/distinct_words": distinct / len(rows),
             "test/answers/repeated_words": (len(words) - distinct) / len(rows),
-            "test/answers/unmapped_share": sum(word not in lexicon for word in words) / len(words),
+            "test/answers/unmapped_rate": sum(word not in lexicon for word in words) / len(words),
             "test/answers/format_rate": 0.975,
             "test/answers/target_words": sum(len(set(target)) for target in targets) / len(rows),
         }

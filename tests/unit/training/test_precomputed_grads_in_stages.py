@@ -1,4 +1,4 @@
-"""Training steps take the weight's gradient from the forward pass where the loss can be guessed, and the same one."""
+"""Training steps take the weight's gradient from the forward pass where the loss allows it, and the same one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def policy_in(make_policy):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
-    ("options", "guessed"),
+    ("options", "precomputed"),
     [
         ({"loss_type": "grpo", "beta": 0.04}, True),
         ({"loss_type": "dapo", "beta": 0.04, "num_iterations": 3, "mask_truncated_completions": True}, True),
@@ -97,15 +97,17 @@ def policy_in(make_policy):
         ({"entropy_coef": 0.1}, False),
     ],
 )
-def test_grpo(policy_in, make_policy, make_batch, walks_again, monkeypatch, options, guessed, dtype):
+def test_grpo(policy_in, make_policy, make_batch, walks_again, monkeypatch, options, precomputed, dtype):
     visits = options.get("num_iterations", 1)
     batch = cast(make_policy().with_features(make_batch()), dtype)
     with default_dtype(dtype):
         mine = gradients(policy_in(dtype), grpo(**options), batch, visits=visits)
-        assert bool(walks_again) is not guessed
-        unguessed = language_model.vocabulary_scores
+        assert bool(walks_again) is not precomputed
+        recomputed = language_model.fused_linear_logps
         monkeypatch.setattr(
-            language_model, "vocabulary_scores", lambda *args, **kwargs: unguessed(*args, **{**kwargs, "guess": None})
+            language_model,
+            "fused_linear_logps",
+            lambda *args, **kwargs: recomputed(*args, **{**kwargs, "precomputed_grads": None}),
         )
         expected = gradients(policy_in(dtype), grpo(**options), batch, visits=visits)
     assert len(walks_again) >= visits
