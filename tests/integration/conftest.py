@@ -38,7 +38,7 @@ def compose_config(name: str, *overrides: str) -> DictConfig:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``data/`` rendered, and ``outputs/encoders`` trained for two steps."""
+    """A folder with ``data/`` rendered, and ``outputs/pretrain_encoders`` trained for two steps."""
     folder = tmp_path_factory.mktemp("workspace")
     sizes = ("num_caption=6", "num_exact=4", "num_validation=3", "num_test=4", "workers=1", "vocab_size=400")
     render(compose_config("render", f"paths.data={folder}/data", *sizes))

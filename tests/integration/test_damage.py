@@ -171,7 +171,7 @@ STARTS = {
         (
             *(f"{RUN}/checkpoints/last.ckpt", f"{RUN}/checkpoints/best.ckpt", f"{RUN}/mlflow_run_id"),
             *(f"{RUN}/.hydra/config.yaml", f"{RUN}/.hydra/start.json", f"{RUN}/.hydra/overrides.yaml", f"{RUN}/.lock"),
-            *("outputs/mlflow.db", "outputs/encoders/checkpoints/best.ckpt", "features/*/*/*.safetensors"),
+            *("outputs/mlflow.db", "outputs/pretrain_encoders/checkpoints/best.ckpt", "features/*/*/*.safetensors"),
             *("data/track2_train_mercaptionplus.csv", "data/tokenizer/tokenizer.json"),
         ),
     ),

@@ -226,7 +226,7 @@ def test_references_of_an_older_run_are_put_in_and_no_resolver_is_called(tmp_pat
     (tmp_path / ".hydra" / "config.yaml").write_text(text, encoding="utf-8")
     settings = settings_of_checkpoint(tmp_path / "checkpoints" / "gone.ckpt")
     assert settings["data.image_size"] == 64
-    assert settings.places["encoders_from"] == f"{tmp_path}/outputs/encoders/checkpoints/best.ckpt"
+    assert settings.places["encoders_from"] == f"{tmp_path}/outputs/pretrain_encoders/checkpoints/best.ckpt"
     assert settings.places["model.tokenizer"] == f"{tmp_path}/data/synthetic/tokenizer/tokenizer.json"
     assert called == []
 

@@ -63,9 +63,9 @@ def folder_of(job):
         ("experiment=sft trainer=ddp trainer.devices=2 evaluate_after=true", "demo-no_think-seed1/sft"),
         ("experiment=sft ckpt_path=last overwrite=true paths.data=/d", "demo-no_think-seed1/sft"),
         ("experiment=affectgpt_r1_grpo stage.beta=0.1", "affectgpt-r1-think-seed1/grpo+stage.beta-0.1"),
-        ("experiment=pretrain_encoders trainer.max_steps=2", "encoders"),
+        ("experiment=pretrain_encoders trainer.max_steps=2", "pretrain_encoders"),
         ("experiment=grpo penalty=ratio debug=fast", "debug/demo-no_think-seed1/grpo"),
-        ("experiment=pretrain_encoders debug=overfit", "debug/demo-no_think-seed1/encoders"),
+        ("experiment=pretrain_encoders debug=overfit", "debug/demo-no_think-seed1/pretrain_encoders"),
         (
             "experiment=control match_wall_time=/o/demo-no_think-seed1/grpo+penalty-ratio/run.json",
             "demo-no_think-seed1/control+match_wall_time-grpo_penalty-ratio-6cab3aff",
