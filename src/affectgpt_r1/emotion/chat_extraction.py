@@ -70,5 +70,5 @@ def _listed(answer: str) -> EmotionSet:
 
 
 def _concluded(answer: str) -> str:
-    """What follows the thoughts of a model that enable_thinking aloud."""
+    """Return what follows the thoughts of a model that reasons first."""
     return answer.rpartition("</think>")[2].strip()

@@ -228,7 +228,7 @@ def _composed(name: str) -> str:
 
 
 def check_format(path: Path) -> None:
-    """Refuse what spreadsheet programs save under the name of a CSV file, before pandas precomputed_grads at it.
+    """Refuse what spreadsheet programs save under the name of a CSV file, before pandas guesses at it.
 
     Raises:
         DataError: Says what it is; a file that cannot be opened is not refused here.

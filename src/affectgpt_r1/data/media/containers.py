@@ -24,7 +24,7 @@ LOST_SHARE = 0.1
 """A file that lacks more of the frames that its header promises, or of its sound, is damaged or cut short."""
 
 FORMATS_WITH_A_DURATION = ("matroska", "mov", "avi", "asf", "wav")
-"""Containers whose header says how long they are; of the others FFmpeg precomputed_grads it from the bit rate."""
+"""Containers whose header says how long they are; of the others FFmpeg estimates it from the bit rate."""
 
 
 # Not among them: what reads a list or a pattern of other files (hls, concat, dash, sdp, image2, vobsub), or a device.
