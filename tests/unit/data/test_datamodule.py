@@ -76,7 +76,7 @@ def test_srt_files_beside_silent_clips_are_told_of(root, caplog):
     ready(root)
     assert caplog.records == []
     ready(root, subtitles=None)
-    assert [".srt is not read: what is said comes from data.subtitles" in one.message for one in caplog.records] == [
+    assert [".srt is not read: subtitles come from data.subtitles" in record.message for record in caplog.records] == [
         True
     ]
 
@@ -85,7 +85,7 @@ def test_overlapping_splits_fail(root):
     (root / "test.csv").write_text("name,openset\nsample_09,sad\nsample_03,sad\n")
     with pytest.raises(DataError, match=r"sample_03 \(rows 5 and 3\)"):
         ready(root)
-    with pytest.raises(DataError, match="stand in two splits"):
+    with pytest.raises(DataError, match="are in two splits"):
         ready(root, test_labels=None, validation_labels="track2_train_mercaptionplus.csv")
 
 

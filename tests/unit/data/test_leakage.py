@@ -93,19 +93,19 @@ def test_the_data_module_compares_contents(root):
 def test_the_data_module_looks_into_what_the_initial_policy_read(root):
     (root / "seen.csv").write_text("name,openset\nsample_10,sad\nelsewhere,sad\n")
     set_up(root)
-    with pytest.raises(DataError, match=r"1 evaluation clips stand in .*seen\.csv \(data\.seen_labels\).*: sample_10;"):
+    with pytest.raises(DataError, match=r"1 evaluation clips are in .*seen\.csv \(data\.seen_labels\).*: sample_10;"):
         set_up(root, seen_labels=["seen.csv"])
-    with pytest.raises(DataError, match=r"2 evaluation clips stand in .*mercaptionplus\.csv"):
+    with pytest.raises(DataError, match=r"2 evaluation clips are in .*mercaptionplus\.csv"):
         set_up(root, seen_labels=[CAPTIONS])  # the two that validate
     with pytest.raises(DataError, match=r"gone\.csv: no such file"):
         set_up(root, seen_labels=["gone.csv"])
 
 
 def test_published_files_that_are_known_to_overlap(root):
-    assert known_overlap([CAPTIONS, "test.csv", HUMAN]).startswith("548 names are known to stand in both")
+    assert known_overlap([CAPTIONS, "test.csv", HUMAN]).startswith("548 names are known to be in both")
     assert known_overlap([CAPTIONS, CAPTIONS]) == ""
     (root / HUMAN).write_text("name,openset\nsample_01,sad\n")
-    with pytest.raises(DataError, match=r"1 clips stand in two splits: sample_01 .*\(548 names are known .*\); take"):
+    with pytest.raises(DataError, match=r"1 clips are in two splits: sample_01 .*\(548 names are known .*\); take"):
         OVMERDataModule(str(root), CAPTIONS, validation_labels=HUMAN).setup("fit")
 
 

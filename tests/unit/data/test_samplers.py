@@ -31,7 +31,7 @@ def test_training_shares_are_equal_and_cover_every_clip(length, replicas, epoch,
 
 @given(length=st.integers(0, 60), replicas=st.integers(1, 7))
 def test_evaluation_shares_repeat_nothing(length, replicas):
-    options = {"length": length, "shuffle": False, "num_replicas": replicas, "equal_shares": False}
+    options = {"length": length, "shuffle": False, "num_replicas": replicas, "even": False}
     dealt = [keys(0, rank=rank, **options) for rank in range(replicas)]
     assert sorted(key.index for share in dealt for key in share) == list(range(length))
     for rank, share in enumerate(dealt):
@@ -79,5 +79,5 @@ def test_a_generation_resumes_in_its_middle(length, steps, passes, epoch, batch,
 
 
 def test_fewer_clips_than_a_generation_are_refused():
-    with pytest.raises(ConfigError, match="3 training clips a process fill no generation of 8"):
+    with pytest.raises(ConfigError, match="3 training clips per process do not fill a generation of 8"):
         batches(0, length=3, schedule=(4, 1))

@@ -140,7 +140,7 @@ def test_a_group_follows_its_first_printed_member():
     first, second = build_bundled.place_on_charts(groups, charts)
     assert first == ("a", (("b", "c"), None, ("f", "f"), ("g", "h"), None), ("x", "=y"))
     assert second == ("a", (("d", "e"), None, ("f", "f"), ("g", "h"), None), ("z",))
-    with pytest.raises(LexiconError, match="'q' stands in no group"):
+    with pytest.raises(LexiconError, match="'q' is in no group"):
         build_bundled.place_on_charts(groups, [{"q": ("b", "c")}, {}, {}])
 
 

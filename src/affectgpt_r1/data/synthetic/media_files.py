@@ -1,4 +1,4 @@
-"""Writing the media files: mp4 (H.264 and AAC) through PyAV, wav, face crops."""
+"""Write the media files: mp4 (H.264 and AAC) through PyAV, wav, face crops."""
 
 from __future__ import annotations
 

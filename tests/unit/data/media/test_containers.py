@@ -22,7 +22,7 @@ def test_a_name_that_looks_like_an_address_is_a_file(write_video, tmp_path: Path
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(MediaError, match=r"pipe\.mp4: is no ordinary file"):
+    with pytest.raises(MediaError, match=r"pipe\.mp4: is not a regular file"):
         inspect(tmp_path / "pipe.mp4")
 
 
