@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from affectgpt_r1.data.clip_reader import read_faces, read_sound, read_full_frames
+from affectgpt_r1.data.clip_reader import read_faces, read_full_frames, read_sound
 from affectgpt_r1.data.feature_store import FeatureStore
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.layouts.mer import audio_file, face_file, video_file

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from affectgpt_r1.data.clip_reader import read_pictures, read_sound, read_full_frames, resize_found_faces
+from affectgpt_r1.data.clip_reader import read_full_frames, read_pictures, read_sound, resize_found_faces
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.layouts.spoken_text import MOST_CHARACTERS, limited

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from affectgpt_r1.data.clip_reader import read_pictures, read_full_frames, resize_found_faces
+from affectgpt_r1.data.clip_reader import read_full_frames, read_pictures, resize_found_faces
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.samplers import SampleKey

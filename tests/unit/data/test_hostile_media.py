@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from affectgpt_r1.data.clip_reader import read_sound, read_full_frames
+from affectgpt_r1.data.clip_reader import read_full_frames, read_sound
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.media import audio, decoding_process
 from affectgpt_r1.data.media.containers import inspect

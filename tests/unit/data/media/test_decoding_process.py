@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from affectgpt_r1.data.clip_reader import read_sound, read_full_frames
+from affectgpt_r1.data.clip_reader import read_full_frames, read_sound
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.media import decoding_process, video
