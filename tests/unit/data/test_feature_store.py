@@ -114,7 +114,7 @@ def test_a_name_as_long_as_a_file_name_may_be(tmp_path, name: str):
 def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
     store = FeatureStore(tmp_path)
     batches = [batch("a", "b"), batch(skipped=(UnreadableClip("c", "c.mp4: broken"),)), batch("d")]
-    account = store_features(
+    unreadable = store_features(
         store,
         batches,
         lambda given: {"video": torch.tensor([[float(ord(name))] for name in given.names])},
@@ -123,7 +123,7 @@ def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
     assert store.has("d", "media of d")
     assert store.is_unreadable("c", "media of c")
     assert [store.read(name)["video"].item() for name in "abd"] == [97, 98, 100]
-    assert (account.count, account.total) == (1, 4)
+    assert (unreadable.count, unreadable.total) == (1, 4)
     with pytest.raises(MediaError, match=r"^c\.mp4: broken$"):
         FeatureStore(tmp_path).read("c")
 

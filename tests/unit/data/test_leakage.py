@@ -24,7 +24,7 @@ def rows(*names):
     return [ManifestRow(name, (), row=row) for row, name in enumerate(names, start=2)]
 
 
-def found(root, train, evaluation, modalities=("video", "audio", "text")):
+def leaks(root, train, evaluation, modalities=("video", "audio", "text")):
     media = index_media([*rows(*train), *rows(*evaluation)], root, modalities, "frame")
     pairs = same_clips(root, rows(*train), rows(*evaluation), media)
     return [(pair.train.name, pair.evaluation.name) for pair in pairs]
@@ -40,10 +40,10 @@ def test_clips_are_the_same_if_all_their_files_are(tmp_path):
         },
     )  # fmt: skip
     train, evaluation = ("a", "b", "c", "d"), ("w", "x", "y", "z")
-    assert found(tmp_path, train, evaluation) == [("a", "x"), ("a", "y")]
-    assert found(tmp_path, train, evaluation, ["audio"]) == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
-    assert found(tmp_path, train, evaluation, ["text"]) == []
-    assert found(tmp_path, (), evaluation) == []
+    assert leaks(tmp_path, train, evaluation) == [("a", "x"), ("a", "y")]
+    assert leaks(tmp_path, train, evaluation, ["audio"]) == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+    assert leaks(tmp_path, train, evaluation, ["text"]) == []
+    assert leaks(tmp_path, (), evaluation) == []
 
 
 def test_contents_are_read_only_where_sizes_and_openings_agree(tmp_path, monkeypatch):
@@ -58,7 +58,7 @@ def test_contents_are_read_only_where_sizes_and_openings_agree(tmp_path, monkeyp
     read = []
     original = type(tmp_path).read_bytes
     monkeypatch.setattr(type(tmp_path), "read_bytes", lambda path: read.append(path.stem) or original(path))
-    assert found(tmp_path, ("a", "b", "c"), ("x", "y", "z")) == []
+    assert leaks(tmp_path, ("a", "b", "c"), ("x", "y", "z")) == []
     assert set(read) == {"c", "z"}  # b and y have the same sizes and other openings
 
 

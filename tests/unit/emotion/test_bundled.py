@@ -43,7 +43,7 @@ def test_everyday_words_map_on_most_wheels(word):
 
 
 def test_the_families_are_told_apart():
-    """On every wheel that has both, joy, sadness, anger, fear and surprise lie in different clusters."""
+    """On every wheel that has both, joy, sadness, anger, fear and surprise are in different clusters."""
     heads = ("happy", "sad", "angry", "afraid", "surprised")
     for wheel in range(1, 6):
         clusters = [cluster for head in heads if (cluster := LEXICON.cluster(head, wheel)) is not None]

@@ -24,7 +24,7 @@ CLAIMS = true_claims({"face": "sad", "voice": "sad", "words": "guilty"}, CUES_OF
 TRIALS = 4000
 
 
-def share(rates: NoiseRates, error: str, claims=CLAIMS, believable=None) -> float:
+def error_rate(rates: NoiseRates, error: str, claims=CLAIMS, believable=None) -> float:
     made = [
         noisy_caption(PortableGenerator(number), claims, rates, believable=believable).errors
         for number in range(TRIALS)
@@ -62,12 +62,12 @@ def test_without_noise_a_caption_is_exact():
 
 @pytest.mark.parametrize("error", ["flip", "drop"])
 def test_errors_of_a_claim_happen_at_their_rate(error):
-    assert share(NoiseRates(**{error: 0.15}), error) == pytest.approx(2 * 0.15, abs=0.03)
+    assert error_rate(NoiseRates(**{error: 0.15}), error) == pytest.approx(2 * 0.15, abs=0.03)
 
 
 @pytest.mark.parametrize("error", ["ignore_voice", "insert", "filler"])
 def test_errors_of_a_caption_happen_at_their_rate(error):
-    assert share(NoiseRates(**{error: 0.3}), error) == pytest.approx(0.3, abs=0.03)
+    assert error_rate(NoiseRates(**{error: 0.3}), error) == pytest.approx(0.3, abs=0.03)
 
 
 def test_missed_sarcasm_leaves_a_glad_word_only():
@@ -75,8 +75,8 @@ def test_missed_sarcasm_leaves_a_glad_word_only():
     caption = noisy_caption(PortableGenerator(1), CLAIMS[:1], rates, believable="joy")
     assert [CLUSTER_OF[word] for word in caption.words] == ["joy"]
     assert "good news" in caption.reason
-    assert share(NoiseRates(miss_sarcasm=0.7), "miss_sarcasm", believable="joy") == pytest.approx(0.7, abs=0.03)
-    assert share(NoiseRates(miss_sarcasm=0.7), "miss_sarcasm") == 0
+    assert error_rate(NoiseRates(miss_sarcasm=0.7), "miss_sarcasm", believable="joy") == pytest.approx(0.7, abs=0.03)
+    assert error_rate(NoiseRates(miss_sarcasm=0.7), "miss_sarcasm") == 0
 
 
 def test_ignored_voice_loses_only_what_nothing_else_tells():

@@ -32,14 +32,14 @@ def test_vocabulary_has_enough_words_and_symmetric_compatibility():
     assert not set(FILLERS) & set(CLUSTER_OF)
     for cluster, others in COMPATIBLE.items():
         assert cluster not in others
-        assert all(cluster in COMPATIBLE[other] for other in others)
+        assert all(cluster in COMPATIBLE[first] for first in others)
 
 
 def test_same_seed_gives_same_label_files_and_another_seed_others():
     small = RenderConfig(seed=5, num_caption=20, num_exact=5, num_validation=5, num_test=5)
-    other = RenderConfig(seed=6, num_caption=20, num_exact=5, num_validation=5, num_test=5)
+    second_seed = RenderConfig(seed=6, num_caption=20, num_exact=5, num_validation=5, num_test=5)
     assert label_files(plan_clips(small)) == label_files(plan_clips(small))
-    first, second = label_files(plan_clips(small)), label_files(plan_clips(other))
+    first, second = label_files(plan_clips(small)), label_files(plan_clips(second_seed))
     assert all(first[name] != second[name] for name in first if name != "track_all_candidates.csv")
 
 
@@ -188,12 +188,12 @@ def test_reasons_are_short(plans):
 def test_csv_styles_are_the_published_ones(plans):
     files = label_files(plans)
     caption = list(csv.DictReader(io.StringIO(files["track2_train_mercaptionplus.csv"])))
-    human = list(csv.DictReader(io.StringIO(files["track2_train_ovmerd.csv"])))
+    exact = list(csv.DictReader(io.StringIO(files["track2_train_ovmerd.csv"])))
     assert len(caption) == 1500
-    assert len(human) == 300
+    assert len(exact) == 300
     assert all(row["openset"].startswith("[") and row["openset"].endswith("]") for row in caption)
     assert any(", " in row["openset"] for row in caption)
-    assert not any("[" in row["openset"] or " " in row["openset"] for row in human)
+    assert not any("[" in row["openset"] or " " in row["openset"] for row in exact)
     subtitles = list(csv.DictReader(io.StringIO(files["subtitle_chieng.csv"])))
     assert list(subtitles[0]) == ["name", "chinese", "english"]
     assert len({row["name"] for row in subtitles}) == 2550

@@ -129,10 +129,10 @@ def test_a_set_that_lost_media_is_rendered_again(tmp_path):
     folder = tmp_path / "set"
     one = RenderConfig(num_caption=1, num_exact=0, num_validation=0, num_test=0)
     render_demo(folder, one, workers=1)
-    whole = contents(folder)
+    before = contents(folder)
     (folder / "audio" / "synthetic_caption_00000.wav").unlink()
     render_demo(folder, one, workers=1)
-    assert contents(folder) == whole
+    assert contents(folder) == before
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -147,7 +147,7 @@ def test_a_failing_render_leaves_the_old_set(tmp_path, monkeypatch):
     folder = tmp_path / "set"
     one = RenderConfig(num_caption=1, num_exact=0, num_validation=0, num_test=0)
     render_demo(folder, one, workers=1)
-    whole = contents(folder)
+    before = contents(folder)
 
     def no_space(*_):
         raise OSError(28, "No space left on device")
@@ -155,7 +155,7 @@ def test_a_failing_render_leaves_the_old_set(tmp_path, monkeypatch):
     monkeypatch.setattr("affectgpt_r1.data.synthetic.render_clips.write_mp4", no_space)
     with pytest.raises(WriteError, match=r"set: cannot be written: No space left on device; .* another paths\.data="):
         render_demo(folder, replace(one, seed=2), workers=1)
-    assert contents(folder) == whole
+    assert contents(folder) == before
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["set"]
 
 
@@ -250,7 +250,7 @@ def test_a_render_that_was_killed_is_cleared_and_done_again(tmp_path, monkeypatc
     folder = tmp_path / "set"
     settings = RenderConfig(num_caption=1, num_exact=0, num_validation=0, num_test=0)
     render_demo(folder, settings, workers=1)
-    whole = contents(folder)
+    before = contents(folder)
     partial = tmp_path / ".set.partial"
     shutil.copytree(folder, partial / "new")
     if moment == "the new set is moved":
@@ -258,7 +258,7 @@ def test_a_render_that_was_killed_is_cleared_and_done_again(tmp_path, monkeypatc
     else:
         (partial / "old").mkdir()
     render_demo(folder, settings, workers=1)
-    assert contents(folder) == whole
+    assert contents(folder) == before
     render_demo(folder, replace(settings, seed=2), workers=1)
     assert not partial.exists()
 
@@ -269,7 +269,7 @@ def test_damaged_labels_are_rendered_again(tmp_path, name, damage):
     folder = tmp_path / "set"
     settings = RenderConfig(num_caption=1, num_exact=0, num_validation=0, num_test=1)
     render_demo(folder, settings, workers=1)
-    whole = contents(folder)
+    before = contents(folder)
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
     render_demo(folder, settings, workers=1)
-    assert contents(folder) == whole
+    assert contents(folder) == before
