@@ -110,7 +110,9 @@ def test_any_text_gives_forms_of_the_lexicon(text):
 @given(st.lists(st.sampled_from(sorted(BUNDLED.entries)), max_size=6))
 def test_a_list_of_forms_is_found_again(forms):
     extraction = extract_labels("; ".join(forms), BUNDLED)
-    assert [BUNDLED.masks(label) for label in extraction.labels] == [BUNDLED.masks(form) for form in dict.fromkeys(forms)]
+    assert [BUNDLED.masks(label) for label in extraction.labels] == [
+        BUNDLED.masks(form) for form in dict.fromkeys(forms)
+    ]
     assert extraction.negated == ()
 
 

@@ -74,7 +74,7 @@ def read_manifest(
     names: list[str] = table["name"].tolist()
     emotions = _emotions(path, table, ("neutral",) if empty_as_neutral else (), questions)
     reason_of = _covering(root / reasons, "reason", names) if reasons else {}
-    subtitle_of = _subtitles(root / subtitles, names) if subtitles else {}
+    subtitle_of = clip_subtitles(root / subtitles, "english", names) if subtitles else {}
     why = [reason_of.get(name, "") for name in names]
     annotations = read_annotations(path, table, emotions, why, questions.kinds, required=answers_all)
     return [
@@ -185,16 +185,21 @@ def listing(items: Iterable[str]) -> str:
     return ", ".join(shown[:_LISTED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _covering(path: Path, column: str, names: list[str]) -> dict[str, str]:
+def clip_subtitles(path: Path, column: str, names: Sequence[str]) -> dict[str, str]:
+    """Read what is said in the clips ``names``, cut as by :func:`~affectgpt_r1.data.layouts.spoken_text.limited`.
+
+    Raises:
+        DataError: The file cannot be used, or lacks a clip.
+    """
+    return limited_subtitles(path, _covering(path, column, names), names)
+
+
+def _covering(path: Path, column: str, names: Sequence[str]) -> dict[str, str]:
     values = read_columns(path, column)
     lacking = [name for name in names if name not in values]
     if lacking:
         raise DataError(f"{path}: has no row for {len(lacking)} of {len(names)} labelled clips: {listing(lacking)}")
     return values
-
-
-def _subtitles(path: Path, names: list[str]) -> dict[str, str]:
-    return limited_subtitles(path, _covering(path, "english", names), names)
 
 
 def _check_columns(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:

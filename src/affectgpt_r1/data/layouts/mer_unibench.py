@@ -14,10 +14,9 @@ from pathlib import Path
 from reprlib import repr as short_repr
 from typing import Any, Literal
 
-from affectgpt_r1.data.layouts.manifest import read_columns
+from affectgpt_r1.data.layouts.manifest import clip_subtitles, read_columns
 from affectgpt_r1.data.layouts.mer import is_safe_name
 from affectgpt_r1.data.layouts.object_archive import read_object_dict
-from affectgpt_r1.data.layouts.spoken_text import limited_subtitles
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import EmotionSet
@@ -123,7 +122,10 @@ def read_unibench_set(folder: Path, name: str, *, transcription: bool = True) ->
     if name not in LAYOUTS:
         raise DataError(f"there is no MER-UniBench set {name!r}: take one of {', '.join(LAYOUTS)}")
     clips = _labelled(folder, name, LAYOUTS[name])
-    return replace(clips, transcription=_transcription(folder, clips)) if transcription else clips
+    if not transcription:
+        return clips
+    file, column = LAYOUTS[name].transcript
+    return replace(clips, transcription=clip_subtitles(folder / file, column, clips.names))
 
 
 def _labelled(folder: Path, name: str, layout: UniBenchLayout) -> UniBenchSet:
@@ -137,18 +139,6 @@ def _labelled(folder: Path, name: str, layout: UniBenchLayout) -> UniBenchSet:
         return UniBenchSet(name, "basic", tuple(clips), labels=labels, classes=layout.classes)
     values = tuple(_value(path, clip, entry) for clip, entry in clips.items())
     return UniBenchSet(name, "sentiment", tuple(clips), values=values)
-
-
-def _transcription(folder: Path, clips: UniBenchSet) -> dict[str, str]:
-    layout = LAYOUTS[clips.name]
-    file, column = layout.transcript
-    said = read_columns(folder / file, column)
-    lacking = [name for name in clips.names if name not in said]
-    if lacking:
-        raise DataError(
-            f"{folder / file}: has no row for {len(lacking)} clips of {layout.label_file}, such as {lacking[0]}"
-        )
-    return limited_subtitles(folder / file, said, clips.names)
 
 
 def _test_clips(path: Path, layout: UniBenchLayout) -> dict[str, Mapping[str, Any]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from affectgpt_r1.data.synthetic.captions import Channel
 from affectgpt_r1.data.synthetic.clip_plan import ClipPlan
@@ -74,11 +75,7 @@ def _openset_csv(plans: Iterable[ClipPlan]) -> str:
 
 
 def _csv(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    return pd.DataFrame(rows, columns=header).to_csv(index=False, lineterminator="\n")
 
 
 def _sidecar_row(plan: ClipPlan) -> dict[str, object]:

@@ -144,7 +144,7 @@ def test_bad_labels_name_the_file(tmp_path, name, corpora, message):
         (
             "subtitle_eng.csv",
             "name,sentence\nx,Hi\n",
-            r"subtitle_eng\.csv: has no row for 1 clips of ovlabel\.csv, .* y",
+            r"subtitle_eng\.csv: has no row for 1 of \d labelled clips: y",
         ),
         ("subtitle_eng.csv", "name,sentence\nx,\ny,\nx,\n", r"subtitle_eng\.csv: the name 'x' is in rows 2 and 4"),
     ],
