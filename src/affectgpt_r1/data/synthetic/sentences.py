@@ -82,7 +82,7 @@ PHRASES: dict[Cluster | Literal["neutral"], tuple[str, ...]] = {
     "surprise": (
         "i never expected this",
         "it appeared from nowhere",
-        "who would have precomputed it",
+        "who would have guessed it",
         "what on earth is that",
         "you are here already",
         "the box was suddenly full",
