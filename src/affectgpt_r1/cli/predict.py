@@ -108,10 +108,10 @@ def subtitle_given(subtitle: str) -> str:
     Raises:
         DataError: The ``.srt`` cannot be read, or another file is named.
     """
-    from affectgpt_r1.data.media.subtitles import read_srt
+    from affectgpt_r1.data.media.subtitles import SUBTITLE_SUFFIXES, read_subtitles
 
-    if subtitle.lower().endswith(".srt"):
-        return read_srt(Path(subtitle))
+    if subtitle.lower().endswith(SUBTITLE_SUFFIXES):
+        return read_subtitles(Path(subtitle))
     if os.path.isfile(subtitle):
         raise DataError(f"{subtitle}: --subtitle takes what is said, or an .srt file")
     return subtitle
@@ -123,10 +123,10 @@ def subtitle_beside(path: Path) -> str | None:
     Raises:
         DataError: It cannot be read.
     """
-    from affectgpt_r1.data.media.subtitles import read_srt
+    from affectgpt_r1.data.media.subtitles import read_subtitles
 
     beside = _beside(path)
-    return read_srt(beside) if os.path.isfile(beside) else None
+    return read_subtitles(beside) if os.path.isfile(beside) else None
 
 
 def _beside(path: Path) -> Path:

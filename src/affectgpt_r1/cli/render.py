@@ -24,12 +24,12 @@ def render(config: DictConfig) -> dict[str, float]:
     """
     from affectgpt_r1.data.synthetic.labels import demo_texts
     from affectgpt_r1.data.synthetic.render_clips import render_demo
-    from affectgpt_r1.data.synthetic.settings import DemoSettings
+    from affectgpt_r1.data.synthetic.settings import RenderConfig
     from affectgpt_r1.policy.prompts import PromptTemplate
     from affectgpt_r1.policy.tokenizer import build_tokenizer
 
     root = Path(config.paths.data)
-    settings = DemoSettings(
+    settings = RenderConfig(
         seed=config.seed,
         noise=config.noise,
         num_caption=config.num_caption,

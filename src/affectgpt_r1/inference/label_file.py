@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from affectgpt_r1.data.clip_reader import read_pictures, read_sound, read_whole_frames, resize_found_faces
+from affectgpt_r1.data.clip_reader import read_full_frames, read_pictures, read_sound, resize_found_faces
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.layouts.spoken_text import MOST_CHARACTERS, limited
@@ -194,7 +194,7 @@ def _cut(said: str) -> tuple[str, list[str]]:
 
 def _seen(path: Path, media: MediaSettings, streams: Streams, faces: Faces) -> tuple[Tensor, Tensor | None, list[str]]:
     """What is seen by ``data.visual``, whole frames beside it for ``both``, and notes on faces."""
-    whole = read_whole_frames(path, media, streams) if media.visual != "face" else None
+    whole = read_full_frames(path, media, streams) if media.visual != "face" else None
     if whole is not None and media.visual != "both":
         return whole, None, []
     pictures = read_pictures(path, media, streams)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.io.untrusted_files import MOST_JSON_BYTES, parse_json, read_text
-from affectgpt_r1.policy.untrusted_values import read_json
+from affectgpt_r1.policy.untrusted_values import read_mapping
 
 NOT_ARCHITECTURE = ("pretrained", "source_sha256", "dtype", "image_mean", "image_std")
 """Keys of a part that are no keywords of its transformers configuration."""
@@ -98,12 +98,12 @@ def check_pretrained_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{folder / 'adapter_config.json'} names another base model; merge the adapter first")
     for index in folder.glob("*.index.json"):
-        files = read_json(index, "fetch it again", MOST_INDEX_BYTES).get("weight_map")
+        files = read_mapping(index, "fetch it again", MOST_INDEX_BYTES).get("weight_map")
         for name in files.values() if isinstance(files, Mapping) else [files]:
             if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
                 raise CheckpointError(f"{index} names {str(name)[:80]!r}, which is not a file of its folder")
     if (folder / "config.json").is_file():
-        _check_followed(read_json(folder / "config.json", "fetch it again"), folder / "config.json")
+        _check_followed(read_mapping(folder / "config.json", "fetch it again"), folder / "config.json")
 
 
 def _check_followed(value: Any, path: Path) -> None:

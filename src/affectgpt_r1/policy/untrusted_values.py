@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.io.untrusted_files import parse_json, read_text
+from affectgpt_r1.io.untrusted_files import read_json
 
 ARCHITECTURES = ("model.language_model", "model.video_encoder", "model.audio_encoder")
 ARCHITECTURE_TEXTS = (
@@ -117,19 +117,14 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def read_json(path: Path, remedy: str, most_bytes: int = 1 << 20) -> dict[str, Any]:
-    """Return the mapping in a JSON file of settings.
-
-    Args:
-        path: The file.
-        remedy: What to do about a bad file.
-        most_bytes: A larger file is refused before it is parsed.
+def read_mapping(path: Path, remedy: str, most_bytes: int = 1 << 20) -> dict[str, Any]:
+    """Read the mapping in a JSON file of settings.
 
     Raises:
-        CheckpointError: It is missing, damaged, too large or too deep, or holds no mapping.
+        CheckpointError: It is missing, damaged, too large or too deep, or does not hold a mapping; names the remedy.
     """
     try:
-        content = parse_json(read_text(path, most_bytes))
+        content = read_json(path, most_bytes)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as settings ({error}); {remedy}") from error
     if not isinstance(content, dict):

@@ -147,7 +147,7 @@ def test_leaked_names_are_reported(files, capsys):
     assert "Leakage: 1 of 3 scored names stand in" in printed
     assert "such as b: the scores are not of unseen clips." in printed
     assert "Leakage: 0 of 3 scored names stand in" in printed
-    assert "Beware: 548 names are known to stand in both" in printed
+    assert "Beware: 548 names are known to be in both" in printed
     assert run(files, "--train", train[0])["leakage"]["known"] == ""
     assert "leakage" not in run(files)
     with pytest.raises(SystemExit) as stopped:
