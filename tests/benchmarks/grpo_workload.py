@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.engine import timing
+from affectgpt_r1.engine.fast import FastEngine
 from affectgpt_r1.policy.backbone import build_language_model
 from affectgpt_r1.policy.build_policy import build_policy
 from affectgpt_r1.policy.policy import MultimodalPolicy
@@ -68,7 +69,7 @@ def build(workload: Workload, folder: Path) -> tuple[MultimodalPolicy, ClipBatch
     del arguments["_target_"]
     parts = build_policy(**arguments, template=template)
     model = build_language_model(workload.vocabulary, language_model_config(workload))
-    policy = MultimodalPolicy(model, parts.encoders, parts.fusion, parts.tokenizer, parts.template)
+    policy = MultimodalPolicy(model, parts.encoders, parts.fusion, parts.tokenizer, parts.template, FastEngine(model))
     ban_stops(policy)
     return policy, text_batch(policy, workload.prompt_tokens)
 

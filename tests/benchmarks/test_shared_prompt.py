@@ -45,7 +45,7 @@ def batch_of(words: int) -> ClipBatch:
 
 
 def update_seconds(policy, batch: ClipBatch, completions: TokenBatch, *, share_prefix: bool) -> float:
-    policy.share_prefix = share_prefix
+    policy.engine.share_prefix = share_prefix
     started = time.process_time()
     policy.per_token_logps(batch, completions).mean().backward()
     policy.zero_grad()

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from affectgpt_r1.engine import fast
 from affectgpt_r1.engine.fused_linear_logps import TokenLogps
-from affectgpt_r1.policy import policy as policy_module
 
 
 @contextmanager
 def precision(dtype):
     """Weights, features, losses and the head in ``dtype``; our head itself always gives float32 log-probs."""
 
-    def plain_logps_and_entropies(model, states, ids, *, temperature, entropy, **options):
+    def plain_head_logps(model, states, ids, *, temperature, entropy, **options):
         logps = (model.lm_head(states) / temperature).log_softmax(-1)
         entropies = -(logps.exp() * logps).sum(-1) if entropy else None
         return TokenLogps(logps.gather(-1, ids.unsqueeze(-1)).squeeze(-1), entropies)
@@ -24,7 +24,7 @@ def precision(dtype):
     before = torch.get_default_dtype()
     with pytest.MonkeyPatch.context() as patch:
         if dtype == torch.float64:
-            patch.setattr(policy_module, "logps_and_entropies", plain_logps_and_entropies)
+            patch.setattr(fast, "head_logps", plain_head_logps)
         torch.set_default_dtype(dtype)
         try:
             yield

@@ -79,13 +79,13 @@ class FusedDecoder:
         signed = torch.cat([-sine[..., : self._half], sine[..., self._half :]], -1)
         self._cosine, self._sine = cosine[0].unsqueeze(1), signed[0].unsqueeze(1)  # (longest, 1, d)
 
-    def advance(self, tokens: Tensor, positions: Tensor, row: KVCache) -> Tensor:
+    def advance(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         """States ``(m, D)`` after the newest tokens.
 
         Args:
             tokens: ``(m,)`` newest tokens of the completions that run.
             positions: ``(m,)`` their places in the text.
-            row: Keys and values before them.
+            cache: Keys and values before them.
         """
         states: Tensor = self._embed(tokens).clone()
         cosine, sine = self._cosine[positions], self._sine[positions]
@@ -95,7 +95,7 @@ class FusedDecoder:
             rotated, value = torch.split(heads, [layer.heads + layer.key_heads, layer.key_heads], 1)
             rotated = torch.addcmul(rotated * cosine, rotated.roll(self._half, -1), sine)
             query, key = torch.split(rotated, [layer.heads, layer.key_heads], 1)
-            attended = row.attend(layer.number, query, key, value, layer.scale)
+            attended = cache.attend(layer.number, query, key, value, layer.scale)
             layer.output.add_to(states, attended.reshape(len(states), -1))
             gate, up = layer.gate_up(self._normalize(states, layer.feed_forward_norm, layer.epsilon)).chunk(2, -1)
             layer.down.add_to(states, F.silu(gate).mul_(up))

@@ -9,19 +9,15 @@ matrix products in all, against four where the backward pass forms the logits ag
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from affectgpt_r1.engine import vocabulary_chunks as chunks
+from affectgpt_r1.engine.base import PrecomputedGrads
 from affectgpt_r1.engine.precision import exact_dtype
-
-PrecomputedGrads: TypeAlias = Callable[[Tensor, slice], Tensor]
-"""Told the log-probabilities ``(m,)`` of a slice of the tokens, the loss's gradients ``(m,)`` in them, but for a factor
-that all tokens share. A wrong precomputed_grads costs time, never the right gradient."""
 
 GRAD_TOLERANCE = 1e-6  # of the largest gradient
 
@@ -223,8 +219,3 @@ def _gradients_by_logits(
     if to_weight is not None:
         to_weight = to_weight.to(weight.dtype)
     return (None if to_states is None else to_states.to(states.dtype)), to_weight
-
-
-def mean_loss_grads(logps: Tensor, rows: slice) -> Tensor:
-    """The precomputed_grads for a mean over all tokens, such as the loss of supervised fine-tuning."""
-    return torch.ones_like(logps)

@@ -10,20 +10,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from affectgpt_r1.engine.base import Decoded, SpecialTokens
 from affectgpt_r1.engine.precision import cumulative_sum
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import Sampling
 
 BLOCK = 128
-
-
-class Decoded(NamedTuple):
-    """``N`` decoded completions."""
-
-    ids: Tensor  # (N, C) int64
-    mask: Tensor  # (N, C) float32
-    per_token_logps: Tensor  # (N, C) float32
-    truncated: Tensor  # (N,) bool
 
 
 class Drawn(NamedTuple):
@@ -195,9 +187,7 @@ def decode(
     advance: Callable[[Tensor, Tensor], Tensor],
     *,
     sampling: Sampling,
-    stop_ids: Sequence[int],
-    banned_ids: Sequence[int],
-    pad_id: int,
+    tokens: SpecialTokens,
     generator: torch.Generator | None = None,
     ends: Callable[[Tensor], Tensor] | None = None,
     head: Head | None = None,
@@ -208,9 +198,7 @@ def decode(
         first: ``(N, V)`` logits after the prompt, or ``(N, D)`` states for ``head``.
         advance: Takes the ``(m,)`` newest tokens and the ``(m,)`` rows that still run; returns logits or states.
         sampling: How tokens are drawn; :func:`check_sampling` refuses some.
-        stop_ids: Tokens that end a completion.
-        banned_ids: Media placeholders, which would break the next pass; those beyond the vocabulary are left out.
-        pad_id: Stands after the stop token.
+        tokens: Which end a completion and which are never drawn; of these, some may be beyond the vocabulary.
         generator: Gives every row a number a step, so that no row depends on another's length.
         ends: Takes ``(m, c)`` tokens so far; returns which of the ``m`` rows end here, beside stop tokens.
         head: Draws from states; None where there are logits.
@@ -220,10 +208,11 @@ def decode(
     """
     check_sampling(sampling)
     count, device, limit = len(first), first.device, sampling.max_completion_length
-    stops = torch.tensor(list(stop_ids), device=device)
+    stops = torch.tensor(list(tokens.stop_ids), device=device)
     size, draw = (first.shape[-1], draw_tokens) if head is None else (head.size, head.draw)
-    banned = torch.tensor([one for one in banned_ids if one < size], dtype=torch.long, device=device)
-    ids, (mask, logps) = torch.full((count, limit), pad_id, device=device), torch.zeros(2, count, limit, device=device)
+    banned = torch.tensor([token for token in tokens.banned_ids if token < size], dtype=torch.long, device=device)
+    ids = torch.full((count, limit), tokens.pad_id, device=device)
+    mask, logps = torch.zeros(2, count, limit, device=device)
     rows, outputs = torch.arange(count, device=device), first
     for step in range(limit):
         uniforms = None

@@ -30,7 +30,7 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLe
     return output
 
 
-def attend_at_ends(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
+def attend_last_tokens(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
     """Attention of each sequence's last token: so few queries that torch's own gradient will do.
 
     Args:
@@ -51,7 +51,7 @@ def attend_at_ends(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLen
     return (weights @ _heads_first(lengths.pad(value))).view(count, heads, size)
 
 
-def attend_to_prompt(
+def attend_to_prefix(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -135,7 +135,7 @@ def _gradients_to_self(
         causal=True,
         bias=None,
     )
-    to_key, to_value = (lengths.flatten(_reduce_heads(one, key.shape[1])) for one in others)
+    to_key, to_value = (lengths.pack(_reduce_heads(one, key.shape[1])) for one in others)
     return _heads_first(to_query), to_key, to_value
 
 
@@ -147,7 +147,7 @@ class _CausalAttention(torch.autograd.Function):
         output, normalizer = _attend_to_self(lengths.pad(query), key, value, lengths, scale)
         ctx.save_for_backward(query, key, value, output, normalizer)
         ctx.lengths, ctx.scale = lengths, scale
-        return lengths.flatten(_heads_first(output))
+        return lengths.pack(_heads_first(output))
 
     @staticmethod
     @once_differentiable
@@ -158,7 +158,7 @@ class _CausalAttention(torch.autograd.Function):
         to_query, *others = _gradients_to_self(
             padded_gradient, padded, key, value, output, normalizer, lengths, ctx.scale
         )
-        return lengths.flatten(to_query), *others, None, None
+        return lengths.pack(to_query), *others, None, None
 
 
 class _CompletionAttention(torch.autograd.Function):
@@ -198,7 +198,7 @@ class _CompletionAttention(torch.autograd.Function):
         output = output.addcmul_(to_self, (self_normalizer - normalizer).exp().unsqueeze(-1).to(to_self.dtype))
         ctx.save_for_backward(query, key, value, prompt_key, prompt_value, output, normalizer, bias)
         ctx.prompts, ctx.completions, ctx.scale = prompts, completions, scale
-        return completions.flatten(_heads_first(output))
+        return completions.pack(_heads_first(output))
 
     @staticmethod
     @once_differentiable
@@ -221,9 +221,9 @@ class _CompletionAttention(torch.autograd.Function):
             padded_gradient, padded, key, value, output, normalizer, completions, ctx.scale
         )
         return (
-            completions.flatten(to_self + _spread_groups(to_prompt, padded.shape)),
+            completions.pack(to_self + _spread_groups(to_prompt, padded.shape)),
             *own_gradients,
-            *(prompts.flatten(_heads_first(one)) for one in prompt_gradients),
+            *(prompts.pack(_heads_first(one)) for one in prompt_gradients),
             None,
             None,
             None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -317,25 +317,3 @@ def greedy_tokens(model: Any, inputs: Mapping[str, Any], max_tokens: int) -> lis
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_tokens, eos_token_id=ends, pad_token_id=padding)
     tokens = model.generate(**inputs, generation_config=settings)
     return list(tokens[0, inputs["input_ids"].shape[1] :].tolist())
-
-
-def use_attention(model: Any, name: str, function: Callable[..., Any]) -> None:
-    """Let a language model attend by ``function`` where its forward pass is given ``row``, else by torch's attention.
-
-    Args:
-        model: A transformers language model.
-        name: Under which the attention is registered.
-        function: Takes a layer, query, key, value and keywords, ``row`` among them.
-    """
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
-
-    def dispatch(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
-        if options.get("row") is not None:
-            return function(module, query, key, value, **options)
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-
-    AttentionInterface.register(name, dispatch)
-    AttentionMaskInterface.register(name, sdpa_mask)
-    model.config._attn_implementation = name

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from affectgpt_r1.engine.fused_linear_logps import PrecomputedGrads
-from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
+from affectgpt_r1.engine.base import LogpsAndEntropies, PrecomputedGrads
+from affectgpt_r1.types import ClipBatch, PrefixCache, Rollout, Sampling, TokenBatch
 
-
-class LogpsAndEntropies(NamedTuple):
-    """Scores of completion tokens; 0 where the mask is 0."""
-
-    per_token_logps: Tensor  # (B, G, C) with gradient
-    entropies: Tensor  # (B, G, C) nats, with gradient where asked for
+__all__ = ["LogpsAndEntropies", "Policy"]
 
 
 class Policy(Protocol):
@@ -46,7 +41,7 @@ class Policy(Protocol):
         """The target answers as ``(B, 1, C)`` tokens, closed by the stop token."""
         ...
 
-    def score(
+    def logps_and_entropies(
         self,
         batch: ClipBatch,
         completions: TokenBatch,
@@ -54,17 +49,31 @@ class Policy(Protocol):
         *,
         entropy_gradient: bool = False,
         precomputed_grads: PrecomputedGrads | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> LogpsAndEntropies:
-        """Log-probabilities and entropies of ``(B, G, C)`` completion tokens given prompts and media.
+        """Return log-probs and entropies of ``(B, G, C)`` completion tokens given prompts and media.
 
-        Masks are 1 up to the last token of a completion. ``entropy_gradient`` is for an entropy bonus.
-        ``precomputed_grads`` tells the loss's gradients in the log-probabilities of tokens with mask 1, numbered
-        completion by completion: a right one saves work, a wrong one changes nothing.
+        Args:
+            batch: ``B`` clips.
+            completions: Masks are 1 up to the last token of a completion.
+            temperature: Divides the logits.
+            entropy_gradient: Let entropies carry gradient, for an entropy bonus.
+            precomputed_grads: The loss's gradients in the log-probs of tokens with mask 1, completion by completion. A
+                right one saves work, a wrong one changes nothing.
+            prefix_cache: Of the rollout that drew the completions. It is used where clips and weights are still the
+                same, and emptied by a pass with gradient.
         """
         ...
 
-    def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
-        """The log-probabilities alone, ``(B, G, C)``."""
+    def per_token_logps(
+        self,
+        batch: ClipBatch,
+        completions: TokenBatch,
+        temperature: float = 1.0,
+        *,
+        prefix_cache: PrefixCache | None = None,
+    ) -> Tensor:
+        """Return the log-probs alone, ``(B, G, C)``."""
         ...
 
     def generate(

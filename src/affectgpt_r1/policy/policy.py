@@ -10,25 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from affectgpt_r1.engine import prefix_attention as shared_attention
-from affectgpt_r1.engine.fused_layers import fuse_layers
-from affectgpt_r1.engine.fused_linear_logps import PrecomputedGrads, mean_loss_grads
-from affectgpt_r1.engine.language_model import (
-    Decoder,
-    EmbeddedPrompts,
-    Prefill,
-    logps_and_entropies,
-    prefill,
-    repeated_states,
-    shared_states,
-)
-from affectgpt_r1.engine.last_layer import trim_last_layer
-from affectgpt_r1.engine.prefix_cache import PrefixCache, repeats_exactly
-from affectgpt_r1.engine.sampler import cut_rows, decode, seeded_by_names, stop_string_test
-from affectgpt_r1.engine.tied_embedding import InputEmbedding
+from affectgpt_r1.engine.base import EmbeddedPrompts, Engine, PrecomputedGrads, SpecialTokens, mean_loss_grads
+from affectgpt_r1.engine.prefix_cache import keep_prefill, repeats_exactly, take_prefill
+from affectgpt_r1.engine.sampler import cut_rows, seeded_by_names, stop_string_test
 from affectgpt_r1.engine.timing import phase
 from affectgpt_r1.errors import ConfigError, DataError
-from affectgpt_r1.policy.backbone import use_attention
 from affectgpt_r1.policy.base import LogpsAndEntropies
 from affectgpt_r1.policy.dropout import disable_dropout
 from affectgpt_r1.policy.encoders import Encoders
@@ -43,20 +29,19 @@ from affectgpt_r1.policy.prompts import (
     TURN,
     PromptTemplate,
 )
-from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
+from affectgpt_r1.types import ClipBatch, PrefixCache, Rollout, Sampling, TokenBatch
 
 
 class MultimodalPolicy(nn.Module):
-    """AffectGPT's architecture: media tokens stand in the prompt of a causal language model.
+    """AffectGPT's architecture: a causal language model whose prompts hold media tokens.
 
     Args:
-        language_model: A transformers causal language model with ``model`` and ``lm_head``.
+        language_model: A transformers causal language model.
         encoders: Frozen encoders.
         fusion: Projectors that yield the media tokens.
         tokenizer: A transformers fast tokenizer that knows the media placeholders.
         template: Question and target format.
-        share_prefix: Run each prompt once and share its states among its completions, forward and backward; off, every
-            completion repeats its prompt. Both ways work under gradient checkpointing.
+        engine: Runs the language model over prompts that hold the media already.
     """
 
     def __init__(
@@ -66,8 +51,7 @@ class MultimodalPolicy(nn.Module):
         fusion: Fusion,
         tokenizer: Any,
         template: PromptTemplate,
-        *,
-        share_prefix: bool = True,
+        engine: Engine,
     ) -> None:
         super().__init__()
         self.language_model = language_model
@@ -75,15 +59,11 @@ class MultimodalPolicy(nn.Module):
         self.fusion = fusion
         self.tokenizer = tokenizer
         self.template = template
-        self.share_prefix = share_prefix
+        self.engine = engine
         self.media_ids: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in MEDIA_TOKENS}
         self.turn_ids: list[int] = tokenizer.encode(TURN, add_special_tokens=False)
         self.prefill_ids: list[int] = tokenizer.encode(template.prefill, add_special_tokens=False)
         self._reference: dict[str, Tensor] = {}
-        self._prefix_cache: PrefixCache | None = None
-        use_attention(language_model, shared_attention.NAME, shared_attention.attention)
-        trim_last_layer(language_model)
-        fuse_layers(language_model)
 
     @property
     def enable_thinking(self) -> bool:
@@ -178,7 +158,6 @@ class MultimodalPolicy(nn.Module):
             ConfigError: A prompt holds a placeholder whose media the batch lacks.
             DataError: A prompt has more tokens than the model has positions; see :meth:`too_long`.
         """
-        names = self._placeholders()
         rows = self.prompt_ids(batch, bos=bos)
         length = max(len(row) for row in rows)
         if length >= self._num_positions and (reasons := self.too_long(batch)):
@@ -187,24 +166,38 @@ class MultimodalPolicy(nn.Module):
         ids = torch.tensor(padded, device=self.device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self.device)
         placeholders = torch.isin(ids, torch.tensor(list(self.media_ids.values()), device=self.device))
-        embedding = InputEmbedding(self.language_model)
-        embeds = embedding(ids.masked_fill(placeholders, 0))
-        tokens = self.fusion(self.encoders(batch, policy_trains=self.training))
-        for placeholder, name in names.items():
-            where = ids == self.media_ids[placeholder]
+        embed_tokens = self.engine.token_embedding()
+        embeds = embed_tokens(ids.masked_fill(placeholders, 0))  # their own rows are never read, and may not exist
+        # The media enter here, and nowhere else: generation and update both run what this returns.
+        media = self.fusion(self.encoders(batch, policy_trains=self.training))  # by name, (B, tokens, D)
+        for placeholder, name in self._placeholders().items():
+            where = ids == self.media_ids[placeholder]  # (B, P)
             if not where.any():
                 continue
-            if name not in tokens:
+            if name not in media:
                 raise ConfigError(f"The prompt holds {placeholder}, but {name} was not loaded: see data.modalities")
-            clips, order = where.nonzero()[:, 0], (where.cumsum(1) - 1)[where]
-            embeds = embeds.index_put((where,), tokens[name][clips, order].to(embeds.dtype))
-        return EmbeddedPrompts(embeds, mask, embedding)
+            clips, order = where.nonzero()[:, 0], (where.cumsum(1) - 1)[where]  # n-th placeholder, n-th media token
+            embeds = embeds.index_put((where,), media[name][clips, order].to(embeds.dtype))
+        return EmbeddedPrompts(embeds, mask, embed_tokens)
 
-    def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
+    def per_token_logps(
+        self,
+        batch: ClipBatch,
+        completions: TokenBatch,
+        temperature: float = 1.0,
+        *,
+        prefix_cache: PrefixCache | None = None,
+    ) -> Tensor:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        return self._score(batch, completions, temperature, entropy=False, precomputed_grads=mean_loss_grads)[0]
+        return self.engine.logps_and_entropies(
+            self._prompts_or_prefill(batch, prefix_cache),
+            completions,
+            temperature,
+            entropy=False,
+            precomputed_grads=mean_loss_grads,
+        ).per_token_logps
 
-    def score(
+    def logps_and_entropies(
         self,
         batch: ClipBatch,
         completions: TokenBatch,
@@ -212,82 +205,52 @@ class MultimodalPolicy(nn.Module):
         *,
         entropy_gradient: bool = False,
         precomputed_grads: PrecomputedGrads | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> LogpsAndEntropies:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        logps, entropies = self._score(
-            batch, completions, temperature, entropy=True, precomputed_grads=precomputed_grads
+        logps, entropies = self.engine.logps_and_entropies(
+            self._prompts_or_prefill(batch, prefix_cache),
+            completions,
+            temperature,
+            entropy=True,
+            precomputed_grads=precomputed_grads,
         )
         return LogpsAndEntropies(logps, entropies if entropy_gradient else entropies.detach())
 
-    def _score(
-        self, batch: ClipBatch, completions: TokenBatch, temperature: float, **options: Any
-    ) -> tuple[Tensor, Tensor]:
-        chosen = completions.mask.flatten(0, 1).bool()
-        states, weight = self._states(batch, completions)
-        ids = completions.ids.flatten(0, 1)[chosen]
-        scores = logps_and_entropies(
-            self.language_model, states, ids, temperature=temperature, weight=weight, **options
-        )
-        blank = scores.logps.new_zeros(chosen.shape)
-        logps, entropies = (
-            blank if one is None else blank.index_put((chosen,), one) for one in (scores.logps, scores.entropies)
-        )
-        return logps.view(completions.ids.shape), entropies.view(completions.ids.shape)
-
-    def _states(self, batch: ClipBatch, completions: TokenBatch) -> tuple[Tensor, Tensor | None]:
-        """States that predict the completions' tokens, and the head's weight if they hand it on."""
-        if self.share_prefix:
-            prompts = self._take_prefill(batch) or self.embed_prompts(batch)
-            states = shared_states(self.language_model, prompts, completions)
-        else:
-            prompts = self.embed_prompts(batch)
-            states = repeated_states(self.language_model, prompts, completions)
-        return states, prompts.embedding.weight
-
-    def _take_prefill(self, batch: ClipBatch) -> Prefill | None:
-        """The rollout's pass over the prompts, where it is this batch's; a pass without gradient leaves it."""
-        kept = self._prefix_cache
-        if torch.is_grad_enabled():
-            self._prefix_cache = None
-        return kept.prefilled if kept is not None and kept.serves(batch, self.trainable_parameters().values()) else None
+    def _prompts_or_prefill(self, batch: ClipBatch, prefix_cache: PrefixCache | None) -> Any:
+        prefill = take_prefill(prefix_cache, batch, self.trainable_parameters().values())
+        return self.embed_prompts(batch) if prefill is None else prefill
 
     def generate(
         self, batch: ClipBatch, num_generations: int, sampling: Sampling, generator: torch.Generator | None = None
     ) -> Rollout:
         """See :class:`~affectgpt_r1.policy.base.Policy`.
 
-        While a group is drawn for an update, the prompts' pass stays in the autograd graph: the next :meth:`score` of
-        the same clips with the same weights continues it instead of repeating it.
+        While a group is drawn for an update, the prompts' pass stays in the autograd graph, in the rollout's
+        ``prefix_cache``: the update of the same clips with the same weights continues it instead of repeating it.
         """
         training = self.training
         if generator is None and sampling.seed is not None and sampling.temperature > 0:
             generator = seeded_by_names(sampling.seed, batch.names, self.device)
         repeats = self.encoders.frozen and repeats_exactly(self.language_model) and repeats_exactly(self.fusion)
-        as_scored = self.share_prefix and self.samples_as_scored and repeats
+        as_scored = self.engine.reuses_prefill and self.samples_as_scored and repeats
         keep = as_scored and training and torch.is_grad_enabled() and num_generations > 1
-        if keep:
-            self._prefix_cache = None  # frees the last one before there is another
         self.eval()
         try:
             with phase("prefill"), torch.set_grad_enabled(keep):
                 prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference)
-                prefilled = prefill(self.language_model, prompts)
+                prefill = self.engine.prefill(prompts)
             room = (self._num_positions - prompts.mask.sum(1)).repeat_interleave(num_generations)  # (B * G,)
             longest = min(sampling.max_completion_length, int(room.max()))
-            if keep:
-                self._prefix_cache = PrefixCache.of(prefilled, batch, self.trainable_parameters().values())
+            cache = keep_prefill(prefill, batch, self.trainable_parameters().values()) if keep else None
             with phase("decode"), torch.no_grad():
-                decoder = Decoder(self.language_model, prefilled, num_generations, longest)
-                decoded = decode(
-                    decoder.first,
-                    decoder.advance,
-                    sampling=dataclasses.replace(sampling, max_completion_length=longest),
-                    stop_ids=[self.turn_ids[0], self.tokenizer.eos_token_id],
-                    banned_ids=list(self.media_ids.values()),
-                    pad_id=self.tokenizer.pad_token_id,
+                decoded = self.engine.generate(
+                    prefill,
+                    num_generations,
+                    dataclasses.replace(sampling, max_completion_length=longest),
+                    self._special_tokens(),
                     generator=generator,
                     ends=stop_string_test(self.tokenizer, sampling.stop_strings),
-                    head=decoder.head,
                 )
         finally:
             self.train(training)
@@ -295,9 +258,18 @@ class MultimodalPolicy(nn.Module):
             decoded = cut_rows(decoded, room, self.tokenizer.pad_token_id)
         shape = (len(batch), num_generations, -1)
         texts = self._decode_texts(decoded.ids, decoded.mask)
-        grouped = [texts[row : row + num_generations] for row in range(0, len(texts), num_generations)]
-        tokens = TokenBatch(decoded.ids.view(shape), decoded.mask.view(shape))
-        return Rollout(tokens, decoded.per_token_logps.view(shape), grouped, decoded.truncated.view(shape[:2]))
+        return Rollout(
+            TokenBatch(decoded.ids.view(shape), decoded.mask.view(shape)),
+            decoded.per_token_logps.view(shape),
+            [texts[row : row + num_generations] for row in range(0, len(texts), num_generations)],
+            decoded.truncated.view(shape[:2]),
+            cache,
+        )
+
+    def _special_tokens(self) -> SpecialTokens:
+        stop_ids = [self.turn_ids[0], self.tokenizer.eos_token_id]
+        # A drawn placeholder would be taken for media in the next pass over the text.
+        return SpecialTokens(stop_ids, list(self.media_ids.values()), self.tokenizer.pad_token_id)
 
     def _decode_texts(self, ids: Tensor, mask: Tensor) -> list[str]:
         stops = {self.turn_ids[0], self.tokenizer.eos_token_id}

@@ -7,11 +7,12 @@ import copy
 import pytest
 import torch
 
-from affectgpt_r1.engine import prefix_attention as shared_attention
+from affectgpt_r1.engine.base import EmbeddedPrompts
+from affectgpt_r1.engine.fast import Decoder, prefill_prompts
 from affectgpt_r1.engine.fused_decoder import plain_weight, supports_fused_decode
-from affectgpt_r1.engine.language_model import Decoder, EmbeddedPrompts, prefill
+from affectgpt_r1.engine.prefix_attention import use_prefix_attention
 from affectgpt_r1.engine.tied_embedding import InputEmbedding
-from affectgpt_r1.policy.backbone import add_lora, build_language_model, use_attention
+from affectgpt_r1.policy.backbone import add_lora, build_language_model
 
 VOCABULARY, HIDDEN, LENGTHS, NUM_GENERATIONS, STEPS = 70, 32, (5, 9), 3, 6
 RUNNING = torch.tensor([6, 2, 4, 6, 1, 3]).unsqueeze(-1) > torch.arange(STEPS)  # which completions, at which step
@@ -41,7 +42,7 @@ def make_model(lora: dict[str, object] | None = None, **kind: object):
         **kind,
     }
     model = build_language_model(VOCABULARY, settings).eval()
-    use_attention(model, shared_attention.NAME, shared_attention.attention)
+    use_prefix_attention(model)
     if lora is not None:
         add_lora(model, dropout=0.0, **lora)
     with torch.no_grad():
@@ -63,8 +64,8 @@ def random_prompts(model) -> EmbeddedPrompts:
 @torch.no_grad()
 def decoded(model, prompts, tokens) -> list[torch.Tensor]:
     """Logits after each token, of the completions that still run."""
-    decoder = Decoder(model, prefill(model, prompts), NUM_GENERATIONS, STEPS)
-    assert (decoder._body is not None) == supports_fused_decode(model)
+    decoder = Decoder(model, prefill_prompts(model, prompts), NUM_GENERATIONS, STEPS)
+    assert (decoder._fused is not None) == supports_fused_decode(model)
     running = [RUNNING[:, step].nonzero().squeeze(-1) for step in range(STEPS)]
     outputs = [decoder.advance(tokens[rows, step], rows) for step, rows in enumerate(running)]
     return [one if decoder.head is None else decoder.head.logits(one) for one in outputs]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from affectgpt_r1.engine.base import SpecialTokens
 from affectgpt_r1.engine.lm_head_sampling import CHUNK, ChunkedLMHead, chunked_lm_head
 from affectgpt_r1.engine.sampler import decode, draw_tokens
 from affectgpt_r1.types import Sampling
@@ -112,9 +113,7 @@ def test_a_rollout_draws_the_same_tokens_from_states_as_from_logits():
     states = torch.randn(8, 24, generator=generator(11))
     options = {
         "sampling": Sampling(max_completion_length=7),
-        "stop_ids": list(range(0, 900, 3)),
-        "banned_ids": [5, 899, 4_000],
-        "pad_id": 0,
+        "tokens": SpecialTokens(list(range(0, 900, 3)), [5, 899, 4_000], 0),
     }
     chunked = decode(
         states,

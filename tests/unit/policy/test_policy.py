@@ -34,7 +34,7 @@ def weighted_gradients(policy: MultimodalPolicy, batch: ClipBatch, completions: 
 def test_update_sees_what_generation_saw(policy, make_batch, share_prefix, temperature, training):
     batch = make_batch(modalities=MIXED)
     policy.train(training)
-    policy.share_prefix = share_prefix
+    policy.engine.share_prefix = share_prefix
     sampling = dataclasses.replace(SAMPLING, temperature=temperature)
     rollout = policy.generate(batch, 4, sampling, generator(SEED))
     assert policy.training is training
@@ -60,8 +60,8 @@ def test_generation_is_without_dropout(make_lora_policy, make_batch):
 def test_both_ways_of_scoring_agree_in_values_and_gradients(policy, make_batch, completions):
     batch, results = make_batch(modalities=MIXED), []
     policy.language_model.double()  # rounding alone reaches 1e-5 in single precision
-    for policy.share_prefix in (True, False):
-        scores = policy.score(batch, completions)
+    for policy.engine.share_prefix in (True, False):
+        scores = policy.logps_and_entropies(batch, completions)
         gradients = weighted_gradients(policy, batch, completions)
         results.append((scores.per_token_logps.detach(), scores.entropies, gradients))
     for first, second in zip(results[0][:2], results[1][:2], strict=True):
@@ -72,7 +72,7 @@ def test_both_ways_of_scoring_agree_in_values_and_gradients(policy, make_batch, 
 
 
 def test_scores_are_zero_where_the_mask_is_zero(policy, make_batch, completions):
-    scores = policy.score(make_batch(), completions)
+    scores = policy.logps_and_entropies(make_batch(), completions)
     hidden = completions.mask == 0
     assert (scores.per_token_logps[hidden] == 0).all()
     assert (scores.entropies[hidden] == 0).all()
