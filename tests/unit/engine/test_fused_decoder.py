@@ -9,7 +9,7 @@ import torch
 
 from affectgpt_r1.engine.base import EmbeddedPrompts
 from affectgpt_r1.engine.fast import Decoder, prefill_prompts
-from affectgpt_r1.engine.fused_decoder import plain_weight, supports_fused_decode
+from affectgpt_r1.engine.fused_decoder import merged_weight, supports_fused_decode
 from affectgpt_r1.engine.prefix_attention import use_prefix_attention
 from affectgpt_r1.engine.tied_embedding import InputEmbedding
 from affectgpt_r1.policy.backbone import add_lora, build_language_model
@@ -167,4 +167,4 @@ def test_adapters_are_added_to_a_copy_of_the_weight():
     layer = model.model.layers[0].self_attn.q_proj
     inputs = torch.randn(5, HIDDEN)
     expected = layer(inputs) - layer.base_layer.bias
-    torch.testing.assert_close(inputs @ plain_weight(layer).T, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(inputs @ merged_weight(layer).T, expected, atol=1e-5, rtol=0)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectgpt_r1.engine import vocabulary_chunks as vocabulary_chunks
+from affectgpt_r1.engine import chunk_sizes
 from affectgpt_r1.engine.fused_linear_logps import fused_linear_logps
 
 
@@ -71,7 +71,7 @@ def test_values_and_gradients_for_any_tile(
     precomputed_grads = {"none": None, "linear": precomputed_slopes(tokens), "square": square_slopes}[precomputed_grads]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("ROWS", rows), ("COLUMNS", columns), ("KEPT_LOGITS", kept)):
-            patch.setattr(vocabulary_chunks, name, value)
+            patch.setattr(chunk_sizes, name, value)
         mine = fused_linear_logps(
             states, weight, ids, temperature=temperature, entropy=True, precomputed_grads=precomputed_grads
         )
@@ -274,9 +274,9 @@ def test_matrix_products_over_the_vocabulary(states_train, weight_trains, precom
 
 @pytest.mark.parametrize("precomputed_grads", [None, ones, square_slopes])
 def test_no_tensor_of_all_logits_exists(monkeypatch, precomputed_grads):
-    monkeypatch.setattr(vocabulary_chunks, "ROWS", 8)
-    monkeypatch.setattr(vocabulary_chunks, "COLUMNS", 16)
-    monkeypatch.setattr(vocabulary_chunks, "KEPT_LOGITS", 7 * 256)
+    monkeypatch.setattr(chunk_sizes, "ROWS", 8)
+    monkeypatch.setattr(chunk_sizes, "COLUMNS", 16)
+    monkeypatch.setattr(chunk_sizes, "KEPT_LOGITS", 7 * 256)
     states, weight, ids = trained(64, 256, dtype=torch.float32)
     with Watch() as watch:
         fused_linear_logps(

@@ -155,7 +155,7 @@ def test_a_policy_s_update_with_and_without(make_policy, make_batch, monkeypatch
     results = []
     for tied in (True, False):
         if not tied:
-            monkeypatch.setattr("affectgpt_r1.engine.tied_embedding._shares_its_gradient", lambda *_: False)
+            monkeypatch.setattr("affectgpt_r1.engine.tied_embedding._can_chain_gradient", lambda *_: False)
         policy.zero_grad()
         drawn = policy.generate(batch, 3, Sampling(max_completion_length=5), torch.Generator().manual_seed(1))
         for _ in range(2):  # the first continues the prompts' pass, the second makes it anew
