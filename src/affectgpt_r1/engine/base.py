@@ -72,16 +72,7 @@ class Engine(Protocol):
         generator: torch.Generator | None = None,
         ends: Callable[[Tensor], Tensor] | None = None,
     ) -> Decoded:
-        """Draw ``G`` completions of each prompt, without gradient.
-
-        Args:
-            prefill: Of :meth:`prefill`.
-            num_generations: ``G``.
-            sampling: How tokens are drawn.
-            tokens: See :func:`~affectgpt_r1.engine.sampler.decode`, as for the others.
-            generator: Source of random numbers.
-            ends: Test for stop strings.
-        """
+        """Draw ``G`` completions of each prompt, without gradient; see :func:`~affectgpt_r1.engine.sampler.decode`."""
         ...
 
     def logps_and_entropies(
@@ -100,7 +91,7 @@ class Engine(Protocol):
             completions: Masks are 1 up to the last token of a completion.
             temperature: Divides the logits.
             entropy: Whether to compute entropies; else they are 0.
-            precomputed_grads: A hint that may save work and never changes the result.
+            precomputed_grads: May save work, and never changes the result.
         """
         ...
 

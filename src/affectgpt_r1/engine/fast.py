@@ -125,28 +125,14 @@ class FastEngine:
 
 
 def prefill_prompts(model: Any, prompts: EmbeddedPrompts) -> Prefill:
-    """Run the prompts and keep their keys and values, in the autograd graph if gradients are on.
-
-    Args:
-        model: A causal language model with prefix attention.
-        prompts: ``B`` prompts.
-    """
+    """Run the prompts and keep their keys and values, in the autograd graph if gradients are on."""
     attention = PrefixAttention(_prompt_lengths(prompts), None, keep=True)
     states = _run(model, _pack_prompts(prompts), attention.prompts.positions, attention)
     return Prefill(states, attention, prompts.embed_tokens)
 
 
 def prefix_states(model: Any, prompts: EmbeddedPrompts | Prefill, completions: TokenBatch) -> Tensor:
-    """Return the states that predict each completion token, with every prompt token computed once.
-
-    Args:
-        model: A causal language model with prefix attention.
-        prompts: ``B`` prompts, or their prefill by these weights.
-        completions: ``G`` completions of each; masks are 1 up to the last token.
-
-    Returns:
-        ``(M, D)``, a row for each token with mask 1, completion by completion.
-    """
+    """Return the states ``(M, D)`` that predict each token with mask 1, with every prompt token computed once."""
     num_generations = completions.ids.shape[1]
     ids, mask = completions.ids.flatten(0, 1), completions.mask.flatten(0, 1).bool()
     fed = mask[:, 1:]  # one token fewer than is scored: the last predicts nothing, the first is predicted by the prompt
@@ -193,9 +179,6 @@ def head_logps(
 ) -> TokenLogps:
     """Return log-probs and, if asked, entropies of ``(M,)`` tokens from the ``(M, D)`` states that predict them.
 
-    A plain linear head is walked in chunks of the vocabulary, and uses ``precomputed_grads``; any other (with adapters,
-    or a bias) in chunks of tokens, whose logits the backward pass forms again.
-
     Args:
         model: A causal language model.
         states: ``(M, D)``.
@@ -205,6 +188,8 @@ def head_logps(
         precomputed_grads: See :func:`~affectgpt_r1.engine.fused_linear_logps.fused_linear_logps`.
         weight: The head's own as :class:`InputEmbedding` hands it on.
     """
+    # A plain linear head is walked in chunks of the vocabulary. Any other (with adapters, or a bias) is called with
+    # chunks of tokens, whose logits the backward pass computes again.
     head = model.lm_head
     if type(head) is nn.Linear and getattr(head, "bias", None) is None:
         weight = head.weight if weight is None else weight
@@ -227,12 +212,6 @@ def head_logps(
 class Decoder:
     """Continues prefilled prompts by one token per call, without gradient.
 
-    Args:
-        model: A causal language model with prefix attention.
-        prefill: The prompts' pass.
-        num_generations: ``G`` completions of each prompt.
-        max_length: Most tokens of a completion.
-
     Attributes:
         first: What follows the prompts, as :meth:`advance` gives it, for each of the ``N`` completions.
         head: Draws tokens from states; None where :meth:`advance` gives logits.
@@ -248,12 +227,7 @@ class Decoder:
         self.first: Tensor = self._outputs(prefill.states.detach()).repeat_interleave(num_generations, 0)
 
     def advance(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """Return what follows the newest tokens: states ``(m, D)`` for :attr:`head`, or without it logits ``(m, V)``.
-
-        Args:
-            tokens: ``(m,)`` newest tokens of the completions that still run.
-            rows: ``(m,)`` which of the ``N`` completions these are.
-        """
+        """Return states ``(m, D)`` for :attr:`head`, or without it logits ``(m, V)``; see :func:`decode`."""
         positions = self._prompt_lengths[rows] + self.cache.length
         self.cache.begin(rows)
         if self._fused is None:

@@ -80,13 +80,7 @@ class FusedDecoder:
         self._cosine, self._sine = cosine[0].unsqueeze(1), signed[0].unsqueeze(1)  # (max_length, 1, d)
 
     def advance(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-        """Return the states ``(m, D)`` after the newest tokens.
-
-        Args:
-            tokens: ``(m,)`` newest tokens of the completions that run.
-            positions: ``(m,)`` their positions, counted from the prompt's start.
-            cache: Keys and values before them; the new ones are added.
-        """
+        """Return the states ``(m, D)`` after the ``(m,)`` newest tokens; their keys and values go to the cache."""
         states: Tensor = self._embed(tokens).clone()  # the residual stream, which is added to in place
         cosine, sine = self._cosine[positions], self._sine[positions]
         for layer in self._layers:

@@ -43,15 +43,7 @@ class KVCache:
         self._rows = None if len(rows) == self.count else rows
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Add the newest keys and values, and return the attention to all so far, ``(m, H, d)``.
-
-        Args:
-            layer: Index of the layer.
-            query: ``(m, H, d)``.
-            key: ``(m, KV heads, d)``.
-            value: ``(m, KV heads, d)``.
-            scale: Multiplies the scores.
-        """
+        """Add the newest keys and values ``(m, KV heads, d)``; return the attention to all so far, ``(m, H, d)``."""
         own_keys, own_values = self._append(layer, key, value)
         heads, key_heads, size = query.shape[1], key.shape[1], key.shape[2]
         repeats, per_prompt = heads // key_heads, self.count // self.num_prompts

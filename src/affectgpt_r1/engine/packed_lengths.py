@@ -12,10 +12,6 @@ from torch.nn import functional as F
 class PackedLengths:
     """Lengths of ``n`` packed sequences; packs a right-padded batch and pads a packed one.
 
-    Args:
-        lengths: Tokens of each sequence.
-        device: Where the packed sequences are.
-
     Attributes:
         seqlens: ``(n,)`` lengths.
         cu_seqlens: ``(n + 1,)`` where each sequence begins, and the total.

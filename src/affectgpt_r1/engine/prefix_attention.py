@@ -53,7 +53,7 @@ class PrefixAttention:
         return torch.cat([ends, own])
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Return the attention of all packed tokens.
+        """Return the attention of all packed tokens, shaped as ``query``.
 
         Args:
             layer: Index of the layer.
@@ -61,9 +61,6 @@ class PrefixAttention:
             key: ``(T, KV heads, d)``.
             value: ``(T, KV heads, d)``.
             scale: Multiplies the scores.
-
-        Returns:
-            As ``query``.
         """
         if self.completions is None:
             if self.keep:
@@ -104,14 +101,14 @@ def packed_attention_forward(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend in a transformers layer over packed tokens.
+    """Attend in a transformers layer by an object with an ``attend`` such as :class:`PrefixAttention`'s.
 
     Args:
         module: The attention layer.
         query: ``(1, H, T, d)``.
         key: ``(1, KV heads, T, d)``.
         value: ``(1, KV heads, T, d)``.
-        packed_attention: A :class:`PrefixAttention` or another object with its ``attend``.
+        packed_attention: Attends.
         scaling: Multiplies the scores.
         dropout: Must be 0.
         sliding_window: Must be None.
@@ -119,9 +116,6 @@ def packed_attention_forward(
 
     Returns:
         ``(1, T, H, d)``, and None for the weights.
-
-    Raises:
-        ConfigError: The model has attention dropout, a sliding window or sinks.
     """
     if sliding_window or s_aux is not None:
         which = f"a sliding window of {sliding_window} tokens" if sliding_window else "attention sinks"

@@ -68,17 +68,7 @@ def stop_string_test(tokenizer: Any, stops: Sequence[str]) -> Callable[[Tensor],
 
 
 def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float = 0.0) -> Tensor:
-    """Keep the ``top_k`` most likely tokens, then the smallest set that reaches ``top_p``, then by ``min_p``.
-
-    Args:
-        logits: ``(N, V)``.
-        top_k: 0 keeps all.
-        top_p: 1 keeps all; the most likely token always stays.
-        min_p: Least probability relative to the most likely token's; 0 keeps all.
-
-    Returns:
-        ``(N, V)`` with ``-inf`` at the tokens left out.
-    """
+    """Set the logits ``(N, V)`` of tokens that ``top_k``, then ``top_p``, then ``min_p`` leave out to ``-inf``."""
     if top_k > 0:
         kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -105,18 +95,15 @@ def draw_tokens(
     Args:
         logits: ``(m, V)`` before the temperature.
         sampling: Temperature and filters.
-        uniforms: ``(m,)`` float64 in [0, 1), a random number per row; greedy decoding needs none.
+        uniforms: ``(m,)`` float64 in [0, 1); greedy decoding needs none.
         banned: Tokens that are never drawn.
-
-    Returns:
-        The tokens. Log-probs are those before filters and bans, as the update computes them.
     """
     scaled = logits.float() / (sampling.temperature or 1.0)
     allowed = scaled if banned is None else scaled.index_fill(-1, banned, -torch.inf)
     top = allowed.amax(-1, keepdim=True)
     weights = (allowed - top).exp_()
     normalizer = top.squeeze(-1) + weights.sum(-1).log()
-    # log Z over all tokens: the allowed ones' and, by logaddexp, the banned ones'.
+    # Log-probs are those before filters and bans, as the update computes them: log Z is over all tokens.
     if banned is not None and len(banned):
         normalizer = torch.logaddexp(normalizer, scaled[:, banned].logsumexp(-1))
     if sampling.temperature == 0:
@@ -132,15 +119,7 @@ def draw_tokens(
 
 
 def invert_distribution(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw by inverting the cumulative distribution.
-
-    Args:
-        weights: ``(m, V)``, not negative, not all zero in any row.
-        uniforms: ``(m,)`` float64 in [0, 1).
-
-    Returns:
-        ``(m,)`` int64; a token of weight 0 is never drawn.
-    """
+    """Draw a token ``(m,)`` per row of weights ``(m, V)``, by ``(m,)`` float64 in [0, 1)."""
     # Inverse transform sampling: the first token whose cumulative probability exceeds u. First among the sums of
     # blocks, then in the block that u falls into: the cumulative sums, in double precision, are over few numbers.
     size = weights.shape[-1]
@@ -159,7 +138,7 @@ def invert_cumulative(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor
     """Return the index that each number falls into, and where between that index's bounds it falls.
 
     Args:
-        weights: ``(m, n)``, not negative, not all zero in any row.
+        weights: ``(m, n)``, not negative, not all zero in any row. An index of weight 0 is never returned.
         uniforms: ``(m,)`` in [0, 1).
 
     Returns:
@@ -185,19 +164,16 @@ def decode(
     ends: Callable[[Tensor], Tensor] | None = None,
     head: Head | None = None,
 ) -> Decoded:
-    """Decode until every row has drawn a stop token or the limit is reached; finished rows are not computed further.
+    """Decode until every row has drawn a stop token or the limit is reached.
 
     Args:
         first: ``(N, V)`` logits after the prompt, or ``(N, D)`` states for ``head``.
         advance: Takes the ``(m,)`` newest tokens and the ``(m,)`` rows that still run; returns logits or states.
-        sampling: How tokens are drawn; :func:`check_sampling` refuses some.
+        sampling: How tokens are drawn.
         tokens: Which end a completion and which are never drawn; of these, some may be beyond the vocabulary.
         generator: Source of random numbers.
         ends: Takes ``(m, c)`` tokens so far; returns which of the ``m`` rows end here, stop tokens aside.
         head: Draws from states; None where there are logits.
-
-    Returns:
-        The completions, with log-probs as :func:`draw_tokens` gives them.
     """
     check_sampling(sampling)
     count, device, limit = len(first), first.device, sampling.max_completion_length

@@ -80,15 +80,7 @@ def exponential_sums(
 ) -> Sums:
     """Sum ``exp(logits - shift)`` over the vocabulary; kept chunks become ``exp(logits - shift)``.
 
-    Args:
-        states: As the others in :func:`shifted_chunks`.
-        weight: ``(V, D)``.
-        chosen: ``(m, 1)`` logits of the chosen tokens.
-        buffer: From :func:`scratch`.
-        keep: Keep every chunk.
-        embedding: Whether to sum the embeddings.
-        entropy: Whether to compute the entropy.
-        scale: Multiplies the logits.
+    ``chosen`` ``(m, 1)`` holds the chosen tokens' logits; the other arguments are those of :func:`shifted_chunks`.
     """
 
     def sums(shift: Tensor) -> Sums:

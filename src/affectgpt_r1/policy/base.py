@@ -15,13 +15,16 @@ __all__ = ["LogpsAndEntropies", "Policy"]
 
 
 class Policy(Protocol):
-    """A multimodal language model. The media reach generation and scoring through one code path."""
+    """A multimodal language model. The media reach generation and log-probs through one code path."""
 
-    enable_thinking: bool
+    @property
+    def enable_thinking(self) -> bool:
+        """Whether the prompt asks for reasoning before the answer."""
+        ...
 
     @property
     def samples_as_scored(self) -> bool:
-        """Whether generation sees the prompt that scoring sees, which an importance ratio needs."""
+        """Whether generation and log-probs see the same prompt, as an importance ratio needs."""
         ...
 
     @property
@@ -30,15 +33,15 @@ class Policy(Protocol):
         ...
 
     def with_features(self, batch: ClipBatch) -> ClipBatch:
-        """The batch with frozen-encoder features in place of media, so that the encoders run once a clip."""
+        """Return the batch with frozen-encoder features in place of media, so that the encoders run once per clip."""
         ...
 
     def prompts(self, batch: ClipBatch) -> list[str]:
-        """The ``B`` prompts as text."""
+        """Return the ``B`` prompts as text."""
         ...
 
     def encode_targets(self, batch: ClipBatch) -> TokenBatch:
-        """The target answers as ``(B, 1, C)`` tokens, closed by the stop token."""
+        """Return the target answers as ``(B, 1, C)`` tokens, each ended by the stop token."""
         ...
 
     def logps_and_entropies(
@@ -79,21 +82,28 @@ class Policy(Protocol):
     def generate(
         self, batch: ClipBatch, num_generations: int, sampling: Sampling, generator: torch.Generator | None = None
     ) -> Rollout:
-        """Draw ``num_generations`` completions of every clip, without gradient and in evaluation mode."""
+        """Draw ``num_generations`` completions of every clip in evaluation mode.
+
+        The rollout's log-probs have no gradient. In training its ``prefix_cache`` may hold the prompts' pass with its
+        graph, for :meth:`logps_and_entropies` of the same clips.
+        """
         ...
 
     def disable_dropout(self) -> list[str]:
-        """Switch off every dropout of the language model and the fusion; the names of those that were on.
+        """Switch off every dropout of the language model and the fusion; return the names of those that were on.
 
-        Sampling runs without dropout. With it, scoring would not be the policy that sampled, nor the reference the
-        policy's own copy.
+        Sampling runs without dropout: with it, log-probs would not be those of the policy that sampled.
         """
         ...
 
     def snapshot_reference(self) -> None:
-        """Keep a frozen copy of the trainable weights: what KL is measured against."""
+        """Keep a frozen copy of the trainable weights, against which KL is measured."""
         ...
 
     def reference(self) -> AbstractContextManager[None]:
-        """A context in which the policy's weights are the reference's; no gradient may be taken in it."""
+        """Return a context in which the policy's weights are the reference's; no gradient may be taken in it.
+
+        Raises:
+            ConfigError: No reference was taken.
+        """
         ...

@@ -42,9 +42,6 @@ def build_policy(
         share_prefix: See :func:`build_engine`.
         weights: Folder whose subfolders hold pretrained weights.
         modules: The other keywords of :func:`build_modules`.
-
-    Raises:
-        ConfigError: The language model has no row for a token.
     """
     loaded = load_tokenizer(tokenizer, weights)
     language_model, encoders, fusion = build_modules(
@@ -90,7 +87,7 @@ def build_modules(
     gradient_checkpointing: bool = False,
     image: bool = False,
 ) -> tuple[Any, Encoders, Fusion]:
-    """Language model, encoders and fusion.
+    """Build language model, encoders and fusion.
 
     Args:
         vocab_size: Size of the tokenizer, where ``language_model`` names no ``vocab_size``.
@@ -102,11 +99,8 @@ def build_modules(
         lora: Keywords of :func:`~affectgpt_r1.policy.backbone.add_lora`; None trains the whole language model.
         fusion: See :class:`~affectgpt_r1.policy.fusion.Fusion`.
         weights: Folder whose subfolders hold pretrained weights.
-        gradient_checkpointing: Compute activations anew in the backward pass; slower, and needs less memory.
+        gradient_checkpointing: Compute activations again in the backward pass; slower, and needs less memory.
         image: Read one still image in place of a video.
-
-    Raises:
-        ConfigError: ``lora`` is incomplete or unusable.
     """
     if lora is not None:
         check_lora(lora)
@@ -120,21 +114,18 @@ def build_modules(
 
 
 def has_sizes(model: Mapping[str, Any]) -> bool:
-    """Whether a policy can be built without its weights: pretrained parts need not name their sizes.
-
-    Args:
-        model: Keywords of :func:`build_modules`, and others.
-    """
+    """Return whether a policy can be built without its weights: pretrained parts need not name their sizes."""
     parts = [model[part] for part in ("language_model", "video_encoder", "audio_encoder")]
     return all(part.get("pretrained") is None or "hidden_size" in part for part in parts)
 
 
+# Arguments of the policy's builders that do not describe the policy.
 NOT_MODEL = (
     *("tokenizer", "weights", "template", "vocab_size", "image"),
     *("engine", "share_prefix", "gradient_checkpointing"),
 )
-"""Arguments of the policy's builders that are not settings of ``model``."""
 
+# Keys of ``model`` that belong to a policy: the arguments of its builders.
 MODEL_KEYS = tuple(
     name
     for name in dict.fromkeys(
@@ -142,4 +133,3 @@ MODEL_KEYS = tuple(
     )
     if name not in (*NOT_MODEL, "modules")
 )
-"""Keys of ``model`` that belong to a policy: the arguments of its builders."""

@@ -1,4 +1,7 @@
-"""The multimodal policy: encoders, fusion and a causal language model behind one contract."""
+"""The multimodal policy: encoders, fusion and a causal language model behind one contract.
+
+``clips -> encoders -> fusion -> media tokens in the embedded prompts -> engine -> completions or log-probs``.
+"""
 
 from __future__ import annotations
 
@@ -67,17 +70,18 @@ class MultimodalPolicy(nn.Module):
 
     @property
     def enable_thinking(self) -> bool:
-        """Whether the prompt asks for reasoning before the answer."""
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
         return self.template.expects_reasoning
 
     @property
     def samples_as_scored(self) -> bool:
-        """See :class:`~affectgpt_r1.policy.base.Policy`; the published quirk leaves BOS out of generation only."""
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
+        # As published, AffectGPT leaves BOS out of generation only.
         return self.template.bos_at_inference
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
         parameter: Tensor = next(self.language_model.parameters())
         return parameter.device
 
@@ -107,7 +111,7 @@ class MultimodalPolicy(nn.Module):
         return TokenBatch(ids.unsqueeze(1).to(self.device), mask.unsqueeze(1).to(self.device))
 
     def _placeholders(self) -> dict[str, str]:
-        """The name of the media that each placeholder token stands for."""
+        """Return the media's name by placeholder token."""
         return {
             FACE_TOKEN: "video",
             FRAME_TOKEN: "frame" if self.template.visual == "both" else "video",
@@ -117,7 +121,7 @@ class MultimodalPolicy(nn.Module):
         }
 
     def prompt_ids(self, batch: ClipBatch, *, bos: bool = True) -> list[list[int]]:
-        """Tokens of ``B`` prompts, with as many placeholders as the media have tokens."""
+        """Return the tokens of ``B`` prompts, with as many placeholders as the media have tokens."""
         texts = [(self.tokenizer.bos_token if bos else "") + text for text in self.prompts(batch)]
         for placeholder, name in self._placeholders().items():
             texts = [text.replace(placeholder, placeholder * self.fusion.num_tokens[name]) for text in texts]
@@ -126,15 +130,14 @@ class MultimodalPolicy(nn.Module):
     def too_long(self, batch: ClipBatch, completion_lengths: Sequence[int] | None = None) -> dict[int, str]:
         """Say which prompts, with what is to follow, have more tokens than the model has positions.
 
-        Rotary embeddings accept any position, and answers degrade beyond those of pretraining without an error.
-
         Args:
             batch: ``B`` clips; their media are not needed.
-            completion_lengths: Tokens that follow each prompt; None asks for room for one.
+            completion_lengths: Tokens that follow each prompt; None means one.
 
         Returns:
-            By position in the batch, what is wrong and the remedy.
+            What is wrong and the remedy, by position in the batch.
         """
+        # Rotary embeddings accept any position: beyond those of pretraining, answers degrade without an error.
         rows = self.prompt_ids(batch)
         return {
             index: (
@@ -150,13 +153,9 @@ class MultimodalPolicy(nn.Module):
     def embed_prompts(self, batch: ClipBatch, *, bos: bool = True) -> EmbeddedPrompts:
         """Embed the prompts and put the media tokens in place of their placeholders.
 
-        Args:
-            batch: ``B`` clips.
-            bos: Open every prompt with the BOS token.
-
         Raises:
             ConfigError: A prompt holds a placeholder whose media the batch lacks.
-            DataError: A prompt has more tokens than the model has positions; see :meth:`too_long`.
+            DataError: A prompt has more tokens than the model has positions.
         """
         rows = self.prompt_ids(batch, bos=bos)
         length = max(len(row) for row in rows)
@@ -168,7 +167,7 @@ class MultimodalPolicy(nn.Module):
         placeholders = torch.isin(ids, torch.tensor(list(self.media_ids.values()), device=self.device))
         embed_tokens = self.engine.token_embedding()
         embeds = embed_tokens(ids.masked_fill(placeholders, 0))  # their own rows are never read, and may not exist
-        # The media enter here, and nowhere else: generation and update both run what this returns.
+        # The media enter here and nowhere else: generation and log-probs both start from what this returns.
         media = self.fusion(self.encoders(batch, policy_trains=self.training))  # by name, (B, tokens, D)
         for placeholder, name in self._placeholders().items():
             where = ids == self.media_ids[placeholder]  # (B, P)
@@ -176,7 +175,8 @@ class MultimodalPolicy(nn.Module):
                 continue
             if name not in media:
                 raise ConfigError(f"The prompt holds {placeholder}, but {name} was not loaded: see data.modalities")
-            clips, order = where.nonzero()[:, 0], (where.cumsum(1) - 1)[where]  # n-th placeholder, n-th media token
+            # The n-th placeholder of a clip becomes the n-th media token of the same clip.
+            clips, order = where.nonzero()[:, 0], (where.cumsum(1) - 1)[where]
             embeds = embeds.index_put((where,), media[name][clips, order].to(embeds.dtype))
         return EmbeddedPrompts(embeds, mask, embed_tokens)
 
@@ -224,14 +224,12 @@ class MultimodalPolicy(nn.Module):
     def generate(
         self, batch: ClipBatch, num_generations: int, sampling: Sampling, generator: torch.Generator | None = None
     ) -> Rollout:
-        """See :class:`~affectgpt_r1.policy.base.Policy`.
-
-        While a group is drawn for an update, the prompts' pass stays in the autograd graph, in the rollout's
-        ``prefix_cache``: the update of the same clips with the same weights continues it instead of repeating it.
-        """
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
         training = self.training
         if generator is None and sampling.seed is not None and sampling.temperature > 0:
             generator = seeded_by_names(sampling.seed, batch.names, self.device)
+        # A group that is drawn for an update leaves the prompts' pass, with its graph, in the rollout's prefix_cache:
+        # the update continues it, if it would compute the same.
         repeats = self.encoders.frozen and repeats_exactly(self.language_model) and repeats_exactly(self.fusion)
         as_scored = self.engine.reuses_prefill and self.samples_as_scored and repeats
         keep = as_scored and training and torch.is_grad_enabled() and num_generations > 1
@@ -240,6 +238,7 @@ class MultimodalPolicy(nn.Module):
             with phase("prefill"), torch.set_grad_enabled(keep):
                 prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference)
                 prefill = self.engine.prefill(prompts)
+            # A completion may not outgrow the model's positions: those of a clip with a long prompt are cut below.
             room = (self._num_positions - prompts.mask.sum(1)).repeat_interleave(num_generations)  # (B * G,)
             longest = min(sampling.max_completion_length, int(room.max()))
             cache = keep_prefill(prefill, batch, self.trainable_parameters().values()) if keep else None
@@ -280,7 +279,7 @@ class MultimodalPolicy(nn.Module):
         return [self.template.prefill + self.tokenizer.decode(row, skip_special_tokens=False) for row in rows]
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters that train, by name."""
+        """Return the parameters that train, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def disable_dropout(self) -> list[str]:
@@ -288,14 +287,13 @@ class MultimodalPolicy(nn.Module):
         return disable_dropout(self.language_model) + disable_dropout(self.fusion)
 
     def snapshot_reference(self) -> None:
-        """See :class:`~affectgpt_r1.policy.base.Policy`.
-
-        With LoRA this copies the adapters, else the small model. Adapters switched off would be the base model instead.
-        """
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
+        # The reference is the policy as it is now, at the start of GRPO: the SFT weights. Only what trains is
+        # copied, the rest is frozen. With LoRA, adapters switched off would be another model: that from before SFT.
         self._reference = {name: parameter.detach().clone() for name, parameter in self.trainable_parameters().items()}
 
     def reference_state(self) -> dict[str, Tensor]:
-        """The reference's weights for a checkpoint; empty where none was taken."""
+        """Return the reference's weights for a checkpoint; empty without one."""
         return self._reference
 
     def load_reference_state(self, state: dict[str, Tensor]) -> None:
@@ -304,20 +302,16 @@ class MultimodalPolicy(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """See :class:`~affectgpt_r1.policy.base.Policy`.
-
-        Raises:
-            ConfigError: No reference was taken.
-        """
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
         if not self._reference:
             raise ConfigError("There is no reference policy: stage.beta must be set before training starts")
         parameters = self.trainable_parameters()
         kept = {name: parameter.data for name, parameter in parameters.items()}
-        self._reference = {name: self._reference[name].to(one.device) for name, one in parameters.items()}
+        self._reference = {name: self._reference[name].to(param.device) for name, param in parameters.items()}
         try:
             for name, parameter in parameters.items():
                 parameter.data = self._reference[name]
-            torch.clear_autocast_cache()  # it would go on to serve the weights that stood here before
+            torch.clear_autocast_cache()  # which holds the policy's weights in half precision
             yield
         finally:
             for name, parameter in parameters.items():
