@@ -1,4 +1,4 @@
-"""The decoding step of laid-out weights against transformers' own pass over the whole text, in double precision."""
+"""The fused decoding step against transformers' own pass over the full text, in double precision."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def decoded(model, prompts, tokens) -> list[torch.Tensor]:
     assert (decoder._fused is not None) == supports_fused_decode(model)
     running = [RUNNING[:, step].nonzero().squeeze(-1) for step in range(STEPS)]
     outputs = [decoder.advance(tokens[rows, step], rows) for step, rows in enumerate(running)]
-    return [one if decoder.head is None else decoder.head.logits(one) for one in outputs]
+    return [output if decoder.head is None else decoder.head.logits(output) for output in outputs]
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def in_double_precision(model, prompts, tokens) -> list[torch.Tensor]:
     "lora",
     [None, {"r": 1, "alpha": 3, "target_modules": ["q_proj"]}, {"r": 7, "alpha": 5, "target_modules": PROJECTIONS}],
 )
-def test_every_step_is_the_whole_pass(kind, lora):
+def test_every_step_equals_a_pass_over_the_full_text(kind, lora):
     model = make_model(lora, **KINDS[kind])
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     assert supports_fused_decode(model)

@@ -89,7 +89,7 @@ def some_decoded(states):
 
 
 def library(states):
-    """What a layer of transformers' is given where no row is."""
+    """The attention of a transformers layer that is given no packed attention."""
     query, key, value = (one.transpose(0, 1).unsqueeze(0) for one in states)
     model = SimpleNamespace(config=SimpleNamespace(_attn_implementation=""))
     use_prefix_attention(model)
@@ -150,7 +150,7 @@ def test_gradients_of_the_products_are_as_good_as_the_fused_kernels():
 
 
 @pytest.mark.parametrize("path", [causal, ends, decoded, some_decoded])
-def test_single_precision_is_what_it_was(path, monkeypatch):
+def test_single_precision_is_plain_products(path, monkeypatch):
     """Bit by bit: no cast, no other order of operations."""
     states = [one.float() for one in qwen_like_states(sum(PROMPTS) + sum(COMPLETIONS), 64)]
     run = (lambda: path(flash.plain_attention_forward, states)) if path is causal else (lambda: path(states))
@@ -161,7 +161,7 @@ def test_single_precision_is_what_it_was(path, monkeypatch):
 
 
 def test_accelerators_multiply_in_half_and_return_single_precision(monkeypatch):
-    """CUDA's kernel is asked for single precision; this machine has none, so it is played."""
+    """CUDA's kernel is asked for single precision; this machine has none, so it is simulated."""
     calls = []
 
     def kernel(first, second, *, out_dtype):

@@ -67,7 +67,7 @@ def states_and_gradients(model, *, reuse):
 
 @pytest.mark.parametrize("reuse", [True, False])
 @pytest.mark.parametrize(("family", "key_heads"), [("llama", 4), ("qwen2", 4), ("qwen2", 2)])
-def test_a_trimmed_last_layer_gives_the_states_and_gradients_of_a_whole_one(family, key_heads, reuse):
+def test_a_trimmed_last_layer_gives_the_states_and_gradients_of_a_full_one(family, key_heads, reuse):
     model = language_model(family, key_heads)
     use_prefix_attention(model)
     whole, whole_gradients = states_and_gradients(model, reuse=reuse)
@@ -92,7 +92,7 @@ def test_the_last_feed_forward_sees_prompt_ends_and_completions_only():
     assert seen == [sum(PROMPT_LENGTHS) + fed, len(PROMPT_LENGTHS) + fed]
 
 
-def test_a_layer_of_another_family_stays_whole():
+def test_a_layer_of_another_family_is_not_trimmed():
     model = language_model("mistral", 4)
     use_prefix_attention(model)
     before = model.model.layers[-1].forward

@@ -33,7 +33,7 @@ def test_gradient_is_that_of_log_softmax():
 
 
 @given(st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=12))
-def test_entropy_lies_between_zero_and_uniform(values):
+def test_entropy_is_between_zero_and_uniform(values):
     entropy = entropy_from_logits(torch.tensor(values)).item()
     assert -1e-6 <= entropy <= math.log(len(values)) + 1e-5
 

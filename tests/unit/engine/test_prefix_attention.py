@@ -1,4 +1,4 @@
-"""Attention over shared prompts against one softmax over prompt and completion, written out."""
+"""Prefix attention against one softmax over prompt and completion, written out."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_fused_and_the_plain_kernel(monkeypatch, layout, plain, dtype, toler
     check(layout, 4, 2, dtype, tolerance)
 
 
-def test_what_it_cannot_do_is_an_error():
+def test_what_it_cannot_compute_is_an_error():
     attention = PrefixAttention(PackedLengths([2], CPU), None)
     states = torch.zeros(1, 2, 2, 4)
     layer = SimpleNamespace(layer_idx=0)

@@ -41,7 +41,7 @@ def test_filters_by_hand(top_k, top_p, expected):
 @pytest.mark.parametrize(
     ("min_p", "expected"), [(0.0, [0, 1, 2, 3, 4]), (0.2, [0, 1, 3, 4]), (0.6, [1, 3]), (1.0, [1])]
 )
-def test_least_share_of_the_most_likely(min_p, expected):
+def test_least_probability_relative_to_the_most_likely(min_p, expected):
     assert kept(filter_logits(PROBABILITIES.log()[None], top_k=0, top_p=1.0, min_p=min_p)) == [expected]
 
 

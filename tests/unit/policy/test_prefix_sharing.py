@@ -1,4 +1,4 @@
-"""Shared prompts in a whole policy: against transformers, repeated prompts, and every kind of update."""
+"""A policy whose completions share their prompt: against transformers, repeated prompts, and every kind of update."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def test_a_completion_left_out_by_its_mask(tiny_policy, make_batch, completions)
     mask = completions.mask.clone()
     mask[1, 0] = 0.0
     masked = tiny_policy.logps_and_entropies(make_batch(), TokenBatch(completions.ids, mask))
-    whole = tiny_policy.logps_and_entropies(make_batch(), completions)
-    torch.testing.assert_close(masked.per_token_logps, whole.per_token_logps * mask, atol=1e-5, rtol=0)
+    full = tiny_policy.logps_and_entropies(make_batch(), completions)
+    torch.testing.assert_close(masked.per_token_logps, full.per_token_logps * mask, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("modalities", [MIXED, (("video", "audio", "text"),) * 4])
-def test_the_kept_prefill_gives_the_same_update(policy, make_batch, modalities):
+def test_the_prefix_cache_gives_the_same_update(policy, make_batch, modalities):
     batch = policy.train().with_features(make_batch(modalities=modalities))
     rollout = policy.generate(batch, 3, SAMPLING, generator())
     assert rollout.prefix_cache.prefill is not None
@@ -97,7 +97,7 @@ def test_the_kept_prefill_gives_the_same_update(policy, make_batch, modalities):
     assert_close(kept, gradients(policy, batch, rollout.completions, rollout.prefix_cache))
 
 
-def test_dropout_in_frozen_towers_is_never_drawn_and_keeps_nothing_from_being_kept(tiny_policy, make_batch):
+def test_dropout_in_frozen_encoders_does_not_keep_the_prefix_cache_from_being_used(tiny_policy, make_batch):
     dropouts = [one for one in tiny_policy.encoders.modules() if isinstance(one, nn.Dropout)]
     assert dropouts
     for dropout in dropouts:
@@ -110,7 +110,7 @@ def test_dropout_in_frozen_towers_is_never_drawn_and_keeps_nothing_from_being_ke
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_prefill_from_before_an_optimizer_step_is_not_used(policy, make_batch, fused):
+def test_a_prefix_cache_from_before_an_optimizer_step_is_not_used(policy, make_batch, fused):
     batch = policy.train().with_features(make_batch())
     weights = policy.trainable_parameters().values()
     optimizer = torch.optim.AdamW(weights, lr=1e-3, fused=fused)
@@ -121,7 +121,7 @@ def test_a_prefill_from_before_an_optimizer_step_is_not_used(policy, make_batch,
     assert not is_valid(rollout.prefix_cache, batch, weights)
 
 
-def test_a_prefill_of_other_weights_or_clips_is_not_used(make_policy, make_batch):
+def test_a_prefix_cache_of_other_weights_or_clips_is_not_used(make_policy, make_batch):
     policy, batch = make_policy().train(), make_batch()
     rollout = policy.generate(batch, 3, SAMPLING, generator())
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_a_prefill_of_other_weights_or_clips_is_not_used(make_policy, make_batch
     torch.testing.assert_close(fresh, policy.per_token_logps(negative, rollout.completions), atol=0, rtol=0)
 
 
-def test_nothing_is_kept_where_an_update_would_differ(make_policy, make_lora_policy, make_batch):
+def test_there_is_no_prefix_cache_where_an_update_would_differ(make_policy, make_lora_policy, make_batch):
     batch = make_batch()
     dropping, querying = make_lora_policy(dropout=0.5), make_policy(fusion="qformer")
     repeating, evaluated = make_policy(share_prefix=False), make_policy()
