@@ -1,22 +1,24 @@
-"""Token log-probabilities and masked reductions."""
+"""Token log-probs and entropies from logits, in at least single precision, and masked means."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from affectgpt_r1.engine.precision import exact_dtype
+
 
 def selective_log_softmax(logits: Tensor, ids: Tensor) -> Tensor:
-    """Return the log-prob ``(...)`` of each token ``ids`` ``(...)`` from logits ``(..., V)``, in float32."""
+    """Return the log-prob ``(...)`` of each token ``ids`` ``(...)`` from logits ``(..., V)``."""
     # log softmax(s)[y] = s_y - logsumexp(s); of V log-probs only one is needed.
-    logits = logits.float()
+    logits = logits.to(exact_dtype(logits.dtype))
     chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     return chosen - logits.logsumexp(-1)
 
 
 def entropy_from_logits(logits: Tensor) -> Tensor:
-    """Return the Shannon entropy ``(...)`` in nats of ``softmax(logits)``, ``(..., V)``, in float32."""
-    logps = torch.log_softmax(logits.float(), dim=-1)
+    """Return the Shannon entropy ``(...)`` in nats of ``softmax(logits)``, ``(..., V)``."""
+    logps = torch.log_softmax(logits.to(exact_dtype(logits.dtype)), dim=-1)
     return -(logps.exp() * logps).sum(-1)
 
 

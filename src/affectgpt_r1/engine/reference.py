@@ -20,6 +20,7 @@ from affectgpt_r1.engine.base import (
     SpecialTokens,
 )
 from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
+from affectgpt_r1.engine.precision import exact_dtype
 from affectgpt_r1.engine.sampler import decode
 from affectgpt_r1.types import Sampling, TokenBatch
 
@@ -115,7 +116,7 @@ class ReferenceEngine:
             logits_to_keep=length + 1,
         )
         # The logits at a position predict the next token: those at the prompt's end the first, those of the last none.
-        logits = output.logits[:, :-1] / temperature  # (N, C, V)
+        logits = output.logits[:, :-1].to(exact_dtype(output.logits.dtype)) / temperature  # (N, C, V)
         hidden = completion_mask == 0
         logps = selective_log_softmax(logits, ids).masked_fill(hidden, 0.0)
         entropies = entropy_from_logits(logits).masked_fill(hidden, 0.0) if entropy else torch.zeros_like(logps)
