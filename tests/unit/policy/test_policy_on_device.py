@@ -1,6 +1,6 @@
 """The policy on a simulated accelerator: the CPU's numbers, and no tensor on the wrong device.
 
-None of the CPU's own kernels may run there: no chunked head, no plain body, no fused attention.
+None of the CPU's own kernels may run there: no chunked head, no fused decoder, no fused attention.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from affectgpt_r1.policy.checkpoint import load_policy_weights, policy_digests
 from affectgpt_r1.policy.hf_export import export_policy, load_exported
 from affectgpt_r1.training.random_state import capture_random_state, restore_random_state
 from affectgpt_r1.types import Clip, Sampling
-from helpers.device_checks import LORA, assert_same_rollout, on_device
+from helpers.device_checks import LORA, assert_same, assert_same_gradients, assert_same_rollout, on_device
 from helpers.simulated_device import MixedDevicesError, waits
 
 LEXICON = load_lexicon("bundled")
@@ -70,6 +70,21 @@ def test_generation_draws_the_same_tokens(device, tiny_policy, make_batch, sampl
         for one in (ours, tiny_policy)
     ]
     assert_same_rollout(*drawn)
+
+
+def test_the_reference_engine_computes_the_same(device, make_policy, make_batch):
+    policy = make_policy(engine="reference", lora=LORA)
+    ours, batch = on_device(policy, device), make_batch(2)
+    rollouts, logps = [], []
+    for copy in (ours, policy):
+        clips = batch_to_device(batch, copy.device)
+        sampling = Sampling(max_completion_length=6)
+        rollouts.append(copy.generate(clips, 3, sampling, torch.Generator(copy.device).manual_seed(11)))
+        logps.append(copy.per_token_logps(clips, rollouts[-1].completions))
+        logps[-1].sum().backward()
+    assert_same_rollout(*rollouts)
+    assert_same(*logps)
+    assert_same_gradients(ours, policy)
 
 
 def test_a_forced_answer_is_the_same(device, make_policy, make_batch):
