@@ -84,7 +84,9 @@ def _our_state(config: DictConfig, published: Published, origin: Path) -> dict[s
     from affectgpt_r1.policy.published_names import our_names
 
     model = resolved(config)["model"]
-    modules = {key: value for key, value in model.items() if key not in ("_target_", "tokenizer", "share_prefix")}
+    modules = {
+        key: value for key, value in model.items() if key not in ("_target_", "tokenizer", "engine", "share_prefix")
+    }
     with torch.device("meta"):
         language_model, _, fusion = build_modules(vocab_size=None, image=config.data.visual == "image", **modules)
     trained = {

@@ -84,7 +84,9 @@ def _measured(settings: dict[str, Any]) -> tuple[ModelSize, int, bool]:
     """The model on the meta device, tokens of a prompt with its media, and whether its own tokenizer counted them."""
     from affectgpt_r1.policy.size import measure_model
 
-    model = {key: value for key, value in settings["model"].items() if key not in ("_target_", "share_prefix")}
+    model = {
+        key: value for key, value in settings["model"].items() if key not in ("_target_", "engine", "share_prefix")
+    }
     text, tokens, vocab_size, exact = _prompt(settings, model.pop("tokenizer"), model.get("weights"))
     size = measure_model(vocab_size, image=settings["data"]["visual"] == "image", **model)
     return size, tokens + size.media_tokens - text.count("Here>"), exact

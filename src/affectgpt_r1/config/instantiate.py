@@ -95,8 +95,9 @@ def build_policy(config: DictConfig) -> MultimodalPolicy:
 def take_exported_model(config: DictConfig) -> Path | None:
     """Let a configuration whose ``init_from`` names an exported folder take the folder's model and encoders.
 
-    The run's own are ``model.weights``, how the model computes (``share_prefix``, ``gradient_checkpointing``), and
-    above a ``merged`` folder ``model.lora``. What the run stores then says where its frozen weights are.
+    The run's own are ``model.weights``, how the model computes (``engine``, ``share_prefix``,
+    ``gradient_checkpointing``), and above a ``merged`` folder ``model.lora``. What the run stores then
+    says where its frozen weights are.
 
     Args:
         config: The composed ``configs/train.yaml``; changed in place. A second call changes nothing.
@@ -118,7 +119,7 @@ def take_exported_model(config: DictConfig) -> Path | None:
     return folder
 
 
-KEPT_OF_RUN = ("share_prefix", "gradient_checkpointing", "weights")
+KEPT_OF_RUN = ("engine", "share_prefix", "gradient_checkpointing", "weights")
 """Keys of ``model`` that a run does not take from an exported folder."""
 
 

@@ -43,7 +43,7 @@ def test_nothing_is_allocated():
     from affectgpt_r1.config.compose import CONFIGS
 
     config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / "affectgpt_7b.yaml"), resolve=False)
-    for key in ("_target_", "tokenizer", "share_prefix"):
+    for key in ("_target_", "tokenizer", "engine", "share_prefix"):
         del config[key]
     size = measure_model(None, **{**config, "weights": None, "fusion": "qformer"})
     assert size.media_tokens == 32 + 8 + 16
@@ -53,7 +53,7 @@ def test_nothing_is_allocated():
 
 @pytest.fixture
 def size(tiny_config, tiny_policy):
-    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prefix")}
+    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "engine", "share_prefix")}
     return measure_model(len(tiny_policy.tokenizer), **modules)
 
 
@@ -85,7 +85,7 @@ def test_a_head_that_trains_holds_its_gradient_beside_the_accumulated_one(size, 
         return (held[1] - held[0]) * 2**30
 
     assert more(size) == pytest.approx(4 * size.vocab_size * size.hidden_size)
-    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prefix")}
+    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "engine", "share_prefix")}
     adapted = {**modules, "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"]}}
     assert more(measure_model(len(tiny_policy.tokenizer), **adapted)) == 0  # LoRA freezes the head
 

@@ -1,4 +1,4 @@
-"""Shared prompts in a whole policy: against transformers, repeated prompts, and every kind of update."""
+"""A policy whose completions share their prompt: against transformers, repeated prompts, and every kind of update."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from affectgpt_r1.engine.language_model import logps_and_entropies
+from affectgpt_r1.engine.fast import head_logps
 from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
+from affectgpt_r1.engine.prefix_cache import is_valid
 from affectgpt_r1.types import Sampling, TokenBatch
 
 MIXED = (("video", "audio", "text"), ("video", "text"), ("audio",), ("text",))
@@ -20,10 +21,10 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def gradients(policy, batch, completions) -> dict[str, torch.Tensor]:
+def gradients(policy, batch, completions, prefix_cache=None) -> dict[str, torch.Tensor]:
     weights = torch.randn(completions.ids.shape, generator=generator(2)) * completions.mask
     policy.zero_grad()
-    scores = policy.score(batch, completions, entropy_gradient=True)
+    scores = policy.logps_and_entropies(batch, completions, entropy_gradient=True, prefix_cache=prefix_cache)
     ((scores.per_token_logps + 0.1 * scores.entropies) * weights).mean().backward()
     return {name: weight.grad.clone() for name, weight in policy.trainable_parameters().items()}
 
@@ -72,7 +73,7 @@ def test_sharing_changes_nothing_with_grouped_query_heads(grouped_query_policy, 
     mask = (torch.arange(6) < torch.tensor(lengths).view(4, 1, 1)).float().expand(4, 3, 6)
     completions = TokenBatch(torch.randint(7, 380, (4, 3, 6), generator=generator(9)), mask)
     results = []
-    for policy.share_prefix in (True, False):
+    for policy.engine.share_prefix in (True, False):
         results.append((policy.per_token_logps(batch, completions).detach(), gradients(policy, batch, completions)))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=0)
     assert_close(results[0][1], results[1][1])
@@ -81,69 +82,65 @@ def test_sharing_changes_nothing_with_grouped_query_heads(grouped_query_policy, 
 def test_a_completion_left_out_by_its_mask(tiny_policy, make_batch, completions):
     mask = completions.mask.clone()
     mask[1, 0] = 0.0
-    masked = tiny_policy.score(make_batch(), TokenBatch(completions.ids, mask))
-    whole = tiny_policy.score(make_batch(), completions)
-    torch.testing.assert_close(masked.per_token_logps, whole.per_token_logps * mask, atol=1e-5, rtol=0)
+    masked = tiny_policy.logps_and_entropies(make_batch(), TokenBatch(completions.ids, mask))
+    full = tiny_policy.logps_and_entropies(make_batch(), completions)
+    torch.testing.assert_close(masked.per_token_logps, full.per_token_logps * mask, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("modalities", [MIXED, (("video", "audio", "text"),) * 4])
-def test_the_kept_prefill_gives_the_same_update(policy, make_batch, modalities):
+def test_the_prefix_cache_gives_the_same_update(policy, make_batch, modalities):
     batch = policy.train().with_features(make_batch(modalities=modalities))
-    completions = policy.generate(batch, 3, SAMPLING, generator()).completions
-    assert policy._prefix_cache is not None
-    kept = gradients(policy, dataclasses.replace(batch, skipped=()), completions)
-    assert policy._prefix_cache is None
-    assert_close(kept, gradients(policy, batch, completions))
+    rollout = policy.generate(batch, 3, SAMPLING, generator())
+    assert rollout.prefix_cache.prefill is not None
+    kept = gradients(policy, dataclasses.replace(batch, skipped=()), rollout.completions, rollout.prefix_cache)
+    assert rollout.prefix_cache.prefill is None
+    assert_close(kept, gradients(policy, batch, rollout.completions, rollout.prefix_cache))
 
 
-def test_dropout_in_frozen_towers_is_never_drawn_and_keeps_nothing_from_being_kept(tiny_policy, make_batch):
+def test_dropout_in_frozen_encoders_does_not_keep_the_prefix_cache_from_being_used(tiny_policy, make_batch):
     dropouts = [one for one in tiny_policy.encoders.modules() if isinstance(one, nn.Dropout)]
     assert dropouts
     for dropout in dropouts:
         dropout.p = 0.1
     batch = tiny_policy.train().with_features(make_batch())
-    completions = tiny_policy.generate(batch, 3, SAMPLING, generator()).completions
-    assert tiny_policy._prefix_cache is not None
-    kept = gradients(tiny_policy, batch, completions)
-    assert_close(kept, gradients(tiny_policy, batch, completions))
+    rollout = tiny_policy.generate(batch, 3, SAMPLING, generator())
+    kept = gradients(tiny_policy, batch, rollout.completions, rollout.prefix_cache)
+    assert rollout.prefix_cache.prefill is None
+    assert_close(kept, gradients(tiny_policy, batch, rollout.completions))
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_prefill_from_before_an_optimizer_step_is_not_used(policy, make_batch, fused):
+def test_a_prefix_cache_from_before_an_optimizer_step_is_not_used(policy, make_batch, fused):
     batch = policy.train().with_features(make_batch())
     weights = policy.trainable_parameters().values()
     optimizer = torch.optim.AdamW(weights, lr=1e-3, fused=fused)
-    completions = policy.generate(batch, 3, SAMPLING, generator()).completions
-    kept = policy._prefix_cache
-    assert kept.serves(batch, weights)
-    policy.share_prefix = False  # an update that leaves the prefill where it is
-    policy.per_token_logps(batch, completions).sum().backward()
-    policy.share_prefix = True
+    rollout = policy.generate(batch, 3, SAMPLING, generator())
+    assert is_valid(rollout.prefix_cache, batch, weights)
+    policy.per_token_logps(batch, rollout.completions).sum().backward()
     optimizer.step()
-    assert not kept.serves(batch, weights)
+    assert not is_valid(rollout.prefix_cache, batch, weights)
 
 
-def test_a_prefill_of_other_weights_or_clips_is_not_used(make_policy, make_batch):
+def test_a_prefix_cache_of_other_weights_or_clips_is_not_used(make_policy, make_batch):
     policy, batch = make_policy().train(), make_batch()
-    completions = policy.generate(batch, 3, SAMPLING, generator()).completions
+    rollout = policy.generate(batch, 3, SAMPLING, generator())
     with torch.no_grad():
         for weight in policy.trainable_parameters().values():
             weight.mul_(1.1)
-    changed = policy.per_token_logps(batch, completions)
-    torch.testing.assert_close(changed, policy.per_token_logps(batch, completions), atol=0, rtol=0)
-    other = dataclasses.replace(batch, frames=255 - batch.frames)
-    policy.generate(batch, 3, SAMPLING, generator())
-    fresh = policy.per_token_logps(other, completions)
-    torch.testing.assert_close(fresh, policy.per_token_logps(other, completions), atol=0, rtol=0)
+    changed = policy.per_token_logps(batch, rollout.completions, prefix_cache=rollout.prefix_cache)
+    torch.testing.assert_close(changed, policy.per_token_logps(batch, rollout.completions), atol=0, rtol=0)
+    negative = dataclasses.replace(batch, frames=255 - batch.frames)
+    cache = policy.generate(batch, 3, SAMPLING, generator()).prefix_cache
+    fresh = policy.per_token_logps(negative, rollout.completions, prefix_cache=cache)
+    torch.testing.assert_close(fresh, policy.per_token_logps(negative, rollout.completions), atol=0, rtol=0)
 
 
-def test_nothing_is_kept_where_an_update_would_differ(make_policy, make_lora_policy, make_batch):
+def test_there_is_no_prefix_cache_where_an_update_would_differ(make_policy, make_lora_policy, make_batch):
     batch = make_batch()
     dropping, querying = make_lora_policy(dropout=0.5), make_policy(fusion="qformer")
     repeating, evaluated = make_policy(share_prefix=False), make_policy()
     for policy in (dropping.train(), querying.train(), repeating.train(), evaluated.eval()):
-        policy.generate(batch, 2, SAMPLING, generator())
-        assert policy._prefix_cache is None
+        assert policy.generate(batch, 2, SAMPLING, generator()).prefix_cache is None
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
@@ -183,7 +180,7 @@ def test_a_head_that_is_not_plain(tiny_policy, bias):
     tiny_policy.language_model.lm_head = nn.Sequential(nn.Linear(128, head.out_features, bias=bias))
     states = torch.randn(300, 128, requires_grad=True)
     ids = torch.randint(head.out_features, (300,))
-    scores = logps_and_entropies(tiny_policy.language_model, states, ids, temperature=0.7, entropy=True)
+    scores = head_logps(tiny_policy.language_model, states, ids, temperature=0.7, entropy=True)
     logits = tiny_policy.language_model.lm_head(states) / 0.7
     torch.testing.assert_close(scores.logps, selective_log_softmax(logits, ids), atol=1e-5, rtol=0)
     torch.testing.assert_close(scores.entropies, entropy_from_logits(logits), atol=1e-5, rtol=0)

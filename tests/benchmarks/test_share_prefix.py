@@ -1,4 +1,4 @@
-"""A GRPO update with prompts shared among their completions, against one that repeats them: CPU time, interleaved."""
+"""A GRPO update with share_prefix against one without: CPU time, interleaved."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def batch_of(words: int) -> ClipBatch:
 
 
 def update_seconds(policy, batch: ClipBatch, completions: TokenBatch, *, share_prefix: bool) -> float:
-    policy.share_prefix = share_prefix
+    policy.engine.share_prefix = share_prefix
     started = time.process_time()
     policy.per_token_logps(batch, completions).mean().backward()
     policy.zero_grad()
@@ -53,7 +53,7 @@ def update_seconds(policy, batch: ClipBatch, completions: TokenBatch, *, share_p
 
 
 @pytest.mark.parametrize("words", [8, 128, 368])
-def test_sharing_a_prompt_is_faster(policy, words):
+def test_sharing_a_prefix_is_faster(policy, words):
     batch = batch_of(words)
     shape = (NUM_CLIPS, NUM_GENERATIONS, LENGTH)
     completions = TokenBatch(torch.randint(20, 250, shape), torch.ones(shape))
@@ -64,7 +64,7 @@ def test_sharing_a_prompt_is_faster(policy, words):
     ][2:]
     ratio = statistics.median(repeated / shared for repeated, shared in pairs)
     print(f"\nprompt of {prompt_tokens} tokens: repeated / shared update = {ratio:.2f}x CPU time")
-    record = REPOSITORY / "outputs" / "bench" / "shared_prompt.json"
+    record = REPOSITORY / "outputs" / "bench" / "share_prefix.json"
     record.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(record.read_text()) if record.is_file() else {}
     record.write_text(json.dumps({**known, str(prompt_tokens): round(ratio, 3)}, indent=2) + "\n")

@@ -13,9 +13,8 @@ from affectgpt_r1.engine import varlen_attention as group_attention
 from affectgpt_r1.engine.kv_cache import KVCache
 from affectgpt_r1.engine.packed_lengths import PackedLengths
 from affectgpt_r1.engine.precision import exact_matmul
-from affectgpt_r1.engine.prefix_attention import SharedRow
-from affectgpt_r1.engine.varlen_attention import attend_at_ends, attend_causally
-from affectgpt_r1.policy.backbone import use_attention
+from affectgpt_r1.engine.prefix_attention import PrefixAttention, use_prefix_attention
+from affectgpt_r1.engine.varlen_attention import attend_causally, attend_last_tokens
 
 CPU = torch.device("cpu")
 PROMPTS, COMPLETIONS = [40, 25], [20, 7, 13, 20, 1, 9]
@@ -51,21 +50,23 @@ def causal(kernel, states):
 
 def shared(states):
     """Prompts, and completions after them."""
-    return SharedRow(PackedLengths(PROMPTS, CPU), PackedLengths(COMPLETIONS, CPU)).attend(0, *states, SCALE)
+    return PrefixAttention(PackedLengths(PROMPTS, CPU), PackedLengths(COMPLETIONS, CPU)).attend(0, *states, SCALE)
 
 
 def prefilled(states):
-    first = SharedRow(PackedLengths(PROMPTS, CPU), None, keep=True)
+    first = PrefixAttention(PackedLengths(PROMPTS, CPU), None, keep=True)
     at = sum(PROMPTS)
     before = first.attend(0, *(one[:at] for one in states), SCALE)
-    row = SharedRow(first.prompts, PackedLengths(COMPLETIONS, CPU), prefilled=True, cache=first.cache)
+    row = PrefixAttention(first.prompts, PackedLengths(COMPLETIONS, CPU), prefilled=True, cache=first.cache)
     return torch.cat([before, row.attend(0, *(one[at:] for one in states), SCALE)])
 
 
 def ends(states):
     """The last layer's queries: each prompt's end."""
     query, key, value = (one[: sum(PROMPTS)] for one in states)
-    return attend_at_ends(query[torch.tensor(PROMPTS).cumsum(0) - 1], key, value, PackedLengths(PROMPTS, CPU), SCALE)
+    return attend_last_tokens(
+        query[torch.tensor(PROMPTS).cumsum(0) - 1], key, value, PackedLengths(PROMPTS, CPU), SCALE
+    )
 
 
 def decoded(states, rows=None):
@@ -88,10 +89,10 @@ def some_decoded(states):
 
 
 def library(states):
-    """What a layer of transformers' is given where no row is."""
+    """The attention of a transformers layer that is given no packed attention."""
     query, key, value = (one.transpose(0, 1).unsqueeze(0) for one in states)
     model = SimpleNamespace(config=SimpleNamespace(_attn_implementation=""))
-    use_attention(model, "half_precision_test", lambda *_, **__: pytest.fail("a row was given"))
+    use_prefix_attention(model)
     from transformers import AttentionInterface
 
     layer = SimpleNamespace(num_key_value_groups=HEADS // KEY_HEADS, is_causal=True, training=False)
@@ -149,18 +150,18 @@ def test_gradients_of_the_products_are_as_good_as_the_fused_kernels():
 
 
 @pytest.mark.parametrize("path", [causal, ends, decoded, some_decoded])
-def test_single_precision_is_what_it_was(path, monkeypatch):
+def test_single_precision_is_plain_products(path, monkeypatch):
     """Bit by bit: no cast, no other order of operations."""
     states = [one.float() for one in qwen_like_states(sum(PROMPTS) + sum(COMPLETIONS), 64)]
     run = (lambda: path(flash.plain_attention_forward, states)) if path is causal else (lambda: path(states))
     found = run()
-    for module in ("flash", "group_attention"):
-        monkeypatch.setattr(f"affectgpt_r1.policy.{module}.exact_matmul", torch.matmul)
+    for module in ("flash_attention", "varlen_attention", "kv_cache"):
+        monkeypatch.setattr(f"affectgpt_r1.engine.{module}.exact_matmul", torch.matmul)
     assert torch.equal(run(), found)
 
 
 def test_accelerators_multiply_in_half_and_return_single_precision(monkeypatch):
-    """CUDA's kernel is asked for single precision; this machine has none, so it is played."""
+    """CUDA's kernel is asked for single precision; this machine has none, so it is simulated."""
     calls = []
 
     def kernel(first, second, *, out_dtype):
