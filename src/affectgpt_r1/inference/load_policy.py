@@ -108,7 +108,7 @@ def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig
         CheckpointError: There is no such file, it does not say how it was trained, or a pair contradicts that.
         ConfigError: A pair is none, or its key does not exist.
     """
-    from affectgpt_r1.config.policy_config import hydra_config_of, lay_over, settings_of_checkpoint
+    from affectgpt_r1.config.policy_config import lay_over, settings_of_checkpoint
 
     if not checkpoint.is_file():
         raise CheckpointError(
@@ -118,8 +118,7 @@ def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig
     settings = settings_of_checkpoint(checkpoint)
     if settings.origin is None:
         raise CheckpointError(
-            f"{checkpoint} does not say how its policy was trained, and there is no {hydra_config_of(checkpoint)}: "
-            "give a checkpoint of a training run"
+            f"{checkpoint} does not say how its policy was trained: give a checkpoint of a training run"
         )
     config, notes = lay_over(_composed(changes), settings, changes)
     config.init_from, config.ckpt_path = str(checkpoint), None

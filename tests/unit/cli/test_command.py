@@ -79,11 +79,11 @@ def test_overrides_are_composed_beside_the_options(capsys):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("data.batch_size=abc", "data.batch_size=abc is no number; configs/ has data.batch_size="),
-        ("seed=", "seed= is no number; configs/ has seed=1"),
-        ("seed=[1]", "seed=[1] is no number; configs/ has seed=1"),
-        ("+seed='3'", "seed='3' is no number; configs/ has seed=1"),
-        ("trainer.max_steps=ten", "trainer.max_steps=ten is no number; configs/ has trainer.max_steps=1000"),
+        ("data.batch_size=abc", "data.batch_size=abc is not a number; configs/ has data.batch_size="),
+        ("seed=", "seed= is not a number; configs/ has seed=1"),
+        ("seed=[1]", "seed=[1] is not a number; configs/ has seed=1"),
+        ("+seed='3'", "seed='3' is not a number; configs/ has seed=1"),
+        ("trainer.max_steps=ten", "trainer.max_steps=ten is not a number; configs/ has trainer.max_steps=1000"),
         ("evaluate_after=yes", "evaluate_after=yes is neither true nor false; configs/ has evaluate_after=false"),
         ("debug=null", "debug=null: there is no "),
         ("reward=", "and there are accuracy, accuracy_format, "),
@@ -129,7 +129,7 @@ def fake_job(monkeypatch, overrides: list[str], mode: str):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["+sede=1"], "error: sede is no key of this configuration; the nearest is seed\n"),
+        (["+sede=1"], "error: sede is not a key of this configuration; the nearest is seed\n"),
         ([], "error: rows.csv: is empty\n"),
     ],
 )

@@ -54,7 +54,7 @@ def test_changed_weights_and_other_sources_are_noticed(tmp_path):
         check_provenance("language_model", str(tmp_path), "0000")
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(ConfigError, match="convert them anew"):
+    with pytest.raises(ConfigError, match="convert them again"):
         check_provenance("language_model", str(tmp_path), source)
 
 

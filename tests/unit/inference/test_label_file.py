@@ -244,16 +244,13 @@ def test_wrong_options_are_one_line(exported, write_video, tmp_path: Path, capsy
 
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[..., Path]:
-    """A checkpoint of an older version without a configuration, next to the one that Hydra wrote for its run."""
+    """A checkpoint with the configuration of its run, and without weights."""
 
     def write(*overrides: str) -> Path:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             trained = compose("train", overrides=list(overrides))
-        for folder in (".hydra", "checkpoints"):
-            (tmp_path / "run" / folder).mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(trained, tmp_path / "run" / ".hydra" / "config.yaml")
-        checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
-        torch.save({"state_dict": {}}, checkpoint)
+        checkpoint = tmp_path / "best.ckpt"
+        torch.save({"state_dict": {}, "config": OmegaConf.to_container(trained, resolve=True)}, checkpoint)
         return checkpoint
 
     return write
@@ -265,7 +262,7 @@ def test_a_misspelt_key_of_set_is_refused(written):
     assert (config.prompt.enable_thinking, config.paths.root, config.paths.outputs) == (True, "/data", "/data/outputs")
     assert config.model.tokenizer == "/data/data/synthetic/tokenizer/tokenizer.json"
     assert config_of_checkpoint(checkpoint, ["emotion=mer2025"]).emotion.lexicon == "mer2025"
-    with pytest.raises(ConfigError, match=r"paths\.rot is no key .* the nearest is paths\.root"):
+    with pytest.raises(ConfigError, match=r"paths\.rot is not a key .* the nearest is paths\.root"):
         config_of_checkpoint(checkpoint, ["paths.rot=/data"])
     with pytest.raises(ConfigError, match=r"--set clip\.mp4: give KEY=VALUE"):
         config_of_checkpoint(checkpoint, ["clip.mp4"])
