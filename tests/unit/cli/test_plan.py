@@ -9,7 +9,8 @@ import re
 import pytest
 import torch
 
-from affectgpt_r1.cli.plan import main, measured_bandwidth, measured_tflops
+from affectgpt_r1.cli.plan import main
+from affectgpt_r1.config.estimate import measured_bandwidth, measured_tflops
 from affectgpt_r1.policy.size import Workload, measure_model, memory_gib, step_flops, step_seconds
 
 

@@ -18,7 +18,7 @@ def stub(monkeypatch):
     """In the policy's place, for what happens around it."""
     row = {"labels": ["happy"], "reasoning": "Smiles, 映画."}
     answers = lambda path, subtitle: {"file": str(path), "said": subtitle, **row}  # noqa: E731
-    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda options: answers)
+    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda *args, **options: answers)
 
 
 @pytest.mark.parametrize("other", ["linked.mp4", "clip.srt", "best.ckpt", "said.srt"])
@@ -77,13 +77,13 @@ def test_what_fails_in_answering_is_not_laid_upon_the_output(monkeypatch, tmp_pa
     def broken(path, subtitle):
         raise FileNotFoundError(2, "No such file", "weights.pt")
 
-    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda options: broken)
+    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda *args, **options: broken)
     with pytest.raises(FileNotFoundError, match=r"weights\.pt"):
         main([str(tmp_path / "clip.mp4"), "--output", str(tmp_path / "rows.jsonl")])
 
 
 def test_the_newest_policy_is_named(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr("affectgpt_r1.config.compose.REPOSITORY", tmp_path)
+    monkeypatch.setattr("affectgpt_r1.inference.load_policy.REPOSITORY", tmp_path)
     with pytest.raises(CheckpointError, match="run `make grpo`"):
         newest_checkpoint()
     for age, run in enumerate(("new/grpo", "old/grpo", "newest/sft")):

@@ -12,12 +12,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from affectgpt_r1.cli.predict import main, subtitle_beside, subtitle_given
+from affectgpt_r1.cli.predict import main
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.media.media_search import find_media
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError, MediaError
+from affectgpt_r1.inference.find_subtitles import subtitle_beside, subtitle_given
 from affectgpt_r1.inference.label_file import Predictor, predict_files, read_clip
 from affectgpt_r1.inference.load_policy import config_of_checkpoint
 from affectgpt_r1.policy.hf_export import export_policy
