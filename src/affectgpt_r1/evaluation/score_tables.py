@@ -1,4 +1,4 @@
-"""The scores of a file of predictions as tables, in points (times 100)."""
+"""Tables of the scores of a file of predictions, in points (times 100)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
-_COLUMNS = {"f1": "F", "precision": "P", "recall": "R"}
+_COLUMNS = {"f1": "F1", "precision": "P", "recall": "R"}
 
 
 def score_tables(report: Mapping[str, Any], level: int) -> list[Table]:
-    """The mean over the wheels beside the constant answers, and every other score of the level.
+    """Return a table of the mean over the wheels next to constant answers, and one of every other score.
 
     Args:
         report: From :func:`~affectgpt_r1.metrics.corpus_report.corpus_report`.

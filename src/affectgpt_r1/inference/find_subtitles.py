@@ -32,11 +32,7 @@ def subtitles_of_files(
 
 
 def subtitle_given(subtitle: str) -> str:
-    """Return what ``--subtitle`` says, as text or by the name of an ``.srt``.
-
-    Raises:
-        DataError: The ``.srt`` cannot be read, or another file is named.
-    """
+    """Return what ``--subtitle`` says, as text or by the name of an ``.srt``."""
     if subtitle.lower().endswith(".srt"):
         return read_srt(Path(subtitle))
     if os.path.isfile(subtitle):
@@ -45,11 +41,7 @@ def subtitle_given(subtitle: str) -> str:
 
 
 def subtitle_beside(path: Path) -> str | None:
-    """Return what the ``.srt`` of a file's name says, None without one.
-
-    Raises:
-        DataError: It cannot be read.
-    """
+    """Return what the ``.srt`` of a file's name says, None without one."""
     beside = srt_beside(path)
     return read_srt(beside) if os.path.isfile(beside) else None
 

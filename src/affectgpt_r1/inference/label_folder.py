@@ -35,17 +35,11 @@ class FolderTask(NamedTuple):
 
 
 def folder_task(data: Path, names: str, subtitle: str, output: Path) -> FolderTask:
-    """Find the clips that a file of a data folder names.
-
-    Args:
-        data: The folder.
-        names: CSV file in it with the column ``name``.
-        subtitle: ``FILE:COLUMN`` in it with what is said; ``""`` leaves that out.
-        output: Must end in ``.jsonl``.
+    """Find the clips that a CSV file of a data folder names; ``subtitle`` is ``FILE:COLUMN`` in it, ``""`` for none.
 
     Raises:
-        ConfigError: ``output`` ends otherwise.
-        DataError: A file is at fault, or names no subtitle for a clip.
+        ConfigError: ``output`` does not end in ``.jsonl``.
+        DataError: A file is at fault, or has no row for a clip.
     """
     if output.suffix != ".jsonl":
         raise ConfigError(f"--output {output}: give a file that ends in .jsonl")
@@ -85,27 +79,24 @@ def unibench_tasks(data: Path, sets: Sequence[str] | None, output: Path) -> list
 def label_folders(
     predictor: Predictor, tasks: Sequence[FolderTask], *, batch_size: int, num_workers: int, say: Callable[[str], None]
 ) -> int:
-    """Label the clips of every task; lines are written as they come, so that Ctrl-C keeps them.
+    """Label the clips of every task, and return how many could not be read.
 
     Args:
         predictor: The policy and how its clips are read.
-        tasks: All are looked at before the first is labelled.
+        tasks: What to label.
         batch_size: Clips that are labelled at once.
         num_workers: Decoding processes.
         say: Prints how many clips were labelled, and why the others were not.
-
-    Returns:
-        How many clips could not be read.
     """
     media = predictor.media
-    for task in tasks:
+    for task in tasks:  # a missing file is named before the first clip is labelled
         index_media(task.rows, task.folder, media.modalities, media.visual)
     skipped = UnreadableClips()
     for task in tasks:
         count = 0
         with line_writer(task.output) as write_line:
             for row in _labelled_rows(predictor, task, batch_size, num_workers, skipped):
-                write_line(json_line(row))
+                write_line(json_line(row))  # as it comes, so that Ctrl-C keeps it
                 count += 1
         say(f"{task.output}: {count} of {len(task.rows)} clips are answered")
     for name, reason, _ in skipped.rows():

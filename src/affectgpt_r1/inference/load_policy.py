@@ -96,11 +96,7 @@ def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, M
 def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig:
     """Compose this version's configuration under the settings of a checkpoint, to start from its weights.
 
-    Nothing that the checkpoint says is built but by the ``_target_`` of ``configs/`` here.
-
-    Args:
-        checkpoint: ``best.ckpt`` of a training run; it may have been moved or copied alone.
-        changes: ``key=value`` pairs.
+    What the checkpoint says is built by the ``_target_`` of ``configs/`` here alone.
 
     Raises:
         CheckpointError: There is no such file, it does not say how it was trained, or a pair contradicts that.

@@ -28,7 +28,7 @@ from helpers.films import add_subtitles
 MEDIA = MediaSettings(num_frames=3, image_size=48, num_windows=2)
 
 WITHOUT_TEXT = (
-    "answered without text: give what is said by --subtitle, as an .srt beside the file, or as a text track inside it"
+    "answered without text: give what is said by --subtitle, as an .srt next to the file, or as a text track inside it"
 )
 
 
@@ -114,7 +114,7 @@ def test_of_a_whole_films_text_the_beginning_is_read(write_video, tmp_path: Path
 
 def test_a_faceless_video_says_so(write_video, tmp_path: Path):
     clip, notes = read_clip(write_video(tmp_path / "clip.mp4"), "hello", MEDIA, "detect")
-    assert notes[0] == "no face found: the middle of each frame stands in for it"
+    assert notes[0] == "no face found: the middle of each frame replaces it"
     assert int(clip.frames[0, 0, 4].min()) > 150  # the middle of the frame, red on top
 
 
