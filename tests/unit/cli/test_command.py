@@ -58,7 +58,7 @@ def test_the_result_comes_back_and_an_error_is_one_line(capsys):
     )
 
 
-def test_overrides_are_composed_beside_the_options(capsys):
+def test_overrides_are_composed_next_to_the_options(capsys):
     def work(options, config):
         return options.number, config.seed, config.stage.name
 
@@ -216,7 +216,7 @@ def test_convert_of_what_is_not_a_gguf_file(tmp_path: Path, capsys):
     assert "model.gguf cannot be converted into" in refused(convert, [str(tmp_path / "model.gguf")], capsys)
 
 
-def test_report_on_what_is_no_database(tmp_path: Path, capsys):
+def test_report_on_what_is_not_a_database(tmp_path: Path, capsys):
     assert "there is no MLflow database" in refused(report, ["--outputs", str(tmp_path)], capsys)
     (tmp_path / "mlflow.db").write_text("junk")
     assert "this is no SQLite database" in refused(report, ["--outputs", str(tmp_path)], capsys)

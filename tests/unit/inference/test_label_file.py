@@ -187,7 +187,7 @@ def test_an_exported_folder_predicts_as_the_policy_does(predictor, exported: Pat
     assert {**row, "seconds": 0} == {**expected, "seconds": 0}
 
 
-def test_a_bad_subtitle_beside_one_video_does_not_stop_the_rest(exported: Path, write_video, tmp_path: Path, capsys):
+def test_a_bad_subtitle_next_to_one_video_does_not_stop_the_rest(exported: Path, write_video, tmp_path: Path, capsys):
     (tmp_path / "films").mkdir()
     for name in ("good", "bad"):
         write_video(tmp_path / "films" / f"{name}.mp4")
