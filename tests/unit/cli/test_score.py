@@ -160,9 +160,9 @@ def test_leaked_names_are_reported(files, capsys):
     assert report["leakage"]["names"] == {train[0]: ["b"], train[1]: []}
     assert report["leakage"]["known"].startswith("548 names")
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Leakage: 1 of 3 scored names stand in" in printed
+    assert "Leakage: 1 of 3 scored names are in" in printed
     assert "such as b: the scores are not of unseen clips." in printed
-    assert "Leakage: 0 of 3 scored names stand in" in printed
+    assert "Leakage: 0 of 3 scored names are in" in printed
     assert "Beware: 548 names are known to stand in both" in printed
     assert run(files, "--train", train[0])["leakage"]["known"] == ""
     assert "leakage" not in run(files)
