@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 class Replacement(NamedTuple):
-    """The command, its first arguments, and options by their old name that do what an old command did."""
+    """A command, its first arguments, and its options by their old name, that do what an old command did."""
 
     command: str
     first: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ REPLACED = {
     "import-affectgpt": Replacement("convert", ("--to", "run")),
     "convert-weights": Replacement("convert", ("--to", "safetensors")),
 }
-"""Commands of 0.1, which the release after the next will not know."""
+"""Commands of earlier versions, which work for one more release."""
 
 
 def usage() -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isnan
 from typing import Any
 
 from rich.table import Table
+
+from affectgpt_r1.evaluation.points import points
 
 _COLUMNS = {"f1": "F1", "precision": "P", "recall": "R"}
 
@@ -57,11 +58,4 @@ def _table(title: str) -> Table:
 
 def _cells(report: Mapping[str, Any], key: str) -> list[str]:
     bounds = report["intervals"].get(key, {})
-    return [_cell(report["scores"][key].get(statistic), bounds.get(statistic)) for statistic in _COLUMNS]
-
-
-def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
-    if value is None or isnan(value):
-        return ""
-    shown = f"{100 * value:.2f}"
-    return shown if interval is None else f"{shown} [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+    return [points(report["scores"][key].get(statistic), bounds.get(statistic)) for statistic in _COLUMNS]

@@ -14,11 +14,13 @@ system.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from rich.table import Table
 
+from affectgpt_r1.evaluation.points import points
 from affectgpt_r1.metrics.bootstrap import STATISTICS
 
 Summary: TypeAlias = Mapping[str, Any]
@@ -37,6 +39,7 @@ SYNTHETIC_NOTE = (
 )
 _ABSENT = ""
 _PERCENTAGES = ("format_rate", "unmapped_rate")
+_points = partial(points, digits=1)
 
 
 def evaluation_tables(summary: Summary) -> list[Table]:
@@ -80,9 +83,7 @@ def modality_table(summary: Summary) -> Table:
     table = _table(summary, "Drop of F1 without a modality", ["system", *(f"without {name}" for name in modalities)])
     for name, system in systems.items():
         drops = (system["without"].get(modality, {}) for modality in modalities)
-        table.add_row(
-            _shown(name), *(_with_interval(drop.get("drop"), drop.get("interval"), signed=True) for drop in drops)
-        )
+        table.add_row(_shown(name), *(_points(drop.get("drop"), drop.get("interval"), signed=True) for drop in drops))
     return table
 
 
@@ -91,7 +92,7 @@ def difference_table(summary: Summary) -> Table:
     table = _table(summary, "Paired differences of F1", ["difference", "F1"])
     for name, difference in summary.get("differences", {}).items():
         shown = " - ".join(_shown(side) for side in name.split("_minus_"))
-        table.add_row(shown, _with_interval(difference["f1"], difference.get("interval"), signed=True))
+        table.add_row(shown, _points(difference["f1"], difference.get("interval"), signed=True))
     return table
 
 
@@ -145,24 +146,11 @@ def _notes(summary: Summary) -> str:
 
 
 def _score(system: Summary, key: str) -> str:
-    return _with_interval(system["mean_level1"].get(key), system.get("interval", {}).get(key))
-
-
-def _with_interval(value: float | None, interval: Iterable[float] | None, signed: bool = False) -> str:
-    if value is None or interval is None:
-        return _points(value, signed)
-    low, high = (_points(end, signed) for end in interval)
-    return f"{_points(value, signed)} [{low}, {high}]"
-
-
-def _points(value: float | None, signed: bool = False) -> str:
-    if value is None:
-        return _ABSENT
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    return _points(system["mean_level1"].get(key), system.get("interval", {}).get(key))
 
 
 def _measure(system: Summary, key: str) -> str:
     value = system.get(key)
-    if value is None:
-        return _ABSENT
-    return f"{100 * value:.1f}" if key in _PERCENTAGES else f"{value:.2f}"
+    if key in _PERCENTAGES or value is None:
+        return _points(value)
+    return f"{value:.2f}"

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from affectgpt_r1.evaluation.points import points
+
 TITLES = {
     "mer2023": "MER2023",
     "mer2024": "MER2024",
@@ -47,13 +49,13 @@ def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
             TITLES[name],
             metrics["metric"],
             _clips(metrics),
-            _points(metrics["published"]),
-            _points(metrics["corrected"]),
+            points(metrics["published"]),
+            points(metrics["corrected"]),
             _more(metrics),
         )
     table.add_section()
     mean = summary["mean"]
-    table.add_row(_mean_of(summary), "", "", _points(mean["published"]), _points(mean["corrected"]), _missing(summary))
+    table.add_row(_mean_of(summary), "", "", points(mean["published"]), points(mean["corrected"]), _missing(summary))
     table.caption = _caption(summary)
     return table
 
@@ -66,7 +68,7 @@ def recognition_rich_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(column, justify="right")
     table.add_column("labels")
     for name, metrics in scores.items():
-        rates = [_points(metrics[key]) for key in ("war", "uar", "unparsed_rate")]
+        rates = [points(metrics[key]) for key in ("war", "uar", "unparsed_rate")]
         table.add_row(_RECOGNITION_TITLES[name], f"{metrics['num_clips']:,}", *rates, metrics["source"])
     table.caption = "An answer with several labels, or with one that is not a class of the set, is wrong."
     return table
@@ -80,9 +82,9 @@ def _clips(metrics: Mapping[str, Any]) -> str:
 
 
 def _more(metrics: Mapping[str, Any]) -> str:
-    parts = [f"{short} {_points(metrics['details'][key])}" for key, short in _MORE.items() if key in metrics["details"]]
+    parts = [f"{short} {points(metrics['details'][key])}" for key, short in _MORE.items() if key in metrics["details"]]
     if "checkpoint" in metrics:
-        parts.append(f"{metrics['checkpoint']}; the chosen one has {_points(metrics['published_chosen'])}")
+        parts.append(f"{metrics['checkpoint']}; the chosen one has {points(metrics['published_chosen'])}")
     return ", ".join(parts)
 
 
@@ -106,7 +108,3 @@ def _caption(summary: Mapping[str, Any]) -> str:
     )
     notes = dict(summary["notes"])
     return "\n".join([f"{notes.pop('checkpoint')} {scored}", *notes.values()])
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.2f}"
