@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import affectgpt_r1.cli.score
-import affectgpt_r1.cli.submit
 
 
 def _fixture(version):
@@ -44,7 +43,7 @@ def test_every_score(version, suffix, tmp_path):
     if suffix == ".npz":
         source = _write(samples, "prediction", tmp_path / "predictions.jsonl")
         predictions = tmp_path / "team-openset.npz"
-        affectgpt_r1.cli.submit.main(["--predictions", str(source), "--output", str(predictions)])
+        affectgpt_r1.cli.score.main(["--predictions", str(source), "--submission", str(predictions)])
     else:
         predictions = _write(samples, "prediction", tmp_path / f"predictions{suffix}")
 

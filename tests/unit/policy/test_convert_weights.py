@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from affectgpt_r1.cli import convert_weights
+from affectgpt_r1.cli.convert import main
 from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.policy import convert_weights
 from affectgpt_r1.policy.pretrained import check_provenance, file_digest
 
 
@@ -74,6 +75,24 @@ def test_a_missing_wheel_says_what_to_install(monkeypatch):
 
 def test_a_missing_source_ends_with_code_two(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        convert_weights.main([str(tmp_path)])
+        main([str(tmp_path)])
     assert ended.value.code == 2
     assert "pytorch_model.bin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["seed=3"], "--mode and KEY=VALUE are of released checkpoints"),
+        (["--mode", "face"], "--mode and KEY=VALUE are of released checkpoints"),
+        (["--output", "elsewhere"], "--output elsewhere: safetensors of "),
+        (["--to", "run"], "a released checkpoint becomes a run's folder: name it by --output RUN"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(tmp_path, capsys, given, complaint):
+    torch.save({"a": torch.ones(3)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path), *given])
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "model.safetensors").exists()

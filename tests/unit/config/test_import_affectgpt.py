@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from affectgpt_r1.cli.import_affectgpt import main
+from affectgpt_r1.cli.convert import main
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.published_names import our_name, our_names
 

@@ -1,25 +1,24 @@
-"""A released AffectGPT checkpoint as a run of ours: ``affectgpt-r1 import-affectgpt CKPT --output RUN``."""
+"""Make a released AffectGPT checkpoint a run's folder, with the settings that its file names."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from affectgpt_r1.cli.command import run_composed_command
 from affectgpt_r1.config.compose import CONFIGS, resolved
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.io.clean_text import printable
 from affectgpt_r1.io.files import replacing, write_text
+from affectgpt_r1.policy.build_policy import build_modules
+from affectgpt_r1.policy.checkpoint import POLICY_PREFIX, check_tensors
+from affectgpt_r1.policy.published_names import our_name, our_names
+from affectgpt_r1.policy.published_settings import published_settings
+from affectgpt_r1.policy.published_weights import Published, read_published
 
-if TYPE_CHECKING:
-    from affectgpt_r1.policy.published_weights import Published
-
-FIRST = ("experiment=affectgpt",)
-"""The published rules of media, prompt and training; what a file says of itself comes on top."""
 STORED = ("experiment_name", "model", "data", "prompt", "emotion", "stage", "seed", "synthetic", "encoders_from")
 """Sections of the configuration that say what a policy is, as a run's own checkpoint holds them."""
 
@@ -28,7 +27,7 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path, mode: s
     """Write a run's folder with the file's weights and settings; the model is built on the meta device only.
 
     Args:
-        config: The composed ``configs/train.yaml``; it takes the file's settings.
+        config: The composed ``configs/train.yaml`` with ``experiment=affectgpt``; it takes the file's settings.
         checkpoint: The released file; it is read as weights and plain values alone, and refused if that fails.
         output: The folder; ``checkpoints/best.ckpt`` in it must not exist.
         mode: The input mode, for a file that does not name one.
@@ -40,10 +39,6 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path, mode: s
         CheckpointError: The file cannot be read so, does not fit the model, or contradicts an override; or the folder
             holds a checkpoint or cannot be written.
     """
-    from affectgpt_r1.policy.published_names import our_name
-    from affectgpt_r1.policy.published_settings import published_settings
-    from affectgpt_r1.policy.published_weights import read_published
-
     best = output / "checkpoints" / "best.ckpt"
     if best.exists():
         raise CheckpointError(f"{best} exists; choose another --output")
@@ -62,10 +57,8 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path, mode: s
 
 def _settle(config: DictConfig, settings: Mapping[str, Any], origin: Path) -> None:
     """Lay a file's settings over a configuration; an override that contradicts one is refused, but for types."""
-    from hydra import compose, initialize_config_dir
-
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        standard = compose("train", overrides=list(FIRST))
+        standard = compose("train", overrides=["experiment=affectgpt"])
     for key, value in settings.items():
         here, default = OmegaConf.select(config, key), OmegaConf.select(standard, key)
         if here != default and here != value:
@@ -76,13 +69,7 @@ def _settle(config: DictConfig, settings: Mapping[str, Any], origin: Path) -> No
 
 
 def _our_state(config: DictConfig, published: Published, origin: Path) -> dict[str, Any]:
-    """The file's weights by our names, after a look at their shapes."""
-    import torch
-
-    from affectgpt_r1.policy.build_policy import build_modules
-    from affectgpt_r1.policy.checkpoint import check_tensors
-    from affectgpt_r1.policy.published_names import our_names
-
+    """Return the file's weights by our names, after their shapes were checked against the model's."""
     model = resolved(config)["model"]
     modules = {
         key: value for key, value in model.items() if key not in ("_target_", "tokenizer", "engine", "share_prefix")
@@ -90,10 +77,10 @@ def _our_state(config: DictConfig, published: Published, origin: Path) -> dict[s
     with torch.device("meta"):
         language_model, _, fusion = build_modules(vocab_size=None, image=config.data.visual == "image", **modules)
     trained = {
-        f"{part}.{name}": one
+        f"{part}.{name}": param
         for part, module in (("language_model", language_model), ("fusion", fusion))
-        for name, one in module.named_parameters()
-        if one.requires_grad
+        for name, param in module.named_parameters()
+        if param.requires_grad
     }
     state = our_names(published.tensors, trained)
     check_tensors(state, trained, str(origin))
@@ -102,10 +89,6 @@ def _our_state(config: DictConfig, published: Published, origin: Path) -> dict[s
 
 def _write(config: DictConfig, state: Mapping[str, Any], imported: Mapping[str, Any], output: Path, best: Path) -> None:
     """Write the checkpoint, and the configuration where Hydra writes a run's."""
-    import torch
-
-    from affectgpt_r1.policy.checkpoint import POLICY_PREFIX
-
     stored = {key: value for key, value in resolved(config).items() if key in STORED}
     tensors = {f"{POLICY_PREFIX}{name}": tensor.float() for name, tensor in state.items()}
     content = {"state_dict": tensors, "digests": {}, "reference": {}, "config": stored, "imported": dict(imported)}
@@ -115,29 +98,6 @@ def _write(config: DictConfig, state: Mapping[str, Any], imported: Mapping[str, 
         torch.save(content, file)
 
 
-def _module(name: str) -> str:
-    return name.removeprefix("module.").partition(".")[0]
-
-
 def _shown(value: Any) -> str:
     plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return str(plain).replace("'", "")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: options of its own, and the overrides of ``configs/train.yaml``."""
-    parser = argparse.ArgumentParser(
-        prog="affectgpt-r1 import-affectgpt", description="Make a released checkpoint a run's folder."
-    )
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--mode", help="its input mode (face_or_frame), where the file does not name one")
-
-    def work(options: argparse.Namespace, config: DictConfig) -> str:
-        return import_affectgpt(config, options.checkpoint, options.output, options.mode)
-
-    print(printable(run_composed_command(parser, work, arguments, first=FIRST)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,11 @@
-"""``affectgpt-r1 answer``: a data folder's clips and MER-UniBench's sets, answered as `score` and `unibench` read."""
+"""``predict --data``: a data folder's clips and MER-UniBench's sets, answered as `score` and `unibench` read."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from affectgpt_r1.cli.answer import main
+from affectgpt_r1.cli.predict import main
+from affectgpt_r1.cli.unibench import main as unibench
 from affectgpt_r1.data.collate import collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.layouts.manifest import read_manifest
@@ -28,7 +31,7 @@ SAMPLING = Sampling(temperature=0.0, max_completion_length=12)
 def predictor(make_policy, monkeypatch) -> Predictor:
     torch.set_num_threads(1)
     predictor = Predictor(make_policy().eval(), MEDIA, SAMPLING, load_lexicon("bundled"))
-    monkeypatch.setattr("affectgpt_r1.cli.answer.load_predictor", lambda options: predictor)
+    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda *args, **options: predictor)
     return predictor
 
 
@@ -42,10 +45,10 @@ def test_answers_are_those_of_the_clips_as_training_reads_them(predictor, tiny_d
     written = rows_of(tmp_path / "a.jsonl")
     clips = ClipDataset(read_manifest(root, "test.csv"), root, MEDIA, seed=0)
     batch = collate([clips[SampleKey(index, 0)] for index in range(4)])
-    assert [one["name"] for one in written] == list(batch.names)
+    assert [row["name"] for row in written] == list(batch.names)
     with torch.no_grad():
         rollout = predictor.policy.generate(predictor.policy.with_features(batch), 1, SAMPLING)
-    assert [one["completion"] for one in written] == [texts[0] for texts in rollout.texts]
+    assert [row["completion"] for row in written] == [texts[0] for texts in rollout.texts]
     assert "a.jsonl: 4 of 4 clips are answered" in capsys.readouterr().out
 
 
@@ -95,10 +98,6 @@ def benchmark(tiny_data_root, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("visual", ["face", "frame"])
 def test_the_sets_of_the_benchmark_that_are_there_are_answered_and_scored(predictor, benchmark, tmp_path, visual):
-    from dataclasses import replace
-
-    from affectgpt_r1.cli.unibench import main as unibench
-
     object.__setattr__(predictor, "media", replace(MEDIA, visual=visual))
     main(["--data", str(benchmark), "--output", str(tmp_path / "answers")])
     assert sorted(file.name for file in (tmp_path / "answers").iterdir()) == ["iemocap.jsonl", "ovmerdplus.jsonl"]
@@ -127,16 +126,18 @@ def test_a_clip_that_cannot_be_read_is_named_and_the_code_is_one(predictor, tiny
         (["--names", "test.csv", "--output", "OUT.jsonl", "--subtitles", "test.csv:said"], r"lacks the column said"),
         (["--output", "OUT"], r"holds none of mer2023-dataset-process, "),
         (["--sets", "meld", "--output", "OUT"], r"meld-process"),
+        (["--sets", "mosi", "--output", "OUT"], r"--sets mosi: give some of mer2023, "),
+        ([], r"--data needs --output"),
+        (["clip.mp4", "--output", "OUT"], r"give files or folders of videos, or --data ROOT"),
+        (["--faces", "centre", "--output", "OUT"], r"--faces is an option of videos"),
     ],
 )
 def test_mistakes_are_one_line_before_a_checkpoint_is_loaded(tiny_data_root, tmp_path, capsys, given, complaint):
     root = tiny_data_root(tmp_path / "data")
-    arguments = [one.replace("OUT", str(tmp_path / "OUT")) for one in given]
+    arguments = [argument.replace("OUT", str(tmp_path / "OUT")) for argument in given]
     with pytest.raises(SystemExit) as stop:
         main(["--data", str(root), "--checkpoint", str(tmp_path / "none.ckpt"), *arguments])
     assert stop.value.code == 2
-    import re
-
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1
     assert re.search(complaint, error[0])

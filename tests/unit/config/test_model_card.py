@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from rich.markdown import Markdown
 
-from affectgpt_r1.cli.export import model_card
 from affectgpt_r1.config.compose import CONFIGS, resolved
+from affectgpt_r1.config.export_checkpoint import model_card
 
 
 @pytest.fixture

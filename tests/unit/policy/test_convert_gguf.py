@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from affectgpt_r1.cli import convert_weights
+from affectgpt_r1.cli.convert import main
+from affectgpt_r1.policy import convert_weights
 from affectgpt_r1.policy.backbone import build_language_model
 from affectgpt_r1.policy.pretrained import file_digest
 
@@ -146,7 +147,7 @@ def test_source_and_result_are_recorded(folder, gguf_file, tmp_path, capsys):
         "source_sha256": file_digest(gguf_file),
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
-    convert_weights.main([str(gguf_file), "--output", str(tmp_path / "again")])
+    main([str(gguf_file), "--output", str(tmp_path / "again")])
     assert capsys.readouterr().out.strip().endswith(f"again, made of toy.gguf with sha256 {record['source_sha256']}")
     assert file_digest(tmp_path / "again" / "model.safetensors") == record["weights_sha256"]
 
