@@ -12,6 +12,9 @@ import pytest
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1, score_table
 from affectgpt_r1.tracking.database import ensure_experiment
+from helpers.mlflow_fixtures import database_template, outputs
+
+__all__ = ["database_template", "outputs"]
 
 collect_ignore = ["conftest.py"]
 
@@ -40,24 +43,34 @@ def png(width=64, height=64, shade=120):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-class SweepWriter:
-    """Writes sweeps into the MLflow database of an outputs folder."""
+# What version 0.1 called them; written down here, so that the table of old names is held to it.
+OLD_NAMES = {
+    "test/answers/unmapped_rate": "test/answers/unmapped_share",
+    "val/answers/clusters_named_fraction": "val/answers/clusters_named_share",
+    "trial": "cell",
+    "trials.json": "cells.json",
+}
 
-    def __init__(self, outputs, clips=40):
+
+class SweepWriter:
+    """Writes sweeps into the MLflow database of an outputs folder, under ``old_names`` where given."""
+
+    def __init__(self, outputs, clips=40, old_names=()):
         from mlflow.tracking import MlflowClient
 
         uri = f"sqlite:///{outputs / 'mlflow.db'}"
         self.client = MlflowClient(uri)
         self.experiment = ensure_experiment(uri, "ablations", outputs / "artifacts")
+        self.old_names = dict(old_names)
         rng = random.Random(0)
         self.targets = {f"clip{i:03d}": rng.sample(WORDS, rng.randint(1, 3)) for i in range(clips)}
 
-    def parent(self, name, cells, **tags):
+    def parent(self, name, trials, **tags):
         given = {"affectgpt.kind": "sweep", "affectgpt.sweep": name, "affectgpt.synthetic": "true",
                  "affectgpt.baseline": BASELINES[name], **tags}  # fmt: skip
         run = self.client.create_run(self.experiment, run_name=name, tags=given)
-        if cells is not None:
-            self.client.log_text(run.info.run_id, json.dumps(cells), "cells.json")
+        if trials is not None:
+            self.client.log_text(run.info.run_id, json.dumps(trials), self._name("trials.json"))
         self.client.set_terminated(run.info.run_id)
         return run.info.run_id
 
@@ -72,10 +85,10 @@ class SweepWriter:
             entries.append({"name": name, "subtitle": subtitle, "target": self.targets[name], "frames": frames})
         self.client.log_text(run_id, json.dumps(entries), "clips/clips.json")
 
-    def cell(self, sweep, choice, seed, parent=None, status="FINISHED", steps=30):
-        """One run; returns its entry in cells.json."""
+    def trial(self, sweep, choice, seed, parent=None, status="FINISHED", steps=30):
+        """One run; returns its entry in trials.json."""
         rng = random.Random(f"{sweep}{choice}{seed}")
-        tags = {"affectgpt.kind": "cell", "affectgpt.seed": str(seed), "affectgpt.synthetic": "true"}
+        tags = {"affectgpt.kind": self._name("trial"), "affectgpt.seed": str(seed), "affectgpt.synthetic": "true"}
         tags["affectgpt.prompt"] = choice.removesuffix("_untrained") if sweep == "reasoning" else PROMPTS[sweep]
         if parent:
             tags["mlflow.parentRunId"] = parent
@@ -90,6 +103,9 @@ class SweepWriter:
         if status != "RUNNING":
             self.client.set_terminated(run_id, status)
         return {"choice": choice, "seed": seed, "config_hash": f"{sweep}{choice}{seed}", "run_id": run_id}
+
+    def _name(self, name):
+        return self.old_names.get(name, name)
 
     def _answer(self, rng, sweep, choice, name):
         target = self.targets[name]
@@ -117,7 +133,9 @@ class SweepWriter:
             "test/answers/format_rate": 0.975,
             "test/answers/target_words": sum(len(set(target)) for target in targets) / len(rows),
         }
-        self.client.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in metrics.items()])
+        self.client.log_batch(
+            run_id, metrics=[Metric(self._name(name), value, 0, 0) for name, value in metrics.items()]
+        )
         text = "\n".join(json.dumps(row) for row in rows) + "\n"
         self.client.log_text(run_id, text, "test/answers.jsonl")
 
@@ -137,11 +155,12 @@ class SweepWriter:
             if choice in ("accuracy_format", "all"):
                 values["train/rewards/format/mean"] = 0.9 + 0.09 * gain + noise / 10
             if step % 10 == 0:
+                values["val/answers/clusters_named_fraction"] = 0.2 + 0.1 * gain
                 values["val/f1"] = 0.35 + (skill - 0.3) * gain + noise
                 values["val/answers/distinct_words"] = (
                     2 + (2 * gain if choice in ("accuracy_format", "none") else 0) + noise
                 )
-            points += [Metric(key, value, 1000 * step, step) for key, value in values.items()]
+            points += [Metric(self._name(key), value, 1000 * step, step) for key, value in values.items()]
         for start in range(0, len(points), 900):
             self.client.log_batch(run_id, metrics=points[start : start + 900])
 
@@ -149,17 +168,17 @@ class SweepWriter:
 def write_all(writer, tmp_path):
     entries = {}
     for sweep, choices in SKILL.items():
-        cells = []
+        trials = []
         for choice in choices:
             if (sweep, choice) in SHARED:
-                cells += [{**entry, "choice": choice} for entry in entries[SHARED[sweep, choice]]]
+                trials += [{**entry, "choice": choice} for entry in entries[SHARED[sweep, choice]]]
             elif (sweep, choice) in UNTRAINED:
-                only = writer.cell(sweep, choice, 1)
-                cells += [{**only, "seed": seed} for seed in SEEDS]
+                only = writer.trial(sweep, choice, 1)
+                trials += [{**only, "seed": seed} for seed in SEEDS]
             else:
-                entries[sweep, choice] = [writer.cell(sweep, choice, seed) for seed in SEEDS]
-                cells += entries[sweep, choice]
-        parent = writer.parent(sweep, cells)
+                entries[sweep, choice] = [writer.trial(sweep, choice, seed) for seed in SEEDS]
+                trials += entries[sweep, choice]
+        parent = writer.parent(sweep, trials)
         if sweep == "reward":
             writer.clips(parent, tmp_path, ["clip000", "clip001", "clip002"])
 
@@ -176,6 +195,11 @@ def swept(tmp_path_factory, database_template):
 @pytest.fixture(scope="session")
 def make_writer():
     return SweepWriter
+
+
+@pytest.fixture(scope="session")
+def old_names():
+    return OLD_NAMES
 
 
 @pytest.fixture
