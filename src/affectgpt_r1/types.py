@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -94,6 +94,21 @@ class Sampling:
     seed: int | None = None
 
 
+@dataclass
+class PrefixCache:
+    """A rollout's pass over its prompts, in the autograd graph, and what it was computed from.
+
+    Attributes:
+        prefill: The engine's pass; None once an update has taken it, since a graph is differentiated once.
+        batch: The clips.
+        weights: Address, version and first element of every trainable weight.
+    """
+
+    prefill: Any
+    batch: ClipBatch
+    weights: Sequence[tuple[int, int, float]]
+
+
 class Rollout(NamedTuple):
     """``G`` completions for each of ``B`` clips, and the log-probs under which they were drawn."""
 
@@ -101,6 +116,7 @@ class Rollout(NamedTuple):
     per_token_logps: Tensor  # (B, G, C), without gradient
     texts: list[list[str]]  # B lists of G decoded completions, without the stop token
     truncated: Tensor  # (B, G) bool: reached max_completion_length before a stop token
+    prefix_cache: PrefixCache | None = None  # what generation computed and the update of these clips may reuse
 
 
 @dataclass(frozen=True)

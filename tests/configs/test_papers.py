@@ -211,14 +211,14 @@ def test_a_reinforced_run_starts_from_its_cold_start():
 @pytest.mark.parametrize("ablation", ["reward", "reasoning", "penalty"])
 @pytest.mark.parametrize("prompt", ["think", "no_think"])
 def test_a_sweep_at_the_papers_size_varies_the_reinforced_run(ablation, prompt):
-    """Its cells differ from the paper's run in what the sweep varies, and start from the cold start of their mode."""
+    """Its trials differ from the paper's run in what the sweep varies, and start from the cold start of their mode."""
     given = [f"+ablation={ablation}", f"prompt={prompt}"]
-    cell, run = composed("affectgpt_rl", *given), composed("affectgpt_r1_grpo", f"prompt={prompt}")
-    assert cell["sweep"]["name"] == ablation
-    assert cell["init_from"] == run["init_from"]
+    trial, run = composed("affectgpt_rl", *given), composed("affectgpt_r1_grpo", f"prompt={prompt}")
+    assert trial["sweep"]["name"] == ablation
+    assert trial["init_from"] == run["init_from"]
     for key in ("data", "model", "prompt", "reward", "penalty", "optim"):
-        assert cell[key] == run[key], key
-    same_place = {**cell["trainer"], "default_root_dir": run["trainer"]["default_root_dir"]}
+        assert trial[key] == run[key], key
+    same_place = {**trial["trainer"], "default_root_dir": run["trainer"]["default_root_dir"]}
     assert same_place == run["trainer"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         hydra = compose("train", [given[0], "experiment=affectgpt_rl"], return_hydra_config=True).hydra
@@ -240,7 +240,7 @@ def test_validation_and_checkpoints_cost_little_at_full_size(experiment):
     clips = {"affectgpt_mercaption": 31_327, "affectgpt": 31_327, "affectgpt_r1_cold_start": 31_327}.get(
         experiment, 332
     )
-    share = config["data"].get("val_fraction", 0.1)
-    assert 30 <= round(share * clips) <= 1010
+    fraction = config["data"].get("val_fraction", 0.1)
+    assert 30 <= round(fraction * clips) <= 1010
     assert config["stage"]["monitor"] in ("val/f1", "val/war")
     assert config["data"]["num_workers"] == 4

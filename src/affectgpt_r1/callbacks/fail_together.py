@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from unittest.mock import patch
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies import ParallelStrategy
-from lightning.pytorch.strategies.launchers import subprocess_script
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from affectgpt_r1.tracking.mlflow_logger import RunStatus, mlflow_loggers
 
@@ -97,24 +97,34 @@ def processes_started(trainer: pl.Trainer, *, wanted: bool = True) -> Iterator[N
         wanted: Whether there is anything for them to do.
     """
     strategy, launcher = trainer.strategy, trainer.strategy.launcher
-    is_launched = isinstance(launcher, subprocess_script._SubprocessScriptLauncher)
-    if not wanted or not (is_launched or (launcher is None and isinstance(strategy, ParallelStrategy))):
+    # Without a launcher, torchrun or SLURM has started the processes.
+    is_external = launcher is None and isinstance(strategy, ParallelStrategy)
+    if not wanted or not (isinstance(launcher, _SubprocessScriptLauncher) or is_external):
         yield
         return
     together = next((one for one in trainer.callbacks if isinstance(one, FailTogether)), FailTogether())  # type: ignore[attr-defined]
-
-    def join() -> None:
+    try:
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            _launch(launcher)
         together.watch(trainer)
         strategy.setup_environment()
-
-    try:
-        # Lightning's observer would kill this process at its next look, which may come before the thread's word.
-        with patch.object(subprocess_script, "_launch_process_observer"):
-            join() if launcher is None else launcher.launch(join)  # without one, torchrun or SLURM has started them
         yield
     except BaseException as error:
         together.on_exception(trainer, trainer.lightning_module, error)
         raise
+
+
+def _launch(launcher: _SubprocessScriptLauncher) -> None:
+    """Start the processes as ``launcher.launch`` does, but without its observer.
+
+    That would kill this process at its next look, which may come before the thread of :class:`FailTogether` has said
+    which process failed.
+    """
+    environment = launcher.cluster_environment
+    environment.validate_settings(num_devices=launcher.num_processes, num_nodes=launcher.num_nodes)
+    if not environment.creates_processes_externally:
+        launcher._call_children_scripts()
+    _set_num_threads_if_needed(num_processes=launcher.num_processes)
 
 
 def _started(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:

@@ -1,4 +1,4 @@
-"""Composing, checking and instantiating configurations. OmegaConf and Hydra stay here and in the entry points."""
+"""Check and instantiate configurations; what an entry point does around its work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from affectgpt_r1 import REPOSITORY
@@ -27,6 +32,7 @@ from affectgpt_r1.config.keys import (
 )
 from affectgpt_r1.config.library_errors import explain_library_error, worker_message
 from affectgpt_r1.config.overrides import quote_overrides
+from affectgpt_r1.config.renamed import TARGETS
 from affectgpt_r1.config.run_names import run_folder, run_title
 from affectgpt_r1.config.targets import check_targets
 from affectgpt_r1.errors import AffectGPTError, ConfigError
@@ -55,20 +61,17 @@ OmegaConf.register_new_resolver("run_title", run_title, replace=True)
 
 
 def instantiate(config: Any, group: str, **arguments: Any) -> Any:
-    """Hydra's ``instantiate`` for the targets of a group only.
+    """Call Hydra's ``instantiate`` on a part of the configuration, for the targets of its group only.
 
     Args:
-        config: A part of the configuration.
-        group: The first part of its key, which says what may be built; see :func:`~.targets.allowed_targets`.
+        config: Whose group is the first part of its key.
+        group: Says what may be built; see :func:`~.targets.allowed_targets`.
         arguments: More arguments of the target.
 
     Raises:
-        ConfigError: A ``_target_`` that is not the group's, or that does not exist.
+        ConfigError: A ``_target_`` is not the group's, or does not exist.
         AffectGPTError: What a target raised, without Hydra's words around it.
     """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate as hydra_instantiate
-
     plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
     check_targets(plain, group)
     try:
@@ -76,19 +79,15 @@ def instantiate(config: Any, group: str, **arguments: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, AffectGPTError):
             raise error.__cause__ from None
-        if error.__cause__ is not None and (said := explain_library_error(error.__cause__)):
-            raise ConfigError(said) from error  # such as a disk that is full
+        if error.__cause__ is not None and (line := explain_library_error(error.__cause__)):
+            raise ConfigError(line) from error  # such as a disk that is full
         if isinstance(error.__cause__, ImportError) and str(error).startswith("Error locating target"):
             raise ConfigError(f"{group}: {_one_line(error)}") from error
         raise
 
 
 def check_composed(config: DictConfig) -> None:
-    """Refuse targets that no group has, and keys that nothing would read, before anything is imported or built.
-
-    Raises:
-        ConfigError: Names the first of them.
-    """
+    """Refuse targets that no group has, and keys that nothing would read, before anything is imported or built."""
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     for name, value in plain.items():
@@ -97,28 +96,19 @@ def check_composed(config: DictConfig) -> None:
 
 
 def instantiate_stage(config: DictConfig) -> Any:
-    """The stage of ``stage=``."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return instantiate({key: value for key, value in plain.items() if key not in STAGE_KEYS}, "stage")
+    """Build the stage of ``stage=``."""
+    return instantiate({key: value for key, value in resolved(config).items() if key not in STAGE_KEYS}, "stage")
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain dicts and lists, every interpolation resolved."""
+    """Return the configuration as plain dicts and lists, every interpolation resolved."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
 def run_with_clear_errors(entry: Callable[[], Any]) -> None:
-    """Run a Hydra entry point; a user's mistake becomes one line and exit code 2, with the nearest valid key.
-
-    Args:
-        entry: The function that ``hydra.main`` decorated.
-    """
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
+    """Run what ``hydra.main`` decorated; a user's mistake becomes one line and exit code 2."""
     guard_standard_error()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, and knows no nearest key
     try:
@@ -141,19 +131,11 @@ def run_with_clear_errors(entry: Callable[[], Any]) -> None:
 
 @contextmanager
 def clear_errors(config: DictConfig) -> Iterator[None]:
-    """Around the body of a Hydra entry point: unknown keys are refused, and a user's mistake ends the run in one line.
+    """Refuse unknown keys, and end a run in one line after a user's mistake in the body of its entry point.
 
     :func:`run_with_clear_errors` would say the same, but below a line of Hydra's. In a multirun, where that line tells
     which job failed, the errors are left to it.
-
-    Args:
-        config: The composed configuration.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf.errors import OmegaConfBaseException
-
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
     try:
@@ -164,19 +146,14 @@ def clear_errors(config: DictConfig) -> Iterator[None]:
             raise
         _fail(explain(error, overrides))
     except BaseException as error:  # tokenizers raise above Exception; what has no line is raised again
-        said = explain_library_error(error)
-        if said is None or hydra.mode == RunMode.MULTIRUN:
+        line = explain_library_error(error)
+        if line is None or hydra.mode == RunMode.MULTIRUN:
             raise
-        _fail(said)
+        _fail(line)
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> str:
-    """A user's mistake in one line, with the nearest valid key or choice.
-
-    Args:
-        error: What Hydra or this package raised.
-        overrides: The command line.
-    """
+    """Say in one line what Hydra or this package raised over a command line, with the nearest valid key or choice."""
     if isinstance(error, AffectGPTError):
         return worker_message(str(error))
     if missing := getattr(error, "missing_cfg_file", None):
@@ -187,8 +164,10 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
         return f"{named[1]}: overrides are KEY=VALUE, without blanks"
     if named := re.match(r"Multiple values for (\w+)\.|(\w+) appears more than once", str(error)):
         return f"+{named[1] or named[2]}= is given twice: leave out the +"
+    if renamed := next((old for old in TARGETS if f"'{old}'" in str(error)), None):  # of a sweep's callback
+        return f"{renamed} was renamed: it is {TARGETS[renamed]} now"
     known = config_keys()
-    given = [key_of(one) for one in overrides if "=" in one and not one.startswith(("-", "hydra."))]
+    given = [key_of(word) for word in overrides if "=" in word and not word.startswith(("-", "hydra."))]
     return "; ".join(unknown_key(key) for key in given if key not in known) or _one_line(error)
 
 
@@ -196,6 +175,6 @@ def _one_line(error: BaseException) -> str:
     return "; ".join(line.strip().removesuffix(":") for line in str(error).splitlines() if line.strip())
 
 
-def _fail(said: str) -> None:
-    print(message(f"error: {said}"), file=sys.stderr)
+def _fail(line: str) -> None:
+    print(message(f"error: {line}"), file=sys.stderr)
     raise SystemExit(2)

@@ -1,4 +1,4 @@
-"""What a training run starts from, or is compared with, must have learnt what the run asks of it."""
+"""Checks that the policy that a run starts from, or is compared with, was trained for what the run asks of it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from affectgpt_r1.config.policy_config import (
     remedy,
     settings_of_checkpoint,
     shown,
+    value_at,
 )
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.build_policy import MODEL_KEYS
@@ -29,15 +30,9 @@ PROMPT_KEYS = ("enable_thinking", "kind", "question")
 def settle_settings(config: DictConfig) -> DictConfig:
     """Compare a run with the policy that it starts from; a control takes the settings of its GRPO run.
 
-    Args:
-        config: The composed ``configs/train.yaml``.
-
-    Returns:
-        The configuration to train with.
-
     Raises:
         CheckpointError: An override of the control contradicts the run whose control it is.
-        ConfigError: Reinforcement would start from a policy that learnt another prompt, other media or another model.
+        ConfigError: GRPO would start from a policy that was trained with another prompt, other media or another model.
     """
     config = _as_the_matched_run(config)
     if config.init_from is not None and config.stage.name != "pretrain_encoders":
@@ -46,7 +41,7 @@ def settle_settings(config: DictConfig) -> DictConfig:
 
 
 def _as_the_matched_run(config: DictConfig) -> DictConfig:
-    """The control must read, ask and answer as the GRPO policy does, or its difference would say something else."""
+    """Let a control read, ask and answer as the GRPO policy does, so that both can be compared."""
     if config.stage.name != "control" or config.match_wall_time is None:
         return config
     folder = Path(config.match_wall_time).parent / "checkpoints"
@@ -55,25 +50,22 @@ def _as_the_matched_run(config: DictConfig) -> DictConfig:
     if settings.origin is None:
         return config
     laid, _ = lay_over(config, settings, questions=())
-    if changed := [one for group in settings.tree for one in _changed(config, laid, group)]:
+    if changed := [change for group in settings.tree for change in _changed(config, laid, group)]:
         log.info("The control takes from %s: %s", settings.checkpoint, ", ".join(changed))
     return laid
 
 
 def _changed(config: DictConfig, laid: DictConfig, group: str) -> list[str]:
     before, now = resolved(config), resolved(laid)
-    return [f"{key}={shown(_value(now, key))}" for key in differing_keys(group, before[group], now[group])]
+    return [f"{key}={shown(value_at(now, key))}" for key in differing_keys(group, before[group], now[group])]
 
 
 def check_initial_policy(config: DictConfig) -> None:
     """Compare the settings of ``init_from`` with the run's.
 
-    Reinforcement only strengthens what a policy already does, so a run with rewards is refused where they differ. SFT
-    teaches another prompt or other media, so there a warning tells. Fewer modalities than before are allowed, with such
-    a warning: the policy knows each of them.
-
     Raises:
-        ConfigError: Names the key, both values and the remedy.
+        ConfigError: They differ and the run has rewards: GRPO only strengthens what a policy already does. SFT, and
+            runs with fewer modalities, get a warning.
     """
     settings = settings_of_checkpoint(config.init_from)
     if settings.origin is None:
@@ -93,23 +85,23 @@ def check_initial_policy(config: DictConfig) -> None:
     if config.stage.get("rewards") is not None and config.strict_init:
         raise ConfigError(_refusal(settings, keys, plain))
     for key in keys:
-        told = shown(settings[key]), shown(_value(plain, key))
+        told = shown(settings[key]), shown(value_at(plain, key))
         log.warning("%s: init_from was trained with %s, this run trains with %s", key, *told)
 
 
 def _differences(settings: PolicySettings, plain: dict[str, Any]) -> list[str]:
-    """Dotted keys that the initial policy learnt otherwise, the prompt's first."""
+    """Return the dotted keys in which the run differs from the initial policy's training, the prompt's first."""
     wanted = {"prompt": PROMPT_KEYS, "data": media_keys(), "model": MODEL_KEYS}
-    found = []
+    keys = []
     for group, names in wanted.items():
         trained = {name: settings[f"{group}.{name}"] for name in names if f"{group}.{name}" in settings}
         here = {name: plain[group].get(name) for name in trained if name in plain[group]}
-        found += [key for key in differing_keys(group, trained, here) if not _is_known(key, settings, plain)]
-    return found
+        keys += [key for key in differing_keys(group, trained, here) if not _is_known(key, settings, plain)]
+    return keys
 
 
 def _is_known(key: str, settings: PolicySettings, plain: dict[str, Any]) -> bool:
-    """Whether another value of a key is nothing new to the policy."""
+    """Return whether another value of a key is nothing new to the policy."""
     prompt = plain["prompt"]
     if key == "data.modalities":
         return set(plain["data"]["modalities"]) <= set(settings[key])
@@ -121,17 +113,10 @@ def _is_known(key: str, settings: PolicySettings, plain: dict[str, Any]) -> bool
 def _refusal(settings: PolicySettings, keys: list[str], plain: dict[str, Any]) -> str:
     key = keys[0]
     implied = ("prompt.question",) if key == "prompt.enable_thinking" else ()
-    remedies = list(dict.fromkeys(remedy(settings, one) for one in keys if one not in implied))
+    remedies = list(dict.fromkeys(remedy(settings, name) for name in keys if name not in implied))
     more = f" (and {len(keys) - 1} more: {', '.join(keys[1:4])})" if len(keys) > 1 else ""
     return (
         f"{key}: init_from={settings.checkpoint} was trained with {shown(settings[key])}, this run would reinforce it "
-        f"with {shown(_value(plain, key))}{more}: give {' '.join(remedies[:4])}, or an init_from that was trained as "
+        f"with {shown(value_at(plain, key))}{more}: give {' '.join(remedies[:4])}, or an init_from that was trained as "
         "this run is, or strict_init=false if that is what you want to try"
     )
-
-
-def _value(plain: dict[str, Any], key: str) -> Any:
-    value: Any = plain
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value

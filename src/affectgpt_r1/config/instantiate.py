@@ -1,4 +1,4 @@
-"""From a composed configuration to the objects of a run; shared by training and evaluation."""
+"""From a composed configuration to the objects of a run, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_REPORTS = 20.0
 
+# Lightning's warnings that a user would wrongly worry about
 UNTRUE_HERE = (
     ".*your dataloader is not resumable.*",  # the data module resumes its sampler itself
     ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen encoders, on purpose
@@ -40,17 +41,12 @@ UNTRUE_HERE = (
     ".*FSDP2-wrapped module.*returned a view tensor.*",  # which nothing changes in place
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # the module itself averages over processes, in one go
 )
-"""Lightning's warnings that a user would wrongly worry about."""
 
 
 def prepare_process(config: DictConfig) -> None:
-    """Seed every generator, set the number of threads, and silence what Lightning says without need.
-
-    Raises:
-        ConfigError: ``seed`` or ``num_threads`` is out of range, or ``experiment_name`` empty.
-    """
+    """Seed every generator, set the number of threads, and silence Lightning's needless messages."""
     if not 0 <= config.seed < 2**32:
-        raise ConfigError(f"seed={config.seed}: give a whole number from 0 to {2**32 - 1}")
+        raise ConfigError(f"seed={config.seed}: give an integer from 0 to {2**32 - 1}")
     if not str(config.experiment_name or "").strip():
         raise ConfigError("experiment_name is empty: it names the run's folder below paths.outputs")
     if config.num_threads < 1:
@@ -58,13 +54,13 @@ def prepare_process(config: DictConfig) -> None:
     L.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.num_threads)
     for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # its notes would stand twice beside Hydra's log
+        logging.getLogger(name).setLevel(logging.WARNING)  # its messages would be doubled by Hydra's log
     for message in UNTRUE_HERE:
         warnings.filterwarnings("ignore", message=message)
 
 
 def build_policy(config: DictConfig) -> MultimodalPolicy:
-    """The policy with pretrained encoders and, if ``init_from`` names a checkpoint, trained weights.
+    """Build the policy with pretrained encoders and, if ``init_from`` names a checkpoint, trained weights.
 
     Where it names an exported folder, the configuration takes the folder's ``model``.
     """
@@ -95,17 +91,11 @@ def build_policy(config: DictConfig) -> MultimodalPolicy:
 def take_exported_model(config: DictConfig) -> Path | None:
     """Let a configuration whose ``init_from`` names an exported folder take the folder's model and encoders.
 
-    The run's own are ``model.weights``, how the model computes (``share_prefix``, ``gradient_checkpointing``), and
-    above a ``merged`` folder ``model.lora``. What the run stores then says where its frozen weights are.
-
-    Args:
-        config: The composed ``configs/train.yaml``; changed in place. A second call changes nothing.
+    Changes ``config`` in place, so that what the run stores says where its frozen weights are. Above a ``merged``
+    folder the run keeps its own ``model.lora``.
 
     Returns:
         The folder; None where ``init_from`` names none.
-
-    Raises:
-        CheckpointError: The folder's settings cannot be read.
     """
     if config.init_from is None or not is_exported(config.init_from):
         return None
@@ -118,15 +108,15 @@ def take_exported_model(config: DictConfig) -> Path | None:
     return folder
 
 
-KEPT_OF_RUN = ("share_prefix", "gradient_checkpointing", "weights")
-"""Keys of ``model`` that a run does not take from an exported folder."""
+# Keys of `model` that a run does not take from an exported folder
+KEPT_OF_RUN = ("engine", "share_prefix", "gradient_checkpointing", "weights")
 
 
 def build_data(config: DictConfig) -> ClipDataModule:
-    """The data module, set up: its label files and media are checked.
+    """Build the data module and check its label files and media.
 
     Raises:
-        ConfigError: Validation asks for emotion words, and the label files hold none; or SFT shall reason, and no file
+        ConfigError: Validation asks for emotion words, and the label files have none; or SFT is to reason, and no file
             of reasons is named.
     """
     if (
@@ -140,24 +130,22 @@ def build_data(config: DictConfig) -> ClipDataModule:
     own = QuestionSet((config.prompt.kind,) if config.prompt.kind else ())
     if own.needs_labels() and not any(row.labels for row in data.splits.train):
         raise ConfigError(
-            f"{data.files.train_labels} holds no emotion words, which validation asks for; set prompt.kind to one of "
+            f"{data.files.train_labels} has no emotion words, which validation asks for; set prompt.kind to one of "
             f"data.questions={list(data.questions.kinds)}"
         )
     return data
 
 
 def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.device | None = None) -> UnreadableClips:
-    """Let every clip pass the frozen encoders once, if the data module has a feature store; processes share the work.
-
-    For tens of thousands of clips that takes long, so it says how far it is.
+    """Encode every clip once with the frozen encoders, if there is a feature store; ranks share the work.
 
     Args:
         data: Set up.
-        policy: Its encoders encode.
-        device: Where they do so; None is where they are. On a CPU, CLIP-L and HuBERT-L take seconds a clip.
+        policy: Has the encoders.
+        device: Where they run; None is where they are. On a CPU, CLIP-L and HuBERT-L take seconds per clip.
 
     Returns:
-        The account of clips that could not be read.
+        The clips that could not be read.
 
     Raises:
         ConfigError: The features would depend on the clips of each training batch.
@@ -171,20 +159,20 @@ def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.d
         )
     data.open_feature_store(encoder_digest(policy.encoders))
     home = next(policy.encoders.parameters()).device
-    there = device or home
+    device = device or home
 
     def prepare(missing: int) -> Encode:
-        log.info("Encoding %d clips with the frozen encoders, once, on %s", missing, there)
-        policy.encoders.to(there)
-        encoded, told = 0, time.monotonic()
+        log.info("Encoding %d clips with the frozen encoders, once, on %s", missing, device)
+        policy.encoders.to(device)
+        encoded, reported = 0, time.monotonic()
 
         def encode(batch: ClipBatch) -> Mapping[str, Tensor]:
-            nonlocal encoded, told
-            features: Mapping[str, Tensor] = policy.encoders(batch_to_device(batch, there))
+            nonlocal encoded, reported
+            features: Mapping[str, Tensor] = policy.encoders(batch_to_device(batch, device))
             encoded += len(batch)
-            if time.monotonic() - told >= SECONDS_BETWEEN_REPORTS:
+            if time.monotonic() - reported >= SECONDS_BETWEEN_REPORTS:
                 log.info("Encoded %d of %d clips", encoded, missing)
-                told = time.monotonic()
+                reported = time.monotonic()
             return features
 
         return encode
@@ -196,11 +184,7 @@ def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.d
 
 
 def answer_sampling(config: DictConfig) -> Sampling:
-    """How answers are decoded outside training, up to the prompt mode's limit; drawn ones are the same at a rerun.
-
-    Raises:
-        ConfigError: ``prompt.sampling`` is unknown.
-    """
+    """Return how answers are decoded outside training; sampled ones are the same when repeated."""
     rule, longest = config.prompt.sampling, config.prompt.max_completion_length
     if rule == "greedy":
         return Sampling(temperature=0.0, max_completion_length=longest)
@@ -210,14 +194,11 @@ def answer_sampling(config: DictConfig) -> Sampling:
 
 
 def checkpoint_to_resume(config: DictConfig) -> Path | None:
-    """The path that ``ckpt_path`` names; ``last`` stands for this run's last checkpoint.
-
-    A run that was killed between its first ``best.ckpt`` and its first ``last.ckpt`` has the former alone: they hold
-    the same.
-    """
+    """Return the path that ``ckpt_path`` names; ``last`` is this run's last checkpoint."""
     if config.ckpt_path is None:
         return None
     if config.ckpt_path == "last":
+        # A run that was killed between its first best.ckpt and first last.ckpt has the former alone: they are equal.
         last, best = (Path(config.paths.run) / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
         return best if best.is_file() and not last.is_file() else last
     return Path(config.ckpt_path)

@@ -9,34 +9,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from affectgpt_r1 import REPOSITORY
+from affectgpt_r1.config.renamed import CHOICES, new_key, new_override
 from affectgpt_r1.errors import ConfigError
 
 CONFIGS = REPOSITORY / "configs"
 
-STAGE_KEYS = ("name", "monitor", "mode")
-"""Keys of ``stage`` that are not arguments of its class."""
-
-OVERLAYS = ("experiment", "ablation", "debug")
-"""Groups whose files only change keys of others."""
-
-OPEN = ("callbacks", "logger")
-"""Mappings whose names are free."""
-
-WORDS_TOO = ("trainer.devices", "trainer.deterministic", "trainer.val_check_interval")
-"""Keys of numbers where Lightning takes words as well: ``auto``, ``warn``, a time."""
+STAGE_KEYS = ("name", "monitor", "mode")  # of `stage`, but not arguments of its class
+OVERLAYS = ("experiment", "ablation", "debug")  # groups whose files only change keys of others
+OPEN = ("callbacks", "logger")  # mappings with any names
+WORDS_TOO = ("trainer.devices", "trainer.deterministic", "trainer.val_check_interval")  # `auto`, `warn`, a time
 
 _HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
 def check_installation() -> None:
-    """Say how to install where ``configs/`` is not next to the package's source.
-
-    Raises:
-        ConfigError: The package was copied into an environment without them.
-    """
+    """Refuse an installation without ``configs/`` next to the package's source, and say how to install."""
     if not CONFIGS.is_dir():
         raise ConfigError(
             f"{CONFIGS} is not there: affectgpt-r1 runs from a clone of its repository; in the clone, `make setup` or "
@@ -46,7 +39,7 @@ def check_installation() -> None:
 
 @cache
 def config_items() -> tuple[tuple[str, Any, str], ...]:
-    """Every dotted key of ``configs/``, its value there, and the choice that has it, such as ``stage=grpo``."""
+    """Return each dotted key of ``configs/``, its value there, and the choice that has it, such as ``stage=grpo``."""
     return tuple(_config_items())
 
 
@@ -63,18 +56,15 @@ def _config_items() -> Iterator[tuple[str, Any, str]]:
 
 
 def config_keys() -> set[str]:
-    """Every dotted key of ``configs/``, and the groups."""
+    """Return every dotted key of ``configs/``, and the groups."""
     return {key for key, _, _ in config_items()}
 
 
 def check_keys(config: DictConfig) -> None:
     """Refuse keys that nothing would read: Hydra takes them after a ``+``, and from the user's own files.
 
-    Below a ``_target_`` its arguments may stand. Elsewhere the keys of ``configs/`` may, those of experiments, which
-    change what is there, apart.
-
-    Args:
-        config: A composed configuration.
+    Arguments are valid below a ``_target_``; elsewhere the keys of ``configs/``, without those that only experiments
+    have, since these change what others define.
 
     Raises:
         ConfigError: Names the first such key and the nearest valid one.
@@ -93,22 +83,24 @@ def check_keys(config: DictConfig) -> None:
         names |= {*_HYDRA_KEYS, *(STAGE_KEYS if where == "stage" else ())}
         for name in node:
             if name not in names:
-                raise ConfigError(unknown_key(f"{prefix}{name}", {f"{prefix}{one}" for one in names}))
+                raise ConfigError(unknown_key(f"{prefix}{name}", {f"{prefix}{valid}" for valid in names}))
 
 
 def unknown_key(key: str, valid: Iterable[str] = ()) -> str:
-    """What to say of a key that does not exist: who has it, or the nearest that does.
+    """Say of a key that does not exist what its new name is, which choice has it, or which is the nearest.
 
     Args:
         key: Dotted.
         valid: Valid keys that ``configs/`` need not hold.
     """
-    having = sorted({choice for one, _, choice in config_items() if one == key and choice and not _is_overlay(choice)})
-    if having:
-        return f"{key} is no key of this configuration; it belongs to {' and '.join(having)}"
-    known = sorted(one for one in config_keys().union(valid) if not key.startswith(f"{one}."))
+    if (renamed := new_key(key)) is not None:
+        return f"{key} was renamed: it is {renamed} now"
+    choices = sorted({choice for known, _, choice in config_items() if known == key and not _is_overlay(choice)} - {""})
+    if choices:
+        return f"{key} is not a key of this configuration; it belongs to {' and '.join(choices)}"
+    known = sorted(name for name in config_keys().union(valid) if not key.startswith(f"{name}."))
     parent, _, last = key.rpartition(".")
-    deeper = [one for one in known if parent and one.startswith(f"{parent}.") and one.endswith(f".{last}")]
+    deeper = [name for name in known if parent and name.startswith(f"{parent}.") and name.endswith(f".{last}")]
     nearest = deeper or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     siblings = sorted(_children(config_keys(), f"{parent}.") - set(_HYDRA_KEYS)) if parent else []
     remedy = "configs/README.md lists them"
@@ -116,43 +108,42 @@ def unknown_key(key: str, valid: Iterable[str] = ()) -> str:
         remedy = f"the nearest is {nearest[0]}"
     elif siblings:
         remedy = f"{parent} has {', '.join(siblings)}"
-    return f"{key} is no key of this configuration; {remedy}"
+    return f"{key} is not a key of this configuration; {remedy}"
 
 
 def unknown_choice(group: str, choice: str) -> str:
-    """What to say of a file that a group lacks: the nearest, and all that there are."""
-    there = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-    nearest = difflib.get_close_matches(choice, there, n=1, cutoff=0.0)
-    found = f"; the nearest is {nearest[0]}, and there are {', '.join(there)}" if nearest else ""
-    return f"{group}={choice}: there is no {CONFIGS / group / choice}.yaml{found}"
+    """Say of a file that a group lacks what its new name is, or the nearest and all that there are."""
+    if (renamed := CHOICES.get(f"{group}={choice}")) is not None:
+        return f"{group}={choice} was renamed: give {renamed}"
+    files = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    nearest = difflib.get_close_matches(choice, files, n=1, cutoff=0.0)
+    remedy = f"; the nearest is {nearest[0]}, and there are {', '.join(files)}" if nearest else ""
+    return f"{group}={choice}: there is no {CONFIGS / group / choice}.yaml{remedy}"
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse values that cannot be meant, before Hydra reads the command line; what it refuses itself is left to it.
-
-    Args:
-        overrides: The command line; options of Hydra's may stand among them.
+    """Refuse overrides that cannot be meant, before Hydra reads the command line; options of Hydra's are left to it.
 
     Raises:
-        ConfigError: An override begins with dashes, chooses no file of a group, or gives text where ``configs/`` has
-            numbers.
+        ConfigError: An override was renamed, begins with dashes, chooses no file of a group, or gives text where
+            ``configs/`` has numbers.
     """
-    for override in (one for one in overrides if "=" in one):
+    for override in (override for override in overrides if "=" in override):
         key, _, given = override.lstrip("+").partition("=")
+        if (renamed := new_override(override)) is not None:
+            raise ConfigError(f"{override} was renamed: give {renamed}")
         if override.startswith("--") and key_of(override[2:]) in config_keys():
             raise ConfigError(f"{override}: keys have no dashes, as in {key_of(override[2:])}=VALUE")
         if given in ("", "null") and (CONFIGS / key).is_dir():
             raise ConfigError(unknown_choice(key, given))
-        if found := _mistyped(key, override):
-            raise ConfigError(found)
+        if mistyped := _mistyped(key, override):
+            raise ConfigError(mistyped)
 
 
 def _mistyped(key: str, override: str) -> str | None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    numbers = _numbers().get(key)
-    if numbers is None or key in WORDS_TOO or "${" in override:
+    numbers = [value for value in _values().get(key, ()) if not (isinstance(value, str) and value.startswith("${"))]
+    is_numeric = numbers and all(isinstance(value, int | float) for value in numbers)
+    if not is_numeric or key in WORDS_TOO or "${" in override:
         return None
     try:
         parsed = OverridesParser.create().parse_override(override)
@@ -162,30 +153,26 @@ def _mistyped(key: str, override: str) -> str | None:
         return None
     value = parsed.value()
     if all(isinstance(number, bool) for number in numbers):
-        kind = None if value in (True, False, None) else "neither true nor false"
+        fault = None if value in (True, False, None) else "neither true nor false"
     else:
-        kind = "no number" if isinstance(value, str | list | dict) else None
-    return kind and f"{key}={override.partition('=')[2]} is {kind}; configs/ has {key}={str(numbers[0]).lower()}"
-
-
-@cache
-def _numbers() -> dict[str, list[int | float]]:
-    """The values in ``configs/`` of each key that has nothing but numbers there."""
-    values: dict[str, list[Any]] = {}
-    for key, value, choice in config_items():
-        if not _is_overlay(choice) and value is not None and not (isinstance(value, str) and value.startswith("${")):
-            values.setdefault(key, []).append(value)
-    return {key: found for key, found in values.items() if all(isinstance(value, int | float) for value in found)}
+        fault = "not a number" if isinstance(value, str | list | dict) else None
+    return fault and f"{key}={override.partition('=')[2]} is {fault}; configs/ has {key}={str(numbers[0]).lower()}"
 
 
 @cache
 def text_keys() -> frozenset[str]:
-    """Keys that have nothing but text in ``configs/``, such as ``experiment_name``."""
+    """Return the keys that have nothing but text in ``configs/``, such as ``experiment_name``."""
+    return frozenset(key for key, values in _values().items() if all(map(_is_text, values)))
+
+
+@cache
+def _values() -> dict[str, list[Any]]:
+    """Return all values of each key in ``configs/`` that are not null; experiments left out."""
     values: dict[str, list[Any]] = {}
     for key, value, choice in config_items():
         if not _is_overlay(choice) and value is not None:
             values.setdefault(key, []).append(value)
-    return frozenset(key for key, found in values.items() if all(map(_is_text, found)))
+    return values
 
 
 def _is_text(value: object) -> bool:
@@ -194,7 +181,7 @@ def _is_text(value: object) -> bool:
 
 
 def key_of(override: str) -> str:
-    """The key that a command-line override sets: ``stage.beta`` of ``+stage.beta=1``."""
+    """Return the key that a command-line override sets: ``stage.beta`` of ``+stage.beta=1``."""
     return re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
 
 
@@ -203,33 +190,28 @@ def _is_overlay(choice: str) -> bool:
 
 
 def _checked_mappings(tree: Mapping[Any, Any], where: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Mappings by dotted key; what is an argument of a target is left to it, unless it has a target of its own."""
+    """Yield mappings by dotted key; what is an argument of a target only if it has a target of its own."""
     yield where, tree
     for name, value in tree.items():
         inner = f"{where}.{name}" if where else str(name)
         if not isinstance(value, Mapping):
             continue
         if inner in OPEN or ("_target_" in tree and "_target_" not in value):
-            yield from (
-                pair
-                for deeper, node in value.items()
-                if isinstance(node, Mapping) and "_target_" in node
-                for pair in _checked_mappings(node, f"{inner}.{deeper}")
-            )
+            for deeper, node in value.items():
+                if isinstance(node, Mapping) and "_target_" in node:
+                    yield from _checked_mappings(node, f"{inner}.{deeper}")
         else:
             yield from _checked_mappings(value, inner)
 
 
 def _arguments(target: str, named: set[str]) -> set[str] | None:
-    """Names of a target's parameters; None where it takes any, or does not exist, which building it will say.
+    """Return the parameters of a target; None where it takes any, or does not exist, which building it will say.
 
     Args:
         target: Of this package, or another's.
         named: What ``configs/`` has there. A class of this package with ``**options`` takes these, or hands them to the
             class that it extends.
     """
-    from hydra.utils import get_object
-
     try:
         built = get_object(target)
         signature = inspect.signature(built)
@@ -238,9 +220,9 @@ def _arguments(target: str, named: set[str]) -> set[str] | None:
     own = [base for base in inspect.getmro(built) if "__init__" in vars(base)] if inspect.isclass(built) else []
     inits = [inspect.signature(vars(base)["__init__"]) for base in own if base.__module__.startswith("affectgpt_r1.")]
     names: set[str] = set()
-    for one in inits or [signature]:
-        names |= {parameter.name for parameter in one.parameters.values()}
-        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in one.parameters.values()):
+    for init in inits or [signature]:
+        names |= {parameter.name for parameter in init.parameters.values()}
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in init.parameters.values()):
             return names
     return names | named if inits else None
 

@@ -1,4 +1,4 @@
-"""What libraries raise over a user's mistake or a machine's limit, in one line with the remedy."""
+"""One-line explanations, with the remedy, of what libraries raise over a user's mistake or a machine's limit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from affectgpt_r1.io.files import is_of_file_system, why_unwritable
 
 
 def explain_library_error(error: BaseException) -> str | None:
-    """Say in one line what an error of a library means.
-
-    Args:
-        error: What was raised.
-
-    Returns:
-        The line, or None where the error is not a user's or the machine's: its traceback is then the right answer.
-    """
+    """Say in one line what an error of a library means; None where it is a bug, whose traceback is the right answer."""
     text = str(error)
     if isinstance(error, AffectGPTError):
         return worker_message(text)
@@ -47,7 +40,7 @@ def explain_library_error(error: BaseException) -> str | None:
 
 
 def _sqlite_error_in(error: BaseException | None) -> str | None:
-    """What SQLite said, inside of what MLflow raised."""
+    """Return SQLite's message inside of an error of MLflow's."""
     while error is not None and not isinstance(error, sqlite3.Error):
         error = error.__cause__ or error.__context__
     return None if error is None else str(error)
@@ -62,7 +55,7 @@ def _of_database(said: str) -> str:
 
 
 def worker_message(text: str) -> str:
-    r"""Return what an error said that torch raised again outside the worker, with the worker's traceback around it.
+    r"""Return the message of an error that torch raised again outside a worker, without the worker's traceback.
 
     >>> worker_message("Caught DataError in worker process 0.\nOriginal Traceback ...\nx.DataError: bad row")
     'bad row'

@@ -1,25 +1,30 @@
-"""Overrides of the command line that Hydra's grammar cannot read, or reads as something else than they say.
+"""Overrides of the command line that Hydra's grammar cannot read, or reads otherwise than they are meant.
 
-Hydra parses ``KEY=VALUE`` with a grammar in which letters beyond ASCII, brackets, apostrophes and a second ``=`` need
-quotes, and in which ``1e-3`` is a number. Folders have such names every day.
+In that grammar letters beyond ASCII, brackets, apostrophes and a second ``=`` need quotes, and ``1e-3`` is a number.
+Folders have such names every day.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from affectgpt_r1.config.keys import text_keys
 from affectgpt_r1.errors import ConfigError
 
 
+def given_overrides() -> list[str]:
+    """Return the overrides on the command line of the Hydra job that runs; none outside of one."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def quote_overrides(arguments: Sequence[str]) -> list[str]:
-    """Quote the values that Hydra would refuse, and numbers that are meant as text.
+    """Quote the values of a command line that Hydra would refuse, and numbers that are meant as text.
 
-    Args:
-        arguments: The command line; what is not ``KEY=VALUE`` is left as it is.
-
-    Returns:
-        The same command line, as Hydra reads it.
+    What is not ``KEY=VALUE`` is left as it is.
 
     Raises:
         ConfigError: A list or mapping cannot be read, or a ``~`` was not expanded by the shell; names the key.
@@ -27,7 +32,7 @@ def quote_overrides(arguments: Sequence[str]) -> list[str]:
     >>> quote_overrides(["paths.data=/data/clips (copy)", "seed=1,2", "experiment_name=1e-3", "-m"])
     ['paths.data="/data/clips (copy)"', 'seed=1,2', 'experiment_name="1e-3"', '-m']
     """
-    return [_quoted(one) if "=" in one and not one.startswith("-") else one for one in arguments]
+    return [_quoted(word) if "=" in word and not word.startswith("-") else word for word in arguments]
 
 
 def _quoted(override: str) -> str:
@@ -52,9 +57,6 @@ def _quoted(override: str) -> str:
 
 def _parsed(override: str) -> tuple[object] | None:
     """Return the value that Hydra reads, in a tuple; None where it cannot read the override."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     try:
         parsed = OverridesParser.create().parse_override(override)
         return (None if parsed.is_sweep_override() else parsed.value(),)

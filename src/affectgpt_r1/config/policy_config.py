@@ -1,18 +1,15 @@
-"""The settings that belong to a policy: read from its checkpoint, and laid over a composed configuration.
+"""Settings that belong to a policy: read from its checkpoint, and laid over a composed configuration.
 
-A policy that was trained on faces, frames and text in one prompt mode means nothing under other settings. Whatever uses
-a checkpoint therefore takes them from it, and refuses an override that contradicts them, unless it is a question that
-one can ask of a trained policy (:data:`QUESTIONS`).
-
-A checkpoint may come from anyone. Its settings are plain values under known keys: no ``_target_``, no interpolation and
-no name of a class in them is ever followed.
+A policy that was trained on faces, frames and text in one prompt mode means nothing under other settings. All users of
+a checkpoint therefore take them from it, and refuse an override that contradicts them, except for :data:`QUESTIONS`.
+A checkpoint may come from anyone: no ``_target_``, interpolation or name of a class in it is ever followed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from affectgpt_r1.config.compose import resolved
 from affectgpt_r1.config.keys import CONFIGS, config_items, key_of
-from affectgpt_r1.config.untrusted_config import read_hydra_config, read_media
+from affectgpt_r1.config.overrides import given_overrides
+from affectgpt_r1.config.untrusted_config import read_media
+from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.build_policy import MODEL_KEYS, NOT_MODEL
-from affectgpt_r1.policy.untrusted_values import plain_value
+from affectgpt_r1.policy.checkpoint import read_checkpoint
+from affectgpt_r1.policy.hf_export import read_processor
+from affectgpt_r1.policy.hf_folder import SETTINGS_FILE, read_exported
+from affectgpt_r1.policy.untrusted_values import check_known, plain_value
 
+# Keys that may differ at evaluation from what the policy was trained with; the tables say so
 QUESTIONS = (
     "data.modalities",  # fewer of them: an ablation
     "prompt.force_answer",
@@ -34,32 +37,31 @@ QUESTIONS = (
     "prompt.kind",  # another question, if training asked it, too
     "emotion.lexicon",
 )
-"""Keys that may differ at evaluation from what the policy was trained with; the tables say so."""
 
+# Last parts of keys that say how, not what, a policy computes: an override wins, and no run is refused for them
 THIS_MACHINE = ("dtype", "dropout", "decoder", "attn_implementation")
-"""Last parts of keys that say how, not what, a policy computes: an override wins, and no run is refused for them."""
 
+# Files and folders: looked for where the checkpoint says, and where the configuration here says
 PLACES = ("model.tokenizer", "model.weights", "encoders_from")
-"""Files and folders: looked for where the checkpoint says, and where the configuration here says."""
 
+# What a chosen file of a group says for certain; experiments may have changed its other keys in training
 NAMED_BY = {
     "prompt": ("prompt.enable_thinking", "prompt.kind", "prompt.name"),
     "model": ("model.language_model.pretrained", "model.language_model.hidden_size"),
     "emotion": ("emotion.lexicon",),
 }
-"""What a chosen file of a group says for certain; experiments may have changed its other keys in training."""
 
+# What a model card says of the run, with its type
 FACTS: Mapping[str, type] = {"stage.name": str, "seed": int, "synthetic": bool, "data.train_labels": str}
-"""What a model card says of the run, with its type."""
 
 
 @dataclass(frozen=True)
 class PolicySettings:
-    """What a checkpoint says of its policy.
+    """A policy's settings as its checkpoint has them.
 
     Attributes:
         checkpoint: The file, or the folder that was exported.
-        origin: The file that says it; None where nothing does, as in weights that were imported.
+        origin: The file that has the settings; None where none does, as for imported weights.
         tree: ``model``, ``data``, ``prompt`` and ``emotion`` with the keys that belong to a policy, as plain values.
         places: By key of :data:`PLACES`, as they were in training.
         facts: By key of :data:`FACTS`.
@@ -75,47 +77,27 @@ class PolicySettings:
         return _select(self.tree, key) is not _ABSENT
 
     def __getitem__(self, key: str) -> Any:
-        """The value of a dotted key, None where training had none."""
-        value = _select(self.tree, key)
-        return None if value is _ABSENT else value
+        """Return the value of a dotted key, None where training had none."""
+        return value_at(self.tree, key)
 
 
-class _Absent:
-    """Tells a key that is missing from one that is null."""
-
-
-_ABSENT = _Absent()
+_ABSENT = object()  # tells a key that is missing from one that is null
 
 
 def settings_of_checkpoint(path: str | Path) -> PolicySettings:
     """Read a policy's settings from its checkpoint, else from the configuration that its run wrote next to it.
 
-    Checkpoints hold their run's resolved configuration; older ones have ``RUN/.hydra/config.yaml``. Imported weights
-    have neither: then the settings are empty. So they are where there is no checkpoint, which loading it will say.
-
-    Args:
-        path: A checkpoint, or a folder that ``export`` wrote.
+    Imported weights may have none: then the settings are empty. So they are where there is no checkpoint, which loading
+    it will say.
 
     Raises:
         CheckpointError: A setting is not a plain value of its type, or unknown to this version.
     """
-    from affectgpt_r1.policy.checkpoint import read_checkpoint
-
     path = Path(path)
     if path.is_dir():
         return _settings_of_folder(path)
     config: Any = read_checkpoint(path, mmap=True).get("config") if path.is_file() else None
-    if config:
-        return _settings(config, path, path)
-    written = hydra_config_of(path)
-    if written.is_file():
-        return _settings(read_hydra_config(written), path, written)
-    return PolicySettings(path, None, {}, {}, {})
-
-
-def hydra_config_of(checkpoint: Path) -> Path:
-    """Where Hydra wrote the configuration of the run that wrote ``RUN/checkpoints/best.ckpt``."""
-    return checkpoint.parent.parent / ".hydra" / "config.yaml"
+    return _settings(config, path, path) if config else PolicySettings(path, None, {}, {}, {})
 
 
 def lay_over(
@@ -125,12 +107,12 @@ def lay_over(
     *,
     questions: Collection[str] = QUESTIONS,
 ) -> tuple[DictConfig, list[str]]:
-    """A composed configuration under a policy's settings.
+    """Return a composed configuration under a policy's settings.
 
     Args:
         config: Composed; it is not changed.
-        settings: Of the policy's checkpoint; keys that they do not hold keep the value of ``config``.
-        overrides: What the user gave, as ``key=value``; None asks Hydra, which knows them in its own jobs only.
+        settings: Of the policy's checkpoint; keys that they do not have keep the value of ``config``.
+        overrides: The user's, as ``key=value``; None asks Hydra, which knows them in its own jobs only.
         questions: Keys of :data:`QUESTIONS` that may be overridden.
 
     Returns:
@@ -145,8 +127,7 @@ def lay_over(
     kept: dict[str, Any] = {}
     notes = []
     for key in _explicit_keys(overrides, plain, settings):
-        here = _select(plain, key)
-        here = None if here is _ABSENT else here
+        here = value_at(plain, key)
         if same(key, settings[key], here):
             continue
         if not _is_of_this_machine(key, settings[key], here):
@@ -164,15 +145,8 @@ def lay_over(
     return laid, notes
 
 
-def given_overrides() -> list[str]:
-    """The overrides on the command line of the Hydra job that runs; none outside of one."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-
-
 def same(key: str, trained: Any, here: Any) -> bool:
-    """Whether two values of a key mean the same; mappings may leave out what is null, and modalities have no order."""
+    """Return whether two values of a key mean the same; mappings may leave out nulls, and modalities have no order."""
     if key.endswith(".modalities"):
         return set(trained or ()) == set(here or ())
     if isinstance(trained, Mapping) and isinstance(here, Mapping):
@@ -183,51 +157,47 @@ def same(key: str, trained: Any, here: Any) -> bool:
 
 
 def differing_keys(prefix: str, trained: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Dotted keys below ``prefix`` that two mappings have otherwise, what depends on the machine left out."""
-    found = []
+    """Return the dotted keys below ``prefix`` in which two mappings differ, except for what depends on the machine."""
+    keys = []
     for name in dict.fromkeys((*trained, *here)):
         key, before, now = f"{prefix}.{name}", trained.get(name), here.get(name)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found += differing_keys(key, before, now)
+            keys += differing_keys(key, before, now)
         elif not same(key, before, now) and not _is_of_this_machine(key, before, now):
-            found.append(key)
-    return found
+            keys.append(key)
+    return keys
 
 
 def contradiction(settings: PolicySettings, key: str, here: Any) -> str:
-    """The key, what it was in training and is here, and what to give instead."""
+    """Name the key, its values in training and here, and what to give instead."""
     before = settings[key]
     told = f"{settings.checkpoint} was trained with {key}={shown(before)}, here it is {shown(here)}: give"
     return f"{told} {remedy(settings, key)}, as {settings.origin} has it"
 
 
 def remedy(settings: PolicySettings, key: str) -> str:
-    """The override that gives a key its value of training."""
+    """Return the override that gives a key its value of training."""
     if key in NAMED_BY["prompt"] and isinstance(choice := settings["prompt.name"], str):
         return f"prompt={choice}"
     return f"{key}={shown(settings[key])}"
 
 
 def shown(value: Any) -> str:
-    """A value as an override writes it."""
+    """Return a value as an override writes it."""
     return json.dumps(value, ensure_ascii=False)
 
 
 @cache
 def media_keys() -> tuple[str, ...]:
-    """Keys of ``data`` that belong to a policy: how its clips are read."""
-    from dataclasses import fields
-
-    from affectgpt_r1.data.dataset import MediaSettings
-
+    """Return the keys of ``data`` that belong to a policy: how its clips are read."""
     return tuple(field.name for field in fields(MediaSettings))
 
 
 @cache
 def _prompt_types() -> dict[str, type]:
-    """The type of each key of ``prompt``, by the files of ``configs/prompt``."""
-    found = ((key, value) for key, value, choice in config_items() if choice.startswith("prompt="))
-    return {key.removeprefix("prompt."): type(value) for key, value in found}
+    """Return the type of each key of ``prompt``, by the files of ``configs/prompt``."""
+    items = ((key, value) for key, value, choice in config_items() if choice.startswith("prompt="))
+    return {key.removeprefix("prompt."): type(value) for key, value in items}
 
 
 def _settings(config: Any, checkpoint: Path, origin: Path) -> PolicySettings:
@@ -238,8 +208,8 @@ def _settings(config: Any, checkpoint: Path, origin: Path) -> PolicySettings:
         if not isinstance(part, Mapping):
             raise CheckpointError(f"{origin}: {group} is a {type(part).__name__}, not a mapping")
     model, data = parts["model"], parts["data"]
-    _check_known("model", model, (*MODEL_KEYS, *NOT_MODEL, "_target_"), origin)
-    _check_known("prompt", parts["prompt"], _prompt_types(), origin)
+    check_known(model, (*MODEL_KEYS, *NOT_MODEL, "_target_"), "model", origin)
+    check_known(parts["prompt"], _prompt_types(), "prompt", origin)
     media = {key: plain_value(data[key], f"data.{key}", origin) for key in media_keys() if key in data}
     read_media(media, origin)
     tree: dict[str, dict[str, Any]] = {
@@ -252,7 +222,7 @@ def _settings(config: Any, checkpoint: Path, origin: Path) -> PolicySettings:
         "emotion": {},
     }
     if isinstance(questions := data.get("questions"), list):
-        tree["data"]["questions"] = [_of_type(one, str, "data.questions", origin) for one in questions]
+        tree["data"]["questions"] = [_of_type(kind, str, "data.questions", origin) for kind in questions]
     if "lexicon" in parts["emotion"]:
         tree["emotion"] = {"lexicon": _of_type(parts["emotion"]["lexicon"], str, "emotion.lexicon", origin)}
     places = {}
@@ -269,10 +239,7 @@ def _settings(config: Any, checkpoint: Path, origin: Path) -> PolicySettings:
 
 
 def _settings_of_folder(folder: Path) -> PolicySettings:
-    """Prompt and media settings of an exported policy; its architecture is the folder's own affair."""
-    from affectgpt_r1.policy.hf_export import read_processor
-    from affectgpt_r1.policy.hf_folder import SETTINGS_FILE, read_exported
-
+    """Return prompt and media settings of an exported policy; its architecture is read by ``read_exported``."""
     if not (folder / SETTINGS_FILE).is_file():
         return PolicySettings(folder, None, {}, {}, {})
     origin = folder / SETTINGS_FILE
@@ -288,27 +255,18 @@ def _settings_of_folder(folder: Path) -> PolicySettings:
     return PolicySettings(folder, origin, {"data": media, "prompt": prompt}, {}, {})
 
 
-def _check_known(group: str, part: Mapping[str, Any], known: Collection[str], origin: Path) -> None:
-    for key in part:
-        if key not in known:
-            raise CheckpointError(
-                f"{origin}: {group}.{key} is no setting of a policy that this version knows; use the version that "
-                "trained it"
-            )
-
-
 def _of_type(value: Any, kind: type, key: str, origin: Path) -> Any:
     value = plain_value(value, key, origin)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise CheckpointError(f"{origin}: {key}={shown(value)} is no {kind.__name__}")
+        raise CheckpointError(f"{origin}: {key}={shown(value)} is not of type {kind.__name__}")
     return value
 
 
 def _explicit_keys(overrides: Sequence[str], plain: Mapping[str, Any], settings: PolicySettings) -> Iterator[str]:
-    """Keys of settings that the user's overrides set, those that a chosen file names among them."""
+    """Yield keys of settings that the user's overrides set, those that a chosen file names included."""
     for key in dict.fromkeys(key_of(override) for override in overrides):
         if (CONFIGS / key).is_dir():
-            yield from (one for one in NAMED_BY.get(key, ()) if _is_setting(one, settings))
+            yield from (named for named in NAMED_BY.get(key, ()) if _is_setting(named, settings))
             if key == "data" and set(_select(plain, "data.modalities")) < set(settings["data.modalities"] or ()):
                 yield "data.modalities"  # a set without sound or text leaves these out
         elif _is_setting(key, settings):
@@ -316,7 +274,7 @@ def _explicit_keys(overrides: Sequence[str], plain: Mapping[str, Any], settings:
 
 
 def _is_setting(key: str, settings: PolicySettings) -> bool:
-    """Whether training said something about a key, if only by leaving it out of a part, as of an architecture."""
+    """Return whether training set a key, if only by leaving it out of a part, as of an architecture."""
     return ".".join(key.split(".")[:2]) in settings
 
 
@@ -340,10 +298,10 @@ def _note(key: str, trained: Any, here: Any) -> str:
 
 
 def _places(plain: Mapping[str, Any], settings: PolicySettings, overrides: Sequence[str]) -> dict[str, Any]:
-    """Where tokenizer, pretrained weights and encoders are; digests in the checkpoint tell later if they are the same.
+    """Return where tokenizer, pretrained weights and encoders are; loading compares them by digest.
 
-    An override of the place itself is taken as it is. Else the first that is there: where the user says that folders
-    are (``paths.root=``), where training had them, where the configuration here has them.
+    An override of the place itself wins. Otherwise the first that exists: where the user says that folders are
+    (``paths.root=``), where training had them, where the configuration here has them.
     """
     given = {key_of(override) for override in overrides}
     paths_given = any(key.startswith("paths.") for key in given)
@@ -352,20 +310,26 @@ def _places(plain: Mapping[str, Any], settings: PolicySettings, overrides: Seque
         "model.weights": "paths.weights",
         "encoders_from": "paths.encoders",
     }
-    found: dict[str, Any] = {}
+    places: dict[str, Any] = {}
     for key, trained in settings.places.items():
         here = _select(plain, key)
         if key in given and here is not _ABSENT:
             continue
         default = _select(plain, defaults[key])
         if trained is None or (key == "model.tokenizer" and Path(trained).suffix != ".json"):
-            found[key] = trained  # none was used, or a name on the hub or below model.weights
+            places[key] = trained  # none was used, or a name on the hub or below model.weights
         elif defaults[key] in given:
-            found[key] = default
+            places[key] = default
         else:
             candidates = (default, trained) if paths_given else (trained, default)
-            found[key] = next((one for one in candidates if Path(str(one)).exists()), candidates[0])
-    return found
+            places[key] = next((path for path in candidates if Path(str(path)).exists()), candidates[0])
+    return places
+
+
+def value_at(tree: Any, key: str) -> Any:
+    """Return the value of a dotted key, None where it is missing."""
+    value = _select(tree, key)
+    return None if value is _ABSENT else value
 
 
 def _select(tree: Any, key: str) -> Any:

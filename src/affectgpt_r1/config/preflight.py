@@ -1,4 +1,4 @@
-"""What a run would find out hours after its start, and is told before its first step."""
+"""Checks before the first step of what would otherwise fail hours after a run's start."""
 
 from __future__ import annotations
 
@@ -29,18 +29,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLACK = 384
-"""Tokens that a prompt has besides its subtitle, and an answer besides its reason; more than any of ours."""
+SLACK = 384  # tokens that a prompt has besides its subtitle, and an answer besides its reason; more than any of ours
 
 
 def check_settings(config: DictConfig) -> None:
-    """Refuse a schedule without a length, and a monitored metric whose best value is not known.
-
-    Needs the configuration alone, so it runs before anything is loaded.
-
-    Raises:
-        ConfigError: Names the key.
-    """
+    """Refuse a schedule without a length, and a monitored metric of unknown direction, before anything is loaded."""
     for key, monitor, mode in _monitors(config):
         if key == "stage.monitor":
             direction_of(monitor, mode)
@@ -61,18 +54,12 @@ def check_settings(config: DictConfig) -> None:
 
 
 def check_prompts(policy: MultimodalPolicy, data: ClipDataModule, *, learns_targets: bool) -> None:
-    """Refuse clips whose prompt, with the answer that is to be learnt, is longer than the model has positions.
-
-    A token has at least one byte, so only rows with many bytes are tokenized.
-
-    Args:
-        policy: The policy.
-        data: Set up.
-        learns_targets: Whether the written answers follow the prompts; sampled ones are cut at the last position.
+    """Refuse clips whose prompt, with the answer if ``learns_targets``, is longer than the model's positions.
 
     Raises:
         DataError: Names file, row and clip.
     """
+    # A token has at least one byte, so only rows with many bytes need be tokenized.
     positions: int = policy.language_model.config.max_position_embeddings
     files = data.files
     for rows, file in ((data.splits.train, files.train_labels), (data.splits.validation, files.validation_labels)):
@@ -88,12 +75,6 @@ def check_prompts(policy: MultimodalPolicy, data: ClipDataModule, *, learns_targ
 
 def check_data(config: DictConfig, stage: Stage, data: ClipDataModule, lexicon: Lexicon) -> None:
     """Refuse labels that no wheel knows, a validation without clips, and a monitored metric that it will not log.
-
-    Args:
-        config: The composed ``configs/train.yaml``.
-        stage: What trains.
-        data: Set up.
-        lexicon: The words' clusters.
 
     Raises:
         ConfigError: Names the key of the monitored metric, and the names that there will be.
@@ -121,18 +102,11 @@ def check_data(config: DictConfig, stage: Stage, data: ClipDataModule, lexicon: 
 def schedule_length(config: DictConfig, trainer: L.Trainer, stage: Stage, data: ClipDataModule) -> dict[str, int]:
     """Return ``total_steps`` where the run's length is given in epochs, to build the schedule with; else nothing.
 
-    ``trainer.estimated_stepping_batches`` would count them too, but makes a resumed run forget its loader's state.
-
-    Args:
-        config: The composed ``configs/train.yaml``.
-        trainer: Knows the number of processes.
-        stage: Its rollouts decide how many batches an epoch has.
-        data: Set up.
-
     Raises:
         ConfigError: No validation would take place: ``trainer.val_check_interval`` or ``check_val_every_n_epoch`` is
             longer than an epoch, or than the run.
     """
+    # Not trainer.estimated_stepping_batches, which makes a resumed run forget its loader's state.
     batches = data.num_train_batches(trainer.world_size, stage.schedule if isinstance(stage, BufferedStage) else None)
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
@@ -145,13 +119,13 @@ def schedule_length(config: DictConfig, trainer: L.Trainer, stage: Stage, data: 
 
 
 def _monitors(config: DictConfig) -> list[tuple[str, str, str]]:
-    """Key, metric and mode of everything that monitors a metric."""
-    found = [("stage.monitor", str(config.stage.monitor), str(config.stage.mode))]
+    """Return key, metric and mode of everything that monitors a metric."""
+    monitors = [("stage.monitor", str(config.stage.monitor), str(config.stage.mode))]
     for name, callback in (config.get("callbacks") or {}).items():
         monitor = callback.get("monitor") if isinstance(callback, DictConfig) else None
         if monitor is not None and not (name == "best_checkpoint" and monitor == config.stage.monitor):
-            found.append((f"callbacks.{name}.monitor", str(monitor), str(callback.get("mode", "auto"))))
-    return found
+            monitors.append((f"callbacks.{name}.monitor", str(monitor), str(callback.get("mode", "auto"))))
+    return monitors
 
 
 def _check_labels(data: ClipDataModule, lexicon: Lexicon, *, tests: bool) -> None:
@@ -184,7 +158,7 @@ def _check_labels(data: ClipDataModule, lexicon: Lexicon, *, tests: bool) -> Non
 
 
 def _check_epochs(trainer: L.Trainer, batches: int) -> None:
-    """Refuse validations by the epoch that never come."""
+    """Refuse validations per epoch that never come."""
     every, interval = trainer.check_val_every_n_epoch, trainer.val_check_interval
     if every is None:
         return  # BestCheckpoint asks for one at the end
@@ -198,6 +172,6 @@ def _check_epochs(trainer: L.Trainer, batches: int) -> None:
         epochs.append(trainer.max_steps // math.ceil(batches / trainer.accumulate_grad_batches))
     if epochs and min(epochs) < every:
         raise ConfigError(
-            f"trainer.check_val_every_n_epoch={every}: the run ends after {min(epochs)} whole epochs, before its first "
+            f"trainer.check_val_every_n_epoch={every}: the run ends after {min(epochs)} full epochs, before its first "
             "validation; lower it, or set it to null and trainer.val_check_interval to a number of batches"
         )

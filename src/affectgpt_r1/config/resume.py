@@ -1,10 +1,8 @@
-"""What a resumed run was told before and what it is told now: each difference is applied and logged, or refused.
+"""Settings of a resumed run compared with those in its checkpoint: each difference is applied and logged, or refused.
 
-All objects of a run are built from today's configuration, so a change takes effect unless the checkpoint restores the
-old value over it or counts in its units. What steers the optimization (rates, schedule, length, clipping, KL, sampling)
-or only says how and where the run is computed may change. What makes it another experiment (model, clips, prompt,
-rewards, seed) may not: its scores and its best checkpoint could not be compared with those before. A key in none of the
-tables is refused, because a refusal is seen at once and loses nothing.
+What steers the optimization (rates, schedule, length, clipping, KL, sampling) or only says how and where the run is
+computed may change. What makes it another experiment (model, clips, prompt, rewards, seed) may not. A key in none of
+the tables is refused, which loses nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +17,13 @@ from affectgpt_r1.config.keys import config_keys
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.policy.checkpoint import read_checkpoint
 
+# Keys, or groups of keys, that may change
 APPLIED = (
     *("experiment_name", "synthetic", "match_wall_time", "evaluate_after", "sweep", "num_threads"),
     *("trainer", "optim", "judge"),
     *("data.num_workers", "data.eval_batch_size", "data.modality_dropout", "data.max_unreadable_fraction"),
     *("data.feature_store", "data.seen_labels", "data.test_labels"),
-    *("model.share_prefix", "model.gradient_checkpointing"),
+    *("model.engine", "model.share_prefix", "model.gradient_checkpointing"),
     *("stage.beta", "stage.kl_estimator", "stage.use_bias_correction_kl"),
     *("stage.epsilon", "stage.epsilon_high", "stage.delta", "stage.loss_type", "stage.importance_sampling_level"),
     *(
@@ -38,14 +37,14 @@ APPLIED = (
     *("stage.entropy_coef", "stage.top_entropy_quantile", "stage.sampling", "stage.log_mel_weight"),
     "stage.mode",  # the best checkpoint compares the direction itself
 )
-"""Keys, or groups of keys, that may change."""
 
+# Exceptions within `APPLIED`
 REFUSED = (
     *("optim.optimizer._target_", "optim.optimizer.amsgrad"),  # the stored moments are of another kind
     *("trainer.limit_train_batches", "trainer.overfit_batches"),  # the position is counted in an epoch's batches
 )
-"""Exceptions within :data:`APPLIED`."""
 
+# Where the run is and writes
 NOT_COMPARED = (
     "ckpt_path",
     "overwrite",
@@ -55,14 +54,14 @@ NOT_COMPARED = (
     "trainer.default_root_dir",
     "data.prepared",
 )
-"""Where the run is and writes."""
 
+# Keys that name files or folders, which may have moved: what they hold is compared, by digest
 BY_CONTENT = (
     *("init_from", "encoders_from", "emotion.lexicon", "model.tokenizer", "model.weights", "data.root"),
     *("data.train_labels", "data.train_reasons", "data.validation_labels", "data.subtitles", "data.cues_file"),
 )
-"""Keys that name files or folders, which may have moved: what they hold is compared, by digest."""
 
+# Patterns of keys that `configs/` fills from another key, and that key
 SOURCES = (
     (r"stage\.rewards\.(.*)", r"reward.\1"),
     (r"reward\..*\.judge\.(.*)", r"judge.\1"),
@@ -70,11 +69,10 @@ SOURCES = (
     (r"reward\.max_completion_length", "prompt.max_completion_length"),
     (r"data\.seed", "seed"),
 )
-"""Patterns of keys that ``configs/`` fills from another key, and that key."""
 
 
 class Unset:
-    """A key that a configuration lacks."""
+    """A key that a configuration does not have."""
 
     def __repr__(self) -> str:
         return "unset"
@@ -95,15 +93,15 @@ class Change(NamedTuple):
 
 
 class Resumed(NamedTuple):
-    """What a run is resumed from.
+    """The checkpoint of a resumed run.
 
     Attributes:
-        path: The checkpoint.
+        path: The file.
         step: Its optimizer step.
         changes: Settings that differ and are applied.
         history: Settings that have changed over all parts of the run, these included, as plain values.
         content: See :func:`check_content`.
-        has_config: Whether the checkpoint says what its run was told; those of older versions do not.
+        has_config: Whether the checkpoint has the configuration of its run.
     """
 
     path: Path
@@ -115,11 +113,7 @@ class Resumed(NamedTuple):
 
 
 def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
-    """Read a checkpoint to resume from, and compare its run's configuration with today's.
-
-    Args:
-        path: The checkpoint.
-        today: The resolved configuration.
+    """Read a checkpoint to resume from, and compare its run's configuration with ``today``, resolved.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
@@ -129,10 +123,10 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
         run = path.parent.parent
         # What the command line changes is a part of the folder's name, so a changed key looks in another folder.
         others = sorted(run.parent.glob(f"{run.name.partition('+')[0]}*/checkpoints/{path.name}"))
-        there = f"; there is {', '.join(map(str, others))}" if others else ""
+        elsewhere = f"; there is {', '.join(map(str, others))}" if others else ""
         raise CheckpointError(
             f"ckpt_path: no checkpoint at {path}; leave ckpt_path out to begin this run, or name the file of the run "
-            f"to resume{there}"
+            f"to resume{elsewhere}"
         )
     try:
         checkpoint = read_checkpoint(path)
@@ -149,7 +143,10 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
     step = int(checkpoint["global_step"])
     history = (
         *checkpoint.get("config_changes", ()),
-        *({"step": step, "key": one.key, "before": _plain(one.before), "after": _plain(one.after)} for one in changes),
+        *(
+            {"step": step, "key": change.key, "before": _plain(change.before), "after": _plain(change.after)}
+            for change in changes
+        ),
     )
     return Resumed(path, step, changes, history, checkpoint.get("content", {}), bool(stored))
 
@@ -159,28 +156,23 @@ def _offer_best(best: Path) -> str:
         step = read_checkpoint(best)["global_step"]
     except (CheckpointError, KeyError):
         return f"{best} is damaged, too: overwrite=true begins again"
-    return f"best.ckpt is whole: ckpt_path={best} continues from its validation at step {step}"
+    return f"best.ckpt is undamaged: ckpt_path={best} continues from its validation at step {step}"
 
 
 def check_changes(checkpoint: Mapping[str, Any], today: Mapping[str, Any], path: Path) -> list[Change]:
-    """The settings that changed since a checkpoint was written, and are applied.
-
-    Args:
-        checkpoint: With the ``config`` of its run.
-        today: The resolved configuration.
-        path: The checkpoint's, for the message.
+    """Return the settings that changed since a checkpoint was written, and are applied.
 
     Raises:
         ConfigError: Names each setting that may not change, both values, and the remedy.
     """
     changes = compare_configs(checkpoint["config"], today)
-    refused = [one for one in changes if not _may_change(one)]
+    refused = [change for change in changes if not _may_change(change)]
     reason = "would make it another experiment"
     if not refused:
         refused, reason = _refused_in_mid_step(changes, checkpoint)
     if refused:
-        new = ", ".join(f"{one.key}={_shown(one.after)}" for one in refused)
-        old = " ".join(f"{one.key}={_shown(one.before)}" for one in refused)
+        new = ", ".join(f"{change.key}={_shown(change.after)}" for change in refused)
+        old = " ".join(f"{change.key}={_shown(change.before)}" for change in refused)
         raise ConfigError(
             f"{new} {reason}: the run of ckpt_path has {old}. Resume with that, or start a new run from its weights by "
             f"init_from={path}"
@@ -189,7 +181,7 @@ def check_changes(checkpoint: Mapping[str, Any], today: Mapping[str, Any], path:
 
 
 def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """The settings that differ; each once, though ``configs/`` hands some on to other keys.
+    """Return the settings that differ; each once, though ``configs/`` copies some to other keys.
 
     What is in :data:`BY_CONTENT` is left to :func:`check_content` and to the digests in the checkpoint.
     """
@@ -203,16 +195,11 @@ def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 
 
 def check_content(resumed: Resumed, content: Mapping[str, str]) -> None:
-    """Refuse label files and a lexicon that hold something else than when the run began.
+    """Refuse label files and a lexicon whose content has changed since the run began.
 
-    Args:
-        resumed: What the run is resumed from.
-        content: Digests by the key that names the file.
-
-    Raises:
-        ConfigError: Names the keys.
+    ``content`` has digests by the key that names the file.
     """
-    names = [one for one in BY_CONTENT if one.startswith(("data.", "emotion.")) and one != "data.root"]
+    names = [key for key in BY_CONTENT if key.startswith(("data.", "emotion.")) and key != "data.root"]
     stored = resumed.content
     changed = [key for key in names if stored and stored.get(key) != content.get(key)]
     if changed:
@@ -231,8 +218,8 @@ def _may_change(change: Change) -> bool:
 
 
 def _refused_in_mid_step(changes: list[Change], checkpoint: Mapping[str, Any]) -> tuple[list[Change], str]:
-    """Settings that may change at most steps, and not in the middle of one; and why."""
-    by_key = {one.key: one for one in changes}
+    """Return settings that may change between steps, but not in the middle of one; and why."""
+    by_key = {change.key: change for change in changes}
     accumulation = by_key.get("trainer.accumulate_grad_batches")
     if accumulation and (checkpoint.get("gradients") or checkpoint["position"][1] % int(accumulation.after)):
         return [accumulation], f"cannot begin after batch {checkpoint['position'][1]} of an epoch"
@@ -249,11 +236,7 @@ def _refused_in_mid_step(changes: list[Change], checkpoint: Mapping[str, Any]) -
 
 
 def _check_length(today: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
-    """Refuse an end that the run has passed: it would be taken for finished, with more steps than it was told.
-
-    Raises:
-        ConfigError: Names ``trainer.max_steps`` or ``trainer.max_epochs``, and the least value.
-    """
+    """Refuse an end that the run has passed: it would count as finished, with more steps than configured."""
     reached = {"max_steps": int(checkpoint["global_step"]), "max_epochs": int(checkpoint["epoch"])}
     for name, least in reached.items():
         asked = today["trainer"].get(name)

@@ -1,4 +1,4 @@
-"""What a run's folder holds, and whether today's run may go on with it, is done already, or would destroy it."""
+"""The contents of a run's folder, and whether this run may continue it, is finished, or would destroy it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from affectgpt_r1.config.compose import resolved
+from affectgpt_r1.config.overrides import given_overrides
+from affectgpt_r1.config.renamed import renamed_keys
 from affectgpt_r1.config.resume import dotted
 from affectgpt_r1.config.run_record import read_record, wall_time_of
 from affectgpt_r1.config.untrusted_config import check_interpolations, read_yaml
@@ -28,27 +30,26 @@ from affectgpt_r1.tracking.provenance import command_line
 
 log = logging.getLogger(__name__)
 
+# Keys that do not tell one run from another
 WITHOUT_EFFECT = (
     *("paths", "logger", "callbacks", "hydra", "sweep", "experiment_name", "ckpt_path", "overwrite", "evaluate_after"),
     *("num_threads", "data.num_workers", "data.eval_batch_size", "data.feature_store"),
     *("trainer.log_every_n_steps", "trainer.default_root_dir", "trainer.enable_model_summary"),
 )
-"""Keys that do not tell one run from another."""
 
+# Folders that may move between two starts of one run
 PLACEHOLDERS = ("root", "outputs", "experiment", "run", "features")
-"""Folders that may move between two starts of one run."""
 
-OURS = {"${repository:}", "${run_folder:}", "${run_title:}"}
-"""Resolvers that only name folders of this machine."""
+OURS = {"${repository:}", "${run_folder:}", "${run_title:}"}  # resolvers that only name folders of this machine
 START_KEYS = ("init_from", "encoders_from")
 CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/start.json"
 
+# All that `overwrite=true` removes, in this order: after a kill in between, what is left does not pass for a finished
+# run. A folder may hold something else as well.
 MADE_BY_RUNS = (
     *("run.json", "checkpoints", "completions", "csv", "test", ".hydra", "unreadable_clips.csv"),
     *("nonfinite_step_*.jsonl", "lightning_logs", "mlflow_run_id"),
 )
-"""All that ``overwrite=true`` removes, in this order: after a kill in between, what is left does not pass for a
-finished run. A folder may hold something else as well."""
 
 UNREADABLE = "ckpt_path=last continues by the settings in the checkpoint, and writes the file again"
 CHANGED_SINCE = "(which has changed since .hydra/start.json was written)"
@@ -57,11 +58,11 @@ _SHOWN_KEYS = 3
 
 
 class Found(NamedTuple):
-    """What a run's folder holds.
+    """The state of a run's folder.
 
     Attributes:
-        state: ``new`` has nothing to lose, ``unfinished`` has a checkpoint to go on from, ``finished`` has ended.
-        differing: Where today's run differs from the one that is there: ``key=value, here value``.
+        state: ``new`` has nothing to lose, ``unfinished`` has a checkpoint to continue from, ``finished`` has ended.
+        differing: Where this run differs from the one in the folder: ``key=value, here value``.
     """
 
     state: Literal["new", "unfinished", "finished"]
@@ -69,11 +70,7 @@ class Found(NamedTuple):
 
 
 def look_up(config: DictConfig) -> Found:
-    """Compare the run that is in ``paths.run`` with today's configuration. Nothing is written.
-
-    Args:
-        config: The composed ``configs/train.yaml``.
-    """
+    """Compare the run in ``paths.run`` with the composed configuration. Nothing is written."""
     folder = Path(config.paths.run)
     ended = folder / "run.json"
     if config.overwrite:  # whatever is there; another process of this run may be removing it
@@ -92,20 +89,16 @@ def look_up(config: DictConfig) -> Found:
 
 
 def is_outdated(found: Found) -> bool:
-    """Whether a run differs from today's in nothing but what it starts from, which was trained again since."""
-    return bool(found.differing) and all(one.endswith(CHANGED_SINCE) for one in found.differing)
+    """Return whether a run differs only in what it starts from, which was trained again since."""
+    return bool(found.differing) and all(difference.endswith(CHANGED_SINCE) for difference in found.differing)
 
 
 def check_may_train(config: DictConfig, found: Found) -> None:
     """Refuse a run that would destroy another one.
 
-    Args:
-        config: The composed ``configs/train.yaml``.
-        found: What its folder holds.
-
     Raises:
-        ConfigError: Another run is there; or the keys contradict each other.
-        CheckpointError: An unfinished run is there that has no last checkpoint.
+        ConfigError: Another run is in the folder; or the keys contradict each other.
+        CheckpointError: The unfinished run in the folder has no last checkpoint.
     """
     folder = Path(config.paths.run)
     resumes_here = config.ckpt_path is not None and _is_within(config.ckpt_path, folder)
@@ -117,25 +110,25 @@ def check_may_train(config: DictConfig, found: Found) -> None:
     if found.state == "new" or config.overwrite or resumes_here or _is_debug_run(folder, config):
         return
     what = "a finished run" if found.state == "finished" else "an unfinished run"
-    other = "paths.run=FOLDER"  # under another experiment_name= a second stage would not find the first
+    # The remedy is paths.run=: under another experiment_name= a second stage would not find the first.
     if config.ckpt_path is not None:
         raise ConfigError(
-            f"{folder} holds {what}, which ckpt_path={config.ckpt_path} would replace: give {other} to begin "
+            f"{folder} holds {what}, which ckpt_path={config.ckpt_path} would replace: give paths.run=FOLDER to begin "
             "elsewhere, ckpt_path=last to continue the run that is there, or overwrite=true to replace it"
         )
     if found.differing:
         shown = "; ".join(found.differing[:_SHOWN_KEYS])
         more = len(found.differing) - _SHOWN_KEYS
+        shown += f"; and {more} keys more" if more > 0 else ""
         raise ConfigError(
-            f"{folder} holds {what} with {shown}{f'; and {more} keys more' if more > 0 else ''}. Give {other} to keep "
-            "both, or overwrite=true to replace it"
+            f"{folder} holds {what} with {shown}. Give paths.run=FOLDER to keep both, or overwrite=true to replace it"
         )
     if found.state == "unfinished" and not any(
         (folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "best.ckpt")
     ):
         raise CheckpointError(
-            f"{folder} holds an unfinished run without checkpoints/last.ckpt, so it cannot continue; give {other} to "
-            "keep what is there, or overwrite=true to begin again"
+            f"{folder} holds an unfinished run without checkpoints/last.ckpt, so it cannot continue; give "
+            "paths.run=FOLDER to keep what is there, or overwrite=true to begin again"
         )
     if found.state == "finished" and config.evaluate_after and not (folder / "test" / "answers.jsonl").is_file():
         raise ConfigError(
@@ -145,23 +138,19 @@ def check_may_train(config: DictConfig, found: Found) -> None:
 
 
 def began_here(config: DictConfig, found: Found) -> bool:
-    """Whether the run that is there was begun by this command, from the same checkpoint of another run."""
+    """Return whether the run in the folder was begun by this command, from the same checkpoint of another run."""
     return found.state != "new" and not found.differing and _began_from(Path(config.paths.run), config)
 
 
 def recorded_metrics(folder: Path) -> dict[str, float]:
-    """What a finished run returned: its last metrics and ``best``, NaN where there was none."""
+    """Return the last metrics and ``best`` of a finished run, NaN where there was none."""
     record = read_record(folder / "run.json")
     metrics = {**record.get("metrics", {}), "best": record.get("best")}
     return {name: float("nan") if value is None else float(value) for name, value in metrics.items()}
 
 
 def begin(config: DictConfig) -> None:
-    """Write down today's configuration, after all was checked; a run that begins again loses what it left before.
-
-    Args:
-        config: The composed ``configs/train.yaml``; ``ckpt_path`` says whether it begins or continues.
-    """
+    """Record the configuration, after all checks; a run that begins again loses what it left before."""
     folder = Path(config.paths.run)
     is_ours = any((folder / name).is_file() for name in (START_FILE, "run.json")) or look_up(config).state != "new"
     if is_ours and (config.ckpt_path is None or not _is_within(config.ckpt_path, folder)):
@@ -172,7 +161,7 @@ def begin(config: DictConfig) -> None:
             else:
                 path.unlink()
     write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config))
-    write_text(folder / OVERRIDES_FILE, OmegaConf.to_yaml(OmegaConf.create(_overrides())))
+    write_text(folder / OVERRIDES_FILE, OmegaConf.to_yaml(OmegaConf.create(given_overrides())))
     start = config.ckpt_path
     if start is not None and _is_within(start, folder):  # it continues
         start = _start_of(folder)
@@ -180,17 +169,17 @@ def begin(config: DictConfig) -> None:
 
 
 def config_hash(config: DictConfig) -> str:
-    """A digest of what :func:`look_up` compares."""
+    """Digest what :func:`look_up` compares."""
     return hashlib.sha256(json.dumps(_identity(config), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class _LogFile(logging.FileHandler):
-    """Says once that it cannot be written; logging would print a traceback for every line."""
+    """Reports once that it cannot be written; logging would print a traceback for every line."""
 
     failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say why, and let the run go on: its log is on the terminal as well."""
+        """Say why, and let the run continue: its log is on the terminal as well."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -199,7 +188,7 @@ class _LogFile(logging.FileHandler):
             print(f"{self.baseFilename}: cannot be written: {why_unwritable(error)}", file=sys.stderr)
 
     def close(self) -> None:
-        """Close, though lines that could not be written are left."""
+        """Close, even where lines could not be written."""
         with suppress(OSError):
             super().close()
 
@@ -234,18 +223,21 @@ def _differences(config: DictConfig) -> Iterator[str]:
         return
     try:
         tree = read_yaml(folder / CONFIG_FILE)
+        if old := next(renamed_keys(tree), None):
+            yield f"keys of an earlier version, such as {old[0]}, now {old[1]}"
+            return
         own = set(re.findall(r"\$\{[^{}]*:[^{}]*\}", OmegaConf.to_yaml(config)))  # what today's run calls, it may call
         check_interpolations(tree, OURS | own, folder / CONFIG_FILE)
-        there = _identity(OmegaConf.create(tree))
+        stored = _identity(OmegaConf.create(tree))
     except (CheckpointError, OmegaConfBaseException, LookupError, TypeError, ValueError, AssertionError):
-        there = {}  # a stranger's, older, or damaged
-    if not there:
+        stored = {}  # a stranger's, older, or damaged
+    if not stored:
         yield f"a configuration that cannot be read ({folder / CONFIG_FILE}); {UNREADABLE}"
         return
-    here = _identity(config)
-    for key in sorted(there.keys() | here.keys()):
-        if there.get(key) != here.get(key):
-            yield f"{key}={_plain(there.get(key))} (here {_plain(here.get(key))})"
+    current = _identity(config)
+    for key in sorted(stored.keys() | current.keys()):
+        if stored.get(key) != current.get(key):
+            yield f"{key}={_plain(stored.get(key))} (here {_plain(current.get(key))})"
     if (folder / START_FILE).is_file():
         try:
             digests = dict(json.loads((folder / START_FILE).read_bytes()))
@@ -253,12 +245,16 @@ def _differences(config: DictConfig) -> Iterator[str]:
             yield f"a start that cannot be read ({folder / START_FILE}); {UNREADABLE}"
             return
         for key, digest in _start_digests(config).items():
-            if here.get(key) == there.get(key) and None not in (digest, digests.get(key)) and digest != digests[key]:
+            if (
+                current.get(key) == stored.get(key)
+                and None not in (digest, digests.get(key))
+                and digest != digests[key]
+            ):
                 yield f"{key}={config[key]} {CHANGED_SINCE}"
 
 
 def _identity(config: DictConfig) -> dict[str, Any]:
-    """What tells runs apart: the resolved value of each dotted key, with folders that may move as ``<outputs>``."""
+    """Return the resolved value of each key that tells runs apart, with folders that may move as ``<outputs>``."""
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
@@ -269,7 +265,7 @@ def _identity(config: DictConfig) -> dict[str, Any]:
         kept.paths[name] = f"<{name}>"
     flat: dict[str, Any] = {}
     for key, value in dotted(resolved(kept)):
-        if any(key == one or key.startswith(f"{one}.") for one in WITHOUT_EFFECT):
+        if any(key == prefix or key.startswith(f"{prefix}.") for prefix in WITHOUT_EFFECT):
             continue
         if key in (*START_KEYS, "match_wall_time") and isinstance(value, str) and not value.startswith("<"):
             value = str(Path(value).absolute())
@@ -281,7 +277,7 @@ def _identity(config: DictConfig) -> dict[str, Any]:
 
 
 def _start_digests(config: DictConfig) -> dict[str, str | None]:
-    """What the run starts from: SHA-256 of the checkpoints, which may be trained again, and the wall time to match."""
+    """Return the SHA-256 of the checkpoints that the run starts from, and the wall time to match."""
     digests: dict[str, str | None] = {"match_wall_time": None}
     if config.match_wall_time is not None and Path(config.match_wall_time).is_file():
         digests["match_wall_time"] = str(wall_time_of(config.match_wall_time))
@@ -294,7 +290,7 @@ def _start_digests(config: DictConfig) -> dict[str, str | None]:
 
 
 def _start_of(folder: Path) -> str | None:
-    """The checkpoint of another run that a run began from; None if it began without, or its record is damaged."""
+    """Return the checkpoint of another run that a run began from; None if there was none, or its record is damaged."""
     try:
         start = json.loads((folder / START_FILE).read_bytes())["ckpt_path"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -303,13 +299,13 @@ def _start_of(folder: Path) -> str | None:
 
 
 def _began_from(folder: Path, config: DictConfig) -> bool:
-    """Whether the run that is there began from the checkpoint of another run that the command names."""
+    """Return whether the run in the folder began from the checkpoint of another run that the command names."""
     start = config.ckpt_path
     return start is not None and not _is_within(start, folder) and _start_of(folder) == start
 
 
 def _is_debug_run(folder: Path, config: DictConfig) -> bool:
-    """Whether a debug run would replace an earlier debug run."""
+    """Return whether a debug run would replace an earlier debug run."""
     if not config.debugging:
         return False
     try:
@@ -320,12 +316,6 @@ def _is_debug_run(folder: Path, config: DictConfig) -> bool:
 
 def _is_within(path: str, folder: Path) -> bool:
     return path == "last" or Path(path).absolute().is_relative_to(folder.absolute())
-
-
-def _overrides() -> list[str]:
-    from hydra.core.hydra_config import HydraConfig
-
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""One process works in a run's folder at a time; the others are told which one it is."""
+"""One process at a time works in a run's folder; the others are told which one it is."""
 
 from __future__ import annotations
 
@@ -22,20 +22,17 @@ from affectgpt_r1.tracking.killed_runs import LOCK_FILE
 
 OWNER_FILE = ".owner.json"
 
-_SECONDS_TO_ASK = 0.5
-"""Another process may hold the lock for a moment, to find out whether this one lives."""
+_SECONDS_TO_ASK = 0.5  # another process may hold the lock for a moment, to find out whether this one lives
 
 
 @contextmanager
 def owned(folder: Path, remedy: str = "choose another folder by paths.run= or paths.outputs=") -> Iterator[None]:
-    """Hold a folder's lock, which the system drops with this process, however it ends.
+    """Hold a folder's lock, which the system releases when this process ends, however it ends.
 
-    Args:
-        folder: Created if absent.
-        remedy: What else than waiting helps.
+    ``remedy`` says what other than waiting helps.
 
     Raises:
-        ConfigError: Another process holds it, or the folder cannot be made.
+        ConfigError: Another process has it, or the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +52,7 @@ def owned(folder: Path, remedy: str = "choose another folder by paths.run= or pa
 
 
 def owner_of(folder: Path) -> str | None:
-    """Who holds a folder's lock, in words; None if nobody does."""
+    """Say who has a folder's lock; None if nobody does."""
     if not (folder / LOCK_FILE).is_file():
         return None
     lock = FileLock(folder / LOCK_FILE)

@@ -1,4 +1,4 @@
-"""What a run's folder is called: the stage, and what the command line changes of its experiment."""
+"""Name of a run's folder: the stage, and what the command line changes of its experiment."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from affectgpt_r1.config.keys import key_of
 
+# Between stage and changes. Not Hydra's `,` and `=`: a path that holds them must be quoted in `init_from=`.
 SEPARATOR = "+"
-"""Between stage and changes. Not Hydra's ``,`` and ``=``: a path that holds them must be quoted in ``init_from=``."""
 
-LONGEST = 120
-"""Characters of a folder's name; a longer one is cut and ends in a hash."""
+LONGEST = 120  # characters of a folder's name; a longer one is cut and ends in a hash
 
 HASH_CHARACTERS = 8
 
-PLACES = ("paths", "logger", "callbacks", "hydra")
-"""Groups that say where a run is kept and shown."""
+PLACES = ("paths", "logger", "callbacks", "hydra")  # groups that say where a run is kept and shown
 
+# Keys that say how a run is started and on what machine; a second stage should find the first one all the same
 NOT_IN_NAMES = (
     *("experiment", "experiment_name", "stage", "stage.name", "debug", "ckpt_path", "overwrite", "evaluate_after"),
     *("num_threads", "data.num_workers", "data.eval_batch_size", "trainer.log_every_n_steps"),
     *("trainer", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy"),
 )
-"""Keys that say how a run is started and on what machine; a second stage should find the first one all the same."""
 
+# Keys that a sweep may vary without a part of its own in the folder's name
 SHOWN_BY_PATHS = (
     *("experiment", "experiment_name", "stage", "ckpt_path", "overwrite", "logger", "hydra"),
     *("paths.root", "paths.outputs", "paths.experiment", "paths.run"),
 )
-"""Keys that a sweep may vary without a part of its own in the folder's name."""
 
 CHECKPOINT_KEYS = ("init_from", "encoders_from", "match_wall_time", "systems")
 
@@ -43,12 +44,9 @@ CHECKPOINT_KEYS = ("init_from", "encoders_from", "match_wall_time", "systems")
 def run_folder(*, _root_: DictConfig) -> str:
     """Return the folder of a run or of an evaluation: the value of ``paths.run``.
 
-    A training run has ``<experiment>/<stage>``, followed by what the command line changes. In a sweep that is what it
-    varies. A name that the command line gives, ``experiment_name=``, is taken as it is. An evaluation writes into the
-    experiment's folder, or into one of its own below that if it differs from the plain one.
-
-    Args:
-        _root_: The configuration that holds ``paths.run``; OmegaConf passes it.
+    A training run has ``<experiment>/<stage>``, followed by what the command line changes, or in a sweep by what it
+    varies; with ``experiment_name=`` on the command line nothing follows. An evaluation writes into the experiment's
+    folder, or into one of its own below that if it differs from the plain one. OmegaConf passes ``_root_``.
     """
     experiment, stage = Path(_root_.paths.experiment), str(_root_.stage.name)
     changes = changed_keys(_root_)
@@ -58,11 +56,7 @@ def run_folder(*, _root_: DictConfig) -> str:
 
 
 def run_title(*, _root_: DictConfig) -> str:
-    """Return the run's name in MLflow: that of its folder, and the seed.
-
-    Args:
-        _root_: See :func:`run_folder`.
-    """
+    """Return the run's name in MLflow: that of its folder, and the seed."""
     folder = Path(_root_.paths.run)
     name = str(_root_.stage.name) if folder == Path(_root_.paths.experiment) else folder.name
     return f"{name}-seed{_root_.seed}"
@@ -70,10 +64,6 @@ def run_title(*, _root_: DictConfig) -> str:
 
 def run_name(stage: str, changes: Mapping[str, str]) -> str:
     """Return a folder name that Hydra reads unquoted and that a change of any value changes.
-
-    Args:
-        stage: Name of the stage.
-        changes: Value of each changed key, as on the command line.
 
     >>> run_name("grpo", {"stage.beta": "0.04", "penalty": "ratio"})
     'grpo+penalty-ratio+stage.beta-0.04'
@@ -91,18 +81,11 @@ def run_name(stage: str, changes: Mapping[str, str]) -> str:
 
 
 def changed_keys(config: DictConfig) -> dict[str, str]:
-    """Return the overrides that tell this run from others of its experiment and stage; none outside Hydra's commands.
-
-    Args:
-        config: The composed configuration.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
+    """Return the overrides that tell this run from others of its experiment and stage; none outside Hydra."""
     if not HydraConfig.initialized():
         return {}
     hydra = HydraConfig.get()
-    given = {key_of(one): one.partition("=")[2].strip("'\"") for one in hydra.overrides.task}
+    given = {key_of(override): override.partition("=")[2].strip("'\"") for override in hydra.overrides.task}
     values = {key: _readable_path(key, value, config) for key, value in given.items() if not _is_shown(key, config)}
     own = {key: value for key, value in values.items() if not _is_one_of(key, (*PLACES, *NOT_IN_NAMES))}
     if config.stage.name == "evaluate":
@@ -117,20 +100,22 @@ def changed_keys(config: DictConfig) -> dict[str, str]:
 
 
 def _is_one_of(key: str, listed: tuple[str, ...]) -> bool:
-    """Whether a key is listed, or is below a listed group; ``trainer`` alone is the choice of a file."""
-    return key in listed or any(key.startswith(f"{one}.") for one in (*PLACES, "trainer.strategy") if one in listed)
+    """Return whether a key is listed, or is below a listed group; ``trainer`` alone is the choice of a file."""
+    return key in listed or any(
+        key.startswith(f"{group}.") for group in (*PLACES, "trainer.strategy") if group in listed
+    )
 
 
 def _is_shown(key: str, config: DictConfig) -> bool:
-    """Whether the experiment's name holds a key: ``seed`` and ``prompt`` of ``demo-${prompt.name}-seed${seed}``."""
+    """Return whether the experiment's name shows a key, as ``demo-seed${seed}`` shows ``seed``."""
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     named = re.findall(r"\$\{([\w.]+)\}", str(plain["experiment_name"]))
-    return any(one == key or one.startswith(f"{key}.") for one in named)
+    return any(name == key or name.startswith(f"{key}.") for name in named)
 
 
 def _readable_path(key: str, value: str, config: DictConfig) -> str:
-    """A checkpoint or record below the experiment by its run's folder, another by its whole path."""
+    """Name a checkpoint or record below the experiment by its run's folder, another by its full path."""
     if key.partition(".")[0] not in CHECKPOINT_KEYS or value in ("", "null"):
         return value
     path, experiment = Path(value).absolute(), Path(config.paths.experiment).absolute()
@@ -142,12 +127,10 @@ def _readable_path(key: str, value: str, config: DictConfig) -> str:
 
 @cache
 def _swept_keys(multirun: str) -> frozenset[str] | None:
-    """Keys that a multirun varies, by the file that Hydra's sweeper wrote; None if another sweeper wrote none."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
+    """Return the keys that a multirun varies, by the file of Hydra's sweeper; None if another sweeper wrote none."""
     if not Path(multirun).is_file():
         return None
     written: Any = OmegaConf.load(multirun)
     overrides = OverridesParser.create().parse_overrides(list(OmegaConf.select(written, "hydra.overrides.task") or ()))
-    keys = {key_of(str(one.input_line)) for one in overrides if one.is_sweep_override()}
+    keys = {key_of(str(override.input_line)) for override in overrides if override.is_sweep_override()}
     return frozenset(keys.union(OmegaConf.select(written, "hydra.sweeper.params") or ()))

@@ -1,4 +1,4 @@
-"""``run.json``: what a training run took and reached, for the runs that build on it."""
+"""``run.json``: duration and results of a training run, for the runs that build on it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Of all other keys: a control trains for the time that the record says, and a sweeper ranks by its metrics
 DIGEST = "digest"
-"""Of all other keys: a control trains for the time that the record says, and a sweeper ranks by its metrics."""
+# What a command that only answers the test clips of a finished run leaves as it was; a control matches the time
 KEPT = ("fit_seconds", "data_seconds", "encoding_seconds", "resumed_at")
-"""What a command that only answers the test clips of a finished run leaves as it was; a control matches the time."""
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _digest(record: dict[str, Any]) -> str:
 
 
 def wall_time_of(path: str | Path) -> float:
-    """The ``fit_seconds`` of another run.
+    """Return the ``fit_seconds`` of another run.
 
     Raises:
         ConfigError: There is no such record, or its time cannot be trained for.
@@ -84,15 +84,15 @@ def write_record(
     config_hash: str,
     is_repeated: bool = False,
 ) -> dict[str, float]:
-    """Write ``run.json`` into the run's folder, and say where it is.
+    """Write ``run.json`` into the run's folder.
 
     Args:
         config: The run's configuration.
         trainer: Has trained.
-        totals: What the run took, over all its parts.
+        totals: Of all parts of the run.
         metrics: The last logged ones.
         changes: Settings that changed when the run was resumed, with the step.
-        config_hash: Digest of the configuration that has come to its end.
+        config_hash: Digest of the configuration of the finished run.
         is_repeated: Whether the run had ended before; its earlier record then keeps the times and metrics of training.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Sweeps: ``python -m affectgpt_r1.cli.train -m +ablation=reward``.
+"""Sweeps: ``affectgpt-r1 train -m +ablation=reward``.
 
-A trial is found by the hash of what its result depends on. A finished one is not trained again, one whose process was
-killed goes on from its last checkpoint, and no two processes train the same one.
+A trial is identified by the hash of what its result depends on. A finished one is not trained again, one whose process
+was killed continues from its last checkpoint, and no two processes train the same one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+# Hydra imports this module for SweepCallback even to print `--help`: large libraries are imported where they are used.
 from affectgpt_r1.errors import ConfigError, MediaError
 from affectgpt_r1.io.files import write_text
 
@@ -35,22 +36,13 @@ log = logging.getLogger(__name__)
 
 SHOWN_CLIPS = 8
 SHOWN_FRAMES = 4
-TRIAL_FILE = "trial.json"
-"""What a job leaves in its Hydra folder for whoever leads the sweep."""
+TRIAL_FILE = "trial.json"  # what a job leaves in its Hydra folder for whoever leads the sweep
 
 
 def run_trial(config: DictConfig, train: Callable[[DictConfig], dict[str, float]]) -> float:
-    """Train and test a sweep's trial, unless that has been done.
-
-    Args:
-        config: The composed ``configs/train.yaml`` with an ablation.
-        train: Trains, and tests at the end.
-
-    Returns:
-        F on the test clips.
-    """
+    """Train and test a sweep's trial with ``train``, unless that has been done; return F1 on the test clips."""
     from affectgpt_r1.config.instantiate import prepare_process
-    from affectgpt_r1.config.trials import is_untrained, read_cell
+    from affectgpt_r1.config.trials import is_untrained, read_trial
     from affectgpt_r1.tracking.mlflow_logger import read_run_id
 
     if config.overwrite:
@@ -59,7 +51,7 @@ def run_trial(config: DictConfig, train: Callable[[DictConfig], dict[str, float]
         )
     prepare_process(config)
     runs = _sweep_runs(config)
-    trial = read_cell(config, HydraConfig.get().runtime.choices)
+    trial = read_trial(config, HydraConfig.get().runtime.choices)
     config.paths.run = str(Path(config.paths.experiment) / trial.config_hash)
     with runs.lock(trial.config_hash):
         run_id = runs.finished_trial(trial.config_hash)
@@ -79,7 +71,7 @@ def run_trial(config: DictConfig, train: Callable[[DictConfig], dict[str, float]
 
 
 def _take_up(config: DictConfig, trial: Trial, runs: SweepRuns) -> None:
-    """Name the trial's MLflow run, and let it go on from the last checkpoint of a run that was cut short."""
+    """Name the trial's MLflow run, and let it continue from the last checkpoint of a run that was killed."""
     from affectgpt_r1.tracking import sweeps
     from affectgpt_r1.tracking.mlflow_logger import read_run_id
 
@@ -99,21 +91,21 @@ def _take_up(config: DictConfig, trial: Trial, runs: SweepRuns) -> None:
         read_run_id(folder), trial.config_hash
     )
     if cut_short:
-        log.info("%s goes on from its last checkpoint", trial.run_name)
+        log.info("%s continues from its last checkpoint", trial.run_name)
         config.ckpt_path = "last"
     elif folder.exists():
         shutil.rmtree(folder)
 
 
 class SweepCallback(Callback):
-    """Hydra's callback of a sweep: opens the parent run, and closes it however the sweep ends."""
+    """Opens a sweep's parent run for Hydra, and closes it however the sweep ends."""
 
     def __init__(self) -> None:
         self._close: Callable[[RunStatus], None] | None = None
         self._at_exit: Callable[[], None] | None = None
 
     def __reduce__(self) -> tuple[type[SweepCallback], tuple[()]]:
-        """Hydra sends its callbacks to the processes that train; those lead no sweep and hold no lock."""
+        """Reset: Hydra sends its callbacks to the processes that train, which lead no sweep and hold no lock."""
         return (SweepCallback, ())
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -151,7 +143,7 @@ class SweepCallback(Callback):
 
 
 def read_entries(folder: Path) -> list[dict[str, Any]]:
-    """What the jobs of a multirun left in its folder, in the jobs' order; a damaged file is left out, and named."""
+    """Return what the jobs of a multirun left in its folder, in their order; a damaged file is named and left out."""
     entries = []
     for file in sorted(folder.glob(f"*/{TRIAL_FILE}"), key=lambda file: (len(file.parent.name), file.parent.name)):
         try:
@@ -162,10 +154,9 @@ def read_entries(folder: Path) -> list[dict[str, Any]]:
 
 
 def shown_clips(config: DictConfig) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
-    """The test clips that a report shows, always the same, and frames of each; unreadable ones are passed over.
+    """Return the test clips that a report shows, always the same, and frames of each; unreadable ones are left out.
 
-    Returns:
-        ``name``, ``subtitle`` and ``target`` of each, and by name ``(F, H, W, 3)`` uint8 RGB.
+    ``name``, ``subtitle`` and ``target`` of each, and by name ``(F, H, W, 3)`` uint8 RGB.
     """
     from affectgpt_r1.config.compose import instantiate
     from affectgpt_r1.data.layouts.manifest import hash_order
@@ -187,7 +178,7 @@ def shown_clips(config: DictConfig) -> tuple[list[dict[str, Any]], dict[str, NDA
                 else read_face_crops(face_file(data.root, row.name), SHOWN_FRAMES, data.media.channel_order)
             )
         except MediaError as error:
-            log.warning("A clip for the report is passed over: %s", error)
+            log.warning("A clip is left out of the report: %s", error)
             continue
         clips.append({"name": row.name, "subtitle": row.subtitle, "target": list(row.labels)})
     return clips, frames

@@ -1,7 +1,7 @@
 """Which classes and functions a configuration may name as ``_target_``: exact names by group, nothing else.
 
-Whatever is named is called with the arguments next to it. Hydra's own list of forbidden names does not stop all that
-harms, so this is a list of allowed names.
+Whatever is named is called with the arguments next to it. Hydra's own list of forbidden names has gaps, so this is a
+list of allowed names.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from functools import cache
 from typing import Any
 
 from affectgpt_r1.config.keys import config_items
+from affectgpt_r1.config.renamed import TARGETS
 from affectgpt_r1.errors import ConfigError
 
+# What users may name of libraries besides what `configs/` names.
 LIBRARY_TARGETS: Mapping[str, tuple[str, ...]] = {
     "callbacks": tuple(
         f"lightning.pytorch.callbacks.{name}"
@@ -53,10 +55,9 @@ LIBRARY_TARGETS: Mapping[str, tuple[str, ...]] = {
         ),
     ),
 }
-"""What users may name of libraries besides what ``configs/`` names."""
 
+# Groups whose objects are arguments of another group's
 PARTS: Mapping[str, tuple[str, ...]] = {"stage": ("reward", "judge"), "reward": ("judge",)}
-"""Groups whose objects are arguments of another group's."""
 
 
 @cache
@@ -64,9 +65,6 @@ def allowed_targets(group: str) -> frozenset[str]:
     """Return the targets of a group: those that a file of ``configs/`` names, and :data:`LIBRARY_TARGETS`.
 
     A class of the user's own is allowed by a file of ``configs/`` that names it.
-
-    Args:
-        group: First part of a configuration's key, such as ``callbacks``.
     """
     named = {
         str(value)
@@ -78,22 +76,22 @@ def allowed_targets(group: str) -> frozenset[str]:
 
 
 def check_targets(tree: Any, group: str) -> None:
-    """Refuse a part of a configuration that names anything but its group's targets. Nothing is imported.
+    """Refuse a part of a configuration, plain dicts and lists, that names anything but its group's targets.
 
-    Args:
-        tree: Plain dicts and lists.
-        group: See :func:`allowed_targets`.
+    Nothing is imported.
 
     Raises:
-        ConfigError: Names the key, the target and the nearest allowed one.
+        ConfigError: Names the key, the target and its new name or the nearest allowed one.
     """
     for key, target in _targets(tree, group):
         allowed = allowed_targets(group)
         if target not in allowed:
-            nearest = difflib.get_close_matches(target, allowed, n=1, cutoff=0.6)
-            found = f"the nearest of {group} is {nearest[0]}; " if nearest else ""
+            if target in TARGETS:
+                raise ConfigError(f"{key}._target_: {target} was renamed: it is {TARGETS[target]} now")
+            matches = difflib.get_close_matches(target, allowed, n=1, cutoff=0.6)
+            nearest = f"the nearest of {group} is {matches[0]}; " if matches else ""
             raise ConfigError(
-                f"{key}._target_: {target[:200]} is not allowed: {found}a class of your own must be named in a file "
+                f"{key}._target_: {target[:200]} is not allowed: {nearest}a class of your own must be named in a file "
                 f"below configs/{group}/"
             )
 

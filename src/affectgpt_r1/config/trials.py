@@ -1,4 +1,4 @@
-"""What tells one trial of a sweep from another: a hash over all that its result depends on."""
+"""Identity of a sweep's trial: a hash of all that its result depends on."""
 
 from __future__ import annotations
 
@@ -27,12 +27,8 @@ TRAINING_ONLY = ("seed", "stage", "optim", "trainer", "reward", "judge", "penalt
 class Trial(NamedTuple):
     """One trial of a sweep.
 
-    Attributes:
-        sweep: Name of the sweep.
-        choice: What the sweep varies, as this trial has it; ``_untrained`` follows where another key says that the
-            trial is the policy that its neighbours start from.
-        seed: The run's seed.
-        config_hash: See :func:`config_hash`.
+    ``choice`` is what the sweep varies; ``_untrained`` follows where another key makes the trial the policy that its
+    neighbours start from.
     """
 
     sweep: str
@@ -47,20 +43,12 @@ class Trial(NamedTuple):
 
 
 def is_untrained(config: DictConfig) -> bool:
-    """Whether the configuration has no reward, so that its policy is the one that the other trials start from."""
+    """Return whether the configuration has no reward, so that its policy is what the other trials start from."""
     return not config.reward.weights
 
 
-def read_cell(config: DictConfig, choices: Mapping[str, str]) -> Trial:
-    """The trial that a composed configuration describes.
-
-    Args:
-        config: The composed ``configs/train.yaml`` with an ablation.
-        choices: Chosen file of each configuration group.
-
-    Raises:
-        CheckpointError: The policy that the trial starts from is not there.
-    """
+def read_trial(config: DictConfig, choices: Mapping[str, str]) -> Trial:
+    """Return the trial that a composed configuration describes, given the chosen file of each group."""
     choice = choices[config.sweep.axis]
     if is_untrained(config) and config.sweep.axis != "reward":
         choice = f"{choice}_untrained"
@@ -68,14 +56,11 @@ def read_cell(config: DictConfig, choices: Mapping[str, str]) -> Trial:
 
 
 def config_hash(config: DictConfig) -> str:
-    """A digest of all that a trial's result depends on.
+    """Digest all that a trial's result depends on.
 
-    That is the resolved configuration but for folders, logging and callbacks, and the contents behind its paths: the
+    That is the resolved configuration without folders, logging and callbacks, and the contents behind its paths: the
     weights that training starts from with their encoders and tokenizer, the label files, and the lexicon. Without a
-    reward nothing is trained, so what only training reads, the seed among it, does not count either.
-
-    Raises:
-        CheckpointError: ``init_from`` cannot be read.
+    reward nothing is trained, so what only training reads, such as the seed, does not count either.
     """
     kept = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
     assert isinstance(kept, DictConfig)
@@ -94,9 +79,8 @@ def config_hash(config: DictConfig) -> str:
 
 
 def checkpoint_digest(path: str | Path) -> list[Any]:
-    """Digest of a checkpoint's weights, and its own digests of encoders and tokenizer.
-
-    The file's bytes would not do: the same weights, trained elsewhere, are stored with another path.
-    """
-    checkpoint = read_checkpoint(path)
+    """Digest a checkpoint's weights, with its own digests of encoders and tokenizer."""
+    checkpoint = read_checkpoint(
+        path
+    )  # not the file's bytes: equal weights, trained elsewhere, have another path in it
     return [state_digest(checkpoint["state_dict"]), sorted(checkpoint.get("digests", {}).items())]

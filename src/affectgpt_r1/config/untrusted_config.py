@@ -1,4 +1,4 @@
-"""Settings that come with a checkpoint as plain values, whoever wrote it: nothing in them is run, built or resolved."""
+"""Settings that come with a checkpoint or a run's folder: nothing in them is run, built or resolved unchecked."""
 
 from __future__ import annotations
 
@@ -6,39 +6,32 @@ import re
 from collections.abc import Collection, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from affectgpt_r1 import REPOSITORY
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.policy.untrusted_values import DEEPEST, check_fields
 
-if TYPE_CHECKING:
-    from affectgpt_r1.data.dataset import MediaSettings
-
 REFERENCE = re.compile(r"\$\{(\w[\w.]*)\}")
-REPOSITORY_REFERENCE = "${repository:}"
-LONGEST_TEXT = 100_000
-MOST_YAML_BYTES = 1 << 17
-"""A run's configuration has 6,000."""
+MOST_YAML_BYTES = 1 << 17  # a run's configuration has 6,000
 MOST_EXPANDED = 1_000_000
-MOST_VALUES = 1 << 27
-"""Pixels or samples of a clip; 1,024 frames of 336 x 336 are fewer."""
+MOST_VALUES = 1 << 27  # pixels or samples of a clip; 1,024 frames of 336 x 336 are fewer
 
 
 def read_media(values: Mapping[str, Any], origin: Path) -> MediaSettings:
-    """Media settings, after a look at their types and values.
-
-    Args:
-        values: Plain, by field of :class:`~affectgpt_r1.data.dataset.MediaSettings`.
-        origin: The file that holds them.
+    """Return media settings, by field of ``MediaSettings``, after a check of their types and values.
 
     Raises:
         CheckpointError: One is unknown, or not what its field takes.
     """
-    from affectgpt_r1.data.dataset import MediaSettings
-
     check_fields(values, MediaSettings, "data", origin)
-    arguments: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+    arguments: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
     try:
         media = MediaSettings(**arguments)
     except ConfigError as error:
@@ -62,10 +55,6 @@ def read_yaml(path: Path) -> Any:
         CheckpointError: The file cannot be read, is large or deep, names a key twice, or repeats a part of itself by an
             alias, which could make it grow without end.
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     depth = 0
     try:
         with path.open("rb") as file:
@@ -87,11 +76,8 @@ def check_interpolations(tree: Any, known: Collection[str], origin: Path) -> Non
 
     Args:
         tree: Of :func:`read_yaml`.
-        known: Interpolations that it may hold besides references to its own keys.
+        known: Interpolations that it may have besides references to its own keys.
         origin: The file.
-
-    Raises:
-        CheckpointError: It holds another interpolation, or grows.
     """
     sizes: dict[str, int] = {}
 
@@ -103,8 +89,8 @@ def check_interpolations(tree: Any, known: Collection[str], origin: Path) -> Non
         if not isinstance(value, str):
             return 1
         rest = REFERENCE.sub("", value)
-        for one in known:
-            rest = rest.replace(one, "")
+        for resolver in known:
+            rest = rest.replace(resolver, "")
         if "${" in rest:
             raise CheckpointError(
                 f"{origin}: {key.lstrip('.')} holds an interpolation, {value[:80]}, which is not followed"
@@ -126,49 +112,3 @@ def check_interpolations(tree: Any, known: Collection[str], origin: Path) -> Non
         grows = True
     if grows:
         raise CheckpointError(f"{origin}: its references repeat more than {MOST_EXPANDED} characters, or themselves")
-
-
-def read_hydra_config(path: Path) -> Any:
-    """A run's ``.hydra/config.yaml``, for checkpoints that hold no configuration.
-
-    It is not resolved, so references to its own keys are put in here, as text; no resolver is called.
-
-    Raises:
-        CheckpointError: The file cannot be read.
-    """
-    tree = read_yaml(path)
-    return _References(tree).put_in(tree)
-
-
-class _References:
-    """References of a configuration to its own keys, ``${paths.root}``; each key is looked up once."""
-
-    def __init__(self, tree: Any) -> None:
-        self.tree = tree
-        self.known: dict[str, Any] = {}
-
-    def put_in(self, value: Any) -> Any:
-        """The value with the texts and numbers that its references name; others stay as they are."""
-        if isinstance(value, Mapping):
-            return {key: self.put_in(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [self.put_in(inner) for inner in value]
-        if not isinstance(value, str) or "${" not in value:
-            return value
-        if (whole := REFERENCE.fullmatch(value)) is not None:
-            return self.named(whole[1])
-        text = value.replace(REPOSITORY_REFERENCE, str(REPOSITORY))
-        for key in set(REFERENCE.findall(text)):
-            text = text.replace(f"${{{key}}}", str(self.named(key)))[:LONGEST_TEXT]
-        return text
-
-    def named(self, key: str) -> Any:
-        """What a key holds; the reference itself where that is nothing plain, or is being looked up already."""
-        if key not in self.known:
-            self.known[key] = f"${{{key}}}"
-            tree = self.tree
-            for name in key.split("."):
-                tree = tree.get(name) if isinstance(tree, Mapping) else None
-            if isinstance(tree, str | int | float):
-                self.known[key] = self.put_in(tree)
-        return self.known[key]

@@ -24,14 +24,15 @@ class Range(NamedTuple):
 
 POSITIVE = Range("above 0, and finite", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = Range("0 or more, and finite", lambda value: 0 <= value < math.inf)
-COUNT = Range("a whole number of at least 1", lambda value: 1 <= value < math.inf and value == int(value))
-COUNT_OR_0 = Range("a whole number, 0 or more", lambda value: 0 <= value < math.inf and value == int(value))
-LIMIT = Range("a whole number of at least 1, or -1 for no limit", lambda value: COUNT.holds(value) or value == -1)
-STEPS = Range("a whole number of steps, or -1 for no limit", lambda value: COUNT_OR_0.holds(value) or value == -1)
+COUNT = Range("an integer of at least 1", lambda value: 1 <= value < math.inf and value == int(value))
+COUNT_OR_0 = Range("an integer, 0 or more", lambda value: 0 <= value < math.inf and value == int(value))
+LIMIT = Range("an integer of at least 1, or -1 for no limit", lambda value: COUNT.holds(value) or value == -1)
+STEPS = Range("an integer number of steps, or -1 for no limit", lambda value: COUNT_OR_0.holds(value) or value == -1)
 FRACTION = Range("between 0 and 1", lambda value: 0 <= value <= 1)
 BELOW_1 = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 FINITE = Range("finite", math.isfinite)
 
+# Ranges by dotted key; `*` is any name. Null, and words such as a time, are left to who reads them.
 RANGES: Mapping[str, Range] = {
     "optim.optimizer.lr": NOT_NEGATIVE,
     "optim.optimizer.eps": NOT_NEGATIVE,
@@ -40,6 +41,7 @@ RANGES: Mapping[str, Range] = {
     "optim.scheduler.warmup_steps": COUNT_OR_0,
     "optim.scheduler.total_steps": STEPS,
     "optim.scheduler.min_lr_ratio": FRACTION,
+    "optim.scheduler.warmup_start_ratio": FRACTION,
     "trainer.max_steps": STEPS,
     "trainer.max_epochs": LIMIT,
     "trainer.val_check_interval": POSITIVE,
@@ -71,33 +73,29 @@ RANGES: Mapping[str, Range] = {
     "callbacks.last_checkpoint.every_n_steps": COUNT,
     "callbacks.unreadable_clips.max_fraction": FRACTION,
     "callbacks.unreadable_clips.judge_after": COUNT_OR_0,
-    "callbacks.reward_hacking.window": Range("a whole number of at least 3", lambda value: value in range(3, 10**6)),
+    "callbacks.reward_hacking.window": Range("an integer of at least 3", lambda value: value in range(3, 10**6)),
     "callbacks.reward_hacking.min_t": NOT_NEGATIVE,
     "callbacks.reward_hacking.min_drop": FINITE,
 }
-"""Ranges by dotted key; ``*`` is any name. Null, and words such as a time, are left to who reads them."""
 
 
 def check_ranges(config: DictConfig) -> None:
-    """Refuse numbers that are out of range.
-
-    Args:
-        config: A composed configuration; keys that it lacks are not looked at.
+    """Refuse numbers of a composed configuration that are out of range.
 
     Raises:
         ConfigError: Names every such key, its value and its range.
     """
-    found = []
+    faults = []
     for key, value in _numbers(OmegaConf.to_container(config, resolve=False), config):
         allowed = next((allowed for pattern, allowed in RANGES.items() if fnmatchcase(key, pattern)), None)
         if allowed is not None and not allowed.holds(value):
-            found.append(f"{key}={value}: give a number that is {allowed.words}")
-    if found:
-        raise ConfigError("; ".join(found))
+            faults.append(f"{key}={value}: give a number that is {allowed.words}")
+    if faults:
+        raise ConfigError("; ".join(faults))
 
 
 def _numbers(tree: Any, config: DictConfig, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers by dotted key; an interpolation is resolved only where a range is known for its key."""
+    """Yield numbers by dotted key; an interpolation is resolved only where a range is known for its key."""
     items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
     for name, value in items:
         key = f"{prefix}{name}"

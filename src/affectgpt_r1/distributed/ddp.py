@@ -10,13 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def ddp_strategy(**options: Any) -> DDPStrategy:
-    """Lightning's strategy, whose processes leave each other's buffers alone.
-
-    Those are constants, and processes validate unequally many batches: one would wait for another in vain.
-
-    Args:
-        **options: Of ``DDPStrategy``.
-    """
+    """Return Lightning's ``DDPStrategy`` without its broadcast of buffers."""
+    # Buffers are constants here, and ranks validate unequally many batches: a broadcast would wait for ever.
     known = signature(DistributedDataParallel.__init__).parameters
     # torch 2.13 named it so; where both exist the older name warns.
     key = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"

@@ -13,40 +13,33 @@ from affectgpt_r1.distributed.sharding import distribute_like, full_state_dict, 
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Deals weights, gradients and optimizer states to all processes; the module's ``configure_model`` does so.
-
-    A checkpoint is one file with whole tensors of what trains, written and read through the Trainer's checkpoint
-    plugin. It resumes under any strategy with as many processes.
-    """
+    """FSDP2 with checkpoints of full tensors in one file, which resume under any strategy of the same world size."""
 
     def __init__(self) -> None:
         super().__init__(save_distributed_checkpoint=False)
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """The Trainer restores optimizers, as it does under other strategies."""
+        """Let the Trainer restore optimizers."""
         return True
 
     def setup_environment(self) -> None:
-        """Start the process group; no layer is split among processes.
-
-        Before ``fit`` connects the module, the group is all: processes that encode clips together need no more.
-        """
+        """Start the process group; tensor parallelism is not used."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
-        if self.lightning_module is None:
+        if self.lightning_module is None:  # before `fit`: ranks that encode clips together need the group only
             super(ModelParallelStrategy, self).setup_environment()
             self._setup_distributed()
         else:
             super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole tensors of what trains, in every process."""
+        """Return the full tensors of what trains, on every rank."""
         assert self.lightning_module is not None
         return full_state_dict(self.lightning_module)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The optimizer's state with whole tensors, in every process."""
+        """Return the optimizer's state with full tensors, on every rank."""
         state: dict[str, Any] = full_tensor(optimizer.state_dict())
         return state
 
@@ -56,14 +49,14 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @torch.no_grad()
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Give each process its share; the module has checked that the checkpoint fits."""
+        """Give each rank its shards; the module has checked that the checkpoint fits."""
         assert self.lightning_module is not None
         for name, parameter in self.lightning_module.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(distribute_like(checkpoint["state_dict"][name], parameter))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Give each process its share."""
+        """Give each rank its shards."""
         for optimizer, stored in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             state = {

@@ -38,20 +38,13 @@ def bootstrap_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval of a corpus score, the mean over the wheels.
+    """Return the percentile interval of a corpus score, the mean over the wheels.
 
     Each resample draws ``N`` clips with replacement and takes the corpus score of those clips, not the mean of
-    per-clip scores.
-
-    Args:
-        counts: Counts of ``N`` clips, from :func:`~affectgpt_r1.metrics.functional.wheel_f1.wheel_counts`.
-        statistic: Which score.
-        resamples: Number of resamples.
-        confidence: Share of resamples that the interval holds, in (0, 1).
-        seed: Of the draws.
+    per-clip scores. ``confidence`` is the fraction of resamples in the interval.
 
     Raises:
-        ValueError: If there is no clip, or no clip that counts, or an argument is out of range.
+        ValueError: No clip counts, or an argument is out of range.
     """
     return _interval([counts], [], statistic, resamples, confidence, seed)
 
@@ -65,20 +58,9 @@ def paired_difference_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval of ``first`` minus ``second``, two systems on the same clips in the same order.
+    """Return the interval of ``first`` minus ``second``, two systems on the same clips in the same order.
 
-    Each resample takes the same clips of both, so that what makes a clip hard cancels out.
-
-    Args:
-        first: Counts of the one system on ``N`` clips.
-        second: Counts of the other on the same clips.
-        statistic: Which score.
-        resamples: Number of resamples.
-        confidence: Share of resamples that the interval holds, in (0, 1).
-        seed: Of the draws.
-
-    Raises:
-        ValueError: If the clips differ, there is none that counts, or an argument is out of range.
+    Each resample takes the same clips of both, so that the difficulty of a clip cancels out.
     """
     return mean_difference_interval([first], [second], statistic, resamples=resamples, confidence=confidence, seed=seed)
 
@@ -92,21 +74,13 @@ def mean_difference_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval of a difference of means: two methods, each trained a few times, on the same clips.
+    """Return the interval of a difference of means: two methods, each trained a few times, on the same clips.
 
     Each resample takes the same clips of every training; its value is the mean corpus score of the trainings of
-    ``first`` minus that of ``second``. The trainings themselves are not resampled.
-
-    Args:
-        first: Counts of the one method's trainings, each on the same ``N`` clips in the same order.
-        second: Counts of the other method's trainings on those clips; their number may differ.
-        statistic: Which score.
-        resamples: Number of resamples.
-        confidence: Share of resamples that the interval holds, in (0, 1).
-        seed: Of the draws.
+    ``first`` minus that of ``second``. The trainings themselves are not resampled; their numbers may differ.
 
     Raises:
-        ValueError: If a method has no training, the clips differ, none counts, or an argument is out of range.
+        ValueError: A method has no training, the clips differ, none counts, or an argument is out of range.
     """
     if not first or not second:
         raise ValueError("each method needs at least one training")
@@ -124,7 +98,7 @@ def _interval(
     seed: int,
 ) -> Interval:
     if statistic not in STATISTICS:
-        raise ValueError(f"no statistic {statistic!r}: take one of {', '.join(STATISTICS)}")
+        raise ValueError(f"unknown statistic {statistic!r}: take one of {', '.join(STATISTICS)}")
     if resamples < 1 or not 0 < confidence < 1:
         raise ValueError(f"resamples={resamples} must be positive, confidence={confidence} between 0 and 1")
     if not bool((first[0].relevant > 0).any()):
@@ -138,7 +112,7 @@ def _interval(
 
 
 def _resample(num_clips: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """How often each resample draws each clip: chunks of ``(R, N)`` float64."""
+    """Yield how often each resample draws each clip: chunks of ``(R, N)`` float64."""
     generator = np.random.default_rng(seed)
     chunk = max(1, _WEIGHTS_AT_ONCE // num_clips)
     for start in range(0, resamples, chunk):
@@ -151,7 +125,7 @@ def _resample(num_clips: int, resamples: int, seed: int) -> Iterator[Tensor]:
 def _difference(
     first: Sequence[WheelCounts], second: Sequence[WheelCounts], weights: Tensor, statistic: Statistic
 ) -> Tensor:
-    """Mean score of ``first``, less that of ``second`` if there is any, under each row of ``weights``: ``(R,)``."""
+    """Return the mean score of ``first``, minus that of ``second`` if given, by row of ``weights``: ``(R,)``."""
     means = [
         torch.stack([_weighted_score(counts, weights, statistic) for counts in trainings]).mean(0)
         for trainings in (first, second)
@@ -161,6 +135,7 @@ def _difference(
 
 
 def _weighted_score(counts: WheelCounts, weights: Tensor, statistic: Statistic) -> Tensor:
+    # A clip that was drawn w times counts w times in each sum, so a matrix product scores all resamples at once.
     scores = per_sample_scores(counts)
     counted = scores.counted.double()
     sums = WheelSums(weights @ (scores.precision * counted), weights @ (scores.recall * counted), weights @ counted)

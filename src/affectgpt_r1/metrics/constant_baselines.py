@@ -10,11 +10,10 @@ from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
 from affectgpt_r1.types import EmotionSet
 
 CONSTANT_ANSWER: EmotionSet = ("happy", "sad", "angry")
-"""The constant answer that the metric is known to reward."""
 
 
 def frequent_words(targets: Sequence[EmotionSet], num_words: int) -> EmotionSet:
-    """The ``num_words`` words that stand in most targets, ties by alphabet.
+    """Return the ``num_words`` words that are in most targets, ties by alphabet.
 
     >>> frequent_words([("sad", "Sad"), ("sad", "calm"), ("angry",)], 2)
     ('sad', 'angry')
@@ -26,16 +25,9 @@ def frequent_words(targets: Sequence[EmotionSet], num_words: int) -> EmotionSet:
 def best_constant_answer(
     targets: Sequence[EmotionSet], lexicon: Lexicon, num_words: int = 5, candidates: int = 60
 ) -> EmotionSet:
-    """The constant answer of ``num_words`` words that scores best on these targets, built greedily.
+    """Build the constant answer of ``num_words`` words that scores best on these targets greedily.
 
-    Args:
-        targets: Targets of clips that are not the test clips.
-        lexicon: The words' clusters.
-        num_words: Its length.
-        candidates: Most frequent target words among which it is chosen.
-
-    Returns:
-        The words, in the order in which they were added.
+    It is chosen among the most frequent ``candidates`` target words, which must not be of the test clips.
     """
     words = frequent_words(targets, candidates)
     chosen: EmotionSet = ()
@@ -45,6 +37,6 @@ def best_constant_answer(
     return chosen
 
 
-def _mean_score(spray: EmotionSet, targets: Sequence[EmotionSet], lexicon: Lexicon) -> float:
-    scores = [score for score in batch_mean_set_f1([spray] * len(targets), targets, lexicon) if score is not None]
+def _mean_score(answer: EmotionSet, targets: Sequence[EmotionSet], lexicon: Lexicon) -> float:
+    scores = [score for score in batch_mean_set_f1([answer] * len(targets), targets, lexicon) if score is not None]
     return sum(scores) / max(1, len(scores))

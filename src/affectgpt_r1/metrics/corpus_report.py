@@ -1,4 +1,4 @@
-"""Every published score of a corpus, with bootstrap intervals and the constant answers beside it."""
+"""Every published score of a corpus, with bootstrap intervals and constant baselines."""
 
 from __future__ import annotations
 
@@ -29,23 +29,13 @@ def corpus_report(
     lexicon: Lexicon,
     zero_division: ZeroDivision = "zero",
 ) -> dict[str, Any]:
-    """Scores of ``N`` samples.
-
-    Args:
-        predictions: ``N`` predicted emotion sets.
-        targets: ``N`` target emotion sets.
-        lexicon: Maps words onto base forms, synonyms and clusters.
-        zero_division: F where precision and recall are both 0.
+    """Score ``N`` samples; see :func:`~affectgpt_r1.metrics.functional.wheel_f1.score_table` for the arguments.
 
     Returns:
-        ``scores`` by :func:`~affectgpt_r1.metrics.functional.wheel_f1.score_table`; ``intervals``, 95 % bootstrap
-        bounds ``[low, high]`` under the same keys, absent where no target counts; ``baselines``, the ``words``,
-        ``scores`` and ``intervals`` of the constant answers ``constant`` and ``frequent`` (the words that stand in most
-        of these very targets); ``samples``; ``counted``, the samples that count on each wheel at level 1;
+        ``scores``, the table; ``intervals``, 95 % bootstrap bounds ``[low, high]`` under the same keys, absent where no
+        target counts; ``baselines``, the same of the constant answers ``constant`` and ``frequent`` (the words that are
+        in most of these very targets); ``samples``; ``counted``, the samples that count on each wheel at level 1;
         ``unmapped_rate`` of the predicted words.
-
-    Raises:
-        ValueError: If the lengths differ.
     """
     unmapped, num_words = count_unmapped(predictions, lexicon)
     counted = (wheel_counts(targets, targets, lexicon).relevant > 0).sum(0)
@@ -74,24 +64,24 @@ def _baseline(
     return {
         "words": list(words),
         "scores": score_table(answers, targets, lexicon, zero_division),
-        "intervals": {key: found for key, counts in means.items() if (found := _interval(counts, STATISTICS))},
+        "intervals": {key: bounds for key, counts in means.items() if (bounds := _interval(counts, STATISTICS))},
     }
 
 
 def _intervals(
     predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon
 ) -> dict[str, dict[str, list[float]]]:
-    found = {
+    intervals = {
         key: _interval(counts, STATISTICS if key.startswith("mean") else ("f1",))
         for key, counts in _all_counts(predictions, targets, lexicon)
     }
-    return {key: bounds for key, bounds in found.items() if bounds}
+    return {key: bounds for key, bounds in intervals.items() if bounds}
 
 
 def _all_counts(
     predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon
 ) -> Iterator[tuple[str, WheelCounts]]:
-    """Counts whose mean over columns is the score of that name."""
+    """Yield the counts whose mean over columns is the score of that name."""
     yield "case1", word_counts(predictions, targets, lexicon.base_form)
     yield "case2", word_counts(predictions, targets, lexicon.synonym)
     levels = [wheel_counts(predictions, targets, lexicon, level) for level in LEVELS]

@@ -22,19 +22,10 @@ from affectgpt_r1.types import EmotionSet
 
 
 class EmotionWheelScore(Metric):
-    """Corpus precision, recall and F of emotion sets, averaged over five emotion wheels.
+    """Corpus precision, recall and F1 of emotion sets, averaged over five emotion wheels.
 
-    The states are whole numbers summed over samples, so that the result does not depend, to the last bit, on batching,
-    order or the number of processes.
-    See :mod:`affectgpt_r1.metrics.functional.wheel_f1` for the formula.
-
-    Args:
-        lexicon: Maps words onto clusters.
-        level: Ring of the wheels, 1 (inner) or 2.
-        **kwargs: Of :class:`torchmetrics.Metric`.
-
-    Raises:
-        ValueError: If ``level`` is neither 1 nor 2.
+    See :mod:`affectgpt_r1.metrics.functional.wheel_f1` for the formula. The states are integers summed over samples, so
+    batching, order and the number of processes do not change a bit of the result.
     """
 
     higher_is_better = True
@@ -61,15 +52,7 @@ class EmotionWheelScore(Metric):
             self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet]) -> None:
-        """Adds ``B`` samples.
-
-        Args:
-            predictions: ``B`` predicted emotion sets.
-            targets: ``B`` target emotion sets.
-
-        Raises:
-            ValueError: If the lengths differ.
-        """
+        """Add ``B`` samples."""
         counts = wheel_counts(predictions, targets, self.lexicon, self.level)
         by_predicted, by_relevant, counted = hits_by_size(counts, self.most_clusters)
         unmapped, predicted = count_unmapped(predictions, self.lexicon)
@@ -81,12 +64,10 @@ class EmotionWheelScore(Metric):
         self.num_samples += len(targets)
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores so far, float64 scalars.
+        """Return the scores so far, float64 scalars.
 
-        Returns:
-            ``f1``, ``precision`` and ``recall``: means over the wheels on which any sample counts, NaN if there is
-            none; ``wheel1_f1`` to ``wheel5_f1``; ``unmapped_rate``: the share of predicted words (duplicates
-            included) that map onto no wheel at level 1, 0 if nothing was predicted; ``num_samples``.
+        ``f1``, ``precision`` and ``recall`` are means over the wheels on which any sample counts, NaN if there is none;
+        ``unmapped_rate`` is the fraction of predicted words, with duplicates, that map onto no wheel at level 1.
         """
         sums = sums_of_hits(self.hits_by_predicted, self.hits_by_relevant, self.counted)
         score = _compute(sums)

@@ -46,12 +46,11 @@ _SHOWN_NAMES = 5
 
 
 class NamedSets(NamedTuple):
-    """What a file holds, row by row."""
+    """The rows of a file."""
 
     names: list[str]
     labels: list[EmotionSet]
-    negated: list[tuple[str, ...]]
-    """Negated spans that the extraction from free text skipped; empty where labels were given."""
+    negated: list[tuple[str, ...]]  # spans that the extraction from free text skipped; empty where labels were given
 
 
 class _Row(NamedTuple):
@@ -62,14 +61,10 @@ class _Row(NamedTuple):
 
 
 def read_named_sets(path: Path, extract: Callable[[str], Extraction]) -> NamedSets:
-    """Read ``path``; its suffix says how.
-
-    Args:
-        path: A ``.csv``, ``.jsonl`` or ``.npz`` file.
-        extract: Finds the labels of free text.
+    """Read a ``.csv``, ``.jsonl`` or ``.npz`` file; ``extract`` finds the labels of free text.
 
     Raises:
-        DataError: If the file is missing, empty, pickled or damaged, lacks a column or names a clip twice.
+        DataError: The file is missing, empty, pickled or damaged, lacks a column or names a clip twice.
     """
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".npz": _npz_rows}
     reader = readers.get(path.suffix.lower())
@@ -77,7 +72,7 @@ def read_named_sets(path: Path, extract: Callable[[str], Extraction]) -> NamedSe
         raise DataError(f"{path}: the suffix is none of {', '.join(readers)}; convert the file")
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
-    found = NamedSets([], [], [])
+    sets = NamedSets([], [], [])
     places: dict[str, str] = {}
     num_words = 0
     for row in reader(path):
@@ -89,18 +84,18 @@ def read_named_sets(path: Path, extract: Callable[[str], Extraction]) -> NamedSe
                 f"{path}, {row.place}: the name {name[:80]!r} has a control character in it; rename the clip"
             )
         if name in places:
-            raise DataError(f"{path}, {row.place}: {name!r} stands in {places[name]} already; keep one")
+            raise DataError(f"{path}, {row.place}: {name!r} is in {places[name]} already; keep one")
         places[name] = row.place
         labels, negated = _labels(row, path, extract)
         num_words += len(labels)
         if num_words > _MOST_WORDS:
             raise DataError(f"{path}, {row.place}: more than {_MOST_WORDS:,} labels so far; split the file")
-        found.names.append(name)
-        found.labels.append(labels)
-        found.negated.append(negated)
-    if not found.names:
+        sets.names.append(name)
+        sets.labels.append(labels)
+        sets.negated.append(negated)
+    if not sets.names:
         raise DataError(f"{path}: the file has no rows")
-    return found
+    return sets
 
 
 def _labels(row: _Row, path: Path, extract: Callable[[str], Extraction]) -> tuple[EmotionSet, tuple[str, ...]]:
@@ -145,11 +140,13 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
             if NAME not in columns or not {LABELS, FREE_TEXT} & set(columns):
                 raise DataError(
                     f"{path}, row 1: needs the columns {NAME!r} and {LABELS!r} (or {FREE_TEXT!r}), "
-                    f"parted by commas, has {', '.join(map(repr, columns))}"
+                    f"separated by commas, has {', '.join(map(repr, columns))}"
                 )
             for number, cells in enumerate(reader, start=2):
                 if None in cells or None in cells.values():
-                    raise DataError(f"{path}, row {number}: has not {len(columns)} cells; quote texts with commas")
+                    raise DataError(
+                        f"{path}, row {number}: does not have {len(columns)} cells; quote texts with commas"
+                    )
                 yield _Row(f"row {number}", cells[NAME], cells.get(LABELS), cells.get(FREE_TEXT))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
@@ -179,7 +176,7 @@ def _jsonl_row(content: object, place: str, path: Path) -> _Row:
 
 
 class _Texts(NamedTuple):
-    """An array of text; each element is decoded when it is asked for."""
+    """An array of text; each element is decoded when it is read."""
 
     content: bytearray
     header: NpyHeader
@@ -245,7 +242,7 @@ def _not_archive(path: Path) -> DataError:
         return _pickled(path)
     if start == _BARE_ARRAY:
         return DataError(f"{path}: not an archive of arrays; write it with numpy.savez_compressed")
-    return DataError(f"{path}: no zip archive, as .npz files are, or one cut short; write or fetch it again")
+    return DataError(f"{path}: not a zip archive, as .npz files are, or cut short; write or fetch it again")
 
 
 def _pickled(path: Path) -> DataError:
@@ -258,13 +255,8 @@ def _pickled(path: Path) -> DataError:
 def write_submission(path: Path, names: Sequence[str], labels: Sequence[EmotionSet]) -> None:
     """Write a challenge's ``-openset.npz``: text arrays ``filenames`` and ``fileitems`` (words joined by ", ").
 
-    Args:
-        path: Must end in ``-openset.npz``.
-        names: Of the clips.
-        labels: Their words.
-
     Raises:
-        DataError: If the path ends otherwise or cannot be written, or an answer is too long for an array of text.
+        DataError: The path ends otherwise or cannot be written, or an answer is too long for an array of text.
     """
     if not path.name.endswith("-openset.npz"):
         raise DataError(f"{path}: the challenges take files named *-openset.npz; rename it")
@@ -272,20 +264,15 @@ def write_submission(path: Path, names: Sequence[str], labels: Sequence[EmotionS
     longest = max(range(len(items)), key=lambda index: len(items[index]))
     if 4 * len(items) * len(items[longest]) > _LARGEST_ARRAY:
         raise DataError(f"the answer to {names[longest]!r} has {len(items[longest]):,} characters; shorten it")
-    with replacing(path, elsewhere="choose another --output") as partial, partial.open("wb") as file:
+    with replacing(path, elsewhere="choose another --submission") as partial, partial.open("wb") as file:
         np.savez_compressed(file, filenames=np.array(names, np.str_), fileitems=np.array(items, np.str_))
 
 
 def align(predictions: NamedSets, targets: NamedSets, *, subset: bool = False) -> tuple[NamedSets, NamedSets]:
-    """Both in the order of ``targets``, so that their rows pair up.
-
-    Args:
-        predictions: The answers.
-        targets: What they are scored against.
-        subset: Leave out targets without an answer.
+    """Return both in the order of ``targets``; with ``subset``, targets without an answer are left out.
 
     Raises:
-        DataError: If names differ; the message lists some.
+        DataError: Names differ; lists some.
     """
     answered, known = set(predictions.names), set(targets.names)
     if unknown := [name for name in predictions.names if name not in known]:

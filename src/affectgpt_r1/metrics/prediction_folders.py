@@ -1,4 +1,4 @@
-"""Folders of prediction files, one file a data set; or of checkpoints, each such a folder."""
+"""Folders of prediction files, one file per data set; or of checkpoints, each such a folder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ _SUBMISSION = "-openset"
 
 
 def prediction_files(folder: Path, sets: Collection[str]) -> dict[str, dict[str, Path]]:
-    """Find the prediction files.
+    """Find the prediction files of each checkpoint by set; its name is ``""`` where they are in ``folder`` itself.
 
     Args:
         folder: Holds ``SET.csv``, ``SET.jsonl`` or ``SET.npz`` (or ``SET-openset.npz``), with predictions of one
             checkpoint; or a folder of such files for each of several checkpoints. Other files are passed over.
         sets: Names that a set may have.
-
-    Returns:
-        Files by set by checkpoint; one checkpoint of the name ``""`` where the files lie in ``folder`` itself.
 
     Raises:
         DataError: There are no such files, or some in both places; a file names no set, or a set that has one already;
@@ -46,15 +43,15 @@ def prediction_files(folder: Path, sets: Collection[str]) -> dict[str, dict[str,
 
 
 def _files_by_set(folder: Path, sets: Collection[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.suffix.lower() not in _SUFFIXES:
             continue
         name = path.stem.removesuffix(_SUBMISSION)
         if name not in sets:
             nearest = difflib.get_close_matches(name, sets, n=1, cutoff=0.0)[0]
-            raise DataError(f"{path}: {name!r} is no data set; the nearest is {nearest!r} of {', '.join(sets)}")
-        if name in found:
-            raise DataError(f"{folder}: {found[name].name} and {path.name} both predict {name}; keep one")
-        found[name] = path
-    return found
+            raise DataError(f"{path}: {name!r} is not a data set; the nearest is {nearest!r} of {', '.join(sets)}")
+        if name in files:
+            raise DataError(f"{folder}: {files[name].name} and {path.name} both predict {name}; keep one")
+        files[name] = path
+    return files

@@ -1,4 +1,4 @@
-"""Reading policy weights from a training checkpoint, and saying clearly when they do not fit."""
+"""Read policy weights from a training checkpoint, and say clearly when they do not fit."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ log = logging.getLogger(__name__)
 
 POLICY_PREFIX = "policy."
 ENCODERS_PREFIX = "policy.encoders."
+OLD_SETTING = "towers_from"  # in every checkpoint from before the settings were renamed
 
 
 def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Load a checkpoint that is whole, with ``weights_only=True``, so that no code in it can run.
+    """Load an undamaged checkpoint with ``weights_only=True``, so that no code in it can run.
 
     Args:
         path: The file.
         mmap: Leave tensors on the disk until they are used, and unverified, for what reads other parts only.
 
     Raises:
-        CheckpointError: There is no such file, it is damaged, it is no checkpoint of this package, or a weight in it
-            is NaN or infinite.
+        CheckpointError: The file is missing, damaged, older than this version's settings or not a checkpoint of this
+            package, or a weight in it is NaN or infinite.
     """
     check_there(path)
     if Path(path).is_dir():
@@ -46,6 +47,13 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"{path} holds no state_dict: it is not a checkpoint of this package")
+    # Not translated: settings, weights, digests and the states of callbacks have other names, and a digest under a name
+    # that is not looked up would not be compared.
+    if OLD_SETTING in (checkpoint.get("config") or {}):
+        raise CheckpointError(
+            f"{path} was written before its settings were renamed ({OLD_SETTING} is encoders_from now): train that "
+            "stage again, or use the version that wrote it"
+        )
     if not mmap:
         check_finite(checkpoint["state_dict"], path)
         check_finite(checkpoint.get("reference") or {}, f"{path}, reference")
@@ -53,11 +61,7 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def check_there(path: str | Path) -> None:
-    """Check that there is a checkpoint, or a folder that was exported; nothing is opened.
-
-    Raises:
-        CheckpointError: There is neither.
-    """
+    """Check that there is a checkpoint, or a folder that was exported; nothing is opened."""
     if Path(path).is_dir() and not is_exported(path):
         raise CheckpointError(
             f"{path} is a folder without {SETTINGS_FILE}: give a folder that `affectgpt-r1 export` wrote, or a "
@@ -66,37 +70,28 @@ def check_there(path: str | Path) -> None:
     if not Path(path).exists():
         run = Path(path).parent.parent
         others = sorted(run.parent.glob(f"{run.name}+*/checkpoints/{Path(path).name}"))
-        there = f"; there is {', '.join(map(str, others))}" if others else ""
+        named = f"; there is {', '.join(map(str, others))}" if others else ""
         raise CheckpointError(
             f"No checkpoint at {path}: train that stage first (`make sft`; of a paper's run, the cold start that the "
-            f"README names before it), or correct the path{there}"
+            f"README names before it), or correct the path{named}"
         )
 
 
 def check_reference(state: Mapping[str, Tensor], policy: MultimodalPolicy, origin: str) -> None:
-    """Check that a reference's weights, if there are any, are those of a policy of this shape.
-
-    Raises:
-        CheckpointError: Names the first difference.
-    """
+    """Check that a reference's weights, if there are any, are those of a policy of this shape."""
     if state:
         check_tensors(state, policy.trainable_parameters(), f"the reference in {origin}")
 
 
 def first_sentence(error: Exception) -> str:
-    """Why torch could not load a file, without its advice to run the file's code."""
+    """Return why torch could not load a file, without its advice to run the file's code."""
     return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 def check_sizes(build: Callable[[], MultimodalPolicy], path: str | Path) -> None:
-    """Compare the sizes in a checkpoint's settings with those of its tensors, before memory is taken for a policy.
+    """Compare the sizes in a checkpoint's settings with those of its tensors, before memory is allocated.
 
-    Args:
-        build: Builds the policy; here on the meta device, without weights.
-        path: The checkpoint.
-
-    Raises:
-        CheckpointError: Names the first difference.
+    ``build`` builds the policy, here on the meta device.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         parameters = build().trainable_parameters()
@@ -104,11 +99,7 @@ def check_sizes(build: Callable[[], MultimodalPolicy], path: str | Path) -> None
 
 
 def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:
-    """Load what trained into a policy; its frozen parts keep their weights.
-
-    Raises:
-        CheckpointError: The checkpoint belongs to another model, other frozen weights or another tokenizer.
-    """
+    """Load what trained into a policy; its frozen parts keep their weights."""
     checkpoint = read_checkpoint(path)
     check_fits(checkpoint, policy, str(path))
     state = _below(checkpoint["state_dict"], POLICY_PREFIX)
@@ -116,11 +107,7 @@ def load_policy_weights(policy: MultimodalPolicy, path: str | Path) -> None:
 
 
 def load_encoder_weights(encoders: Encoders, path: str | Path) -> None:
-    """Load pretrained encoders from a checkpoint or an exported folder.
-
-    Raises:
-        CheckpointError: There are no encoders of this shape.
-    """
+    """Load pretrained encoders from a checkpoint or an exported folder."""
     if is_exported(path):
         state = _below(read_multimodal(Path(path)), "encoders.")
         check_tensors(state, encoders.state_dict(), str(path))
@@ -136,12 +123,10 @@ def check_fits(
 ) -> None:
     """Check that a checkpoint was written by a policy of this shape, this tokenizer and these frozen weights.
 
-    A checkpoint that was written before frozen language models had a digest is taken with a warning.
-
     Args:
         checkpoint: As :func:`read_checkpoint` returns it.
         policy: The policy that is to take its weights.
-        origin: What errors call the checkpoint.
+        origin: Name of the checkpoint in errors.
         digests: The policy's, where they were taken before its weights were sharded.
 
     Raises:
@@ -161,12 +146,12 @@ def check_fits(
             log.warning("%s does not tell which frozen %s it was trained with: they are not compared", origin, part)
 
 
+# Parts that may be frozen, or whose base may be, and their attributes; what trains is in the checkpoint itself
 FROZEN_PARTS = {"language model": "language_model", "fusion": "fusion"}
-"""Parts that may be frozen, or whose base may be, and their attributes; what trains is in the checkpoint itself."""
 
 
 def policy_digests(policy: MultimodalPolicy) -> dict[str, str]:
-    """Digests of what a checkpoint does not hold but depends on: the tokenizer and all frozen weights."""
+    """Digest what a checkpoint does not hold but depends on: the tokenizer and all frozen weights."""
     digests = {"tokenizer": hashlib.sha256(policy.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]}
     if policy.encoders.frozen:
         digests["encoder weights"] = encoder_digest(policy.encoders)
@@ -177,17 +162,17 @@ def policy_digests(policy: MultimodalPolicy) -> dict[str, str]:
 
 
 def encoder_digest(encoders: Encoders) -> str:
-    """A digest of everything but the media that encoder features depend on: weights and settings."""
+    """Digest everything but the media that encoder features depend on: weights and settings."""
     return hashlib.sha256(f"{module_digest(encoders)}{sorted(encoders.settings.items())}".encode()).hexdigest()[:16]
 
 
 def module_digest(module: nn.Module) -> str:
-    """A digest of a module's weights: names, shapes and values."""
+    """Digest a module's weights: names, shapes and values."""
     return state_digest(module.state_dict())
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """A digest of named tensors: names, shapes and values."""
+    """Digest named tensors: names, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -196,11 +181,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def check_tensors(state: Mapping[str, Tensor], parameters: Mapping[str, Tensor], origin: str) -> None:
-    """Check that a state holds these parameters and no others.
-
-    Raises:
-        CheckpointError: Names the first difference.
-    """
+    """Check that a state has these parameters and no others."""
     another = f"{origin} is a checkpoint of another model:"
     for name, parameter in parameters.items():
         if name not in state:

@@ -7,18 +7,17 @@ from torch.nn.modules.dropout import _DropoutNd
 
 
 def disable_dropout(module: nn.Module) -> list[str]:
-    """Set every rate of dropout inside a module to 0.
+    """Set every dropout rate inside a module to 0, and return the names of those that were above 0.
 
-    Returns:
-        The names of those that were above 0: of modules, and of numbers, which transformers' attention layers keep.
+    They are of modules, and of numbers, which transformers' attention layers keep.
     """
-    found = []
+    names = []
     for name, part in module.named_modules():
         if isinstance(part, _DropoutNd) and part.p > 0:
             part.p = 0.0
-            found.append(name)
+            names.append(name)
         for attribute, rate in list(vars(part).items()):
             if "dropout" in attribute and isinstance(rate, float) and rate > 0:
                 setattr(part, attribute, 0.0)
-                found.append(f"{name}.{attribute}")
-    return found
+                names.append(f"{name}.{attribute}")
+    return names

@@ -13,24 +13,16 @@ from affectgpt_r1.types import ClipBatch
 
 WaveformNormalization: TypeAlias = Literal["none", "clip", "joint"]
 
+# CLIP's channel means (Radford et al. 2021).
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""CLIP's channel means (Radford et al. 2021)."""
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's channel standard deviations."""
-AVERAGED_HIDDEN_LAYERS = 4
-"""AffectGPT averages HuBERT's last four hidden layers."""
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)  # CLIP's channel standard deviations
+AVERAGED_HIDDEN_LAYERS = 4  # AffectGPT averages HuBERT's last four hidden layers
+# Raised when the encoders compute other features from the same weights, so that stored features are not mistaken
 FEATURES_VERSION = 2
-"""Raised when the encoders compute other features from the same weights, so that stored features are not mistaken."""
 
 
 class VideoEncoder(nn.Module):
-    """CLIP's projected image features of every frame.
-
-    Args:
-        model: A ``CLIPVisionModelWithProjection``.
-        image_mean: Channel means of its preprocessing.
-        image_std: Channel standard deviations of its preprocessing.
-    """
+    """CLIP's projected image features of each frame; ``model`` is a ``CLIPVisionModelWithProjection``."""
 
     mean: Tensor
     std: Tensor
@@ -46,24 +38,18 @@ class VideoEncoder(nn.Module):
 
     @property
     def feature_size(self) -> int:
-        """Size of a frame's features."""
+        """Return the size of a frame's features."""
         return int(self.model.config.projection_dim)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """``(B, F, 3, H, W)`` uint8 RGB to ``(B, F, feature_size)``."""
+        """Encode ``(B, F, 3, H, W)`` uint8 RGB to ``(B, F, feature_size)``."""
         pixels = (frames.flatten(0, 1).float() / 255.0 - self.mean) / self.std
         features: Tensor = self.model(pixel_values=pixels.to(self.model.dtype)).image_embeds
         return features.float().reshape(*frames.shape[:2], features.shape[-1])
 
 
 class AudioEncoder(nn.Module):
-    """HuBERT: the mean of the last four hidden layers, averaged over each window's time.
-
-    Args:
-        model: A ``HubertModel``.
-        normalization: Zero mean and unit variance per ``clip``, over the whole batch while the policy trains and per
-            clip otherwise (``joint``, as published: its inference answers one clip at a time), or ``none``.
-    """
+    """HuBERT: the mean of the last four hidden layers, averaged over each window's time."""
 
     def __init__(self, model: Any, normalization: WaveformNormalization = "clip") -> None:
         super().__init__()
@@ -72,11 +58,13 @@ class AudioEncoder(nn.Module):
 
     @property
     def feature_size(self) -> int:
-        """Size of a window's features."""
+        """Return the size of a window's features."""
         return int(self.model.config.hidden_size)
 
     def forward(self, waveforms: Tensor, *, policy_trains: bool = True) -> Tensor:
-        """``(B, W, S)`` at 16 kHz to ``(B, W, feature_size)``; the frozen encoder's own mode never says training."""
+        """Encode ``(B, W, S)`` at 16 kHz to ``(B, W, feature_size)``."""
+        # `joint` is as published: zero mean and unit variance over the full batch in training, and per clip at
+        # inference, which answers one clip at a time. A frozen encoder is in evaluation mode, so `policy_trains` tells.
         if self.normalization != "none":
             dims = (0, 1, 2) if self.normalization == "joint" and policy_trains else (1, 2)
             centred = waveforms - waveforms.mean(dims, keepdim=True)
@@ -89,12 +77,7 @@ class AudioEncoder(nn.Module):
 
 
 class Encoders(nn.Module):
-    """Both encoders, frozen unless ``stage=pretrain_encoders`` trains them.
-
-    Args:
-        video: Frame encoder.
-        audio: Waveform encoder.
-    """
+    """Both encoders, frozen unless ``stage=pretrain_encoders`` trains them."""
 
     def __init__(self, video: VideoEncoder, audio: AudioEncoder) -> None:
         super().__init__()
@@ -122,28 +105,21 @@ class Encoders(nn.Module):
 
     @property
     def settings(self) -> dict[str, object]:
-        """What the features depend on beside the weights and the media."""
+        """Return all that the features depend on besides the weights and the media."""
         scaling = {} if self.video.scaling == (IMAGE_MEAN, IMAGE_STD) else {"image_scaling": self.video.scaling}
         return {"version": FEATURES_VERSION, "waveform_normalization": self.audio.normalization, **scaling}
 
     def forward(self, batch: ClipBatch, *, policy_trains: bool = True) -> Mapping[str, Tensor]:
-        """Features by modality: those that the batch carries, or else those of its media.
+        """Return features by modality: those that the batch carries, or else those of its media.
 
-        The encoders run in their weights' own type, never under autocast: features that are computed while training,
-        for the store, or to answer are then the same.
-
-        Args:
-            batch: ``B`` clips.
-            policy_trains: Whether the policy is in training mode; see :class:`AudioEncoder`.
-
-        Returns:
-            ``"video" -> (B, F, D_video)`` and ``"audio" -> (B, W, D_audio)``, where the batch has them; with
-            ``data.visual=both`` also ``"frame"``, of the whole frames beside the face crops.
+        ``"video" -> (B, F, D_video)`` and ``"audio" -> (B, W, D_audio)``, where the batch has them; with
+        ``data.visual=both`` also ``"frame"``, of the full frames.
         """
         if batch.features:
             return batch.features
         features: dict[str, Tensor] = {}
         device = next(self.parameters()).device.type
+        # Never under autocast: features computed in training, for the store or to answer are the same.
         with torch.no_grad() if self.frozen else nullcontext(), torch.autocast(device, enabled=False):
             if batch.frames is not None:
                 features["video"] = self.video(batch.frames)

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.qformer import QFormer
 
+# How each part is pooled; `none` gives it no tokens, and its sentence leaves the prompt. The choice `none` is the
+# paper's ablation without pre-fusion, `multi` shows the pre-fused token alone (the mode `multiface_text`: where audio
+# or video is missing, neither is seen), and `mean` has no pre-fusion of its own in the published code.
 FUSIONS: Mapping[str, Mapping[str, str]] = {
     "attention": {"video": "attention", "audio": "attention", "multi": "attention"},
     "qformer": {"video": "qformer", "audio": "qformer", "multi": "qformer"},
@@ -17,23 +20,13 @@ FUSIONS: Mapping[str, Mapping[str, str]] = {
     "none": {"video": "attention", "audio": "attention", "multi": "none"},
     "multi": {"video": "none", "audio": "none", "multi": "attention"},
 }
-"""How each part is pooled; ``none`` gives it no tokens, and its sentence leaves the prompt. The choice ``none`` is the
-paper's ablation without pre-fusion, ``multi`` shows the pre-fused token alone (the mode ``multiface_text``: where audio
-or video is missing, neither is seen), and ``mean`` has no pre-fusion of its own in the published code."""
 
-NUM_QUERIES: Mapping[str, int] = {"video": 32, "audio": 8, "multi": 16}
-"""Q-Former tokens of each part."""
-NUM_POSITIONS: Mapping[str, int] = {"video": 32, "audio": 8, "multi": 264}
-"""Position tables of the Q-Formers."""
+NUM_QUERIES: Mapping[str, int] = {"video": 32, "audio": 8, "multi": 16}  # Q-Former tokens of each part
+NUM_POSITIONS: Mapping[str, int] = {"video": 32, "audio": 8, "multi": 264}  # position tables of the Q-Formers
 
 
 class LinearAttentionPooling(nn.Module):
-    """``P(sum_t w_t h_t)`` with ``w_t = a . h_t + b``: the published weights have no softmax.
-
-    Args:
-        input_size: Size of the encoder's features.
-        output_size: Hidden size of the language model.
-    """
+    """``P(sum_t w_t h_t)`` with ``w_t = a . h_t + b``."""
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -42,17 +35,13 @@ class LinearAttentionPooling(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool ``(N, T, input_size)`` over time to ``(N, 1, output_size)``."""
+        # The published weights have no softmax over t.
         token: Tensor = self.projection((self.attention(features) * features).sum(1, keepdim=True))
         return token
 
 
 class MeanPooling(nn.Module):
-    """``P(mean_t h_t)``.
-
-    Args:
-        input_size: Size of the encoder's features.
-        output_size: Hidden size of the language model.
-    """
+    """``P(mean_t h_t)``."""
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -65,14 +54,7 @@ class MeanPooling(nn.Module):
 
 
 class QueryPooling(nn.Module):
-    """``P(Q-Former(h))``.
-
-    Args:
-        input_size: Size of the encoder's features.
-        output_size: Hidden size of the language model.
-        num_queries: Tokens ``Q``.
-        num_positions: Longest sequence.
-    """
+    """``P(Q-Former(h))``."""
 
     def __init__(self, input_size: int, output_size: int, num_queries: int, num_positions: int) -> None:
         super().__init__()
@@ -80,23 +62,13 @@ class QueryPooling(nn.Module):
         self.projection = nn.Linear(self.reader.hidden_size, output_size)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Read ``(N, T, input_size)``; ``(N, Q, output_size)``."""
+        """Read ``(N, T, input_size)``; return ``(N, Q, output_size)``."""
         tokens: Tensor = self.projection(self.reader(features))
         return tokens
 
 
 class PreFusion(nn.Module):
-    """The ``multi`` token: video and audio merged before the language model sees them.
-
-    ``v' = L(mean_t v)``, ``a' = L(mean_t a)``, ``s = L(L([v'; a']))`` in R^2, ``token = L(s_0 v' + s_1 a')``; linear
-    throughout, as published.
-
-    Args:
-        video_size: Size of the video encoder's features.
-        audio_size: Size of the audio encoder's features.
-        hidden_size: Common size of v' and a' (1,024 in the paper).
-        output_size: Hidden size of the language model.
-    """
+    """The ``multi`` token: video and audio merged before the language model sees them."""
 
     def __init__(self, video_size: int, audio_size: int, hidden_size: int, output_size: int) -> None:
         super().__init__()
@@ -108,6 +80,8 @@ class PreFusion(nn.Module):
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         """Fuse ``(N, F, video_size)`` and ``(N, W, audio_size)`` to ``(N, 1, output_size)``."""
+        # v' = L(mean_t v), a' = L(mean_t a), s = L(L([v'; a'])) in R^2, token = L(s_0 v' + s_1 a'): linear throughout,
+        # as published.
         video, audio = self.video(video.mean(1, keepdim=True)), self.audio(audio.mean(1, keepdim=True))
         scores = self.scores(self.joint(torch.cat([video, audio], dim=-1)))
         token: Tensor = self.projection(scores[..., :1] * video + scores[..., 1:] * audio)
@@ -115,14 +89,7 @@ class PreFusion(nn.Module):
 
 
 class QueryPreFusion(nn.Module):
-    """The ``multi`` tokens of a Q-Former over both sequences, video first.
-
-    Args:
-        video_size: Size of the video encoder's features.
-        audio_size: Size of the audio encoder's features.
-        hidden_size: Common size of the two sequences.
-        output_size: Hidden size of the language model.
-    """
+    """The ``multi`` tokens of a Q-Former over both sequences, video first."""
 
     def __init__(self, video_size: int, audio_size: int, hidden_size: int, output_size: int) -> None:
         super().__init__()
@@ -140,7 +107,7 @@ class QueryPreFusion(nn.Module):
 class Fusion(nn.Module):
     """Media tokens of every modality, and with pre-fusion those of audio and video together.
 
-    Face crops and whole frames share one projector, as published. ``Q`` is 1 but for Q-Formers.
+    ``Q`` is 1 except for Q-Formers.
 
     Args:
         video_size: Size of the video encoder's features.
@@ -149,9 +116,6 @@ class Fusion(nn.Module):
         output_size: Hidden size of the language model.
         kind: A key of :data:`FUSIONS`, or the kind of each part: ``{"video": ..., "audio": ..., "multi": ...}``.
         image: Add the projector of still images.
-
-    Raises:
-        ConfigError: An unknown kind.
     """
 
     def __init__(
@@ -183,17 +147,18 @@ class Fusion(nn.Module):
         self.num_tokens: dict[str, int] = {**queries, "frame": queries["video"], "image": 1}
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Media tokens by name.
+        """Return media tokens ``(N, Q, output_size)`` by name.
 
         Args:
             features: ``"video" -> (N, F, video_size)`` of face crops or frames, ``"frame" -> (N, F, video_size)`` of
-                frames beside face crops, ``"audio" -> (N, W, audio_size)``; each where there is one.
+                frames in addition to face crops, ``"audio" -> (N, W, audio_size)``; each where there is one.
 
         Returns:
-            ``(N, Q, output_size)`` under each name given whose part has tokens, and under ``multi`` where video and
-            audio are given; a model of still images has ``image`` in place of ``video`` and ``multi``.
+            The given names whose part has tokens, and ``multi`` where video and audio are given; a model of still
+            images has ``image`` instead of ``video`` and ``multi``.
         """
         features = {name: values.to(self.dtype) for name, values in features.items()}
+        # Face crops and full frames share one projector, as published.
         parts = {"video": self.video, "frame": self.video, "audio": self.audio}
         if self.image is not None and "video" in features:
             features["image"], parts["image"] = features.pop("video"), self.image
@@ -204,12 +169,12 @@ class Fusion(nn.Module):
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The parts that have tokens, among ``video``, ``audio`` and ``multi``."""
+        """Return the parts that have tokens, among ``video``, ``audio`` and ``multi``."""
         return tuple(name for name in NUM_QUERIES if getattr(self, name) is not None)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating type of the weights."""
+        """Return the floating type of the weights."""
         return next(self.parameters()).dtype
 
 

@@ -55,13 +55,12 @@ __all__ = [
 
 ExportKind: TypeAlias = Literal["adapter", "merged"]
 
-BASE = "language model"
-"""Digest of the language model without adapters."""
+BASE = "language model"  # digest of the language model without adapters
 MOST_NEW_TOKENS = 1 << 17
+# What every exported folder says of its media; newer ones say more
 PROCESSOR_KEYS: Mapping[str, type] = {"modalities": list, "num_frames": int, "image_size": int, "num_windows": int}
-"""What every exported folder says of its media; newer ones say more."""
+# Keys of a transformers configuration that say where weights come from, or how to train what is not used here
 NO_ARCHITECTURE = ("architectures", "dtype", "model_type", "transformers_version", "_name_or_path", *UNUSED)
-"""Keys of a transformers configuration that say where weights come from, or how to train what is not used here."""
 
 
 def export_policy(
@@ -78,14 +77,14 @@ def export_policy(
     """Write a policy.
 
     Args:
-        policy: The policy; with ``merged`` its adapters are merged into the language model for good.
+        policy: With ``merged`` its adapters are merged into the language model for good.
         model: The keywords that it was built with, ``template`` left out.
-        folder: Where to.
-        kind: ``adapter`` needs the base model to be loaded; ``merged`` stands alone.
+        folder: Written to.
+        kind: ``adapter`` needs the base model to be loaded; ``merged`` does not.
         processor: Frames, image size, windows and their length.
         max_completion_length: Default limit of generation.
         card: The model card.
-        drawn: How the policy's answers are drawn; None decodes greedily.
+        drawn: How the policy samples its answers; None decodes greedily.
 
     Raises:
         CheckpointError: There is no adapter to export.
@@ -129,9 +128,9 @@ def export_policy(
 
 
 def _write_multimodal(policy: MultimodalPolicy, model: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Write fusion and encoders; returns the encoders' whole architectures."""
-    weights = {f"fusion.{name}": one for name, one in policy.fusion.state_dict().items()}
-    weights |= {f"encoders.{name}": one for name, one in policy.encoders.state_dict().items()}
+    """Write fusion and encoders, and return the encoders' full architectures."""
+    weights = {f"fusion.{name}": tensor for name, tensor in policy.fusion.state_dict().items()}
+    weights |= {f"encoders.{name}": tensor for name, tensor in policy.encoders.state_dict().items()}
     save_file(_stored(weights), path)
     return {
         "video_encoder": {**_architecture(policy.encoders.video.model), **model["video_encoder"]},
@@ -140,7 +139,7 @@ def _write_multimodal(policy: MultimodalPolicy, model: Mapping[str, Any], path: 
 
 
 def _architecture(encoder: Any) -> dict[str, Any]:
-    """What pretrained weights say of their architecture, since the run's configuration need not name all of it."""
+    """Return an encoder's architecture as its weights state it: the run's configuration need not name all of it."""
     config: dict[str, Any] = encoder.config.to_diff_dict()
     return {key: value for key, value in config.items() if key not in NO_ARCHITECTURE}
 
@@ -148,18 +147,15 @@ def _architecture(encoder: Any) -> dict[str, Any]:
 def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], folder: Path) -> None:
     """Write the adapter as peft does."""
     folder.mkdir(exist_ok=True)
-    adapter = {name: one for name, one in policy.language_model.state_dict().items() if "lora_" in name}
-    save_file(_stored({_peft_name(name): one for name, one in adapter.items()}), folder / Path(ADAPTER_FILE).name)
+    adapter = {name: tensor for name, tensor in policy.language_model.state_dict().items() if "lora_" in name}
+    save_file(_stored({_peft_name(name): tensor for name, tensor in adapter.items()}), folder / Path(ADAPTER_FILE).name)
     _write(folder / "adapter_config.json", _adapter_config(model))
 
 
 def load_exported(folder: str | Path) -> MultimodalPolicy:
-    """The policy that :func:`export_policy` wrote, in evaluation mode.
+    """Return the policy that :func:`export_policy` wrote, in evaluation mode.
 
     An ``adapter`` folder loads its base model as ``language_model.pretrained`` says.
-
-    Raises:
-        CheckpointError: A file is missing, or the weights do not fit.
     """
     folder = Path(folder)
     settings = read_exported(folder)
@@ -171,33 +167,22 @@ def load_exported(folder: str | Path) -> MultimodalPolicy:
 
 
 def check_exported_sizes(build: Callable[[], MultimodalPolicy], folder: Path) -> None:
-    """Compare the sizes in an exported folder's settings with its tensors, before memory is taken for a policy.
-
-    Args:
-        build: Builds the policy; here on the meta device, without weights.
-        folder: The folder.
-
-    Raises:
-        CheckpointError: A tensor is missing, or of another shape.
-    """
+    """Compare the sizes in an exported folder's settings with its tensors, before memory is allocated."""
     if not has_sizes(read_exported(folder)["model"]):
         return
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         policy = build()
-    found = read_shapes(folder / WEIGHTS_FILE)
+    shapes = read_shapes(folder / WEIGHTS_FILE)
     for name, tensor in policy.state_dict().items():
-        if not name.startswith("language_model.") and found.get(name) != tuple(tensor.shape):
+        if not name.startswith("language_model.") and shapes.get(name) != tuple(tensor.shape):
             raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
 
 
 def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
     """Load fusion, encoders and, of an ``adapter`` folder, adapters into a policy that was built as the folder says.
 
-    Its language model is there already, and is compared. Adapters that the folder does not hold stay fresh: training
-    may add some to a ``merged`` one.
-
-    Raises:
-        CheckpointError: A file is missing, or the weights do not fit.
+    Its language model is loaded already, and is compared. Adapters that the folder does not have stay as initialised:
+    training may add some to a ``merged`` one.
     """
     settings = read_exported(folder)
     state, adapted = read_multimodal(folder), settings["kind"] == "adapter"
@@ -205,9 +190,9 @@ def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
     if adapted:
         adapter = read_tensors(folder, ADAPTER_FILE)
         names = {_peft_name(name): name for name in policy.language_model.state_dict()}
-        state |= {f"language_model.{names.get(name, name)}": one for name, one in adapter.items()}
-    expected = {name: one for name, one in policy.state_dict().items() if not name.startswith("language_model.")}
-    expected |= {name: one for name, one in policy.state_dict().items() if adapted and "lora_" in name}
+        state |= {f"language_model.{names.get(name, name)}": tensor for name, tensor in adapter.items()}
+    expected = {name: tensor for name, tensor in policy.state_dict().items() if not name.startswith("language_model.")}
+    expected |= {name: tensor for name, tensor in policy.state_dict().items() if adapted and "lora_" in name}
     for name in sorted(expected.keys() ^ state.keys()):
         raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
     for name, tensor in expected.items():
@@ -222,11 +207,7 @@ def _peft_name(name: str) -> str:
 
 
 def read_sampling(folder: Path) -> Sampling:
-    """How an exported policy answers: greedily, or drawn as its run drew.
-
-    Raises:
-        CheckpointError: The folder lacks it.
-    """
+    """Return how an exported policy answers: greedily, or sampled as its run did."""
     generation = read_settings(folder, GENERATION_FILE, {"max_new_tokens": int})
     longest = generation["max_new_tokens"]
     if not 0 < longest <= MOST_NEW_TOKENS:
@@ -241,11 +222,7 @@ def read_sampling(folder: Path) -> Sampling:
 
 
 def read_processor(folder: Path) -> dict[str, Any]:
-    """How an exported policy's clips are read.
-
-    Raises:
-        CheckpointError: The folder lacks it.
-    """
+    """Return how an exported policy's clips are read."""
     return read_settings(folder, PROCESSOR_FILE, PROCESSOR_KEYS)
 
 
@@ -264,7 +241,7 @@ def _adapter_config(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: one.detach().to("cpu", copy=True).contiguous() for name, one in tensors.items()}
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

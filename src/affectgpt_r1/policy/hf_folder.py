@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from affectgpt_r1.policy.build_policy import MODEL_KEYS, NOT_MODEL
 from affectgpt_r1.policy.frozen_weights import weights_digest
 from affectgpt_r1.policy.pretrained import NOT_ARCHITECTURE, check_pretrained_folder
 from affectgpt_r1.policy.prompts import PromptTemplate
-from affectgpt_r1.policy.untrusted_values import check_fields, plain_value, read_mapping
+from affectgpt_r1.policy.untrusted_values import check_fields, check_known, plain_value, read_mapping
 
 SETTINGS_FILE = "affectgpt_r1.json"
 WEIGHTS_FILE = "multimodal.safetensors"
@@ -24,29 +24,27 @@ ADAPTER_FOLDER = "adapter"
 ADAPTER_FILE = f"{ADAPTER_FOLDER}/adapter_model.safetensors"
 PROCESSOR_FILE = "preprocessor_config.json"
 GENERATION_FILE = "generation_config.json"
-UNUSED = ("ctc_loss_reduction",)
-"""Keys of an encoder's architecture that nothing reads here."""
+UNUSED = ("ctc_loss_reduction",)  # keys of an encoder's architecture that nothing reads here
 ENCODERS = ("video_encoder", "audio_encoder")
+# Text in `config.json` that loading does not follow
 WRITTEN_BY_TRANSFORMERS = ("architectures", "transformers_version", "_name_or_path")
-"""Text in ``config.json`` that loading does not follow."""
 MOST_TOKENIZER_BYTES = 64 << 20
 AGAIN = "export it again"
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether a path is a folder that was exported."""
+    """Return whether a path is a folder that was exported."""
     return (Path(path) / SETTINGS_FILE).is_file()
 
 
 def read_exported(folder: Path) -> dict[str, Any]:
-    """``kind``, ``model``, ``template`` and, of newer folders, ``digests`` of an exported policy.
+    """Return ``kind``, ``model``, ``template`` and, of newer folders, ``digests`` of an exported policy.
 
-    The ``model`` is given as it is built here: a ``merged`` folder is the language model's own ``pretrained``, and
-    without adapters; encoders are filled from the folder afterwards. The folder may come from anyone: its settings are
-    plain values, and its files are in it.
+    ``model`` is as it is built here: a ``merged`` folder is the language model's own ``pretrained``, without adapters;
+    encoders are loaded from the folder afterwards. The folder may come from anyone.
 
     Raises:
-        CheckpointError: The folder was not exported, or it holds what ``export`` does not write.
+        CheckpointError: The folder was not exported, or it has what ``export`` does not write.
     """
     if not is_exported(folder):
         raise CheckpointError(f"{folder} has no {SETTINGS_FILE}: it was not written by `affectgpt-r1 export`")
@@ -58,18 +56,24 @@ def read_exported(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{origin} lacks {name}; {AGAIN}")
         settings[name] = plain_value(settings[name], name, origin)
     model, merged = settings["model"], settings.get("kind") == "merged"
+    if "video_tower" in model:
+        raise CheckpointError(
+            f"{origin} was written before its settings were renamed (model.video_tower is model.video_encoder now): "
+            "train the policy again, or use the version that exported it"
+        )
     if settings.get("kind") not in ("merged", "adapter"):
         raise CheckpointError(
             f"{origin}: kind={str(settings.get('kind'))[:80]!r} is neither merged nor adapter; {AGAIN}"
         )
     check_fields(settings["template"], PromptTemplate, "template", origin)
-    _check_names("template", settings["template"], settings["template"], ("question",), origin)
-    _check_names("model", model, (*MODEL_KEYS, *NOT_MODEL), (*ENCODERS, "language_model"), origin)
+    if "question" not in settings["template"]:
+        raise CheckpointError(f"{origin} lacks template.question; {AGAIN}")
+    check_known(model, (*MODEL_KEYS, *NOT_MODEL), "model", origin)
     for part in (*ENCODERS, "language_model"):
-        if not isinstance(model[part], Mapping):
-            raise CheckpointError(f"{origin}: model.{part} is not a mapping; {AGAIN}")
+        if not isinstance(model.get(part), Mapping):
+            raise CheckpointError(f"{origin} lacks model.{part}, a mapping; {AGAIN}")
     encoders = {
-        part: {**{key: one for key, one in model[part].items() if key not in UNUSED}, "pretrained": None}
+        part: {**{key: value for key, value in model[part].items() if key not in UNUSED}, "pretrained": None}
         for part in ENCODERS
     }
     language_model = dict(model["language_model"])
@@ -79,19 +83,6 @@ def read_exported(folder: Path) -> dict[str, Any]:
         language_model.pop("source_sha256", None)  # of the weights before training
         model.update(lora=None, weights=None, language_model={**language_model, "pretrained": str(folder)})
     return {**settings, "model": model}
-
-
-def _check_names(
-    group: str, part: Mapping[str, Any], known: Collection[str], wanted: Sequence[str], origin: Path
-) -> None:
-    for key in wanted:
-        if key not in part:
-            raise CheckpointError(f"{origin} lacks {group}.{key}; {AGAIN}")
-    for key in part:
-        if key not in known:
-            raise CheckpointError(
-                f"{origin}: {group}.{key[:80]} is unknown to this version; use the version that exported it"
-            )
 
 
 def _check_files(folder: Path) -> None:
@@ -119,19 +110,15 @@ def _check_language_model(folder: Path, language_model: Mapping[str, Any]) -> No
 
 
 def read_multimodal(folder: Path) -> dict[str, Tensor]:
-    """The weights of ``fusion.`` and ``encoders.``.
-
-    Raises:
-        CheckpointError: They cannot be read, or are not what was exported.
-    """
+    """Return the weights of ``fusion.`` and ``encoders.``."""
     return read_tensors(folder, WEIGHTS_FILE)
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of an exported folder.
+    """Return the tensors of a safetensors file of an exported folder.
 
     Raises:
-        CheckpointError: It cannot be read, or has not the digest that the folder's settings name.
+        CheckpointError: It cannot be read, or does not have the digest that the folder's settings name.
     """
     try:
         tensors = load_file(folder / name)
@@ -144,11 +131,7 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a safetensors file's tensors, by its header alone.
-
-    Raises:
-        CheckpointError: It cannot be read.
-    """
+    """Return the shapes of a safetensors file's tensors, by its header alone."""
     try:
         with safe_open(path, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -157,15 +140,9 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_settings(folder: Path, name: str, wanted: Mapping[str, type]) -> dict[str, Any]:
-    """A file of settings, which are plain values.
+    """Return a file of settings, which are plain values.
 
-    Args:
-        folder: Of the policy.
-        name: The file.
-        wanted: Keys that it must have, and their types.
-
-    Raises:
-        CheckpointError: It is missing or damaged, or lacks a key.
+    ``wanted`` are the keys that it must have, and their types.
     """
     path = folder / name
     settings = {key: plain_value(value, key, path) for key, value in read_mapping(path, AGAIN).items()}

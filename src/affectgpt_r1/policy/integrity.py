@@ -1,4 +1,4 @@
-"""Whether stored weights are whole: the CRCs of torch's files, digests of safetensors, and finite values."""
+"""Checks that stored weights are undamaged: the CRCs of torch's files, and finite values."""
 
 from __future__ import annotations
 
@@ -12,36 +12,24 @@ from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
 
-READ_BYTES = 1 << 20
-"""How much of a record is read at a time."""
+READ_BYTES = 1 << 20  # how much of a record is read at a time
 
 
 def load_verified(path: str | Path, *, map_location: Any = "cpu", mmap: bool = False) -> Any:
     """Load what ``torch.save`` wrote with ``weights_only=True``, once its CRCs, which torch does not read, are right.
 
-    Args:
-        path: The file.
-        map_location: As of ``torch.load``.
-        mmap: Leave tensors on the disk until they are used, and unverified, for what reads other parts only.
+    With ``mmap`` tensors stay on the disk until they are used, unverified, for what reads other parts only.
 
     Raises:
-        Exception: The file is damaged, or holds more than tensors and plain values. Damaged bytes raise nearly
-            anything: IndexError, UnicodeDecodeError, struct.error.
+        Exception: The file is damaged, or has more than tensors and plain values. Damaged bytes raise nearly anything:
+            IndexError, UnicodeDecodeError, struct.error.
     """
     check_crcs(path, only_values=mmap)
     return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap or None)
 
 
 def check_crcs(path: str | Path, *, only_values: bool = False) -> None:
-    """Read what ``torch.save`` wrote, and compare its CRCs.
-
-    Args:
-        path: The file.
-        only_values: Leave the tensors unread.
-
-    Raises:
-        Exception: The file is damaged; see :func:`load_verified`.
-    """
+    """Compare the CRCs of what ``torch.save`` wrote; with ``only_values`` the tensors stay unread."""
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         # torch compresses nothing: content larger than its file would fill the memory.
@@ -56,11 +44,7 @@ def check_crcs(path: str | Path, *, only_values: bool = False) -> None:
 
 
 def check_finite(weights: Mapping[str, Any], origin: str | Path) -> None:
-    """Check that no weight is NaN or infinite.
-
-    Raises:
-        CheckpointError: Names the first tensor that is.
-    """
+    """Check that no weight is NaN or infinite."""
     for name, tensor in weights.items():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.numel():
             continue

@@ -15,15 +15,7 @@ from affectgpt_r1.policy.backbone import greedy_tokens, load_chat_model
 
 @dataclass(frozen=True)
 class LocalChat:
-    """A transformers chat model.
-
-    Attributes:
-        folder: Where it comes from.
-        identity: The folder and the state of its files.
-        tokenizer: With a chat template.
-        model: A causal language model.
-        max_tokens: Most tokens of an answer.
-    """
+    """A transformers chat model, whose ``identity`` is the folder and the state of its files."""
 
     folder: Path
     identity: str
@@ -33,7 +25,7 @@ class LocalChat:
 
     @torch.inference_mode()
     def __call__(self, prompt: str, instruction: str = "") -> str:
-        """See :class:`~affectgpt_r1.emotion.chat_client.Chat`."""
+        """Answer a prompt greedily."""
         inputs = self.tokenizer.apply_chat_template(
             chat_messages(prompt, instruction), add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )
@@ -48,15 +40,7 @@ class LocalChat:
 
 
 def load_local_chat(folder: str | Path, max_tokens: int = MAX_TOKENS) -> LocalChat:
-    """Load a chat model, on the accelerator where there is one.
-
-    Args:
-        folder: In the layout of ``save_pretrained``, with safetensors weights.
-        max_tokens: Most tokens of an answer.
-
-    Raises:
-        ConfigError: See :func:`~affectgpt_r1.policy.backbone.load_chat_model`.
-    """
+    """Load a chat model from a folder of safetensors weights, on the accelerator where there is one."""
     folder = Path(folder)
     tokenizer, model = load_chat_model(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -64,7 +48,7 @@ def load_local_chat(folder: str | Path, max_tokens: int = MAX_TOKENS) -> LocalCh
 
 
 def _state(folder: Path) -> str:
-    """The folder and a digest of names, sizes and times of its files: weights are too large to be read for it."""
+    """Digest names, sizes and times of a folder's files: weights are too large to be read for it."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         state = file.stat()

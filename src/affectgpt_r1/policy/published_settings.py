@@ -1,7 +1,7 @@
-"""What a released AffectGPT checkpoint says of itself, as keys of ``configs/train.yaml``.
+"""Settings of a released AffectGPT checkpoint, as keys of ``configs/train.yaml``.
 
 Its ``config`` has the sections ``model`` (fusion types, token counts, LoRA), ``datasets`` (``face_or_frame``, the input
-mode, and ``label_type``, the question) and ``run``. A file holds the layers of every part, whatever its mode reads.
+mode, and ``label_type``, the question) and ``run``. A file has the layers of every part, whatever its mode reads.
 """
 
 from __future__ import annotations
@@ -20,13 +20,7 @@ EVERY = ("video", "audio", "text")
 
 
 class InputMode(NamedTuple):
-    """What ``face_or_frame`` chooses.
-
-    Attributes:
-        shown: The parts that have tokens.
-        visual: ``data.visual``.
-        modalities: ``data.modalities``.
-    """
+    """The parts that have tokens, ``data.visual`` and ``data.modalities`` of a ``face_or_frame``."""
 
     shown: tuple[str, ...]
     visual: str
@@ -35,6 +29,7 @@ class InputMode(NamedTuple):
 
 APART = ("video", "audio")
 TOGETHER = (*APART, "multi")
+# The published names, as `configs/README.md` tells them. Where one modality is not read, its part stays unused.
 INPUT_MODES: Mapping[str, InputMode] = {
     "multiface_audio_face_text": InputMode(TOGETHER, "face"),
     "multiframe_audio_frame_text": InputMode(TOGETHER, "frame"),
@@ -53,27 +48,24 @@ INPUT_MODES: Mapping[str, InputMode] = {
     "face_text": InputMode(APART, "face", ("video", "text")),
     "frame_text": InputMode(APART, "frame", ("video", "text")),
 }
-"""The published names, as ``configs/README.md`` tells them. Where one modality is not read, its part stays unused."""
 
-ALTERNATING = ("description", "ovlabel")
-"""The questions of ``label_type: hybird``, as the released code spells it."""
+ALTERNATING = ("description", "ovlabel")  # the questions of `label_type: hybird`, as the released code spells it
+# What `configs/model/affectgpt_7b.yaml` builds, by the released code's names
 BACKBONES = {"llama_model": "Qwen25", "visual_encoder": "CLIP_VIT_LARGE", "acoustic_encoder": "HUBERT_LARGE"}
-"""What ``configs/model/affectgpt_7b.yaml`` builds, by the released code's names."""
 LORA_LAYER = re.compile(r"\.(\w+)\.lora_A\.default\.weight$")
-LORA_ALPHA, LORA_DROPOUT = 32, 0.05
-"""The same for every rank in the released code."""
+LORA_ALPHA, LORA_DROPOUT = 32, 0.05  # the same for every rank in the released code
 
 
 def published_settings(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any], mode: str | None, origin: str
 ) -> dict[str, Any]:
-    """The dotted keys that a released checkpoint settles, and their values.
+    """Return the dotted keys that a released checkpoint determines, and their values.
 
     Args:
         tensors: By published name.
         config: The file's own; kinds of fusion and LoRA's rank are also seen from the tensors.
         mode: The input mode, for a file that does not name one.
-        origin: What errors call the file.
+        origin: Name of the file in errors.
 
     Raises:
         CheckpointError: The file names another backbone, contradicts itself or ``mode``, or was trained in a way that
@@ -103,14 +95,14 @@ def published_settings(
 
 
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = config.get(key)
-    return found if isinstance(found, Mapping) else {}
+    section = config.get(key)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _datasets(config: Mapping[str, Any], key: str) -> set[str]:
-    """What a file's datasets say under a key."""
-    sets = [one for one in _section(config, "datasets").values() if isinstance(one, Mapping)]
-    return {one[key] for one in sets if isinstance(one.get(key), str)}
+    """Return the values that a file's datasets have under a key."""
+    sets = [section for section in _section(config, "datasets").values() if isinstance(section, Mapping)]
+    return {section[key] for section in sets if isinstance(section.get(key), str)}
 
 
 def _input_mode(config: Mapping[str, Any], mode: str | None, origin: str) -> str:
@@ -124,14 +116,14 @@ def _input_mode(config: Mapping[str, Any], mode: str | None, origin: str) -> str
         )
     if len(named) > 1:
         raise CheckpointError(f"{origin} was trained in several input modes at once: {', '.join(sorted(named))}")
-    found = mode or next(iter(named))
-    if found not in INPUT_MODES:
-        raise CheckpointError(f"{origin}: input mode {found} is unknown; known are {', '.join(INPUT_MODES)}")
-    return found
+    chosen = mode or next(iter(named))
+    if chosen not in INPUT_MODES:
+        raise CheckpointError(f"{origin}: input mode {chosen} is unknown; known are {', '.join(INPUT_MODES)}")
+    return chosen
 
 
 def _kind(part: str, tensors: Iterable[str], model: Mapping[str, Any], origin: str) -> str:
-    """How a part is pooled, by the layers that are there; the file's config must agree."""
+    """Return how a part is pooled, by the layers that are there; the file's config must agree."""
     names = {name.removeprefix("module.").partition(".")[0] for name in tensors}
     attention = {"video": "video_attention_mlp", "audio": "audio_attention_mlp", "multi": "attention_mlp"}[part]
     kind = "qformer" if f"{part}_query_tokens" in names else "attention" if attention in names else "mean"

@@ -1,4 +1,4 @@
-"""Reading what others published: pickled weights, without running code that may be in them."""
+"""Read weights that others published and pickled, without running code that may be in them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ from affectgpt_r1.policy.integrity import check_finite, load_verified
 
 
 class Published(NamedTuple):
-    """A published checkpoint.
-
-    Attributes:
-        tensors: By published name.
-        config: The configuration in it, as plain values; empty where it holds none.
-        epoch: After which it was written, where it says so.
-    """
+    """Tensors by published name, the configuration in the file as plain values, and the epoch where it names one."""
 
     tensors: dict[str, Tensor]
     config: Mapping[str, Any]
@@ -30,14 +24,11 @@ class Published(NamedTuple):
 
 
 def read_published(path: Path) -> Published:
-    """Read a pickled checkpoint with ``weights_only=True``.
-
-    Args:
-        path: A state dict, or a dict that holds one under ``model`` or ``state_dict``.
+    """Read a state dict, or a dict that has one under ``model`` or ``state_dict``, with ``weights_only=True``.
 
     Raises:
-        CheckpointError: There is no such file, it is damaged, it holds anything but tensors and plain values, or no
-            tensors, or one that is not finite.
+        CheckpointError: The file is missing or damaged, has anything but tensors and plain values, no tensors, or one
+            that is not finite.
     """
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}; correct the path")
@@ -54,23 +45,23 @@ def read_published(path: Path) -> Published:
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    tensors = {str(name): one for name, one in content.items()} if isinstance(content, dict) else {}
-    tensors = {name: one for name, one in tensors.items() if isinstance(one, Tensor)}
+    tensors = {str(name): tensor for name, tensor in content.items()} if isinstance(content, dict) else {}
+    tensors = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors: it is no checkpoint of a model")
+        raise CheckpointError(f"{path} holds no tensors: it is not a checkpoint of a model")
     check_finite(tensors, path)
     return Published(tensors, config if isinstance(config, dict) else {}, epoch if isinstance(epoch, int) else None)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of :func:`read_published`, as large as the file holds them.
+    """Return the tensors of :func:`read_published`, as large as the file has them.
 
     Raises:
-        CheckpointError: One is a view that repeats its values: of any size in a small file, and written out whole.
+        CheckpointError: One is a view that repeats its values: of any size in a small file, and written out in full.
     """
     tensors = read_published(path).tensors
-    for name, one in tensors.items():
-        if one.layout != torch.strided or one.numel() * one.element_size() > one.untyped_storage().nbytes():
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(
                 f"{path}: {name[:200]} is larger than what the file holds of it; do not use this file"
             )

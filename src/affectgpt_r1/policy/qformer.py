@@ -1,7 +1,6 @@
-"""The Q-Former of BLIP-2 as AffectGPT trims it: learned queries that read a sequence by cross-attention.
+"""The Q-Former of BLIP-2 (Li et al. 2023) as AffectGPT trims it: queries that read a sequence by cross-attention.
 
-Two BERT layers of queries alone: self-attention, cross-attention and a feed-forward layer, each followed by a layer
-norm (Li et al. 2023). The text half of BLIP-2's layers, its word embeddings and its head are gone.
+Two BERT layers of queries alone; the text half of BLIP-2's layers, its word embeddings and its head are left out.
 """
 
 from __future__ import annotations
@@ -15,18 +14,11 @@ NUM_HEADS = 12
 NUM_LAYERS = 2
 DROPOUT = 0.1
 NORM_EPSILON = 1e-12
-INITIALIZER_RANGE = 0.02
-"""BERT-base's values, which the published Q-Formers are built from."""
+INITIALIZER_RANGE = 0.02  # BERT-base's values, which the published Q-Formers are built from
 
 
 class QueryAttention(nn.Module):
-    """Multi-head attention of queries on a context, with residual and layer norm.
-
-    Args:
-        hidden_size: Size of the queries.
-        context_size: Size of what they read.
-        num_heads: Attention heads.
-    """
+    """Multi-head attention of queries on a context, with residual and layer norm."""
 
     def __init__(self, hidden_size: int, context_size: int, num_heads: int) -> None:
         super().__init__()
@@ -39,7 +31,7 @@ class QueryAttention(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, queries: Tensor, context: Tensor) -> Tensor:
-        """``(N, Q, hidden_size)`` queries on ``(N, T, context_size)``; ``(N, Q, hidden_size)``."""
+        """Return ``(N, Q, hidden_size)`` for queries of that shape and ``(N, T, context_size)``."""
         query, key, value = map(self._heads, (self.query(queries), self.key(context), self.value(context)))
         dropout = self.dropout.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).flatten(2)
@@ -51,13 +43,7 @@ class QueryAttention(nn.Module):
 
 
 class QueryLayer(nn.Module):
-    """Self-attention, cross-attention and the queries' feed-forward layer.
-
-    Args:
-        hidden_size: Size of the queries.
-        context_size: Size of what they read.
-        num_heads: Attention heads.
-    """
+    """Self-attention, cross-attention and the queries' feed-forward layer, each with a layer norm."""
 
     def __init__(self, hidden_size: int, context_size: int, num_heads: int) -> None:
         super().__init__()
@@ -69,7 +55,7 @@ class QueryLayer(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, queries: Tensor, context: Tensor) -> Tensor:
-        """``(N, Q, hidden_size)`` queries on ``(N, T, context_size)``; ``(N, Q, hidden_size)``."""
+        """Return ``(N, Q, hidden_size)`` for queries of that shape and ``(N, T, context_size)``."""
         queries = self.cross_attention(self.self_attention(queries, queries), context)
         update = self.dropout(self.output(F.gelu(self.intermediate(queries))))
         normed: Tensor = self.norm(queries + update)
@@ -77,15 +63,7 @@ class QueryLayer(nn.Module):
 
 
 class QFormer(nn.Module):
-    """``num_queries`` learned queries read a sequence with learned positions.
-
-    Args:
-        context_size: Size of the sequence's features.
-        num_queries: Queries ``Q``.
-        num_positions: Longest sequence.
-        hidden_size: Size of the queries.
-        num_heads: Attention heads.
-    """
+    """``num_queries`` learned queries read a sequence with learned positions."""
 
     def __init__(
         self,
@@ -104,7 +82,7 @@ class QFormer(nn.Module):
         self.layers = nn.ModuleList(QueryLayer(hidden_size, context_size, num_heads) for _ in range(NUM_LAYERS))
 
     def forward(self, context: Tensor) -> Tensor:
-        """Read ``(N, T, context_size)``; ``(N, Q, hidden_size)``."""
+        """Read ``(N, T, context_size)``; return ``(N, Q, hidden_size)``."""
         context = context + self.positions.weight[: context.shape[1]]
         queries: Tensor = self.dropout(self.norm(self.queries)).expand(context.shape[0], -1, -1)
         for layer in self.layers:

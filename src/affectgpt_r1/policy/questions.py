@@ -1,8 +1,4 @@
-"""AffectGPT's question set: what is asked, and the sentence that answers it.
-
-Two slips of the published wording are mended: a ligature in "floating-point", and candidates in an order that changed
-from run to run.
-"""
+"""AffectGPT's question set, and the sentence that answers each question."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from affectgpt_r1.types import Annotations, EmotionSet
 
 
 class Question(NamedTuple):
-    """What is asked and what answers it, with the names of the clip's facts in braces.
+    """A question and its answer, with the names of the clip's facts in braces.
 
     Facts are ``labels``, ``label`` (the first), ``reason`` and the clip's annotations.
     """
@@ -24,6 +20,7 @@ class Question(NamedTuple):
     answer: str
 
 
+# The kinds of question by their published name (`onehot`: `onehot_wo_candidates`)
 QUESTIONS: Mapping[str, Question] = {
     "description": Question(
         "Please infer the person's emotional state and provide your reasoning process.",
@@ -37,6 +34,8 @@ QUESTIONS: Mapping[str, Question] = {
         "Please recognize the character's most likely emotional state.",
         "The character's emotional state is {label}.",
     ),
+    # Two slips of the published wording are corrected: candidates in an order that changed from run to run, and below a
+    # ligature in "floating-point".
     "onehot_w_candidates": Question(
         "Please select the label that can best describe the person's emotional state from the provided candidate "
         "labels: {candidates}.",
@@ -65,32 +64,25 @@ QUESTIONS: Mapping[str, Question] = {
         "{reward} this sentence.",
     ),
 }
-"""The kinds of question by their published name (``onehot``: ``onehot_wo_candidates``)."""
 
+# What answers `preference`
 VERDICTS: Mapping[str, str] = {
     "a1": "The best one is a1.",
     "a2": "The best one is a2.",
     "same": "These two sentences describe the content of the video with the same accuracy.",
 }
-"""What answers ``preference``."""
 
-LABEL_KINDS = ("ovlabel", "onehot", "onehot_w_candidates")
-"""Kinds whose answer states emotion words."""
+LABEL_KINDS = ("ovlabel", "onehot", "onehot_w_candidates")  # kinds whose answer states emotion words
+# Kinds whose answer is one of a few, and the classes that are scored: as in EmoPrefer without `same`
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "sentiment": ("positive", "negative", "neutral"),
     "preference": ("a1", "a2"),
     "reward": ("accept", "reject"),
 }
-"""Kinds whose answer is one of a few, and the classes that are scored: as in EmoPrefer without ``same``."""
 
 
 def question(kind: str, reason: str = "", annotations: Annotations | None = None) -> str:
-    """What a clip is asked.
-
-    Args:
-        kind: A key of :data:`QUESTIONS`.
-        reason: The clip's description, which ``reward`` asks about.
-        annotations: What the clip's label file says for such questions.
+    """Return the question that a clip is asked, of a kind in :data:`QUESTIONS`.
 
     Raises:
         ConfigError: The kind is unknown, or the clip lacks what it asks about.
@@ -99,7 +91,7 @@ def question(kind: str, reason: str = "", annotations: Annotations | None = None
 
 
 def answer(kind: str, labels: EmotionSet, reason: str = "", annotations: Annotations | None = None) -> str:
-    """The sentence that answers :func:`question`.
+    """Return the sentence that answers :func:`question`.
 
     Raises:
         ConfigError: The kind is unknown, or the clip lacks the answer.
@@ -113,10 +105,7 @@ def answer(kind: str, labels: EmotionSet, reason: str = "", annotations: Annotat
 
 
 def stated(kind: str, text: str) -> str | None:
-    """What the sentence of :func:`answer` states, read back from a completion; None where there is no such sentence.
-
-    Descriptions and valence scores are not read: a description states nothing in a fixed place, and no published
-    evaluation reads a valence.
+    """Read back from a completion what the sentence of :func:`answer` states; None where there is no such sentence.
 
     >>> stated("ovlabel", "The character's emotional state is happy, proud.")
     'happy, proud'

@@ -1,8 +1,6 @@
-"""How large a policy is and what a training step of it takes, counted on the meta device: no weights are loaded.
+"""Size of a policy and cost of its training step, counted on the meta device without weights.
 
-The memory model is arithmetic: AdamW keeps gradient and two moments in float32, a transformer layer with fused
-attention keeps a fixed number of activations a token (Korthikanti et al. 2022). Fragmentation and communication buffers
-are not in it; leave a fifth of the card free.
+The memory model is arithmetic. Fragmentation and communication buffers are not in it; leave a fifth of the card free.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from affectgpt_r1.engine.vocabulary_chunks import ACCELERATOR_COLUMNS, KEPT_LOGITS, ROWS
+from affectgpt_r1.engine.chunk_sizes import ACCELERATOR_COLUMNS, KEPT_LOGITS, ROWS
 from affectgpt_r1.policy.build_policy import build_modules
 
 StageName: TypeAlias = Literal["sft", "grpo"]
@@ -23,104 +21,72 @@ STAGES: tuple[StageName, ...] = ("sft", "grpo")
 STRATEGIES: tuple[StrategyName, ...] = ("ddp", "fsdp")
 
 GIB = 2**30
-ADAMW_BYTES = 12
-"""Float32 gradient and two moments of every parameter that trains."""
+ADAMW_BYTES = 12  # float32 gradient and two moments of every parameter that trains
+# Logits that the output head holds at once on an accelerator: those it keeps where it trains, else a chunk
 HEAD_LOGITS = max(KEPT_LOGITS, ROWS * ACCELERATOR_COLUMNS)
-"""Logits that the output head holds at once on an accelerator: those it keeps where it trains, else a chunk."""
-COPIES = 4
-"""Of what a chain of elementwise operations in float32 holds at its peak."""
+COPIES = 4  # of what a chain of elementwise operations in float32 holds at its peak
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Parameters and shapes of a policy.
+    """Parameters by part, and shapes of a policy."""
 
-    Attributes:
-        parameters: By part: ``language_model`` (without adapters), ``lora``, ``fusion``, ``video_encoder`` and
-            ``audio_encoder``.
-        trainable: By part.
-        weight_bytes: Of all parameters, in the precision that they are kept in.
-        dealt_bytes: Of the parameters that fully sharded training deals to the processes: all but the frozen encoders'.
-        hidden_size: Of the language model.
-        intermediate_size: Of its feed-forward layers.
-        num_layers: Of the language model.
-        num_heads: Query heads.
-        key_value_size: Key heads times head size.
-        vocab_size: Rows of the output head.
-        activation_bytes: Bytes of one activation.
-        media_tokens: Media tokens of a prompt with every modality.
-    """
-
-    parameters: Mapping[str, int]
+    parameters: Mapping[str, int]  # language_model (without adapters), lora, fusion, video_encoder, audio_encoder
     trainable: Mapping[str, int]
-    weight_bytes: int
-    dealt_bytes: int
+    weight_bytes: int  # of all parameters, in the precision that they are kept in
+    sharded_bytes: int  # of the parameters that FSDP shards: all but the frozen encoders'
     hidden_size: int
     intermediate_size: int
     num_layers: int
-    num_heads: int
-    key_value_size: int
-    vocab_size: int
-    activation_bytes: int
-    media_tokens: int
+    num_heads: int  # of the queries
+    key_value_size: int  # key heads times head size
+    vocab_size: int  # rows of the output head
+    activation_bytes: int  # of one activation
+    media_tokens: int  # of a prompt with every modality
 
     @property
     def total(self) -> int:
-        """All parameters."""
+        """Return the number of all parameters."""
         return sum(self.parameters.values())
 
     @property
     def total_trainable(self) -> int:
-        """Parameters that train."""
+        """Return the number of parameters that train."""
         return sum(self.trainable.values())
 
     @property
     def language_model_parameters(self) -> int:
-        """Of the language model with its adapters; a token's forward pass costs twice as many operations."""
+        """Return the parameters of the language model with its adapters."""
         return self.parameters["language_model"] + self.parameters["lora"]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One training batch of a process.
-
-    Attributes:
-        batch_size: Clips.
-        num_generations: Completions of a clip in GRPO.
-        prompt_tokens: Of a clip, media tokens included.
-        completion_tokens: Of a target or completion; the limit, so that nothing runs out of memory late.
-        keeps_reference: GRPO holds a frozen copy of what trains.
-        gradient_checkpointing: Only each layer's input is kept.
-        share_prefix: A clip's prompt is run once, by an attention of ours.
-        accumulates: Gradients of earlier batches wait for the optimizer's step while this one runs.
-        gpus: Processes.
-    """
+    """One training batch of a process."""
 
     batch_size: int
     num_generations: int
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int  # of a clip, with media tokens
+    completion_tokens: int  # the limit, so that nothing runs out of memory late
     keeps_reference: bool
     gradient_checkpointing: bool
     share_prefix: bool
-    accumulates: bool
+    accumulates: bool  # gradients of earlier batches wait for the optimizer's step while this one runs
     gpus: int
 
 
 def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) -> ModelSize:
     """Build a policy's modules on the meta device and count.
 
-    Args:
-        vocab_size: Size of the tokenizer, where the language model's config names none.
-        image: See :class:`~affectgpt_r1.policy.fusion.Fusion`.
-        model: Keywords of :func:`~affectgpt_r1.policy.build_policy.build_modules`.
+    ``vocab_size`` is the tokenizer's, for a language model whose config names none; ``model`` are the keywords of
+    :func:`~affectgpt_r1.policy.build_policy.build_modules`.
     """
     with torch.device("meta"):
         language_model, encoders, fusion = build_modules(vocab_size=vocab_size, image=image, **model)
     adapters = {name for name, _ in language_model.named_parameters() if "lora_" in name}
     parts = {
-        "language_model": [one for name, one in language_model.named_parameters() if name not in adapters],
-        "lora": [one for name, one in language_model.named_parameters() if name in adapters],
+        "language_model": [param for name, param in language_model.named_parameters() if name not in adapters],
+        "lora": [param for name, param in language_model.named_parameters() if name in adapters],
         "fusion": list(fusion.parameters()),
         "video_encoder": list(encoders.video.parameters()),
         "audio_encoder": list(encoders.audio.parameters()),
@@ -130,10 +96,12 @@ def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) 
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
     return ModelSize(
-        parameters={part: sum(one.numel() for one in values) for part, values in parts.items()},
-        trainable={part: sum(one.numel() for one in values if one.requires_grad) for part, values in parts.items()},
-        weight_bytes=sum(one.numel() * one.element_size() for values in parts.values() for one in values),
-        dealt_bytes=_bytes(language_model) + _bytes(fusion),
+        parameters={part: sum(param.numel() for param in values) for part, values in parts.items()},
+        trainable={
+            part: sum(param.numel() for param in values if param.requires_grad) for part, values in parts.items()
+        },
+        weight_bytes=sum(param.numel() * param.element_size() for values in parts.values() for param in values),
+        sharded_bytes=_bytes(language_model) + _bytes(fusion),
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_layers=config.num_hidden_layers,
@@ -146,18 +114,16 @@ def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) 
 
 
 def memory_gib(size: ModelSize, work: Workload, stage: StageName, strategy: StrategyName) -> float:
-    """Peak memory of one GPU in GiB.
-
-    ``ddp`` keeps everything everywhere; ``fsdp`` shares weights, gradients and moments, and makes weights and gradients
-    whole during a step, so that it pays where much trains.
-    """
+    """Return the peak memory of one GPU in GiB."""
+    # AdamW keeps gradient and two moments in float32. `ddp` keeps everything on every rank; `fsdp` shards weights,
+    # gradients and moments, and unshards weights and gradients during a step, so that it pays where much trains.
     states = ADAMW_BYTES * size.total_trainable
     reference = 4 * size.total_trainable if stage == "grpo" and work.keeps_reference else 0
     weights: float = size.weight_bytes
     if strategy != "ddp":
         states //= work.gpus
     if strategy == "fsdp" and work.gpus > 1:
-        weights += size.dealt_bytes / work.gpus + 4 * size.total_trainable
+        weights += size.sharded_bytes / work.gpus + 4 * size.total_trainable
     update = (
         _activation_bytes(size, _update_tokens(work, stage), work.gradient_checkpointing)
         + _score_bytes(size, work, stage)
@@ -168,11 +134,9 @@ def memory_gib(size: ModelSize, work: Workload, stage: StageName, strategy: Stra
 
 
 def step_flops(size: ModelSize, work: Workload, stage: StageName) -> float:
-    """Floating-point operations of one process's step, the frozen encoders left out (their outputs are stored).
-
-    Two a parameter and token forward; as many again for the gradients of activations, and of what trains; checkpointing
-    adds a forward pass. GRPO adds sampling, and with a reference one more forward pass.
-    """
+    """Return the floating-point operations of one process's step, without the encoders, whose outputs are stored."""
+    # Forward: 2 operations per parameter and token. Backward: 2 for the gradients of activations, and 2 per parameter
+    # that trains. Checkpointing adds a forward pass; GRPO adds sampling, and with a reference one more forward pass.
     forward = 2.0 * size.language_model_parameters
     trained_fraction = (size.trainable["language_model"] + size.trainable["lora"]) / size.language_model_parameters
     update = forward * (2.0 + trained_fraction + float(work.gradient_checkpointing))
@@ -183,21 +147,15 @@ def step_flops(size: ModelSize, work: Workload, stage: StageName) -> float:
 
 
 def step_seconds(size: ModelSize, work: Workload, stage: StageName, *, tflops: float, bandwidth: float) -> float:
-    """Seconds of one process's step, every answer being as long as it may.
+    """Return the seconds of one process's step, every answer being as long as it may.
 
-    Each token that is sampled waits for all weights of the language model, and for the cache, to be read once, however
-    few completions there are.
-
-    Args:
-        size: The policy.
-        work: The batch.
-        stage: SFT or GRPO.
-        tflops: TFLOP/s of matrix products.
-        bandwidth: GB/s of the GPU's memory.
+    ``tflops`` are TFLOP/s of matrix products, ``bandwidth`` GB/s of the GPU's memory.
     """
     seconds = step_flops(size, work, stage) / (tflops * 1e12)
     if stage == "sft":
         return seconds
+    # Each sampled token waits until all weights of the language model, and the cache (half full on average), are read
+    # once, however few completions there are.
     sampled = work.batch_size * work.num_generations * work.completion_tokens
     weights = size.activation_bytes * size.parameters["language_model"] + 4 * size.parameters["lora"]
     reading = work.completion_tokens * (weights + _cache_bytes(size, work) / 2) / (bandwidth * 1e9)
@@ -215,8 +173,8 @@ def _update_tokens(work: Workload, stage: StageName) -> int:
 
 
 def _activation_bytes(size: ModelSize, tokens: int, checkpointing: bool) -> float:
-    # Norms, attention and residuals keep about 12 vectors of the hidden size, keys and values, the gated layer 4 of the
-    # intermediate size; adapters keep their inputs once more.
+    # Korthikanti et al. 2022, with fused attention: norms, attention and residuals keep about 12 vectors of the hidden
+    # size, keys and values, the gated layer 4 of the intermediate size; adapters keep their inputs once more.
     layer = size.activation_bytes * (12 * size.hidden_size + 4 * size.key_value_size + 4 * size.intermediate_size)
     if size.parameters["lora"]:
         layer += 4 * (6 * size.hidden_size + size.intermediate_size)
@@ -236,7 +194,7 @@ def _head_bytes(size: ModelSize, work: Workload, stage: StageName) -> float:
     states = _rows(work, stage) * work.completion_tokens * size.hidden_size
     held = 4.0 * (COPIES * HEAD_LOGITS + 2 * states)  # states and their gradients
     if work.accumulates and size.trainable["language_model"]:
-        # The head's own gradient of this batch is there from the forward pass on, beside the accumulated one.
+        # The head's own gradient of this batch is there from the forward pass on, in addition to the accumulated one.
         held += float(size.activation_bytes * size.vocab_size * size.hidden_size)
     return held
 
@@ -251,4 +209,4 @@ def _cache_bytes(size: ModelSize, work: Workload) -> float:
 
 
 def _bytes(module: nn.Module) -> int:
-    return sum(one.numel() * one.element_size() for one in module.parameters())
+    return sum(param.numel() * param.element_size() for param in module.parameters())

@@ -14,17 +14,7 @@ from affectgpt_r1.policy.prompts import BOS_TOKEN, EOS_TOKEN, MEDIA_TOKENS, TURN
 def build_tokenizer(texts: Iterable[str], phrases: Sequence[str], vocab_size: int, path: Path) -> Tokenizer:
     """Train a tokenizer and write it as ``tokenizer.json``.
 
-    Byte-level, so that every string is encoded and decoded without loss. Each fixed phrase of the prompt becomes one
-    token: a model of a million parameters learns nothing from their wording, and prompts get several times shorter.
-
-    Args:
-        texts: Training texts.
-        phrases: Fixed phrases that become one token each.
-        vocab_size: Size before the phrases are added.
-        path: File to write.
-
-    Returns:
-        The tokenizer.
+    Byte-level, so that every string is encoded and decoded without loss. ``vocab_size`` does not count the phrases.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -36,6 +26,8 @@ def build_tokenizer(texts: Iterable[str], phrases: Sequence[str], vocab_size: in
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    # One token per fixed phrase: a model of a million parameters learns nothing from their wording, and prompts get
+    # several times shorter.
     tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in (TURN, *phrases)])
     with replacing(path, elsewhere="choose another paths.data=") as partial:
         tokenizer.save(str(partial))

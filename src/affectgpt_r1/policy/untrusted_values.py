@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -12,26 +12,20 @@ from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.io.untrusted_files import read_json
 
 ARCHITECTURES = ("model.language_model", "model.video_encoder", "model.audio_encoder")
+# Keys of an architecture that may hold text. transformers follows others, such as the name of an attention kernel.
 ARCHITECTURE_TEXTS = (
     *("pretrained", "source_sha256", "dtype", "model_type", "hidden_act", "feat_extract_norm"),
     *("feat_extract_activation", "projection_hidden_act", "rope_type", "layer_types"),
 )
-"""Keys of an architecture that may hold text. transformers follows others, such as the name of an attention kernel."""
 DTYPES = ("float32", "bfloat16", "float16")
+# Patterns of an architecture's keys, and their largest value: a larger one would be built until memory ends
 MOST = ((r"num_\w*|\w*_layers", 4096), (r"\w*_(size|dim|embeddings)|r|max_new_tokens", 1 << 24))
-"""Patterns of an architecture's keys, and their largest value: a larger one would be built until memory ends."""
 
-DEEPEST = 32
-"""Lists and mappings inside one another."""
+DEEPEST = 32  # lists and mappings inside one another
 
 
 def plain_value(value: Any, key: str, origin: Path) -> Any:
-    """Return a value if it is plain: numbers, texts, and lists and mappings of these.
-
-    Args:
-        value: From a checkpoint or an exported folder.
-        key: Its dotted key.
-        origin: The file that holds it.
+    """Return a value of a checkpoint or an exported folder if it is plain: numbers, texts, lists and mappings of these.
 
     Raises:
         CheckpointError: It names a ``_target_``, interpolates, is of another kind, or too large or too deep.
@@ -82,24 +76,20 @@ def _check_number(value: float, key: str, origin: Path) -> None:
             raise CheckpointError(f"{origin}: {key}={value} is above {most}; do not use this file")
 
 
-def check_fields(values: Mapping[str, Any], settings: type, group: str, origin: Path) -> None:
-    """Check that values are fields of a dataclass, and of their types.
-
-    Args:
-        values: Plain, by name.
-        settings: The dataclass.
-        group: What errors call it, such as ``data``.
-        origin: The file that holds the values.
-
-    Raises:
-        CheckpointError: One is unknown, or not what its field takes.
-    """
-    hints = get_type_hints(settings)
-    for name, value in values.items():
-        if name not in hints:
+def check_known(names: Iterable[str], known: Collection[str], group: str, origin: Path) -> None:
+    """Refuse settings of a policy that this version does not have."""
+    for name in names:
+        if name not in known:
             raise CheckpointError(
                 f"{origin}: {group}.{name[:80]} is unknown to this version; use the one that trained the policy"
             )
+
+
+def check_fields(values: Mapping[str, Any], settings: type, group: str, origin: Path) -> None:
+    """Check that plain values, by name, are fields of the dataclass ``settings``, and of their types."""
+    hints = get_type_hints(settings)
+    check_known(values, hints, group, origin)
+    for name, value in values.items():
         if not _fits(value, hints[name]):
             raise CheckpointError(f"{origin}: {group}.{name}={value!r:.80} is not what {group}.{name} takes")
 
@@ -109,19 +99,19 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is Literal:
         return isinstance(value, str) and value in choices
     if kind is tuple:
-        return isinstance(value, list | tuple) and all(_fits(one, choices[0]) for one in value)
+        return isinstance(value, list | tuple) and all(_fits(item, choices[0]) for item in value)
     if kind in (Union, types.UnionType):
-        return any(_fits(value, one) for one in choices)
+        return any(_fits(value, choice) for choice in choices)
     if hint in (int, float):
         return isinstance(value, int | hint) and not isinstance(value, bool)
     return isinstance(value, hint)
 
 
 def read_mapping(path: Path, remedy: str, most_bytes: int = 1 << 20) -> dict[str, Any]:
-    """Read the mapping in a JSON file of settings.
+    """Return the mapping in a JSON file of settings of at most ``most_bytes``.
 
     Raises:
-        CheckpointError: It is missing, damaged, too large or too deep, or does not hold a mapping; names the remedy.
+        CheckpointError: It is missing, damaged, too large or too deep, or has no mapping.
     """
     try:
         content = read_json(path, most_bytes)
@@ -131,7 +121,7 @@ def read_mapping(path: Path, remedy: str, most_bytes: int = 1 << 20) -> dict[str
         raise CheckpointError(f"{path} does not hold settings; {remedy}")
     level: list[Any] = [content]
     for _ in range(DEEPEST):
-        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        inner = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
         level = [value for values in inner for value in values]
     if level:
         raise CheckpointError(f"{path} is deeper than {DEEPEST} levels; {remedy}")

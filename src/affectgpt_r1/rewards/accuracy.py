@@ -11,15 +11,7 @@ from affectgpt_r1.types import Completion, EmotionSet
 
 
 class AccuracyReward:
-    """Mean over the five wheels of the level-1 set F1 of answer and target, by the evaluation's own function.
-
-    Args:
-        lexicon: The words' clusters.
-        penalty: The length penalty that multiplies the score.
-
-    Raises:
-        ConfigError: There is no such penalty.
-    """
+    """Mean over the five wheels of the level-1 set F1 of answer and target, times the length penalty."""
 
     name = "accuracy"
 
@@ -29,5 +21,5 @@ class AccuracyReward:
         self.penalty = penalty
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
-        """See :class:`~affectgpt_r1.rewards.base.Reward`; None where the target maps on no wheel."""
+        """Return a score in [0, 1] for each completion, None where its target maps on no wheel."""
         return penalised_scores([completion.labels for completion in completions], targets, self.lexicon, self.penalty)

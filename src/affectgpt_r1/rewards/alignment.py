@@ -18,19 +18,10 @@ AGREES_FROM = 0.5
 
 
 class AlignmentReward:
-    """How far reasoning and answer name the same clusters; the target is not read.
+    """Agreement of reasoning and answer on the wheels' clusters; the target is not read.
 
-    ``binary`` is 1 where the wheel F of reasoning and answer is at least 0.5, else 0. ``jaccard`` is the mean over the
-    wheels on which the answer maps of ``|R & A| / |R | A|``. Accounts of the paper differ in which it is. Where
-    reasoning or answer name no known emotion there is nothing to agree on, and both are 0.
-
-    Args:
-        lexicon: The words' clusters, and the forms that are looked for in the reasoning.
-        form: ``binary`` or ``jaccard``.
-        enable_thinking: Whether the prompt asks for reasoning; if not, the reward never applies.
-
-    Raises:
-        ConfigError: ``form`` is neither.
+    ``binary`` is 1 where the wheel F1 of both is at least 0.5, else 0; ``jaccard`` is their overlap. Both are 0 where
+    one of them names no known emotion. Without ``enable_thinking`` the reward never applies.
     """
 
     name = "alignment"
@@ -43,20 +34,21 @@ class AlignmentReward:
         self.enable_thinking = enable_thinking
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
-        """See :class:`~affectgpt_r1.rewards.base.Reward`."""
+        """Return a score in [0, 1] for each completion."""
         if not self.enable_thinking:
             return [None] * len(completions)
         reasoned = reasoning_labels(completions, self.lexicon)
         answered = [completion.labels for completion in completions]
-        if self.form == "binary":
+        if self.form == "binary":  # accounts of the paper differ in which form it is
             scores = batch_mean_set_f1(reasoned, answered, self.lexicon)
             return [float(score is not None and score >= AGREES_FROM) for score in scores]
         return list(_mean_jaccard(reasoned, answered, self.lexicon))
 
 
-def _mean_jaccard(first: Sequence[EmotionSet], second: Sequence[EmotionSet], lexicon: Lexicon) -> list[float]:
-    counts = wheel_counts(first, second, lexicon)
-    counted = counts.relevant > 0  # (N, 5)
+def _mean_jaccard(reasoned: Sequence[EmotionSet], answered: Sequence[EmotionSet], lexicon: Lexicon) -> list[float]:
+    counts = wheel_counts(reasoned, answered, lexicon)
+    counted = counts.relevant > 0  # (N, 5): the wheels on which the answer maps
+    # J = |R & A| / |R | A| on each wheel, with |R | A| = |R| + |A| - |R & A|.
     union = counts.predicted + counts.relevant - counts.hits
     overlap = torch.where(counted, counts.hits / union.clamp(min=1), 0.0)
     means: list[float] = (overlap.sum(-1) / counted.sum(-1).clamp(min=1)).tolist()

@@ -11,16 +11,7 @@ from affectgpt_r1.types import Completion, EmotionSet
 
 
 class DualReward:
-    """The accuracy reward of the emotion words that the reasoning affirms; 0 where a reasoning is missing.
-
-    Args:
-        lexicon: The words' clusters, and the forms that are looked for.
-        penalty: The length penalty that multiplies the score.
-        enable_thinking: Whether the prompt asks for reasoning; if not, the reward never applies.
-
-    Raises:
-        ConfigError: There is no such penalty.
-    """
+    """The accuracy reward of the words in the reasoning, 0 without one; needs ``enable_thinking``."""
 
     name = "dual"
 
@@ -31,7 +22,7 @@ class DualReward:
         self.enable_thinking = enable_thinking
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
-        """See :class:`~affectgpt_r1.rewards.base.Reward`; None where the target maps on no wheel."""
+        """Return a score in [0, 1] for each completion, None where its target maps on no wheel."""
         if not self.enable_thinking:
             return [None] * len(completions)
         return penalised_scores(reasoning_labels(completions, self.lexicon), targets, self.lexicon, self.penalty)

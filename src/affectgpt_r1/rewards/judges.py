@@ -1,4 +1,4 @@
-"""Who prefers which of a group's reasonings: the recorded cues of synthetic clips, or a chat model."""
+"""Judges that prefer one reasoning to another: the recorded cues of synthetic clips, or a chat model."""
 
 from __future__ import annotations
 
@@ -15,31 +15,20 @@ from affectgpt_r1.io.untrusted_files import json_lines
 
 
 class Judge(Protocol):
-    """Compares reasonings about one clip, each with each."""
+    """Compares each two reasonings about one clip."""
 
     def wins(self, clip: str, reasonings: Sequence[str]) -> list[list[float]]:
-        """The preferences inside one group.
+        """Return the preferences among a group of ``G`` texts about a clip, ``(G, G)``.
 
-        Args:
-            clip: The clip's name.
-            reasonings: ``G`` texts.
-
-        Returns:
-            ``(G, G)``: 1 where the row's text was preferred to the column's, 0.5 for a tie; the diagonal is 0.
+        1 where the row's text was preferred to the column's, 0.5 for a tie; the diagonal is 0.
         """
         ...
 
 
 class RecordedCuesJudge:
-    """Prefers the reasoning that states more of a synthetic clip's recorded cues truly.
+    """Prefers the reasoning that states more cues of ``path``, the ``cues.jsonl`` of ``make demo-data``, truly.
 
-    A reasoning is worth the number of distinct recorded phrases that it states, minus the number of phrases recorded
-    only for other clips. Without the subtraction, reciting every phrase there is would beat any honest account; with
-    it, each guess pays only if it is more likely right than wrong. The record holds the two clearest cues of each
-    channel that shows an emotion, so a fainter cue counts as false although it is there.
-
-    Args:
-        path: The ``cues.jsonl`` that ``make demo-data`` writes; read when first asked.
+    It records the two clearest cues of each channel that shows an emotion, so a fainter cue counts as false.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,22 +36,20 @@ class RecordedCuesJudge:
         self._stated = lru_cache(maxsize=4096)(self._find_stated)
 
     def wins(self, clip: str, reasonings: Sequence[str]) -> list[list[float]]:
-        """See :class:`Judge`."""
+        """Compare by :meth:`worth`."""
         worths = [self.worth(clip, reasoning) for reasoning in reasonings]
         return [
-            [0.0 if i == j else 0.5 * (1 + (mine > other) - (mine < other)) for j, other in enumerate(worths)]
-            for i, mine in enumerate(worths)
+            [0.0 if i == j else 0.5 * (1 + (row > column) - (row < column)) for j, column in enumerate(worths)]
+            for i, row in enumerate(worths)
         ]
 
     def worth(self, clip: str, reasoning: str) -> int:
-        """Phrases that are recorded for the clip minus those that are not.
-
-        Raises:
-            DataError: The record cannot be read or lacks the clip.
-        """
+        """Return the number of distinct phrases recorded for the clip that a reasoning states, minus all others."""
         if clip not in self._recorded:
-            raise DataError(f"{self.path} records no clip {clip!r}: this judge is for the synthetic clips it lists")
+            raise DataError(f"{self.path} does not record clip {clip!r}: this judge knows only its synthetic clips")
         stated = self._stated(reasoning)
+        # Without the subtraction, reciting every phrase would beat any honest account; with it, a guess pays only if it
+        # is more likely right than wrong.
         num_true = len(stated & self._recorded[clip])
         return num_true - (len(stated) - num_true)
 
@@ -78,7 +65,7 @@ class RecordedCuesJudge:
 
     @cached_property
     def _phrases(self) -> re.Pattern[str]:
-        """Every recorded phrase, longest first: "inner brows raised" does not also state "brows raised"."""
+        """Match every recorded phrase, longest first: "inner brows raised" does not also state "brows raised"."""
         known = sorted(frozenset().union(*self._recorded.values()), key=lambda phrase: (-len(phrase), phrase))
         return re.compile(rf"\b(?:{'|'.join(map(re.escape, known))})\b")
 
@@ -98,13 +85,7 @@ _VERDICT = re.compile(r"\b(A|B|TIE)\b")
 class ChatJudge:
     """Asks a chat model which of two reasonings agrees better with a description of the clip.
 
-    The paper's judge sees the video; a chat model that reads text is given the clip's reference description in its
-    place. Each pair is asked in both orders, and models that favour a place cancel out: one win each is a tie. Equal
-    texts are tied without asking.
-
-    Args:
-        chat: The model; wrap it in :class:`~affectgpt_r1.emotion.chat_client.CachedChat` to ask each question once.
-        descriptions: CSV file with the columns ``name`` and ``reason``; read when first asked.
+    The paper's judge sees the video. ``descriptions`` is a CSV file with the columns ``name`` and ``reason``.
     """
 
     def __init__(self, chat: Chat, descriptions: str | Path) -> None:
@@ -112,26 +93,23 @@ class ChatJudge:
         self.path = Path(descriptions)
 
     def wins(self, clip: str, reasonings: Sequence[str]) -> list[list[float]]:
-        """See :class:`Judge`.
-
-        Raises:
-            ChatError: The model cannot be asked, or gives no verdict.
-            DataError: The descriptions cannot be read or lack the clip.
-        """
+        """Ask about each pair in both orders; equal texts are tied without asking."""
         table = [[0.0] * len(reasonings) for _ in reasonings]
         for i, first in enumerate(reasonings):
             for j in range(i):
                 second = reasonings[j]
-                share = 0.5
+                preference = 0.5
                 if first != second:
-                    share = (self._share(clip, first, second) + 1 - self._share(clip, second, first)) / 2
-                table[i][j], table[j][i] = share, 1 - share
+                    # P = (p(first, second) + 1 - p(second, first)) / 2: a model that favours the first place cancels
+                    # out, one win in each order being a tie.
+                    preference = (self._ask(clip, first, second) + 1 - self._ask(clip, second, first)) / 2
+                table[i][j], table[j][i] = preference, 1 - preference
         return table
 
-    def _share(self, clip: str, first: str, second: str) -> float:
-        """1, 0.5 or 0 for the first."""
+    def _ask(self, clip: str, first: str, second: str) -> float:
+        """Return 1, 0.5 or 0 for the first."""
         if clip not in self._descriptions:
-            raise DataError(f"{self.path} describes no clip {clip!r}: the judge needs a description of every clip")
+            raise DataError(f"{self.path} does not describe clip {clip!r}: the judge needs a description of every clip")
         prompt = f"Reference: {self._descriptions[clip]}\n\nAccount A: {first}\n\nAccount B: {second}\n\nA, B or TIE?"
         answer = self.chat(prompt, _INSTRUCTION)
         verdict = _VERDICT.search(answer.upper())

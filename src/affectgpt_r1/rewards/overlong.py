@@ -9,17 +9,7 @@ from affectgpt_r1.types import Completion, EmotionSet
 
 
 class OverlongReward:
-    """0 up to ``max_completion_length - ramp`` tokens, then linearly down to -1 at ``max_completion_length``.
-
-    Unlike the penalties on words it sees what does not end up in an answer: reasoning, and repeated words.
-
-    Args:
-        max_completion_length: Tokens at which a completion is cut.
-        ramp: Over how many tokens before it the penalty grows.
-
-    Raises:
-        ConfigError: ``ramp`` is not between 1 and ``max_completion_length``.
-    """
+    """0 up to ``max_completion_length - ramp`` tokens, then linearly down to -1 at ``max_completion_length``."""
 
     name = "overlong"
 
@@ -33,5 +23,7 @@ class OverlongReward:
         self.ramp = ramp
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
-        """See :class:`~affectgpt_r1.rewards.base.Reward`."""
+        """Return a number in [-1, 0] for each completion."""
+        # Unlike the penalties on words it counts what is not in an answer: reasoning, and repeated words.
+        # DAPO, equation 13, with L_max - L_cache = free: 0 | (free - |y|) / ramp | -1.
         return [-min(max(completion.num_tokens - self.free, 0) / self.ramp, 1.0) for completion in completions]

@@ -17,14 +17,7 @@ _EQUAL = 1e-6  # relative difference of strengths below which two completions ar
 class PerceptionReward:
     """1 for the better half of a group, ``ceil(G / 2)`` completions, by pairwise preferences; 0 for the rest.
 
-    A judge compares the reasonings of a group each with each, and Bradley-Terry strengths rank them. Completions as
-    strong as the last of the better half earn 1 too: to cut between equals would reward their order. A completion
-    without reasoning is not compared and earns 0; in a group of one there is nothing to prefer, and the reward does
-    not apply.
-
-    Args:
-        judge: Who compares.
-        enable_thinking: Whether the prompt asks for reasoning; if not, the reward never applies.
+    The reward does not apply in a group of one, nor without ``enable_thinking``.
     """
 
     name = "perception"
@@ -35,13 +28,14 @@ class PerceptionReward:
         self.enable_thinking = enable_thinking
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
-        """See :class:`~affectgpt_r1.rewards.base.Reward`."""
+        """Return 1 or 0 for each completion."""
         scores: list[float | None] = [None] * len(completions)
         if not self.enable_thinking:
             return scores
         rows_of: dict[tuple[int, str], list[int]] = {}
         for row, completion in enumerate(completions):
             rows_of.setdefault((completion.group, completion.clip), []).append(row)
+        # A completion without reasoning is not compared and earns 0.
         groups = [rows for rows in rows_of.values() if len(rows) > 1]
         strengths = self._strengths(groups, completions)
         for rows, group_strengths in zip(groups, strengths, strict=True):
@@ -52,7 +46,7 @@ class PerceptionReward:
     def _strengths(
         self, groups: Sequence[Sequence[int]], completions: Sequence[Completion]
     ) -> list[list[float | None]]:
-        """Strengths by group, None for a completion without reasoning; all groups are solved at once."""
+        """Return strengths by group, None for a completion without reasoning; all groups are solved at once."""
         largest = max(map(len, groups), default=0)
         wins = torch.zeros(len(groups), largest, largest, dtype=torch.float64)
         for group, rows in enumerate(groups):
@@ -78,5 +72,6 @@ def _better_half(strengths: Sequence[float | None]) -> list[float]:
     ranked = sorted((strength for strength in strengths if strength is not None), reverse=True)
     if not ranked:
         return [0.0] * len(strengths)
+    # Completions as strong as the last of the better half earn 1, too: to cut between equals would reward their order.
     last = ranked[min(len(ranked), -(-len(strengths) // 2)) - 1]
     return [float(strength is not None and strength >= last * (1 - _EQUAL)) for strength in strengths]

@@ -8,17 +8,12 @@ from affectgpt_r1.types import Completion, EmotionSet
 
 
 class SingleLabelReward:
-    """1 where the whole answer is the target's only label, else 0: "happy or sad or angry" earns nothing.
-
-    Case and outer white space do not matter. Unlike the published code, which takes the first of several answers and
-    lets a symbolic solver compare them, a second answer tag earns 0. A target of several labels has no single right
-    answer: the reward does not apply to it.
-    """
+    """1 where the full answer is the target's only label, without case, else 0; None where there are several."""
 
     name = "single_label"
 
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
-        """See :class:`~affectgpt_r1.rewards.base.Reward`."""
+        """Return 1, 0 or None for each completion."""
         return [_score(completion, target) for completion, target in zip(completions, targets, strict=True)]
 
 
@@ -27,4 +22,5 @@ def _score(completion: Completion, target: EmotionSet) -> float | None:
     if len(labels) != 1:
         return None
     answer = (completion.answer or "").strip().lower()
+    # The published code takes the first of several answers; here a second answer tag earns 0.
     return float(answer in labels and completion.text.count("<answer>") == 1)

@@ -1,4 +1,4 @@
-"""The weighted sum of reward parts."""
+"""The weighted sum of the reward functions."""
 
 from __future__ import annotations
 
@@ -18,23 +18,18 @@ from affectgpt_r1.types import Completion, EmotionSet
 class RewardScores(NamedTuple):
     """Scores of ``N`` completions."""
 
-    total: Tensor  # (N,) float32; NaN where no part applied
-    parts: dict[str, Tensor]  # name -> (N,) float32; NaN where the part did not apply
+    total: Tensor  # (N,) float32; NaN where no reward function applied
+    parts: dict[str, Tensor]  # name -> (N,) float32; NaN where the function did not apply
 
 
 class WeightedRewards:
-    """``sum_k w_k r_k`` over the parts that apply to a completion.
+    """``sum_k w_k r_k`` over the reward functions that apply to a completion.
 
-    Args:
-        rewards: The parts, by the name under which they are logged.
-        weights: A weight for each part.
-        overlong_tokens: Adds the part ``overlong`` of weight 1, which falls from 0 to -1 over this many tokens before
-            the limit; None adds none.
-        max_completion_length: The limit; needed with ``overlong_tokens``.
+    ``overlong_tokens`` adds :class:`OverlongReward` with this ramp, as ``overlong`` of weight 1.
 
     Raises:
-        ConfigError: ``rewards`` and ``weights`` name different parts, there is none, a weight is NaN or infinite, all
-            weights are 0, or every part reads a reasoning for which the prompt does not ask.
+        ConfigError: ``rewards`` and ``weights`` have different names, there is none, a weight is NaN or infinite, all
+            weights are 0, or every function reads a reasoning for which the prompt does not ask.
     """
 
     def __init__(
@@ -65,8 +60,8 @@ class WeightedRewards:
             self.weights["overlong"] = 1.0
 
     def without_comparisons(self) -> WeightedRewards | None:
-        """The parts that score a completion by itself, with their weights; None where none of them counts."""
-        alone = {name: one for name, one in self.rewards.items() if not getattr(one, "compares_group", False)}
+        """Return the functions that score a completion by itself, with their weights; None where all weights are 0."""
+        alone = {name: func for name, func in self.rewards.items() if not getattr(func, "compares_group", False)}
         weights = {name: self.weights[name] for name in alone}
         return WeightedRewards(alone, weights) if any(weights.values()) else None
 
@@ -75,16 +70,17 @@ class WeightedRewards:
 
         Raises:
             ConfigError: A reward returned a wrong number of scores.
-            TrainingError: A score, or the weighted sum, is infinite; names the reward and the clip. None and NaN say
-                that a reward does not apply to a completion; infinity would silently give its group no advantage.
+            TrainingError: A score, or the weighted sum, is infinite, which would silently give its group no advantage.
         """
-        parts = {name: torch.tensor(self._checked(name, completions, targets)) for name in self.rewards}
-        for name, part in parts.items():
-            _refuse_infinite(f"reward {name}", part, completions)  # before the weight: 0 times infinity is NaN
-        stacked = torch.stack([self.weights[name] * part for name, part in parts.items()])
-        total = stacked.nansum(0).masked_fill(stacked.isnan().all(0), float("nan"))
-        _refuse_infinite(f"the weighted sum of the rewards {', '.join(parts)}", total, completions)
-        return RewardScores(total, parts)
+        per_func = {name: torch.tensor(self._checked(name, completions, targets)) for name in self.rewards}
+        for name, scores in per_func.items():
+            _refuse_infinite(f"reward {name}", scores, completions)  # before the weight: 0 times infinity is NaN
+        weighted = torch.stack([self.weights[name] * scores for name, scores in per_func.items()])  # (R, N)
+        # r = sum_k w_k r_k over the functions that apply. nansum is 0 where none does; NaN keeps such a completion out
+        # of its group's baseline.
+        total = weighted.nansum(0).masked_fill(weighted.isnan().all(0), float("nan"))
+        _refuse_infinite(f"the weighted sum of the rewards {', '.join(per_func)}", total, completions)
+        return RewardScores(total, per_func)
 
     def _checked(self, name: str, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float]:
         """Return one number for each completion; a list in a list, or an array ``(N, 1)``, would be broadcast."""

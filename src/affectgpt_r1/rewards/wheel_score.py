@@ -1,4 +1,4 @@
-"""What the rewards that compare emotion sets share: the penalised wheel score, and the emotions of a reasoning."""
+"""The penalised wheel score and the emotions of a reasoning, for the rewards that compare emotion sets."""
 
 from __future__ import annotations
 
@@ -15,17 +15,7 @@ from affectgpt_r1.types import Completion, EmotionSet
 def penalised_scores(
     predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon, penalty: Penalty
 ) -> list[float | None]:
-    """The wheel score of each prediction times the length penalty on distinct words.
-
-    Args:
-        predictions: ``N`` emotion sets.
-        targets: ``N`` target emotion sets.
-        lexicon: The words' clusters.
-        penalty: See :func:`~affectgpt_r1.rewards.penalty.length_factor`.
-
-    Returns:
-        ``N`` scores in [0, 1]; None where the target maps on no wheel.
-    """
+    """Return wheel scores in [0, 1] times the length penalty; None where the target maps on no wheel."""
     scores = batch_mean_set_f1(predictions, targets, lexicon)
     return [
         None if score is None else score * length_factor(penalty, _num_distinct(prediction), _num_distinct(target))
@@ -34,7 +24,7 @@ def penalised_scores(
 
 
 def reasoning_labels(completions: Sequence[Completion], lexicon: Lexicon) -> list[EmotionSet]:
-    """The emotion words that each completion's reasoning affirms, ``()`` where it has no reasoning."""
+    """Return the emotion words that each completion's reasoning affirms, ``()`` where it has no reasoning."""
     return [_extracted(completion.reasoning or "", lexicon) for completion in completions]
 
 

@@ -20,12 +20,8 @@ NEEDS_A_LENGTH = (
 
 
 def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Groups of what trains: matrices with weight decay; biases and norms without, as in AffectGPT. None is empty.
-
-    Args:
-        named_parameters: Parameters by name; those without gradient are left out.
-        weight_decay: Decay of the matrices.
-    """
+    """Return groups of what trains: matrices with weight decay; biases and norms without. None is empty."""
+    # As in AffectGPT: only what has at least two dimensions decays.
     trainable = [parameter for _, parameter in named_parameters if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": weight_decay},
@@ -39,18 +35,11 @@ def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     weight_decay: float,
 ) -> Optimizer:
-    """The optimizer of :func:`parameter_groups`.
-
-    Args:
-        make: ``optim.optimizer``; takes the groups.
-        named_parameters: See :func:`parameter_groups`.
-        weight_decay: See :func:`parameter_groups`.
+    """Build ``optim.optimizer`` from :func:`parameter_groups`.
 
     Raises:
         ConfigError: The optimizer refuses a setting.
     """
-    if not weight_decay >= 0:
-        raise ConfigError(f"optim.weight_decay={weight_decay} would let weights grow; set 0 or more")
     try:
         optimizer = make(parameter_groups(named_parameters, weight_decay))
     except ValueError as error:
@@ -65,17 +54,12 @@ def replay_settings(
     make_scheduler: Callable[[Optimizer], LRScheduler],
     checkpoint: dict[str, Any],
 ) -> None:
-    """Put today's rates, decay and schedule into a checkpoint's states, as if they had held from the first step.
+    """Put the configured rates, decay and schedule into a checkpoint in place, as if they had held from the first step.
 
-    What a Trainer restores from a checkpoint wins over what it was built with. So the states' settings are replaced
-    before it restores them; moments and the number of steps stay. Any schedule that depends on the number of steps
-    alone can be replayed.
-
-    Args:
-        optimizer: Built as today's configuration says, not stepped; it is thrown away.
-        make_scheduler: Makes today's schedule.
-        checkpoint: Its ``optimizer_states`` and ``lr_schedulers`` are changed in place.
+    Any schedule that depends on the number of steps alone can be replayed. ``optimizer`` is not stepped, and not used
+    afterwards.
     """
+    # The Trainer restores these settings over those that it was built with; moments and the number of steps stay.
     (stored,), (stored_schedule,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
     scheduler = make_scheduler(optimizer)
     with warnings.catch_warnings():
@@ -106,11 +90,11 @@ def linear_schedule(
         optimizer: Whose rates are scaled.
         warmup_steps: Optimizer steps until the full rate.
         total_steps: Optimizer steps of the run; a constant rate needs none, and takes -1.
-        min_lr_ratio: Share of the rate at the end, and after it; 0 to 1.
-        warmup_start_ratio: Share of the rate at the first step; None starts one of ``warmup_steps + 1`` rises above 0.
+        min_lr_ratio: Fraction of the rate at the end, and after it.
+        warmup_start_ratio: Fraction of the rate at the first step; None is ``1 / (warmup_steps + 1)``.
 
     Raises:
-        ConfigError: A value is out of range, or the rate is to fall and the run has no length.
+        ConfigError: The rate is to fall and the run has no length.
     """
     return _schedule(optimizer, lambda progress: progress, warmup_steps, total_steps, min_lr_ratio, warmup_start_ratio)
 
@@ -123,7 +107,7 @@ def cosine_schedule(
     min_lr_ratio: float = 0.0,
     warmup_start_ratio: float | None = None,
 ) -> LambdaLR:
-    """:func:`linear_schedule` with a fall by half a cosine."""
+    """Do as :func:`linear_schedule`, but fall by half a cosine."""
 
     def fallen(progress: float) -> float:
         return (1 - math.cos(math.pi * progress)) / 2
@@ -139,22 +123,19 @@ def _schedule(
     min_lr_ratio: float,
     start: float | None,
 ) -> LambdaLR:
-    """``fallen`` says how much of the fall is done at a share of the steps after the warmup."""
-    if warmup_steps < 0:
-        raise ConfigError(f"optim.scheduler.warmup_steps={warmup_steps}: give 0 or more")
-    if not 0 <= min_lr_ratio <= 1:
-        raise ConfigError(f"optim.scheduler.min_lr_ratio={min_lr_ratio}: give a share of the rate, from 0 to 1")
+    """``fallen`` maps progress after the warm-up to the fraction of the fall, both from 0 to 1."""
     if total_steps < 1 and min_lr_ratio < 1:  # the fall would be over at once: rate 0 from the end of the warm-up on
         raise ConfigError(f"optim.scheduler.total_steps={total_steps}: {NEEDS_A_LENGTH}")
-    if start is not None and not 0 <= start <= 1:
-        raise ConfigError(f"optim.scheduler.warmup_start_ratio={start}: give a share of the rate from 0 to 1, or null")
 
-    def share(step: int) -> float:
+    # Not transformers' get_scheduler: its warm-up is step / warmup_steps, so that the first step has the rate 0, which
+    # differs from ours in each step of the warm-up, and linear and constant ones have no min_lr_ratio or start.
+    def ratio(step: int) -> float:
         if step < warmup_steps and start is not None:
             return start + (1 - start) * step / warmup_steps
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
+        # lr_t / lr = 1 - (1 - min_lr_ratio) fallen(p), with p = (t - warmup_steps) / (total_steps - warmup_steps).
         progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         return 1.0 - (1.0 - min_lr_ratio) * fallen(progress)
 
-    return LambdaLR(optimizer, share)
+    return LambdaLR(optimizer, ratio)

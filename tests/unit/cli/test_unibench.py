@@ -202,7 +202,7 @@ def test_a_judge_that_is_not_named(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"mld.csv": ""}, "mld.csv: 'mld' is no data set; the nearest is 'meld' of mer2023"),
+        ({"mld.csv": ""}, "mld.csv: 'mld' is not a data set; the nearest is 'meld' of mer2023"),
         ({"sims.csv": "", "sims.jsonl": ""}, "sims.csv and sims.jsonl both predict sims; keep one"),
         ({"sims.csv": "name,openset\na,happy\n"}, "sims: predictions lack 1 clips and have 0 others, such as b"),
         ({"sims.csv": ""}, "sims.csv: the file is empty"),

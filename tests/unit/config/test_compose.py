@@ -45,26 +45,26 @@ def error_of(*overrides: str) -> str:
 )
 def test_a_misspelt_key_names_the_nearest(override, nearest):
     message = error_of("experiment=grpo", override)
-    assert message == f"{override.split('=')[0]} is no key of this configuration; the nearest is {nearest}"
+    assert message == f"{override.split('=')[0]} is not a key of this configuration; the nearest is {nearest}"
 
 
 def test_a_misspelt_choice_names_the_nearest_and_lists_the_choices():
     assert error_of("stage=grop") == (
         f"stage=grop: there is no {CONFIGS}/stage/grop.yaml; "
-        "the nearest is grpo, and there are control, grpo, sft, encoders"
+        "the nearest is grpo, and there are control, grpo, pretrain_encoders, sft"
     )
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["experiment=sft", "stage.beta=1"], "stage.beta is no key of this configuration; it belongs to stage=grpo"),
-        (["xyzzy=1"], "xyzzy is no key of this configuration; configs/README.md lists them"),
+        (["experiment=sft", "stage.beta=1"], "stage.beta is not a key of this configuration; it belongs to stage=grpo"),
+        (["xyzzy=1"], "xyzzy is not a key of this configuration; configs/README.md lists them"),
         (
             ["experiment=grpo", "optim.lr=1"],
-            "optim.lr is no key of this configuration; the nearest is optim.optimizer.lr",
+            "optim.lr is not a key of this configuration; the nearest is optim.optimizer.lr",
         ),
-        (["emotion.qqqqqqqqqqqq=1"], "emotion.qqqqqqqqqqqq is no key of this configuration; emotion has lexicon"),
+        (["emotion.qqqqqqqqqqqq=1"], "emotion.qqqqqqqqqqqq is not a key of this configuration; emotion has lexicon"),
         (["experiment", "sft"], "experiment: overrides are KEY=VALUE, without blanks"),
         (["+experiment=sft"], "+experiment= is given twice: leave out the +"),
     ],
@@ -76,13 +76,16 @@ def test_what_hydra_refuses_is_said_in_one_line(overrides, message):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("+foo=3", "foo is no key of this configuration; configs/README.md lists them"),
-        ("+sede=3", "sede is no key of this configuration; the nearest is seed"),
-        ("+stage.bta=1", "stage.bta is no key of this configuration; the nearest is stage.beta"),
-        ("+data.bathc_size=1", "data.bathc_size is no key of this configuration; the nearest is data.batch_size"),
-        ("+prompt.think=true", "prompt.think is no key of this configuration; the nearest is prompt.enable_thinking"),
+        ("+foo=3", "foo is not a key of this configuration; configs/README.md lists them"),
+        ("+sede=3", "sede is not a key of this configuration; the nearest is seed"),
+        ("+stage.bta=1", "stage.bta is not a key of this configuration; the nearest is stage.beta"),
+        ("+data.bathc_size=1", "data.bathc_size is not a key of this configuration; the nearest is data.batch_size"),
+        (
+            "+prompt.enable_thinkin=true",
+            "prompt.enable_thinkin is not a key of this configuration; the nearest is prompt.enable_thinking",
+        ),
         ("+trainer.limit_val_batch=1", "the nearest is trainer.limit_val_batches"),
-        ("+reward.rewards.format.strikt=true", "reward.rewards.format.strikt is no key"),
+        ("+reward.rewards.format.strikt=true", "reward.rewards.format.strikt is not a key"),
         (
             "+callbacks.mine={_target_: affectgpt_r1.callbacks.hacking_alarm.RewardHackingAlarm, monitr: x}",
             "mine.monitor",
@@ -101,7 +104,7 @@ def test_a_key_that_nothing_reads_is_refused_though_hydra_takes_it(override, sai
     [
         "+trainer.limit_val_batches=2",  # an argument of Lightning's Trainer that configs/ does not name
         "+trainer.strategy={_target_: lightning.pytorch.strategies.DDPStrategy, gradient_as_bucket_view: true}",
-        "+model.language_model.rope_theta=1e6",  # goes on to transformers
+        "+model.language_model.rope_theta=1e6",  # passed to transformers
         "+logger.mlflow.tags.who=me",
         "+callbacks.mine={_target_: affectgpt_r1.callbacks.hacking_alarm.RewardHackingAlarm, monitor: x}",
         "model.lora={r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj]}",

@@ -1,4 +1,4 @@
-"""Training goes on from an exported folder: its model, projectors, encoders and adapters are taken."""
+"""Training continues from an exported folder: its model, projectors, encoders and adapters are taken."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def base(make_policy, tiny_config, tmp_path):
 
 
 def config_of(folder, *overrides):
-    """A run that goes on from a folder, with its question."""
+    """A run that starts from a folder, with its question."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", overrides=["experiment=sft", "prompt=think", f"init_from={folder}", *overrides])
     config.prompt.question = json.loads((folder / "affectgpt_r1.json").read_text())["template"]["question"]
     return config
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "lora"])
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_a_merged_folder_is_trained_on_as_it_was_built(write, make_batch, lora):
     folder, expected = write("merged", lora=lora)
     config = config_of(folder)
@@ -122,7 +122,7 @@ def test_an_adapter_folder_above_another_base_is_refused(write, base, make_polic
         build_policy(config_of(folder))
 
 
-def test_towers_come_from_an_exported_folder(write, make_policy):
+def test_encoders_come_from_an_exported_folder(write, make_policy):
     folder, _ = write("merged")
     policy = make_policy(seed=1)
     load_encoder_weights(policy.encoders, folder)

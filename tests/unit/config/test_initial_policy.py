@@ -1,4 +1,4 @@
-"""Reinforcement of a policy that learnt something else says so before it starts."""
+"""GRPO from a policy that was trained for something else is refused before it starts."""
 
 from __future__ import annotations
 

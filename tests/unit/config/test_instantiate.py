@@ -43,12 +43,12 @@ def encoders(monkeypatch):
     return Encoders()
 
 
-def test_towers_encode_on_the_given_device_and_come_back(encoders):
+def test_encoders_encode_on_the_given_device_and_come_back(encoders):
     assembly.encode_clips(DATA, SimpleNamespace(encoders=encoders), torch.device("meta"))
     assert (encoders.moves, encoders.seen) == (["meta", "cpu"], ["meta"])
 
 
-def test_towers_come_back_when_the_store_cannot_be_filled(encoders, monkeypatch):
+def test_encoders_come_back_when_the_store_cannot_be_filled(encoders, monkeypatch):
     def fails(data, prepare):
         prepare(1)
         raise OSError("disk full")
@@ -66,7 +66,7 @@ def test_features_that_depend_on_the_batch_are_not_stored(encoders):
     assert encoders.seen == []
 
 
-def test_towers_stay_where_they_are_without_a_device(encoders):
+def test_encoders_stay_where_they_are_without_a_device(encoders):
     assembly.encode_clips(DATA, SimpleNamespace(encoders=encoders))
     assert encoders.seen == ["cpu"]
     assert set(encoders.moves) == {"cpu"}

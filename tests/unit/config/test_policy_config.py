@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from affectgpt_r1.cli.export import export
 from affectgpt_r1.config.compose import CONFIGS, resolved
+from affectgpt_r1.config.export_checkpoint import export
 from affectgpt_r1.config.policy_config import lay_over, media_keys, settings_of_checkpoint
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.inference.load_policy import config_of_checkpoint, load_predictor
@@ -130,7 +128,7 @@ def test_a_set_without_text_leaves_it_out_and_says_so(checkpoint):
     assert config.data.visual == "face"
 
 
-def test_tokenizer_and_towers_are_found_where_they_were_or_where_the_user_says(checkpoint, tmp_path):
+def test_tokenizer_and_encoders_are_found_where_they_were_or_where_the_user_says(checkpoint, tmp_path):
     place = "tokenizer/tokenizer.json"
     for folder in ("old", "new"):
         (tmp_path / folder / place).parent.mkdir(parents=True)
@@ -184,17 +182,13 @@ def with_value(config: dict, key: str, value) -> dict:
 
 
 @pytest.mark.parametrize("key", HOSTILE)
-@pytest.mark.parametrize("older", [False, True], ids=["checkpoint", "hydra"])
-def test_what_is_no_plain_setting_is_refused_with_its_key(key, older, tmp_path, monkeypatch):
+def test_what_is_not_a_plain_setting_is_refused_with_its_key(key, tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(os, "system", started.append)
     config = with_value(stored(), key, HOSTILE[key])
     path = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    for folder in ("checkpoints", ".hydra"):
-        (tmp_path / "run" / folder).mkdir(parents=True)
-    torch.save({"state_dict": {}, **({} if older else {"config": config})}, path)
-    if older:
-        (tmp_path / "run" / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    path.parent.mkdir(parents=True)
+    torch.save({"state_dict": {}, "config": config}, path)
     with pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
         config_of_checkpoint(path, [])
     with pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
@@ -216,21 +210,6 @@ def test_only_our_own_targets_are_built(checkpoint, monkeypatch):
     assert started == []
 
 
-def test_references_of_an_older_run_are_put_in_and_no_resolver_is_called(tmp_path, monkeypatch):
-    called = []
-    OmegaConf.register_new_resolver("settings_test", lambda: called.append(1), replace=True)
-    for folder in ("checkpoints", ".hydra"):
-        (tmp_path / folder).mkdir()
-    trained = composed("train", f"paths.root={tmp_path}", "model.video_encoder.image_size=64")
-    text = OmegaConf.to_yaml(trained) + "other: ${settings_test:}\nloop: ${loop}\n"
-    (tmp_path / ".hydra" / "config.yaml").write_text(text, encoding="utf-8")
-    settings = settings_of_checkpoint(tmp_path / "checkpoints" / "gone.ckpt")
-    assert settings["data.image_size"] == 64
-    assert settings.places["encoders_from"] == f"{tmp_path}/outputs/pretrain_encoders/checkpoints/best.ckpt"
-    assert settings.places["model.tokenizer"] == f"{tmp_path}/data/synthetic/tokenizer/tokenizer.json"
-    assert called == []
-
-
 def test_weights_without_settings_say_so(tmp_path):
     torch.save({"state_dict": {}, "digests": {}}, tmp_path / "imported.ckpt")
     assert settings_of_checkpoint(tmp_path / "imported.ckpt").origin is None
@@ -240,7 +219,7 @@ def test_weights_without_settings_say_so(tmp_path):
 
 @pytest.fixture
 def trained(make_policy, tokenizer_file, tiny_config, tmp_path) -> Path:
-    """A whole policy in a file of its own: RGB crops, three frames, no text, at most five tokens."""
+    """A complete policy in a file of its own: RGB crops, three frames, no text, at most five tokens."""
     policy = make_policy()
     given = ("experiment=grpo", "data.modalities=[video,audio]", "data.num_frames=3", "data.num_windows=2", "seed=7")
     encoders = {f"policy.encoders.{name}": one.detach() for name, one in policy.encoders.named_parameters()}
@@ -256,19 +235,18 @@ def trained(make_policy, tokenizer_file, tiny_config, tmp_path) -> Path:
 
 
 def test_a_checkpoint_that_was_copied_alone_answers_as_it_was_trained(trained, write_video, tmp_path, capsys):
-    options = SimpleNamespace(checkpoint=trained, device="cpu", lexicon=None, faces="centre", no_contributions=True)
-    predictor = load_predictor(SimpleNamespace(**vars(options), set=[]))
+    predictor = load_predictor(trained, device="cpu", faces="centre")
     media = predictor.media
     assert (media.modalities, media.num_frames, media.channel_order) == (("video", "audio"), 3, "rgb")
     assert predictor.sampling.max_completion_length == 5
     row = predictor(write_video(tmp_path / "clip.mp4", sound=True), "Never mind.")
     assert row["modalities"] == ["video", "audio"]
     assert capsys.readouterr().err == ""
-    predictor = load_predictor(SimpleNamespace(**vars(options), set=["data.modalities=[audio]"]))
+    predictor = load_predictor(trained, ["data.modalities=[audio]"], device="cpu", faces="centre")
     assert predictor.media.modalities == ("audio",)
     assert capsys.readouterr().err == "evaluated with audio of video, audio\n"
     with pytest.raises(CheckpointError, match=r"data\.channel_order=\"rgb\", here it is \"bgr\""):
-        load_predictor(SimpleNamespace(**vars(options), set=["data.channel_order=bgr"]))
+        load_predictor(trained, ["data.channel_order=bgr"], device="cpu", faces="centre")
 
 
 def test_export_of_a_checkpoint_alone_has_its_settings(trained, tmp_path):
@@ -282,5 +260,4 @@ def test_export_of_a_checkpoint_alone_has_its_settings(trained, tmp_path):
     assert "Reads: video, audio," in card
     exported = settings_of_checkpoint(folder)
     assert (exported["data.num_frames"], exported["prompt.enable_thinking"]) == (3, False)
-    options = {"checkpoint": folder, "device": "cpu", "lexicon": None, "faces": "centre", "no_contributions": True}
-    assert load_predictor(SimpleNamespace(**options, set=[])).media.channel_order == "rgb"
+    assert load_predictor(folder, device="cpu", faces="centre").media.channel_order == "rgb"

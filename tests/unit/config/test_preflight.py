@@ -119,7 +119,7 @@ def test_a_monitored_metric_must_be_one_that_validation_logs(stage, overrides, d
         check_data(config, stage, data, LEXICON)
 
 
-def test_towers_are_judged_by_their_losses():
+def test_encoders_are_judged_by_their_losses():
     stage = EncoderStage(["pitch"], ["pitch"], 2, 2)
     check_data(composed("experiment=pretrain_encoders"), stage, clips(), LEXICON)
     with pytest.raises(ConfigError, match=r"logs val/audio_loss, val/log_mel_loss, val/loss, val/video_loss"):

@@ -120,7 +120,7 @@ def test_a_key_that_the_checkpoint_is_too_old_for_is_told_but_not_refused():
     ("parts", "value", "refused"),
     [
         ({"gradients": {"weight": 1}}, 4, True),  # in mid-accumulation
-        ({}, 3, True),  # four batches of the epoch are no whole steps of three
+        ({}, 3, True),  # four batches of the epoch are not full steps of three
         ({}, 4, False),
     ],
 )
@@ -161,7 +161,9 @@ def test_a_checkpoint_that_is_absent_or_damaged_has_a_remedy(tmp_path):
         read_resumed(last, CONFIG)
     last.write_bytes(b"half")
     torch.save(stored(), best)
-    with pytest.raises(CheckpointError, match=r"best\.ckpt is whole: ckpt_path=.*best\.ckpt continues .* at step 6$"):
+    with pytest.raises(
+        CheckpointError, match=r"best\.ckpt is undamaged: ckpt_path=.*best\.ckpt continues .* at step 6$"
+    ):
         read_resumed(last, CONFIG)
     assert read_resumed(best, CONFIG).step == 6
     best.write_bytes(b"half")

@@ -11,7 +11,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from affectgpt_r1.cli.convert_weights import _convert_pickle
 from affectgpt_r1.config.compose import CONFIGS, resolved
 from affectgpt_r1.config.initial_policy import check_initial_policy
 from affectgpt_r1.config.policy_config import lay_over, settings_of_checkpoint
@@ -21,6 +20,7 @@ from affectgpt_r1.config.run_folder import look_up
 from affectgpt_r1.config.untrusted_config import check_interpolations, read_yaml
 from affectgpt_r1.errors import AffectGPTError, CheckpointError
 from affectgpt_r1.evaluation.compared_runs import describe_run
+from affectgpt_r1.policy.convert_weights import _convert_pickle
 from affectgpt_r1.tracking.provenance import git_tags
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -72,14 +72,11 @@ def run_folder(tmp_path: Path, text: str, **content) -> Path:
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_a_file_that_grows_or_calls_is_refused_unparsed(case, tmp_path, config):
     text, message = UNREADABLE[case]
-    path = run_folder(tmp_path, text)
-    file = tmp_path / "run" / ".hydra" / "config.yaml"
+    file = run_folder(tmp_path, text).parent.parent / ".hydra" / "config.yaml"
     with pytest.raises(CheckpointError, match=message) as caught:
         read_yaml(file)
     assert len(str(caught.value)) < 500
     assert str(file) in str(caught.value)
-    with pytest.raises(CheckpointError, match=message):
-        settings_of_checkpoint(path)
     assert look_up(config).differing == (f"a configuration that cannot be read ({file}); {REMEDY}",)
 
 
@@ -110,7 +107,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("key", HOSTILE)
-def test_every_reader_of_a_checkpoint_refuses_what_is_no_setting(key, tmp_path, config):
+def test_every_reader_of_a_checkpoint_refuses_what_is_not_a_setting(key, tmp_path, config):
     stored = resolved(config)
     *parents, last = key.split(".")
     node = stored
@@ -129,7 +126,7 @@ def test_every_reader_of_a_checkpoint_refuses_what_is_no_setting(key, tmp_path, 
 
 
 @pytest.mark.parametrize("config", ["text", ["a"], 3])
-def test_a_configuration_that_is_no_mapping_is_one_line(config, tmp_path):
+def test_a_configuration_that_is_not_a_mapping_is_one_line(config, tmp_path):
     path = run_folder(tmp_path, "", config=config, global_step=1, epoch=0)
     for read in (settings_of_checkpoint, lambda one: read_resumed(one, {}), lambda one: describe_run(str(one), "x")):
         with pytest.raises(CheckpointError, match=r"best\.ckpt"):

@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from affectgpt_r1.config.compose import CONFIGS
-from affectgpt_r1.config.trials import checkpoint_digest, config_hash, is_untrained, read_cell
+from affectgpt_r1.config.trials import checkpoint_digest, config_hash, is_untrained, read_trial
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +58,14 @@ def test_folders_logging_and_callbacks_do_not_change_the_hash(composed, override
     assert config_hash(composed(override)) == config_hash(composed())
 
 
-def test_another_data_folder_with_the_same_files_is_the_same_cell(composed, tmp_path):
+def test_another_data_folder_with_the_same_files_is_the_same_trial(composed, tmp_path):
     copy = shutil.copytree(composed.folder / "data", tmp_path / "copy")
     assert config_hash(composed(f"paths.data={copy}")) == config_hash(composed())
     (copy / "track2_test.csv").write_text("name,openset\na,happy\n", encoding="utf-8")
     assert config_hash(composed(f"paths.data={copy}")) != config_hash(composed())
 
 
-def test_the_untrained_policy_is_one_cell_for_every_seed_rate_and_penalty(composed):
+def test_the_untrained_policy_is_one_trial_for_every_seed_rate_and_penalty(composed):
     hashes = {
         config_hash(composed("reward=none", *more))
         for more in ((), ("seed=2",), ("penalty=ratio",), ("trainer.max_steps=7",), ("optim.optimizer.lr=1.0",))
@@ -77,14 +77,16 @@ def test_the_untrained_policy_is_one_cell_for_every_seed_rate_and_penalty(compos
     assert not is_untrained(composed())
 
 
-def test_a_cell_is_called_after_what_its_sweep_varies(composed):
+def test_a_trial_is_called_after_what_its_sweep_varies(composed):
     choices = {"penalty": "ratio", "reward": "accuracy_format", "prompt": "no_think"}
-    trial = read_cell(composed("penalty=ratio", "seed=3"), choices)
+    trial = read_trial(composed("penalty=ratio", "seed=3"), choices)
     assert trial.run_name == "penalty-ratio-seed3"
     assert trial.config_hash == config_hash(composed("penalty=ratio", "seed=3"))
-    untrained = read_cell(composed("penalty=ratio", "reward=none"), {**choices, "reward": "none"})
+    untrained = read_trial(composed("penalty=ratio", "reward=none"), {**choices, "reward": "none"})
     assert untrained.choice == "ratio_untrained"
-    reward = read_cell(composed("reward=none", "sweep.name=reward", "sweep.axis=reward"), {**choices, "reward": "none"})
+    reward = read_trial(
+        composed("reward=none", "sweep.name=reward", "sweep.axis=reward"), {**choices, "reward": "none"}
+    )
     assert reward.choice == "none"
 
 

@@ -1,4 +1,4 @@
-"""Dealt tensors made whole by two gloo processes; accumulated gradients that go on under another strategy."""
+"""Full tensors of two gloo ranks; accumulated gradients that resume under another strategy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.processes import join_gloo, run_two
 TREE = {
     "odd": torch.arange(15.0).view(5, 3),
     "nested": [torch.arange(4.0), ({"one row": torch.tensor([[7.0, 8.0]])}, torch.arange(6).view(3, 2, 1))],
-    "whole": torch.tensor(3.0),
+    "full": torch.tensor(3.0),
     "plain": "text",
 }
 
@@ -22,18 +22,18 @@ OWN = [{"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([4.0])}, {"a": torch.te
 MEAN = {"a": torch.tensor([2.0, 4.0]), "b": torch.tensor([2.0])}
 
 
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
+def assert_equal(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, gradient in expected.items():
-        assert torch.equal(found[name], gradient), name
+        assert torch.equal(actual[name], gradient), name
 
 
-def test_whole_weights_go_on_with_each_process_its_own():
+def test_full_weights_resume_with_each_ranks_own():
     for rank in (0, 1):
         assert_equal(accumulated_gradients(OWN, rank, sharded=False), OWN[rank])
 
 
-def test_dealt_weights_go_on_with_the_mean():
+def test_sharded_weights_resume_with_the_mean():
     """One process's batches left ``b`` out: there its gradient is 0."""
     for rank in (0, 1):
         assert_equal(accumulated_gradients(OWN, rank, sharded=True), MEAN)
@@ -56,31 +56,31 @@ def gather(rank, folder):
             "nested": [
                 distribute_tensor(TREE["nested"][0], mesh, [Shard(0)]),
                 tuple(
-                    {"one row": distribute_tensor(one["one row"], mesh, [Shard(0)])}
-                    if isinstance(one, dict)
-                    else distribute_tensor(one, mesh, [Shard(0)])
-                    for one in TREE["nested"][1]
+                    {"one row": distribute_tensor(item["one row"], mesh, [Shard(0)])}
+                    if isinstance(item, dict)
+                    else distribute_tensor(item, mesh, [Shard(0)])
+                    for item in TREE["nested"][1]
                 ),
             ],
             "sum": DTensor.from_local(torch.tensor([1.0 + rank]), mesh, [Partial()]),
         }
         calls, gather_into = [], distributed.all_gather_into_tensor
         distributed.all_gather_into_tensor = lambda *given, **options: (calls.append(1), gather_into(*given, **options))
-        found = full_tensor(tree)
+        actual = full_tensor(tree)
         distributed.all_gather_into_tensor = gather_into
-    torch.save({**found, "calls": len(calls)}, folder / f"{rank}.pt")
+    torch.save({**actual, "calls": len(calls)}, folder / f"{rank}.pt")
 
 
-def test_dealt_tensors_are_made_whole_together(tmp_path):
+def test_full_tensors_are_gathered_together(tmp_path):
     """Rows of 3 + 2, 2 + 2, 1 + 0 and 2 + 1; two data types, two operations."""
     run_two(gather, tmp_path)
     for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        assert found["calls"] == 2
-        assert torch.equal(found["sum"], torch.tensor([3.0]))
-        assert torch.equal(found["odd"], TREE["odd"])
-        (first, (named, last)) = found["nested"]
+        actual = torch.load(tmp_path / f"{rank}.pt")
+        assert actual["calls"] == 2
+        assert torch.equal(actual["sum"], torch.tensor([3.0]))
+        assert torch.equal(actual["odd"], TREE["odd"])
+        (first, (named, last)) = actual["nested"]
         assert torch.equal(first, TREE["nested"][0])
         assert torch.equal(named["one row"], TREE["nested"][1][0]["one row"])
         assert torch.equal(last, TREE["nested"][1][1])
-        assert (found["whole"], found["plain"]) == (TREE["whole"], "text")
+        assert (actual["full"], actual["plain"]) == (TREE["full"], "text")

@@ -76,7 +76,7 @@ def test_seed_decides_and_confidence_widens():
     counts = wheel_counts(weak, targets, LEXICON)
     assert bootstrap_interval(counts, seed=5) == bootstrap_interval(counts, seed=5)
     assert bootstrap_interval(counts, seed=5) != bootstrap_interval(counts, seed=6)
-    narrow, wide = (bootstrap_interval(counts, confidence=share) for share in (0.5, 0.99))
+    narrow, wide = (bootstrap_interval(counts, confidence=level) for level in (0.5, 0.99))
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
@@ -97,7 +97,7 @@ def test_bad_arguments():
         bootstrap_interval(wheel_counts([("happy",)], [("neutral",)], LEXICON))
     with pytest.raises(ValueError, match="no clip counts"):
         bootstrap_interval(WheelCounts(*(torch.zeros(0, 5, dtype=torch.float64) for _ in range(3))))
-    with pytest.raises(ValueError, match="no statistic 'accuracy'"):
+    with pytest.raises(ValueError, match="unknown statistic 'accuracy'"):
         bootstrap_interval(counts, "accuracy")
     with pytest.raises(ValueError, match="resamples=0"):
         bootstrap_interval(counts, resamples=0)

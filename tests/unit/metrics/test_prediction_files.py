@@ -106,11 +106,11 @@ FAULTS = {
     "noname.csv": ("clip,openset\na,happy\n", "row 1: needs the columns 'name'"),
     "columns.csv": ("name,openset,openset\na,happy,sad\n", "row 1: has several columns 'openset'; keep one"),
     "digits.jsonl": ('{"name":"a","openset":' + "1" * 5000 + "}", "line 1: not JSON"),
-    "twice.csv": ("name,openset\na,happy\nb,sad\na,calm\n", "row 4: 'a' stands in row 2 already"),
-    "twice.jsonl": ('{"name":"a","openset":""}\n{"name":"a","openset":""}\n', "line 2: 'a' stands in line 1 already"),
+    "twice.csv": ("name,openset\na,happy\nb,sad\na,calm\n", "row 4: 'a' is in row 2 already"),
+    "twice.jsonl": ('{"name":"a","openset":""}\n{"name":"a","openset":""}\n', "line 2: 'a' is in line 1 already"),
     "blank.csv": ("name,openset\n ,happy\n", "row 2: 'name' is ' '"),
-    "cells.csv": ("name,openset\na,happy,sad\n", "row 2: has not 2 cells"),
-    "short.csv": ("name,openset\na\n", "row 2: has not 2 cells"),
+    "cells.csv": ("name,openset\na,happy,sad\n", "row 2: does not have 2 cells"),
+    "short.csv": ("name,openset\na\n", "row 2: does not have 2 cells"),
     "quote.csv": ('name,openset\na,"happy\n', "cannot be read as CSV"),
     "empty.csv": ("", "the file is empty"),
     "header.csv": ("name,openset\n", "the file has no rows"),
@@ -128,8 +128,8 @@ FAULTS = {
     "key.npz": ({"filenames": np.array(["a"])}, "no array 'fileitems', only 'filenames'"),
     "pair.npz": ({"filenames": np.array(["a"]), "fileitems": np.array(["x", "y"])}, "do not pair up"),
     "type.npz": ({"filenames": np.array([1]), "fileitems": np.array(["x"])}, "'filenames' is of type <i8"),
-    "damaged.npz": (b"PK\x03\x04 and no more", "no zip archive, as .npz files are, or one cut short; write or fetch"),
-    "text.npz": ("name,openset\na,happy\n", "no zip archive, as .npz files are"),
+    "damaged.npz": (b"PK\x03\x04 and no more", "not a zip archive, as .npz files are, or cut short; write or fetch"),
+    "text.npz": ("name,openset\na,happy\n", "not a zip archive, as .npz files are"),
     "none.npz": (b"", "the file is empty"),
     "long.csv": (f"name,openset\na,sad\nb,{'x' * 100_000}\n", "row 3: a label of 100,000 characters; labels are words"),
     "long.jsonl": (json.dumps({"name": "a", "openset": ["x" * 10_001]}), "line 1: a label of 10,001 characters"),
@@ -166,13 +166,13 @@ def test_one_clear_error(tmp_path, file):
 
 def test_archives_that_are_cut_short_or_changed(tmp_path):
     path = write(tmp_path / "a.npz", {"filenames": np.array(["a"]), "fileitems": np.array(["happy"])})
-    whole = path.read_bytes()
-    for end in (1, 10, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:end])
-        with pytest.raises(DataError, match=r"a\.npz: no zip archive, as \.npz files are, or one cut short"):
+    content = path.read_bytes()
+    for end in (1, 10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:end])
+        with pytest.raises(DataError, match=r"a\.npz: not a zip archive, as \.npz files are, or cut short"):
             read(path)
-    place = whole.index(b"filenames.npy") + 60
-    path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+    place = content.index(b"filenames.npy") + 60
+    path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
     with pytest.raises(DataError, match=r"a\.npz: array 'filenames' cannot be read .*; write the file again"):
         read(path)
 

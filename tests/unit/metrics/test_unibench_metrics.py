@@ -51,17 +51,17 @@ def mean(numbers):
 def slow_hit_rate(predictions, targets):
     rates, mscores, corrected = [], [], []
     for wheel in range(1, 6):
-        hits, shares, precisions = [], [], []
+        hits, fractions, precisions = [], [], []
         candidates = clusters(BASIC, wheel)
         for prediction, target in zip(predictions, targets, strict=True):
             g, y = clusters([target], wheel), clusters(prediction, wheel)
             if g:
                 hits.append(len(g & y))
-                shares.append(len(g & y) / len(y & candidates) if y & candidates else 0)
+                fractions.append(len(g & y) / len(y & candidates) if y & candidates else 0)
             g, y = clusters_with_neutral([target], wheel), clusters_with_neutral(prediction, wheel)
             if g:
                 precisions.append(len(g & y) / len(y) if y else 0)
-        for scores, per_clip in ((rates, hits), (mscores, shares), (corrected, precisions)):
+        for scores, per_clip in ((rates, hits), (mscores, fractions), (corrected, precisions)):
             if per_clip:
                 scores.append(mean(per_clip))
     return mean(rates), mean(mscores), mean(corrected)
@@ -140,7 +140,7 @@ def test_sentiment_by_hand():
     # Published, five clips: positive TP 1 FP 1 FN 1, F1 1/2; negative TP 2 FP 1 FN 1, F1 2/3.
     assert float(scores.waf) == pytest.approx(2 / 5 * 1 / 2 + 3 / 5 * 2 / 3)
     assert float(scores.accuracy) == pytest.approx(3 / 5)
-    # Corrected: negative TP 1 FP 0 FN 2, F1 1/2; the neutral of the second clip is no false negative of "negative".
+    # Corrected: negative TP 1 FP 0 FN 2, F1 1/2; the neutral of the second clip is not a false negative of "negative".
     assert float(scores.waf_corrected) == pytest.approx(2 / 5 * 1 / 2 + 3 / 5 * 1 / 2)
     assert float(scores.accuracy_corrected) == pytest.approx(2 / 5)
 

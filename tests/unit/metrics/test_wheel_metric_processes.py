@@ -41,11 +41,11 @@ def score_share(rank, folder):
 
 def test_two_processes_with_uneven_data_equal_one(tmp_path):
     run_two(score_share, tmp_path)
-    shares = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    for alone, *found in zip(metrics(), *shares, strict=True):
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for alone, *gathered in zip(metrics(), *ranks, strict=True):
         alone.update(*corpus())
         expected = alone.compute()
         assert float(expected["num_samples"]) == NUM_SAMPLES
-        for share in found:
-            assert share.keys() == expected.keys()
-            assert all(torch.equal(share[name], value) for name, value in expected.items())
+        for scores in gathered:
+            assert scores.keys() == expected.keys()
+            assert all(torch.equal(scores[name], value) for name, value in expected.items())

@@ -47,7 +47,7 @@ def test_weights_come_back_bit_by_bit(make_policy, save):
     assert module_digest(fresh) == module_digest(trained)
 
 
-def test_towers_come_back_and_nothing_else_changes(make_policy, save):
+def test_encoders_come_back_and_nothing_else_changes(make_policy, save):
     trained, fresh = make_policy(seed=1), make_policy(seed=0)
     state = {f"policy.encoders.{name}": one for name, one in trained.encoders.state_dict().items()}
     untouched = module_digest(fresh.language_model)
@@ -91,7 +91,7 @@ def test_another_tokenizer_is_refused(make_policy, tmp_path, save):
         load_policy_weights(policy, save(content))
 
 
-def test_other_towers_are_refused(make_policy, save):
+def test_other_encoders_are_refused(make_policy, save):
     policy = make_policy()
     with torch.no_grad():
         next(policy.encoders.parameters()).add_(1e-3)
@@ -100,7 +100,7 @@ def test_other_towers_are_refused(make_policy, save):
         load_policy_weights(make_policy(), save(content))
 
 
-def test_towers_of_another_shape_are_refused(make_policy, tiny_config, save):
+def test_encoders_of_another_shape_are_refused(make_policy, tiny_config, save):
     other = make_policy(video_encoder={**tiny_config["video_encoder"], "hidden_size": 32})
     state = {f"policy.encoders.{name}": one for name, one in other.encoders.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"video\.model\.\S+ has shape"):

@@ -81,7 +81,7 @@ def test_without_normalisation_loudness_is_heard(make_encoders, make_batch):
     assert (encoders.audio(0.01 * waveforms) - encoders.audio(waveforms)).abs().max() > 1e-3
 
 
-def test_towers_read_what_the_batch_has(make_encoders, make_batch):
+def test_encoders_read_what_the_batch_has(make_encoders, make_batch):
     encoders = make_encoders()
     assert set(encoders(make_batch())) == {"video", "audio"}
     assert set(encoders(make_batch(frames=None))) == {"audio"}

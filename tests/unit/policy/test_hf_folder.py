@@ -116,7 +116,7 @@ HOSTILE = {
     "kernel": (change(SETTINGS, "model/video_encoder/attn_implementation", "evil/k"), "evil/k is text"),
     "dtype": (change(SETTINGS, "model/language_model/dtype", "load"), "dtype=load is unknown"),
     "layers": (change(SETTINGS, "model/audio_encoder/num_hidden_layers", 10**9), "num_hidden_layers=1000000000 is"),
-    "no encoder": (change(SETTINGS, "model/audio_encoder", None), "model.audio_encoder is not a mapping"),
+    "no encoder": (change(SETTINGS, "model/audio_encoder", None), "lacks model.audio_encoder, a mapping"),
     "template key": (change(SETTINGS, "template/evil", "x"), "template.evil is unknown"),
     "template value": (
         change(SETTINGS, "template/enable_thinking", "yes"),

@@ -95,7 +95,7 @@ def test_a_published_file_of_the_old_format_is_read_without_crcs(tmp_path, legac
     assert torch.equal(read_published(tmp_path / "old.pth").tensors["w"], torch.ones(3))
 
 
-def test_policy_and_towers_are_left_as_they_were(tiny_policy, tmp_path):
+def test_policy_and_encoders_are_left_as_they_were(tiny_policy, tmp_path):
     before = {name: one.clone() for name, one in tiny_policy.state_dict().items()}
     state = {f"policy.{name}": torch.zeros_like(one) for name, one in before.items()}
     torch.save({"state_dict": state}, tmp_path / "one.ckpt")

@@ -95,7 +95,7 @@ def test_groups_are_sampled_of_one_clip_as_of_several(toy_config, make_batch, nu
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
-def test_an_exported_policy_keeps_what_the_weights_say_of_their_towers(toy_config, make_batch, tmp_path, kind):
+def test_an_exported_policy_keeps_what_the_weights_say_of_their_encoders(toy_config, make_batch, tmp_path, kind):
     """HuBERT's convolutions stand in the weights' own configuration only, as CLIP's activation may."""
     policy, sampling = build(toy_config).eval(), Sampling(temperature=0.0, max_completion_length=8)
     batch = make_batch()

@@ -88,7 +88,7 @@ def test_the_recorded_cues_decide(cues_file):
     assert judge.worth("a", "Mouth turned UP.") == 1
     assert judge.worth("a", "The voice is quiet, and speaks of a loss.") == -2
     assert judge.worth("a", EVERYTHING) == 3 - 5
-    assert judge.worth("a", "She feels allowed.") == 0  # "loud" is no word of it
+    assert judge.worth("a", "She feels allowed.") == 0  # "loud" is not a word of it
     assert judge.worth("b", "inner brows raised") == 1  # and not also "brows raised", which is false of b
     assert judge.worth("c", "inner brows raised") == -1
     assert judge.wins("a", ["", TRUE, "loud", "quiet", "nothing"]) == [
@@ -156,7 +156,7 @@ def test_the_true_account_is_in_the_better_half_and_order_does_not_matter(tmp_pa
 
 
 def test_a_clip_without_record_or_a_damaged_file_is_named(cues_file, tmp_path):
-    with pytest.raises(DataError, match=r"cues\.jsonl records no clip 'real_1'"):
+    with pytest.raises(DataError, match=r"cues\.jsonl does not record clip 'real_1'"):
         scores(RecordedCuesJudge(cues_file), think("x", "real_1"), think("y", "real_1"))
     for text in ("{", '{"name": "a"}', "[]", '{"name": "a", "cue_phrases": [1]}'):
         path = tmp_path / "damaged.jsonl"
@@ -216,7 +216,7 @@ def test_verdicts_are_found_in_a_sentence(descriptions, answers):
 def test_no_verdict_and_no_description_are_errors(descriptions, tmp_path):
     with pytest.raises(ChatError, match="'hmm' in place of A, B or TIE"):
         ChatJudge(Loud(("hmm", "hmm", "hmm")), descriptions).wins("a", ["loud", "quiet"])
-    with pytest.raises(DataError, match="describes no clip 'b'"):
+    with pytest.raises(DataError, match="does not describe clip 'b'"):
         ChatJudge(Loud(), descriptions).wins("b", ["loud", "quiet"])
     for text in ("name,other\na,b\n", ""):
         (tmp_path / "bad.csv").write_text(text)

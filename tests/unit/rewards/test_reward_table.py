@@ -114,7 +114,7 @@ def test_ten_thousand_words_cost_no_time_and_earn_little():
     assert time.process_time() - started < 5
     both = batch_mean_set_f1([("happy", "sad")], [TARGET], LEXICON)[0]
     assert scores["accuracy"] == pytest.approx(both / 3)  # three distinct words, one in the target
-    assert scores["dual"] == pytest.approx(both / 2)  # "word" is no emotion
+    assert scores["dual"] == pytest.approx(both / 2)  # "word" is not an emotion
     assert (scores["format"], scores["alignment"], scores["single_label"]) == (1, 1, 0)
 
 

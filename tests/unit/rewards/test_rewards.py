@@ -132,7 +132,7 @@ class Fixed:
         return self.scores
 
 
-def test_weighted_sum_over_the_parts_that_apply():
+def test_weighted_sum_over_the_functions_that_apply():
     rewards = WeightedRewards(
         {"one": Fixed("one", [1.0, 0.5, None, None]), "two": Fixed("two", [0.0, 1.0, 1.0, None])},
         {"one": 1, "two": 0.2},

@@ -1,8 +1,7 @@
 """A lexicon level as one array of bit masks, so that cluster sets are united and counted without a loop over words.
 
 The clusters of the five wheels are bits of one number, wheel after wheel, cut into lanes of 64 bits. A word is a row of
-lanes, the clusters of a set are the union of its rows, and the size of a set on a wheel is the number of bits in that
-wheel's field.
+lanes; the clusters of a set are the union of its rows.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _LONGEST_SPELLING = 64
 
 
 class RowIndex(dict[str, int]):
-    """Row of each word form; row 0 stands for words that the lexicon does not know.
+    """Row of each word form; row 0 is of words that the lexicon does not know.
 
-    Spellings that differ in case or outer white space are looked up once and then remembered, up to a bound.
+    Spellings that differ in case or outer white space are looked up once and then cached, up to a bound.
     """
 
     def __missing__(self, word: str) -> int:
@@ -50,15 +49,7 @@ class ClusterTable(NamedTuple):
 
 @lru_cache(maxsize=16)
 def cluster_table(lexicon: Lexicon, level: int) -> ClusterTable:
-    """The table of one level, compiled on first use.
-
-    Args:
-        lexicon: Maps words onto clusters.
-        level: Ring of the wheels, 1 (inner) or 2.
-
-    Raises:
-        ValueError: If ``level`` is neither 1 nor 2.
-    """
+    """Return the table of a ring of the wheels, 1 (inner) or 2, compiled on first use."""
     sizes = [len(lexicon.clusters(wheel, level)) for wheel in range(1, NUM_WHEELS + 1)]
     shifts = list(accumulate(sizes[:-1], initial=0))
     num_lanes = max(1, -(-sum(sizes) // _LANE))
@@ -66,6 +57,7 @@ def cluster_table(lexicon: Lexicon, level: int) -> ClusterTable:
     row_of_number = {0: _UNKNOWN}
     for form, entry in lexicon.entries.items():
         masks = entry.level1 if level == LEVELS[0] else entry.level2
+        # Words of the same clusters share a row.
         number = sum(mask << shift for mask, shift in zip(masks, shifts, strict=True))
         rows[form] = row_of_number.setdefault(number, len(numbers))
         if rows[form] == len(numbers):
@@ -80,16 +72,16 @@ def _lanes(numbers: Sequence[int], num_lanes: int) -> Bits:
 
 
 def word_rows(sets: Sequence[EmotionSet], table: ClusterTable) -> npt.NDArray[np.int64]:
-    """Row of every word of every set, one after another; one hash a word."""
+    """Return the row of every word of every set, one after another; one hash per word."""
     return np.fromiter(map(table.rows.__getitem__, chain.from_iterable(sets)), dtype=np.int64)
 
 
 def cluster_sets(sets: Sequence[EmotionSet], table: ClusterTable) -> Bits:
-    """Clusters of each of ``N`` sets, ``(L, N)``."""
+    """Return the clusters of each of ``N`` sets, ``(L, N)``."""
     sizes = np.fromiter(map(len, sets), dtype=np.int64, count=len(sets))
     rows = word_rows(sets, table)
     filled = sizes > 0
-    starts = (np.cumsum(sizes) - sizes)[filled]
+    starts = (np.cumsum(sizes) - sizes)[filled]  # reduceat would give an empty set the row at its start
     union = np.zeros((table.masks.shape[1], len(sets)), dtype=np.uint64)
     if len(starts):
         for lane, masks in zip(union, table.masks.T, strict=True):
@@ -98,14 +90,14 @@ def cluster_sets(sets: Sequence[EmotionSet], table: ClusterTable) -> Bits:
 
 
 def cluster_sets_of_runs(sets: Sequence[EmotionSet], table: ClusterTable) -> Bits:
-    """As :func:`cluster_sets`, but a run of one and the same object, as the target of a group is, is united once."""
+    """Do as :func:`cluster_sets`, but unite a run of the same object, such as the target of a group, once."""
     begins = np.ones(len(sets), dtype=bool)
     begins[1:] = np.fromiter(map(is_not, sets, islice(sets, 1, None)), dtype=bool, count=max(0, len(sets) - 1))
     return cluster_sets(tuple(compress(sets, begins.tolist())), table).take(np.cumsum(begins) - 1, axis=1)
 
 
 def set_sizes(sets: Bits, table: ClusterTable) -> Sizes:
-    """Number of clusters on each wheel of ``N`` sets given as ``(L, N)`` bits: ``(5, N)``."""
+    """Return the number of clusters on each wheel of ``N`` sets given as ``(L, N)`` bits: ``(5, N)``."""
     sizes = np.zeros((NUM_WHEELS, sets.shape[1]), dtype=np.uint16)
     for of_wheel, field in zip(sizes, table.fields, strict=True):
         for lane in np.flatnonzero(field):

@@ -1,17 +1,8 @@
-"""The hit rate of open-vocabulary predictions on sets with one basic emotion a clip (MER-UniBench).
+"""The hit rate of open-vocabulary predictions on sets with one basic emotion per clip (MER-UniBench).
 
-With G the cluster of the target and Y the clusters of the prediction on one wheel at level 1, over samples whose target
-maps onto the wheel,
-
-    hit rate = mean |G & Y|,    mscore = mean |G & Y| / |Y & C|  (0 where Y & C is empty),
-
-C being the clusters of all classes of the set. Both are averaged over the five wheels (Lian et al., "AffectGPT", ICML
-2025). So neutral clips are dropped, since no wheel has a place for them, and a prediction that names everything scores
-1. The corrected metric gives ``neutral`` a cluster of its own and divides by what was predicted,
-
-    corrected = mean |G & Y| / |Y|,
-
-which is the accuracy of an answer drawn from the predicted clusters. Words that map nowhere still cost nothing.
+Published (Lian et al., "AffectGPT", ICML 2025): ``hit_rate`` and ``mscore``. They drop neutral clips, for which no
+wheel has a cluster, and a prediction that names everything scores 1. ``corrected`` gives ``neutral`` a cluster of its
+own and divides by what was predicted. Words that map nowhere cost nothing in any of them.
 """
 
 from __future__ import annotations
@@ -38,16 +29,7 @@ class HitRateScores(NamedTuple):
 def hit_rate(
     predictions: Sequence[EmotionSet], targets: Sequence[str], classes: Sequence[str], lexicon: Lexicon
 ) -> HitRateScores:
-    """Hit rate, mscore and corrected metric of ``N`` samples, float64 scalars.
-
-    Args:
-        predictions: ``N`` predicted emotion sets; duplicates, case and order do not matter.
-        targets: ``N`` target classes.
-        classes: All classes of the set.
-        lexicon: Maps words onto clusters.
-
-    Raises:
-        ValueError: If the lengths differ.
+    """Return hit rate, mscore and corrected metric of ``N`` samples, float64 scalars; ``classes`` are all of the set.
 
     >>> from affectgpt_r1.emotion.bundled import load_bundled
     >>> scores = hit_rate([("joyful", "afraid")], ["happy"], ["happy", "sad", "neutral"], load_bundled())
@@ -58,14 +40,18 @@ def hit_rate(
     counts = wheel_counts(predictions, single, lexicon)
     among_classes = wheel_counts(predictions, [tuple(classes)] * len(single), lexicon).hits
     extended = counts_with_neutral(predictions, single, lexicon)
+    # On one wheel at level 1: G the target's cluster, Y those of the prediction, C those of all classes.
     return HitRateScores(
+        # mean |G & Y|
         hit_rate=_mean(counts.hits, counts.relevant),
+        # mean |G & Y| / |Y & C|, 0 where Y & C is empty
         mscore=_mean(counts.hits / among_classes.clamp(min=1), counts.relevant),
+        # mean |G & Y| / |Y|: the accuracy of an answer drawn from the predicted clusters
         corrected=_mean(extended.hits / extended.predicted.clamp(min=1), extended.relevant),
     )
 
 
 def _mean(values: Tensor, relevant: Tensor) -> Tensor:
-    """Mean of ``values`` (N, 5) over the samples whose target maps onto the wheel, then over the wheels."""
+    """Return the mean of ``values`` (N, 5) over the samples whose target maps onto the wheel, then over the wheels."""
     counted = (relevant > 0).double()
     return _mean_over_wheels((values * counted).sum(0) / counted.sum(0), counted.sum(0))

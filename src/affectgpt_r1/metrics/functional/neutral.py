@@ -1,7 +1,7 @@
 """Cluster counts in which ``neutral`` is a cluster of its own.
 
-The published wheels have no place for ``neutral``: a neutral clip is dropped, and a prediction of ``neutral`` is free.
-The corrected metrics count both.
+On the published wheels ``neutral`` has none: a neutral clip is dropped, and predicting ``neutral`` costs nothing. The
+corrected metrics count both.
 """
 
 from __future__ import annotations
@@ -17,18 +17,14 @@ from affectgpt_r1.types import EmotionSet
 
 
 def is_neutral(word: str) -> bool:
-    """Whether ``word`` says that there is no emotion, whatever its case."""
+    """Return whether ``word`` is ``neutral``, without case."""
     return word.strip().lower() == "neutral"
 
 
 def counts_with_neutral(
     predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon
 ) -> WheelCounts:
-    """Cluster counts at level 1 of ``N`` samples, each wheel having one more cluster, which only ``neutral`` maps to.
-
-    Raises:
-        ValueError: If the lengths differ.
-    """
+    """Return cluster counts at level 1, with one more cluster per wheel that only ``neutral`` maps to."""
     counts = wheel_counts([_emotions(words) for words in predictions], [_emotions(words) for words in targets], lexicon)
     predicted, relevant = _has_neutral(predictions), _has_neutral(targets)
     return WheelCounts(
@@ -43,5 +39,5 @@ def _emotions(words: EmotionSet) -> EmotionSet:
 
 
 def _has_neutral(samples: Sequence[EmotionSet]) -> Tensor:
-    """``(N, 1)`` float64."""
+    """Return ``(N, 1)`` float64."""
     return torch.tensor([[float(any(map(is_neutral, words)))] for words in samples], dtype=torch.float64).reshape(-1, 1)

@@ -1,8 +1,7 @@
 """From emotion words to positive, negative or neutral, offline and the same everywhere.
 
-The published protocol asks a language model for the sentiment of the labels. Here a word has the polarity that
-``metrics/resources/polarity.json`` gives it, its uninflected form, or its near-synonym group in the bundled lexicon, in
-this order. The sentiment of a set is the sign of the sum over its distinct words; words that nobody knows add 0.
+The published protocol asks a language model for the sentiment of the labels. Here ``metrics/resources/polarity.json``
+has the polarity of a word, of its uninflected form, or of its near-synonym group in the bundled lexicon.
 """
 
 from __future__ import annotations
@@ -22,14 +21,7 @@ SIGNS = {"positive": 1, "neutral": 0, "negative": -1}
 
 @dataclass(frozen=True)
 class PolarityMap:
-    """Polarity of words, without case.
-
-    Attributes:
-        version: Of the resource.
-        words: +1, 0 or -1 by word, before all else.
-        groups: +1, 0 or -1 by near-synonym group.
-        lexicon: Knows the uninflected form and the group of a word.
-    """
+    """Polarity of words, without case: +1, 0 or -1 by word, which comes first, and by near-synonym group."""
 
     version: str
     words: Mapping[str, int] = field(repr=False)
@@ -37,7 +29,7 @@ class PolarityMap:
     lexicon: Lexicon = field(repr=False)
 
     def polarity(self, word: str) -> int | None:
-        """+1, 0 or -1, None for a word that is unknown."""
+        """Return +1, 0 or -1; None for an unknown word."""
         word = word.strip().lower()
         for known in (word, self.lexicon.base_form(word) or ""):
             if known in self.words:
@@ -45,7 +37,7 @@ class PolarityMap:
         return self.groups.get(self.lexicon.synonym(word) or "")
 
     def sentiment(self, labels: EmotionSet) -> int:
-        """Sign of the sum over the distinct words of ``labels``: +1, 0 or -1.
+        """Return the sign of the sum over the distinct words of ``labels``; unknown words add 0.
 
         >>> [load_polarity().sentiment(words) for words in (("happy",), ("sad", "happy"), ("Angry", "worried"), ())]
         [1, 0, -1, 0]
@@ -56,7 +48,7 @@ class PolarityMap:
 
 @cache
 def load_polarity() -> PolarityMap:
-    """The map that comes with the package."""
+    """Return the map that comes with the package."""
     file = resources.files("affectgpt_r1.metrics") / "resources" / "polarity.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     return PolarityMap(content["version"], _signs(content["words"]), _signs(content["groups"]), load_bundled())

@@ -1,8 +1,4 @@
-"""WAR and UAR of single-label recognition on DFEW, MAFW and RAVDESS (as R1-Omni reports them).
-
-WAR is the recall weighted by support, which is the accuracy; UAR is the mean recall of the classes that occur among the
-targets. An answer that is no class of the set (``unparsed``) is wrong.
-"""
+"""WAR and UAR of single-label recognition on DFEW, MAFW and RAVDESS (as R1-Omni reports them)."""
 
 from __future__ import annotations
 
@@ -43,7 +39,7 @@ class RecognitionScores(NamedTuple):
 
 
 def normalise_class(label: str) -> str:
-    """The name of a class: lower case, without a closing full stop, the adjective and the noun being one.
+    """Return the name of a class: lower case, without a full stop, the same for adjective and noun.
 
     >>> normalise_class(" Fearful."), normalise_class("surprised"), normalise_class("calm")
     ('fear', 'surprise', 'calm')
@@ -55,15 +51,12 @@ def normalise_class(label: str) -> str:
 def recognition_scores(
     predictions: Sequence[str | None], targets: Sequence[str], classes: Sequence[str]
 ) -> RecognitionScores:
-    """WAR, UAR and share of unparsed answers of ``N`` clips.
+    """Return WAR, UAR and the rate of unparsed answers of ``N`` clips.
 
-    Args:
-        predictions: ``N`` answers, one label each, None where the answer had none.
-        targets: ``N`` target classes.
-        classes: The ``K`` classes, such as ``CLASSES["dfew"]``.
+    An answer of None, or that is not one of the classes, is unparsed, and wrong.
 
     Raises:
-        ValueError: If the lengths differ, or a target is no class.
+        ValueError: The lengths differ, or a target is not one of the classes.
 
     >>> scores = recognition_scores(["fearful", None, "sad"], ["fear", "sad", "sad"], CLASSES["ravdess"])
     >>> round(scores.war, 3), scores.uar, round(scores.unparsed_rate, 3)
@@ -80,12 +73,14 @@ def recognition_scores(
         table[row, place.get(normalise_class(prediction or ""), len(classes))] += 1
     support, correct = table.sum(1), table[:, :-1].diagonal()
     num_clips = float(support.sum()) or float("nan")
+    # WAR = sum_c TP_c / N, the recall weighted by support, which is the accuracy. UAR = mean_c TP_c / N_c over the
+    # classes that occur among the targets: 0 / 0 is NaN, which nanmean leaves out.
     uar = float((correct / support).nanmean())
     return RecognitionScores(float(correct.sum()) / num_clips, uar, float(table[:, -1].sum()) / num_clips)
 
 
 def only_class(answer: EmotionSet) -> str | None:
-    """The one class that an answer names, however often; None where it names none or several.
+    """Return the only class that an answer names, however often; None where it names none or several.
 
     >>> only_class(("fear", "Fearful.")), only_class(("sad", "happy")), only_class(())
     ('fear', None, None)
@@ -97,12 +92,9 @@ def only_class(answer: EmotionSet) -> str | None:
 def single_label_scores(
     answers: Sequence[EmotionSet], targets: Sequence[EmotionSet], classes: Sequence[str] = ()
 ) -> dict[str, float]:
-    """``war``, ``uar`` and ``unparsed_rate`` where every target is a single label, as in R1-Omni's sets; else nothing.
+    """Return ``war``, ``uar`` and ``unparsed_rate`` where every target is a single label; else nothing.
 
-    Args:
-        answers: ``N`` answered sets; one of several classes counts as none.
-        targets: ``N`` target sets.
-        classes: The ``K`` classes; none are those that occur among the targets.
+    An answer of several classes is unparsed. ``classes`` are by default those that occur among the targets.
 
     >>> single_label_scores([("fearful",), ("sad", "happy")], [("fear",), ("sad",)])
     {'war': 0.5, 'uar': 0.5, 'unparsed_rate': 0.5}
@@ -113,5 +105,5 @@ def single_label_scores(
         return {}
     classes = classes or sorted({normalise_class(target[0]) for target in targets})
     return recognition_scores(
-        [only_class(answer) for answer in answers], [one for (one,) in targets], classes
+        [only_class(answer) for answer in answers], [label for (label,) in targets], classes
     )._asdict()

@@ -1,12 +1,7 @@
 """Weighted F1 and accuracy of predicted sentiment (CMU-MOSI, CMU-MOSEI, CH-SIMS, CH-SIMS v2 in MER-UniBench).
 
-Clips with the value 0 are dropped. The target is positive if the value is above 0, else negative. As published, the
-prediction is positive if it is above 0, so that a predicted neutral counts as negative. With TP, FP and FN of class c
-and its share w of the clips,
-
-    WAF = sum_c w_c 2 TP_c / (2 TP_c + FP_c + FN_c),    ACC = correct / clips.
-
-In the corrected metrics a predicted neutral is an abstention: wrong for the clip, and for no class a false positive.
+Clips with the value 0 are dropped; the target is positive if the value is above 0, else negative. As published, a
+predicted neutral counts as negative; in the corrected metrics it is wrong, and not a false positive of either class.
 """
 
 from __future__ import annotations
@@ -30,15 +25,7 @@ class SentimentScores(NamedTuple):
 
 
 def sentiment_scores(predictions: Sequence[int], values: Sequence[float]) -> SentimentScores:
-    """Published and corrected weighted F1 and accuracy of ``N`` clips.
-
-    Args:
-        predictions: ``N`` sentiments, +1, 0 or -1, of
-            :meth:`~affectgpt_r1.metrics.functional.polarity.PolarityMap.sentiment` or of a language model.
-        values: ``N`` target values.
-
-    Raises:
-        ValueError: If the lengths differ.
+    """Return the scores of ``N`` predictions, +1, 0 or -1, of ``N`` target values.
 
     >>> scores = sentiment_scores([1, 0, 0, -1], [0.5, -1.0, 0.0, -0.2])
     >>> float(scores.accuracy), round(float(scores.accuracy_corrected), 3)
@@ -59,7 +46,9 @@ def sentiment_scores(predictions: Sequence[int], values: Sequence[float]) -> Sen
 
 
 def _weighted_f1_and_accuracy(decided: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of a table (2, 2) of target by prediction, out of ``clips`` (2,) of each target."""
+    """Return the scores of a table (2, 2) of target by prediction, out of ``clips`` (2,) of each target."""
     correct = decided.diagonal()
+    # F1_c = 2 TP_c / (2 TP_c + FP_c + FN_c), where TP + FN are the clips of the class and TP + FP its predictions;
+    # WAF = sum_c clips_c F1_c / clips; ACC = correct / clips.
     f1 = 2 * correct / (clips + decided.sum(0)).clamp(min=1)
     return (clips * f1).sum() / clips.sum(), correct.sum() / clips.sum()

@@ -1,12 +1,8 @@
 """The emotion-wheel score: set overlap of predicted and target emotion words after mapping onto wheel clusters.
 
-The corpus score and the per-sample reward rest on the same counts (:func:`wheel_counts`). With G and Y the clusters of
-the target and of the prediction on one wheel, a sample counts if G is not empty, and
-
-    P = mean |G & Y| / |Y|  (0 where Y is empty),   R = mean |G & Y| / |G|,   F = 2 P R / (P + R).
-
-F, P and R are then averaged over the five wheels (Lian et al., "AffectGPT", ICML 2025; MER2025 and MER2026 challenges).
-Words that map nowhere are dropped.
+From Lian et al., "AffectGPT", ICML 2025 (MER-UniBench), and the MER2025 and MER2026 challenges. Corpus score and
+per-sample reward use the same counts (:func:`wheel_counts`), in which words that map nowhere are dropped. A sample
+counts on a wheel if its target maps onto it.
 """
 
 from __future__ import annotations
@@ -59,7 +55,7 @@ class WheelSums(NamedTuple):
 
 
 class CorpusScore(NamedTuple):
-    """Corpus precision, recall and F, per wheel; NaN on a wheel for which no sample counts."""
+    """Corpus precision, recall and F1, per wheel; NaN on a wheel for which no sample counts."""
 
     precision: Tensor  # (..., 5) float64
     recall: Tensor  # (..., 5) float64
@@ -69,16 +65,12 @@ class CorpusScore(NamedTuple):
 def wheel_counts(
     predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon, level: int = 1
 ) -> WheelCounts:
-    """Cluster counts of ``N`` samples on the five wheels.
+    """Return cluster counts of ``N`` samples on the five wheels, at ring 1 (inner) or 2.
 
-    Args:
-        predictions: ``N`` predicted emotion sets; duplicates, case and order do not matter.
-        targets: ``N`` target emotion sets.
-        lexicon: Maps words onto clusters.
-        level: Ring of the wheels, 1 (inner) or 2.
+    Duplicates, case and order of words do not matter.
 
     Raises:
-        ValueError: If the lengths differ, or the level is neither 1 nor 2.
+        ValueError: The lengths differ, or the level is neither 1 nor 2.
     """
     sizes = _set_sizes(predictions, targets, lexicon, level)
     return WheelCounts(*(torch.from_numpy(of_set.T.astype(np.float64)) for of_set in sizes))
@@ -96,15 +88,9 @@ def _set_sizes(
 def word_counts(
     predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], stands_for: Callable[[str], str | None]
 ) -> WheelCounts:
-    """Counts of ``N`` samples when words, not clusters, are compared: cases 1 and 2, ``(N, 1)``.
+    """Return counts ``(N, 1)`` of words instead of clusters: cases 1 and 2.
 
-    Args:
-        predictions: ``N`` predicted emotion sets.
-        targets: ``N`` target emotion sets.
-        stands_for: What a word is taken for, such as its base form; None drops it.
-
-    Raises:
-        ValueError: If the lengths differ.
+    ``stands_for`` gives what a word is taken for, such as its base form; None drops it.
     """
     _check_lengths(predictions, targets)
     stands_for = cache(stands_for)
@@ -121,8 +107,10 @@ def _check_lengths(predictions: Sequence[EmotionSet], targets: Sequence[EmotionS
 
 
 def per_sample_scores(counts: WheelCounts) -> WheelScores:
-    """Set precision, recall and F1 of each sample on each wheel; 0 where a set is empty."""
+    """Return set precision, recall and F1 of each sample on each wheel; 0 where a set is empty."""
     hits, predicted, relevant = counts
+    # With the clusters Y of the prediction and G of the target: P = |G & Y| / |Y|, R = |G & Y| / |G|,
+    # F1 = 2 P R / (P + R) = 2 |G & Y| / (|Y| + |G|).
     return WheelScores(
         precision=hits / predicted.clamp(min=1),
         recall=hits / relevant.clamp(min=1),
@@ -132,58 +120,50 @@ def per_sample_scores(counts: WheelCounts) -> WheelScores:
 
 
 def _update(counts: WheelCounts) -> WheelSums:
-    """Sums over the samples of ``counts``."""
+    """Sum over the samples of ``counts``."""
     scores = per_sample_scores(counts)
     counted = scores.counted.double()
     return WheelSums((scores.precision * counted).sum(0), (scores.recall * counted).sum(0), counted.sum(0))
 
 
 def hits_by_size(counts: WheelCounts, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Whole numbers from which the sums follow exactly, whatever the order in which samples were added up.
+    """Return hits by number of predicted and by number of target clusters, and the number of counted samples.
 
-    Args:
-        counts: Of ``N`` samples; those whose target maps nowhere add nothing.
-        most: Largest possible number of clusters of a set.
-
-    Returns:
-        Hits by number of predicted clusters and by number of target clusters, ``(5, most + 1)`` each, and the number
-        of counted samples ``(5,)``; float64.
+    Of shape ``(5, most + 1)``, ``(5, most + 1)`` and ``(5,)``, float64; no set has more than ``most`` clusters.
     """
     hits, predicted, relevant = counts
+    # sum_n hits_n / |Y_n| = sum_s (sum of hits_n with |Y_n| = s) / s. The inner sums are integers, so the order of
+    # samples, batches and processes cannot change a bit of the result.
     zeros = torch.zeros(hits.shape[1], most + 1, dtype=torch.float64)
     by_predicted, by_relevant = (zeros.scatter_add(1, sizes.T.long(), hits.T) for sizes in (predicted, relevant))
     return by_predicted, by_relevant, (relevant > 0).double().sum(0)
 
 
 def sums_of_hits(by_predicted: Tensor, by_relevant: Tensor, counted: Tensor) -> WheelSums:
-    """The sums that the results of :func:`hits_by_size`, added up over batches and processes, stand for."""
+    """Return the sums over samples from results of :func:`hits_by_size` that were added up."""
     sizes = torch.arange(by_predicted.shape[-1], dtype=by_predicted.dtype, device=by_predicted.device).clamp(min=1)
     return WheelSums((by_predicted / sizes).sum(-1), (by_relevant / sizes).sum(-1), counted)
 
 
 def _compute(sums: WheelSums, zero_division: ZeroDivision = "zero") -> CorpusScore:
-    """Corpus score of ``sums``.
-
-    Args:
-        sums: Of shape ``(..., 5)``.
-        zero_division: F where precision and recall are both 0: 0 (the 2026 scorer) or NaN (the 2025 scorer).
-    """
+    """Return the corpus score of sums ``(..., 5)``."""
+    # P and R are means over the counted samples; F1 = 2 P R / (P + R) is taken of these means, not averaged itself.
     precision = sums.precision / sums.counted
     recall = sums.recall / sums.counted
     f1 = 2 * precision * recall / (precision + recall)
-    if zero_division == "zero":
+    if zero_division == "zero":  # as the 2026 scorer has it where P = R = 0; the 2025 scorer has NaN
         f1 = torch.where(precision + recall == 0, 0.0, f1)
     return CorpusScore(precision, recall, f1)
 
 
 def _mean_over_wheels(values: Tensor, counted: Tensor) -> Tensor:
-    """Mean of ``values`` (..., 5) over the wheels on which any sample counts; NaN if there is none."""
+    """Return the mean of ``values`` (..., 5) over the wheels on which any sample counts; NaN if there is none."""
     scored = counted > 0
     return torch.where(scored, values, 0.0).sum(-1) / scored.sum(-1)
 
 
 def count_unmapped(predictions: Sequence[EmotionSet], lexicon: Lexicon) -> tuple[int, int]:
-    """Number of predicted words that map onto no wheel at level 1, and of all predicted words, duplicates included."""
+    """Count the predicted words that map onto no wheel at level 1, and all predicted words, with duplicates."""
     table = cluster_table(lexicon, LEVELS[0])
     unmapped = (table.masks == 0).all(axis=1).take(word_rows(predictions, table))
     return int(unmapped.sum()), len(unmapped)
@@ -192,17 +172,14 @@ def count_unmapped(predictions: Sequence[EmotionSet], lexicon: Lexicon) -> tuple
 def batch_mean_set_f1(
     predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon, level: int = 1
 ) -> list[float | None]:
-    """The per-sample score of ``N`` samples: set F1, averaged over the wheels onto which the target maps.
+    """Return the score of each of ``N`` samples: set F1, averaged over the wheels onto which the target maps.
 
-    Returns:
-        Numbers in [0, 1], None where the target maps onto no wheel.
-
-    Raises:
-        ValueError: If the lengths differ, or the level is neither 1 nor 2.
+    In [0, 1]; None where the target maps onto no wheel.
     """
     hits, predicted, relevant = _set_sizes(predictions, targets, lexicon, level)
     num_wheels = np.count_nonzero(relevant, axis=0)
-    f1 = 2 * hits / np.maximum(predicted + relevant, 1)  # 0 on a wheel without target, where nothing can hit
+    # F1 = 2 |G & Y| / (|Y| + |G|) on each wheel: 0 on one without target, where nothing can hit.
+    f1 = 2 * hits / np.maximum(predicted + relevant, 1)
     means: list[float | None] = (f1.sum(axis=0) / np.maximum(num_wheels, 1)).tolist()
     for sample in np.flatnonzero(num_wheels == 0).tolist():
         means[sample] = None
@@ -215,21 +192,11 @@ def score_table(
     lexicon: Lexicon,
     zero_division: ZeroDivision = "zero",
 ) -> dict[str, dict[str, float]]:
-    """Every published score of a corpus.
+    """Return every published score of a corpus.
 
-    Args:
-        predictions: ``N`` predicted emotion sets.
-        targets: ``N`` target emotion sets.
-        lexicon: Maps words onto base forms, synonyms and clusters.
-        zero_division: F where precision and recall are both 0: 0 (the 2026 scorer) or NaN (the 2025 scorer).
-
-    Returns:
-        ``precision``, ``recall`` and ``f1`` under ``case1`` (base forms), ``case2`` (synonyms),
-        ``case3_wheel{1..5}_level{1,2}`` (clusters), ``mean_level1`` and ``mean_level2`` (means over the wheels);
-        and ``mer2025_challenge`` with the mean ``f1`` of both levels.
-
-    Raises:
-        ValueError: If the lengths differ.
+    ``precision``, ``recall`` and ``f1`` are under ``case1`` (base forms), ``case2`` (synonyms),
+    ``case3_wheel{1..5}_level{1,2}`` (clusters), ``mean_level1`` and ``mean_level2`` (means over the wheels);
+    ``mer2025_challenge`` has the mean ``f1`` of both levels.
     """
     table: dict[str, dict[str, float]] = {}
     for name, stands_for in (("case1", lexicon.base_form), ("case2", lexicon.synonym)):
