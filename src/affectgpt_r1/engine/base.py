@@ -19,7 +19,7 @@ class EmbeddedPrompts(NamedTuple):
 
     embeds: Tensor  # (B, P, D)
     mask: Tensor  # (B, P) int64
-    embed_tokens: Callable[[Tensor], Tensor]  # of Engine.token_embedding, which looked up the prompts' tokens
+    embed_tokens: Any  # the function from Engine.token_embedding that embedded the prompts: ids (...) to (..., D)
 
 
 class Decoded(NamedTuple):
