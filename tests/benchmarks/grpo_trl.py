@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 import trl.trainer.utils as trl_utils
 from datasets import Dataset
-from grpo_workload import BETA, LEARNING_RATE, LENGTH, NUM_GENERATIONS, NUM_PROMPTS, share_of_even
+from grpo_workload import BETA, LEARNING_RATE, LENGTH, NUM_GENERATIONS, NUM_PROMPTS, fraction_of_even
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 
 def reward(completions, **_) -> list[float]:
-    return [share_of_even(text) for text in completions]
+    return [fraction_of_even(text) for text in completions]
 
 
 class StepClock(TrainerCallback):

@@ -1,4 +1,4 @@
-"""The workloads of the GRPO benchmark, and a step of this package on them: the product's own policy, stage and loss."""
+"""The workloads of the GRPO benchmark, and a step of this package's own policy, stage and loss on them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.engine import timing
+from affectgpt_r1.engine.fast import FastEngine
 from affectgpt_r1.policy.backbone import build_language_model
 from affectgpt_r1.policy.build_policy import build_policy
 from affectgpt_r1.policy.policy import MultimodalPolicy
@@ -44,15 +45,15 @@ WORKLOADS = {
 
 
 class EvenTokens:
-    """A cheap reward that differs inside a group: the share of even characters."""
+    """A cheap reward that differs inside a group: the fraction of even characters."""
 
     name = "even"
 
     def __call__(self, *, completions, targets) -> list[float | None]:
-        return [share_of_even(completion.text) for completion in completions]
+        return [fraction_of_even(completion.text) for completion in completions]
 
 
-def share_of_even(text: str) -> float:
+def fraction_of_even(text: str) -> float:
     return sum(ord(character) % 2 == 0 for character in text) / max(len(text), 1)
 
 
@@ -68,7 +69,7 @@ def build(workload: Workload, folder: Path) -> tuple[MultimodalPolicy, ClipBatch
     del arguments["_target_"]
     parts = build_policy(**arguments, template=template)
     model = build_language_model(workload.vocabulary, language_model_config(workload))
-    policy = MultimodalPolicy(model, parts.encoders, parts.fusion, parts.tokenizer, parts.template)
+    policy = MultimodalPolicy(model, parts.encoders, parts.fusion, parts.tokenizer, parts.template, FastEngine(model))
     ban_stops(policy)
     return policy, text_batch(policy, workload.prompt_tokens)
 
@@ -108,7 +109,7 @@ def text_batch(policy: MultimodalPolicy, prompt_tokens: int) -> ClipBatch:
 
 
 class OurSystem:
-    """One GRPO step by the product's own path."""
+    """GRPO steps by this package's own policy and stage."""
 
     def __init__(self, policy: MultimodalPolicy, batch: ClipBatch) -> None:
         self.policy, self.batch = policy, batch
@@ -165,7 +166,7 @@ def necessary_flops(workload: Workload) -> float:
 
 
 def matmul_rate() -> float:
-    """Floating-point operations a CPU second of a matrix product of the body's shape."""
+    """Floating-point operations per CPU second in a matrix product of the layers' shape."""
     first, second = torch.randn(2048, HIDDEN), torch.randn(HIDDEN, INTERMEDIATE)
     rates = []
     for _ in range(20):

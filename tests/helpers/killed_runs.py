@@ -32,9 +32,9 @@ TARGETS = {
     "metrics": "mlflow.tracking:MlflowClient.log_batch",
     "status": "affectgpt_r1.tracking.mlflow_logger:TrackedMLFlowLogger.end",
     "features": "affectgpt_r1.data.feature_store:FeatureStore.write",
-    "beginning": "affectgpt_r1.config.run_folder:begin",
+    "beginning": "affectgpt_r1.config.run:begin",
     "answers": "affectgpt_r1.evaluation.evaluate_policy:test_split_metrics",
-    "record": "affectgpt_r1.config.run_record:write_record",
+    "record": "affectgpt_r1.config.run:write_record",
 }
 """Moments of a run, and the functions that are called then."""
 

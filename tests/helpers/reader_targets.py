@@ -20,7 +20,7 @@ from affectgpt_r1.data.layouts.manifest import read_columns, read_cues
 from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS, read_unibench_set
 from affectgpt_r1.data.layouts.object_archive import read_object_dict
 from affectgpt_r1.data.layouts.recognition_sets import read_recognition_set
-from affectgpt_r1.data.media.subtitles import read_srt
+from affectgpt_r1.data.media.subtitles import read_subtitles
 from affectgpt_r1.emotion import lexicon_cache
 from affectgpt_r1.emotion import published_lexicon as published
 from affectgpt_r1.emotion.extraction import extract_labels
@@ -127,7 +127,7 @@ def jsonl(data, folder):
 
 
 def srt(data, folder):
-    read_srt(_written(folder, "a.srt", data))
+    read_subtitles(_written(folder, "a.srt", data))
 
 
 def settings(data, folder):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.cli.export import export
 from affectgpt_r1.config.compose import CONFIGS
+from affectgpt_r1.config.export_checkpoint import export
 from affectgpt_r1.config.instantiate import prepare_process
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.cli.evaluate import compare
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.data import dataset
 from affectgpt_r1.errors import ConfigError, MediaError
+from affectgpt_r1.evaluation import compare_policies as comparison
+from affectgpt_r1.evaluation.compare_policies import compare_policies
 from affectgpt_r1.evaluation.log_evaluation import tables_text
 
 
@@ -36,7 +37,7 @@ def summary_of(systems, workspace, tmp_path, monkeypatch):
         monkeypatch.setattr("affectgpt_r1.config.policy_config.given_overrides", lambda: [*given, *overrides])
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("evaluate", [*given, "logger=none", "data.eval_batch_size=4", *overrides])
-        return compare(config, [])
+        return compare_policies(config, [])
 
     return run
 
@@ -74,16 +75,14 @@ def test_clips_that_one_system_cannot_read_count_for_none(systems, summary_of, m
 
 
 def test_two_lexicons_need_a_choice(systems, summary_of, monkeypatch):
-    from affectgpt_r1.config import policy_config as policy_settings
-
-    read = policy_settings.settings_of_checkpoint
+    read = comparison.settings_of_checkpoint
 
     def settings(path):
         own = read(path)
         other = {"emotion": {"lexicon": "mer2025"}} if path == str(systems["grpo"]) else {}
         return dataclasses.replace(own, tree={**own.tree, **other})
 
-    monkeypatch.setattr(policy_settings, "settings_of_checkpoint", settings)
+    monkeypatch.setattr(comparison, "settings_of_checkpoint", settings)
     with pytest.raises(ConfigError, match=r"emotion\.lexicon: sft with bundled, .* grpo with mer2025 were trained"):
         summary_of()
     summary = summary_of("emotion.lexicon=bundled")

@@ -87,7 +87,7 @@ class RecordedPolicy:
         tokens = TokenBatch(self.inputs["completion_ids"].view(shape), mask.view(shape))
         return Rollout(tokens, logps.view(shape), texts, truncated)
 
-    def score(
+    def logps_and_entropies(
         self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0, **options: Any
     ) -> LogpsAndEntropies:
         rows = torch.tensor([int(name) for name in batch.names]) * NUM_GENERATIONS
@@ -100,8 +100,10 @@ class RecordedPolicy:
         shape = completions.ids.shape
         return LogpsAndEntropies((logps * mask).view(shape), (entropies * mask).view(shape))
 
-    def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
-        return self.score(batch, completions, temperature).per_token_logps
+    def per_token_logps(
+        self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0, **options: Any
+    ) -> Tensor:
+        return self.logps_and_entropies(batch, completions, temperature).per_token_logps
 
     def snapshot_reference(self) -> None:
         """The reference is recorded."""

@@ -1,4 +1,4 @@
-"""What the commands on argparse do around their work."""
+"""What the commands on argparse share: parse, load what is heavy, turn a user's mistake into one line."""
 
 from __future__ import annotations
 
@@ -7,25 +7,40 @@ import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from typing import TYPE_CHECKING, TypeVar
+from importlib import import_module
+from typing import Any, TypeVar
 
 from affectgpt_r1.config.library_errors import explain_library_error
-from affectgpt_r1.errors import AffectGPTError
 from affectgpt_r1.io.clean_text import cut, guard_standard_error, message, printable
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+PROGRAM = "affectgpt-r1"
 
 Result = TypeVar("Result")
+
+
+def lazy(path: str) -> Callable[..., Any]:
+    """Return a function of this package that is imported when it is first called.
+
+    ``--help`` and a mistyped option then do not wait for torch, which takes seconds.
+
+    Args:
+        path: ``module:function``, such as ``evaluation.score_files:score_files``.
+    """
+    module, _, name = path.partition(":")
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(f"affectgpt_r1.{module}"), name)(*args, **kwargs)
+
+    return call
 
 
 def run_command(
     parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], Result], arguments: Sequence[str] | None
 ) -> Result:
-    """Parse the arguments and work; a user's mistake becomes one line.
+    """Parse the arguments and call ``work`` with the options.
 
     Args:
-        parser: Its ``prog`` opens the line.
+        parser: Its ``prog`` opens the line that a mistake becomes.
         work: Does what the options ask for.
         arguments: By default those of the process.
 
@@ -33,79 +48,29 @@ def run_command(
         SystemExit: With code 2 after bad input.
     """
     guard_standard_error()
-    with _printable_complaints():
+    with printable_usage_errors():
         options = parser.parse_args(arguments)
+    return with_one_line_errors(parser.prog, lambda: work(options))
+
+
+def with_one_line_errors(prog: str, work: Callable[[], Result]) -> Result:
+    """Turn a user's mistake into one line and exit code 2; a fault of the program keeps its traceback."""
     try:
-        return work(options)
-    except BaseException as error:  # tokenizers raise above Exception; what has no line is raised again
-        said = explain_library_error(error)
-        if said is None:
+        return work()
+    except BaseException as error:  # tokenizers raises above Exception
+        explanation = explain_library_error(error)
+        if explanation is None:
             raise
-        print(message(f"{parser.prog}: {said}"), file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def run_composed_command(
-    parser: argparse.ArgumentParser,
-    work: Callable[[argparse.Namespace, DictConfig], Result],
-    arguments: Sequence[str] | None,
-    first: Sequence[str] = (),
-) -> Result:
-    """As :func:`run_command`, for a command that takes overrides of ``configs/train.yaml`` beside its own options.
-
-    Args:
-        parser: See :func:`run_command`.
-        work: Takes the options, the user's overrides among them as ``overrides``, and the composed configuration.
-        arguments: See :func:`run_command`.
-        first: Overrides that come before the user's.
-
-    Raises:
-        SystemExit: See :func:`run_command`.
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from affectgpt_r1.config.compose import (
-        CONFIGS,
-        check_composed,
-        check_installation,
-        check_overrides,
-        explain,
-        quote_overrides,
-    )
-
-    guard_standard_error()
-    with _printable_complaints():
-        options, overrides = parser.parse_known_args(arguments)
-        if options_unknown := [override for override in overrides if override.startswith("-")]:
-            parser.error(f"unrecognized arguments: {' '.join(options_unknown)}")
-    options.overrides = overrides
-    try:
-        check_installation()
-        overrides = quote_overrides(overrides)
-        check_overrides(overrides)
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", overrides=[*first, *overrides])
-        check_composed(config)
-        return work(options, config)
-    except (AffectGPTError, HydraException, OmegaConfBaseException) as error:
-        print(message(f"{parser.prog}: {explain(error, overrides)}"), file=sys.stderr)
-        raise SystemExit(2) from None
-    except BaseException as error:  # as above
-        said = explain_library_error(error)
-        if said is None:
-            raise
-        print(message(f"{parser.prog}: {said}"), file=sys.stderr)
+        print(message(f"{prog}: {explanation}"), file=sys.stderr)
         raise SystemExit(2) from None
 
 
 @contextmanager
-def _printable_complaints() -> Iterator[None]:
-    """Clean what argparse says of arguments: ``*`` of a shell puts the names of files among them."""
-    said = io.StringIO()
+def printable_usage_errors() -> Iterator[None]:
+    """Escape control characters in argparse's complaints: a shell's ``*`` puts names of files among the arguments."""
+    complaints = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(complaints):
             yield
     finally:
-        sys.stderr.write("\n".join(cut(printable(line)) for line in said.getvalue().split("\n")))
+        sys.stderr.write("\n".join(cut(printable(line)) for line in complaints.getvalue().split("\n")))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import NamedTuple
 
 PROGRAM = "affectgpt-r1"
 
@@ -17,18 +18,32 @@ COMMANDS = {
     "render": "render the synthetic clips (overrides: configs/render.yaml)",
     "train": "train one stage (overrides: configs/train.yaml), as in `experiment=grpo stage.beta=0.04`",
     "plan": "parameters, memory, steps and hours of a run: experiment=NAME [--tflops N] [--json FILE]",
-    "export": "write a Hugging Face folder: init_from=CKPT --output FOLDER [--kind adapter|merged]",
-    "import-affectgpt": "make a released AffectGPT checkpoint a run of ours: CKPT --output RUN",
-    "convert-weights": "make safetensors of a pytorch_model.bin or GGUF file: FOLDER | FILE | smol",
-    "evaluate": "compare trained policies on held-out clips (overrides: configs/evaluate.yaml)",
-    "predict": "answer any video: VIDEO... [--checkpoint C] [--subtitle TEXT|FILE.srt]",
-    "answer": "answer the clips of a data folder: --checkpoint C --data FOLDER --output FILE|FOLDER [--names FILE]",
-    "score": "score a file of predictions: --predictions P --targets T",
-    "report": "write the report on the ablation sweeps: --outputs outputs",
+    "evaluate": "compare trained policies on the test split (overrides: configs/evaluate.yaml)",
+    "predict": "label videos, or the clips of a data folder: FILE|FOLDER... | --data ROOT [--checkpoint C]",
+    "score": "score a file of predictions: --predictions P --targets T, or --submission NAME-openset.npz",
     "unibench": "score folders of predictions on MER-UniBench: --predictions FOLDER --data FOLDER",
-    "submit": "write a challenge's -openset.npz: --predictions P --output NAME-openset.npz",
+    "report": "write the report on the ablation sweeps: --outputs outputs",
+    "export": "write a Hugging Face folder: init_from=CKPT --output FOLDER [--kind adapter|merged]",
+    "convert": "make safetensors of weights, or a run of a released AffectGPT checkpoint: FOLDER|FILE|smol",
 }
 """What each command does; a command is a module of this package with a ``main()`` on Hydra or argparse."""
+
+
+class Replacement(NamedTuple):
+    """A command, its first arguments, and its options by their old name, that do what an old command did."""
+
+    command: str
+    first: tuple[str, ...] = ()
+    options: Mapping[str, str] = {}
+
+
+REPLACED = {
+    "answer": Replacement("predict"),
+    "submit": Replacement("score", options={"--output": "--submission"}),
+    "import-affectgpt": Replacement("convert", ("--to", "run")),
+    "convert-weights": Replacement("convert", ("--to", "safetensors")),
+}
+"""Commands of earlier versions, which work for one more release."""
 
 
 def usage() -> str:
@@ -57,15 +72,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: With code 2 after an unknown or missing command, 130 after Ctrl-C, 141 where the reader of a pipe
             has gone, as in ``affectgpt-r1 score ... | head``.
     """
-    command, *overrides = (sys.argv[1:] if arguments is None else arguments) or [""]
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if command in ("-h", "--help"):
         print(usage())
-    elif command in COMMANDS:
-        sys.argv = [f"{PROGRAM} {command}", *overrides]
-        _run(command)
-    else:
+        return
+    if command in REPLACED:
+        command, rest = _translate(command, rest)
+    if command not in COMMANDS:
         print(_complaint(command), file=sys.stderr)
         raise SystemExit(2)
+    sys.argv = [f"{PROGRAM} {command}", *rest]
+    _run(command)
+
+
+def _translate(old: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command and the arguments that replace an old command's, and say so."""
+    new = REPLACED[old]
+    options = "".join(f", with {option} for {name}" for name, option in new.options.items())
+    called = " ".join((PROGRAM, new.command, *new.first))
+    print(f"{PROGRAM} {old}: is `{called}` now{options}; the old name will go", file=sys.stderr)
+    translated = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        translated.append(f"{new.options.get(name, name)}{equals}{value}")
+    return new.command, [*new.first, *translated]
 
 
 def _run(command: str) -> None:
@@ -73,7 +103,7 @@ def _run(command: str) -> None:
     # may be one that was unpacked to be looked at.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
-        import_module(f"affectgpt_r1.cli.{command.replace('-', '_')}").main()
+        import_module(f"affectgpt_r1.cli.{command}").main()
     except KeyboardInterrupt:
         print(f"{PROGRAM} {command}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,4 +1,4 @@
-"""Answer any video: ``affectgpt-r1 predict VIDEO... [--checkpoint C] [--subtitle TEXT|FILE.srt]``."""
+"""Label videos, or the clips of a data folder: ``affectgpt-r1 predict FILE|FOLDER... | --data ROOT``."""
 
 from __future__ import annotations
 
@@ -11,46 +11,77 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from affectgpt_r1.cli.command import run_command
-from affectgpt_r1.errors import ConfigError, DataError
-from affectgpt_r1.inference.load_policy import add_policy_options, load_predictor
+from rich.progress import track
+
+from affectgpt_r1.cli.command import lazy, run_command
+from affectgpt_r1.cli.options import report_console
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.io.clean_text import json_line, message
+from affectgpt_r1.io.console import PlainConsole
 from affectgpt_r1.io.files import clear_write_errors, line_writer
+
+find_media = lazy("data.media.media_search:find_media")
+clip_names = lazy("data.media.media_search:clip_names")
+load_predictor = lazy("inference.load_policy:load_predictor")
+predict_files = lazy("inference.label_file:predict_files")
+subtitles_of_files = lazy("inference.find_subtitles:subtitles_of_files")
+srt_beside = lazy("inference.find_subtitles:srt_beside")
+folder_task = lazy("inference.label_folder:folder_task")
+unibench_tasks = lazy("inference.label_folder:unibench_tasks")
+label_folders = lazy("inference.label_folder:label_folders")
+
+SUBTITLES = "subtitle_chieng.csv:english"
+OF_FILES = ("lexicon", "faces", "no_contributions")
+OF_DATA = ("names", "sets")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line.
-
-    Raises:
-        SystemExit: With code 2 after bad input, 1 if a file could not be answered.
-    """
+    """Run the command; exit code 2 after bad input, which is one line, 1 if a file or clip could not be answered."""
     if run_command(_parser(), predict, arguments):
         raise SystemExit(1)
 
 
-def predict(options: argparse.Namespace) -> Mapping[Path, str]:
-    """Answer every file, write a JSON line for each as soon as it is there, and list at the end what was not answered.
+def predict(options: argparse.Namespace) -> int:
+    """Label what the options name, and return how many files or clips could not be answered."""
+    if (options.data is None) == (not options.videos):
+        raise ConfigError("give files or folders of videos, or --data ROOT for a data folder")
+    for name in OF_FILES if options.data is not None else OF_DATA:
+        if getattr(options, name):
+            scope = "of videos" if options.data is not None else "of --data ROOT"
+            raise ConfigError(f"--{name.replace('_', '-')} is an option {scope}")
+    return _predict_files(options) if options.data is None else _predict_data(options)
 
-    Args:
-        options: See ``--help``.
 
-    Returns:
-        Why each unanswered file was not.
+def _predict_data(options: argparse.Namespace) -> int:
+    """Label the clips that ``--names`` lists, or the test clips of MER-UniBench's sets below ``--data``."""
+    if options.output is None:
+        raise ConfigError("--data needs --output: a file.jsonl with --names, a folder without")
+    if options.names is None:
+        tasks = unibench_tasks(options.data, options.sets, options.output)
+    else:
+        subtitle = SUBTITLES if options.subtitle is None else options.subtitle
+        tasks = [folder_task(options.data, options.names, subtitle, options.output)]
+    predictor = load_predictor(options.checkpoint, options.set, device=options.device)
+    num_unreadable: int = label_folders(
+        predictor, tasks, batch_size=options.batch_size, num_workers=options.num_workers, say=report_console().print
+    )
+    return num_unreadable
 
-    Raises:
-        AffectGPTError: A path, the subtitles or the checkpoint are at fault.
-    """
-    from rich.progress import track
 
-    from affectgpt_r1.data.media.media_search import clip_names, find_media
-    from affectgpt_r1.inference.label_file import predict_files
-    from affectgpt_r1.io.console import PlainConsole
-
+def _predict_files(options: argparse.Namespace) -> int:
+    """Write a JSON line for each file as soon as it is answered, and list at the end what was not."""
     files = find_media(options.videos)
     names = clip_names(files)
     failures: dict[Path, str] = {}
-    subtitles = _subtitles(files, options.subtitle, failures)
-    predictor = load_predictor(options)
+    subtitles = subtitles_of_files(files, options.subtitle, failures)
+    predictor = load_predictor(
+        options.checkpoint,
+        options.set,
+        device=options.device,
+        lexicon=options.lexicon,
+        faces=options.faces or "detect",
+        contributions=not options.no_contributions,
+    )
     rows = predict_files(predictor, subtitles, failures)
     console, answered = PlainConsole(stderr=True), 0
     with _output(options, files) as write_line:
@@ -62,14 +93,14 @@ def predict(options: argparse.Namespace) -> Mapping[Path, str]:
         finally:  # after an interruption, too
             if answered < len(files):
                 _list_failures(failures, answered, len(files))
-    return failures
+    return len(failures)
 
 
 def _json_line(row: Mapping[str, Any], output: Path | None) -> str:
     line = json_line(row)
     try:
         line.encode("utf-8" if output else sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a file name that is no UTF-8, or a terminal that shows none
+    except UnicodeEncodeError:  # a file name that is not UTF-8, or a terminal that shows none
         return json.dumps(row) + "\n"
     return line
 
@@ -89,60 +120,14 @@ def _list_failures(failures: Mapping[Path, str], answered: int, number: int) -> 
     print(f"{answered} of {number} files were answered{listed if failures else ''}", file=sys.stderr)
 
 
-def _subtitles(files: Sequence[Path], subtitle: str | None, failures: dict[Path, str]) -> dict[Path, str | None]:
-    """What is said, by file; a file with a bad ``.srt`` beside it is not answered."""
-    if subtitle is not None:
-        return dict.fromkeys(files, subtitle_given(subtitle))
-    subtitles: dict[Path, str | None] = {}
-    for path in files:
-        try:
-            subtitles[path] = subtitle_beside(path)
-        except DataError as error:
-            failures[path] = str(error)
-    return subtitles
-
-
-def subtitle_given(subtitle: str) -> str:
-    """What ``--subtitle`` says, as text or by the name of an ``.srt``.
-
-    Raises:
-        DataError: The ``.srt`` cannot be read, or another file is named.
-    """
-    from affectgpt_r1.data.media.subtitles import read_srt
-
-    if subtitle.lower().endswith(".srt"):
-        return read_srt(Path(subtitle))
-    if os.path.isfile(subtitle):
-        raise DataError(f"{subtitle}: --subtitle takes what is said, or an .srt file")
-    return subtitle
-
-
-def subtitle_beside(path: Path) -> str | None:
-    """What the ``.srt`` of a video's name says, None without one.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    from affectgpt_r1.data.media.subtitles import read_srt
-
-    beside = _beside(path)
-    return read_srt(beside) if os.path.isfile(beside) else None
-
-
-def _beside(path: Path) -> Path:
-    """The subtitle file beside a video; cameras write its suffix in capitals, as the video's."""
-    small, capital = path.with_suffix(".srt"), path.with_suffix(".SRT")
-    return capital if os.path.isfile(capital) and not os.path.isfile(small) else small
-
-
 @contextmanager
 def _output(options: argparse.Namespace, videos: Sequence[Path]) -> Iterator[Callable[[str], None]]:
     path: Path | None = options.output
     if path is None:
         yield _print_line
         return
-    read = [*videos, *map(_beside, videos), options.checkpoint or "", options.subtitle or ""]
-    if path.is_file() and any(os.path.isfile(other) and path.samefile(other) for other in read):
+    inputs = [*videos, *map(srt_beside, videos), options.checkpoint or "", options.subtitle or ""]
+    if path.is_file() and any(os.path.isfile(file) and path.samefile(file) for file in inputs):
         raise ConfigError(f"--output {path}: is one of the files that are read; name another file")
     with line_writer(path) as write_line:
         yield write_line
@@ -150,20 +135,41 @@ def _output(options: argparse.Namespace, videos: Sequence[Path]) -> Iterator[Cal
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="affectgpt-r1 predict", description="Answer videos that nobody labelled; one JSON line for each."
+        prog="affectgpt-r1 predict",
+        description="Label videos that nobody prepared, one JSON line for each; or the clips of a data folder, read as "
+        "in training, for `score` and `unibench`.",
     )
-    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="any file that FFmpeg reads, or a folder")
-    parser.add_argument("--subtitle", help="what is said, as text or .srt; else VIDEO.srt, or a track inside")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write JSON lines here, not to the terminal")
-    parser.add_argument("--lexicon", help="names the clusters; by default the one of training")
+    parser.add_argument("videos", type=Path, nargs="*", metavar="VIDEO", help="any file that FFmpeg reads, or a folder")
     parser.add_argument(
-        "--faces",
-        choices=("detect", "centre"),
-        default="detect",
-        help="crop faces, or each frame's middle",
+        "--data", type=Path, metavar="ROOT", help="data folder; without --names, that of MER-UniBench's nine sets"
     )
-    parser.add_argument("--no-contributions", action="store_true", help="do not answer again without each modality")
-    add_policy_options(parser)
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="JSON lines (terminal); of MER-UniBench, a folder of such files"
+    )
+    parser.add_argument(
+        "--subtitle",
+        "--subtitles",
+        help=f"what is said, as text or .srt; else VIDEO.srt, or a track inside. With --names: FILE:COLUMN in ROOT "
+        f'({SUBTITLES}), "" for none',
+    )
+    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run, or an exported folder (newest GRPO run)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys that differ here from training: paths.root=/data",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (CUDA where there is some)")
+    videos = parser.add_argument_group("options of videos")
+    videos.add_argument("--lexicon", help="names the clusters; by default the one of training")
+    videos.add_argument("--faces", choices=("detect", "centre"), help="crop faces (default), or each frame's middle")
+    videos.add_argument("--no-contributions", action="store_true", help="do not answer again without each modality")
+    data = parser.add_argument_group("options of --data")
+    data.add_argument("--names", metavar="FILE", help="CSV file in ROOT with the column name, such as test labels")
+    data.add_argument("--sets", nargs="+", help="of MER-UniBench, such as meld (default: those whose folder is there)")
+    data.add_argument("--batch-size", type=int, default=32, help="clips that are answered at once (%(default)s)")
+    data.add_argument("--num-workers", type=int, default=0, help="decoding processes (%(default)s)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The report on the ablation sweeps: ``affectgpt-r1 report``. It reads MLflow only."""
+"""Write the report on the ablation sweeps, from MLflow alone: ``affectgpt-r1 report``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from affectgpt_r1 import REPOSITORY
-from affectgpt_r1.cli.command import run_command
+from affectgpt_r1.cli.command import lazy, run_command
+from affectgpt_r1.config.run_lock import owned
 from affectgpt_r1.io.clean_text import message, printable
+
+build_report = lazy("report.build:build_report")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line.
-
-    Raises:
-        SystemExit: With code 2 if there is nothing to report on, which is named in one line.
-    """
+    """Run the command; bad input is one line and exit code 2."""
     parser = argparse.ArgumentParser(prog="affectgpt-r1 report", description="Write the report on the ablation sweeps.")
     parser.add_argument("--outputs", type=Path, default=REPOSITORY / "outputs", help="holds mlflow.db (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where the report goes (OUTPUTS/report)")
@@ -30,19 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def report(options: argparse.Namespace) -> list[Path]:
     """Write the report, and say on standard error which runs it took and what is missing.
 
-    See :func:`~affectgpt_r1.report.build.build_report`.
-
     Raises:
         ConfigError: Another report is being written into the same folder.
     """
-    from affectgpt_r1.config.run_lock import owned
-    from affectgpt_r1.report.build import build_report
-
     folder = options.folder or options.outputs / "report"
     if not options.outputs.is_dir():  # else the lock would make it
-        return build_report(options.outputs, folder, options.lexicon)
+        return list(build_report(options.outputs, folder, options.lexicon))
     with owned(folder, "choose another --folder"):
-        files = build_report(options.outputs, folder, options.lexicon)
+        files: list[Path] = build_report(options.outputs, folder, options.lexicon)
     summary = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
     for name, sweep in summary["sweeps"].items():
         for run in sweep["runs"]:

@@ -1,7 +1,7 @@
-"""From a clip's files to what a policy is given: the one reader of training, ``evaluate`` and ``predict``.
+"""Read a clip's files as the input of a policy, in training, ``evaluate`` and ``predict`` alike.
 
-A file that is stored as it is shown is read by :mod:`affectgpt_r1.data.media.video`. One that a player would turn,
-mirror or stretch, and a long one, is read by :mod:`affectgpt_r1.data.media.any_media`, by training, too.
+A file that is stored as it is shown is read by :mod:`affectgpt_r1.data.media.video`; one that a player would turn,
+mirror or stretch, and a long one, by :mod:`affectgpt_r1.data.media.any_media`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from affectgpt_r1.data.dataset import MediaSettings
 
 
-class _Look(NamedTuple):
-    """What a file says about itself, and its first frame."""
+class _Properties(NamedTuple):
+    """What a file and its first frame declare."""
 
     is_upright: bool = True
     is_mirrored: bool = False
@@ -51,14 +51,7 @@ class _Look(NamedTuple):
 
 
 def read_faces(path: Path, media: MediaSettings) -> Tensor:
-    """Read the face crops of a data folder's clip.
-
-    Args:
-        path: ``.npy`` file of :func:`~affectgpt_r1.data.media.video.read_face_crops`.
-        media: How many, and in which shape.
-
-    Returns:
-        ``(F, 3, S, S)`` uint8, RGB unless ``channel_order`` takes BGR for it.
+    """Read the face crops ``(F, 3, S, S)`` uint8 of a data folder's clip, RGB unless ``channel_order`` is wrong.
 
     Raises:
         MediaError: The file cannot be read as face crops.
@@ -68,13 +61,10 @@ def read_faces(path: Path, media: MediaSettings) -> Tensor:
 
 
 def resize_found_faces(crops: Sequence[Frames], media: MediaSettings) -> Tensor:
-    """Scale face crops that were found in a picture, and so are RGB, to what :func:`read_faces` gives.
+    """Scale face crops that were detected in a picture, and so are RGB, to what :func:`read_faces` gives.
 
-    Where OpenFace's BGR crops were read as if they were RGB (``channel_order=rgb``), as the published weights saw them,
-    these are turned to BGR.
-
-    Returns:
-        ``(F, 3, S, S)`` uint8.
+    A policy that was trained on OpenFace's BGR crops as if they were RGB (``channel_order=rgb``), as the published
+    weights were, gets BGR here, too.
     """
     turned = [crop[..., ::-1] if media.channel_order == "rgb" else crop for crop in crops]
     return torch.cat(
@@ -83,31 +73,15 @@ def resize_found_faces(crops: Sequence[Frames], media: MediaSettings) -> Tensor:
 
 
 @in_decoding_process
-def read_whole_frames(path: Path, media: MediaSettings, streams: Streams | None = None) -> Tensor:
-    """Read whole frames, or the still of ``visual=image``.
-
-    Args:
-        path: The file.
-        media: How many, and in which shape.
-        streams: See :func:`read_pictures`.
-
-    Returns:
-        ``(F, 3, S, S)`` uint8 RGB.
-
-    Raises:
-        MediaError: The file cannot be read.
-    """
+def read_full_frames(path: Path, media: MediaSettings, streams: Streams | None = None) -> Tensor:
+    """Read full frames, or the still of ``visual=image``, as ``(F, 3, S, S)`` uint8 RGB; see :func:`read_pictures`."""
     if media.frame_resize == "squash" and media.visual != "image":
         return channels_first(np.stack(_read(path, media, streams, media.image_size)))
     return resize_pictures(read_pictures(path, media, streams), media)
 
 
 def resize_pictures(pictures: Sequence[Frames], media: MediaSettings) -> Tensor:
-    """Scale pictures that were decoded at their own size; ``visual=image`` takes the middle one alone.
-
-    Returns:
-        ``(F, 3, S, S)`` uint8 RGB.
-    """
+    """Scale pictures to ``(F, 3, S, S)`` uint8 RGB; ``visual=image`` takes only the middle one."""
     if media.visual == "image":
         pictures = pictures[len(pictures) // 2 :][:1]
     if media.frame_resize == "squash":
@@ -117,16 +91,13 @@ def resize_pictures(pictures: Sequence[Frames], media: MediaSettings) -> Tensor:
 
 @in_decoding_process
 def read_pictures(path: Path, media: MediaSettings, streams: Streams | None = None) -> list[Frames]:
-    """Read ``F`` uniform frames as a player shows them.
+    """Read ``F`` uniform frames ``(H, W, 3)`` uint8 RGB as a player shows them.
 
     Args:
         path: The file.
         media: How many, and which decoder.
-        streams: From :func:`~affectgpt_r1.data.media.containers.inspect`, for a file that nobody prepared: what the
-            decoders refuse is then read as far as any player can.
-
-    Returns:
-        Pictures ``(H, W, 3)`` uint8 RGB.
+        streams: From :func:`~affectgpt_r1.data.media.containers.inspect`, for a file outside a data set: what the
+            decoders refuse is then read as far as a player can.
 
     Raises:
         MediaError: The file cannot be read.
@@ -136,24 +107,19 @@ def read_pictures(path: Path, media: MediaSettings, streams: Streams | None = No
 
 @in_decoding_process
 def read_sound(path: Path, media: MediaSettings, streams: Streams | None = None) -> Tensor:
-    """Read audio windows ``(W, S)`` float32 at 16 kHz.
-
-    Args:
-        path: The file.
-        media: How many, how long, and where they start.
-        streams: See :func:`read_pictures`.
+    """Read audio windows ``(W, S)`` float32 at 16 kHz; for ``streams`` see :func:`read_pictures`.
 
     Raises:
         MediaError: The sound cannot be read.
     """
     options = media.num_windows, media.window_seconds, media.windows
     is_long = streams is not None and streams.sound_end - streams.sound_start > LONG_SECONDS
-    if not is_long and not _look(path).is_long:
+    if not is_long and not _properties(path).is_long:
         try:
             return read_audio_windows(path, *options)
         except MediaError:
             if streams is None:
-                raise  # else a damaged packet, which players pass over
+                raise  # else it may be a damaged packet, which players ignore
     streams = streams or inspect(path)
     if not streams.has_audio:
         raise MediaError(f"{path}: has no audio track")
@@ -161,10 +127,10 @@ def read_sound(path: Path, media: MediaSettings, streams: Streams | None = None)
 
 
 def _read(path: Path, media: MediaSettings, streams: Streams | None, size: int | None) -> list[Frames]:
-    look = _look(path)
-    if media.frame_resize == "squash":  # the published rule knows no largest size
-        look = look._replace(is_large=False)
-    if media.decoder == "decord" or (look.is_plain if size is None else not (look.is_mirrored or look.is_long)):
+    file = _properties(path)
+    if media.frame_resize == "squash":  # the published rule has no largest size
+        file = file._replace(is_large=False)
+    if media.decoder == "decord" or (file.is_plain if size is None else not (file.is_mirrored or file.is_long)):
         try:
             return list(read_frames(path, media.num_frames, media.decoder, size))
         except MediaError:
@@ -176,17 +142,17 @@ def _read(path: Path, media: MediaSettings, streams: Streams | None, size: int |
     return read_uniform_frames(path, streams, media.num_frames, size)
 
 
-def _look(path: Path) -> _Look:
-    """Decode one frame; of a file that gives none, the reader says why."""
+def _properties(path: Path) -> _Properties:
+    """Decode one frame; if there is none, the reader will say why."""
     try:
         with opened(path) as container:
             seconds = (container.duration or 0) / av.time_base
             stream = video_stream(container)
             frame = next(container.decode(stream), None) if stream is not None else None
             if stream is None or frame is None:
-                return _Look(is_long=seconds > LONG_SECONDS)
+                return _Properties(is_long=seconds > LONG_SECONDS)
             mirrored, turns = orientation(frame)
-            return _Look(
+            return _Properties(
                 is_upright=not mirrored and turns == 0,
                 is_mirrored=mirrored,
                 has_square_pixels=stream.sample_aspect_ratio in (None, 0, 1),
@@ -194,4 +160,4 @@ def _look(path: Path) -> _Look:
                 is_long=seconds > LONG_SECONDS,
             )
     except MediaError:
-        return _Look()
+        return _Properties()

@@ -1,9 +1,10 @@
-"""Clips to batches."""
+"""Collate clips to batches."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +13,7 @@ from affectgpt_r1.types import Clip, ClipBatch, UnreadableClip
 
 
 def collate(items: Sequence[Clip | UnreadableClip]) -> ClipBatch:
-    """Stack the clips that could be read; the others are left out and listed in ``skipped``.
-
-    Returns:
-        A batch of ``B <= len(items)`` clips, ``B = 0`` if none could be read.
-    """
+    """Stack the clips that could be read, possibly none; list the others in ``skipped``."""
     clips = [item for item in items if isinstance(item, Clip)]
     skipped: list[UnreadableClip] = []
     for item in items:
@@ -44,19 +41,15 @@ def collate(items: Sequence[Clip | UnreadableClip]) -> ClipBatch:
 
 
 def batch_to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
-    """The batch with its tensors on ``device``."""
+    """Return the batch with its tensors on ``device``."""
 
-    def moved(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(device, non_blocking=True)
+    def move(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: move(inner) for key, inner in value.items()}
+        return None if value is None else value.to(device, non_blocking=True)
 
-    return dataclasses.replace(
-        batch,
-        frames=moved(batch.frames),
-        context_frames=moved(batch.context_frames),
-        waveforms=moved(batch.waveforms),
-        features={key: value.to(device, non_blocking=True) for key, value in batch.features.items()},
-        cues={key: value.to(device, non_blocking=True) for key, value in batch.cues.items()},
-    )
+    fields = ("frames", "context_frames", "waveforms", "features", "cues")
+    return dataclasses.replace(batch, **{name: move(getattr(batch, name)) for name in fields})
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Lightning data modules over data folders in the published layout."""
+"""Lightning data modules of data folders in the published layout."""
 
 from __future__ import annotations
 
@@ -31,46 +31,34 @@ from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
 
 log = logging.getLogger(__name__)
 
-WORKER_TIMEOUT_SECONDS = 1800
-"""How long a batch may take before a worker counts as hung; decoders that do not end are stopped much earlier."""
+WORKER_TIMEOUT_SECONDS = 1800  # for a batch; decoders that do not end are stopped much earlier
 
 
 class ClipDataModule(LightningDataModule):
     """Training, validation and test clips of one data folder.
 
-    The Trainer must run with ``use_distributed_sampler=False``: the samplers deal clips to processes themselves.
+    The Trainer must run with ``use_distributed_sampler=False``: the samplers divide the clips among processes.
 
     Args:
         root: Data folder in the published layout.
-        train_labels: Label file of the training set.
+        train_labels: Label file of the training set, as the other files in ``root``.
         train_reasons: Reasons of the training set.
         validation_labels: Label file of the validation set; None splits ``val_fraction`` off the training set.
         test_labels: Label file of the test set.
         subtitles: Subtitle file; not read when the text modality is off.
-        modalities: Modalities that are on.
-        visual: Face crops, whole frames, both, or one still image.
-        num_frames: Frames of a clip.
-        image_size: Height and width of a frame in pixels.
-        channel_order: How face-crop files store their channels.
-        num_windows: Audio windows of a clip.
-        window_seconds: Length of an audio window.
-        decoder: Video decoder: ``auto``, ``decord`` or ``pyav``.
-        windows: See :class:`~affectgpt_r1.data.dataset.MediaSettings`, as of the three that follow.
-        frame_resize: How whole frames become square.
-        face_resize: How face crops are scaled.
-        empty_subtitle: What ``predict`` makes of a file that says nothing.
-        batch_size: Clips of a training batch and process.
+        modalities: See :class:`~affectgpt_r1.data.dataset.MediaSettings`, as of the following up to ``empty_subtitle``.
+        batch_size: Clips of a training batch, per process.
         eval_batch_size: Clips of any other batch.
         num_workers: Worker processes of each loader.
         seed: Seed of order, modality dropout and resamples.
         subset: Train on this many clips only, the same ones everywhere.
-        modality_dropout: Chance to leave a modality out of a training prompt.
+        modality_dropout: Probability of leaving a modality out of a training prompt.
         feature_store: Folder of the stores of frozen-encoder outputs; see :meth:`open_feature_store`.
         cues_file: Recorded cues of synthetic clips, as JSON lines.
-        max_unreadable_fraction: Share of clips that may be lost.
-        val_fraction: Share of the training clips, chosen by name, that validates when no file is given.
-        seen_labels: Label files that the initial policy was trained on; no evaluation clip may stand there.
-        questions: Kinds of question that training draws among; see :mod:`affectgpt_r1.data.layouts.annotations`.
+        max_unreadable_fraction: Fraction of clips that may be lost.
+        val_fraction: Fraction of the training clips, chosen by name, that validates when no file is given.
+        seen_labels: Label files that the initial policy was trained on; no evaluation clip may be in them.
+        questions: Kinds of question that training draws from; see :mod:`affectgpt_r1.data.layouts.annotations`.
         valence_range: See :class:`~affectgpt_r1.data.layouts.annotations.QuestionSet`.
 
     Raises:
@@ -174,11 +162,16 @@ class ClipDataModule(LightningDataModule):
         if self.files.cues:
             self._cues = read_split_cues(self.root / self.files.cues, splits)
         if self.files.subtitles is None and "text" in self.media.modalities:
-            _warn_of_srt(self.root, splits.train[:1])
+            # `predict` reads .srt files next to a clip; a data folder does not. The first clip tells of all.
+            srt = video_file(self.root, splits.train[0].name).with_suffix(".srt")
+            if srt.exists():
+                log.warning(
+                    "%s is not read: subtitles come from data.subtitles, which is null, so every clip is silent", srt
+                )
         self.splits = splits
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled training batches; unreadable clips are resampled."""
+        """Return shuffled training batches; unreadable clips are resampled."""
         dataset = self._dataset(
             self.splits.train,
             modality_dropout=self.modality_dropout,
@@ -192,21 +185,19 @@ class ClipDataModule(LightningDataModule):
         return self._loader(dataset, batch_sampler=self._train_sampler)
 
     def num_train_batches(self, num_processes: int, schedule: GenerationSchedule | None = None) -> int:
-        """Training batches of one epoch and process, before a Trainer is attached.
+        """Return the training batches per epoch and process, before a Trainer is attached.
 
-        Args:
-            num_processes: Among how many the clips are divided.
-            schedule: How training steps share what is sampled at once; None is one step per batch.
+        ``schedule`` says how training steps share a generation batch; None is one step per batch.
         """
         clips = ClipSampler(len(self.splits.train), seed=self.seed, shuffle=True, num_replicas=num_processes)
         return len(GenerationBatchSampler(clips, self.batch_size, schedule or GenerationSchedule()))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Validation batches in order; unreadable clips are left out and listed."""
+        """Return the validation batches of :meth:`evaluation_loader`."""
         return self.evaluation_loader(self.splits.validation)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Test batches in order; unreadable clips are left out and listed."""
+        """Return the test batches of :meth:`evaluation_loader`."""
         return self.evaluation_loader(self.splits.test)
 
     def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_idx: int) -> ClipBatch:
@@ -214,17 +205,17 @@ class ClipDataModule(LightningDataModule):
         return batch_to_device(batch, device)
 
     def resume_position(self, epoch: int, batch: int) -> None:
-        """Let the training epoch ``epoch`` start at its batch ``batch``; later epochs are whole."""
+        """Let the training epoch ``epoch`` start at its batch ``batch``; later epochs are complete."""
         self._resume = (epoch, batch)
         if self._train_sampler is not None:
             self._train_sampler.start_at(epoch, batch)
 
     def use_schedule(self, schedule: GenerationSchedule) -> None:
-        """Let each generation batch of clips be followed by the empty batches of the steps that reuse it."""
+        """Let each generation batch be followed by the empty batches of the steps that reuse it."""
         self._schedule = schedule
 
     def open_feature_store(self, encoder_digest: str) -> FeatureStore:
-        """Open the store of these encoders, media settings and data folder; loaders made from now on read it.
+        """Open the store of these encoders, media settings and data folder; new loaders read it.
 
         Raises:
             ConfigError: ``feature_store`` is not set.
@@ -238,14 +229,9 @@ class ClipDataModule(LightningDataModule):
         self.features = FeatureStore(Path(self.feature_store) / digest[:16])
         return self.features
 
-    def rows_without_features(self, store: FeatureStore, share: slice = slice(None)) -> list[ManifestRow]:
-        """Rows whose features are not stored, or are of other media than were there on setup.
-
-        Args:
-            store: Is asked for them.
-            share: The part of all splits' rows to look at.
-        """
-        media, rows = self.media_identities, self.splits.rows()[share]
+    def rows_without_features(self, store: FeatureStore, part: slice = slice(None)) -> list[ManifestRow]:
+        """Return those of all splits' rows in ``part`` whose features are not stored, or are of other media."""
+        media, rows = self.media_identities, self.splits.rows()[part]
         lacking = [
             row
             for row in rows
@@ -260,26 +246,27 @@ class ClipDataModule(LightningDataModule):
 
     @property
     def media_identities(self) -> dict[str, str]:
-        """What tells every clip's media files, as they were on setup, from others."""
+        """Identity of every clip's media files on setup, by clip name."""
         return {name: state.identity for name, state in self._media_states.items()}
 
     def media_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
-        """Batches of decoded media, in order; unreadable clips are left out and listed."""
-        sampler = self._sampler(rows, train=False)
-        return self._loader(self._dataset(rows), sampler=sampler, batch_size=self.eval_batch_size)
+        """Return the batches of :meth:`evaluation_loader` with decoded media, also where features are stored."""
+        return self._ordered_loader(rows, self._dataset(rows))
 
     def digest(self) -> str:
-        """SHA-256 over the label files, to tell which data a run saw."""
+        """Return the SHA-256 of all label files: which data a run saw."""
         return self.files.digest(self.root)
 
     def file_digests(self) -> dict[str, str]:
-        """SHA-256 of each label file, by its field of :class:`~affectgpt_r1.data.splits.SplitFiles`."""
+        """Return the SHA-256 of each label file, by its field of :class:`~affectgpt_r1.data.splits.SplitFiles`."""
         return self.files.digests(self.root)
 
     def evaluation_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
-        """Batches of ``rows`` in order; unreadable clips are left out and listed."""
+        """Return batches of ``rows`` in order; unreadable clips are left out and listed."""
+        return self._ordered_loader(rows, self._dataset(rows, features=self.features))
+
+    def _ordered_loader(self, rows: Sequence[ManifestRow], dataset: ClipDataset) -> DataLoader[Any]:
         sampler = self._sampler(rows, train=False)
-        dataset = self._dataset(rows, features=self.features)
         return self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size)
 
     def _dataset(self, rows: Sequence[ManifestRow], **options: Any) -> ClipDataset:
@@ -292,7 +279,7 @@ class ClipDataModule(LightningDataModule):
             shuffle=train,
             num_replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
-            equal_shares=train,
+            even=train,
         )
 
     def _loader(self, dataset: ClipDataset, **batching: Any) -> DataLoader[Any]:
@@ -304,18 +291,9 @@ class ClipDataModule(LightningDataModule):
             collate_fn=collate,
             timeout=WORKER_TIMEOUT_SECONDS if has_workers else 0,
             persistent_workers=has_workers,
-            # Its own generator: making an iterator must not draw from the global one, or a resumed run differs.
+            # Its own generator: an iterator that drew from the global one would change a resumed run.
             generator=torch.Generator().manual_seed(self.seed),
         )
-
-
-def _warn_of_srt(root: Path, rows: Sequence[ManifestRow]) -> None:
-    """Say that ``.srt`` files are not read here, as ``predict`` reads them; the first clip tells of all."""
-    for row in rows:
-        if (srt := video_file(root, row.name).with_suffix(".srt")).exists():
-            log.warning(
-                "%s is not read: what is said comes from data.subtitles, which is null, so every clip is silent", srt
-            )
 
 
 class OVMERDataModule(ClipDataModule):

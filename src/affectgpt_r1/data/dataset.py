@@ -1,4 +1,4 @@
-"""Manifest rows to clips: media are opened where the item is made, in the worker, and let go at once."""
+"""Manifest rows to clips: media are opened and closed where the item is made, in the worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from affectgpt_r1.data.clip_reader import read_faces, read_sound, read_whole_frames
+from affectgpt_r1.data.clip_reader import read_faces, read_full_frames, read_sound
 from affectgpt_r1.data.feature_store import FeatureStore
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.layouts.mer import audio_file, face_file, video_file
@@ -21,45 +21,26 @@ from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import ConfigError, DataError, MediaError
 from affectgpt_r1.types import MODALITIES, Clip, Modality, UnreadableClip, Visual
 
-MAX_RESAMPLES = 10
-"""Clips that are drawn in place of an unreadable one before the dataset gives up, as published."""
+MAX_RESAMPLES = 10  # clips that are drawn in place of an unreadable one before the dataset gives up, as published
 
 
 @dataclass(frozen=True)
 class MediaSettings:
-    """What is read of a clip, and in which shape.
-
-    Attributes:
-        modalities: Modalities that are on.
-        visual: Face crops, whole frames, both, or one still image from the middle of the clip.
-        num_frames: Frames ``F``.
-        image_size: Height and width in pixels.
-        channel_order: How face-crop files store their channels.
-        num_windows: Audio windows ``W``.
-        window_seconds: Length of an audio window.
-        decoder: Video decoder, a key of :data:`affectgpt_r1.data.media.video.DECODERS`.
-        windows: Where audio windows start; see :func:`~affectgpt_r1.data.media.audio.audio_windows`.
-        frame_resize: ``crop`` scales the shortest edge of whole frames and crops the centre; ``squash`` gives up their
-            aspect, as published.
-        face_resize: See :func:`~affectgpt_r1.data.media.video.resize_faces`.
-        empty_subtitle: Where ``predict`` knows of nothing that is said, ``omit`` the text modality, or ``keep`` its
-            sentence with nothing in it, as published. Clips of a data folder always keep it.
-
-    Raises:
-        ConfigError: A value is unknown.
-    """
+    """What is read of a clip, and in which shape; an unknown value raises ``ConfigError``."""
 
     modalities: tuple[Modality, ...] = MODALITIES
     visual: Visual = "face"
     num_frames: int = 8
-    image_size: int = 224
-    channel_order: ChannelOrder = "bgr"
-    num_windows: int = 8
+    image_size: int = 224  # height and width in pixels
+    channel_order: ChannelOrder = "bgr"  # of face-crop files
+    num_windows: int = 8  # of audio
     window_seconds: float = 2.0
-    decoder: str = "auto"
-    windows: WindowRule = "even"
-    frame_resize: FrameResize = "crop"
-    face_resize: FaceResize = "antialias"
+    decoder: str = "auto"  # key of DECODERS
+    windows: WindowRule = "even"  # where audio windows start, see audio_windows
+    frame_resize: FrameResize = "crop"  # the shortest edge is scaled; "squash" changes the aspect, as published
+    face_resize: FaceResize = "antialias"  # see resize_faces
+    # Where `predict` knows of no speech: "omit" the text modality, or "keep" its sentence with nothing in it, as
+    # published. Clips of a data folder always keep it.
     empty_subtitle: Literal["omit", "keep"] = "omit"
 
     def __post_init__(self) -> None:
@@ -86,11 +67,11 @@ class ClipDataset(Dataset[Clip | UnreadableClip]):
         root: Data folder.
         media: What to read.
         seed: Seed of modality dropout and resamples.
-        modality_dropout: Chance to leave a modality out of a clip's prompt, each on its own, never all.
-        features: Read these in place of video and audio.
+        modality_dropout: Probability of leaving a modality out of a clip's prompt, independently, but never all.
+        features: Read in place of video and audio.
         cues: Recorded cues by clip name.
         on_unreadable: ``resample`` another clip (training) or ``drop`` it (evaluation).
-        questions: Kinds of question, one drawn at random on each access; none asks the prompt's own.
+        questions: Kinds of question, one drawn on each access; none asks the prompt's own.
     """
 
     def __init__(
@@ -120,17 +101,14 @@ class ClipDataset(Dataset[Clip | UnreadableClip]):
         return len(self.rows)
 
     def __getitem__(self, key: SampleKey) -> Clip | UnreadableClip:
-        """Read one clip.
-
-        Returns:
-            The clip, or with ``on_unreadable="drop"`` the account of why it cannot be read.
+        """Read one clip; with ``on_unreadable="drop"`` return why it cannot be read.
 
         Raises:
             DataError: Neither the clip nor any of ``MAX_RESAMPLES`` others can be read.
         """
-        random = np.random.default_rng((self.seed, key.epoch, key.index))
-        modalities = self._kept_modalities(random)
-        question = self.questions[int(random.integers(len(self.questions)))] if self.questions else ""
+        rng = np.random.default_rng((self.seed, key.epoch, key.index))
+        modalities = self._kept_modalities(rng)
+        question = self.questions[int(rng.integers(len(self.questions)))] if self.questions else ""
         skipped: list[UnreadableClip] = []
         row = self.rows[key.index]
         for _ in range(1 + MAX_RESAMPLES):
@@ -140,16 +118,16 @@ class ClipDataset(Dataset[Clip | UnreadableClip]):
                 skipped.append(UnreadableClip(row.name, str(error)))
             if self.on_unreadable == "drop":
                 return skipped[0]
-            row = self.rows[int(random.integers(len(self.rows)))]
+            row = self.rows[int(rng.integers(len(self.rows)))]
         reasons = "; ".join(clip.reason for clip in skipped)
         raise DataError(f"{len(skipped)} clips in a row could not be read: {reasons}")
 
-    def _kept_modalities(self, random: np.random.Generator) -> tuple[Modality, ...]:
-        switched_on = self.media.modalities
-        kept = random.random(len(switched_on)) >= self.modality_dropout
+    def _kept_modalities(self, rng: np.random.Generator) -> tuple[Modality, ...]:
+        modalities = self.media.modalities
+        kept = rng.random(len(modalities)) >= self.modality_dropout
         if not kept.any():
-            kept[random.integers(len(switched_on))] = True
-        return tuple(modality for modality, keep in zip(switched_on, kept, strict=True) if keep)
+            kept[rng.integers(len(modalities))] = True
+        return tuple(modality for modality, keep in zip(modalities, kept, strict=True) if keep)
 
     def _read(
         self, row: ManifestRow, modalities: tuple[Modality, ...], question: str, skipped: tuple[UnreadableClip, ...]
@@ -178,14 +156,14 @@ class ClipDataset(Dataset[Clip | UnreadableClip]):
         )
 
     def _read_video(self, name: str) -> tuple[Tensor | None, Tensor | None]:
-        """What stands for the video, and whole frames beside face crops for ``visual=both``."""
+        """Return what is shown of a clip, and full frames in addition to face crops for ``visual=both``."""
         media = self.media
         if "video" not in media.modalities:
             return None, None
-        whole = read_whole_frames(video_file(self.root, name), media) if media.visual != "face" else None
+        frames = read_full_frames(video_file(self.root, name), media) if media.visual != "face" else None
         if media.visual not in ("face", "both"):
-            return whole, None
-        return read_faces(face_file(self.root, name), media), whole
+            return frames, None
+        return read_faces(face_file(self.root, name), media), frames
 
     def _read_features(self, store: FeatureStore, name: str) -> dict[str, Tensor]:
         wanted: list[str] = [modality for modality in self.media.modalities if modality != "text"]

@@ -1,4 +1,4 @@
-"""Frozen-encoder outputs on disk, so that a clip's media are decoded and encoded once."""
+"""Cache frozen-encoder outputs on disk, so that a clip's media are decoded and encoded once."""
 
 from __future__ import annotations
 
@@ -18,25 +18,17 @@ from affectgpt_r1.errors import DataError, MediaError
 from affectgpt_r1.io.files import replacing, write_text
 from affectgpt_r1.types import ClipBatch, UnreadableClip
 
-MEDIA_KEY, CHECKSUM_KEY = "media", "crc32"
-"""Under which a stored file's metadata keep the identity of the media, and the checksum of the features."""
-
+MEDIA_KEY, CHECKSUM_KEY = "media", "crc32"  # in a stored file's metadata
 ELSEWHERE = "choose another paths.features="
-
-LONGEST_NAME = 200
-"""Bytes of a clip name that a stored file can be named after."""
+LONGEST_NAME = 200  # bytes; NAME.mp4 fits into the 255 of a file name, NAME.safetensors need not
 
 
 class FeatureStore:
-    """One safetensors file a clip, or a text that says why it could not be read, in 256 subfolders by its name's hash.
+    """One safetensors file per clip, or a text that says why it is unreadable, in 256 subfolders by its name's hash.
 
-    Files are written beside their place and moved there, so that a clip is there whole or not at all. Each says which
-    media it was made of, and has a checksum: one that a disk or a copy damaged counts as missing, and its clip is
-    encoded again. The folder belongs to one set of encoder weights and one way of preparing media; whoever opens
-    it names it after their digest.
-
-    Args:
-        folder: The store, made on the first write.
+    A file is written atomically, and records the identity of its media and a checksum: a damaged one counts as missing,
+    and its clip is encoded again. A folder belongs to one set of encoder weights and media settings, whose digest is
+    its name; it is made on the first write.
 
     Attributes:
         damaged: Names of clips that :meth:`has` found damaged.
@@ -47,14 +39,9 @@ class FeatureStore:
         self.damaged: list[str] = []
 
     def has(self, name: str, media: str = "") -> bool:
-        """Whether the features of a clip's media are stored; see :attr:`~affectgpt_r1.data.media_index.MediaState`.
-
-        Args:
-            name: Clip name.
-            media: Identity of the media files as they are now.
-        """
+        """Return whether a clip's features are stored; ``media`` is the identity of its files as they are now."""
         try:
-            return _read_whole(self._file(name))[1] == media
+            return _read_features(self._file(name))[1] == media
         except FileNotFoundError:
             return False
         except ValueError:
@@ -62,12 +49,12 @@ class FeatureStore:
             return False
 
     def is_unreadable(self, name: str, media: str = "") -> bool:
-        """Whether a clip's media, as they are now, are recorded as unreadable."""
-        refusal = self._read_refusal(name)
-        return refusal is not None and refusal[0] == media
+        """Return whether a clip's media, as they are now, are recorded as unreadable."""
+        record = self._read_unreadable(name)
+        return record is not None and record[0] == media
 
     def read(self, name: str) -> dict[str, Tensor]:
-        """A clip's features by modality, ``(F, D_video)`` and ``(W, D_audio)``.
+        """Read a clip's features by modality, ``(F, D_video)`` and ``(W, D_audio)``.
 
         Raises:
             MediaError: Its media could not be read when the store was filled.
@@ -75,10 +62,10 @@ class FeatureStore:
         """
         path = self._file(name)
         try:
-            return _read_whole(path)[0]
+            return _read_features(path)[0]
         except FileNotFoundError as error:
-            if refusal := self._read_refusal(name):
-                raise MediaError(refusal[1]) from error
+            if record := self._read_unreadable(name):
+                raise MediaError(record[1]) from error
             raise DataError(f"{self.folder}: holds no features of {name!r}; fill the feature store first") from error
         except (ValueError, OSError) as error:
             raise DataError(
@@ -86,36 +73,35 @@ class FeatureStore:
             ) from error
 
     def write(self, name: str, features: Mapping[str, Tensor], media: str = "") -> None:
-        """Store a clip's features, and which media they were made of."""
+        """Store a clip's features and the identity of the media that they were made of."""
         tensors = {key: value.detach().cpu().contiguous() for key, value in features.items()}
         with replacing(self._file(name), flush=False, elsewhere=ELSEWHERE) as partial:
             save_file(tensors, partial, {MEDIA_KEY: media, CHECKSUM_KEY: _checksum(tensors)})
-        self._refusal(name).unlink(missing_ok=True)
+        self._unreadable_file(name).unlink(missing_ok=True)
 
-    def refuse(self, clip: UnreadableClip, media: str = "") -> None:
+    def mark_unreadable(self, clip: UnreadableClip, media: str = "") -> None:
         """Record that a clip's media cannot be read, in place of features of other media."""
-        write_text(self._refusal(clip.name), f"{media}\n{clip.reason}", flush=False, elsewhere=ELSEWHERE)
+        write_text(self._unreadable_file(clip.name), f"{media}\n{clip.reason}", flush=False, elsewhere=ELSEWHERE)
         self._file(clip.name).unlink(missing_ok=True)
 
-    def _read_refusal(self, name: str) -> tuple[str, str] | None:
-        """Identity of the media, and why they cannot be read."""
+    def _read_unreadable(self, name: str) -> tuple[str, str] | None:
+        """Return identity of the media, and why they cannot be read."""
         try:
-            media, _, reason = self._refusal(name).read_text("utf-8", errors="replace").partition("\n")
+            media, _, reason = self._unreadable_file(name).read_text("utf-8", errors="replace").partition("\n")
         except FileNotFoundError:
             return None
         return media, reason
 
-    def _refusal(self, name: str) -> Path:
+    def _unreadable_file(self, name: str) -> Path:
         return self._file(name).with_suffix(".unreadable")
 
     def _file(self, name: str) -> Path:
         digest = hashlib.sha256(name.encode()).hexdigest()
-        # `NAME.mp4` fits into the 255 bytes of a file name, `NAME.safetensors` need not.
         stem = name if len(name.encode()) <= LONGEST_NAME else digest
         return self.folder / digest[:2] / f"{stem}.safetensors"
 
 
-def _read_whole(path: Path) -> tuple[dict[str, Tensor], str]:
+def _read_features(path: Path) -> tuple[dict[str, Tensor], str]:
     """Read features, and the identity of their media.
 
     Raises:
@@ -136,7 +122,7 @@ def _read_whole(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Return a CRC-32 of names, types, shapes and values: it finds the damage of a disk, not that of an enemy."""
+    """Return a CRC-32 of names, types, shapes and values, against damage by a disk, not by an attacker."""
     crc = 0
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode(), crc)
@@ -150,26 +136,23 @@ def store_features(
     encode: Callable[[ClipBatch], Mapping[str, Tensor]],
     media: Mapping[str, str] | None = None,
 ) -> UnreadableClips:
-    """Encode batches one by one and store each clip's rows.
+    """Encode batches and store each clip's rows; mark and count the clips that could not be read.
 
     Args:
-        store: Where to.
-        batches: Batches with media; clips that could not be read stand in their ``skipped``.
+        store: Is written to.
+        batches: Batches with media.
         encode: Gives ``{"video": (B, F, D_video), "audio": (B, W, D_audio)}`` of a batch of at least one clip.
-        media: Identity of every clip's media files as they were before they were read; None where nobody asks for it.
-
-    Returns:
-        The account of the clips that could not be read; they are also recorded in the store.
+        media: Identity of every clip's media files as they were before they were read; None leaves it out.
     """
     identity = media or {}
-    account = UnreadableClips()
+    unreadable = UnreadableClips()
     for batch in batches:
-        account.add_batch(batch)
+        unreadable.add_batch(batch)
         for clip in batch.skipped:
-            store.refuse(clip, identity.get(clip.name, ""))
+            store.mark_unreadable(clip, identity.get(clip.name, ""))
         if len(batch):
             features = encode(batch)
             for position, name in enumerate(batch.names):
                 rows = {key: value[position] for key, value in features.items()}
                 store.write(name, rows, identity.get(name, ""))
-    return account
+    return unreadable

@@ -1,4 +1,4 @@
-"""Filling a data module's feature store, by all processes of a run together."""
+"""Fill a data module's feature store, by all processes of a run together."""
 
 from __future__ import annotations
 
@@ -13,22 +13,18 @@ from affectgpt_r1.distributed.collectives import split_across_ranks
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import ClipBatch
 
+# Of a batch on the CPU: {"video": (B, F, D_video), "audio": (B, W, D_audio)}.
 Encode = Callable[[ClipBatch], Mapping[str, Tensor]]
-"""Gives ``{"video": (B, F, D_video), "audio": (B, W, D_audio)}`` of a batch, which is on the CPU."""
 
 
 def fill_feature_store(datamodule: ClipDataModule, prepare: Callable[[int], Encode]) -> UnreadableClips:
-    """Encode every clip that the opened feature store lacks; a second call finds nothing to do.
+    """Encode every clip that the opened feature store lacks; after an interruption, call it again to continue.
 
-    Each process encodes a part, clip by clip in turn, and returns when all have done theirs. What was stored before an
-    interruption is not encoded again.
+    Each process encodes a part, clip by clip, and returns when all have finished, with its own unreadable clips.
 
     Args:
         datamodule: Set up, with its feature store opened.
         prepare: Called with how many clips this process encodes, if any.
-
-    Returns:
-        The account of the clips that this process could not read.
 
     Raises:
         ConfigError: No feature store is open.
@@ -39,13 +35,13 @@ def fill_feature_store(datamodule: ClipDataModule, prepare: Callable[[int], Enco
         raise ConfigError("no feature store is open; call open_feature_store first")
     own = UnreadableClips()
 
-    def encode_part(share: slice) -> UnreadableClips:
-        if rows := datamodule.rows_without_features(store, share):
+    def encode_part(part: slice) -> UnreadableClips:
+        if rows := datamodule.rows_without_features(store, part):
             batches, media = datamodule.media_loader(rows), datamodule.media_identities
             own.merge([store_features(store, batches, prepare(len(rows)), media)])
         return own
 
-    together = UnreadableClips()
-    together.merge(split_across_ranks(store.folder, encode_part))
-    together.raise_if_over(datamodule.max_unreadable_fraction)
+    total = UnreadableClips()
+    total.merge(split_across_ranks(store.folder, encode_part))
+    total.raise_if_over(datamodule.max_unreadable_fraction)
     return own

@@ -1,7 +1,7 @@
-"""Evaluation clips that stand in training data: by name, and by the bytes of their media.
+"""Find evaluation clips in the training data, by name and by the bytes of their media.
 
-Names are compared where label files are read. Two names may still be one clip, so that media are compared, too: the
-sizes of all files, then the opening bytes where sizes agree, then the contents where these agree.
+Two names may be one clip, so that media are compared, too: the sizes of all files, then the first bytes where sizes
+agree, then the contents where these agree.
 """
 
 from __future__ import annotations
@@ -28,37 +28,24 @@ class SameClip(NamedTuple):
 
 
 def known_overlap(files: Iterable[str]) -> str:
-    """What is known about names that published label files share, ``""`` for any other files.
+    """Return what is known about names that published label files share, ``""`` for other files.
 
     >>> known_overlap(["track2_train_human.csv", "track2_train_mercaptionplus.csv"])[:9]
     '548 names'
     """
     if not set(files) >= _KNOWN_FILES:
         return ""
-    return f"{_KNOWN_NAMES} names are known to stand in both {' and '.join(sorted(_KNOWN_FILES))} of MER2026"
+    return f"{_KNOWN_NAMES} names are known to be in both {' and '.join(sorted(_KNOWN_FILES))} of MER2026"
 
 
 def leaked_names(train_file: Path, names: Iterable[str]) -> list[str]:
-    """Which of ``names`` stand in a label file, in order.
-
-    Args:
-        train_file: CSV file with a ``name`` column.
-        names: Of evaluation clips.
-
-    Raises:
-        DataError: If the file cannot be used.
-    """
+    """Return which of ``names`` are in a label file, in order."""
     seen = set(read_table(train_file)["name"])
     return [name for name in names if name in seen]
 
 
 def check_unseen(root: Path, seen_labels: Sequence[str], evaluation: Sequence[ManifestRow]) -> None:
-    """Refuse evaluation clips on which the initial policy was trained.
-
-    Args:
-        root: Data folder.
-        seen_labels: Label files in ``root`` that it was trained on.
-        evaluation: Rows of the validation and test sets.
+    """Refuse evaluation clips that the initial policy was trained on, by the label files ``seen_labels`` in ``root``.
 
     Raises:
         DataError: A file cannot be used, or names a clip of ``evaluation``.
@@ -71,7 +58,7 @@ def check_unseen(root: Path, seen_labels: Sequence[str], evaluation: Sequence[Ma
             )
         if leaked := leaked_names(root / file, (row.name for row in evaluation)):
             raise DataError(
-                f"{len(leaked)} evaluation clips stand in {root / file} (data.seen_labels), on which the initial "
+                f"{len(leaked)} evaluation clips are in {root / file} (data.seen_labels), on which the initial "
                 f"policy was trained: {listing(leaked)}; take them out of the evaluation set"
             )
 
@@ -82,14 +69,7 @@ def same_clips(
     evaluation: Sequence[ManifestRow],
     media: Mapping[str, MediaState],
 ) -> list[SameClip]:
-    """Pairs of a training and an evaluation row whose media are the same.
-
-    Args:
-        root: Data folder.
-        train: Training rows.
-        evaluation: Rows of another split.
-        media: The files of every row by its name; all of them must agree.
-    """
+    """Return pairs of a training and an evaluation row all of whose ``media`` files, by name, are the same."""
     known: dict[str, tuple[int | bytes, ...]] = {
         row.name: media[row.name].sizes
         for row in (*train, *evaluation)
@@ -102,8 +82,8 @@ def same_clips(
             for row in (*train, *evaluation):
                 known[row.name] += (digest(media[row.name].files(root, row.name)[number]),)
             train, evaluation = _alike(train, evaluation, known)
-    others = _grouped(evaluation, known)
-    return [SameClip(row, other) for row in train for other in others[known[row.name]]]
+    copies = _grouped(evaluation, known)
+    return [SameClip(row, copy) for row in train for copy in copies[known[row.name]]]
 
 
 def check_content(
@@ -116,7 +96,7 @@ def check_content(
     """
     pairs = same_clips(root, train, evaluation, media)
     if pairs:
-        listed = listing(f"{one.name} (row {one.row}) = {other.name} (row {other.row})" for one, other in pairs)
+        listed = listing(f"{row.name} (row {row.row}) = {copy.name} (row {copy.row})" for row, copy in pairs)
         raise DataError(
             f"{len(pairs)} training clips have the same media as an evaluation clip: {listed}; "
             "take them out of the training file"
@@ -126,12 +106,10 @@ def check_content(
 def _alike(
     train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow], known: Mapping[str, Hashable]
 ) -> tuple[list[ManifestRow], list[ManifestRow]]:
-    """Rows of either side of which the same is known as of some row of the other side."""
+    """Return rows of either side that agree with some row of the other side in what is known."""
     of_train, of_evaluation = _grouped(train, known), _grouped(evaluation, known)
-    shared = [found for found in of_train if found in of_evaluation]
-    return [row for found in shared for row in of_train[found]], [
-        row for found in shared for row in of_evaluation[found]
-    ]
+    shared = [key for key in of_train if key in of_evaluation]
+    return [row for key in shared for row in of_train[key]], [row for key in shared for row in of_evaluation[key]]
 
 
 def _grouped(rows: Iterable[ManifestRow], known: Mapping[str, Hashable]) -> dict[Hashable, list[ManifestRow]]:

@@ -1,4 +1,4 @@
-"""One look at each clip's media files before a run: a hundred thousand clips on a network disk allow no second one."""
+"""Index every clip's media files before a run, by one ``stat`` each: a network disk may hold a hundred thousand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import Modality, Visual
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-"""What the system answers where no file can be reached."""
 
 
 class MediaState(NamedTuple):
@@ -26,40 +25,32 @@ class MediaState(NamedTuple):
     identity: str = ""  # differs where a file was replaced or written to, whatever the new one's date
 
     def files(self, root: Path, name: str) -> list[Path]:
-        """The files of the clip ``name``."""
+        """Return the files of the clip ``name``."""
         return [root / place.format(name) for place in self.places]
 
 
 def index_media(
     rows: Iterable[ManifestRow], root: Path, modalities: Sequence[Modality], visual: Visual
 ) -> dict[str, MediaState]:
-    """Find every clip's media files. Nothing is opened, and a file is asked for once.
-
-    Args:
-        rows: The clips.
-        root: Data folder.
-        modalities: Modalities that are on; only their files are asked for.
-        visual: Whether the video modality reads face crops or frames.
-
-    Returns:
-        What was found, by clip name.
+    """Find the files of every clip's ``modalities`` without opening them, by clip name.
 
     Raises:
-        DataError: Some clip lacks a file; rows and files are named.
+        DataError: A clip lacks a file; names rows and files.
     """
     wanted = [_present(root, places) for places in _wanted(modalities, visual)]
     states: dict[str, MediaState] = {}
     missing: list[str] = []
     for row in rows:
-        found = []
-        for places in wanted:
-            if file := _first(root, row.name, places):
-                found.append(file)
-            else:
-                missing.append(f"row {row.row} ({row.name}): {places[0].format(row.name)}")
-        places_found, statuses = zip(*found, strict=True) if found else ((), ())
+        files = [_first(root, row.name, places) for places in wanted]
+        missing += [
+            f"row {row.row} ({row.name}): {places[0].format(row.name)}"
+            for places, file in zip(wanted, files, strict=True)
+            if file is None
+        ]
+        present = [file for file in files if file is not None]
+        statuses = [status for _, status in present]
         sizes = tuple(status.st_size for status in statuses)
-        states[row.name] = MediaState(places_found, sizes, _identity(statuses))
+        states[row.name] = MediaState(tuple(place for place, _ in present), sizes, _identity(statuses))
     if missing:
         raise DataError(
             f"{len(missing)} media files are missing under {root}: {listing(missing)}; "
@@ -69,7 +60,7 @@ def index_media(
 
 
 def _wanted(modalities: Sequence[Modality], visual: Visual) -> list[tuple[str, ...]]:
-    """For each file of a clip, where it may lie."""
+    """Return where each file of a clip may be."""
     wanted: list[tuple[str, ...]] = []
     if "video" in modalities:
         wanted += [FACE_PLACES] if visual in ("face", "both") else []
@@ -80,7 +71,6 @@ def _wanted(modalities: Sequence[Modality], visual: Visual) -> list[tuple[str, .
 
 
 def _present(root: Path, places: Sequence[str]) -> list[str]:
-    """The places whose folder is there; the first of all where none is."""
     return [place for place in places if (root / place.partition("/")[0]).is_dir()] or [places[0]]
 
 
@@ -93,20 +83,14 @@ def _first(root: Path, name: str, places: Sequence[str]) -> tuple[str, os.stat_r
                 if error.errno not in ABSENT:
                     raise
                 continue
-            return (place if form == name else _escaped(place.format(form))), status
+            escaped = place.format(form).replace("{", "{{").replace("}", "}}")  # str.format leaves it as it is
+            return (place if form == name else escaped), status
     return None
 
 
-def _escaped(path: str) -> str:
-    """A path that :meth:`str.format` leaves as it is."""
-    return path.replace("{", "{{").replace("}", "}}")
-
-
 def _identity(statuses: Sequence[os.stat_result]) -> str:
-    """Size, time of change and inode: a copy that keeps the older file's date has another inode, and most often size.
-
-    Content would tell more, and costs a read of every file at each start.
-    """
+    """Hash size, time of change and inode: a copy that keeps the older file's date has another inode."""
+    # A hash of the content would tell more, but would read every file at each start.
     if not statuses:
         return ""
     seen = [(status.st_size, status.st_mtime_ns, status.st_ino) for status in statuses]

@@ -1,4 +1,4 @@
-"""Single-label sets to train on: their own folders, linked into one in the published layout."""
+"""Train on single-label sets: link their own folders into one in the published layout."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from affectgpt_r1.data.layouts.recognition_sets import FOLDERS, Split, read_reco
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.io.files import replacing, write_text
 
+# Classes whose adjective R1-Omni answers with; it answers the others by their names.
 ANSWERS: Mapping[str, str] = {
     "contempt": "contemptuous",
     "anxiety": "anxious",
     "helplessness": "helpless",
     "disappointment": "disappointed",
 }
-"""Classes whose adjective R1-Omni answers with; the others are answered as they are called."""
 
 
 class RecognitionDataModule(ClipDataModule):
@@ -45,13 +45,13 @@ class RecognitionDataModule(ClipDataModule):
         super().__init__(str(Path(prepared) / f"{'-'.join(sets)}-fold{fold}"), **options)
 
     def setup(self, stage: str | None = None) -> None:
-        """Link the clips, then as any data folder."""
+        """Link the clips, then read them as any data folder."""
         if not self.splits.train:
             link_recognition_sets(self.native, self.root, self.sets, self.fold)
         super().setup(stage)
 
     def digest(self) -> str:
-        """SHA-256 over the label files, which are written if they are not there yet."""
+        """Return the SHA-256 of the label files, after writing them if they do not exist."""
         if not self.splits.train:
             link_recognition_sets(self.native, self.root, self.sets, self.fold)
         return super().digest()
@@ -60,7 +60,7 @@ class RecognitionDataModule(ClipDataModule):
 def link_recognition_sets(root: Path, output: Path, sets: Sequence[str], fold: int = 1) -> None:
     """Write ``train.csv``, ``test.csv`` and links ``video/<set>_<clip>.mp4`` to the clips.
 
-    Several processes may do so at once: each file is put in place whole, and all write the same.
+    Several processes may do so at once: each file is written atomically, and all write the same.
 
     Args:
         root: Folder of the sets' folders.
@@ -69,8 +69,7 @@ def link_recognition_sets(root: Path, output: Path, sets: Sequence[str], fold: i
         fold: Which of the five folds, from 1.
 
     Raises:
-        DataError: A set is unknown or cannot be trained on, its labels cannot be used, or a labelled clip has no
-            ``.mp4``.
+        DataError: A set is unknown or a test set, its labels cannot be used, or a labelled clip has no ``.mp4``.
     """
     if not sets or not set(sets) <= set(FOLDERS):
         raise DataError(f"data.sets={list(sets)} is unknown; choose among dfew and mafw")
@@ -79,9 +78,13 @@ def link_recognition_sets(root: Path, output: Path, sets: Sequence[str], fold: i
         folder = root / FOLDERS[name]
         clips = recognition_clips(folder, name)
         for split, labelled in rows.items():
-            found = read_recognition_set(folder, name, fold, split)
-            _check_clips(folder, found.source, [clip for clip in found.names if clip not in clips], len(found))
-            for clip, label in zip(found.names, found.labels, strict=True):
+            data = read_recognition_set(folder, name, fold, split)
+            if lacking := [clip for clip in data.names if clip not in clips]:
+                raise DataError(
+                    f"{folder}: has no .mp4 of {len(lacking)} of {len(data)} clips in {data.source}: "
+                    f"{listing(lacking)}; unpack all parts there, or take the rows out"
+                )
+            for clip, label in zip(data.names, data.labels, strict=True):
                 labelled.append((f"{name}_{clip}", ANSWERS.get(label, label)))
                 _link(video_file(output, f"{name}_{clip}"), clips[clip])
     for split, labelled in rows.items():
@@ -90,21 +93,13 @@ def link_recognition_sets(root: Path, output: Path, sets: Sequence[str], fold: i
 
 
 def set_of_clip(name: str) -> str:
-    """The set of a clip that was linked here, ``""`` of any other clip.
+    """Return the set of a clip that was linked here, ``""`` of any other clip.
 
     >>> set_of_clip("dfew_00012"), set_of_clip("sample_00012")
     ('dfew', '')
     """
     prefix = name.partition("_")[0]
     return prefix if prefix in FOLDERS else ""
-
-
-def _check_clips(folder: Path, source: str, lacking: Sequence[str], total: int) -> None:
-    if lacking:
-        raise DataError(
-            f"{folder}: has no .mp4 of {len(lacking)} of {total} clips in {source}: {listing(lacking)}; "
-            "unpack all parts there, or take the rows out"
-        )
 
 
 def _link(link: Path, clip: Path) -> None:

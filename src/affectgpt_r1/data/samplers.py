@@ -1,4 +1,4 @@
-"""Samplers whose order depends on (seed, epoch) alone, so that a resumed run continues it exactly."""
+"""Samplers whose order depends on (seed, epoch) alone, so that a resumed run continues exactly."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from affectgpt_r1.errors import ConfigError
 
 @dataclass(frozen=True)
 class SampleKey:
-    """What a dataset needs to yield a clip: which one, and the epoch that its random draws belong to."""
+    """Index of a clip, and the epoch of its random draws."""
 
     index: int
     epoch: int
 
 
 class GenerationSchedule(NamedTuple):
-    """How training steps share what was sampled at once."""
+    """How training steps share one generation batch."""
 
     steps_per_generation: int = 1  # batches that are drawn together
     num_iterations: int = 1  # passes over them
@@ -33,7 +33,7 @@ class GenerationSchedule(NamedTuple):
 
 
 class ClipSampler(Sampler[SampleKey]):
-    """Deals the clips of an epoch to replicas.
+    """Divide the clips of an epoch among replicas.
 
     Args:
         length: Number of clips.
@@ -41,8 +41,8 @@ class ClipSampler(Sampler[SampleKey]):
         shuffle: Draw a new order every epoch; else keep the given one.
         num_replicas: Number of processes.
         rank: This process.
-        equal_shares: Repeat the epoch's first clips until every replica has equally many, which collective
-            operations in training need. Without it nothing repeats, and shares may differ by one.
+        even: Repeat the epoch's first clips until every replica has equally many, which collective operations in
+            training need. Without it nothing repeats, and the numbers may differ by one.
 
     Attributes:
         epoch: Whose order the next iteration yields.
@@ -60,7 +60,7 @@ class ClipSampler(Sampler[SampleKey]):
         shuffle: bool,
         num_replicas: int = 1,
         rank: int = 0,
-        equal_shares: bool = True,
+        even: bool = True,
     ) -> None:
         self.epoch = 0
         self._length = length
@@ -68,40 +68,40 @@ class ClipSampler(Sampler[SampleKey]):
         self._shuffle = shuffle
         self._num_replicas = num_replicas
         self._rank = rank
-        self._equal_shares = equal_shares
+        self._even = even
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(range(self._rank, self._dealt, self._num_replicas))
+        return len(range(self._rank, self._padded_length, self._num_replicas))
 
     def __iter__(self) -> Iterator[SampleKey]:
         epoch = self.epoch
         order = np.arange(self._length)
         if self._shuffle:
             order = np.random.default_rng((self._seed, epoch)).permutation(self._length)
-        mine = np.resize(order, self._dealt)[self._rank :: self._num_replicas]
-        return (SampleKey(int(index), epoch) for index in mine)
+        local = np.resize(order, self._padded_length)[self._rank :: self._num_replicas]
+        return (SampleKey(int(index), epoch) for index in local)
 
     @property
-    def _dealt(self) -> int:
-        if not self._equal_shares:
+    def _padded_length(self) -> int:
+        if not self._even:
             return self._length
         return -(-self._length // self._num_replicas) * self._num_replicas
 
 
 class GenerationBatchSampler(Sampler[list[SampleKey]]):
-    """Batches of an epoch: the clips of a whole generation, then an empty batch for each further step that uses them.
+    """Yield the clips of a generation batch, then an empty batch for each further step that uses them.
 
     The empty batches keep the Trainer's count of batches, and with it clipping, accumulation and schedules, while no
-    clip is read twice. As TRL's sampler, it leaves out the clips of an epoch that fill no whole generation, where a
-    generation has several steps. ``len()`` is the whole epoch's even after :meth:`start_at`, because Lightning counts a
-    resumed epoch's batches from where it stopped.
+    clip is read twice. As TRL's sampler, it leaves out the clips of an epoch that do not fill a generation of several
+    steps. ``len()`` is that of a complete epoch even after :meth:`start_at`, because Lightning counts a resumed epoch's
+    batches from where it stopped.
 
     Args:
-        sampler: Deals the clips.
+        sampler: Divides the clips among processes.
         batch_size: Clips of a training step.
         schedule: Steps of a generation.
 
@@ -122,12 +122,12 @@ class GenerationBatchSampler(Sampler[list[SampleKey]]):
         self._resumed_epoch, self._first = -1, 0
         if not len(self):
             raise ConfigError(
-                f"{len(sampler)} training clips a process fill no generation of {self._size}: lower data.batch_size or "
-                "stage.steps_per_generation"
+                f"{len(sampler)} training clips per process do not fill a generation of {self._size}: lower "
+                "data.batch_size or stage.steps_per_generation"
             )
 
     def start_at(self, epoch: int, batch: int) -> None:
-        """Let iterations of ``epoch`` leave out its first ``batch`` batches; other epochs stay whole."""
+        """Let iterations of ``epoch`` leave out its first ``batch`` batches; other epochs stay complete."""
         self._resumed_epoch, self._first = epoch, batch
 
     def __len__(self) -> int:
@@ -142,5 +142,5 @@ class GenerationBatchSampler(Sampler[list[SampleKey]]):
 
     @property
     def _generations(self) -> int:
-        whole, rest = divmod(len(self.sampler), self._size)
-        return whole + bool(rest and self._schedule.steps_per_generation == 1)
+        full, rest = divmod(len(self.sampler), self._size)
+        return full + bool(rest and self._schedule.steps_per_generation == 1)

@@ -1,9 +1,9 @@
-"""Label files to training, validation and test rows that share no clip."""
+"""Split label files into training, validation and test rows without a common clip."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,30 +16,17 @@ from affectgpt_r1.types import Annotations
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Names of the label files in a data folder; None where there is none.
-
-    Attributes:
-        train_labels: Label file of the training set.
-        train_reasons: Reasons of the training set.
-        validation_labels: Label file of the validation set.
-        test_labels: Label file of the test set.
-        subtitles: Subtitles of every set.
-        cues: Recorded cues of synthetic clips.
-    """
+    """Names of the label files in a data folder; None where there is none."""
 
     train_labels: str
     train_reasons: str | None = None
     validation_labels: str | None = None
     test_labels: str | None = None
-    subtitles: str | None = None
-    cues: str | None = None
+    subtitles: str | None = None  # of every set
+    cues: str | None = None  # of synthetic clips
 
     def digest(self, root: Path) -> str:
-        """SHA-256 over names and contents of the files.
-
-        Raises:
-            DataError: One cannot be read.
-        """
+        """Return the SHA-256 of names and contents of the files."""
         digest = hashlib.sha256()
         for file in filter(None, astuple(self)):
             digest.update(f"{file}\n".encode())
@@ -47,13 +34,8 @@ class SplitFiles:
         return digest.hexdigest()
 
     def digests(self, root: Path) -> dict[str, str]:
-        """SHA-256 of each file that is named, by its field.
-
-        Raises:
-            DataError: One cannot be read.
-        """
-        named = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: _content_digest(root / file).hexdigest() for name, file in named.items() if file}
+        """Return the SHA-256 of each file that is named, by its field."""
+        return {name: _content_digest(root / file).hexdigest() for name, file in asdict(self).items() if file}
 
 
 def _content_digest(path: Path) -> hashlib._Hash:
@@ -66,24 +48,21 @@ def _content_digest(path: Path) -> hashlib._Hash:
 
 
 class Splits(NamedTuple):
-    """Rows of each split; a clip stands in one at most."""
+    """Rows of each split; a clip is in one at most."""
 
     train: list[ManifestRow]
     validation: list[ManifestRow]
     test: list[ManifestRow]
 
     def rows(self) -> list[ManifestRow]:
-        """Rows of every split."""
+        """Return the rows of every split."""
         return [*self.train, *self.validation, *self.test]
 
 
 def evaluated_rows(splits: Splits, split: str, num_clips: int | None) -> list[ManifestRow]:
-    """The clips to evaluate on, in their file's order.
+    """Return the clips of the ``test`` or ``validation`` split, in their file's order.
 
-    Args:
-        splits: What was read.
-        split: ``test`` or ``validation``.
-        num_clips: Keep this many clips, chosen by name and thus the same ones for every policy; None keeps all.
+    With ``num_clips`` keep so many, chosen by name and thus the same ones for every policy.
 
     Raises:
         ConfigError: ``split`` or ``num_clips`` cannot be used.
@@ -110,7 +89,7 @@ def read_splits(
     Args:
         root: Data folder.
         files: Files to read.
-        val_fraction: Share of the training clips, chosen by name, that validates where no file is given.
+        val_fraction: Fraction of the training clips, chosen by name, that validates where no file is given.
         subset: Keep this many training clips, chosen by name.
         questions: What the training clips may be asked.
 
@@ -129,8 +108,8 @@ def read_splits(
         ordered = hash_order(train, salt="validation")
         validation, train = ordered[:num_held_back], ordered[num_held_back:]
     known = known_overlap(filter(None, (files.train_labels, files.validation_labels, files.test_labels)))
-    for one, other in ((train, validation), (train, test), (validation, test)):
-        check_disjoint(one, other, known)
+    for first, second in ((train, validation), (train, test), (validation, test)):
+        check_disjoint(first, second, known)
     if subset is not None:
         train = hash_order(train, salt="subset")[:subset]
     if not train:
@@ -139,7 +118,7 @@ def read_splits(
 
 
 def _read_training(root: Path, files: SplitFiles, questions: QuestionSet) -> tuple[list[ManifestRow], Annotations]:
-    """The training clips, and what their file as a whole adds to the questions of every clip."""
+    """Return the training clips, and what their file adds to the questions of every clip."""
     rows = read_manifest(
         root,
         files.train_labels,

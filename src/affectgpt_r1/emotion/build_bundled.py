@@ -1,11 +1,11 @@
-"""Builds ``resources/bundled.json`` from the hand-written ``resources/groups.txt`` and ``resources/charts.txt``.
+"""Build ``resources/bundled.json`` from the hand-written ``resources/groups.txt`` and ``resources/charts.txt``.
 
 Run by hand, from a checkout with the ``dev`` extra: ``python -m affectgpt_r1.emotion.build_bundled``. Word forms come
 from lemminflect and from the regular suffixes -ly and -ness.
 
-Three wheels rest on closed charts (Plutchik, Shaver and Parrott, Willcox): a chart's words have the place where it
-prints them, their near-synonyms follow them, and what it does not print is not on that wheel. Two rest on accounts of
-open families of emotions (Geneva, Ekman): each group of near-synonyms is placed in a family, or in none.
+Three wheels are closed charts (Plutchik, Shaver and Parrott, Willcox): a chart's words have the place where it prints
+them, their near-synonyms follow them, and other words are not on that wheel. Two are open families of emotions (Geneva,
+Ekman): each group of near-synonyms is placed in a family, or in none.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Group(NamedTuple):
 
 
 def main() -> None:
-    """Writes the file and prints what it holds."""
+    """Write the file and print what it holds."""
     content = build(read_source())
     path = _RESOURCES / "bundled.json"
     path.write_text(to_json(content), encoding="utf-8")
@@ -68,17 +68,17 @@ def main() -> None:
 
 
 def read_source() -> list[Group]:
-    """Groups with a place on each of the five wheels, from both hand-written files.
+    """Read groups with a place on each of the five wheels, from both hand-written files.
 
     Raises:
-        LexiconError: If a file is malformed; the message names line or word.
+        LexiconError: A file is malformed; names line or word.
     """
     charts = read_charts((_RESOURCES / "charts.txt").read_text(encoding="utf-8"))
     return place_on_charts(read_groups((_RESOURCES / "groups.txt").read_text(encoding="utf-8")), charts)
 
 
 def read_charts(text: str) -> list[Chart]:
-    """Charts of ``charts.txt``, in order.
+    """Read the charts of ``charts.txt``, in order.
 
     Raises:
         LexiconError: If a line is malformed, a chart prints a word twice, or a chart is missing.
@@ -103,10 +103,10 @@ def read_charts(text: str) -> list[Chart]:
 
 
 def read_groups(text: str) -> list[Group]:
-    """Groups of ``groups.txt`` with their places in the open families; its comments say how it is written.
+    """Read the groups of ``groups.txt`` with their places in the open families; its comments explain the format.
 
     Raises:
-        LexiconError: If a line is malformed or a word stands in two groups; the message names line or word.
+        LexiconError: A line is malformed or a word is in two groups; names line or word.
     """
     groups: list[Group] = []
     owner: dict[str, str] = {}
@@ -130,7 +130,7 @@ def read_groups(text: str) -> list[Group]:
 
 
 def place_on_charts(groups: list[Group], charts: list[Chart]) -> list[Group]:
-    """``groups``, each split where a chart prints members apart, with their places on the charts put first.
+    """Split groups where a chart prints members apart, and put their places on the charts first.
 
     Raises:
         LexiconError: If a chart prints a word that no group has.
@@ -138,7 +138,7 @@ def place_on_charts(groups: list[Group], charts: list[Chart]) -> list[Group]:
     known = {member.removeprefix("=") for group in groups for member in group.members}
     for word in (word for chart in charts for word in chart):
         if word not in known:
-            raise LexiconError(f"charts.txt: {word!r} stands in no group of groups.txt; add it to its synonyms")
+            raise LexiconError(f"charts.txt: {word!r} is in no group of groups.txt; add it to its synonyms")
     placed: list[Group] = []
     for group in groups:
         words = [member.removeprefix("=") for member in group.members]
@@ -161,7 +161,7 @@ def _place(cell: str, file: str, number: int) -> Place | None:
 
 
 def build(groups: list[Group]) -> dict[str, Any]:
-    """Content of ``bundled.json``: the header, cluster names, groups with masks, and words with group and forms.
+    """Build ``bundled.json``: header, cluster names, groups with masks, and words with group and forms.
 
     A form belongs to the member that is spelt so, else to the earliest member with that form.
     """
@@ -187,7 +187,7 @@ def build(groups: list[Group]) -> dict[str, Any]:
 
 
 def to_json(content: dict[str, Any]) -> str:
-    """``content`` with one group or word a line, so that changes read well."""
+    """Return ``content`` with one group or word per line, for readable diffs."""
     parts = []
     for key, value in content.items():
         rows: list[str] = []
@@ -205,7 +205,7 @@ def to_json(content: dict[str, Any]) -> str:
 
 
 def _forms(word: str) -> Iterator[str]:
-    """Inflections of ``word`` and of its lemmas, and its regular adverb and noun."""
+    """Return inflections of ``word`` and of its lemmas, and its regular adverb and noun."""
     from lemminflect import getAllInflections, getAllLemmas
 
     if " " in word:

@@ -11,9 +11,9 @@ from affectgpt_r1.emotion.wheels import Entry, Lexicon
 
 @cache
 def load_bundled() -> Lexicon:
-    """Our own lexicon: five wheels after the psychological literature, sources in the file's header.
+    """Load our own lexicon: five wheels after the psychological literature, sources in the file's header.
 
-    Case 1 stands for the word that a form inflects, case 2 for the name of its group of near-synonyms.
+    In case 1 a form counts as the word that it inflects, in case 2 as the name of its group of near-synonyms.
     """
     file = resources.files("affectgpt_r1.emotion") / "resources" / "bundled.json"
     content = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Chat models at temperature 0: what one is, one behind an OpenAI-compatible URL, and answers kept on disk."""
+"""Chat models at temperature 0: their protocol, one behind an OpenAI-compatible URL, and answers cached on disk."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from httpx2 import AsyncClient
 
 MAX_TOKENS = 512
-MAX_BYTES = 1 << 20
-"""Size of the largest answer that is read; 512 tokens take a few thousand bytes."""
+MAX_BYTES = 1 << 20  # of an answer; 512 tokens take a few thousand
 
 _MAX_RETRY_AFTER, _MAX_PAUSE = 60, 3600
 _TRY_AGAIN = frozenset((408, 429, 500, 502, 503, 504))
@@ -53,19 +52,15 @@ class Chat(Protocol):
         """The model and whatever else its answers depend on; two chats that may differ have two identities."""
 
     def __call__(self, prompt: str, instruction: str = "") -> str:
-        """Answer ``prompt``.
-
-        Args:
-            prompt: The user's message.
-            instruction: The system's message, ``""`` for none.
+        """Answer ``prompt``, the user's message; ``instruction`` is the system's, ``""`` for none.
 
         Raises:
-            ChatError: If there is no answer.
+            ChatError: There is no answer.
         """
 
 
 def chat_messages(prompt: str, instruction: str) -> list[dict[str, str]]:
-    """The messages that a chat template and the API take."""
+    """Return the messages that chat templates and the API take."""
     system = [{"role": "system", "content": instruction}] if instruction else []
     return [*system, {"role": "user", "content": prompt}]
 
@@ -76,28 +71,17 @@ class UrlChat:
 
     The server is not trusted: its redirects are not followed, and size and duration of its answer are bounded. Proxies
     are those of the environment (``HTTPS_PROXY``, ``NO_PROXY``).
-
-    Attributes:
-        url: Of the API, such as ``http://127.0.0.1:8000/v1``; ``/chat/completions`` is appended.
-        model: The model's name there.
-        timeout: Seconds until the whole answer must be there.
-        retries: How often to ask again where the server is busy, silent or away.
-        pause: Seconds before the first retry; they double with each, plus up to a quarter at random. A ``Retry-After``
-            of up to a minute takes their place.
-        max_tokens: Most tokens of an answer.
-        api_key_variable: Environment variable with the key, if the API wants one.
-
-    Raises:
-        ChatError: A number is out of its range, or the URL cannot be one.
     """
 
-    url: str
+    url: str  # such as http://127.0.0.1:8000/v1; /chat/completions is appended
     model: str
-    timeout: float = 60.0
-    retries: int = 2
+    timeout: float = 60.0  # seconds until the full answer has arrived
+    retries: int = 2  # where the server is busy, silent or unreachable
+    # Seconds before the first retry; they double with each, plus up to a quarter at random. A Retry-After header of up
+    # to a minute takes precedence.
     pause: float = 1.0
     max_tokens: int = MAX_TOKENS
-    api_key_variable: str = "OPENAI_API_KEY"
+    api_key_variable: str = "OPENAI_API_KEY"  # environment variable with the key, if the API needs one
 
     def __post_init__(self) -> None:
         for name, (lowest, highest) in _RANGES.items():
@@ -123,7 +107,9 @@ class UrlChat:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key := os.environ.get(self.api_key_variable):
             if not (key.isascii() and key.isprintable()):
-                raise ChatError(f"{self.api_key_variable} holds a line break or a sign that no key has: correct it")
+                raise ChatError(
+                    f"{self.api_key_variable} holds a line break or a character that no key has: correct it"
+                )
             headers["Authorization"] = f"Bearer {key}"
         return _run(self._answer(f"{self.url.rstrip('/')}/chat/completions", headers, json.dumps(body).encode()))
 
@@ -158,11 +144,7 @@ class UrlChat:
 
 @dataclass(frozen=True)
 class CachedChat:
-    """A chat whose answers are kept on disk, so that each question is asked once a machine.
-
-    Attributes:
-        chat: Answers what is not kept yet.
-    """
+    """A chat whose answers are cached on disk, so that each question is asked once per machine."""
 
     chat: Chat
 
@@ -188,7 +170,7 @@ class CachedChat:
 
 
 async def _post(client: AsyncClient, address: str, body: bytes) -> tuple[int, float | None, bytes]:
-    """Status, seconds that the server wants to be left alone, and the answer; redirects are answers, too."""
+    """Return status, seconds to wait before a retry, and the answer; redirects are answers, too."""
     answer = bytearray()
     async with client.stream("POST", address, content=body, follow_redirects=False) as response:
         wanted = response.headers.get("Retry-After", "")
@@ -202,7 +184,6 @@ async def _post(client: AsyncClient, address: str, body: bytes) -> tuple[int, fl
 
 
 def _in_words(status: int) -> str:
-    """With the standard's phrase in place of the server's own words."""
     return f"{status} {HTTPStatus(status).phrase}" if status in HTTPStatus._value2member_map_ else str(status)
 
 
@@ -217,27 +198,26 @@ def _run(answer: Coroutine[Any, Any, str]) -> str:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Made once: it takes longer than a short answer."""
     import httpx2
 
     return httpx2.create_ssl_context()
 
 
 def _check_url(url: str) -> None:
-    """Refuse what is no address, and a password: results show the address."""
+    """Refuse what is not an address, and a password: results show the address."""
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_address = False
     if not is_address or not url.isprintable():
-        raise ChatError(f"{url[:200]!r} is no address of a chat model; it starts with http:// or https://")
+        raise ChatError(f"{url[:200]!r} is not the address of a chat model; it starts with http:// or https://")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ChatError("the chat model's URL holds a user, a ? or a #: take them out; a key belongs in OPENAI_API_KEY")
 
 
 def _content(body: bytes, address: str) -> str:
-    """The answer without control characters, which a terminal might obey."""
+    """Return the answer without control characters, which a terminal might obey."""
     try:
         answer = parse_json(body.decode())["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError) as error:

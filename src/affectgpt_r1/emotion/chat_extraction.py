@@ -1,8 +1,7 @@
 """Emotion words and sentiment of free text by a chat model.
 
-The published protocol asks a chat model for the words that describe the emotions in a description, as a list, and then
-for the sentiment of these words. The wording here is our own, and so are its metrics: they depend on the model, which a
-report has to name.
+The published protocol asks a chat model for a list of the emotion words of a description, then for their sentiment. The
+wording here is our own; its metrics depend on the model, which a report has to name.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ _SENTIMENTS = {"positive": 1, "negative": -1, "neutral": 0}
 
 
 def text_extractor(lexicon: Lexicon, chat: Chat | None) -> Callable[[str], Extraction]:
-    """What finds the emotion words of a text: ``chat``, or the offline search where it is None.
+    """Return what finds the emotion words of a text: ``chat``, or the offline search where it is None.
 
     Args:
         lexicon: Whose forms the search looks for.
-        chat: Asked for the words of every text that is no well-formed completion, which is parsed.
+        chat: Asked for the words of every text that is not a well-formed completion, which is parsed.
     """
     if chat is None:
         return lambda text: extract_labels(text, lexicon)
@@ -40,9 +39,9 @@ def text_extractor(lexicon: Lexicon, chat: Chat | None) -> Callable[[str], Extra
 
 
 def sentiment_by(chat: Chat) -> Callable[[EmotionSet], int]:
-    """What asks ``chat`` for the sentiment of emotion words: +1, 0 or -1.
+    """Return what asks ``chat`` for the sentiment of emotion words: +1, 0 or -1.
 
-    As published, an answer that is none of positive, negative and neutral counts as neutral, and so do no words.
+    As published, any other answer counts as neutral, and so does an empty list.
     """
 
     def sentiment(labels: EmotionSet) -> int:
@@ -62,7 +61,7 @@ def _extract_by_chat(text: str, chat: Chat) -> Extraction:
 
 
 def _listed(answer: str) -> EmotionSet:
-    """Words of the last bracketed list, of the whole answer where there is none."""
+    """Return the words of the last bracketed list, of the full answer without one."""
     answer = _concluded(answer)
     end = answer.rfind("]")
     start = answer.rfind("[", 0, max(0, end))
@@ -70,5 +69,5 @@ def _listed(answer: str) -> EmotionSet:
 
 
 def _concluded(answer: str) -> str:
-    """What follows the thoughts of a model that enable_thinking aloud."""
+    """Return what follows the thoughts of a model that reasons first."""
     return answer.rpartition("</think>")[2].strip()

@@ -1,10 +1,10 @@
 """Emotion words of free text, offline: a well-formed answer is parsed, anything else is searched for known forms.
 
-The search takes the longest form of the lexicon at each word, within a clause. A form is negated, and skipped, if a
-negation stands before it with nothing between but words that carry a negation on ("not very happy", "isn't afraid",
-"no longer sad", "no sign of anger"). So is the rest of a list that such a form opens, as far as its last "or", "nor" or
-"and" ("no anger, fear or sadness"), and without one after a negation of nouns ("without anger, fear"), but not after
-others ("not happy, sad"). What is said with other means ("far from happy", "couldn't be happier") is not understood.
+The search takes the longest form of the lexicon at each word, within a clause. A form is negated, and left out, if a
+negation precedes it with only words between that extend a negation ("not very happy", "isn't afraid", "no longer sad",
+"no sign of anger"). So is the rest of a list that such a form opens, up to its last "or", "nor" or "and" ("no anger,
+fear or sadness"), and without one after a negation of nouns ("without anger, fear"), but not after others ("not happy,
+sad"). Other ways of denying ("far from happy", "couldn't be happier") are not understood.
 
 One pass over the words: a megabyte takes about a second.
 """
@@ -52,12 +52,9 @@ _FARTHEST_NEGATION = 7
 class Extraction(NamedTuple):
     """What free text says."""
 
-    labels: EmotionSet
-    """Emotion words in order; those that were searched for are distinct and spelt as in the lexicon."""
-    negated: tuple[str, ...]
-    """Skipped spans in order, from the negation to the form, in lower case."""
-    source: Literal["answer", "text", "chat"]
-    """Whether a well-formed answer was parsed, the text was searched, or a chat model was asked."""
+    labels: EmotionSet  # in order; those that were searched for are distinct and spelt as in the lexicon
+    negated: tuple[str, ...]  # spans in order, from the negation to the form, in lower case
+    source: Literal["answer", "text", "chat"]  # parsed answer, searched text, or a chat model's words
 
 
 class _Forms(NamedTuple):
@@ -66,14 +63,10 @@ class _Forms(NamedTuple):
 
 
 def extract_labels(text: str, lexicon: Lexicon) -> Extraction:
-    """Emotion words of ``text``.
+    """Find the emotion words of a text.
 
     A completion in the format of either prompt mode is parsed strictly. Otherwise the answer is searched if the text
-    has one, else the whole text.
-
-    Args:
-        text: Any text.
-        lexicon: Whose forms are looked for.
+    has one, else the full text.
 
     >>> from affectgpt_r1.emotion.lexicon import load_lexicon
     >>> extract_labels("She is not happy; rather worried, even afraid.", load_lexicon("bundled"))
@@ -104,10 +97,10 @@ def _compiled(lexicon: Lexicon) -> _Forms:
 
 
 def _clauses(text: str) -> Iterator[list[str]]:
-    """Lower-case words and commas between other punctuation marks; hyphens part words, not clauses."""
+    """Yield the lower-case words and commas between other punctuation marks; hyphens part words, not clauses."""
     words: list[str] = []
-    for found in _WORD_OR_MARK.finditer(text.lower()):
-        token = found.group().replace("\u2019", "'")
+    for match in _WORD_OR_MARK.finditer(text.lower()):
+        token = match.group().replace("\u2019", "'")
         if token[0].isalnum() or token == _COMMA:
             words.append(token)
         elif token not in _HYPHENS:
@@ -116,65 +109,65 @@ def _clauses(text: str) -> Iterator[list[str]]:
     yield words
 
 
-class _Found(NamedTuple):
+class _Match(NamedTuple):
     """A form of the lexicon in a clause."""
 
     start: int
     end: int
-    negation: int | None  # place of its own negation
+    negation: int | None  # index of its own negation
 
 
 def _matches(text: str, forms: _Forms) -> Iterator[tuple[str, str | None]]:
-    """Forms in order, each with its negated span, None where it is affirmed."""
+    """Yield forms in order, each with its negated span, None where it is affirmed."""
     for words in _clauses(text):
-        found = list(_found(words, forms))
-        spans = _negated_spans(words, found)
-        for place, item in enumerate(found):
-            yield forms.form_of[" ".join(words[item.start : item.end])], spans.get(place)
+        matches = list(_find_forms(words, forms))
+        spans = _negated_spans(words, matches)
+        for index, match in enumerate(matches):
+            yield forms.form_of[" ".join(words[match.start : match.end])], spans.get(index)
 
 
-def _found(words: Sequence[str], forms: _Forms) -> Iterator[_Found]:
+def _find_forms(words: Sequence[str], forms: _Forms) -> Iterator[_Match]:
     place = 0
     while place < len(words):
         length = _longest_form(words, place, forms)
         if length:
-            yield _Found(place, place + length, _negation(words, place))
+            yield _Match(place, place + length, _negation(words, place))
         place += max(1, length)
 
 
-def _negated_spans(words: Sequence[str], found: Sequence[_Found]) -> dict[int, str]:
-    """Text of the negated forms by their place in ``found``, from the negation, or from what joins them to a list."""
+def _negated_spans(words: Sequence[str], matches: Sequence[_Match]) -> dict[int, str]:
+    """Return the text of the negated forms by their index, from the negation, or from what joins them to a list."""
     spans: dict[int, str] = {}
-    place = 0
-    while place < len(found):
-        negation = found[place].negation
-        last = place
+    index = 0
+    while index < len(matches):
+        negation = matches[index].negation
+        last = index
         if negation is not None:
-            spans[place] = " ".join(words[negation : found[place].end])
-            last = _end_of_list(words, found, place)
-        for member in range(place + 1, last + 1):
-            spans[member] = " ".join(words[found[member - 1].end : found[member].end])
-        place = last + 1
+            spans[index] = " ".join(words[negation : matches[index].end])
+            last = _end_of_list(words, matches, index)
+        for member in range(index + 1, last + 1):
+            spans[member] = " ".join(words[matches[member - 1].end : matches[member].end])
+        index = last + 1
     return spans
 
 
-def _end_of_list(words: Sequence[str], found: Sequence[_Found], first: int) -> int:
-    """Place of the last form to which the negation of ``found[first]`` reaches."""
-    negation = found[first].negation or 0
+def _end_of_list(words: Sequence[str], matches: Sequence[_Match], first: int) -> int:
+    """Return the index of the last form that the negation of ``matches[first]`` reaches."""
+    negation = matches[first].negation or 0
     bare = words[negation] in _OF_NOUNS and words[negation + 1] not in _OF_TIME
-    last = place = first
-    while place + 1 < len(found) and found[place + 1].negation is None:
-        joint = _joint(words[found[place].end : found[place + 1].start])
+    last = index = first
+    while index + 1 < len(matches) and matches[index + 1].negation is None:
+        joint = _joint(words[matches[index].end : matches[index + 1].start])
         if joint is None:
             break
-        place += 1
+        index += 1
         if joint != _COMMA:
-            last, bare = place, False
-    return place if bare else last
+            last, bare = index, False
+    return index if bare else last
 
 
 def _joint(between: Sequence[str]) -> str | None:
-    """The comma or conjunction by which ``between`` makes one list of two forms, None if it does not."""
+    """Return the comma or conjunction by which ``between`` makes one list of two forms, None if it does not."""
     rest = between[1:] if between[:1] == [_COMMA] else between
     if rest and rest[0] in _CONJUNCTIONS:
         carriers = _CARRIERS if rest[0] in _ALTERNATIVES else _DETERMINERS
@@ -183,13 +176,13 @@ def _joint(between: Sequence[str]) -> str | None:
 
 
 def _longest_form(words: Sequence[str], place: int, forms: _Forms) -> int:
-    """Number of words of the longest form that opens at ``place``, 0 where none does."""
+    """Return the number of words of the longest form that opens at ``place``, 0 where none does."""
     most = min(forms.longest.get(words[place], 0), len(words) - place)
     return next((n for n in range(most, 0, -1) if " ".join(words[place : place + n]) in forms.form_of), 0)
 
 
 def _negation(words: Sequence[str], place: int) -> int | None:
-    """Where the negation that stands before the form at ``place`` is, None where there is none."""
+    """Return the index of the negation before the form at ``place``, None where there is none."""
     for before in range(place - 1, max(-1, place - 1 - _FARTHEST_NEGATION), -1):
         word = words[before]
         if word in _NEGATIONS or word.endswith("n't"):

@@ -20,7 +20,7 @@ _DEFAULT_ROOT = REPOSITORY / "data" / "emotion_wheel"
 
 
 def load_lexicon(spec: str | Path) -> Lexicon:
-    """The lexicon that ``spec`` names.
+    """Load the lexicon that ``spec`` names.
 
     Args:
         spec: ``"bundled"`` for the package's own; ``"mer2025"`` or ``"mer2026"`` for a published one, looked up below
@@ -28,7 +28,7 @@ def load_lexicon(spec: str | Path) -> Lexicon:
             ``data/emotion_wheel/``; or the path of a folder in the published layout.
 
     Raises:
-        LexiconError: If nothing stands there, or a file of it is missing or damaged.
+        LexiconError: It does not exist, or one of its files is missing or damaged.
     """
     if spec == "bundled":
         return load_bundled()
@@ -44,7 +44,7 @@ def load_lexicon(spec: str | Path) -> Lexicon:
 
 
 def lexicon_digest(lexicon: Lexicon) -> str:
-    """Digest of every word's clusters."""
+    """Return a digest of every word's clusters."""
     content = repr((lexicon.cluster_names, sorted(lexicon.entries.items())))
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

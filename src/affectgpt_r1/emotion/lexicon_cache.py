@@ -1,4 +1,4 @@
-"""Compiled lexicons on disk, one checksum and JSON per content, so that workbooks are parsed once a machine."""
+"""Compiled lexicons on disk, each JSON after its checksum, so that workbooks are parsed once per machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,9 @@ _BETWEEN_FORMS = "\0"
 
 
 def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexicon:
-    """The lexicon stored under ``digest``, or a newly compiled one, which is then stored.
+    """Load the lexicon stored under ``digest``, or compile and store it.
 
-    A cache that cannot be read or written is passed over.
-
-    Args:
-        digest: Identifies the source's content.
-        compile_lexicon: Compiles it.
+    A cache that cannot be read or written is ignored. ``digest`` identifies the source's content.
     """
     path = cache_folder() / f"lexicon-v{_COMPILER_VERSION}-{digest}.json"
     try:
@@ -37,7 +33,7 @@ def cached_lexicon(digest: str, compile_lexicon: Callable[[], Lexicon]) -> Lexic
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        _log.debug("the cached lexicon %s is passed over: %s", path, error)
+        _log.debug("the cached lexicon %s is ignored: %s", path, error)
     lexicon = compile_lexicon()
     try:
         text = lexicon_to_json(lexicon)
@@ -52,15 +48,13 @@ def _checksum(text: bytes) -> str:
 
 
 def cache_folder() -> Path:
-    """The package's folder below the user's cache directory (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    """Return the package's folder below the user's cache directory (``XDG_CACHE_HOME``, else ``~/.cache``)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "affectgpt_r1"
 
 
 def lexicon_to_json(lexicon: Lexicon) -> str:
-    """``lexicon`` as one JSON object.
-
-    Many forms share an entry and many entries share their masks, so that each stands there once; forms are one string.
-    """
+    """Return a lexicon as one JSON object."""
+    # Many forms share an entry and many entries share their masks: each is written once; forms are one string.
     entries = {entry: row for row, entry in enumerate(dict.fromkeys(lexicon.entries.values()))}
     masks = {pair: row for row, pair in enumerate(dict.fromkeys((entry.level1, entry.level2) for entry in entries))}
     content = {
@@ -75,13 +69,10 @@ def lexicon_to_json(lexicon: Lexicon) -> str:
 
 
 def lexicon_from_json(text: str) -> Lexicon:
-    """The inverse of :func:`lexicon_to_json`.
+    """Invert :func:`lexicon_to_json`.
 
     Raises:
-        ValueError: If ``text`` is not JSON, or forms and entries do not pair up.
-        KeyError: If a part is missing.
-        IndexError: If an entry or its masks are missing.
-        TypeError: If a part has another shape.
+        ValueError, LookupError, TypeError: A part is missing, damaged or of another shape.
     """
     content = parse_json(text)
     masks = [(tuple(level1), tuple(level2)) for level1, level2 in content["masks"]]

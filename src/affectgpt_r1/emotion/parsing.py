@@ -19,16 +19,13 @@ _ANSWER = ("<answer>", "</answer>")
 
 
 def parse_labels(openset: str | Sequence[str] | None) -> EmotionSet:
-    """Emotion words of an ``openset`` cell, as the published parser reads it.
+    """Parse the emotion words of an ``openset`` cell, as the published parser does.
 
     One leading ``[`` and one trailing ``]`` are taken off, the rest is split on any of ``'``, ``"`` and ``,``.
     A sequence is taken as already split. Words are stripped and empty ones dropped; duplicates, order and case stay.
 
     Args:
         openset: A cell such as ``"[concern, pessimism]"`` or ``"shocked,care,serious"``, a list of words, or None.
-
-    Returns:
-        The words, ``()`` where there are none.
 
     >>> parse_labels("['Happy', 'sad', 'sad']")
     ('Happy', 'sad', 'sad')
@@ -42,17 +39,17 @@ def parse_labels(openset: str | Sequence[str] | None) -> EmotionSet:
 
 
 def parse_completion(text: str, *, enable_thinking: bool, num_tokens: int = 0, truncated: bool = False) -> Completion:
-    """A completion with its reasoning, its answer and its form.
+    """Parse a completion into its reasoning, its answer and its form.
 
-    It is well formed if each tag of the prompt mode stands exactly once and in order, what they enclose is not blank,
-    and nothing but white space stands outside them. ``reasoning`` and ``answer`` are read leniently: from the first
-    opening tag to the closing tag that follows it, stripped, whatever else the text holds.
+    It is well formed if each tag of the prompt mode occurs exactly once and in order, what they enclose is not blank,
+    and only white space is outside them. ``reasoning`` and ``answer`` are read leniently: from the first opening tag to
+    the closing tag that follows it, stripped, whatever else the text holds.
 
     Args:
         text: The decoded completion.
-        enable_thinking: Whether the prompt asks for ``<think> ... </think>`` before the answer. If not, a think tag is
+        enable_thinking: Whether the prompt asks for ``<think> ... </think>`` before the answer; if not, a think tag is
             a fault.
-        num_tokens: Completion tokens, the stop token included.
+        num_tokens: See :class:`~affectgpt_r1.types.Completion`, as of ``truncated``.
         truncated: Whether the token limit ended it.
 
     >>> parse_completion("<think>A smile.</think> <answer>happy, calm</answer>", enable_thinking=True).labels
@@ -83,7 +80,7 @@ def _between(text: str, opening: str, closing: str) -> str | None:
 
 
 def _is_well_formed(text: str, tags: tuple[str, ...]) -> bool:
-    """Whether ``tags`` (opening and closing by turns) enclose all that ``text`` says."""
+    """Return whether ``tags`` (opening and closing by turns) enclose all text."""
     if any(text.count(tag) != (tag in tags) for tag in (*_THINK, *_ANSWER)):
         return False
     cursor = 0

@@ -1,11 +1,11 @@
-"""Reads the published lexicon folder: five wheel workbooks, a synonym workbook, and the table of word forms.
+"""Read the published lexicon folder: five wheel workbooks, a synonym workbook, and the table of word forms.
 
 The published mapping, which :func:`compile_published` follows to the letter:
 
-* case 1: a form stands for the alphabetically first of its base forms;
-* case 2: that base form stands for the alphabetically first wheel word that lists it as a synonym;
+* case 1: a form counts as the alphabetically first of its base forms;
+* case 2: that base form counts as the alphabetically first wheel word that lists it as a synonym;
 * case 3: all wheel words of *all* base forms, sorted; the first that a wheel has gives the cluster on that wheel.
-  At level 2 a level-1 word stands for its alphabetically first child. A word that a wheel has under several clusters
+  At level 2 a level-1 word counts as its alphabetically first child. A word that a wheel has under several clusters
   belongs to the last one written.
 """
 
@@ -57,14 +57,14 @@ class _WheelMap(NamedTuple):
 
 
 def read_published(folder: Path, *, name: str) -> Lexicon:
-    """The lexicon in ``folder``; compiled once per content, then read from the user's cache.
+    """Load the lexicon in ``folder``; it is compiled once per content, then read from the user's cache.
 
     Args:
         folder: Holds ``wheel1.xlsx`` to ``wheel5.xlsx``, ``synonym.xlsx`` and ``format.csv``.
-        name: What reports call it.
+        name: In reports.
 
     Raises:
-        LexiconError: If a file, sheet or column is missing, or a file is damaged.
+        LexiconError: A file, sheet or column is missing, or a file is damaged.
     """
     files = [folder / file for file in (*_WHEELS, _SYNONYMS, _FORMS)]
     digest = hashlib.sha256(name.encode())
@@ -81,16 +81,16 @@ def _read_folder(folder: Path, name: str) -> Lexicon:
 
 
 def compile_published(name: str, wheels: Sequence[WheelRows], synonyms: WordSets, forms: WordSets) -> Lexicon:
-    """A lexicon by the published rules.
+    """Compile a lexicon by the published rules.
 
     Args:
-        name: What reports call it.
+        name: In reports.
         wheels: Five lists of ``(level-1 word, level-2 word, level-3 word)`` rows.
-        synonyms: The wheel words that each base form stands for.
+        synonyms: The wheel words of each base form.
         forms: The base forms of each word form.
 
     Raises:
-        LexiconError: The forms stand for so many words that it would take long.
+        LexiconError: The forms have so many wheel words that it would take long.
     """
     maps = [_wheel_map(rows) for rows in wheels]
     levels = [[wheel.level1 for wheel in maps], [wheel.level2 for wheel in maps]]
@@ -108,7 +108,7 @@ def compile_published(name: str, wheels: Sequence[WheelRows], synonyms: WordSets
         reachable = sorted({word for base in bases for word in synonyms.get(base, ())})
         num_reachable += len(reachable)
         if num_reachable > _MOST_REACHABLE:
-            raise LexiconError(f"{name}: its forms stand for more than {_MOST_REACHABLE:,} wheel words; {_REMEDY}")
+            raise LexiconError(f"{name}: its forms have more than {_MOST_REACHABLE:,} wheel words; {_REMEDY}")
         synonym = min(synonyms[first], default=None) if first in synonyms else None
         entries[form] = Entry(first, synonym, masks(reachable, 1), masks(reachable, 2))
     return Lexicon(name, names, entries)
@@ -155,7 +155,7 @@ def _read_synonyms(path: Path) -> dict[str, set[str]]:
 
 
 def _read_sheet(path: Path, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
-    """Row numbers and the lower-case text of ``columns``, in that order."""
+    """Return row numbers and the lower-case text of ``columns``."""
     try:
         _check_workbook(path)
         with warnings.catch_warnings(action="ignore"), closing(_load_workbook(path)) as workbook:
@@ -185,7 +185,7 @@ def _check_workbook(path: Path) -> None:
 
     Raises:
         BadZipFile: It is not a workbook.
-        ValueError: It is too large, or its XML may have entities, which stand for texts of any length.
+        ValueError: It is too large, or its XML may have entities, which expand to any length.
     """
     with open_zip(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > _MOST_BYTES:

@@ -12,41 +12,24 @@ UNMAPPED = (0,) * NUM_WHEELS
 
 
 class Entry(NamedTuple):
-    """What one word form maps to.
-
-    A mask has the bit of the word's cluster set, and is 0 on a wheel where the word has none.
-    """
+    """What one word form maps to."""
 
     base: str
     synonym: str | None
-    level1: tuple[int, ...]
+    level1: tuple[int, ...]  # on each wheel the bit of the word's cluster, 0 where it has none
     level2: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Word forms, their base forms, and their clusters on five wheels at two levels. Words match without case.
+    """Word forms, their base forms, and their clusters on five wheels at two levels. Words match without case."""
 
-    Attributes:
-        name: What reports call it.
-        cluster_names: Cluster names by ``[level - 1][wheel - 1]``; a cluster's place is its bit.
-        entries: What each known word form, in lower case, maps to.
-    """
-
-    name: str
-    cluster_names: tuple[tuple[tuple[str, ...], ...], ...] = field(repr=False)
-    entries: Mapping[str, Entry] = field(repr=False, hash=False)
+    name: str  # in reports
+    cluster_names: tuple[tuple[tuple[str, ...], ...], ...] = field(repr=False)  # [level - 1][wheel - 1][bit]
+    entries: Mapping[str, Entry] = field(repr=False, hash=False)  # by word form, in lower case
 
     def masks(self, word: str, level: int = 1) -> tuple[int, ...]:
-        """Cluster bit of ``word`` on each wheel, 0 where it has none.
-
-        Args:
-            word: An emotion word.
-            level: 1 (inner ring) or 2.
-
-        Raises:
-            ValueError: If ``level`` is neither.
-        """
+        """Return the cluster bit of ``word`` on each wheel, 0 where it has none, at level 1 (inner ring) or 2."""
         entry = self.entries.get(_normalise(word))
         if level not in LEVELS:
             raise ValueError(f"level must be 1 or 2, not {level!r}")
@@ -55,41 +38,36 @@ class Lexicon:
         return entry.level1 if level == 1 else entry.level2
 
     def cluster(self, word: str, wheel: int, level: int = 1) -> str | None:
-        """Cluster of ``word`` on ``wheel`` (1 to 5), None where it has none.
-
-        Raises:
-            ValueError: If there is no such wheel or level.
-        """
+        """Return the cluster of ``word`` on ``wheel`` (1 to 5), None where it has none."""
         names = self.clusters(wheel, level)
         mask = self.masks(word, level)[wheel - 1]
         return names[mask.bit_length() - 1] if mask else None
 
     def clusters(self, wheel: int, level: int = 1) -> tuple[str, ...]:
-        """Names of the clusters of ``wheel`` (1 to 5), in alphabetical order.
+        """Return the names of the clusters of ``wheel`` (1 to 5), in alphabetical order.
 
         Raises:
-            ValueError: If there is no such wheel or level.
+            ValueError: There is no such wheel or level.
         """
         if level not in LEVELS or not 1 <= wheel <= NUM_WHEELS:
             raise ValueError(f"there is no wheel {wheel!r} with level {level!r}: wheels are 1 to 5, levels 1 and 2")
         return self.cluster_names[level - 1][wheel - 1]
 
     def base_form(self, word: str) -> str | None:
-        """Base form of ``word`` (case 1 of the metric), None if the lexicon does not know it."""
+        """Return the base form of ``word`` (case 1 of the metric), None if the lexicon does not know it."""
         entry = self.entries.get(_normalise(word))
         return entry.base if entry else None
 
     def synonym(self, word: str) -> str | None:
-        """The word that stands for the synonyms of ``word`` (case 2 of the metric), None if unknown."""
+        """Return the word that represents the synonyms of ``word`` (case 2 of the metric), None if unknown."""
         entry = self.entries.get(_normalise(word))
         return entry.synonym if entry else None
 
     def __contains__(self, word: object) -> bool:
-        """Whether ``word`` has a cluster on any wheel at level 1."""
+        """Return whether ``word`` has a cluster on any wheel at level 1."""
         return isinstance(word, str) and any(self.masks(word))
 
     def __len__(self) -> int:
-        """Number of known word forms."""
         return len(self.entries)
 
 

@@ -1,8 +1,8 @@
-"""One decoding step of Llama's and Qwen2's layers, from weights laid out once a rollout.
+"""One decoding step of Llama's and Qwen2's layers, from weights that are copied once per rollout.
 
-A step multiplies few rows by every weight: what it costs beside is the reading of weights and the number of small
-operations. The copies lie in the order in which a step reads them, queries, keys and values as one matrix, gate and up
-as one, and adapters are added in.
+A step multiplies few rows by every weight, so that reading the weights and launching small operations cost most. The
+copies are stored in the order in which a step reads them: queries, keys and values as one matrix, gate and up as one,
+adapters merged.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from affectgpt_r1.engine.kv_cache import KVCache
 
 FAMILIES = ("Llama", "Qwen2")
-POSITIONS = ("default", "linear", "llama3", "yarn")
-"""Rotary positions whose angles do not depend on the length of the text."""
+POSITIONS = ("default", "linear", "llama3", "yarn")  # rotary positions whose angles do not depend on the text's length
 
+# Unused columns after each row of a copy: rows a power of two apart would map to the same lines of the CPU's cache.
 PADDING = 16
-"""Unused columns after each row of a copy: rows a power of two apart would fall on the same lines of the cache."""
 
 
 class FusedLinear(NamedTuple):
@@ -31,7 +30,7 @@ class FusedLinear(NamedTuple):
     bias: Tensor | None  # (out,)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """``(m, in)`` to ``(m, out)``."""
+        """Return ``(m, out)`` of ``(m, in)``."""
         return inputs @ self.weight if self.bias is None else torch.addmm(self.bias, inputs, self.weight)
 
     def add_to(self, states: Tensor, inputs: Tensor) -> None:
@@ -44,7 +43,7 @@ class FusedLinear(NamedTuple):
 class FusedDecoderLayer(NamedTuple):
     """A layer's weights."""
 
-    number: int
+    index: int
     heads: int
     key_heads: int
     scale: float
@@ -58,45 +57,41 @@ class FusedDecoderLayer(NamedTuple):
 
 
 class FusedDecoder:
-    """The body of a causal language model, without gradient.
+    """The layers of a causal language model, without gradient.
 
     Args:
-        model: A model that :func:`supports_fused_decode` accepts; it is left as it is.
-        longest: Most tokens of a sequence.
+        model: A model that :func:`supports_fused_decode` accepts; it is not changed.
+        max_length: Most tokens of a prompt and its completion.
     """
 
-    def __init__(self, model: Any, longest: int) -> None:
+    def __init__(self, model: Any, max_length: int) -> None:
         body = model.model
         self._embed = model.get_input_embeddings()
         self._norm = body.norm
         self._layers = [_copy_layer(layer) for layer in body.layers]
         device = self._layers[0].attention_norm.device
         cosine, sine = body.rotary_emb(
-            self._layers[0].attention_norm, torch.arange(longest, device=device).unsqueeze(0)
+            self._layers[0].attention_norm, torch.arange(max_length, device=device).unsqueeze(0)
         )
         self._half = sine.shape[-1] // 2
-        # Rotating a vector by half its length needs no copy with a changed sign if the sine has it.
+        # RoPE pairs coordinate i with i + d / 2: (a, b) becomes (a cos - b sin, b cos + a sin). With the first half of
+        # the sine negated that is x * cos + roll(x, d / 2) * sin, without a copy of x whose sign is changed.
         signed = torch.cat([-sine[..., : self._half], sine[..., self._half :]], -1)
-        self._cosine, self._sine = cosine[0].unsqueeze(1), signed[0].unsqueeze(1)  # (longest, 1, d)
+        self._cosine, self._sine = cosine[0].unsqueeze(1), signed[0].unsqueeze(1)  # (max_length, 1, d)
 
-    def advance(self, tokens: Tensor, positions: Tensor, row: KVCache) -> Tensor:
-        """States ``(m, D)`` after the newest tokens.
-
-        Args:
-            tokens: ``(m,)`` newest tokens of the completions that run.
-            positions: ``(m,)`` their places in the text.
-            row: Keys and values before them.
-        """
-        states: Tensor = self._embed(tokens).clone()
+    def advance(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+        """Return the states ``(m, D)`` after the ``(m,)`` newest tokens; their keys and values go to the cache."""
+        states: Tensor = self._embed(tokens).clone()  # the residual stream, which is added to in place
         cosine, sine = self._cosine[positions], self._sine[positions]
         for layer in self._layers:
             heads = layer.qkv(self._normalize(states, layer.attention_norm, layer.epsilon))
             heads = heads.view(len(states), layer.heads + 2 * layer.key_heads, -1)
             rotated, value = torch.split(heads, [layer.heads + layer.key_heads, layer.key_heads], 1)
-            rotated = torch.addcmul(rotated * cosine, rotated.roll(self._half, -1), sine)
+            rotated = torch.addcmul(rotated * cosine, rotated.roll(self._half, -1), sine)  # queries and keys at once
             query, key = torch.split(rotated, [layer.heads, layer.key_heads], 1)
-            attended = row.attend(layer.number, query, key, value, layer.scale)
+            attended = cache.attend(layer.index, query, key, value, layer.scale)
             layer.output.add_to(states, attended.reshape(len(states), -1))
+            # SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate(x)) * up(x)).
             gate, up = layer.gate_up(self._normalize(states, layer.feed_forward_norm, layer.epsilon)).chunk(2, -1)
             layer.down.add_to(states, F.silu(gate).mul_(up))
         return self._normalize(states, self._norm.weight, self._norm.variance_epsilon)
@@ -107,10 +102,8 @@ class FusedDecoder:
 
 
 def supports_fused_decode(model: Any) -> bool:
-    """Whether :class:`FusedDecoder` computes exactly what the model's own modules do, by their types.
-
-    Copies of every weight are worth their memory on the CPU alone.
-    """
+    """Return whether :class:`FusedDecoder` computes exactly what the model's own modules do, by their types."""
+    # On an accelerator, or of weights in half precision, copies are not worth their memory.
     body = model.model
     family = next((name for name in FAMILIES if type(body).__name__ == f"{name}Model"), None)
     if family is None or body.rotary_emb.rope_type not in POSITIONS or torch.is_autocast_enabled("cpu"):
@@ -129,7 +122,7 @@ def _supports_layer(layer: Any, family: str) -> bool:
         "MLP": [layer.mlp],
         "RMSNorm": [layer.input_layernorm, layer.post_attention_layernorm],
     }
-    if any(type(part).__name__ != family + name for name, some in parts.items() for part in some):
+    if any(type(part).__name__ != family + name for name, same in parts.items() for part in same):
         return False
     if getattr(layer.self_attn, "sliding_window", None) or type(layer.mlp.act_fn).__name__ != "SiLUActivation":
         return False
@@ -143,7 +136,7 @@ def _linears(layer: Any) -> list[Any]:
 
 
 def _supports_linear(module: Any) -> bool:
-    """A linear layer in single precision, alone or with plain LoRA adapters (Hu et al. 2022)."""
+    """Return whether a module is linear and in single precision, alone or with plain LoRA adapters."""
     if type(module).__module__ == "peft.tuners.lora.layer" and type(module).__name__ == "Linear":
         if module.merged or module.disable_adapters or module.lora_variant or module.fan_in_fan_out:
             return False
@@ -173,22 +166,23 @@ def _copy_layer(layer: Any) -> FusedDecoderLayer:
 
 
 def _copy_linears(modules: Sequence[Any]) -> FusedLinear:
-    """Linear layers of one input as one, with their adapters."""
-    weights = [plain_weight(module) for module in modules]
-    whole = weights[0].new_empty(weights[0].shape[1], sum(map(len, weights)) + PADDING)[:, :-PADDING]
-    for part, weight in zip(torch.split(whole, [len(one) for one in weights], 1), weights, strict=True):
-        part.copy_(weight.t())
+    """Copy linear layers of the same input into one, adapters merged."""
+    weights = [merged_weight(module) for module in modules]
+    fused = weights[0].new_empty(weights[0].shape[1], sum(map(len, weights)) + PADDING)[:, :-PADDING]
+    for columns, weight in zip(torch.split(fused, list(map(len, weights)), 1), weights, strict=True):
+        columns.copy_(weight.t())
     biases = [module.bias.detach() for module in modules if module.bias is not None]
-    return FusedLinear(whole, torch.cat(biases) if biases else None)
+    return FusedLinear(fused, torch.cat(biases) if biases else None)
 
 
-def plain_weight(module: Any) -> Tensor:
-    """The weight ``(out, in)`` that a linear layer and its active adapters amount to."""
+def merged_weight(module: Any) -> Tensor:
+    """Return the weight ``(out, in)`` of a linear layer with its active adapters added."""
     if type(module) is nn.Linear:
         return module.weight.detach()
     weight: Tensor = module.base_layer.weight.detach()
     for name in module.active_adapters:
         if name in module.lora_A:
+            # LoRA (Hu et al. 2022, arXiv 2106.09685): W + (alpha / r) B A.
             update = module.lora_B[name].weight.detach() @ module.lora_A[name].weight.detach()
             weight = weight + update * module.scaling[name]
     return weight

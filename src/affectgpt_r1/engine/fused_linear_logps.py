@@ -1,33 +1,31 @@
 """Log-probabilities and entropies of tokens from hidden states, without ever holding all their logits.
 
-With ``p`` a token's distribution, the log-probability of token ``y`` has the gradient ``weight[y] - p @ weight`` in the
-state. The forward pass sums ``p @ weight`` beside the normaliser, so that it costs the backward pass no walk over the
-vocabulary. The weight's gradient ``sum_t g_t (onehot(y_t) - p_t) state_t`` needs the loss's gradients ``g`` in the
-log-probabilities. Where the caller can tell them, up to a factor, it too is summed while the logits are at hand: three
-matrix products in all, against four where the backward pass forms the logits again.
+As Liger's and torchtune's fused linear losses, with the gradients computed in the forward pass. With ``p`` a token's
+distribution, ``h`` its state and ``W`` the weight, the log-prob of token ``y`` has the gradient ``W[y] - p @ W`` in
+``h``, which needs nothing that comes later: it is summed together with the normaliser. The gradient in ``W``,
+``sum_t g_t (onehot(y_t) - p_t) h_t``, needs the loss's gradients ``g`` in the log-probs. Where the caller can tell them
+up to a common factor, it is summed while the logits are at hand, too: three matrix products in all, against four where
+the backward pass computes the logits again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from affectgpt_r1.engine import chunk_sizes
 from affectgpt_r1.engine import vocabulary_chunks as chunks
+from affectgpt_r1.engine.base import PrecomputedGrads
 from affectgpt_r1.engine.precision import exact_dtype
-
-PrecomputedGrads: TypeAlias = Callable[[Tensor, slice], Tensor]
-"""Told the log-probabilities ``(m,)`` of a slice of the tokens, the loss's gradients ``(m,)`` in them, but for a factor
-that all tokens share. A wrong precomputed_grads costs time, never the right gradient."""
 
 GRAD_TOLERANCE = 1e-6  # of the largest gradient
 
 
 class TokenLogps(NamedTuple):
-    """Scores of ``M`` tokens, in single precision, or in double with such weights."""
+    """Of ``M`` tokens, in single precision, or in double with such weights."""
 
     logps: Tensor  # (M,) never above 0
     entropies: Tensor | None  # (M,) nats; None unless asked for
@@ -42,26 +40,23 @@ def fused_linear_logps(
     entropy: bool = False,
     precomputed_grads: PrecomputedGrads | None = None,
 ) -> TokenLogps:
-    """Log-probability of each token, and the entropy of its distribution, under ``softmax(states @ weight.T / T)``.
+    """Return log-probs and entropies of tokens under ``softmax(states @ weight.T / temperature)``.
 
-    The vocabulary is walked in chunks: at most ``KEPT_LOGITS`` logits exist at a time with ``precomputed_grads``, else
-    a chunk's. A frozen weight costs no gradient of its own. Gradients cannot be differentiated again.
+    At most ``KEPT_LOGITS`` logits exist at a time with ``precomputed_grads``, else a chunk's. Gradients cannot be
+    differentiated again.
 
     Args:
         states: ``(M, D)`` hidden states that predict the tokens.
         weight: ``(V, D)`` output embedding.
         ids: ``(M,)`` int64 tokens.
         temperature: Divides the logits.
-        entropy: Whether to return entropies; they carry gradient like the log-probabilities.
-        precomputed_grads: What the loss's gradients in the log-probabilities will be. The backward pass compares; where
-            they differ, or the entropies have gradient too, it forms the logits again. Not asked in half precision.
-
-    Returns:
-        The scores, both with gradient.
+        entropy: Whether to return entropies; they carry gradient like the log-probs.
+        precomputed_grads: What the loss's gradients in the log-probs will be. The backward pass compares; where they
+            differ, or entropies have gradient too, it computes the logits again. Not called in half precision.
     """
     states, scale = states.to(weight.dtype), 1.0
     if weight.dtype.itemsize < 4:
-        scale = 1 / temperature  # of the logits, in single precision: states would be rounded again
+        scale = 1 / temperature  # of the logits, in single precision: divided states would be rounded again
     else:
         states = states / temperature
     logps, entropies = _FusedLinearLogps.apply(
@@ -83,6 +78,7 @@ class _FusedLinearLogps(torch.autograd.Function):
         scale: float,
     ) -> tuple[Tensor, Tensor | None]:
         states_train, weight_trains = (differentiable and needed for needed in ctx.needs_input_grad[:2])
+        # A frozen weight has no gradient, and one in half precision would be summed in that type.
         if not weight_trains or weight.dtype.itemsize < 4 or not len(ids):
             precomputed_grads = None
         with torch.autocast(states.device.type, enabled=False):
@@ -100,9 +96,10 @@ class _FusedLinearLogps(torch.autograd.Function):
         states, weight, ids, normalizers, directions, precomputed, entropies = ctx.saved_tensors
         states_train, weight_trains = ctx.needs_input_grad[:2]
         gradient = torch.zeros_like(normalizers) if gradient is None else gradient.unsqueeze(-1).to(normalizers.dtype)
-        summed, ctx.to_weight = ctx.to_weight, None  # handed over once: autograd may add to it in place
+        summed, ctx.to_weight = ctx.to_weight, None  # used once: autograd may add to it in place
         with torch.autocast(states.device.type, enabled=False):
             to_states = to_weight = None
+            # d loss / d h_t = g_t (W[y_t] - p_t @ W): the directions of the forward pass, scaled.
             if entropy_gradient is None:
                 to_states = (directions * (gradient * ctx.scale)).to(states.dtype) if states_train else None
                 to_weight = None if summed is None else _scaled(summed, precomputed, gradient)
@@ -123,7 +120,7 @@ class _Walk(NamedTuple):
     logps: Tensor  # (M,)
     entropies: Tensor | None  # (M,)
     normalizers: Tensor  # (M, 1) logsumexp of the logits
-    directions: Tensor | None  # (M, D) the token's embedding less the mean embedding
+    directions: Tensor | None  # (M, D) W[y] - p @ W: the token's embedding less the mean embedding
     precomputed: Tensor | None  # (M, 1) gradients
     to_weight: Tensor | None  # (V, D) the weight's gradient by these
 
@@ -144,7 +141,7 @@ def _walk(
     normalizers, entropies = torch.empty_like(chosen), torch.empty_like(logps)
     keep = precomputed_grads is not None
     precomputed, to_weight = (torch.empty_like(chosen), torch.zeros_like(weight)) if keep else (None, None)
-    blocks = chunks.row_slices(len(ids), min(chunks.ROWS, chunks.kept_rows(weight)) if keep else chunks.ROWS)
+    blocks = chunks.row_slices(len(ids), min(chunk_sizes.ROWS, chunks.kept_rows(weight)) if keep else chunk_sizes.ROWS)
     buffer = chunks.scratch(weight, blocks[0].stop if blocks else 0, keep=keep)
     for rows in blocks:
         sums = chunks.exponential_sums(
@@ -152,16 +149,19 @@ def _walk(
         )
         log_mass = sums.mass.log()
         normalizers[rows] = sums.shift + log_mass
-        # The chosen logit and its chunk's are rounded on their own: of a sure token the sum could be below its share.
+        # log p_y = s_y - log Z. The chosen logit and the one in its chunk are rounded apart: of a sure token the sum
+        # could come out below its own term, and the log-prob above 0.
         logps[rows] = (chosen[rows] - sums.shift - log_mass).clamp_(max=0.0).squeeze(-1)
         if sums.entropy is not None:
             entropies[rows] = sums.entropy.squeeze(-1)
         if sums.embedding is not None:
+            # In place: embeddings become the directions W[y] - (sum_v exp(s_v) W[v]) / Z.
             embeddings[rows].sub_(sums.embedding.div_(sums.mass))
         if precomputed_grads is not None and precomputed is not None and to_weight is not None:
             precomputed[rows] = precomputed_grads(logps[rows], rows).unsqueeze(-1).to(precomputed.dtype)
-            pull = states[rows] * precomputed[rows]
+            pull = states[rows] * precomputed[rows]  # g_t h_t
             to_weight.index_add_(0, ids[rows], pull)
+            # The kept chunks hold exp(s - shift): p_t g_t h_t is the chunk times pull / Z.
             pull.div_(sums.mass)
             for columns, chunk in chunks.kept_chunks(weight, len(pull), buffer):
                 to_weight[columns].addmm_(chunk.T, pull, alpha=-1)
@@ -176,12 +176,13 @@ def _walk(
 
 
 def _scaled(to_weight: Tensor, precomputed: Tensor, gradient: Tensor) -> Tensor | None:
-    """``to_weight`` times the factor by which the precomputed_grads became the gradient; None where there is none."""
+    """Return ``to_weight`` times the factor between the gradients and those precomputed; None if there is none."""
     gradient, precomputed = gradient.squeeze(-1), precomputed.squeeze(-1)
-    place = precomputed.abs().argmax()
-    factor = torch.where(precomputed[place] == 0, 1.0, gradient[place].double() / precomputed[place].double())
+    # Accumulation, loss scaling and averaging multiply all tokens' gradients alike: the factor is that of the largest.
+    largest = precomputed.abs().argmax()
+    factor = torch.where(precomputed[largest] == 0, 1.0, gradient[largest].double() / precomputed[largest].double())
     error = (gradient - factor * precomputed).abs().amax()
-    if not error <= GRAD_TOLERANCE * gradient[place].abs():
+    if not error <= GRAD_TOLERANCE * gradient[largest].abs():  # NaN, too, means no factor
         return None
     return to_weight if factor == 1.0 else to_weight.mul_(factor)
 
@@ -198,7 +199,7 @@ class _Scored(NamedTuple):
 def _gradients_by_logits(
     scored: _Scored, gradient: Tensor, entropy_gradient: Tensor | None, *, of_states: bool, of_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients by ``g (onehot(y) - p) - h p (log p + H)`` in the logits, which are formed again."""
+    """Return the gradients in states and weight from logits that are computed again."""
     states, weight, ids, normalizers, entropies, scale = scored
     gradient = gradient * scale
     entropy_gradient = None if entropy_gradient is None else entropy_gradient * scale
@@ -207,15 +208,16 @@ def _gradients_by_logits(
     to_weight = torch.zeros_like(weight, dtype=exact) if of_weight else None
     if to_weight is not None:
         to_weight.index_add_(0, ids, states * gradient)
-    blocks = chunks.row_slices(len(ids), chunks.ROWS)
+    blocks = chunks.row_slices(len(ids), chunk_sizes.ROWS)
     buffer = chunks.scratch(weight, blocks[0].stop if blocks else 0, keep=False)
     for rows in blocks:
-        share = gradient[rows]
+        pull = gradient[rows]
         for columns, chunk in chunks.shifted_chunks(states[rows], weight, normalizers[rows], buffer, scale=scale):
             if entropy_gradient is not None and entropies is not None:
+                # In logit v: d log p_y = onehot(y) - p_v, and d H = -p_v (log p_v + H), with log p_v in the chunk.
                 surprise = torch.add(entropies[rows].unsqueeze(-1), chunk, alpha=1 / chunks.LOG2_E)
-                share = torch.addcmul(gradient[rows], entropy_gradient[rows].unsqueeze(-1), surprise)
-            chunk = chunk.exp2_().mul_(share)
+                pull = torch.addcmul(gradient[rows], entropy_gradient[rows].unsqueeze(-1), surprise)
+            chunk = chunk.exp2_().mul_(pull)
             if to_states is not None:
                 chunks.add_product(to_states[rows], chunk, weight[columns], alpha=-1)
             if to_weight is not None:
@@ -223,8 +225,3 @@ def _gradients_by_logits(
     if to_weight is not None:
         to_weight = to_weight.to(weight.dtype)
     return (None if to_states is None else to_states.to(states.dtype)), to_weight
-
-
-def mean_loss_grads(logps: Tensor, rows: slice) -> Tensor:
-    """The precomputed_grads for a mean over all tokens, such as the loss of supervised fine-tuning."""
-    return torch.ones_like(logps)

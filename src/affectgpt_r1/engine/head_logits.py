@@ -10,19 +10,17 @@ from torch.func import functional_call
 
 from affectgpt_r1.engine.precision import exact_dtype, exact_matmul
 
-COLUMNS = 8192
-"""Rows of a weight in half precision that are cast at a time, where no kernel returns single precision."""
+COLUMNS = 8192  # rows of a weight in half precision that are cast at a time, where no kernel returns single precision
 
 
 def head_logits(head: Any, states: Tensor) -> Tensor:
-    """Logits ``(m, V)`` in at least single precision, also under autocast and from weights in half precision.
-
-    bfloat16 keeps logits of 20 to 1/8. Sampling and scoring would each round on their own.
+    """Return logits ``(m, V)`` in at least single precision, also under autocast and from weights in half precision.
 
     Args:
         head: A linear layer, with or without bias and adapters.
         states: ``(m, D)``.
     """
+    # bfloat16 keeps logits of 20 to 1/8, and sampling and scoring would each round on their own.
     with torch.autocast(states.device.type, enabled=False):
         if type(head) is nn.Linear:
             states = states.to(head.weight.dtype)
@@ -30,10 +28,11 @@ def head_logits(head: Any, states: Tensor) -> Tensor:
                 logits: Tensor = head(states)
                 return logits
             rows = torch.split(head.weight, COLUMNS)
-            logits = torch.cat([exact_matmul(states, some.T) for some in rows], -1)
+            logits = torch.cat([exact_matmul(states, chunk.T) for chunk in rows], -1)
             bias = getattr(head, "bias", None)
             return logits if bias is None else logits + bias
-        weights = {name: one.to(exact_dtype(one.dtype)) for name, one in head.named_parameters()}
-        exact = exact_dtype(states.dtype, *(one.dtype for one in weights.values()))
+        # With adapters or a module of another kind: the head itself, called with its weights cast.
+        weights = {name: param.to(exact_dtype(param.dtype)) for name, param in head.named_parameters()}
+        exact = exact_dtype(states.dtype, *(param.dtype for param in weights.values()))
         adapted: Tensor = functional_call(head, weights, (states.to(exact),))
         return adapted

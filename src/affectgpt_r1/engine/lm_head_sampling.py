@@ -1,4 +1,4 @@
-"""Drawing tokens from hidden states while the logits of a chunk of the vocabulary are still in the cache."""
+"""Draw tokens from hidden states while the logits of a chunk of the vocabulary are still in the CPU's cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK, PADDING = 512, 16
 
 
 class _Buffers(NamedTuple):
-    """What a step writes to, kept from step to step: memory new to the process costs as much as a pass over it."""
+    """What every step writes to. Kept: memory new to the process costs as much as a pass over it."""
 
     logits: Tensor  # (N, CHUNK)
     probabilities: Tensor  # (chunks, N, CHUNK)
@@ -25,40 +25,35 @@ class _Buffers(NamedTuple):
 
 
 class ChunkedLMHead:
-    """A vocabulary projection without bias, laid out in chunks once a rollout.
-
-    A chunk's softmax is taken as soon as its logits stand; what joins the chunks is the logsumexp of each. A token is
-    drawn first among chunks, then inside one, with one random number.
+    """A vocabulary projection without bias, copied into chunks once per rollout.
 
     Args:
-        weight: ``(V, D)`` output embedding, left as it is.
+        weight: ``(V, D)`` output embedding; it is not changed.
     """
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
         self.size, width = weight.shape
-        # Columns beyond the vocabulary never get probability; the unused ones after them keep rows off one cache line.
+        # Columns beyond the vocabulary never get probability; PADDING keeps rows from the same lines of the cache.
         self._chunks = weight.new_zeros(math.ceil(self.size / CHUNK), width, CHUNK + PADDING)[..., :CHUNK]
         for chunk, rows in zip(self._chunks, torch.split(weight, CHUNK), strict=True):
             chunk[:, : len(rows)].copy_(rows.t())
         self._buffers: _Buffers | None = None
 
     def logits(self, states: Tensor) -> Tensor:
-        """``(m, D)`` to ``(m, V)``."""
+        """Return logits ``(m, V)`` of states ``(m, D)``."""
         return states @ self.weight.T
 
     def draw(self, states: Tensor, sampling: Sampling, uniforms: Tensor | None, banned: Tensor) -> Drawn:
-        """:func:`~affectgpt_r1.engine.sampler.draw_tokens` from states; with a filter, or greedy, from whole logits.
+        """Draw as :func:`~affectgpt_r1.engine.sampler.draw_tokens`, from states.
 
         Args:
             states: ``(m, D)``; at most as many rows as in the first call.
             sampling: Temperature and filters.
             uniforms: ``(m,)`` float64 in [0, 1).
             banned: Tokens that are never drawn, the same ones in every call.
-
-        Raises:
-            ValueError: The temperature is above 0 and no random numbers were given.
         """
+        # The filters compare tokens across chunks, and greedy decoding needs no softmax: these take all logits.
         if sampling.temperature == 0 or sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0:
             return draw_tokens(self.logits(states), sampling, uniforms, banned)
         if uniforms is None:
@@ -67,12 +62,15 @@ class ChunkedLMHead:
         buffers = self._buffers = self._buffers or self._make_buffers(states, banned)
         normalizers = self._normalize(scaled, buffers)  # (chunks, m)
         top = normalizers.amax(0)
+        # softmax over V = (softmax over chunks of their logsumexp) * (softmax inside the chunk). One number serves both
+        # draws by inversion: the first tells the chunk and where in the chunk's mass the number falls.
         masses = (normalizers - top).double().exp().T
         chunk, inside = invert_cumulative(masses, uniforms)
         members = buffers.probabilities[chunk, torch.arange(len(states))]
         place, _ = invert_cumulative(members.double(), inside)
         ids = chunk * CHUNK + place
         normalizer = top + masses.sum(-1).log().float()
+        # Log-probs are those before bans, so the banned tokens' mass is added to the normaliser.
         if len(banned):
             normalizer = torch.logaddexp(normalizer, (scaled @ self.weight[banned].T).logsumexp(-1))
         return Drawn(ids, ((scaled * self.weight[ids]).sum(-1) - normalizer).clamp_(max=0.0))
@@ -88,14 +86,11 @@ class ChunkedLMHead:
         )
 
     def _normalize(self, states: Tensor, buffers: _Buffers) -> Tensor:
-        """Softmax of each chunk into its buffer, and each chunk's logsumexp ``(chunks, m)``.
-
-        The greatest logit less the logarithm of its own probability is the logsumexp.
-        """
+        """Write the softmax of each chunk to its buffer; return each chunk's logsumexp ``(chunks, m)``."""
         count, last = len(states), len(self._chunks) - 1
         logits, greatest = buffers.logits[:count], buffers.greatest[:, :count]
         probabilities, greatest_probability = buffers.probabilities[:, :count], buffers.greatest_probability[:, :count]
-        least = torch.finfo(logits.dtype).min  # not -inf: a chunk may hold banned tokens alone
+        least = torch.finfo(logits.dtype).min  # not -inf: of a chunk of banned tokens alone the softmax would be NaN
         for number, chunk in enumerate(self._chunks):
             torch.mm(states, chunk, out=logits)
             if number in buffers.banned:
@@ -105,11 +100,12 @@ class ChunkedLMHead:
             torch.amax(logits, -1, keepdim=True, out=greatest[number])
             torch.softmax(logits, -1, out=probabilities[number])
             torch.amax(probabilities[number], -1, keepdim=True, out=greatest_probability[number])
+        # log p = s - logsumexp, at the greatest logit, where it is the most exact.
         return (greatest - greatest_probability.log()).squeeze(-1)
 
 
 def chunked_lm_head(model: Any) -> ChunkedLMHead | None:
-    """The head of a causal language model in chunks; None where it is not a plain linear layer on the CPU."""
+    """Return the head of a causal language model in chunks; None unless it is a plain linear layer on the CPU."""
     head = model.lm_head
     if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or getattr(head, "bias", None) is not None:
         return None

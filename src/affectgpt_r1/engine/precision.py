@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FIXED_POINT = 2**35
-"""Steps between 0 and the largest of the numbers that :func:`cumulative_sum` adds as integers."""
+FIXED_POINT = 2**35  # steps between 0 and the largest of the numbers that are added as integers
 
 
 def exact_dtype(*dtypes: torch.dtype) -> torch.dtype:
-    """The type of sums over tensors of these types: at least single precision."""
+    """Return the type of sums over tensors of these types: at least single precision."""
     exact = torch.float32
     for dtype in dtypes:
         exact = torch.promote_types(exact, dtype)
@@ -18,17 +17,13 @@ def exact_dtype(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def exact_matmul(first: Tensor, second: Tensor) -> Tensor:
-    """``first @ second``, accumulated and returned in :func:`exact_dtype`, also under autocast.
-
-    A product that is returned in bfloat16 keeps 8 bits: of attention scores near 1,000 the last one is worth 4.
+    """Return ``first @ second``, accumulated and returned in :func:`exact_dtype`, also under autocast.
 
     Args:
         first: ``(..., m, d)``.
         second: ``(..., d, n)``, of as many dimensions.
-
-    Returns:
-        ``(..., m, n)``.
     """
+    # A product that is returned in bfloat16 keeps 8 bits: of attention scores near 1,000 the last one is worth 4.
     device = first.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):  # it would cast the operands back
@@ -45,7 +40,7 @@ def exact_matmul(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _returns_single_precision(first: Tensor, second: Tensor) -> bool:
-    """Whether a kernel multiplies half precision and returns single precision: on CUDA, and without gradient."""
+    """Return whether a kernel multiplies half and returns single precision: on CUDA, and without gradient."""
     if first.device.type != "cuda" or torch.version.cuda is None:
         return False
     differentiable = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
@@ -53,27 +48,17 @@ def _returns_single_precision(first: Tensor, second: Tensor) -> bool:
 
 
 def cumulative_sum(values: Tensor) -> Tensor:
-    """``values.cumsum(-1)`` of numbers that are not negative, also where accelerators must be deterministic.
-
-    torch has no deterministic cumulative sum of floating-point numbers on CUDA: under ``trainer.deterministic=true`` it
-    raises. There the numbers are added as integers, exactly, in whatever order.
-
-    Args:
-        values: ``(..., n)``.
-
-    Returns:
-        ``(..., n)``; of numbers added as integers in double precision.
-    """
+    """Return ``values.cumsum(-1)`` of numbers that are not negative, also where accelerators must be deterministic."""
+    # torch has no deterministic cumulative sum of floating-point numbers on CUDA: under trainer.deterministic=true it
+    # raises. There the numbers are added as integers, exactly, in whatever order.
     if values.device.type == "cpu" or not torch.are_deterministic_algorithms_enabled():
         return values.cumsum(-1)
     return integer_cumulative_sum(values)
 
 
 def integer_cumulative_sum(values: Tensor) -> Tensor:
-    """:func:`cumulative_sum` over multiples of ``max / FIXED_POINT``.
-
-    Up to 2**17 numbers fit the 53 bits of a double; the sum never falls, and does not grow where a number is 0.
-    """
+    """Return the cumulative sum in double precision, over multiples of ``max / FIXED_POINT``."""
+    # Sums of up to 2^17 numbers fit the 53 bits of a double; they never fall, and do not grow where a number is 0.
     largest = values.double().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     counts = (values.double() / largest * FIXED_POINT).round().long()
     return counts.cumsum(-1).double() * (largest / FIXED_POINT)

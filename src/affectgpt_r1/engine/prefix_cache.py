@@ -3,62 +3,64 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from affectgpt_r1.engine.language_model import Prefill
-from affectgpt_r1.types import ClipBatch
+from affectgpt_r1.types import ClipBatch, PrefixCache
 
 
-class PrefixCache(NamedTuple):
-    """A prefill in the autograd graph, and what it was computed from.
+def keep_prefill(prefill: Any, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> PrefixCache:
+    """Keep a pass over clips with trainable weights."""
+    return PrefixCache(prefill, batch, _fingerprints(weights))
 
-    Attributes:
-        prefilled: The pass.
-        batch: The clips.
-        weights: Address, version and first element of every trainable weight.
+
+def take_prefill(cache: PrefixCache | None, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> Any | None:
+    """Return the kept pass if one over these clips with these weights would be the same computation, else None.
+
+    A pass with gradient empties the cache, used or not: a graph is differentiated once, and holds much memory.
     """
+    if cache is None or cache.prefill is None:
+        return None
+    prefill = cache.prefill
+    serves = is_valid(cache, batch, weights)
+    if torch.is_grad_enabled():
+        cache.prefill = None
+    return prefill if serves else None
 
-    prefilled: Prefill
-    batch: ClipBatch
-    weights: list[tuple[int, int, float]]
 
-    @classmethod
-    def of(cls, prefilled: Prefill, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> PrefixCache:
-        """Keep a pass over clips with trainable weights."""
-        return cls(prefilled, batch, _states(weights))
-
-    def serves(self, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> bool:
-        """Whether the pass over these clips with these weights would be the same computation."""
-        names = [field.name for field in dataclasses.fields(ClipBatch) if field.name != "skipped"]
-        same = all(_same(getattr(self.batch, name), getattr(batch, name)) for name in names)
-        return same and self.weights == _states(weights)
+def is_valid(cache: PrefixCache, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> bool:
+    """Return whether the clips and the trainable weights are those of the kept pass."""
+    names = [field.name for field in dataclasses.fields(ClipBatch) if field.name != "skipped"]
+    same = all(_same(getattr(cache.batch, name), getattr(batch, name)) for name in names)
+    return same and list(cache.weights) == _fingerprints(weights)
 
 
 def repeats_exactly(module: nn.Module) -> bool:
-    """Whether a module in training computes what it does in evaluation, and keeps what its backward pass reads."""
+    """Return whether a module in training computes what it does in evaluation, and keeps what its backward pass reads.
+
+    Dropout would be drawn in one and not in the other; gradient checkpointing would not keep activations.
+    """
     return not any(
         (isinstance(part, nn.Dropout) and part.p > 0) or getattr(part, "gradient_checkpointing", False)
         for part in module.modules()
     )
 
 
-def _states(weights: Iterable[nn.Parameter]) -> list[tuple[int, int, float]]:
-    """Other with other weights: the address where they are exchanged, the version where they change in place.
-
-    A fused optimizer's step leaves the version as it is, but hardly every weight's first element.
-    """
+def _fingerprints(weights: Iterable[nn.Parameter]) -> Sequence[tuple[int, int, float]]:
+    """Return address, version and first element of every weight."""
     weights = list(weights)
     if not weights:
         return []
+    # The address changes where weights are exchanged (the reference policy), the version where they change in place.
+    # A fused optimizer's step leaves the version as it is, but hardly every weight's first element.
     first = torch.stack([weight.detach()[(0,) * weight.dim()].float() for weight in weights]).tolist()
-    return [(weight.data_ptr(), weight._version, one) for weight, one in zip(weights, first, strict=True)]
+    return [(weight.data_ptr(), weight._version, value) for weight, value in zip(weights, first, strict=True)]
 
 
-def _same(first: Any, second: Any) -> bool:
-    if isinstance(first, Mapping):
-        return first.keys() == second.keys() and all(first[name] is second[name] for name in first)
-    return first is second if isinstance(first, Tensor) else bool(first == second)
+def _same(kept: Any, given: Any) -> bool:
+    if isinstance(kept, Mapping):
+        return kept.keys() == given.keys() and all(kept[name] is given[name] for name in kept)
+    return kept is given if isinstance(kept, Tensor) else bool(kept == given)

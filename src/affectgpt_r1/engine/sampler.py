@@ -1,4 +1,4 @@
-"""Drawing tokens, and the decoding loop over the completions that still run."""
+"""Draw tokens, and decode the completions that still run; both engines draw with it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from affectgpt_r1.engine.base import Decoded, SpecialTokens
 from affectgpt_r1.engine.precision import cumulative_sum
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import Sampling
 
-BLOCK = 128
-
-
-class Decoded(NamedTuple):
-    """``N`` decoded completions."""
-
-    ids: Tensor  # (N, C) int64
-    mask: Tensor  # (N, C) float32
-    per_token_logps: Tensor  # (N, C) float32
-    truncated: Tensor  # (N,) bool
+BLOCK = 128  # tokens whose weights are summed before the draw among blocks
 
 
 class Drawn(NamedTuple):
@@ -34,7 +26,7 @@ class Drawn(NamedTuple):
 
 
 class Head(Protocol):
-    """Draws from the states that a model gives in place of logits."""
+    """Draws from hidden states in place of logits."""
 
     size: int  # V
 
@@ -49,11 +41,7 @@ def seeded_by_names(seed: int, names: Sequence[str], device: torch.device) -> to
 
 
 def check_sampling(sampling: Sampling) -> None:
-    """Refuse settings under which there is no token to draw.
-
-    Raises:
-        ConfigError: Names the first of them.
-    """
+    """Raise a :class:`ConfigError` for settings under which there is no token to draw."""
     allowed = {
         "temperature": (0 <= sampling.temperature < math.inf, "0 or more, and finite"),
         "top_p": (0 < sampling.top_p <= 1, "above 0 and at most 1"),
@@ -67,12 +55,7 @@ def check_sampling(sampling: Sampling) -> None:
 
 
 def stop_string_test(tokenizer: Any, stops: Sequence[str]) -> Callable[[Tensor], Tensor] | None:
-    """Which completions hold a stop string, for :func:`decode`'s ``ends``; None without stop strings.
-
-    Args:
-        tokenizer: A transformers fast tokenizer.
-        stops: Texts that end a completion.
-    """
+    """Return the test of which completions hold a stop string, for :func:`decode`'s ``ends``; None without strings."""
     if not stops:
         return None
     longest = max(len(stop.encode()) for stop in stops)  # a token has at least one byte
@@ -85,27 +68,20 @@ def stop_string_test(tokenizer: Any, stops: Sequence[str]) -> Callable[[Tensor],
 
 
 def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float = 0.0) -> Tensor:
-    """Keep the ``top_k`` most likely tokens, then the smallest set that reaches ``top_p``, then by ``min_p``.
-
-    Args:
-        logits: ``(N, V)``.
-        top_k: 0 keeps all.
-        top_p: 1 keeps all; the most likely token always stays.
-        min_p: Least probability as a share of the most likely token's; 0 keeps all.
-
-    Returns:
-        ``(N, V)`` with ``-inf`` at the tokens left out.
-    """
+    """Set the logits ``(N, V)`` of tokens that ``top_k``, then ``top_p``, then ``min_p`` leave out to ``-inf``."""
     if top_k > 0:
         kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
     if top_p < 1.0:
+        # Nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751): a token stays if those before it, by falling
+        # probability, have less than top_p. The most likely one has nothing before it.
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(-1)
         before = cumulative_sum(probabilities) - probabilities
         drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
         logits = logits.masked_fill(drop, -torch.inf)
     if min_p > 0.0:
+        # Nguyen et al. 2024, arXiv 2407.01082: p >= min_p * max p.
         relative = (logits - logits.amax(-1, keepdim=True)).exp()
         logits = logits.masked_fill(relative < min_p, -torch.inf)
     return logits
@@ -114,25 +90,20 @@ def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float = 0.
 def draw_tokens(
     logits: Tensor, sampling: Sampling, uniforms: Tensor | None = None, banned: Tensor | None = None
 ) -> Drawn:
-    """Draw one token a row; the most likely one at temperature 0.
+    """Draw one token per row; the most likely one at temperature 0.
 
     Args:
         logits: ``(m, V)`` before the temperature.
         sampling: Temperature and filters.
-        uniforms: ``(m,)`` float64 in [0, 1), one random number a row; greedy decoding needs none.
+        uniforms: ``(m,)`` float64 in [0, 1); greedy decoding needs none.
         banned: Tokens that are never drawn.
-
-    Returns:
-        The tokens. Log-probs are those before filters and bans, as the update pass computes them.
-
-    Raises:
-        ValueError: The temperature is above 0 and no random numbers were given.
     """
     scaled = logits.float() / (sampling.temperature or 1.0)
     allowed = scaled if banned is None else scaled.index_fill(-1, banned, -torch.inf)
     top = allowed.amax(-1, keepdim=True)
     weights = (allowed - top).exp_()
     normalizer = top.squeeze(-1) + weights.sum(-1).log()
+    # Log-probs are those before filters and bans, as the update computes them: log Z is over all tokens.
     if banned is not None and len(banned):
         normalizer = torch.logaddexp(normalizer, scaled[:, banned].logsumexp(-1))
     if sampling.temperature == 0:
@@ -148,22 +119,14 @@ def draw_tokens(
 
 
 def invert_distribution(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw by inverting the cumulative distribution: first among blocks of tokens, then inside the block.
-
-    Only the sums of blocks need all weights; double precision, where it matters, touches few numbers.
-
-    Args:
-        weights: ``(m, V)``, not negative, not all zero in any row.
-        uniforms: ``(m,)`` float64 in [0, 1).
-
-    Returns:
-        ``(m,)`` int64; a token of weight 0 is never drawn.
-    """
+    """Draw a token ``(m,)`` per row of weights ``(m, V)``, by ``(m,)`` float64 in [0, 1)."""
+    # Inverse transform sampling: the first token whose cumulative probability exceeds u. First among the sums of
+    # blocks, then in the block that u falls into: the cumulative sums, in double precision, are over few numbers.
     size = weights.shape[-1]
-    whole = size // BLOCK * BLOCK
-    sums = weights[:, :whole].view(len(weights), -1, BLOCK).sum(-1)
-    if whole < size:
-        sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
+    full = size // BLOCK * BLOCK  # tokens in full blocks
+    sums = weights[:, :full].view(len(weights), -1, BLOCK).sum(-1)
+    if full < size:
+        sums = torch.cat([sums, weights[:, full:].sum(-1, keepdim=True)], -1)
     block, inside = invert_cumulative(sums.double(), uniforms)
     members = block.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=weights.device)
     chosen = weights.gather(-1, members.clamp(max=size - 1)).masked_fill_(members >= size, 0.0)
@@ -172,21 +135,22 @@ def invert_distribution(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def invert_cumulative(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """The first index whose cumulative share exceeds the number, and where in that index's share the number falls.
+    """Return the index that each number falls into, and where between that index's bounds it falls.
 
     Args:
-        weights: ``(m, n)``, not negative, not all zero in any row.
+        weights: ``(m, n)``, not negative, not all zero in any row. An index of weight 0 is never returned.
         uniforms: ``(m,)`` in [0, 1).
 
     Returns:
-        ``(m,)`` int64, and ``(m,)`` in [0, 1].
+        ``(m,)`` int64, and ``(m,)`` in [0, 1], which is uniform again.
     """
     cumulative = cumulative_sum(weights)
     target = (uniforms * cumulative[:, -1]).unsqueeze(-1)
+    # Rounding may put the target beyond the last weight above 0.
     last = (weights > 0).long().mul(torch.arange(weights.shape[-1], device=weights.device)).amax(-1, keepdim=True)
-    index = torch.searchsorted(cumulative, target, right=True).minimum(last)  # rounding may pass the last by a hair
-    share = weights.gather(-1, index)
-    inside = (target - (cumulative.gather(-1, index) - share)) / share
+    index = torch.searchsorted(cumulative, target, right=True).minimum(last)
+    weight = weights.gather(-1, index)
+    inside = (target - (cumulative.gather(-1, index) - weight)) / weight
     return index.squeeze(-1), inside.squeeze(-1).clamp(0.0, 1.0)
 
 
@@ -195,45 +159,40 @@ def decode(
     advance: Callable[[Tensor, Tensor], Tensor],
     *,
     sampling: Sampling,
-    stop_ids: Sequence[int],
-    banned_ids: Sequence[int],
-    pad_id: int,
+    tokens: SpecialTokens,
     generator: torch.Generator | None = None,
     ends: Callable[[Tensor], Tensor] | None = None,
     head: Head | None = None,
 ) -> Decoded:
-    """Decode until every row has drawn a stop token or the limit is reached; finished rows are not computed further.
+    """Decode until every row has drawn a stop token or the limit is reached.
 
     Args:
         first: ``(N, V)`` logits after the prompt, or ``(N, D)`` states for ``head``.
         advance: Takes the ``(m,)`` newest tokens and the ``(m,)`` rows that still run; returns logits or states.
-        sampling: How tokens are drawn; :func:`check_sampling` refuses some.
-        stop_ids: Tokens that end a completion.
-        banned_ids: Media placeholders, which would break the next pass; those beyond the vocabulary are left out.
-        pad_id: Stands after the stop token.
-        generator: Gives every row a number a step, so that no row depends on another's length.
-        ends: Takes ``(m, c)`` tokens so far; returns which of the ``m`` rows end here, beside stop tokens.
+        sampling: How tokens are drawn.
+        tokens: Which end a completion and which are never drawn; of these, some may be beyond the vocabulary.
+        generator: Source of random numbers.
+        ends: Takes ``(m, c)`` tokens so far; returns which of the ``m`` rows end here, stop tokens aside.
         head: Draws from states; None where there are logits.
-
-    Returns:
-        The completions, with log-probs as :func:`draw_tokens` gives them.
     """
     check_sampling(sampling)
     count, device, limit = len(first), first.device, sampling.max_completion_length
-    stops = torch.tensor(list(stop_ids), device=device)
+    stops = torch.tensor(list(tokens.stop_ids), device=device)
     size, draw = (first.shape[-1], draw_tokens) if head is None else (head.size, head.draw)
-    banned = torch.tensor([one for one in banned_ids if one < size], dtype=torch.long, device=device)
-    ids, (mask, logps) = torch.full((count, limit), pad_id, device=device), torch.zeros(2, count, limit, device=device)
+    banned = torch.tensor([token for token in tokens.banned_ids if token < size], dtype=torch.long, device=device)
+    ids = torch.full((count, limit), tokens.pad_id, device=device)
+    mask, logps = torch.zeros(2, count, limit, device=device)
     rows, outputs = torch.arange(count, device=device), first
     for step in range(limit):
         uniforms = None
         if sampling.temperature:
+            # A number for every row, also for those that have ended: no row's tokens depend on another's length.
             uniforms = torch.rand(count, dtype=torch.float64, generator=generator, device=device)[rows]
         drawn = draw(outputs, sampling, uniforms, banned)
         ids[rows, step], logps[rows, step], mask[rows, step] = drawn.ids, drawn.logps, 1.0
         ended = torch.isin(drawn.ids, stops)
         ended = ended if ends is None else ended | ends(ids[rows, : step + 1])
-        running = (~ended).nonzero().squeeze(-1)  # the one time a step that the host waits for an accelerator
+        running = (~ended).nonzero().squeeze(-1)  # the only time per step that the host waits for an accelerator
         rows, newest = rows[running], drawn.ids[running]
         if len(rows) == 0 or step + 1 == limit:
             break
@@ -243,13 +202,7 @@ def decode(
 
 
 def cut_rows(decoded: Decoded, room: Tensor, pad_id: int) -> Decoded:
-    """Cut completions that outgrow the positions that their prompts leave; what is cut counts as truncated.
-
-    Args:
-        decoded: ``N`` completions of at most ``C`` tokens.
-        room: ``(N,)``; the most tokens of each.
-        pad_id: Fills what is cut.
-    """
+    """Cut completions to the ``(N,)`` most tokens in ``room``; those that are longer count as truncated."""
     kept = torch.arange(decoded.ids.shape[1], device=room.device) < room[:, None]  # (N, C)
     return Decoded(
         decoded.ids.masked_fill(~kept, pad_id),

@@ -1,4 +1,4 @@
-"""Attention inside the sequences of a flat row, and of completions to their prompts, with its backward pass."""
+"""Attention inside packed sequences, and of completions to their prompts, with its backward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from affectgpt_r1.engine.precision import exact_matmul
 
 
 def attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
-    """Causal attention inside each sequence of a flat row.
+    """Attend causally inside each packed sequence.
 
     Args:
         query: ``(T, H, d)``.
@@ -30,19 +30,9 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLe
     return output
 
 
-def attend_at_ends(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
-    """Attention of each sequence's last token: so few queries that torch's own gradient will do.
-
-    Args:
-        query: ``(n, H, d)``.
-        key: ``(T, KV heads, d)``.
-        value: ``(T, KV heads, d)``.
-        lengths: Of the ``n`` sequences.
-        scale: Multiplies the scores.
-
-    Returns:
-        ``(n, H, d)``.
-    """
+def attend_last_tokens(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
+    """Attend from the last token of each of ``n`` sequences; query and result are ``(n, H, d)``."""
+    # So few queries that autograd may keep their scores. Query heads of one key head are grouped: no key is repeated.
     count, heads, size = query.shape
     grouped = query.view(count, key.shape[1], -1, size)
     scores = exact_matmul(grouped, lengths.pad(key).permute(0, 2, 3, 1)) * scale
@@ -51,7 +41,7 @@ def attend_at_ends(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLen
     return (weights @ _heads_first(lengths.pad(value))).view(count, heads, size)
 
 
-def attend_to_prompt(
+def attend_to_prefix(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -61,7 +51,7 @@ def attend_to_prompt(
     completions: PackedLengths,
     scale: float,
 ) -> Tensor:
-    """Attention of completions to their prompts and causally to themselves.
+    """Attend from completions to their prompts, and causally to themselves.
 
     Args:
         query: ``(T, H, d)`` of the ``N = B * G`` completions.
@@ -83,18 +73,18 @@ def attend_to_prompt(
 
 
 def _heads_first(padded: Tensor) -> Tensor:
-    """``(n, L, H, d)`` to ``(n, H, L, d)``."""
+    """Return ``(n, L, H, d)`` as ``(n, H, L, d)``, and back."""
     return padded.transpose(1, 2)
 
 
 def _expand_heads(padded: Tensor, heads: int) -> Tensor:
-    """``(n, L, KV heads, d)`` to ``(n, H, L, d)``: each key head repeated for its query heads."""
+    """Repeat each key head for its query heads: ``(n, L, KV heads, d)`` to ``(n, H, L, d)``."""
     repeats = heads // padded.shape[2]
     return _heads_first(padded if repeats == 1 else padded.repeat_interleave(repeats, 2))
 
 
 def _reduce_heads(gradient: Tensor, key_heads: int) -> Tensor:
-    """The adjoint of :func:`_expand_heads`: ``(n, H, L, d)`` to ``(n, L, KV heads, d)``."""
+    """Sum gradients over the query heads of each key head: ``(n, H, L, d)`` to ``(n, L, KV heads, d)``."""
     rows, heads, length, size = gradient.shape
     if heads == key_heads:
         return _heads_first(gradient)
@@ -104,11 +94,9 @@ def _reduce_heads(gradient: Tensor, key_heads: int) -> Tensor:
 def _attend_to_self(
     query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Output ``(n, H, L, d)`` and log-normalisers ``(n, H, L)`` of causal attention inside each sequence.
-
-    The query is padded, ``(n, L, H, d)``; key and value are flat. Right padding is never seen: it comes later.
-    """
-    keys, values = (_expand_heads(lengths.pad(one), query.shape[2]) for one in (key, value))
+    """Return output ``(n, H, L, d)`` and log-normaliser ``(n, H, L)``; ``query`` is padded, ``(n, L, H, d)``."""
+    keys, values = (_expand_heads(lengths.pad(packed), query.shape[2]) for packed in (key, value))
+    # The padding needs no mask: it is on the right, and causal attention sees what comes before.
     return attention_forward(_heads_first(query), keys, values, scale=scale, causal=True, bias=None)
 
 
@@ -122,9 +110,9 @@ def _gradients_to_self(
     lengths: PackedLengths,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`_attend_to_self`: the query's padded, flat those of key and value."""
-    keys, values = (_expand_heads(lengths.pad(one), query.shape[2]) for one in (key, value))
-    to_query, *others = attention_backward(
+    """Return the gradients of :func:`_attend_to_self`: of the query padded, of key and value packed."""
+    keys, values = (_expand_heads(lengths.pad(packed), query.shape[2]) for packed in (key, value))
+    to_query, *rest = attention_backward(
         _heads_first(gradient),
         _heads_first(query),
         keys,
@@ -135,38 +123,35 @@ def _gradients_to_self(
         causal=True,
         bias=None,
     )
-    to_key, to_value = (lengths.flatten(_reduce_heads(one, key.shape[1])) for one in others)
+    to_key, to_value = (lengths.pack(_reduce_heads(padded, key.shape[1])) for padded in rest)
     return _heads_first(to_query), to_key, to_value
 
 
 class _CausalAttention(torch.autograd.Function):
-    """Causal attention inside each sequence of a flat row."""
+    """:func:`attend_causally`; it keeps packed tensors for the backward pass, not padded ones."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
         output, normalizer = _attend_to_self(lengths.pad(query), key, value, lengths, scale)
         ctx.save_for_backward(query, key, value, output, normalizer)
         ctx.lengths, ctx.scale = lengths, scale
-        return lengths.flatten(_heads_first(output))
+        return lengths.pack(_heads_first(output))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, normalizer = ctx.saved_tensors
         lengths = ctx.lengths
+        # Zeros: queries in the padding take part in the backward pass, and must not add to the keys' gradients.
         padded, padded_gradient = lengths.pad(query), lengths.pad_with_zeros(gradient)
         to_query, *others = _gradients_to_self(
             padded_gradient, padded, key, value, output, normalizer, lengths, ctx.scale
         )
-        return lengths.flatten(to_query), *others, None, None
+        return lengths.pack(to_query), *others, None, None
 
 
 class _CompletionAttention(torch.autograd.Function):
-    """Attention of completions to their prompts and to themselves.
-
-    Towards the prompt a group's completions, and the query heads that share a key head, are one long list of queries:
-    there is no mask between them, so keys and values are read once.
-    """
+    """:func:`attend_to_prefix`: the softmax over the prompt and that over the completion itself, merged."""
 
     @staticmethod
     def forward(
@@ -181,6 +166,8 @@ class _CompletionAttention(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         padded, key_heads = completions.pad(query), key.shape[1]
+        # Towards the prompt a group's completions, and the query heads of one key head, are one long list of queries:
+        # there is no mask between them, so the prompt's keys and values are read once.
         bias = prompts.padding_bias(query.dtype)
         to_prompt, prompt_normalizer = attention_forward(
             _gather_groups(padded, prompts.count, key_heads),
@@ -193,12 +180,14 @@ class _CompletionAttention(torch.autograd.Function):
         to_self, self_normalizer = _attend_to_self(padded, key, value, completions, scale)
         to_prompt = _heads_first(_spread_groups(to_prompt, padded.shape))
         prompt_normalizer = _heads_first(_spread_groups(prompt_normalizer.unsqueeze(-1), padded.shape))[..., 0]
+        # With log-normalisers L1 of the prompt's keys and L2 of the completion's own (see flash_attention):
+        # L = logaddexp(L1, L2), o = exp(L1 - L) o1 + exp(L2 - L) o2.
         normalizer = torch.logaddexp(prompt_normalizer, self_normalizer)
         output = to_prompt * (prompt_normalizer - normalizer).exp().unsqueeze(-1).to(to_prompt.dtype)
         output = output.addcmul_(to_self, (self_normalizer - normalizer).exp().unsqueeze(-1).to(to_self.dtype))
         ctx.save_for_backward(query, key, value, prompt_key, prompt_value, output, normalizer, bias)
         ctx.prompts, ctx.completions, ctx.scale = prompts, completions, scale
-        return completions.flatten(_heads_first(output))
+        return completions.pack(_heads_first(output))
 
     @staticmethod
     @once_differentiable
@@ -206,6 +195,7 @@ class _CompletionAttention(torch.autograd.Function):
         query, key, value, prompt_key, prompt_value, output, normalizer, bias = ctx.saved_tensors
         prompts, completions, key_heads = ctx.prompts, ctx.completions, key.shape[1]
         padded, padded_gradient = completions.pad(query), completions.pad_with_zeros(gradient)
+        # Both parts get the merged output and normaliser: each then returns its part of the one softmax's gradient.
         to_prompt, *prompt_gradients = attention_backward(
             _gather_groups(padded_gradient, prompts.count, key_heads),
             _gather_groups(padded, prompts.count, key_heads),
@@ -221,9 +211,9 @@ class _CompletionAttention(torch.autograd.Function):
             padded_gradient, padded, key, value, output, normalizer, completions, ctx.scale
         )
         return (
-            completions.flatten(to_self + _spread_groups(to_prompt, padded.shape)),
+            completions.pack(to_self + _spread_groups(to_prompt, padded.shape)),
             *own_gradients,
-            *(prompts.flatten(_heads_first(one)) for one in prompt_gradients),
+            *(prompts.pack(_heads_first(padded)) for padded in prompt_gradients),
             None,
             None,
             None,
@@ -231,14 +221,14 @@ class _CompletionAttention(torch.autograd.Function):
 
 
 def _gather_groups(padded: Tensor, num_prompts: int, key_heads: int) -> Tensor:
-    """``(N, C, H, d)`` to ``(B, KV heads, H / KV heads * G * C, d)``: one list of queries a key head."""
+    """Return ``(N, C, H, d)`` as ``(B, KV heads, H / KV heads * G * C, d)``: one list of queries per key head."""
     rows, length, heads, size = padded.shape
     shape = (num_prompts, rows // num_prompts * length, key_heads, heads // key_heads, size)
     return padded.reshape(shape).permute(0, 2, 3, 1, 4).reshape(num_prompts, key_heads, -1, size)
 
 
 def _spread_groups(gathered: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of :func:`_gather_groups`: back to ``(N, C, H, ...)``, ``shape`` being ``(N, C, H, d)``."""
+    """Undo :func:`_gather_groups`: back to ``(N, C, H, ...)``, ``shape`` being ``(N, C, H, d)``."""
     rows, length, heads, _ = shape
     num_prompts, key_heads, _, size = gathered.shape
     lists = gathered.view(num_prompts, key_heads, heads // key_heads, rows // num_prompts * length, size)

@@ -1,7 +1,4 @@
-"""Walks over the logits ``states @ weight.T`` chunk by chunk, for :mod:`~affectgpt_r1.engine.fused_linear_logps`.
-
-Exponentials are taken to base two: on a CPU ``exp2`` costs a third of ``exp``, and the change of base is free.
-"""
+"""The logits ``states @ weight.T`` in chunks of the vocabulary, for :mod:`~affectgpt_r1.engine.fused_linear_logps`."""
 
 from __future__ import annotations
 
@@ -12,35 +9,36 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from affectgpt_r1.engine import chunk_sizes
 from affectgpt_r1.engine.precision import exact_dtype, exact_matmul
 
-ROWS, COLUMNS, ACCELERATOR_COLUMNS = 2048, 512, 8192
-KEPT_LOGITS = 2**24
+# Exponentials are taken to base two, exp(x) = 2^(x log2(e)): on a CPU exp2 costs a third of exp, and the change of base
+# is part of a scaling that is done anyway.
 LOG2_E = 1 / math.log(2)
 
 
 class Sums(NamedTuple):
     """Sums over the vocabulary for ``m`` tokens."""
 
-    shift: Tensor  # (m, 1) nats, taken off the logits
+    shift: Tensor  # (m, 1) nats, subtracted from the logits
     mass: Tensor  # (m, 1) of exp(logit - shift)
     embedding: Tensor | None  # (m, D) of exp(logit - shift) * embedding
     entropy: Tensor | None  # (m, 1) nats
 
 
 def row_slices(count: int, largest: int) -> list[slice]:
-    """Blocks of nearly equal size, the first the largest, none above ``largest``."""
+    """Return blocks of nearly equal size, the first the largest, none above ``largest``."""
     size = math.ceil(count / max(1, math.ceil(count / largest)))
     return [slice(start, min(start + size, count)) for start in range(0, count, max(1, size))]
 
 
 def kept_rows(weight: Tensor) -> int:
-    """Tokens whose logits over the whole vocabulary may exist at once."""
-    return max(1, KEPT_LOGITS // len(weight))
+    """Return for how many tokens all logits may exist at once."""
+    return max(1, chunk_sizes.KEPT_LOGITS // len(weight))
 
 
 def scratch(weight: Tensor, rows: int, *, keep: bool) -> Tensor:
-    """Room for one chunk of ``rows`` tokens, or for all their chunks."""
+    """Allocate one chunk of ``rows`` tokens, or all their chunks."""
     size = rows * (len(weight) if keep else min(_width(weight), len(weight)))
     return weight.new_empty(size, dtype=exact_dtype(weight.dtype))
 
@@ -50,14 +48,12 @@ def shifted_chunks(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield columns of the vocabulary and ``(logits - shift) * log2(e)``, ``(m, columns)`` in single precision.
 
-    The logits of a weight in half precision are not rounded to it: their sum would be off by 1 % and more.
-
     Args:
         states: ``(m, D)`` in the weight's type.
         weight: ``(V, D)``.
         shift: ``(m, 1)`` nats, in the weight's type but at least single precision.
         buffer: From :func:`scratch`.
-        keep: Lay every chunk at a place of its own, else over the one before.
+        keep: Store every chunk at its own place in the buffer, else over the one before.
         scale: Multiplies the product of states and weight.
     """
     offset = -LOG2_E * shift
@@ -66,7 +62,7 @@ def shifted_chunks(
         chunk = _chunk(buffer, len(states), slice(first, first + columns.stop - columns.start))
         if chunk.dtype == states.dtype == weight.dtype:
             torch.mm(states, weight[columns].T, out=chunk)
-        else:
+        else:  # half precision: logits that are rounded to it would make the sum wrong by 1 % and more
             chunk.copy_(exact_matmul(states, weight[columns].T))
         yield columns, torch.add(offset, chunk, alpha=LOG2_E * scale, out=chunk)
 
@@ -82,21 +78,9 @@ def exponential_sums(
     entropy: bool = False,
     scale: float = 1.0,
 ) -> Sums:
-    """Sums of ``exp(logits - shift)`` over the vocabulary; kept chunks become ``exp(logits - shift)``.
+    """Sum ``exp(logits - shift)`` over the vocabulary; kept chunks become ``exp(logits - shift)``.
 
-    The logit of the chosen token serves as shift, which saves the search for the highest: at least ``exp(0)`` is then
-    in the sum, so nothing underflows. Where a token is so improbable that the sum nears the type's end, the walk is
-    made again with the highest logit.
-
-    Args:
-        states: See :func:`shifted_chunks`.
-        weight: See :func:`shifted_chunks`.
-        chosen: ``(m, 1)`` logits of the chosen tokens.
-        buffer: See :func:`shifted_chunks`.
-        keep: See :func:`shifted_chunks`.
-        embedding: Whether to sum the embeddings.
-        entropy: Whether to take the entropy.
-        scale: See :func:`shifted_chunks`.
+    ``chosen`` ``(m, 1)`` holds the chosen tokens' logits; the other arguments are those of :func:`shifted_chunks`.
     """
 
     def sums(shift: Tensor) -> Sums:
@@ -109,8 +93,12 @@ def exponential_sums(
                 moment.add_(exponents.mul_(chunk).sum(-1, keepdim=True))
             if total is not None:
                 add_product(total, chunk, weight[columns])
+        # H = log Z - sum_v p_v s_v for shifted logits s; moment holds sum_v s_v exp(s_v) in units of log 2.
         return Sums(shift, mass, total, mass.log() - moment / (LOG2_E * mass) if entropy else None)
 
+    # Online softmax (Milakov & Gimelshein 2018, arXiv 1805.02867) without its running maximum: any shift gives the same
+    # softmax. The chosen token's logit saves the search for the highest, and nothing underflows, since exp(0) is in the
+    # sum. It would overflow where the token is very improbable: then the highest logit is searched for after all.
     first = sums(chosen)
     if not (first.mass > math.sqrt(torch.finfo(weight.dtype).max)).any():
         return first
@@ -121,12 +109,12 @@ def exponential_sums(
 
 
 def kept_chunks(weight: Tensor, rows: int, buffer: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The chunks of ``rows`` tokens that a walk with ``keep`` left in the buffer."""
+    """Return the chunks of ``rows`` tokens that :func:`shifted_chunks` with ``keep`` has left in the buffer."""
     return ((columns, _chunk(buffer, rows, columns)) for columns in _column_slices(weight))
 
 
 def add_product(total: Tensor, first: Tensor, second: Tensor, *, alpha: float = 1.0) -> None:
-    """``total += alpha * first @ second``, from factors in the type of ``second``, added in that of ``total``."""
+    """Add ``alpha * first @ second`` to ``total``: factors in the type of ``second``, the sum in that of ``total``."""
     first = first.to(second.dtype)
     if total.dtype == second.dtype:
         total.addmm_(first, second, alpha=alpha)
@@ -144,5 +132,5 @@ def _column_slices(weight: Tensor) -> Iterator[slice]:
 
 
 def _width(weight: Tensor) -> int:
-    """A CPU wants chunks that stay in its cache, an accelerator few kernels."""
-    return COLUMNS if weight.device.type == "cpu" else ACCELERATOR_COLUMNS
+    # A CPU wants chunks that stay in its cache, an accelerator few kernels.
+    return chunk_sizes.COLUMNS if weight.device.type == "cpu" else chunk_sizes.ACCELERATOR_COLUMNS

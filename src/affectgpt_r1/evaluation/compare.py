@@ -1,4 +1,4 @@
-"""Systems side by side: greedy answers, scores with intervals, the worth of each modality, constant baselines."""
+"""Answer clips, score systems with intervals, and find what each modality contributes to a score."""
 
 from __future__ import annotations
 
@@ -34,14 +34,7 @@ class Answers(NamedTuple):
 def decode_answers(
     policy: MultimodalPolicy, batches: Iterable[ClipBatch], sampling: Sampling, *, without: Modality | None = None
 ) -> Answers:
-    """Answer every clip.
-
-    Args:
-        policy: The policy.
-        batches: Evaluation batches; clips that could not be read stand in their ``skipped``.
-        sampling: How answers are decoded.
-        without: Leave this modality out of every prompt.
-    """
+    """Answer every clip; ``without`` leaves one modality out of every prompt."""
     answers = Answers([], [], [], [])
     for read in batches:
         batch = without_long_prompts(policy, read)
@@ -62,14 +55,13 @@ def decode_answers(
 def common_clips(systems: Mapping[str, dict[str, Answers]]) -> list[UnreadableClip]:
     """Keep the answers to clips that every system could read, in place.
 
-    Systems that read other media may fail on other clips; scores and paired differences need the same ones.
-
     Args:
         systems: Answers to the same split by system and modality left out.
 
     Returns:
         The clips that some system could not read, each once.
     """
+    # Systems that read different media fail on different clips; paired differences need the same ones.
     every = [answers for own in systems.values() for answers in own.values()]
     skipped = {clip.name: clip for answers in every for clip in answers.skipped}
     for own in systems.values():
@@ -85,9 +77,9 @@ def common_clips(systems: Mapping[str, dict[str, Answers]]) -> list[UnreadableCl
 
 
 def answer_lines(answers: Answers, lexicon: Lexicon) -> str:
-    """The answers as JSON lines: ``name``, ``target``, ``openset``, ``completion`` and ``f1``, the clip's mean set F1.
+    """Return JSON lines: ``name``, ``target``, ``openset``, ``completion`` and ``f1``.
 
-    ``f1`` is None where no target word is on a wheel.
+    ``f1`` is the clip's mean set F1 over the wheels, None where no target word is on a wheel.
     """
     scores = batch_mean_set_f1(answers.labels, answers.targets, lexicon)
     rows = zip(answers.names, answers.targets, answers.completions, scores, strict=True)
@@ -105,7 +97,7 @@ def answer_lines(answers: Answers, lexicon: Lexicon) -> str:
 
 
 def score_labels(labels: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon) -> dict[str, Any]:
-    """``mean_level1``, its 95 % bootstrap ``interval`` over clips, and the scores of each of the ``wheels``."""
+    """Return ``mean_level1``, its 95 % bootstrap ``interval`` over clips, and the scores of each of the ``wheels``."""
     counts = wheel_counts(labels, targets, lexicon)
     intervals = {score: bootstrap_interval(counts, score) for score in STATISTICS}
     corpus = _compute(_update(counts))._asdict()
@@ -120,7 +112,7 @@ def score_labels(labels: Sequence[EmotionSet], targets: Sequence[EmotionSet], le
 
 
 def system_summary(answers: Answers, without: Mapping[Modality, Answers], lexicon: Lexicon) -> dict[str, Any]:
-    """Everything that the evaluation says of one system.
+    """Return everything that the evaluation says of one system.
 
     Args:
         answers: To the clips with all their modalities.
@@ -143,13 +135,13 @@ def system_summary(answers: Answers, without: Mapping[Modality, Answers], lexico
 
 
 def differences(systems: Mapping[str, Answers], pairs: Iterable[tuple[str, str]], lexicon: Lexicon) -> dict[str, Any]:
-    """Paired differences of F on the same clips, with 95 % intervals, for the pairs whose systems are there."""
+    """Return paired differences of F1 on the same clips, with 95 % intervals, for pairs of which both are compared."""
     counts: dict[str, WheelCounts] = {
         name: wheel_counts(answers.labels, answers.targets, lexicon) for name, answers in systems.items()
     }
-    found = {}
+    rows = {}
     for first, second in pairs:
         if first in counts and second in counts:
             interval = paired_difference_interval(counts[first], counts[second])
-            found[f"{first}_minus_{second}"] = {"f1": interval.estimate, "interval": [interval.low, interval.high]}
-    return found
+            rows[f"{first}_minus_{second}"] = {"f1": interval.estimate, "interval": [interval.low, interval.high]}
+    return rows

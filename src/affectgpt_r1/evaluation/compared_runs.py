@@ -1,4 +1,4 @@
-"""Which runs an evaluation compares: found, checked, and described in its tables."""
+"""Find the runs that an evaluation compares, and describe them for its tables."""
 
 from __future__ import annotations
 
@@ -19,21 +19,18 @@ log = logging.getLogger(__name__)
 
 
 def find_checkpoints(config: DictConfig) -> dict[str, str]:
-    """Return the checkpoint of each system of ``systems``; default ones that are not there are left out, and named.
-
-    Args:
-        config: The composed ``configs/evaluate.yaml``.
+    """Return the checkpoint of each system of ``systems``; a missing default one is left out with a warning.
 
     Raises:
-        CheckpointError: A checkpoint that was asked for is not there, its run is being trained, or there is none.
+        CheckpointError: A checkpoint that was asked for is missing, a run is being trained, or there is no checkpoint.
     """
     named = OmegaConf.to_container(config.systems, resolve=True)
     assert isinstance(named, dict)
     experiment = Path(config.paths.experiment)
-    found: dict[str, str] = {}
+    checkpoints: dict[str, str] = {}
     for name, path in ((str(name), path) for name, path in named.items() if path is not None):
         default = experiment / name / "checkpoints" / "best.ckpt"
-        others = [str(one) for one in sorted(experiment.glob(f"{name}{SEPARATOR}*/checkpoints/best.ckpt"))]
+        others = [str(path) for path in sorted(experiment.glob(f"{name}{SEPARATOR}*/checkpoints/best.ckpt"))]
         is_default = Path(path).absolute() == default.absolute()
         if not Path(path).exists():
             if not is_default:
@@ -47,23 +44,22 @@ def find_checkpoints(config: DictConfig) -> dict[str, str]:
             )
         if is_default and others:
             log.info("%s is %s; systems.%s= may name one of %s", name, path, name, ", ".join(others))
-        found[name] = str(path)
-    if not found:
+        checkpoints[name] = str(path)
+    if not checkpoints:
         raise CheckpointError(
             f"None of {', '.join(map(str, named.values()))} exists: run `make sft` and `make grpo` first"
         )
-    return found
+    return checkpoints
 
 
 def describe_run(checkpoint: str, outputs: str | Path) -> dict[str, Any]:
     """Return ``checkpoint``, ``stage``, ``step``, ``seed``, ``git_commit`` and ``finished`` of a checkpoint's run.
 
-    Args:
-        checkpoint: ``<run>/checkpoints/best.ckpt``; what is not known of it is None.
-        outputs: The folder that the checkpoint is named from, if it is below.
+    What is not known is None.
 
-    Raises:
-        CheckpointError: The checkpoint cannot be read.
+    Args:
+        checkpoint: ``<run>/checkpoints/best.ckpt``.
+        outputs: ``checkpoint`` is given relative to this folder, if it is below.
     """
     stored = read_checkpoint(checkpoint)
     facts = settings_of_checkpoint(checkpoint).facts

@@ -1,17 +1,18 @@
-"""A trained policy's greedy answers to the test clips: the metrics and the answers themselves."""
+"""Answer the test split with a trained policy; log the metrics and the answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+import lightning as L
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from affectgpt_r1.config.instantiate import answer_sampling
+from affectgpt_r1.config.instantiate import answer_sampling, build_policy
 from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.recognition_datamodule import set_of_clip
+from affectgpt_r1.distributed.sharding import full_state_dict, is_sharded
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.evaluation.compare import Answers, answer_lines, decode_answers
@@ -24,34 +25,36 @@ from affectgpt_r1.tracking.mlflow_logger import mlflow_loggers
 from affectgpt_r1.training.completions import answer_statistics
 
 
-def evaluate_best_weights(
-    config: DictConfig,
-    policy: MultimodalPolicy,
-    data: ClipDataModule,
-    loggers: Sequence[Logger],
-    *,
-    device: torch.device,
-    step: int,
+def evaluate_test_split(
+    config: DictConfig, policy: MultimodalPolicy, data: ClipDataModule, trainer: L.Trainer, loggers: Sequence[Logger]
 ) -> dict[str, float]:
     """Answer the test clips with the weights of the best validation, and log metrics and answers.
 
+    The first process answers alone; the others only help to unshard the weights, and return no metrics.
+
     Args:
         config: The run's configuration.
-        policy: The policy; it gets the best weights, if the run has stored any.
+        policy: As trained; it gets the best weights, if the run has stored any.
         data: The data module, set up.
+        trainer: Has trained.
         loggers: The run's loggers; with MLflow the answers are the artifact ``test/answers.jsonl``.
-        device: Where the answers are decoded.
-        step: Step to log at.
 
     Returns:
         See :func:`test_split_metrics`.
     """
+    weights = full_state_dict(policy) if is_sharded(policy) else None
+    if not trainer.is_global_zero:
+        return {}
+    if weights is not None:
+        policy = build_policy(config)
+        policy.load_state_dict(weights, strict=False)
     best = Path(config.paths.run) / "checkpoints" / "best.ckpt"
     if best.is_file():
         load_policy_weights(policy, best)
+    device = trainer.strategy.root_device
     policy.to(device).eval()
     lexicon = load_lexicon(config.emotion.lexicon)
-    data.trainer = None  # no share of the clips, but all: this process answers alone
+    data.trainer = None  # else its sampler would yield this rank's shard of the clips
     batches = (
         policy.with_features(data.transfer_batch_to_device(batch, device, 0)) if len(batch) else batch
         for batch in data.test_dataloader()
@@ -61,7 +64,7 @@ def evaluate_best_weights(
     text = answer_lines(answers, lexicon)
     write_text(Path(config.paths.run) / "test" / "answers.jsonl", text)
     for logger in loggers:
-        logger.log_metrics(metrics, step=step)
+        logger.log_metrics(metrics, step=trainer.global_step)
         logger.save()
     for tracked in mlflow_loggers(loggers):
         tracked.log_text(text, "test/answers.jsonl")
@@ -69,15 +72,11 @@ def evaluate_best_weights(
 
 
 def test_split_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
-    """Figures of greedy answers by log name.
-
-    Args:
-        answers: To the test clips.
-        lexicon: The words' clusters.
+    """Return the metrics of answers to the test clips by log name.
 
     Returns:
-        ``test/f1``, ``test/precision`` and ``test/recall`` (means over the five level-1 wheels, in [0, 1])
-        and ``test/answers/<statistic>``; where every target is a single label, also ``test/<set>/war``, ``uar`` and
+        ``test/f1``, ``test/precision`` and ``test/recall`` (means over the five level-1 wheels, in [0, 1]) and
+        ``test/answers/<statistic>``; where every target is a single label, also ``test/<set>/war``, ``uar`` and
         ``unparsed_rate`` of each single-label set.
     """
     score = EmotionWheelScore(lexicon, sync_on_compute=False)  # other processes answer nothing

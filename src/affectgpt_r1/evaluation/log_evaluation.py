@@ -1,4 +1,4 @@
-"""Where an evaluation's metrics are kept: files in the output folder, metrics and artifacts in the logger."""
+"""Keep an evaluation: files in its folder, metrics and artifacts in the loggers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,14 @@ _TABLE_WIDTH = 160
 
 
 def log_evaluation(loggers: Sequence[Logger], summary: Summary, folder: str | Path) -> dict[str, float]:
-    """Write ``summary.json`` and ``tables.txt``, and log metrics ``test/<system>/<score>``, with MLflow artifacts, too.
+    """Write ``summary.json`` and ``tables.txt``, log and return the metrics ``test/<system>/<score>``.
 
-    The artifacts are ``evaluation/summary.json``, ``evaluation/tables.txt`` and the table ``evaluation/table.json``.
+    MLflow also gets ``evaluation/summary.json``, ``evaluation/tables.txt`` and the table ``evaluation/table.json``.
 
     Args:
         loggers: The run's loggers.
         summary: See :mod:`affectgpt_r1.evaluation.tables`.
-        folder: Where the files are written; created if absent.
-
-    Returns:
-        The metrics that were logged.
+        folder: Created if absent.
     """
     write_json(Path(folder) / "summary.json", summary)
     write_text(Path(folder) / "tables.txt", tables_text(summary))
@@ -45,14 +42,7 @@ def log_evaluation(loggers: Sequence[Logger], summary: Summary, folder: str | Pa
 
 
 def evaluation_metrics(summary: Summary) -> dict[str, float]:
-    """Return the summary's metrics by log name: ``test/sft/f1``, ``test/sft/without_video/drop``, ...
-
-    Args:
-        summary: See :mod:`affectgpt_r1.evaluation.tables`.
-
-    Returns:
-        Scores as fractions.
-    """
+    """Return the summary's scores as fractions by log name: ``test/sft/f1``, ``test/sft/without_video/drop``, ..."""
     metrics: dict[str, float] = {}
     for name in (system for system in SYSTEMS if system in summary):
         system = summary[name]

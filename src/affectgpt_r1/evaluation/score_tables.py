@@ -1,18 +1,19 @@
-"""The scores of a file of predictions as tables, in points (times 100)."""
+"""Tables of the scores of a file of predictions, in points (times 100)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isnan
 from typing import Any
 
 from rich.table import Table
 
-_COLUMNS = {"f1": "F", "precision": "P", "recall": "R"}
+from affectgpt_r1.evaluation.points import points
+
+_COLUMNS = {"f1": "F1", "precision": "P", "recall": "R"}
 
 
 def score_tables(report: Mapping[str, Any], level: int) -> list[Table]:
-    """The mean over the wheels beside the constant answers, and every other score of the level.
+    """Return a table of the mean over the wheels next to constant answers, and one of every other score.
 
     Args:
         report: From :func:`~affectgpt_r1.metrics.corpus_report.corpus_report`.
@@ -57,11 +58,4 @@ def _table(title: str) -> Table:
 
 def _cells(report: Mapping[str, Any], key: str) -> list[str]:
     bounds = report["intervals"].get(key, {})
-    return [_cell(report["scores"][key].get(statistic), bounds.get(statistic)) for statistic in _COLUMNS]
-
-
-def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
-    if value is None or isnan(value):
-        return ""
-    shown = f"{100 * value:.2f}"
-    return shown if interval is None else f"{shown} [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+    return [points(report["scores"][key].get(statistic), bounds.get(statistic)) for statistic in _COLUMNS]

@@ -1,10 +1,10 @@
-"""The evaluation as tables: systems side by side, wheel by wheel, what each modality is worth, paired differences.
+"""Tables of an evaluation: systems next to each other, wheel by wheel, without each modality, paired differences.
 
 Every table reads one summary, the content of ``summary.json``; scores are fractions there and points (times 100) here:
 
 ``synthetic`` bool, ``lexicon``, ``experiment``, ``num_clips``, ``notes`` (what differs from training, or between the
-systems); one entry per system, ``sft``, ``control``, ``grpo``
-(absent ones have no row), and ``baselines`` by the words that are sprayed. A system has ``mean_level1`` (``f1``,
+systems); one entry per system, ``sft``, ``control``, ``grpo`` (absent ones have no row), and ``baselines`` by the words
+of the constant answer. A system has ``mean_level1`` (``f1``,
 ``precision``, ``recall``), ``interval`` (``[low, high]`` by the same names), ``wheels`` (the same scores by wheel),
 ``words_per_answer``, ``distinct_words``, ``repeated_words``, ``format_rate``, ``unmapped_rate``, and ``without``
 (``f1``, ``drop``, ``interval`` by modality left out). ``differences`` holds ``f1`` and ``interval`` by name, such as
@@ -14,11 +14,13 @@ system.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from rich.table import Table
 
+from affectgpt_r1.evaluation.points import points
 from affectgpt_r1.metrics.bootstrap import STATISTICS
 
 Summary: TypeAlias = Mapping[str, Any]
@@ -36,6 +38,8 @@ SYNTHETIC_NOTE = (
     "(stage=pretrain_encoders). Not comparable with metrics on recorded clips."
 )
 _ABSENT = ""
+_PERCENTAGES = ("format_rate", "unmapped_rate")
+_points = partial(points, digits=1)
 
 
 def evaluation_tables(summary: Summary) -> list[Table]:
@@ -45,8 +49,8 @@ def evaluation_tables(summary: Summary) -> list[Table]:
 
 
 def comparison_table(summary: Summary) -> Table:
-    """Return one row a system and baseline: F, P and R in points with 95 % intervals."""
-    table = _table(summary, f"Level-1 emotion-wheel score, {summary['lexicon']} lexicon", ["system", "F", "P", "R"])
+    """Return one row per system and baseline: F1, P and R in points with 95 % intervals."""
+    table = _table(summary, f"Level-1 emotion-wheel score, {summary['lexicon']} lexicon", ["system", "F1", "P", "R"])
     for name, system in _all_systems(summary).items():
         table.add_row(name, *(_score(system, key) for key in STATISTICS))
     if summary["synthetic"]:
@@ -55,7 +59,7 @@ def comparison_table(summary: Summary) -> Table:
 
 
 def answer_table(summary: Summary) -> Table:
-    """Return one row a system: how many words it says, how many of them twice, and how well-formed it answers."""
+    """Return one row per system: words, repeated words and format rate."""
     table = _table(summary, "Answers", ["system", *MEASURES.values()])
     for name in (name for name in SYSTEMS if name in summary):
         table.add_row(_shown(name), *(_measure(summary[name], key) for key in MEASURES))
@@ -63,39 +67,37 @@ def answer_table(summary: Summary) -> Table:
 
 
 def wheel_table(summary: Summary) -> Table:
-    """Return one row a system and baseline: F in points on each wheel."""
+    """Return one row per system and baseline: F1 in points on each wheel."""
     systems = {name: system for name, system in _all_systems(summary).items() if system.get("wheels")}
     wheels = list(dict.fromkeys(wheel for system in systems.values() for wheel in system["wheels"]))
-    table = _table(summary, "F by wheel", ["system", *wheels])
+    table = _table(summary, "F1 by wheel", ["system", *wheels])
     for name, system in systems.items():
         table.add_row(name, *(_points(system["wheels"].get(wheel, {}).get("f1")) for wheel in wheels))
     return table
 
 
 def modality_table(summary: Summary) -> Table:
-    """Return one row a system: the drop of F in points, with its interval, for each modality left out."""
+    """Return one row per system: the drop of F1 in points, with its interval, for each modality left out."""
     systems = {name: summary[name] for name in SYSTEMS if summary.get(name, {}).get("without")}
     modalities = list(dict.fromkeys(modality for system in systems.values() for modality in system["without"]))
-    table = _table(summary, "Drop of F without a modality", ["system", *(f"without {name}" for name in modalities)])
+    table = _table(summary, "Drop of F1 without a modality", ["system", *(f"without {name}" for name in modalities)])
     for name, system in systems.items():
         drops = (system["without"].get(modality, {}) for modality in modalities)
-        table.add_row(
-            _shown(name), *(_with_interval(drop.get("drop"), drop.get("interval"), signed=True) for drop in drops)
-        )
+        table.add_row(_shown(name), *(_points(drop.get("drop"), drop.get("interval"), signed=True) for drop in drops))
     return table
 
 
 def difference_table(summary: Summary) -> Table:
-    """Return one row a paired difference of F in points, with its interval."""
-    table = _table(summary, "Paired differences of F", ["difference", "F"])
+    """Return one row per paired difference of F1 in points, with its interval."""
+    table = _table(summary, "Paired differences of F1", ["difference", "F1"])
     for name, difference in summary.get("differences", {}).items():
         shown = " - ".join(_shown(side) for side in name.split("_minus_"))
-        table.add_row(shown, _with_interval(difference["f1"], difference.get("interval"), signed=True))
+        table.add_row(shown, _points(difference["f1"], difference.get("interval"), signed=True))
     return table
 
 
 def run_table(summary: Summary) -> Table:
-    """Return one row a system: which run it is, and at which step its weights were best."""
+    """Return one row per system: which run it is, and at which step its weights were best."""
     table = _table(summary, "Runs", ["system", "checkpoint", "stage", "step", "seed", "commit", "state"])
     table.columns[1].justify, table.columns[1].no_wrap, table.columns[1].overflow = "left", False, "fold"
     for name, run in summary.get("runs", {}).items():
@@ -144,24 +146,11 @@ def _notes(summary: Summary) -> str:
 
 
 def _score(system: Summary, key: str) -> str:
-    return _with_interval(system["mean_level1"].get(key), system.get("interval", {}).get(key))
-
-
-def _with_interval(value: float | None, interval: Iterable[float] | None, signed: bool = False) -> str:
-    if value is None or interval is None:
-        return _points(value, signed)
-    low, high = (_points(end, signed) for end in interval)
-    return f"{_points(value, signed)} [{low}, {high}]"
-
-
-def _points(value: float | None, signed: bool = False) -> str:
-    if value is None:
-        return _ABSENT
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    return _points(system["mean_level1"].get(key), system.get("interval", {}).get(key))
 
 
 def _measure(system: Summary, key: str) -> str:
     value = system.get(key)
-    if value is None:
-        return _ABSENT
-    return f"{100 * value:.1f}" if key in ("format_rate", "unmapped_rate") else f"{value:.2f}"
+    if key in _PERCENTAGES or value is None:
+        return _points(value)
+    return f"{value:.2f}"

@@ -1,8 +1,8 @@
 """MER-UniBench in one summary: nine metrics and their plain mean, as published, and corrected.
 
-The published protocol (Lian et al., "AffectGPT", ICML 2025) scores OV-MERD+ by the emotion-wheel F, the four basic sets
-by the hit rate, and the four sentiment sets by weighted F1. :data:`NOTES` says where it is questionable; the corrected
-metric beside each published one mends what it names.
+The published protocol (Lian et al., "AffectGPT", ICML 2025) scores OV-MERD+ by emotion-wheel F1, the four basic sets by
+the hit rate, and the four sentiment sets by weighted F1. :data:`NOTES` says where it is questionable; the corrected
+metric next to each published one fixes what it names.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ NOTES = {
     "neutral": "Published: clips whose target is neutral are dropped from fine-grained and basic sets, and a predicted "
     "neutral is free there. Corrected: neutral is a cluster of its own.",
     "extra": "Published: on basic sets, further predicted emotions are free, so that naming all of them scores 100. "
-    "Corrected: the share of the predicted clusters that is right.",
+    "Corrected: the fraction of the predicted clusters that is right.",
     "abstention": "Published: on sentiment sets, clips of value 0 are dropped and a predicted neutral counts as "
     "negative. Corrected: a predicted neutral is wrong for either target.",
     "extraction": "Published: Qwen2.5-7B-Instruct, sampled at temperature 0.7, takes the labels out of free text and "
     "judges their sentiment. Whatever does so here gives other metrics.",
-    "unmapped": "Predicted words that no wheel knows cost nothing in either metric; their share is shown.",
+    "unmapped": "Predicted words that no wheel knows cost nothing in either metric; their rate is shown.",
 }
 
 
@@ -56,7 +56,7 @@ def unibench_table(
     """Score the predictions of one checkpoint.
 
     Args:
-        predictions: Of every clip of every set in ``sets``, and of no other clip of these sets.
+        predictions: Of exactly the clips of each set in ``sets``.
         sets: Some or all of the nine sets, at least one, by name.
         lexicon: Maps words onto clusters.
         sentiment_of: Turns an emotion set into +1, 0 or -1, as a language model may: the offline word map, if None.
@@ -64,7 +64,7 @@ def unibench_table(
     Returns:
         ``lexicon``; ``sets``: by name ``group``, ``metric``, ``published``, ``corrected``, the secondary metrics under
         ``details``, ``num_clips`` and ``published_clips`` (how many the papers score); ``mean``: the plain mean of
-        ``published`` and of ``corrected`` over the sets that are there, comparable with the papers' only where
+        ``published`` and of ``corrected`` over the sets in ``sets``, comparable with the papers' only where
         ``missing`` is empty; the ``missing`` sets; ``notes``. Scores are fractions.
 
     Raises:
@@ -163,11 +163,11 @@ def _fine(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon) -> 
     scores = _wheel_means(wheel_counts(predicted, clips.labels, lexicon))
     corrected = _wheel_means(counts_with_neutral(predicted, clips.labels, lexicon))
     details = {name: scores[name] for name in ("precision", "recall")}
-    return "EW F", scores["f1"], corrected["f1"], details | {"unmapped_rate": _unmapped_rate(predicted, lexicon)}
+    return "EW F1", scores["f1"], corrected["f1"], details | {"unmapped_rate": _unmapped_rate(predicted, lexicon)}
 
 
 def _unmapped_rate(predicted: list[EmotionSet], lexicon: Lexicon) -> float:
-    """Share of the predicted words but ``neutral`` that no wheel knows."""
+    """Return the fraction of the predicted words but ``neutral`` that no wheel knows."""
     emotions = [tuple(word for word in words if not is_neutral(word)) for words in predicted]
     unmapped, num_words = count_unmapped(emotions, lexicon)
     return unmapped / max(1, num_words)
@@ -200,8 +200,7 @@ def recognition_table(predictions: SetPredictions, sets: Mapping[str, Recognitio
     """Score single-label sets.
 
     Args:
-        predictions: Of every clip of every set in ``sets``, and of no other clip. An answer with several distinct
-            labels counts as none.
+        predictions: Of exactly the clips of each set in ``sets``. An answer with several distinct labels is wrong.
         sets: DFEW, MAFW and RAVDESS, some or all, by name.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The MER-UniBench summary as one rich table."""
+"""Tables of MER-UniBench and of single-label recognition."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+
+from affectgpt_r1.evaluation.points import points
 
 TITLES = {
     "mer2023": "MER2023",
@@ -30,7 +32,7 @@ _RECOGNITION_TITLES = {"dfew": "DFEW", "mafw": "MAFW", "ravdess": "RAVDESS"}
 
 
 def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
-    """Return one row a set and one for the mean: the published metric, the corrected one, both in points.
+    """Return one row per set and one for the mean: the published and the corrected metric in points.
 
     Args:
         summary: Of :func:`~affectgpt_r1.evaluation.unibench_scores.unibench_table` or
@@ -47,46 +49,42 @@ def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
             TITLES[name],
             metrics["metric"],
             _clips(metrics),
-            _points(metrics["published"]),
-            _points(metrics["corrected"]),
+            points(metrics["published"]),
+            points(metrics["corrected"]),
             _more(metrics),
         )
     table.add_section()
     mean = summary["mean"]
-    table.add_row(_mean_of(summary), "", "", _points(mean["published"]), _points(mean["corrected"]), _missing(summary))
+    table.add_row(_mean_of(summary), "", "", points(mean["published"]), points(mean["corrected"]), _missing(summary))
     table.caption = _caption(summary)
     return table
 
 
 def recognition_rich_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return one row a set, in points.
-
-    Args:
-        scores: Of :func:`~affectgpt_r1.evaluation.unibench_scores.recognition_table`.
-    """
+    """Return one row per set, in points, of :func:`~affectgpt_r1.evaluation.unibench_scores.recognition_table`."""
     table = Table(title="Single-label recognition", title_justify="left", caption_justify="left")
     table.add_column("set")
     for column in ("clips", "WAR", "UAR", "no class"):
         table.add_column(column, justify="right")
     table.add_column("labels")
     for name, metrics in scores.items():
-        shares = [_points(metrics[key]) for key in ("war", "uar", "unparsed_rate")]
-        table.add_row(_RECOGNITION_TITLES[name], f"{metrics['num_clips']:,}", *shares, metrics["source"])
-    table.caption = "An answer with several labels, or with one that is no class of the set, is wrong."
+        rates = [points(metrics[key]) for key in ("war", "uar", "unparsed_rate")]
+        table.add_row(_RECOGNITION_TITLES[name], f"{metrics['num_clips']:,}", *rates, metrics["source"])
+    table.caption = "An answer with several labels, or with one that is not a class of the set, is wrong."
     return table
 
 
 def _clips(metrics: Mapping[str, Any]) -> str:
-    """The number of clips, beside that of the papers where it differs."""
+    """Return the number of clips, next to that of the papers where it differs."""
     if metrics["num_clips"] == metrics["published_clips"]:
         return f"{metrics['num_clips']:,}"
     return f"{metrics['num_clips']:,} (papers: {metrics['published_clips']:,})"
 
 
 def _more(metrics: Mapping[str, Any]) -> str:
-    parts = [f"{short} {_points(metrics['details'][key])}" for key, short in _MORE.items() if key in metrics["details"]]
+    parts = [f"{short} {points(metrics['details'][key])}" for key, short in _MORE.items() if key in metrics["details"]]
     if "checkpoint" in metrics:
-        parts.append(f"{metrics['checkpoint']}; the chosen one has {_points(metrics['published_chosen'])}")
+        parts.append(f"{metrics['checkpoint']}; the chosen one has {points(metrics['published_chosen'])}")
     return ", ".join(parts)
 
 
@@ -110,7 +108,3 @@ def _caption(summary: Mapping[str, Any]) -> str:
     )
     notes = dict(summary["notes"])
     return "\n".join([f"{notes.pop('checkpoint')} {scored}", *notes.values()])
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.2f}"

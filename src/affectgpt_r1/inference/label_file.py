@@ -1,4 +1,4 @@
-"""From a video file that nobody prepared to a policy's answer, and what each modality contributed to it."""
+"""Label a video file that nobody prepared, and measure what each modality contributed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from affectgpt_r1.data.clip_reader import read_pictures, read_sound, read_whole_frames, resize_found_faces
+from affectgpt_r1.data.clip_reader import read_full_frames, read_pictures, read_sound, resize_found_faces
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.layouts.spoken_text import MOST_CHARACTERS, limited
@@ -29,7 +29,7 @@ from affectgpt_r1.types import Clip, ClipBatch, Completion, Modality, Rollout, S
 
 Faces: TypeAlias = Literal["detect", "centre"]
 
-UNTOLD = "give what is said by --subtitle, as an .srt beside the file, or as a text track inside it"
+WITHOUT_TEXT = "give what is said by --subtitle, as an .srt next to the file, or as a text track inside it"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Predictor:
 
     @torch.no_grad()
     def _answer(self, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The answer, and by modality what leaving it out changes."""
+        """Return the answer, and by modality what leaving it out changes."""
         batch = self.policy.with_features(batch_to_device(collate([clip]), self.policy.device))
         rollout = self.policy.generate(batch, 1, self.sampling)
         completion = self._parsed(rollout, batch)
@@ -103,7 +103,7 @@ class Predictor:
         full = self._log_probability(batch, rollout.completions)
         contributions: dict[str, Any] = {}
         for modality in clip.modalities:
-            kept = tuple(other for other in clip.modalities if other != modality)
+            kept = tuple(kind for kind in clip.modalities if kind != modality)
             without = dataclasses.replace(batch, modalities=(kept,))
             labels = self._parsed(self.policy.generate(without, 1, self.sampling), batch).labels
             drop = full - self._log_probability(without, rollout.completions)
@@ -120,8 +120,8 @@ class Predictor:
     def _meaning(self, labels: Sequence[str]) -> dict[str, Any]:
         clusters: dict[str, list[str]] = {}
         for wheel in range(1, NUM_WHEELS + 1):
-            found = [self.lexicon.cluster(label, wheel) for label in labels]
-            clusters[f"wheel{wheel}"] = sorted({cluster for cluster in found if cluster is not None})
+            named = {self.lexicon.cluster(label, wheel) for label in labels}
+            clusters[f"wheel{wheel}"] = sorted(cluster for cluster in named if cluster is not None)
         sentiment = load_polarity().sentiment(tuple(labels))
         return {
             "clusters": clusters,
@@ -131,13 +131,10 @@ class Predictor:
 
 
 def read_clip(path: Path, subtitle: str | None, media: MediaSettings, faces: Faces) -> tuple[Clip, list[str]]:
-    """Read a file as the policy's training clips were read.
+    """Read a file as the policy's training clips were read; returns notes on what is missing, too.
 
     A modality that the file lacks is left out of the prompt, never made of zeros. Where no frame shows a face, the
-    middle of each frame stands in for it.
-
-    Returns:
-        The clip, and what a reader of the answer should know about it.
+    middle of each frame replaces it.
 
     Raises:
         MediaError: See :class:`Predictor`.
@@ -162,18 +159,18 @@ def read_clip(path: Path, subtitle: str | None, media: MediaSettings, faces: Fac
     if own := [kind for kind in lacking if kind != "text"]:
         notes.append(f"answered without {' and '.join(own)}, which the file does not have")
     if "text" in lacking:
-        notes.append(f"answered without text: {UNTOLD}")
+        notes.append(f"answered without text: {WITHOUT_TEXT}")
     return Clip(path.name, subtitle, (), "", kept, frames, waveform, context_frames=context_frames), notes
 
 
 def predict_files(
     predictor: Predictor, subtitles: Mapping[Path, str | None], failures: dict[Path, str]
 ) -> Iterator[dict[str, Any] | None]:
-    """A row for each file as it comes, None for one that could not be answered.
+    """Yield a row for each file, None for one that could not be answered.
 
     Args:
         predictor: Answers a file.
-        subtitles: What is said, by file, in the order wanted; None where the file itself may say it.
+        subtitles: What is said, by file; None where the file itself may say it.
         failures: Receives the reason for every file that could not be read.
     """
     for path, subtitle in subtitles.items():
@@ -193,18 +190,18 @@ def _cut(said: str) -> tuple[str, list[str]]:
 
 
 def _seen(path: Path, media: MediaSettings, streams: Streams, faces: Faces) -> tuple[Tensor, Tensor | None, list[str]]:
-    """What is seen by ``data.visual``, whole frames beside it for ``both``, and notes on faces."""
-    whole = read_whole_frames(path, media, streams) if media.visual != "face" else None
-    if whole is not None and media.visual != "both":
-        return whole, None, []
+    """Return the frames that ``data.visual`` asks for, for ``both`` the full frames as well, and notes on faces."""
+    full_frames = read_full_frames(path, media, streams) if media.visual != "face" else None
+    if full_frames is not None and media.visual != "both":
+        return full_frames, None, []
     pictures = read_pictures(path, media, streams)
-    found = face_crops(pictures) if faces == "detect" else [None] * len(pictures)
-    crops = [crop for crop in found if crop is not None]
+    detected = face_crops(pictures) if faces == "detect" else [None] * len(pictures)
+    crops = [crop for crop in detected if crop is not None]
     notes = []
     if not crops:
         crops = [centre_square(picture) for picture in pictures]
-        notes = ["no face found: the middle of each frame stands in for it"] if faces == "detect" else []
+        notes = ["no face found: the middle of each frame replaces it"] if faces == "detect" else []
     elif len(crops) < len(pictures):
         notes = [f"a face in {len(crops)} of {len(pictures)} frames, repeated for the others"]
         crops = [crops[index * len(crops) // len(pictures)] for index in range(len(pictures))]
-    return resize_found_faces(crops, media), whole, notes
+    return resize_found_faces(crops, media), full_frames, notes

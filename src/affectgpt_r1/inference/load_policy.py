@@ -1,75 +1,76 @@
-"""The policy that answers: of a run's checkpoint, or of a folder that was exported."""
+"""Load the policy that answers: of a run's checkpoint, or of an exported folder."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from affectgpt_r1 import REPOSITORY
+from affectgpt_r1.config.compose import CONFIGS, explain, resolved
+from affectgpt_r1.config.instantiate import answer_sampling, build_policy, prepare_process
+from affectgpt_r1.config.policy_config import lay_over, media_keys, settings_of_checkpoint
+from affectgpt_r1.config.untrusted_config import read_media
+from affectgpt_r1.data.dataset import MediaSettings
+from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import CheckpointError, ConfigError, LexiconError
+from affectgpt_r1.inference.label_file import Faces, Predictor
 from affectgpt_r1.io.clean_text import printable
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from affectgpt_r1.data.dataset import MediaSettings
-    from affectgpt_r1.inference.label_file import Predictor
-    from affectgpt_r1.policy.policy import MultimodalPolicy
-    from affectgpt_r1.types import Sampling
+from affectgpt_r1.policy.hf_export import load_exported, read_processor, read_sampling
+from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.types import Sampling
 
 DEFAULT_CHECKPOINTS = ("grpo", "sft")
 
 
-def add_policy_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which policy answers, for :func:`load_predictor`."""
-    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run, or an exported folder (newest GRPO run)")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="keys that differ here from training: paths.root=/data",
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (CUDA where there is some)")
+def load_predictor(
+    checkpoint: Path | None = None,
+    changes: Sequence[str] = (),
+    *,
+    device: str | None = None,
+    lexicon: str | None = None,
+    faces: Faces = "detect",
+    contributions: bool = False,
+) -> Predictor:
+    """Load the policy of a checkpoint under the settings that it was trained with, or of an exported folder.
 
-
-def load_predictor(options: argparse.Namespace) -> Predictor:
-    """The policy of a checkpoint under the settings that it was trained with, or of an exported folder.
+    Args:
+        checkpoint: ``best.ckpt`` of a run, or an exported folder; None is the newest run's.
+        changes: ``key=value`` pairs of settings that differ here from training.
+        device: None is CUDA where there is some.
+        lexicon: Names the clusters; None is the one of training.
+        faces: See :class:`~.label_file.Predictor`.
+        contributions: See :class:`~.label_file.Predictor`.
 
     Raises:
         CheckpointError: There is no checkpoint, or it does not say how it was trained.
-        ConfigError: ``--device`` or a key of ``--set`` does not exist.
+        ConfigError: The device or a key does not exist.
     """
-    import torch
-
-    from affectgpt_r1.emotion.lexicon import load_lexicon
-    from affectgpt_r1.inference.label_file import Predictor
-
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
         raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
-    checkpoint = options.checkpoint or newest_checkpoint()
-    policy, media, sampling, lexicon = (_exported if checkpoint.is_dir() else _trained)(checkpoint, options.set)
+    checkpoint = checkpoint or newest_checkpoint()
+    load = _exported if checkpoint.is_dir() else _trained
+    policy, media, sampling, trained_lexicon = load(checkpoint, changes)
     policy.to(device).eval()
     try:
-        chosen = load_lexicon(options.lexicon or lexicon)
+        chosen = load_lexicon(lexicon or trained_lexicon)
     except LexiconError as error:
-        if options.lexicon or lexicon == "bundled":
+        if lexicon or trained_lexicon == "bundled":
             raise
-        raise LexiconError(f"{checkpoint} was trained with emotion.lexicon={lexicon}: {error}") from error
-    return Predictor(policy, media, sampling, chosen, options.faces, not options.no_contributions)
+        raise LexiconError(f"{checkpoint} was trained with emotion.lexicon={trained_lexicon}: {error}") from error
+    return Predictor(policy, media, sampling, chosen, faces, contributions)
 
 
 def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str]:
-    from affectgpt_r1.config.compose import resolved
-    from affectgpt_r1.config.instantiate import answer_sampling, build_policy, prepare_process
-    from affectgpt_r1.config.policy_config import media_keys
-    from affectgpt_r1.config.untrusted_config import read_media
-
     config = config_of_checkpoint(checkpoint, changes)
     prepare_process(config)
     tokenizer = Path(config.model.tokenizer)
@@ -84,9 +85,6 @@ def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy
 
 
 def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str]:
-    from affectgpt_r1.config.untrusted_config import read_media
-    from affectgpt_r1.policy.hf_export import load_exported, read_processor, read_sampling
-
     if changes:
         raise CheckpointError(f"{folder}: --set changes a training run's configuration; an exported folder has none")
     processor, sampling = read_processor(folder), read_sampling(folder)
@@ -96,20 +94,14 @@ def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, M
 
 
 def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig:
-    """The configuration of this version under the settings of a checkpoint, to start from its weights.
+    """Compose this version's configuration under the settings of a checkpoint, to start from its weights.
 
-    Nothing that the checkpoint says is built but by the ``_target_`` of ``configs/`` here.
-
-    Args:
-        checkpoint: ``best.ckpt`` of a training run; it may have been moved or copied alone.
-        changes: ``key=value`` pairs.
+    What the checkpoint says is built by the ``_target_`` of ``configs/`` here alone.
 
     Raises:
         CheckpointError: There is no such file, it does not say how it was trained, or a pair contradicts that.
-        ConfigError: A pair is none, or its key does not exist.
+        ConfigError: A pair has no ``=``, or its key does not exist.
     """
-    from affectgpt_r1.config.policy_config import lay_over, settings_of_checkpoint
-
     if not checkpoint.is_file():
         raise CheckpointError(
             f"{checkpoint}: no such file; --checkpoint names OUTPUT/checkpoints/best.ckpt of a training run, or a "
@@ -128,13 +120,7 @@ def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig
 
 
 def _composed(changes: Sequence[str]) -> DictConfig:
-    """``configs/train.yaml`` with the pairs of ``--set``; one may choose a group's file, as in ``emotion=mer2025``."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from affectgpt_r1.config.compose import CONFIGS, explain
-
+    """Compose ``configs/train.yaml`` with the pairs of ``--set``; ``emotion=mer2025`` names a file of a group."""
     for change in changes:
         if "=" not in change:
             raise ConfigError(f"--set {change}: give KEY=VALUE; what follows --set up to the next option is read so")
@@ -155,18 +141,12 @@ def _composed(changes: Sequence[str]) -> DictConfig:
 
 
 def newest_checkpoint() -> Path:
-    """The best checkpoint of the newest GRPO run, else of the newest SFT run; says which on standard error.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    from affectgpt_r1.config.compose import REPOSITORY
-
+    """Return the best checkpoint of the newest GRPO run, else of the newest SFT run; says which on standard error."""
     outputs = REPOSITORY / "outputs"
     for stage in DEFAULT_CHECKPOINTS:
-        found = [path for name in (stage, f"{stage}+*") for path in outputs.glob(f"*/{name}/checkpoints/best.ckpt")]
-        if found:
-            newest = max(found, key=lambda path: path.stat().st_mtime)
+        paths = [path for name in (stage, f"{stage}+*") for path in outputs.glob(f"*/{name}/checkpoints/best.ckpt")]
+        if paths:
+            newest = max(paths, key=lambda path: path.stat().st_mtime)
             print(printable(f"answering with {newest}, the newest; --checkpoint names another"), file=sys.stderr)
             return newest
     raise CheckpointError(f"no trained policy below {outputs}: run `make grpo`, or name one with --checkpoint")

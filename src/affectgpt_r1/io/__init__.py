@@ -1,1 +1,1 @@
-"""Reading files of strangers, writing files whole, and text that is safe to print."""
+"""Read strangers' files, write files atomically, and print text safely."""

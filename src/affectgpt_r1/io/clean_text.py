@@ -1,4 +1,4 @@
-"""Text of files, made harmless for the medium that shows it: a terminal, a log, JSON."""
+"""Make text of files harmless for what shows it: a terminal, a log, JSON."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ from typing import Any, TextIO
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # Characters of markup; `](` of links and images, `&#60;`, formulas, and `://` and `www.`, which GitHub makes links.
 _MARKDOWN = re.compile(r"([\\`*<>|~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:])|&(?=#?\w+;)|:(?=//)|(?<=www)\.)", re.IGNORECASE)
-_LONGEST_MESSAGE = 2000
-"""Characters: a screen."""
+_LONGEST_MESSAGE = 2000  # characters: a screen
 
 
 def printable(text: object) -> str:
-    r"""Return text whose control characters are shown escaped, for terminals, logs and text files.
-
-    Line breaks and tabs stay. Nothing that is left moves the cursor, sets a colour or a title, or hides what follows.
+    r"""Return text with its control characters escaped, except line breaks and tabs.
 
     >>> printable("clip\x1b]0;title\x07")
     'clip\\x1b]0;title\\x07'
     """
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def one_line(text: str) -> str:
@@ -57,15 +54,8 @@ def markdown_text(text: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    r"""Return JSON that means the same, with control characters as ``\u001b``, which a terminal only shows.
-
-    Args:
-        text: What ``json.dumps(..., ensure_ascii=False)`` returned.
-
-    >>> printable_json('{"name": "\x9b31m"}')
-    '{"name": "\\u009b31m"}'
-    """
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    r"""Return JSON of ``json.dumps(..., ensure_ascii=False)`` with control characters as ``\u001b``."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def json_line(row: Any) -> str:
@@ -74,7 +64,7 @@ def json_line(row: Any) -> str:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Formats records as printable text; further lines are indented, so that no message can pass for a record."""
+    """Format records as printable text; further lines are indented, so that no message can pass for a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's line."""

@@ -1,4 +1,4 @@
-"""The consoles that tables and bars are printed on. Rich would read ``[red]`` in a clip's name as markup."""
+"""The console of tables and progress bars. Rich would read ``[red]`` in a clip's name as markup."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from affectgpt_r1.io.clean_text import printable
 
 
 class PlainConsole(Console):
-    """Shows every ``str``, in a table's cells and titles, too, as it is: no markup, control characters escaped.
+    """Show every ``str`` without markup and with control characters escaped.
 
     A :class:`rich.text.Text` is shown unchecked: make one of constants only.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return the text that rich prints for a ``str``."""
+        """Return what rich prints for a ``str``, also in a table's cells and titles."""
         return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
 
 
 @cache
 def get_console() -> PlainConsole:
-    """Return the console of this process, which bars and what is printed above them share."""
+    """Return the console of this process, which progress bars and other output share."""
     return PlainConsole()

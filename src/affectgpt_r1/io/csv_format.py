@@ -1,11 +1,10 @@
-"""CSV files and spreadsheet programs: what these save under that name, and what they would run."""
+"""What spreadsheet programs save as CSV, and what they would run as a formula."""
 
 from __future__ import annotations
 
 import re
 
-HEADER_BYTES = 65536
-"""Enough of a file's start for its whole header."""
+HEADER_BYTES = 65536  # holds any header
 
 # In front of a formula: nothing, or what a program may take for the end of a cell, such as `;` in a German Excel.
 _FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r])")
@@ -14,14 +13,7 @@ _MOST_COLUMNS = 1000
 
 
 def spreadsheet_format(start: bytes) -> str | None:
-    r"""Say in what format a spreadsheet program wrote a file whose name says CSV, None if it may be CSV.
-
-    Args:
-        start: The file's first bytes, with its whole header.
-
-    >>> spreadsheet_format(b"name;openset\n")
-    'semicolons are between its cells, as in the CSV of a German or French Excel'
-    """
+    """Say in what format a file named CSV was written, by its first bytes; None if it may be CSV."""
     if start.startswith(b"PK\x03\x04"):
         return "it is an Excel workbook (.xlsx)"
     if start.startswith(b"\xd0\xcf\x11\xe0"):
@@ -39,9 +31,7 @@ def spreadsheet_format(start: bytes) -> str | None:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Return the text of a cell that no spreadsheet program takes for a formula: an apostrophe comes before one.
-
-    Only for files that people open; one that is read back keeps its texts as they are.
+    """Put an apostrophe before what a spreadsheet would run as a formula, in files that people open.
 
     >>> spreadsheet_cell("=1+1"), spreadsheet_cell("-3.4"), spreadsheet_cell("a;=1+1")
     ("'=1+1", '-3.4', "a;'=1+1")

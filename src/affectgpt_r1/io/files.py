@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what to do where one cannot be written."""
+"""Write files atomically, and say what to do where one cannot be written."""
 
 from __future__ import annotations
 
@@ -25,32 +25,19 @@ _PARTIAL = ".partial"
 
 
 def why_unwritable(error: OSError, elsewhere: str = ELSEWHERE) -> str:
-    """Return what the file system said, and the remedy.
-
-    Args:
-        error: What it raised.
-        elsewhere: How to write to another place.
-    """
+    """Return what the file system said, and the remedy; ``elsewhere`` says how to write to another place."""
     remedy = _REMEDIES.get(error.errno or 0, "{elsewhere}").format(elsewhere=elsewhere)
     return f"{error.strerror or error}; {remedy}"
 
 
 def is_of_file_system(error: OSError) -> bool:
-    """Whether an error is one of a disk or a limit that the user can do something about."""
+    """Return whether an error is one of the disk or a limit, which the user can fix."""
     return error.errno in (*_REMEDIES, errno.EROFS)
 
 
 @contextmanager
 def clear_write_errors(path: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
-    """Turn what the file system or a library says of a file that cannot be written into one line.
-
-    Args:
-        path: What is written in the block.
-        elsewhere: How the user chooses another place.
-
-    Raises:
-        WriteError: Names the file, the reason and the remedy.
-    """
+    """Turn an error in writing ``path`` into a :class:`WriteError` with file, reason and remedy."""
     try:
         yield
     except Exception as error:  # libraries wrap the system's error in their own
@@ -63,23 +50,20 @@ def clear_write_errors(path: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]
 def replacing(path: Path, *, flush: bool = True, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
     """Yield a temporary path next to a file or folder, and move what the block writes there to its place.
 
-    A reader finds the old file or the new one, whole, at any moment, and after a power cut as well. If the block or
-    the disk fails, the old file is untouched and the temporary one removed.
+    A reader finds the old or the new file, complete, at any moment and after a power cut. If the block or the disk
+    fails, the old file is untouched and the temporary one is removed.
 
     Args:
-        path: The file, or a folder that is new or empty; what it is in is made. A link is replaced, not followed, for
-            it may have come with a stranger's folder; a device such as ``/dev/stdout`` is written to.
-        flush: Wait until the disk has it; False where a reader finds out that a file is damaged, and makes it again.
+        path: The file, or a folder that is new or empty; parents are made. A link is replaced, not followed, for it may
+            be a stranger's; a device such as ``/dev/stdout`` is written to.
+        flush: Wait until the disk has it; False where readers detect a damaged file and write it again.
         elsewhere: How the user chooses another place, for the message.
-
-    Raises:
-        WriteError: Names the file, the reason and the remedy.
     """
     if path.is_absolute() and path.parts[1:2] in (("dev",), ("proc",)):
         with clear_write_errors(path, elsewhere):
             yield path
         return
-    partial = path.with_name(f".{os.getpid()}-{uuid4().hex[:12]}{_PARTIAL}")  # other machines have the same numbers
+    partial = path.with_name(f".{os.getpid()}-{uuid4().hex[:12]}{_PARTIAL}")  # process ids repeat on other machines
     try:
         with clear_write_errors(path, elsewhere):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,23 +78,16 @@ def replacing(path: Path, *, flush: bool = True, elsewhere: str = ELSEWHERE) -> 
 
 
 def write_text(path: Path, text: str, *, flush: bool = True, elsewhere: str = ELSEWHERE) -> None:
-    """Write a text file as :func:`replacing` does, line ends as they are.
-
-    Raises:
-        WriteError: See :func:`replacing`.
-    """
+    """Write a text file as :func:`replacing` does, line ends as they are."""
     with replacing(path, flush=flush, elsewhere=elsewhere) as partial:
         partial.write_bytes(text.encode())
 
 
 @contextmanager
 def line_writer(path: Path, elsewhere: str = "choose another --output") -> Iterator[Callable[[str], None]]:
-    """Yield a function that adds a line, given with its line break, to a new file at once.
+    """Yield a function that writes a line, with its line break, to a new file at once.
 
-    Where the disk fails, the lines before it stay whole.
-
-    Raises:
-        WriteError: See :func:`clear_write_errors`.
+    Where the disk fails, it raises :class:`WriteError` and the lines before stay complete.
     """
     with clear_write_errors(path, elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +130,7 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with suppress(OSError):  # what failed before is the error to tell
+        with suppress(OSError):  # the earlier error is the one to report
             path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""JSON that every reader takes: NaN and infinities, for which JSON has no word, become null."""
+"""Write JSON that every parser reads: NaN and infinities, which JSON cannot express, become null."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from affectgpt_r1.io.files import ELSEWHERE, write_text
 
 
 def finite_or_none(value: Any) -> Any:
-    """``value``, with NaN and infinities as None, inside mappings and sequences, too.
-
-    >>> finite_or_none(["a", {"b": (1.5, float("nan"))}])
-    ['a', {'b': [1.5, None]}]
-    """
+    """Return ``value`` with NaN and infinities as None, also inside mappings and sequences."""
     if isinstance(value, Mapping):
         return {str(key): finite_or_none(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -26,10 +22,10 @@ def finite_or_none(value: Any) -> Any:
 
 
 def json_text(content: Any) -> str:
-    """``content`` as indented JSON with a closing line break."""
+    """Return ``content`` as indented JSON with a closing line break."""
     return printable_json(json.dumps(finite_or_none(content), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_json(path: Path, content: Any, elsewhere: str = ELSEWHERE) -> None:
-    """Write :func:`json_text` to ``path``, whole or not at all; see :func:`~affectgpt_r1.io.files.write_text`."""
+    """Write :func:`json_text` to ``path`` atomically; see :func:`~affectgpt_r1.io.files.write_text`."""
     write_text(path, json_text(content), elsewhere=elsewhere)

@@ -1,4 +1,4 @@
-"""Read what a stranger may have written: bounded before it is allocated, and each fault a short ``ValueError``."""
+"""Read files that a stranger may have written: sizes are bounded, and each fault is a short ``ValueError``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MOST_JSON_BYTES = 1 << 24
-"""Of a JSON file, or of a line of one; objects take up to 30 times as much memory as their text."""
+MOST_JSON_BYTES = 1 << 24  # of a file or a line; objects take up to 30 times the memory of their text
 
 _MOST_HEADER_BYTES = 10_000
 _CHUNK = 1 << 16
@@ -24,20 +23,16 @@ _NPY_HEADER = re.compile(
 
 
 def has_control_character(name: str) -> bool:
-    r"""Whether a name holds a line break, NUL or the like, which no clip's name does.
-
-    >>> has_control_character("a\nb"), has_control_character("für")
-    (True, False)
-    """
+    """Return whether a name holds a line break, NUL or another control character."""
     return _CONTROL.search(name) is not None
 
 
 def parse_json(text: str) -> Any:
-    r"""Return the content of JSON text.
+    r"""Parse JSON text.
 
     Raises:
-        ValueError: It is not JSON, is nested too deeply, or holds a number of thousands of digits or half a character
-            (a lone surrogate), with which no file could be written.
+        ValueError: It is not JSON, is nested too deeply, or holds a number of thousands of digits or a lone surrogate,
+            which no file could be written with.
 
     >>> parse_json('{"name": "\\ud83d\\ude00"}')
     {'name': '😀'}
@@ -53,23 +48,13 @@ def parse_json(text: str) -> Any:
     return content
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is too large, not UTF-8, or see :func:`parse_json`.
-    """
-    return parse_json(read_text(path, MOST_JSON_BYTES))
+def read_json(path: Path, most: int = MOST_JSON_BYTES) -> Any:
+    """Parse a JSON file of at most ``most`` bytes; see :func:`read_text` and :func:`parse_json` for what is refused."""
+    return parse_json(read_text(path, most))
 
 
 def read_text(path: Path, most: int) -> str:
-    """Return the text of a UTF-8 file of at most ``most`` bytes.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is larger, or not UTF-8.
-    """
+    """Read a UTF-8 file of at most ``most`` bytes; raise ``ValueError`` for any other."""
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -78,12 +63,7 @@ def read_text(path: Path, most: int) -> str:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the content of each line that is not blank.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It is not UTF-8, or a line is not JSON; names the line.
-    """
+    """Yield number and content of each line that is not blank; raise ``ValueError`` with the line that is not JSON."""
     with path.open(encoding="utf-8-sig") as file:
         for number in count(1):
             try:
@@ -103,12 +83,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 @contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip archive.
-
-    Raises:
-        OSError: The file cannot be opened.
-        zipfile.BadZipFile: It is not a zip archive, or its directory is damaged.
-    """
+    """Open a zip archive; raise ``BadZipFile`` for any other file, and for a damaged directory."""
     with path.open("rb") as file:
         try:
             archive = zipfile.ZipFile(file)
@@ -119,11 +94,11 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytearray:
-    """Return one member of at most ``most`` bytes, its checksum verified.
+    """Read one member of at most ``most`` bytes, its checksum verified.
 
     Raises:
         KeyError: There is no such member.
-        ValueError: It is larger, compressed by another method than numpy and spreadsheets use, or damaged.
+        ValueError: It is larger, damaged, or compressed by a method that numpy and spreadsheets do not use.
     """
     member = archive.getinfo(name)
     if member.file_size > most:
@@ -132,7 +107,7 @@ def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytearray:
         raise ValueError(f"{name[:80]} is compressed by method {member.compress_type}, which is not read")
     content = bytearray()
     try:
-        with archive.open(member) as stream:  # gives at most file_size bytes, whatever is in the archive
+        with archive.open(member) as stream:  # gives at most file_size bytes, whatever the archive holds
             while chunk := stream.read(_CHUNK):
                 content += chunk
     except Exception as error:  # BadZipFile, zlib.error, EOFError, RuntimeError of an encrypted member, ...
@@ -141,21 +116,16 @@ def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytearray:
 
 
 class NpyHeader(NamedTuple):
-    """What the header of an array file says."""
+    """The header of an array file."""
 
-    descr: str
-    """Type of the elements, such as ``<U9``."""
+    descr: str  # type of the elements, such as <U9
     fortran_order: bool
     shape: tuple[int, ...]
-    start: int
-    """Offset of the elements in bytes."""
+    start: int  # offset of the elements in bytes
 
 
 def npy_header(content: bytes | bytearray) -> NpyHeader:
-    r"""Return the header of an array file; numpy's own parser is Python's, which deep nesting breaks.
-
-    Raises:
-        ValueError: It is damaged, or of an array of structures.
+    r"""Parse the header of an array file; numpy evaluates it with Python's parser, which deep nesting crashes.
 
     >>> npy_header(b"\x93NUMPY\x01\0\x3a\0{'descr': '<U9', 'fortran_order': False, 'shape': (2,), }\n")
     NpyHeader(descr='<U9', fortran_order=False, shape=(2,), start=68)
@@ -165,8 +135,8 @@ def npy_header(content: bytes | bytearray) -> NpyHeader:
         raise ValueError("not an array of numpy")
     start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
     text = bytes(content[8 + width : min(start, _MOST_HEADER_BYTES)])
-    found = _NPY_HEADER.fullmatch(b"".join(text.split()))
-    if found is None or start > len(content):
+    match = _NPY_HEADER.fullmatch(b"".join(text.split()))
+    if match is None or start > len(content):
         raise ValueError("its header is damaged, or not of a plain array")
-    shape = tuple(int(size) for size in (found[3] or b"").split(b",") if size)
-    return NpyHeader(found[1].decode("latin-1"), found[2] == b"True", shape, start)
+    shape = tuple(int(size) for size in (match[3] or b"").split(b",") if size)
+    return NpyHeader(match[1].decode("latin-1"), match[2] == b"True", shape, start)

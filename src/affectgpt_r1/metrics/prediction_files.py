@@ -264,7 +264,7 @@ def write_submission(path: Path, names: Sequence[str], labels: Sequence[EmotionS
     longest = max(range(len(items)), key=lambda index: len(items[index]))
     if 4 * len(items) * len(items[longest]) > _LARGEST_ARRAY:
         raise DataError(f"the answer to {names[longest]!r} has {len(items[longest]):,} characters; shorten it")
-    with replacing(path, elsewhere="choose another --output") as partial, partial.open("wb") as file:
+    with replacing(path, elsewhere="choose another --submission") as partial, partial.open("wb") as file:
         np.savez_compressed(file, filenames=np.array(names, np.str_), fileitems=np.array(items, np.str_))
 
 

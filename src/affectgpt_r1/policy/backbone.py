@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    GenerationConfig,
+    HubertConfig,
+    HubertModel,
+    PreTrainedTokenizerFast,
+)
 
 from affectgpt_r1.errors import AffectGPTError, ConfigError
 from affectgpt_r1.io.untrusted_files import read_json
@@ -21,18 +36,15 @@ def build_encoders(
     waveform_normalization: WaveformNormalization,
     weights: str | Path | None = None,
 ) -> Encoders:
-    """Encoders with fresh or pretrained weights.
-
-    :func:`~affectgpt_r1.policy.pretrained.build_part` takes the keys beside the architecture's.
+    """Build encoders with fresh or pretrained weights.
 
     Args:
-        video: Keywords of ``CLIPVisionConfig``; ``image_mean`` and ``image_std`` where they are not CLIP's.
-        audio: Keywords of ``HubertConfig``.
+        video: Keywords of ``CLIPVisionConfig`` and :func:`~affectgpt_r1.policy.pretrained.build_part`; ``image_mean``
+            and ``image_std`` where they are not CLIP's.
+        audio: Keywords of ``HubertConfig`` and ``build_part``.
         waveform_normalization: See :class:`~affectgpt_r1.policy.encoders.AudioEncoder`.
         weights: Folder whose subfolders hold pretrained weights.
     """
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, HubertConfig, HubertModel
-
     clip = build_part("video_encoder", CLIPVisionModelWithProjection, CLIPVisionConfig, video, weights)
     hubert = build_part("audio_encoder", HubertModel, HubertConfig, audio, weights)
     scaling = {key: tuple(video[key]) for key in ("image_mean", "image_std") if key in video}
@@ -42,20 +54,15 @@ def build_encoders(
 def build_language_model(
     vocab_size: int | None, config: Mapping[str, Any], weights: str | Path | None = None, *, checkpointing: bool = False
 ) -> Any:
-    """A causal language model with fresh or pretrained weights.
+    """Build a causal language model with fresh or pretrained weights.
 
     Args:
         vocab_size: Size of the tokenizer, where ``config`` names no ``vocab_size``.
-        config: ``model_type`` (``qwen2`` by default) and the keywords of its transformers configuration; see
-            :func:`~affectgpt_r1.policy.pretrained.build_part` for the others.
+        config: ``model_type`` (``qwen2`` by default), the keywords of its transformers configuration, and those of
+            :func:`~affectgpt_r1.policy.pretrained.build_part`.
         weights: Folder whose subfolders hold pretrained weights.
-        checkpointing: Compute activations anew in the backward pass instead of keeping them.
-
-    Raises:
-        ConfigError: The model computes something that the policy's own passes leave out.
+        checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     settings = {"model_type": "qwen2", "vocab_size": vocab_size, **config}
     model = build_part("language_model", AutoModelForCausalLM, AutoConfig.for_model, settings, weights)
     _check_family(model)
@@ -66,6 +73,7 @@ def build_language_model(
     return model
 
 
+# What some families do to logits or attention scores apart from layers and head, and the value that means nothing done.
 NEUTRAL: Mapping[str, float | None] = {
     "final_logit_softcapping": None,
     "attn_logit_softcapping": None,
@@ -73,20 +81,21 @@ NEUTRAL: Mapping[str, float | None] = {
     "logit_scale": 1.0,
     "lm_head_multiplier": 1.0,
 }
-"""What some families do to logits or scores beside layers and head, and the value at which it does nothing."""
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 def _check_family(model: Any) -> None:
     """Refuse a family whose tokens are not joined by plain attention, or whose logits are not its head's product."""
     config = model.config
-    found = [f"{key}={value}" for key in NEUTRAL if (value := getattr(config, key, None)) not in (None, NEUTRAL[key])]
-    found += sorted(set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES)
+    unsupported = [
+        f"{key}={value}" for key in NEUTRAL if (value := getattr(config, key, None)) not in (None, NEUTRAL[key])
+    ]
+    unsupported += sorted(set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES)
     if not hasattr(getattr(model, "model", None), "layers") or not hasattr(model, "lm_head"):
-        found.append(f"the layout of {type(model).__name__}")
-    if found:
+        unsupported.append(f"the layout of {type(model).__name__}")
+    if unsupported:
         raise ConfigError(
-            f"model.language_model: model_type={config.model_type} has {', '.join(found)}, which the policy's passes "
+            f"model.language_model: model_type={config.model_type} has {', '.join(unsupported)}, which the engines "
             "do not compute; choose a family such as qwen2, llama or mistral"
         )
 
@@ -97,11 +106,7 @@ LORA_EXAMPLE = (
 
 
 def check_lora(lora: Mapping[str, Any]) -> None:
-    """Refuse settings of :func:`add_lora` that lack a key or have another.
-
-    Raises:
-        ConfigError: Names the keys.
-    """
+    """Raise a :class:`ConfigError` for settings of :func:`add_lora` that lack a key or have another."""
     wanted = set(signature(add_lora).parameters) - {"model"}
     lacking, unknown = sorted(wanted - set(lora)), sorted(set(lora) - wanted)
     if lacking or unknown:
@@ -112,20 +117,14 @@ def check_lora(lora: Mapping[str, Any]) -> None:
 def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: Sequence[str]) -> None:
     """Freeze a language model and inject trainable LoRA adapters in place (Hu et al. 2022).
 
-    Injection keeps the module tree, so that the rest of the policy need not know whether LoRA is on.
-
     Args:
         model: A transformers language model.
         r: Rank.
         alpha: Scale; the update is multiplied by ``alpha / r``.
         dropout: Dropout on the adapters' input.
         target_modules: Names of the linear layers.
-
-    Raises:
-        ConfigError: A value is out of range, or no layer has such a name.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
+    # Injection keeps the module tree: the rest of the policy need not know whether LoRA is on.
     model.requires_grad_(False)
     try:
         config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules))
@@ -136,18 +135,14 @@ def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: 
         raise ConfigError(f"model.lora: {error}; {LORA_EXAMPLE}") from error
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # small steps would be lost in a frozen model's bfloat16
+            parameter.data = parameter.data.float()  # small updates would be lost in a frozen model's bfloat16
 
 
 def merge_lora(model: Any) -> None:
-    """Add the adapters to the layers that they adapt, and leave plain layers behind.
-
-    An adapter on one of two tied layers belongs to that layer alone: they are untied first.
-    """
-    from peft.tuners.lora import LoraLayer
-
+    """Add the adapters to the layers that they adapt, and remove them."""
+    # An adapter on one of two tied layers belongs to that layer alone: they are untied first.
     inputs, head = model.get_input_embeddings(), model.lm_head
-    bases = [one.get_base_layer() if isinstance(one, LoraLayer) else one for one in (inputs, head)]
+    bases = [layer.get_base_layer() if isinstance(layer, LoraLayer) else layer for layer in (inputs, head)]
     if bases[0].weight is bases[1].weight and bases != [inputs, head]:
         bases[1].weight = type(bases[1].weight)(bases[1].weight.detach().clone(), requires_grad=False)
         model.config.tie_word_embeddings = False
@@ -159,11 +154,10 @@ def merge_lora(model: Any) -> None:
 
 
 def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
-    """A fast tokenizer that knows the media placeholders, with AffectGPT's BOS, EOS and padding tokens.
+    """Load a fast tokenizer that knows the media placeholders, with AffectGPT's BOS, EOS and padding tokens.
 
-    One that lacks them (Llama's, Mistral's) keeps its own BOS and EOS, and pads by EOS. None is ever added: the weights
-    would have no row for it. A ``tokenizer.json`` is passed on as it is: rebuilding it from a model folder could choose
-    another class.
+    One that lacks them (Llama's, Mistral's) keeps its own BOS and EOS, and pads with EOS. None is ever added: the
+    weights would have no row for it.
 
     Args:
         path: A ``tokenizer.json``, a model folder or a hub id.
@@ -172,10 +166,9 @@ def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
     Raises:
         ConfigError: There is no such tokenizer, or it has no BOS or EOS token.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     def load(**ends: str) -> Any:
-        if Path(path).suffix == ".json":
+        if Path(path).suffix == ".json":  # as it is: rebuilt from a model folder it could become another class
             return PreTrainedTokenizerFast(tokenizer_file=str(path), **ends)
         return AutoTokenizer.from_pretrained(
             source, trust_remote_code=False, use_fast=True, local_files_only=only_local(source), **ends
@@ -187,7 +180,7 @@ def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
     try:
         tokenizer = load()
         bos, eos = _ends(tokenizer, path)
-        # A second time, for an end that is named on loading is made special; one that is unknown would be added.
+        # A second time: only tokens named on loading become special, and one that is unknown would be added.
         tokenizer = load(bos_token=bos, eos_token=eos, pad_token=eos)
     except BaseException as error:
         if not _is_of_file(error):
@@ -198,13 +191,14 @@ def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
 
 
 def _is_of_file(error: BaseException) -> bool:
-    """Whether a damaged file may have caused it: anything, even a panic of Rust code, which is not an ``Exception``."""
+    """Return whether a damaged file may have caused an error: anything but our own may come of one."""
+    # A panic in the Rust code of tokenizers is not an Exception.
     is_panic = type(error).__module__ == "pyo3_runtime"
     return is_panic or (isinstance(error, Exception) and not isinstance(error, AffectGPTError))
 
 
 def _ends(tokenizer: Any, path: str | Path) -> tuple[str, str]:
-    """BOS and EOS among the tokens that a tokenizer has."""
+    """Return BOS and EOS among the tokens that a tokenizer has."""
     own = (tokenizer.bos_token, tokenizer.eos_token)
     config = Path(path).with_name("tokenizer_config.json")
     if Path(path).suffix == ".json" and config.is_file():  # a tokenizer.json alone does not name them
@@ -225,15 +219,7 @@ def _text(token: Any) -> Any:
 
 
 def check_vocabulary(tokenizer: Any, model: Any) -> None:
-    """Check that a language model has a row for each token, media placeholders apart, whose rows are never read.
-
-    Args:
-        tokenizer: Of :func:`load_tokenizer`.
-        model: A transformers language model.
-
-    Raises:
-        ConfigError: Names a token without one.
-    """
+    """Raise a :class:`ConfigError` if a language model lacks the row of a token; placeholders need none."""
     rows = model.get_input_embeddings().weight.shape[0]
     beyond = sorted(
         (number, token)
@@ -249,13 +235,8 @@ def check_vocabulary(tokenizer: Any, model: Any) -> None:
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
-    """Write a GGUF file's model and tokenizer as an ordinary folder with float32 safetensors; needs ``gguf``.
-
-    Dequantised once here, the model loads in a second and by the same path as any other.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    """Write a GGUF file's model and tokenizer as a model folder with float32 safetensors; needs ``gguf``."""
+    # Dequantised once here, the model loads in a second, and in the same way as any other.
     source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
     for attribute in ("quantization_config", "_name_or_path"):
@@ -266,7 +247,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
 
 
 def load_chat_model(folder: Path) -> tuple[Any, Any]:
-    """A tokenizer with a chat template and a causal language model, from files on this machine and without their code.
+    """Load a tokenizer with a chat template and a causal language model, without code that comes with them.
 
     Args:
         folder: In the layout of ``save_pretrained``: ``config.json``, ``tokenizer.json``, safetensors weights.
@@ -274,8 +255,6 @@ def load_chat_model(folder: Path) -> tuple[Any, Any]:
     Raises:
         ConfigError: The folder or a file of it is missing, damaged or of an unknown kind, or there is no chat template.
     """
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
     for file in ("config.json", "tokenizer.json"):
         if not (folder / file).is_file():
             raise ConfigError(f"{folder}: has no {file}; give the folder of a transformers chat model on this machine")
@@ -302,40 +281,16 @@ def load_chat_model(folder: Path) -> tuple[Any, Any]:
 
 
 def greedy_tokens(model: Any, inputs: Mapping[str, Any], max_tokens: int) -> list[int]:
-    """Tokens that ``model`` goes on with, each the most likely one, whatever the model's own generation settings are.
+    """Decode at most ``max_tokens`` tokens greedily, whatever the model's own generation settings are.
 
     Args:
         model: A transformers language model.
         inputs: ``input_ids`` and ``attention_mask``, ``(1, P)``.
         max_tokens: Most tokens to add.
     """
-    from transformers import GenerationConfig
-
     ends = model.generation_config.eos_token_id
     ends = model.config.eos_token_id if ends is None else ends
     padding = ends[0] if isinstance(ends, list) else ends
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_tokens, eos_token_id=ends, pad_token_id=padding)
     tokens = model.generate(**inputs, generation_config=settings)
     return list(tokens[0, inputs["input_ids"].shape[1] :].tolist())
-
-
-def use_attention(model: Any, name: str, function: Callable[..., Any]) -> None:
-    """Let a language model attend by ``function`` where its forward pass is given ``row``, else by torch's attention.
-
-    Args:
-        model: A transformers language model.
-        name: Under which the attention is registered.
-        function: Takes a layer, query, key, value and keywords, ``row`` among them.
-    """
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
-
-    def dispatch(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
-        if options.get("row") is not None:
-            return function(module, query, key, value, **options)
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-
-    AttentionInterface.register(name, dispatch)
-    AttentionMaskInterface.register(name, sdpa_mask)
-    model.config._attn_implementation = name

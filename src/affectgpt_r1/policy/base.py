@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from affectgpt_r1.engine.fused_linear_logps import PrecomputedGrads
-from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
+from affectgpt_r1.engine.base import LogpsAndEntropies, PrecomputedGrads
+from affectgpt_r1.types import ClipBatch, PrefixCache, Rollout, Sampling, TokenBatch
 
-
-class LogpsAndEntropies(NamedTuple):
-    """Scores of completion tokens; 0 where the mask is 0."""
-
-    per_token_logps: Tensor  # (B, G, C) with gradient
-    entropies: Tensor  # (B, G, C) nats, with gradient where asked for
+__all__ = ["LogpsAndEntropies", "Policy"]
 
 
 class Policy(Protocol):
-    """A multimodal language model. The media reach generation and scoring through one code path."""
+    """A multimodal language model. The media reach generation and log-probs through one code path."""
 
-    enable_thinking: bool
+    @property
+    def enable_thinking(self) -> bool:
+        """Whether the prompt asks for reasoning before the answer."""
+        ...
 
     @property
     def samples_as_scored(self) -> bool:
-        """Whether generation sees the prompt that scoring sees, which an importance ratio needs."""
+        """Whether generation and log-probs see the same prompt, as an importance ratio needs."""
         ...
 
     @property
@@ -35,18 +33,18 @@ class Policy(Protocol):
         ...
 
     def with_features(self, batch: ClipBatch) -> ClipBatch:
-        """The batch with frozen-encoder features in place of media, so that the encoders run once a clip."""
+        """Return the batch with frozen-encoder features in place of media, so that the encoders run once per clip."""
         ...
 
     def prompts(self, batch: ClipBatch) -> list[str]:
-        """The ``B`` prompts as text."""
+        """Return the ``B`` prompts as text."""
         ...
 
     def encode_targets(self, batch: ClipBatch) -> TokenBatch:
-        """The target answers as ``(B, 1, C)`` tokens, closed by the stop token."""
+        """Return the target answers as ``(B, 1, C)`` tokens, each ended by the stop token."""
         ...
 
-    def score(
+    def logps_and_entropies(
         self,
         batch: ClipBatch,
         completions: TokenBatch,
@@ -54,37 +52,58 @@ class Policy(Protocol):
         *,
         entropy_gradient: bool = False,
         precomputed_grads: PrecomputedGrads | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> LogpsAndEntropies:
-        """Log-probabilities and entropies of ``(B, G, C)`` completion tokens given prompts and media.
+        """Return log-probs and entropies of ``(B, G, C)`` completion tokens given prompts and media.
 
-        Masks are 1 up to the last token of a completion. ``entropy_gradient`` is for an entropy bonus.
-        ``precomputed_grads`` tells the loss's gradients in the log-probabilities of tokens with mask 1, numbered
-        completion by completion: a right one saves work, a wrong one changes nothing.
+        Args:
+            batch: ``B`` clips.
+            completions: Masks are 1 up to the last token of a completion.
+            temperature: Divides the logits.
+            entropy_gradient: Let entropies carry gradient, for an entropy bonus.
+            precomputed_grads: The loss's gradients in the log-probs of tokens with mask 1, completion by completion. A
+                right one saves work, a wrong one changes nothing.
+            prefix_cache: Of the rollout that drew the completions. It is used where clips and weights are still the
+                same, and emptied by a pass with gradient.
         """
         ...
 
-    def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
-        """The log-probabilities alone, ``(B, G, C)``."""
+    def per_token_logps(
+        self,
+        batch: ClipBatch,
+        completions: TokenBatch,
+        temperature: float = 1.0,
+        *,
+        prefix_cache: PrefixCache | None = None,
+    ) -> Tensor:
+        """Return the log-probs alone, ``(B, G, C)``."""
         ...
 
     def generate(
         self, batch: ClipBatch, num_generations: int, sampling: Sampling, generator: torch.Generator | None = None
     ) -> Rollout:
-        """Draw ``num_generations`` completions of every clip, without gradient and in evaluation mode."""
+        """Draw ``num_generations`` completions of every clip in evaluation mode.
+
+        The rollout's log-probs have no gradient. In training its ``prefix_cache`` may hold the prompts' pass with its
+        graph, for :meth:`logps_and_entropies` of the same clips.
+        """
         ...
 
     def disable_dropout(self) -> list[str]:
-        """Switch off every dropout of the language model and the fusion; the names of those that were on.
+        """Switch off every dropout of the language model and the fusion; return the names of those that were on.
 
-        Sampling runs without dropout. With it, scoring would not be the policy that sampled, nor the reference the
-        policy's own copy.
+        Sampling runs without dropout: with it, log-probs would not be those of the policy that sampled.
         """
         ...
 
     def snapshot_reference(self) -> None:
-        """Keep a frozen copy of the trainable weights: what KL is measured against."""
+        """Keep a frozen copy of the trainable weights, against which KL is measured."""
         ...
 
     def reference(self) -> AbstractContextManager[None]:
-        """A context in which the policy's weights are the reference's; no gradient may be taken in it."""
+        """Return a context in which the policy's weights are the reference's; no gradient may be taken in it.
+
+        Raises:
+            ConfigError: No reference was taken.
+        """
         ...

@@ -7,6 +7,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from affectgpt_r1.engine.base import Engine
+from affectgpt_r1.engine.reference import ReferenceEngine
+from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.backbone import (
     add_lora,
     build_encoders,
@@ -22,19 +25,23 @@ from affectgpt_r1.policy.prompts import PromptTemplate
 
 
 def build_policy(
-    *, tokenizer: str, template: PromptTemplate, share_prefix: bool = True, weights: str | None = None, **modules: Any
+    *,
+    tokenizer: str,
+    template: PromptTemplate,
+    engine: str = "fast",
+    share_prefix: bool = True,
+    weights: str | None = None,
+    **modules: Any,
 ) -> MultimodalPolicy:
-    """A policy with fresh or pretrained weights; checkpoints are loaded into it afterwards.
+    """Build a policy with fresh or pretrained weights; checkpoints are loaded into it afterwards.
 
     Args:
         tokenizer: A ``tokenizer.json``, a model folder or a hub id.
         template: Question and target format.
-        share_prefix: See :class:`~affectgpt_r1.policy.policy.MultimodalPolicy`.
+        engine: See :func:`build_engine`.
+        share_prefix: See :func:`build_engine`.
         weights: Folder whose subfolders hold pretrained weights.
         modules: The other keywords of :func:`build_modules`.
-
-    Raises:
-        ConfigError: The language model has no row for a token.
     """
     loaded = load_tokenizer(tokenizer, weights)
     language_model, encoders, fusion = build_modules(
@@ -42,7 +49,28 @@ def build_policy(
     )
     check_vocabulary(loaded, language_model)
     template = dataclasses.replace(template, shown=fusion.shown)
-    return MultimodalPolicy(language_model, encoders, fusion, loaded, template, share_prefix=share_prefix)
+    runner = build_engine(engine, language_model, share_prefix=share_prefix)
+    return MultimodalPolicy(language_model, encoders, fusion, loaded, template, runner)
+
+
+def build_engine(name: str, model: Any, *, share_prefix: bool = True) -> Engine:
+    """Build what runs the language model.
+
+    Args:
+        name: ``reference`` or ``fast``.
+        model: A transformers causal language model.
+        share_prefix: Run a prompt once per clip in the update, not once per completion; of the fast engine.
+
+    Raises:
+        ConfigError: There is no such engine.
+    """
+    if name == "reference":
+        return ReferenceEngine(model)
+    if name == "fast":
+        from affectgpt_r1.engine.fast import FastEngine  # here, so that the reference engine runs without its files
+
+        return FastEngine(model, share_prefix=share_prefix)
+    raise ConfigError(f"model.engine={name} is unknown: choose fast or reference")
 
 
 def build_modules(
@@ -59,7 +87,7 @@ def build_modules(
     gradient_checkpointing: bool = False,
     image: bool = False,
 ) -> tuple[Any, Encoders, Fusion]:
-    """Language model, encoders and fusion.
+    """Build language model, encoders and fusion.
 
     Args:
         vocab_size: Size of the tokenizer, where ``language_model`` names no ``vocab_size``.
@@ -71,11 +99,8 @@ def build_modules(
         lora: Keywords of :func:`~affectgpt_r1.policy.backbone.add_lora`; None trains the whole language model.
         fusion: See :class:`~affectgpt_r1.policy.fusion.Fusion`.
         weights: Folder whose subfolders hold pretrained weights.
-        gradient_checkpointing: Compute activations anew in the backward pass; slower, and needs less memory.
+        gradient_checkpointing: Compute activations again in the backward pass; slower, and needs less memory.
         image: Read one still image in place of a video.
-
-    Raises:
-        ConfigError: ``lora`` is incomplete or unusable.
     """
     if lora is not None:
         check_lora(lora)
@@ -89,18 +114,18 @@ def build_modules(
 
 
 def has_sizes(model: Mapping[str, Any]) -> bool:
-    """Whether a policy can be built without its weights: pretrained parts need not name their sizes.
-
-    Args:
-        model: Keywords of :func:`build_modules`, and others.
-    """
+    """Return whether a policy can be built without its weights: pretrained parts need not name their sizes."""
     parts = [model[part] for part in ("language_model", "video_encoder", "audio_encoder")]
     return all(part.get("pretrained") is None or "hidden_size" in part for part in parts)
 
 
-NOT_MODEL = ("tokenizer", "weights", "template", "share_prefix", "gradient_checkpointing", "vocab_size", "image")
-"""Arguments of the policy's builders that are not settings of ``model``."""
+# Arguments of the policy's builders that do not describe the policy.
+NOT_MODEL = (
+    *("tokenizer", "weights", "template", "vocab_size", "image"),
+    *("engine", "share_prefix", "gradient_checkpointing"),
+)
 
+# Keys of ``model`` that belong to a policy: the arguments of its builders.
 MODEL_KEYS = tuple(
     name
     for name in dict.fromkeys(
@@ -108,4 +133,3 @@ MODEL_KEYS = tuple(
     )
     if name not in (*NOT_MODEL, "modules")
 )
-"""Keys of ``model`` that belong to a policy: the arguments of its builders."""

@@ -16,7 +16,7 @@ from affectgpt_r1.policy.build_policy import MODEL_KEYS, NOT_MODEL
 from affectgpt_r1.policy.frozen_weights import weights_digest
 from affectgpt_r1.policy.pretrained import NOT_ARCHITECTURE, check_pretrained_folder
 from affectgpt_r1.policy.prompts import PromptTemplate
-from affectgpt_r1.policy.untrusted_values import check_fields, check_known, plain_value, read_json
+from affectgpt_r1.policy.untrusted_values import check_fields, check_known, plain_value, read_mapping
 
 SETTINGS_FILE = "affectgpt_r1.json"
 WEIGHTS_FILE = "multimodal.safetensors"
@@ -50,7 +50,7 @@ def read_exported(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} has no {SETTINGS_FILE}: it was not written by `affectgpt-r1 export`")
     origin = folder / SETTINGS_FILE
     _check_files(folder)
-    settings = read_json(origin, AGAIN)
+    settings = read_mapping(origin, AGAIN)
     for name in ("model", "template", *(("digests",) if "digests" in settings else ())):
         if not isinstance(settings.get(name), Mapping):
             raise CheckpointError(f"{origin} lacks {name}; {AGAIN}")
@@ -102,7 +102,7 @@ def _check_files(folder: Path) -> None:
 def _check_language_model(folder: Path, language_model: Mapping[str, Any]) -> None:
     """Compare what transformers will build with what the settings say, before anything is allocated."""
     path = folder / "config.json"
-    config = {key: value for key, value in read_json(path, AGAIN).items() if key not in WRITTEN_BY_TRANSFORMERS}
+    config = {key: value for key, value in read_mapping(path, AGAIN).items() if key not in WRITTEN_BY_TRANSFORMERS}
     config = plain_value(config, "model.language_model", path)
     for key, value in {"model_type": "qwen2", **language_model}.items():
         if key not in NOT_ARCHITECTURE and value is not None and key in config and config[key] != value:
@@ -124,7 +124,7 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
         tensors = load_file(folder / name)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / name} cannot be read ({error}); {AGAIN}") from error
-    digest = (read_json(folder / SETTINGS_FILE, AGAIN).get("digests") or {}).get(name)
+    digest = (read_mapping(folder / SETTINGS_FILE, AGAIN).get("digests") or {}).get(name)
     if digest is not None and digest != weights_digest(tensors):
         raise CheckpointError(f"{folder / name} is damaged: not the weights that were exported; {AGAIN}")
     return tensors
@@ -145,7 +145,7 @@ def read_settings(folder: Path, name: str, wanted: Mapping[str, type]) -> dict[s
     ``wanted`` are the keys that it must have, and their types.
     """
     path = folder / name
-    settings = {key: plain_value(value, key, path) for key, value in read_json(path, AGAIN).items()}
+    settings = {key: plain_value(value, key, path) for key, value in read_mapping(path, AGAIN).items()}
     for key, kind in wanted.items():
         value = settings.get(key)
         if not isinstance(value, int if kind is float else kind) and not (kind is float and isinstance(value, float)):

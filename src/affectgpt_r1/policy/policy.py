@@ -1,4 +1,7 @@
-"""The multimodal policy: encoders, fusion and a causal language model behind one contract."""
+"""The multimodal policy: encoders, fusion and a causal language model behind one contract.
+
+``clips -> encoders -> fusion -> media tokens in the embedded prompts -> engine -> completions or log-probs``.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from affectgpt_r1.engine import prefix_attention as shared_attention
-from affectgpt_r1.engine.fused_layers import fuse_layers
-from affectgpt_r1.engine.fused_linear_logps import PrecomputedGrads, mean_loss_grads
-from affectgpt_r1.engine.language_model import (
-    Decoder,
-    EmbeddedPrompts,
-    Prefill,
-    logps_and_entropies,
-    prefill,
-    repeated_states,
-    shared_states,
-)
-from affectgpt_r1.engine.last_layer import trim_last_layer
-from affectgpt_r1.engine.prefix_cache import PrefixCache, repeats_exactly
-from affectgpt_r1.engine.sampler import cut_rows, decode, seeded_by_names, stop_string_test
-from affectgpt_r1.engine.tied_embedding import InputEmbedding
+from affectgpt_r1.engine.base import EmbeddedPrompts, Engine, PrecomputedGrads, SpecialTokens, mean_loss_grads
+from affectgpt_r1.engine.prefix_cache import keep_prefill, repeats_exactly, take_prefill
+from affectgpt_r1.engine.sampler import cut_rows, seeded_by_names, stop_string_test
 from affectgpt_r1.engine.timing import phase
 from affectgpt_r1.errors import ConfigError, DataError
-from affectgpt_r1.policy.backbone import use_attention
 from affectgpt_r1.policy.base import LogpsAndEntropies
 from affectgpt_r1.policy.dropout import disable_dropout
 from affectgpt_r1.policy.encoders import Encoders
@@ -43,20 +32,19 @@ from affectgpt_r1.policy.prompts import (
     TURN,
     PromptTemplate,
 )
-from affectgpt_r1.types import ClipBatch, Rollout, Sampling, TokenBatch
+from affectgpt_r1.types import ClipBatch, PrefixCache, Rollout, Sampling, TokenBatch
 
 
 class MultimodalPolicy(nn.Module):
-    """AffectGPT's architecture: media tokens stand in the prompt of a causal language model.
+    """AffectGPT's architecture: a causal language model whose prompts hold media tokens.
 
     Args:
-        language_model: A transformers causal language model with ``model`` and ``lm_head``.
+        language_model: A transformers causal language model.
         encoders: Frozen encoders.
         fusion: Projectors that yield the media tokens.
         tokenizer: A transformers fast tokenizer that knows the media placeholders.
         template: Question and target format.
-        share_prefix: Run each prompt once and share its states among its completions, forward and backward; off, every
-            completion repeats its prompt. Both ways work under gradient checkpointing.
+        engine: Runs the language model over prompts that hold the media already.
     """
 
     def __init__(
@@ -66,8 +54,7 @@ class MultimodalPolicy(nn.Module):
         fusion: Fusion,
         tokenizer: Any,
         template: PromptTemplate,
-        *,
-        share_prefix: bool = True,
+        engine: Engine,
     ) -> None:
         super().__init__()
         self.language_model = language_model
@@ -75,29 +62,26 @@ class MultimodalPolicy(nn.Module):
         self.fusion = fusion
         self.tokenizer = tokenizer
         self.template = template
-        self.share_prefix = share_prefix
+        self.engine = engine
         self.media_ids: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in MEDIA_TOKENS}
         self.turn_ids: list[int] = tokenizer.encode(TURN, add_special_tokens=False)
         self.prefill_ids: list[int] = tokenizer.encode(template.prefill, add_special_tokens=False)
         self._reference: dict[str, Tensor] = {}
-        self._prefix_cache: PrefixCache | None = None
-        use_attention(language_model, shared_attention.NAME, shared_attention.attention)
-        trim_last_layer(language_model)
-        fuse_layers(language_model)
 
     @property
     def enable_thinking(self) -> bool:
-        """Whether the prompt asks for reasoning before the answer."""
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
         return self.template.expects_reasoning
 
     @property
     def samples_as_scored(self) -> bool:
-        """See :class:`~affectgpt_r1.policy.base.Policy`; the published quirk leaves BOS out of generation only."""
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
+        # As published, AffectGPT leaves BOS out of generation only.
         return self.template.bos_at_inference
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
         parameter: Tensor = next(self.language_model.parameters())
         return parameter.device
 
@@ -127,7 +111,7 @@ class MultimodalPolicy(nn.Module):
         return TokenBatch(ids.unsqueeze(1).to(self.device), mask.unsqueeze(1).to(self.device))
 
     def _placeholders(self) -> dict[str, str]:
-        """The name of the media that each placeholder token stands for."""
+        """Return the media's name by placeholder token."""
         return {
             FACE_TOKEN: "video",
             FRAME_TOKEN: "frame" if self.template.visual == "both" else "video",
@@ -137,7 +121,7 @@ class MultimodalPolicy(nn.Module):
         }
 
     def prompt_ids(self, batch: ClipBatch, *, bos: bool = True) -> list[list[int]]:
-        """Tokens of ``B`` prompts, with as many placeholders as the media have tokens."""
+        """Return the tokens of ``B`` prompts, with as many placeholders as the media have tokens."""
         texts = [(self.tokenizer.bos_token if bos else "") + text for text in self.prompts(batch)]
         for placeholder, name in self._placeholders().items():
             texts = [text.replace(placeholder, placeholder * self.fusion.num_tokens[name]) for text in texts]
@@ -146,15 +130,14 @@ class MultimodalPolicy(nn.Module):
     def too_long(self, batch: ClipBatch, completion_lengths: Sequence[int] | None = None) -> dict[int, str]:
         """Say which prompts, with what is to follow, have more tokens than the model has positions.
 
-        Rotary embeddings accept any position, and answers degrade beyond those of pretraining without an error.
-
         Args:
             batch: ``B`` clips; their media are not needed.
-            completion_lengths: Tokens that follow each prompt; None asks for room for one.
+            completion_lengths: Tokens that follow each prompt; None means one.
 
         Returns:
-            By position in the batch, what is wrong and the remedy.
+            What is wrong and the remedy, by position in the batch.
         """
+        # Rotary embeddings accept any position: beyond those of pretraining, answers degrade without an error.
         rows = self.prompt_ids(batch)
         return {
             index: (
@@ -170,15 +153,10 @@ class MultimodalPolicy(nn.Module):
     def embed_prompts(self, batch: ClipBatch, *, bos: bool = True) -> EmbeddedPrompts:
         """Embed the prompts and put the media tokens in place of their placeholders.
 
-        Args:
-            batch: ``B`` clips.
-            bos: Open every prompt with the BOS token.
-
         Raises:
             ConfigError: A prompt holds a placeholder whose media the batch lacks.
-            DataError: A prompt has more tokens than the model has positions; see :meth:`too_long`.
+            DataError: A prompt has more tokens than the model has positions.
         """
-        names = self._placeholders()
         rows = self.prompt_ids(batch, bos=bos)
         length = max(len(row) for row in rows)
         if length >= self._num_positions and (reasons := self.too_long(batch)):
@@ -187,24 +165,39 @@ class MultimodalPolicy(nn.Module):
         ids = torch.tensor(padded, device=self.device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self.device)
         placeholders = torch.isin(ids, torch.tensor(list(self.media_ids.values()), device=self.device))
-        embedding = InputEmbedding(self.language_model)
-        embeds = embedding(ids.masked_fill(placeholders, 0))
-        tokens = self.fusion(self.encoders(batch, policy_trains=self.training))
-        for placeholder, name in names.items():
-            where = ids == self.media_ids[placeholder]
+        embed_tokens = self.engine.token_embedding()
+        embeds = embed_tokens(ids.masked_fill(placeholders, 0))  # their own rows are never read, and may not exist
+        # The media enter here and nowhere else: generation and log-probs both start from what this returns.
+        media = self.fusion(self.encoders(batch, policy_trains=self.training))  # by name, (B, tokens, D)
+        for placeholder, name in self._placeholders().items():
+            where = ids == self.media_ids[placeholder]  # (B, P)
             if not where.any():
                 continue
-            if name not in tokens:
+            if name not in media:
                 raise ConfigError(f"The prompt holds {placeholder}, but {name} was not loaded: see data.modalities")
+            # The n-th placeholder of a clip becomes the n-th media token of the same clip.
             clips, order = where.nonzero()[:, 0], (where.cumsum(1) - 1)[where]
-            embeds = embeds.index_put((where,), tokens[name][clips, order].to(embeds.dtype))
-        return EmbeddedPrompts(embeds, mask, embedding)
+            embeds = embeds.index_put((where,), media[name][clips, order].to(embeds.dtype))
+        return EmbeddedPrompts(embeds, mask, embed_tokens)
 
-    def per_token_logps(self, batch: ClipBatch, completions: TokenBatch, temperature: float = 1.0) -> Tensor:
+    def per_token_logps(
+        self,
+        batch: ClipBatch,
+        completions: TokenBatch,
+        temperature: float = 1.0,
+        *,
+        prefix_cache: PrefixCache | None = None,
+    ) -> Tensor:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        return self._score(batch, completions, temperature, entropy=False, precomputed_grads=mean_loss_grads)[0]
+        return self.engine.logps_and_entropies(
+            self._prompts_or_prefill(batch, prefix_cache),
+            completions,
+            temperature,
+            entropy=False,
+            precomputed_grads=mean_loss_grads,
+        ).per_token_logps
 
-    def score(
+    def logps_and_entropies(
         self,
         batch: ClipBatch,
         completions: TokenBatch,
@@ -212,82 +205,51 @@ class MultimodalPolicy(nn.Module):
         *,
         entropy_gradient: bool = False,
         precomputed_grads: PrecomputedGrads | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> LogpsAndEntropies:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
-        logps, entropies = self._score(
-            batch, completions, temperature, entropy=True, precomputed_grads=precomputed_grads
+        logps, entropies = self.engine.logps_and_entropies(
+            self._prompts_or_prefill(batch, prefix_cache),
+            completions,
+            temperature,
+            entropy=True,
+            precomputed_grads=precomputed_grads,
         )
         return LogpsAndEntropies(logps, entropies if entropy_gradient else entropies.detach())
 
-    def _score(
-        self, batch: ClipBatch, completions: TokenBatch, temperature: float, **options: Any
-    ) -> tuple[Tensor, Tensor]:
-        chosen = completions.mask.flatten(0, 1).bool()
-        states, weight = self._states(batch, completions)
-        ids = completions.ids.flatten(0, 1)[chosen]
-        scores = logps_and_entropies(
-            self.language_model, states, ids, temperature=temperature, weight=weight, **options
-        )
-        blank = scores.logps.new_zeros(chosen.shape)
-        logps, entropies = (
-            blank if one is None else blank.index_put((chosen,), one) for one in (scores.logps, scores.entropies)
-        )
-        return logps.view(completions.ids.shape), entropies.view(completions.ids.shape)
-
-    def _states(self, batch: ClipBatch, completions: TokenBatch) -> tuple[Tensor, Tensor | None]:
-        """States that predict the completions' tokens, and the head's weight if they hand it on."""
-        if self.share_prefix:
-            prompts = self._take_prefill(batch) or self.embed_prompts(batch)
-            states = shared_states(self.language_model, prompts, completions)
-        else:
-            prompts = self.embed_prompts(batch)
-            states = repeated_states(self.language_model, prompts, completions)
-        return states, prompts.embedding.weight
-
-    def _take_prefill(self, batch: ClipBatch) -> Prefill | None:
-        """The rollout's pass over the prompts, where it is this batch's; a pass without gradient leaves it."""
-        kept = self._prefix_cache
-        if torch.is_grad_enabled():
-            self._prefix_cache = None
-        return kept.prefilled if kept is not None and kept.serves(batch, self.trainable_parameters().values()) else None
+    def _prompts_or_prefill(self, batch: ClipBatch, prefix_cache: PrefixCache | None) -> Any:
+        prefill = take_prefill(prefix_cache, batch, self.trainable_parameters().values())
+        return self.embed_prompts(batch) if prefill is None else prefill
 
     def generate(
         self, batch: ClipBatch, num_generations: int, sampling: Sampling, generator: torch.Generator | None = None
     ) -> Rollout:
-        """See :class:`~affectgpt_r1.policy.base.Policy`.
-
-        While a group is drawn for an update, the prompts' pass stays in the autograd graph: the next :meth:`score` of
-        the same clips with the same weights continues it instead of repeating it.
-        """
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
         training = self.training
         if generator is None and sampling.seed is not None and sampling.temperature > 0:
             generator = seeded_by_names(sampling.seed, batch.names, self.device)
+        # A group that is drawn for an update leaves the prompts' pass, with its graph, in the rollout's prefix_cache:
+        # the update continues it, if it would compute the same.
         repeats = self.encoders.frozen and repeats_exactly(self.language_model) and repeats_exactly(self.fusion)
-        as_scored = self.share_prefix and self.samples_as_scored and repeats
+        as_scored = self.engine.reuses_prefill and self.samples_as_scored and repeats
         keep = as_scored and training and torch.is_grad_enabled() and num_generations > 1
-        if keep:
-            self._prefix_cache = None  # frees the last one before there is another
         self.eval()
         try:
             with phase("prefill"), torch.set_grad_enabled(keep):
                 prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference)
-                prefilled = prefill(self.language_model, prompts)
+                prefill = self.engine.prefill(prompts)
+            # A completion may not outgrow the model's positions: those of a clip with a long prompt are cut below.
             room = (self._num_positions - prompts.mask.sum(1)).repeat_interleave(num_generations)  # (B * G,)
             longest = min(sampling.max_completion_length, int(room.max()))
-            if keep:
-                self._prefix_cache = PrefixCache.of(prefilled, batch, self.trainable_parameters().values())
+            cache = keep_prefill(prefill, batch, self.trainable_parameters().values()) if keep else None
             with phase("decode"), torch.no_grad():
-                decoder = Decoder(self.language_model, prefilled, num_generations, longest)
-                decoded = decode(
-                    decoder.first,
-                    decoder.advance,
-                    sampling=dataclasses.replace(sampling, max_completion_length=longest),
-                    stop_ids=[self.turn_ids[0], self.tokenizer.eos_token_id],
-                    banned_ids=list(self.media_ids.values()),
-                    pad_id=self.tokenizer.pad_token_id,
+                decoded = self.engine.generate(
+                    prefill,
+                    num_generations,
+                    dataclasses.replace(sampling, max_completion_length=longest),
+                    self._special_tokens(),
                     generator=generator,
                     ends=stop_string_test(self.tokenizer, sampling.stop_strings),
-                    head=decoder.head,
                 )
         finally:
             self.train(training)
@@ -295,9 +257,18 @@ class MultimodalPolicy(nn.Module):
             decoded = cut_rows(decoded, room, self.tokenizer.pad_token_id)
         shape = (len(batch), num_generations, -1)
         texts = self._decode_texts(decoded.ids, decoded.mask)
-        grouped = [texts[row : row + num_generations] for row in range(0, len(texts), num_generations)]
-        tokens = TokenBatch(decoded.ids.view(shape), decoded.mask.view(shape))
-        return Rollout(tokens, decoded.per_token_logps.view(shape), grouped, decoded.truncated.view(shape[:2]))
+        return Rollout(
+            TokenBatch(decoded.ids.view(shape), decoded.mask.view(shape)),
+            decoded.per_token_logps.view(shape),
+            [texts[row : row + num_generations] for row in range(0, len(texts), num_generations)],
+            decoded.truncated.view(shape[:2]),
+            cache,
+        )
+
+    def _special_tokens(self) -> SpecialTokens:
+        stop_ids = [self.turn_ids[0], self.tokenizer.eos_token_id]
+        # A drawn placeholder would be taken for media in the next pass over the text.
+        return SpecialTokens(stop_ids, list(self.media_ids.values()), self.tokenizer.pad_token_id)
 
     def _decode_texts(self, ids: Tensor, mask: Tensor) -> list[str]:
         stops = {self.turn_ids[0], self.tokenizer.eos_token_id}
@@ -308,7 +279,7 @@ class MultimodalPolicy(nn.Module):
         return [self.template.prefill + self.tokenizer.decode(row, skip_special_tokens=False) for row in rows]
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters that train, by name."""
+        """Return the parameters that train, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def disable_dropout(self) -> list[str]:
@@ -316,14 +287,13 @@ class MultimodalPolicy(nn.Module):
         return disable_dropout(self.language_model) + disable_dropout(self.fusion)
 
     def snapshot_reference(self) -> None:
-        """See :class:`~affectgpt_r1.policy.base.Policy`.
-
-        With LoRA this copies the adapters, else the small model. Adapters switched off would be the base model instead.
-        """
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
+        # The reference is the policy as it is now, at the start of GRPO: the SFT weights. Only what trains is
+        # copied, the rest is frozen. With LoRA, adapters switched off would be another model: that from before SFT.
         self._reference = {name: parameter.detach().clone() for name, parameter in self.trainable_parameters().items()}
 
     def reference_state(self) -> dict[str, Tensor]:
-        """The reference's weights for a checkpoint; empty where none was taken."""
+        """Return the reference's weights for a checkpoint; empty without one."""
         return self._reference
 
     def load_reference_state(self, state: dict[str, Tensor]) -> None:
@@ -332,20 +302,16 @@ class MultimodalPolicy(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """See :class:`~affectgpt_r1.policy.base.Policy`.
-
-        Raises:
-            ConfigError: No reference was taken.
-        """
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
         if not self._reference:
             raise ConfigError("There is no reference policy: stage.beta must be set before training starts")
         parameters = self.trainable_parameters()
         kept = {name: parameter.data for name, parameter in parameters.items()}
-        self._reference = {name: self._reference[name].to(one.device) for name, one in parameters.items()}
+        self._reference = {name: self._reference[name].to(param.device) for name, param in parameters.items()}
         try:
             for name, parameter in parameters.items():
                 parameter.data = self._reference[name]
-            torch.clear_autocast_cache()  # it would go on to serve the weights that stood here before
+            torch.clear_autocast_cache()  # which holds the policy's weights in half precision
             yield
         finally:
             for name, parameter in parameters.items():

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from affectgpt_r1.errors import CheckpointError, ConfigError
 from affectgpt_r1.io.untrusted_files import MOST_JSON_BYTES, parse_json, read_text
-from affectgpt_r1.policy.untrusted_values import read_json
+from affectgpt_r1.policy.untrusted_values import read_mapping
 
 # Keys of a part that are not keywords of its transformers configuration
 NOT_ARCHITECTURE = ("pretrained", "source_sha256", "dtype", "image_mean", "image_std")
@@ -91,12 +91,12 @@ def check_pretrained_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{folder / 'adapter_config.json'} names another base model; merge the adapter first")
     for index in folder.glob("*.index.json"):
-        files = read_json(index, "fetch it again", MOST_INDEX_BYTES).get("weight_map")
+        files = read_mapping(index, "fetch it again", MOST_INDEX_BYTES).get("weight_map")
         for name in files.values() if isinstance(files, Mapping) else [files]:
             if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
                 raise CheckpointError(f"{index} names {str(name)[:80]!r}, which is not a file of its folder")
     if (folder / "config.json").is_file():
-        _check_followed(read_json(folder / "config.json", "fetch it again"), folder / "config.json")
+        _check_followed(read_mapping(folder / "config.json", "fetch it again"), folder / "config.json")
 
 
 def _check_followed(value: Any, path: Path) -> None:
@@ -156,10 +156,10 @@ def weights_missing(part: str, pretrained: str, weights: str | Path | None, erro
     folder = Path(weights) / Path(pretrained).name if weights is not None else Path(pretrained)
     failed = f"{part}: {pretrained} cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}). Fill {folder}"
     if folder.name == SMOL_NAME:
-        return f"{failed} by `affectgpt-r1 convert-weights smol`"
+        return f"{failed} by `affectgpt-r1 convert smol`"
     return (
         f"{failed} with its config.json, tokenizer files and *.safetensors: `hf download {pretrained} --local-dir "
-        f"{folder}` where there is a network; if it has a pytorch_model.bin only, `affectgpt-r1 convert-weights "
+        f"{folder}` where there is a network; if it has a pytorch_model.bin only, `affectgpt-r1 convert "
         f"{folder}`"
     )
 
@@ -168,12 +168,12 @@ def check_provenance(part: str, folder: str, sha256: str) -> None:
     """Check that a folder's weights were converted from the file of this digest and are unchanged since."""
     record = Path(folder) / PROVENANCE
     if not record.is_file():
-        raise ConfigError(f"model.{part}: {folder} has no {PROVENANCE}; make it with `affectgpt-r1 convert-weights`")
+        raise ConfigError(f"model.{part}: {folder} has no {PROVENANCE}; make it with `affectgpt-r1 convert`")
     try:
         known = parse_json(read_text(record, MOST_JSON_BYTES))
         source, weights = known["source_sha256"], known["weights_sha256"]
     except (ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{record}: damaged ({error!r}); make it with `affectgpt-r1 convert-weights`") from error
+        raise ConfigError(f"{record}: damaged ({error!r}); make it with `affectgpt-r1 convert`") from error
     if source != sha256 or weights != file_digest(Path(folder) / "model.safetensors"):
         raise ConfigError(f"model.{part}: {folder} does not hold the weights of sha256 {sha256}; convert them again")
 

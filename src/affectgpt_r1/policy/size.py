@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from affectgpt_r1.engine.vocabulary_chunks import ACCELERATOR_COLUMNS, KEPT_LOGITS, ROWS
+from affectgpt_r1.engine.chunk_sizes import ACCELERATOR_COLUMNS, KEPT_LOGITS, ROWS
 from affectgpt_r1.policy.build_policy import build_modules
 
 StageName: TypeAlias = Literal["sft", "grpo"]

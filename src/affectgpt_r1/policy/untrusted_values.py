@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.io.untrusted_files import parse_json, read_text
+from affectgpt_r1.io.untrusted_files import read_json
 
 ARCHITECTURES = ("model.language_model", "model.video_encoder", "model.audio_encoder")
 # Keys of an architecture that may hold text. transformers follows others, such as the name of an attention kernel.
@@ -107,14 +107,14 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def read_json(path: Path, remedy: str, most_bytes: int = 1 << 20) -> dict[str, Any]:
+def read_mapping(path: Path, remedy: str, most_bytes: int = 1 << 20) -> dict[str, Any]:
     """Return the mapping in a JSON file of settings of at most ``most_bytes``.
 
     Raises:
         CheckpointError: It is missing, damaged, too large or too deep, or has no mapping.
     """
     try:
-        content = parse_json(read_text(path, most_bytes))
+        content = read_json(path, most_bytes)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as settings ({error}); {remedy}") from error
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""From the MLflow database to the files of the report."""
+"""Write the files of the report from the MLflow database."""
 
 from __future__ import annotations
 
@@ -22,18 +22,15 @@ def build_report(outputs: Path, folder: Path, lexicon_folder: str | None = None)
         folder: Where the files go; created if absent.
         lexicon_folder: See :func:`~affectgpt_r1.report.queries.read_sweeps`.
 
-    Returns:
-        The files' paths.
-
     Raises:
         ConfigError: If there is no MLflow database, or no ablation in it.
         WriteError: If ``folder`` cannot be written.
         DataError: If an artifact of a sweep is damaged.
-        LexiconError: If the lexicon of a run is not at hand.
+        LexiconError: If the lexicon of a run is not installed.
     """
     sweeps = read_sweeps(outputs, lexicon_folder)
     summary = summarise(sweeps)
-    lexicon = load_lexicon(next((cell.lexicon for sweep in sweeps for cell in sweep.cells), "bundled"))
+    lexicon = load_lexicon(next((trial.lexicon for sweep in sweeps for trial in sweep.trials), "bundled"))
     tables, title = all_tables(summary), heading(summary)
     contents = {
         "report.html": page(summary, sweeps, lexicon),

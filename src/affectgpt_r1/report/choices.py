@@ -1,4 +1,4 @@
-"""What the choices of the sweeps are called in print."""
+"""Printed names of the sweeps and their choices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TITLES = {
 QUESTIONS = {
     "reward": "Which reward makes the policy better than its supervised start?",
     "reasoning": "Does the policy score better when it reasons before it answers?",
-    "penalty": "What stops the policy from spraying words?",
+    "penalty": "What stops the policy from listing ever more words?",
 }
 _LABELS = {
     "reward": {"none": "no RL", "accuracy_format": "accuracy + format", "all": "all five"},
@@ -27,7 +27,7 @@ FORMULAS = "P1 = 1/(|o|−|y|+1), P2 = |y|/|o|, P3 = log(|y|+1)/log(|o|+1), on d
 
 
 def label(sweep: str, choice: str) -> str:
-    """The printed name of a choice.
+    """Return the printed name of a choice.
 
     >>> label("penalty", "ratio"), label("reward", "dual")
     ('P2', 'dual')

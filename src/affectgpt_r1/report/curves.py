@@ -1,25 +1,28 @@
-"""Training curves as small multiples: one panel a choice, the others pale behind it, all on one scale."""
+"""Training curves as small multiples: one panel per choice, the others pale behind it, all on one scale.
+
+The template draws them, not Matplotlib, whose SVG of one panel is about four times larger and thirty times slower to
+make, has its colours fixed, so that the page's dark mode would lose them, and repeats element ids.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from affectgpt_r1.report.choices import label
 from affectgpt_r1.report.formats import number
-from affectgpt_r1.report.markup import Markup, element, join
 from affectgpt_r1.report.queries import REWARD_PART, Curve, Sweep
 
 _MOST_POINTS = 40
-_WIDTH, _HEIGHT = 220.0, 116.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 30.0, 34.0, 8.0, 18.0
+FRAME = {"width": 220.0, "height": 116.0, "left": 30.0, "right": 186.0, "top": 8.0, "bottom": 98.0}
+"""Size of a panel's drawing, and its axes within."""
 
 
 class Quantity(NamedTuple):
-    """A metric to draw."""
+    """A metric to draw; ``target`` is the metric that it should reach."""
 
     key: str
     title: str
@@ -37,158 +40,108 @@ class Band(NamedTuple):
 
 
 def quantities(sweep: Sweep) -> list[Quantity]:
-    """What is drawn of a sweep: F, words, rewards and their parts, then how training went."""
-    logged = sorted({key for cell in sweep.cells for key in cell.curves})
+    """List what is drawn of a sweep: F1, words, rewards and their parts, then how training went."""
+    logged = sorted({key for trial in sweep.trials for key in trial.curves})
     parts = [part for key in logged if (part := REWARD_PART.fullmatch(key))]
     return [
-        Quantity("val/f1", "F on held-out clips (validation), points", 100.0),
+        Quantity("val/f1", "F1 on the validation clips, points", 100.0),
         Quantity("val/answers/distinct_words", "Words per answer (validation)", target="test/answers/target_words"),
         Quantity(
-            "val/answers/clusters_named_fraction", "Share of the wheels’ clusters that an answer names (validation)"
+            "val/answers/clusters_named_fraction", "Fraction of the wheels’ clusters that an answer names (validation)"
         ),
         Quantity("val/answers/answer_entropy", "Entropy of the answers across clips (validation)"),
         Quantity("train/reward", "Reward"),
         *(Quantity(part[0], f"Reward part: {part[1]}") for part in parts),
         Quantity("train/entropy", "Entropy of the policy, nats per token"),
-        Quantity("train/frac_reward_zero_std", "Share of groups whose rewards are all equal"),
+        Quantity("train/frac_reward_zero_std", "Fraction of groups whose rewards are all equal"),
         Quantity("train/kl", "KL to the starting policy"),
     ]
 
 
-def curve_metrics(sweep: Sweep) -> Markup:
-    """All metrics of a sweep; a quantity that no run logged is named at the end."""
-    metrics, absent = [], []
+def curve_figures(sweep: Sweep) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the figures of a sweep for the template, and the titles of quantities that no run logged."""
+    figures, absent = [], []
     for quantity in quantities(sweep):
         bands = {choice: band for choice in sweep.choices if (band := band_of(sweep, choice, quantity)) is not None}
         if bands:
-            metrics.append(_figure(sweep, quantity, bands))
+            figures.append(_figure(sweep, quantity, bands))
         else:
             absent.append(quantity.title)
-    note = element("p", f"Not logged by any run: {'; '.join(absent)}.", class_="note") if absent else ""
-    return join([metrics, note])
+    return figures, absent
 
 
 def band_of(sweep: Sweep, choice: str, quantity: Quantity) -> Band | None:
-    """A choice's curve over seeds, None if it has none.
+    """Return a choice's curve over seeds, None if it has none.
 
     Only steps that every seed has count. Longer curves are averaged over at most 40 equal stretches, seed by seed.
     """
-    curves = [cell.curves[quantity.key] for cell in sweep.of(choice) if quantity.key in cell.curves]
+    curves = [trial.curves[quantity.key] for trial in sweep.of(choice) if quantity.key in trial.curves]
     shared = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     if len(shared) < 2:
         return None
-    stretches = _stretches(shared)
+    count = min(_MOST_POINTS, len(shared))
+    edges = [len(shared) * index // count for index in range(count + 1)]
+    stretches = [shared[start:end] for start, end in pairwise(edges)]
     by_seed = [[quantity.scale * _mean_at(curve, steps) for steps in stretches] for curve in curves]
     columns = list(zip(*by_seed, strict=True))
     return Band(
         [fmean(steps) for steps in stretches],
-        [fmean(c) for c in columns],
-        [min(c) for c in columns],
-        [max(c) for c in columns],
+        [fmean(column) for column in columns],
+        [min(column) for column in columns],
+        [max(column) for column in columns],
     )
-
-
-def _stretches(steps: Sequence[int]) -> list[Sequence[int]]:
-    count = min(_MOST_POINTS, len(steps))
-    edges = [len(steps) * place // count for place in range(count + 1)]
-    return [steps[start:end] for start, end in pairwise(edges)]
 
 
 def _mean_at(curve: Curve, steps: Sequence[int]) -> float:
     return fmean(curve[step] for step in steps)
 
 
-def _figure(sweep: Sweep, quantity: Quantity, bands: Mapping[str, Band]) -> Markup:
-    target = _target(sweep, quantity)
-    values = [value for band in bands.values() for value in (*band.low, *band.high)] + (
-        [] if target is None else [target]
-    )
-    low, high = min(values), max(values)
-    margin = 0.06 * (high - low) or 0.5
-    limits = (low - margin, high + margin)
+def _figure(sweep: Sweep, quantity: Quantity, bands: Mapping[str, Band]) -> dict[str, Any]:
+    """Place the panels of one quantity on a common scale, in the coordinates of :data:`FRAME`."""
+    targets = [trial.metrics[quantity.target] for trial in sweep.trials if quantity.target in trial.metrics]
+    target = quantity.scale * fmean(targets) if targets else None
+    values = [value for band in bands.values() for value in (*band.low, *band.high)]
+    values += [] if target is None else [target]
+    margin = 0.06 * (max(values) - min(values)) or 0.5
+    low, high = min(values) - margin, max(values) + margin
     last = max(band.steps[-1] for band in bands.values())
-    panels = [
-        element(
-            "div",
-            element("div", label(sweep.name, choice), class_="panel-title"),
-            _panel(choice, bands, limits, last, target, f"{quantity.title}: {label(sweep.name, choice)}"),
-            class_="panel",
-        )
-        for choice in bands
-    ]
-    return element("metric", element("figcaption", quantity.title), element("div", panels, class_="panels"))
-
-
-def _target(sweep: Sweep, quantity: Quantity) -> float | None:
-    key = quantity.target
-    values = [cell.metrics[key] for cell in sweep.cells if key is not None and key in cell.metrics]
-    return quantity.scale * fmean(values) if values else None
-
-
-def _panel(
-    choice: str, bands: Mapping[str, Band], limits: tuple[float, float], last: float, target: float | None, words: str
-) -> Markup:
-    low, high = limits
 
     def x(step: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / max(last, 1)
+        return FRAME["left"] + (FRAME["right"] - FRAME["left"]) * step / max(last, 1)
 
     def y(value: float) -> float:
-        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - value) / (high - low)
+        return FRAME["top"] + (FRAME["bottom"] - FRAME["top"]) * (high - value) / (high - low)
 
     def line(steps: Sequence[float], values: Sequence[float]) -> str:
         return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in zip(steps, values, strict=True))
 
-    own = bands[choice]
-    others = [
-        element("polyline", points=line(band.steps, band.mean), class_="other")
-        for name, band in bands.items()
-        if name != choice
+    means = {choice: line(band.steps, band.mean) for choice, band in bands.items()}
+    marks = ticks(low, high)
+    # Fewest decimals that print every tick as it is, and as many as tell values on this scale apart.
+    tick_digits = next(digits for digits in range(12) if all(abs(round(mark, digits) - mark) < 1e-9 for mark in marks))
+    value_digits = min(4, max(0, math.ceil(-math.log10((high - low) / 20))))
+    panels = [
+        {
+            "title": label(sweep.name, choice),
+            "others": [points for name, points in means.items() if name != choice],
+            "band": f"{line(band.steps, band.high)} {line(band.steps[::-1], band.low[::-1])}",
+            "mean": means[choice],
+            "end": (x(band.steps[-1]), y(band.mean[-1])),
+            "value": number(band.mean[-1], value_digits),
+        }
+        for choice, band in bands.items()
     ]
-    outline = f"{line(own.steps, own.high)} {line(own.steps[::-1], own.low[::-1])}"
-    marks = []
-    if target is not None:
-        marks.append(element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y(target), y2=y(target), class_="target"))
-        marks.append(element("text", "target", x=_LEFT + 2, y=y(target) - 3))
-    return element(
-        "svg",
-        _axes(limits, last, x, y),
-        others,
-        marks,
-        element("polygon", points=outline, class_="band"),
-        element("polyline", points=line(own.steps, own.mean), class_="own"),
-        element("circle", cx=x(own.steps[-1]), cy=y(own.mean[-1]), r=2.2, class_="end"),
-        element(
-            "text",
-            number(own.mean[-1], _digits(limits)),
-            x=x(own.steps[-1]) + 5,
-            y=y(own.mean[-1]) + 3.5,
-            class_="value",
-        ),
-        viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}",
-        role="img",
-        aria_label=words,
-    )
-
-
-def _axes(
-    limits: tuple[float, float], last: float, x: Callable[[float], float], y: Callable[[float], float]
-) -> list[Markup]:
-    """Faint lines at round values, and the first and the last step."""
-    parts = []
-    marks = ticks(*limits)
-    digits = _digits_of(marks)
-    for tick in marks:
-        parts.append(element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y(tick), y2=y(tick), class_="grid"))
-        parts.append(element("text", number(tick, digits), x=_LEFT - 5, y=y(tick) + 3, text_anchor="end"))
-    base = _HEIGHT - 4
-    parts.append(element("text", "0", x=x(0), y=base, text_anchor="middle"))
-    parts.append(element("text", f"step {last:.0f}", x=x(last), y=base, text_anchor="end"))
-    return parts
+    return {
+        "title": quantity.title,
+        "panels": panels,
+        "ticks": [(y(mark), number(mark, tick_digits)) for mark in marks],
+        "target": None if target is None else y(target),
+        "last": f"{last:.0f}",
+    }
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Two to five round values in an interval, at least one.
+    """Return two to five round values in an interval, at least one.
 
     >>> ticks(0.0, 1.0), ticks(61.3, 68.2)
     ([0.0, 0.5, 1.0], [62, 64, 66, 68])
@@ -196,14 +149,4 @@ def ticks(low: float, high: float) -> list[float]:
     power = 10 ** math.floor(math.log10(high - low))
     step = next(s for s in (0.2 * power, 0.5 * power, power, 2 * power, 5 * power) if (high - low) / s < 5 - 1e-6)
     first = math.ceil(low / step - 1e-9)
-    return [round(place * step, 10) for place in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _digits_of(values: Sequence[float]) -> int:
-    """Fewest decimals that print every value as it is."""
-    return next(digits for digits in range(12) if all(abs(round(v, digits) - v) < 1e-9 for v in values))
-
-
-def _digits(limits: tuple[float, float]) -> int:
-    """Decimals that tell values on this scale apart."""
-    return min(4, max(0, math.ceil(-math.log10((limits[1] - limits[0]) / 20))))
+    return [round(index * step, 10) for index in range(first, math.floor(high / step + 1e-9) + 1)]

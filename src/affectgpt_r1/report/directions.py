@@ -1,4 +1,4 @@
-"""Whether the sweeps show what the papers found, by rules that are stated beside the verdict."""
+"""Whether the sweeps show what the papers found, by rules that are printed next to the verdict."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_RUN = "reproduced", "not reproduced",
 MARGIN_POINTS = 1.0
 WORDS_MARGIN = 0.5
 RULES = {
-    "above": "reproduced: both 95 % intervals of the difference (clips, seeds) lie above 0; "
-    "not: both lie below 0; else undecided",
-    "not below": "reproduced: both 95 % intervals of the difference (clips, seeds) lie above "
-    f"−{MARGIN_POINTS:g} point; not: both lie below 0; else undecided",
-    "words grow": "reproduced: the 95 % interval over seeds of words minus target lies above 0; "
-    "not: it lies at or below 0; else undecided",
+    "above": "reproduced: both 95 % intervals of the difference (clips, seeds) are above 0; "
+    "not: both are below 0; else undecided",
+    "not below": "reproduced: both 95 % intervals of the difference (clips, seeds) are above "
+    f"−{MARGIN_POINTS:g} point; not: both are below 0; else undecided",
+    "words grow": "reproduced: the 95 % interval over seeds of words minus target is above 0; "
+    "not: it is at or below 0; else undecided",
     "words come back": "reproduced: words grow without a penalty, the seed-paired 95 % interval of words with it minus "
-    f"words without it lies below 0, and the one of words minus target lies within ±{WORDS_MARGIN:g} words; not: that "
-    "one lies outside; else undecided",
+    f"words without it is below 0, and the one of words minus target is within ±{WORDS_MARGIN:g} words; not: that "
+    "one is outside; else undecided",
 }
 
 Verdict = dict[str, Any]
 
 
 def judge_directions(sweeps: Mapping[str, Sweep]) -> list[Verdict]:
-    """A verdict on each published direction.
+    """Judge each published direction.
 
     Returns:
         Dicts with ``direction``, ``verdict``, ``values`` (in words), and ``rule``, a key of :data:`RULES`.
@@ -44,7 +44,7 @@ def judge_directions(sweeps: Mapping[str, Sweep]) -> list[Verdict]:
         _words_grow(penalty),
     ]
     for choice in PENALTIES:
-        direction = f"{label('penalty', choice)}: no loss of F against no penalty"
+        direction = f"{label('penalty', choice)}: no loss of F1 against no penalty"
         verdicts += [_words_come_back(penalty, choice), _not_below(penalty, choice, "none", direction)]
     return verdicts
 
@@ -68,13 +68,13 @@ def _side(bounds: list[tuple[float, float]] | None, reproduced: float) -> str:
 
 
 def _difference(sweep: Sweep, first: str, second: str) -> tuple[list[tuple[float, float]] | None, str]:
-    """Bounds of the tests that could be made, None if a choice was not run; and the same in words."""
+    """Return the bounds of the tests that could be made, None if a choice was not run; and the same in words."""
     comparison = compare(sweep, first, second)
     if comparison is None:
         return None, ""
     tests = [("clips", comparison.clips), ("seeds", comparison.seeds)]
     made = [(name, test.low, test.high) for name, test in tests if test is not None]
-    means = [mean_interval([cell.metrics["test/f1"] for cell in sweep.of(choice)]).mean for choice in (first, second)]
+    means = [mean_interval([trial.metrics["test/f1"] for trial in sweep.of(choice)]).mean for choice in (first, second)]
     parts = [f"{name} {between(low, high, 100)}" for name, low, high in made]
     names = f"{label(sweep.name, first)} − {label(sweep.name, second)}"
     values = f"{names}: {signed(100 * (means[0] - means[1]))} points"
@@ -82,13 +82,13 @@ def _difference(sweep: Sweep, first: str, second: str) -> tuple[list[tuple[float
 
 
 def _excess_words(sweep: Sweep, choice: str) -> Estimate | None:
-    """Words minus the target's words of a choice, over its seeds."""
+    """Estimate words minus the target's words of a choice, over its seeds."""
     values = _excess_by_seed(sweep, choice)
     return mean_interval(list(values.values())) if values else None
 
 
 def _paired_words(sweep: Sweep, first: str, second: str) -> PairedTest | None:
-    """Words of one choice minus another's, seed by seed."""
+    """Test words of one choice minus another's, seed by seed."""
     ours, theirs = _excess_by_seed(sweep, first), _excess_by_seed(sweep, second)
     return paired_t_test([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
 
@@ -96,37 +96,37 @@ def _paired_words(sweep: Sweep, first: str, second: str) -> PairedTest | None:
 def _excess_by_seed(sweep: Sweep, choice: str) -> dict[int, float]:
     names = ("test/answers/distinct_words", "test/answers/target_words")
     return {
-        cell.seed: cell.metrics[names[0]] - cell.metrics[names[1]]
-        for cell in sweep.of(choice)
-        if set(names) <= cell.metrics.keys()
+        trial.seed: trial.metrics[names[0]] - trial.metrics[names[1]]
+        for trial in sweep.of(choice)
+        if set(names) <= trial.metrics.keys()
     }
 
 
 def _words_grow(sweep: Sweep) -> Verdict:
     excess = _excess_words(sweep, "none")
     if excess is None:
-        found = NOT_RUN
+        verdict = NOT_RUN
     elif excess.low is None or excess.high is None:
-        found = UNDECIDED
+        verdict = UNDECIDED
     else:
-        found = REPRODUCED if excess.low > 0 else NOT_REPRODUCED if excess.high <= 0 else UNDECIDED
-    return _verdict("without a penalty, words grow past the target’s", "words grow", found, _in_words(excess))
+        verdict = REPRODUCED if excess.low > 0 else NOT_REPRODUCED if excess.high <= 0 else UNDECIDED
+    return _verdict("without a penalty, words grow past the target’s", "words grow", verdict, _in_words(excess))
 
 
 def _words_come_back(sweep: Sweep, choice: str) -> Verdict:
     excess, drop = _excess_words(sweep, choice), _paired_words(sweep, choice, "none")
     if excess is None:
-        found = NOT_RUN
+        verdict = NOT_RUN
     elif excess.low is None or excess.high is None:
-        found = UNDECIDED
+        verdict = UNDECIDED
     elif excess.low >= -WORDS_MARGIN and excess.high <= WORDS_MARGIN:
         grew = _words_grow(sweep)["verdict"] == REPRODUCED
-        found = REPRODUCED if grew and drop is not None and drop.high < 0 else UNDECIDED
+        verdict = REPRODUCED if grew and drop is not None and drop.high < 0 else UNDECIDED
     else:
-        found = NOT_REPRODUCED if excess.low > WORDS_MARGIN or excess.high < -WORDS_MARGIN else UNDECIDED
+        verdict = NOT_REPRODUCED if excess.low > WORDS_MARGIN or excess.high < -WORDS_MARGIN else UNDECIDED
     direction = f"{label('penalty', choice)}: words within {WORDS_MARGIN:g} of the target’s"
     against = f"; against no penalty {signed(drop.difference)} {between(drop.low, drop.high)}" if drop else ""
-    return _verdict(direction, "words come back", found, _in_words(excess) + against)
+    return _verdict(direction, "words come back", verdict, _in_words(excess) + against)
 
 
 def _in_words(excess: Estimate | None) -> str:

@@ -1,4 +1,4 @@
-"""How metrics are printed, the same in every format of the report."""
+"""Print metrics, the same in every format of the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ NOTHING = "–"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A metric with a real minus sign; a dash for None.
+    """Print a metric with a real minus sign; a dash for None.
 
     >>> number(-1.234), number(None)
     ('−1.23', '–')
@@ -16,7 +16,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def points(fraction: float | None) -> str:
-    """A fraction in points of 100.
+    """Print a fraction in points of 100.
 
     >>> points(0.6249)
     '62.49'
@@ -25,7 +25,7 @@ def points(fraction: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """A metric that always has its sign.
+    """Print a metric that always has its sign.
 
     >>> signed(0.5), signed(-0.5), signed(-0.001)
     ('+0.50', '−0.50', '+0.00')
@@ -34,7 +34,7 @@ def signed(value: float) -> str:
 
 
 def between(low: float | None, high: float | None, scale: float = 1.0, *, sign: bool = True) -> str:
-    """An interval, empty where there is none.
+    """Print an interval, empty where there is none.
 
     >>> between(-0.01, 0.02, scale=100)
     '[−1.00, +2.00]'
@@ -46,7 +46,7 @@ def between(low: float | None, high: float | None, scale: float = 1.0, *, sign: 
 
 
 def mean_and_half(mean: float, high: float | None, scale: float = 1.0) -> str:
-    """A mean and half its symmetric interval, which is left out where there is none.
+    """Print a mean and half its symmetric interval, which is left out where there is none.
 
     >>> mean_and_half(0.6, 0.61, scale=100)
     '60.00 ± 1.00'
@@ -55,7 +55,7 @@ def mean_and_half(mean: float, high: float | None, scale: float = 1.0) -> str:
 
 
 def probability(p: float) -> str:
-    """A p-value.
+    """Print a p-value.
 
     >>> probability(0.04), probability(0.0001)
     ('0.040', '< 0.001')

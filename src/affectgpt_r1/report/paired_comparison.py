@@ -9,11 +9,11 @@ from typing import NamedTuple
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.bootstrap import Interval, bootstrap_interval, mean_difference_interval
 from affectgpt_r1.metrics.functional.wheel_f1 import WheelCounts, wheel_counts
-from affectgpt_r1.report.queries import Answer, Cell, Sweep
+from affectgpt_r1.report.queries import Answer, Sweep, Trial
 from affectgpt_r1.report.statistics import PairedTest, paired_t_test
 
 CLIPS_TEST = (
-    "“Clips” resamples the test clips (paired bootstrap of the corpus F, averaged over seeds) and asks whether these "
+    "“Clips” resamples the test clips (paired bootstrap of the corpus F1, averaged over seeds) and asks whether these "
     "very policies would differ on other clips."
 )
 SEEDS_TEST = (
@@ -23,52 +23,53 @@ _SAME_SCORE = 1e-6
 
 
 class Comparison(NamedTuple):
-    """A choice minus another, in F; None where the runs do not allow the test."""
+    """One choice minus another, in F1; None where the runs do not allow the test."""
 
     clips: Interval | None
     seeds: PairedTest | None
 
 
 def compare(sweep: Sweep, first: str, second: str) -> Comparison | None:
-    """``first`` minus ``second``; None unless both have a finished cell.
+    """Compare ``first`` with ``second``; None unless both have a finished trial.
 
-    A single policy that was not trained, so that it has no curves, stands against every seed of the other.
+    A policy that was not trained, so that it has one trial and no curves, is compared with every seed of the other.
     """
     ours, theirs = sweep.of(first), sweep.of(second)
     if not ours or not theirs:
         return None
     clips = None
-    if len({_names(cell) for cell in (*ours, *theirs)}) == 1:
-        clips = mean_difference_interval([counts(cell) for cell in ours], [counts(cell) for cell in theirs])
+    if len({_names(trial) for trial in (*ours, *theirs)}) == 1:
+        clips = mean_difference_interval([counts(trial) for trial in ours], [counts(trial) for trial in theirs])
     return Comparison(clips, paired_t_test(list(_seed_differences(sweep, first, second))))
 
 
 def _seed_differences(sweep: Sweep, first: str, second: str) -> Iterator[float]:
-    by_seed = [{cell.seed: cell for cell in sweep.cells if cell.choice == choice} for choice in (first, second)]
+    by_seed = [{trial.seed: trial for trial in sweep.trials if trial.choice == choice} for choice in (first, second)]
     single = [
-        cells[0] if len(cells := sweep.of(choice)) == 1 and not cells[0].curves else None for choice in (first, second)
+        trials[0] if len(trials := sweep.of(choice)) == 1 and not trials[0].curves else None
+        for choice in (first, second)
     ]
     if all(single):
         return
     for seed in sorted({*by_seed[0], *by_seed[1]}):
-        pair = [cells.get(seed, fixed) for cells, fixed in zip(by_seed, single, strict=True)]
+        pair = [trials.get(seed, fixed) for trials, fixed in zip(by_seed, single, strict=True)]
         if pair[0] is not None and pair[1] is not None:
             yield pair[0].metrics["test/f1"] - pair[1].metrics["test/f1"]
 
 
-def disagreement(cell: Cell) -> str | None:
-    """What is wrong with a cell whose logged F is not the F of its logged answers; None if they agree."""
-    if not bool((counts(cell).relevant > 0).any()):
+def disagreement(trial: Trial) -> str | None:
+    """Say what is wrong with a trial whose logged F1 is not that of its logged answers; None if they agree."""
+    if not bool((counts(trial).relevant > 0).any()):
         return "none of its answers counts: no target maps onto a wheel"
-    score = bootstrap_interval(counts(cell), resamples=1).estimate
-    if abs(score - cell.metrics["test/f1"]) <= _SAME_SCORE:
+    score = bootstrap_interval(counts(trial), resamples=1).estimate
+    if abs(score - trial.metrics["test/f1"]) <= _SAME_SCORE:
         return None
-    return f"it logged F {cell.metrics['test/f1']:.4f}, its answers have {score:.4f} by the {cell.lexicon} lexicon"
+    return f"it logged F1 {trial.metrics['test/f1']:.4f}, its answers have {score:.4f} by the {trial.lexicon} lexicon"
 
 
-def counts(cell: Cell) -> WheelCounts:
-    """Cluster counts of a cell's answers, by clip name."""
-    return _counts(tuple((answer.openset, answer.target) for answer in _sorted(cell)), cell.lexicon)
+def counts(trial: Trial) -> WheelCounts:
+    """Count the clusters of a trial's answers, in the order of the clips' names."""
+    return _counts(tuple((answer.openset, answer.target) for answer in _sorted(trial)), trial.lexicon)
 
 
 @lru_cache(maxsize=256)
@@ -76,9 +77,9 @@ def _counts(pairs: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...], lexicon:
     return wheel_counts([openset for openset, _ in pairs], [target for _, target in pairs], load_lexicon(lexicon))
 
 
-def _names(cell: Cell) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return tuple((answer.name, answer.target) for answer in _sorted(cell))
+def _names(trial: Trial) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return tuple((answer.name, answer.target) for answer in _sorted(trial))
 
 
-def _sorted(cell: Cell) -> list[Answer]:
-    return sorted(cell.answers, key=lambda answer: answer.name)
+def _sorted(trial: Trial) -> list[Answer]:
+    return sorted(trial.answers, key=lambda answer: answer.name)

@@ -1,4 +1,4 @@
-"""Figures that the papers and public notes give for real clips."""
+"""Scores that the papers and public notes give for recorded clips."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class PublishedValue(NamedTuple):
-    """A published wheel F on OV-MERD+ (532 clips), in points."""
+    """A published wheel F1 on OV-MERD+ (532 clips), in points."""
 
     table: str
     setting: str
@@ -17,7 +17,7 @@ class PublishedValue(NamedTuple):
 _AFFECTGPT = "AffectGPT, ICML 2025"
 _NOTES = "AffectGPT-R1, after third-party notes"
 PUBLISHED_NOTE = (
-    "From the papers, real clips (OV-MERD+), a 7-billion-parameter model: not comparable with the metrics measured "
+    "From the papers, real clips (OV-MERD+), a 7-billion-parameter model: not comparable with the scores measured "
     "here. The order of P1 to P3 is presumed."
 )
 PUBLISHED = (

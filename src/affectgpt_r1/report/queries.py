@@ -1,4 +1,4 @@
-"""What the report asks of MLflow: sweeps, their finished cells, answers, curves and the clips to show."""
+"""Read from MLflow what the report shows: sweeps, their finished trials, answers, curves and the clips to show."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
 from affectgpt_r1.emotion.lexicon import PUBLISHED_VERSIONS
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.io.untrusted_files import json_lines, read_json
 from affectgpt_r1.tracking.artifacts import find_artifact
 from affectgpt_r1.tracking.database import DATABASE_NAME, check_intact, is_database
-from affectgpt_r1.tracking.relocate_artifacts import follow_artifacts
+from affectgpt_r1.tracking.old_names import ARTIFACTS, current_metric, current_param, current_tags, renamed
+from affectgpt_r1.tracking.relocate_artifacts import relocate_artifacts
 from affectgpt_r1.types import EmotionSet
 
 EXPERIMENT = "ablations"
@@ -52,10 +56,10 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One trained and tested policy. Metrics carry their MLflow names.
 
-    ``alarm`` is the step at which training warned that the reward rose while held-out answers got worse.
+    ``alarm`` is the step at which training warned that the reward rose while the answers to validation clips got worse.
     """
 
     choice: str
@@ -82,28 +86,28 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's finished cells in display order; ``missing`` says in words what is not there."""
+    """A sweep's finished trials in display order; ``missing`` says in words what is not there."""
 
     name: str
     baseline: str
     synthetic: bool
-    cells: tuple[Cell, ...]
+    trials: tuple[Trial, ...]
     clips: tuple[Clip, ...]
     missing: tuple[str, ...]
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The choices that have a finished cell, in display order."""
-        return tuple(dict.fromkeys(cell.choice for cell in self.cells))
+        """The choices that have a finished trial, in display order."""
+        return tuple(dict.fromkeys(trial.choice for trial in self.trials))
 
-    def of(self, choice: str) -> list[Cell]:
-        """The cells of ``choice`` by seed, each run once."""
-        cells = sorted((cell for cell in self.cells if cell.choice == choice), key=lambda cell: cell.seed)
-        return list({cell.run_id: cell for cell in reversed(cells)}.values())[::-1]
+    def of(self, choice: str) -> list[Trial]:
+        """Return the trials of ``choice`` by seed, each run once."""
+        trials = sorted((trial for trial in self.trials if trial.choice == choice), key=lambda trial: trial.seed)
+        return list({trial.run_id: trial for trial in reversed(trials)}.values())[::-1]
 
 
 def read_sweeps(outputs: Path, lexicon: str | None = None) -> list[Sweep]:
-    """Return the three sweeps below ``outputs``; one that was not run has no cells and says so.
+    """Return the three sweeps below ``outputs``; one that was not run has no trials and says so.
 
     Args:
         outputs: The folder that holds ``mlflow.db``.
@@ -114,13 +118,11 @@ def read_sweeps(outputs: Path, lexicon: str | None = None) -> list[Sweep]:
             elsewhere or a lexicon that ``lexicon`` does not allow.
         DataError: If an artifact of a sweep is damaged.
     """
-    from mlflow.tracking import MlflowClient
-
     database = outputs.resolve() / DATABASE_NAME
     if not is_database(database):
         raise ConfigError(f"{database}: there is no MLflow database; run `make ablations` first")
     check_intact(database)
-    follow_artifacts(database)
+    relocate_artifacts(database)
     with _readable(database):
         client = MlflowClient(f"sqlite:///{database}")
         experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -142,7 +144,7 @@ def _readable(database: Path) -> Iterator[None]:
 
 
 class _Source(NamedTuple):
-    """Where sweeps are read from."""
+    """Where sweeps are read from; ``lexicon`` is the folder that the user named."""
 
     client: Any
     outputs: Path
@@ -160,57 +162,55 @@ def _read_sweep(source: _Source, experiment_id: str, name: str) -> Sweep:
     if not parents:
         return Sweep(name, "", False, (), (), (f"the {name} sweep has not been run: `make ablations` runs it",))
     parent = parents[0]
-    listed = _rows(source, parent, "cells.json", {"choice": str, "seed": int, "run_id": str})
+    listed = _rows(source, parent, "trials.json", {"choice": str, "seed": int, "run_id": str})
     missing = []
     if listed is None:
         listed = _children(client, experiment_id, parent.info.run_id, name)
         missing.append(f"the {name} sweep has not ended: only what it has logged so far is shown")
     elif parent.info.status != "FINISHED":
         missing.append(f"the {name} sweep is {parent.info.status}: only what it had finished is shown")
-    cells = []
+    trials = []
     for entry in listed[:_MOST_RUNS]:
-        cell = _read_cell(source, entry)
-        if isinstance(cell, Cell):
-            cells.append(cell)
+        trial = _read_trial(source, entry)
+        if isinstance(trial, Trial):
+            trials.append(trial)
         else:
-            missing.append(f"{name} sweep: {_short(entry['choice'])}, seed {entry['seed']} {cell}")
+            missing.append(f"{name} sweep: {_short(entry['choice'])}, seed {entry['seed']} {trial}")
     tags = parent.data.tags
-    missing += _missing_seeds(name, cells)
+    missing += _missing_seeds(name, trials)
     baseline = _short(tags.get("affectgpt.baseline", ""))
     clips, lacking = _read_clips(source, parent)
     missing += [f"{name} sweep: {line}" for line in lacking]
-    if cells and baseline not in {cell.choice for cell in cells}:
-        missing.append(f"{name} sweep: the baseline {baseline} has no finished cell, so nothing is compared with it")
+    if trials and baseline not in {trial.choice for trial in trials}:
+        missing.append(f"{name} sweep: the baseline {baseline} has no finished trial, so nothing is compared with it")
     return Sweep(
         name=name,
         baseline=baseline,
         synthetic=tags.get("affectgpt.synthetic") == "true",
-        cells=tuple(cells),
+        trials=tuple(trials),
         clips=clips,
         missing=tuple(missing),
     )
 
 
 def _children(client: Any, experiment_id: str, parent_id: str, sweep: str) -> list[dict[str, Any]]:
-    """The cells that a sweep which has not ended trained itself, by the names of their runs."""
+    """List the trials that a sweep which has not ended trained itself, by the names of their runs."""
     runs = client.search_runs(
         [experiment_id],
         f"tags.mlflow.parentRunId = '{parent_id}'",
         order_by=["attributes.start_time ASC"],
         max_results=_MOST_RUNS,
     )
-    found = []
+    entries = []
     for run in runs:
         choice, _, seed = str(run.info.run_name).removeprefix(f"{sweep}-").rpartition("-seed")
         if choice and re.fullmatch(r"[0-9]{1,9}", seed):
-            found.append({"choice": choice, "seed": int(seed), "run_id": run.info.run_id})
-    return found
+            entries.append({"choice": choice, "seed": int(seed), "run_id": run.info.run_id})
+    return entries
 
 
-def _read_cell(source: _Source, entry: Mapping[str, Any]) -> Cell | str:
-    """Return the cell, or why there is none."""
-    from mlflow.exceptions import MlflowException
-
+def _read_trial(source: _Source, entry: Mapping[str, Any]) -> Trial | str:
+    """Return the trial, or why there is none."""
     run_id = entry["run_id"]
     try:
         run = source.client.get_run(run_id)
@@ -221,19 +221,17 @@ def _read_cell(source: _Source, entry: Mapping[str, Any]) -> Cell | str:
     if run.info.status != "FINISHED" or score is None or answers is None:
         return "is not finished"
     if not 0 <= score <= 1:
-        return f"is left out: it logged F {score:g}"
-    metrics = {key: value for key, value in run.data.metrics.items() if _is_number(value)}
-    curves = {
-        key: {
-            point.step: point.value
-            for point in source.client.get_metric_history(run_id, key)
-            if _is_number(point.value)
-        }
-        for key in sorted(run.data.metrics)
-        if key in CURVES or (len(key) <= _LONGEST_TEXT and REWARD_PART.fullmatch(key))
-    }
-    tags = run.data.tags
-    return Cell(
+        return f"is left out: it logged F1 {score:g}"
+    metrics = {key: value for key, value in renamed(run.data.metrics, current_metric).items() if _is_number(value)}
+    curves: dict[str, dict[int, float]] = {}
+    # Old names first: where a run was resumed by a newer version, its points count.
+    for logged in sorted(run.data.metrics, key=lambda name: (name == current_metric(name), name)):
+        key = current_metric(logged)
+        if key in CURVES or (len(key) <= _LONGEST_TEXT and REWARD_PART.fullmatch(key)):
+            history = source.client.get_metric_history(run_id, logged)
+            curves.setdefault(key, {}).update((p.step, p.value) for p in history if _is_number(p.value))
+    tags = current_tags(run.data.tags)
+    return Trial(
         choice=_short(entry["choice"]),
         seed=entry["seed"],
         run_id=run_id,
@@ -249,7 +247,7 @@ def _read_cell(source: _Source, entry: Mapping[str, Any]) -> Cell | str:
 
 def _lexicon(source: _Source, run: Any) -> str:
     """Return the lexicon that scored a run; a folder is opened only where the user names it, not the database."""
-    named = str(run.data.params.get("emotion.lexicon", "bundled"))
+    named = renamed(run.data.params, current_param).get("emotion.lexicon", "bundled")
     if named in ("bundled", *PUBLISHED_VERSIONS):
         return named
     if source.lexicon is None:
@@ -278,18 +276,20 @@ def _read_answers(path: Path) -> list[Answer]:
             score = None if row["f1"] is None or not _is_number(float(row["f1"])) else float(row["f1"])
             answers.append(Answer(_short(str(row["name"])), target, openset, str(row["completion"]), score))
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}, {place}: no answer ({_short(repr(error))}); delete its run and repeat it") from error
+        raise DataError(
+            f"{path}, {place}: not an answer ({_short(repr(error))}); delete its run and repeat it"
+        ) from error
     return answers
 
 
-def _missing_seeds(name: str, cells: Sequence[Cell]) -> list[str]:
-    """Seeds that a choice lacks and another has; a policy that was not trained, and has no curves, has no seed."""
-    seeds = sorted({cell.seed for cell in cells})
+def _missing_seeds(name: str, trials: Sequence[Trial]) -> list[str]:
+    """Name seeds that a choice lacks and another has; a policy that was not trained, and has no curves, needs one."""
+    seeds = sorted({trial.seed for trial in trials})
     lines = []
-    for choice in dict.fromkeys(cell.choice for cell in cells):
-        own = {cell.seed for cell in cells if cell.choice == choice}
+    for choice in dict.fromkeys(trial.choice for trial in trials):
+        own = {trial.seed for trial in trials if trial.choice == choice}
         lacking = [str(seed) for seed in seeds if seed not in own]
-        if lacking and any(cell.curves for cell in cells if cell.choice == choice):
+        if lacking and any(trial.curves for trial in trials if trial.choice == choice):
             lines.append(f"{name} sweep: {choice} lacks seed {', '.join(lacking)}")
     return lines
 
@@ -323,7 +323,7 @@ def _image(source: _Source, run: Any, path: str) -> bytes | None:
     content = file.read_bytes()
     sides = [int.from_bytes(content[start : start + 4], "big") for start in (len(_PNG), len(_PNG) + 4)]
     if not content.startswith(_PNG) or not all(0 < side <= _LARGEST_IMAGE for side in sides):
-        raise DataError(f"{file} is no PNG file of at most {_LARGEST_IMAGE} pixels a side")
+        raise DataError(f"{file} is not a PNG file of at most {_LARGEST_IMAGE} pixels a side")
     return content
 
 
@@ -337,15 +337,17 @@ def _rows(source: _Source, run: Any, path: str, kinds: Mapping[str, Any]) -> lis
         kinds: Type of each field of a row.
 
     Raises:
-        DataError: It is something else.
+        DataError: It is not JSON, or a row lacks a field of its type.
     """
     file = find_artifact(run, path, source.outputs)
+    if file is None and path in ARTIFACTS:
+        file = find_artifact(run, ARTIFACTS[path], source.outputs)
     if file is None:
         return None
     try:
         content = read_json(file)
     except ValueError as error:
-        raise DataError(f"{file}: this is no JSON ({error}); run `make ablations` again") from error
+        raise DataError(f"{file}: this is not JSON ({error}); run `make ablations` again") from error
     rows = content if isinstance(content, list) else [content]
     for place, row in enumerate(rows, start=1):
         for key, kind in kinds.items():

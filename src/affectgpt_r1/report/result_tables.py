@@ -1,4 +1,4 @@
-"""The report's tables as text cells, made from the summary; HTML, Markdown and LaTeX print these very cells."""
+"""Tables of the report as cells of text, which HTML, Markdown and LaTeX print alike."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from affectgpt_r1.report.formats import (
 from affectgpt_r1.report.paired_comparison import CLIPS_TEST, SEEDS_TEST
 from affectgpt_r1.report.summary import SYNTHETIC_NOTE
 
-TEXT_COLUMNS = frozenset({"setting", "source", "verdict", "values", "F per seed"})
-"""Columns that hold words; the others, but the first, hold metrics and stand flush right."""
+TEXT_COLUMNS = frozenset({"setting", "source", "verdict", "values", "F1 per seed"})
+"""Columns that hold words; the others, but the first, hold metrics and are set flush right."""
 
 _ANSWERS = (
     ("precision", "P", 100.0),
@@ -47,26 +47,26 @@ class TextTable(NamedTuple):
 
 
 def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
-    """The tables of one sweep, the scores and the answers; none if no cell is finished."""
-    found = summary["sweeps"][sweep]
-    choices = found["choices"]
+    """Return the tables of one sweep, its scores and its answers; none if no trial is finished."""
+    content = summary["sweeps"][sweep]
+    choices = content["choices"]
     if not choices:
         return []
-    synthetic = [SYNTHETIC_NOTE] if found["synthetic"] else []
-    mark = " (synthetic clips)" if found["synthetic"] else ""
+    synthetic = [SYNTHETIC_NOTE] if content["synthetic"] else []
+    mark = " (synthetic clips)" if content["synthetic"] else ""
     scores = TextTable(
         f"{sweep}-scores",
         f"{TITLES[sweep]}: scores{mark}",
-        (TITLES[sweep], "n", "F", "F per seed", "difference", "clips", "seeds", "p"),
-        tuple(_score_row(choice, name == found["baseline"]) for name, choice in choices.items()),
+        (TITLES[sweep], "n", "F1", "F1 per seed", "difference", "clips", "seeds", "p"),
+        tuple(_score_row(choice, name == content["baseline"]) for name, choice in choices.items()),
         (
             *synthetic,
             *([FORMULAS] if sweep == "penalty" else []),
-            *_prompt(found),
-            f"F: greedy answers to {found['clips']:,} held-out test clips with the weights of the best validation, "
-            "which need not be the last; corpus F, mean of five wheels at level 1, in points; mean ± 95 % t interval "
-            f"over n seeds. Difference: of F from the row “{_baseline(found)}”, with its 95 % interval by two tests, "
-            f"neither corrected for the number of rows. {CLIPS_TEST} {SEEDS_TEST}",
+            *_prompt(content),
+            f"F1: greedy answers to {content['clips']:,} test clips with the weights of the best validation, "
+            "which need not be the last; corpus F1, mean of five wheels at level 1, in points; mean ± 95 % t interval "
+            f"over n seeds. Difference: of F1 from the row “{_baseline(content)}”, with its 95 % interval by two "
+            f"tests, neither corrected for the number of rows. {CLIPS_TEST} {SEEDS_TEST}",
         ),
     )
     answers = TextTable(
@@ -76,17 +76,17 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
         tuple(_answer_row(choice) for choice in choices.values()),
         (
             *synthetic,
-            "P, R: precision and recall of the same answers, in points. Words: distinct emotion words an answer. "
-            "Repeated: words that had stood in the same answer before. Unmapped: words that no wheel knows. "
+            "P, R: precision and recall of the same answers, in points. Words: distinct emotion words per answer. "
+            "Repeated: words that the same answer has given before. Unmapped: words that no wheel knows. "
             "Mean ± 95 % t interval over n seeds, without ± where all seeds agree.",
-            *_alarms(sweep, found),
+            *_alarms(sweep, content),
         ),
     )
     return [scores, answers]
 
 
 def directions_table(summary: Mapping[str, Any]) -> TextTable:
-    """The verdicts on the published directions."""
+    """Return the verdicts on the published directions."""
     rules = list(dict.fromkeys(row["rule"] for row in summary["directions"]))
     rows = tuple(
         (row["direction"], row["verdict"], row["values"] or NOTHING, str(1 + rules.index(row["rule"])))
@@ -107,38 +107,38 @@ def directions_table(summary: Mapping[str, Any]) -> TextTable:
 
 
 def published_table(summary: Mapping[str, Any]) -> TextTable:
-    """What the papers report, apart from all that is measured here."""
+    """Return what the papers report, apart from all that is measured here."""
     published = summary["published"]
     rows = tuple((row["table"], row["setting"], number(row["points"]), row["source"]) for row in published["rows"])
     return TextTable(
         "published",
-        "Figures from the papers (real clips; not comparable)",
-        ("table", "setting", "F on OV-MERD+", "source"),
+        "Scores from the papers (real clips; not comparable)",
+        ("table", "setting", "F1 on OV-MERD+", "source"),
         rows,
         (published["note"],),
     )
 
 
 def all_tables(summary: Mapping[str, Any]) -> list[TextTable]:
-    """Every table, in the order of the report."""
+    """Return every table, in the order of the report."""
     sweeps = [table for sweep in summary["sweeps"] for table in sweep_tables(summary, sweep)]
     return [directions_table(summary), *sweeps, published_table(summary)]
 
 
-def _prompt(found: Mapping[str, Any]) -> list[str]:
-    """The prompt mode, where the sweep does not vary it."""
-    prompts = [label("reasoning", prompt) for prompt in found["prompts"]]
+def _prompt(sweep: Mapping[str, Any]) -> list[str]:
+    """Name the prompt mode, where the sweep does not vary it."""
+    prompts = [label("reasoning", prompt) for prompt in sweep["prompts"]]
     return [f"Prompt mode of every row: {prompts[0]}."] if len(prompts) == 1 else []
 
 
-def _alarms(sweep: str, found: Mapping[str, Any]) -> list[str]:
-    runs = [f"{label(sweep, a['choice'])}, seed {a['seed']} (step {a['step']})" for a in found["alarms"]]
-    return [f"Alarm, reward up while held-out F went down: {'; '.join(runs)}."] if runs else []
+def _alarms(name: str, sweep: Mapping[str, Any]) -> list[str]:
+    runs = [f"{label(name, a['choice'])}, seed {a['seed']} (step {a['step']})" for a in sweep["alarms"]]
+    return [f"Alarm, reward up while F1 on the validation clips went down: {'; '.join(runs)}."] if runs else []
 
 
-def _baseline(found: Mapping[str, Any]) -> str:
-    baseline = found["choices"].get(found["baseline"])
-    return str(baseline["label"] if baseline else found["baseline"])
+def _baseline(sweep: Mapping[str, Any]) -> str:
+    baseline = sweep["choices"].get(sweep["baseline"])
+    return str(baseline["label"] if baseline else sweep["baseline"])
 
 
 def _score_row(choice: Mapping[str, Any], is_baseline: bool) -> tuple[str, ...]:

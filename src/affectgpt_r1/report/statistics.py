@@ -1,4 +1,4 @@
-"""Student's t for a handful of seeds."""
+"""Student's t for a few seeds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PairedTest(NamedTuple):
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % t interval of independent values; without bounds if there is but one.
+    """Return mean and 95 % t interval of independent values; without bounds if there is only one.
 
     Raises:
         statistics.StatisticsError: If there is no value.
@@ -46,7 +46,7 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 
 
 def paired_t_test(differences: Sequence[float]) -> PairedTest | None:
-    """Paired t test of the differences between two methods, seed by seed; None for fewer than two."""
+    """Test the differences between two methods, seed by seed, by Student's paired t test; None for fewer than two."""
     estimate = mean_interval(differences) if len(differences) > 1 else None
     if estimate is None or estimate.low is None or estimate.high is None:
         return None

@@ -1,4 +1,4 @@
-"""Every metric of the report as one plain dict: what ``tables.json`` holds, and what every table is made from."""
+"""All metrics of the report as one plain dict, which ``tables.json`` holds and every table is made from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from affectgpt_r1.report.choices import label
 from affectgpt_r1.report.directions import judge_directions
 from affectgpt_r1.report.paired_comparison import compare, disagreement
 from affectgpt_r1.report.published_results import PUBLISHED, PUBLISHED_NOTE
-from affectgpt_r1.report.queries import Cell, Sweep
+from affectgpt_r1.report.queries import Sweep, Trial
 from affectgpt_r1.report.statistics import CONFIDENCE, mean_interval
 
 SYNTHETIC_NOTE = "Synthetic: measured on rendered demo clips, not on recorded people."
@@ -17,13 +17,13 @@ _PREFIX = "test/"
 
 
 def summarise(sweeps: Sequence[Sweep]) -> dict[str, Any]:
-    """The metrics of all sweeps.
+    """Summarise all sweeps.
 
     Returns:
         ``synthetic`` and its ``note``; ``confidence``; ``sweeps`` by name, each with ``baseline``, ``synthetic``,
-        ``prompts``, ``clips`` (number of test clips), ``alarms`` (reward up, held-out F down), ``choices``
+        ``prompts``, ``clips`` (number of test clips), ``alarms`` (reward up, validation F1 down), ``choices``
         (:func:`summarise_choice`) and ``runs``, the MLflow runs that were read; ``directions``; ``published``;
-        ``missing``, a list of sentences. F, precision and recall are fractions.
+        ``missing``, a list of sentences. F1, precision and recall are fractions.
     """
     synthetic = any(sweep.synthetic for sweep in sweeps)
     return {
@@ -34,15 +34,17 @@ def summarise(sweeps: Sequence[Sweep]) -> dict[str, Any]:
             sweep.name: {
                 "baseline": sweep.baseline,
                 "synthetic": sweep.synthetic,
-                "prompts": sorted({cell.prompt for cell in sweep.cells} - {""}),
-                "clips": max((len(cell.answers) for cell in sweep.cells), default=0),
+                "prompts": sorted({trial.prompt for trial in sweep.trials} - {""}),
+                "clips": max((len(trial.answers) for trial in sweep.trials), default=0),
                 "alarms": [
-                    {"choice": cell.choice, "seed": cell.seed, "step": cell.alarm} for cell in sweep.cells if cell.alarm
+                    {"choice": trial.choice, "seed": trial.seed, "step": trial.alarm}
+                    for trial in sweep.trials
+                    if trial.alarm
                 ],
                 "choices": {choice: summarise_choice(sweep, choice) for choice in sweep.choices},
                 "runs": [
-                    {"choice": cell.choice, "seed": cell.seed, "run_id": cell.run_id, "git_commit": cell.git_commit}
-                    for cell in sweep.cells
+                    {"choice": trial.choice, "seed": trial.seed, "run_id": trial.run_id, "git_commit": trial.git_commit}
+                    for trial in sweep.trials
                 ],
             }
             for sweep in sweeps
@@ -54,14 +56,14 @@ def summarise(sweeps: Sequence[Sweep]) -> dict[str, Any]:
 
 
 def summarise_choice(sweep: Sweep, choice: str) -> dict[str, Any]:
-    """A row of a sweep's tables.
+    """Summarise one choice, a row of a sweep's tables.
 
     Returns:
         ``label``; ``metrics`` by name, each with ``values`` by seed, ``mean``, ``low``, ``high`` (None for one value)
         and ``n``; ``against_baseline``: None, or the tests ``clips`` and ``seeds``, each None where it cannot be made.
     """
-    cells = sweep.of(choice)
-    names = [name for name in cells[0].metrics if name.startswith(_PREFIX)]
+    trials = sweep.of(choice)
+    names = [name for name in trials[0].metrics if name.startswith(_PREFIX)]
     comparison = None if choice == sweep.baseline else compare(sweep, choice, sweep.baseline)
     tests = None
     if comparison is not None:
@@ -72,19 +74,19 @@ def summarise_choice(sweep: Sweep, choice: str) -> dict[str, Any]:
         }
     return {
         "label": label(sweep.name, choice),
-        "metrics": {name.removeprefix(_PREFIX): _over_seeds(cells, name) for name in names},
+        "metrics": {name.removeprefix(_PREFIX): _over_seeds(trials, name) for name in names},
         "against_baseline": tests,
     }
 
 
-def _over_seeds(cells: Sequence[Cell], name: str) -> dict[str, Any]:
-    values = {str(cell.seed): cell.metrics[name] for cell in cells if name in cell.metrics}
+def _over_seeds(trials: Sequence[Trial], name: str) -> dict[str, Any]:
+    values = {str(trial.seed): trial.metrics[name] for trial in trials if name in trial.metrics}
     return {"values": values, **mean_interval(list(values.values()))._asdict()}
 
 
 def _disagreements(sweep: Sweep) -> list[str]:
     return [
-        f"{sweep.name} sweep: {cell.choice}, seed {cell.seed}: {found}"
-        for cell in sweep.cells
-        if (found := disagreement(cell)) is not None
+        f"{sweep.name} sweep: {trial.choice}, seed {trial.seed}: {problem}"
+        for trial in sweep.trials
+        if (problem := disagreement(trial)) is not None
     ]

@@ -1,4 +1,4 @@
-"""The tables as Markdown and as LaTeX."""
+"""Print the tables as Markdown and as LaTeX."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
     "±": r"$\pm$",
     "−": r"$-$",
     "–": r"--",
@@ -29,10 +30,11 @@ _LATEX = {
     "“": r"``",
     "”": r"''",
 }
+_LIGATURES = ("--", "''", ",,")  # which LaTeX joins to a dash or a quotation mark
 
 
 def markdown(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> str:
-    """All tables as Markdown, with the sentences on what is missing."""
+    """Return all tables as Markdown, with the sentences on what is missing."""
     parts = [f"# {markdown_text(heading)}"]
     if missing:
         parts.append("\n".join(["Missing:", "", *(f"- {markdown_text(line)}" for line in missing)]))
@@ -45,7 +47,7 @@ def markdown(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) 
 
 
 def latex(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> str:
-    """All tables as LaTeX floats for the package ``booktabs``."""
+    """Return all tables as LaTeX floats for the package ``booktabs``."""
     parts = [f"% {one_line(heading)}", r"% Needs \usepackage{booktabs} and a LaTeX that reads UTF-8."]
     parts += [f"% Missing: {one_line(line)}" for line in missing]
     for table in tables:
@@ -69,12 +71,17 @@ def latex(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> 
 
 
 def latex_text(text: str) -> str:
-    r"""Text that LaTeX prints as it is.
+    r"""Escape text for LaTeX.
 
     >>> print(latex_text("50 % ± 1"))
     50 \% $\pm$ 1
     """
-    return "".join(_LATEX.get(character, character) for character in one_line(text))
+    source = ""
+    for character in one_line(text):
+        printed = _LATEX.get(character, character)
+        source += "{}" if source[-1:] + printed[0] in _LIGATURES else ""
+        source += printed
+    return source
 
 
 def _row(cells: Sequence[str], escape: bool = True) -> str:
@@ -86,5 +93,5 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def _is_metric(table: TextTable, place: int) -> bool:
-    """Whether a column holds metrics, which stand flush right."""
+    """Tell whether a column holds metrics, which are set flush right."""
     return table.columns[place] not in TEXT_COLUMNS

@@ -1,4 +1,4 @@
-"""Where a run's artifacts may be: below the folder beside the database, and nowhere else.
+"""Where a run's artifacts may be: below the folder next to the database, and nowhere else.
 
 A database that somebody else made may name any place: a folder of this machine, or a server that MLflow would ask.
 """
@@ -31,7 +31,7 @@ def artifact_folder(uri: str | None, outputs: Path, owner: str) -> Path:
     """Return the local folder of an artifact URI.
 
     Args:
-        uri: As the database has it, which may have none.
+        uri: As the database has it; it may be NULL there.
         outputs: The folder that holds the database.
         owner: Whose artifacts they are, for the message.
 
@@ -62,7 +62,6 @@ def find_artifact(run: Any, name: str, outputs: Path) -> Path | None:
         outputs: The folder that holds the database.
 
     Raises:
-        ConfigError: See :func:`artifact_folder`.
         DataError: The name leads out of the run's artifacts, or is of something that is not a plain file.
     """
     folder = artifact_folder(run.info.artifact_uri, outputs, f"MLflow run {run.info.run_id}")
@@ -76,25 +75,18 @@ def find_artifact(run: Any, name: str, outputs: Path) -> Path | None:
         pass
     raise DataError(
         f"{folder}: its artifact {name[:_SHOWN_CHARACTERS]!r} is a link or a path out of the folder, above "
-        f"{_LARGEST_BYTES >> 20} MiB, or no plain file; it is not read"
+        f"{_LARGEST_BYTES >> 20} MiB, or not a plain file; it is not read"
     )
 
 
 def last_table(client: Any, run_ids: Iterable[str], pattern: str, outputs: Path) -> dict[str, Any] | None:
-    """Return the last table that runs logged, None if they logged none.
+    """Return ``data`` (the rows) and ``columns`` of the last table that runs logged, None if they logged none.
 
     Args:
         client: MLflow's.
         run_ids: In order of time.
         pattern: Of the table's path, such as ``completions/*.json``; of several, the last by name counts.
         outputs: The folder that holds the database.
-
-    Returns:
-        ``data``, the rows, and ``columns``.
-
-    Raises:
-        ConfigError: See :func:`artifact_folder`.
-        DataError: See :func:`find_artifact`; or the file is not a table.
     """
     for run in map(client.get_run, reversed(list(run_ids))):
         folder = artifact_folder(run.info.artifact_uri, outputs, f"MLflow run {run.info.run_id}")
@@ -109,9 +101,9 @@ def last_table(client: Any, run_ids: Iterable[str], pattern: str, outputs: Path)
 
 
 def check_artifact_places(database: Path) -> None:
-    """Check every place that a database names before MLflow's server, which opens whatever it is asked for, gets it.
+    """Check every place that a database names before MLflow's server gets it, which opens whatever it is asked for.
 
-    A folder that is nowhere on this machine may be named: the artifacts of a database that was copied without them.
+    A folder that does not exist may be named: a database may be copied without its artifacts.
 
     Raises:
         ConfigError: A place is on a server, or on this machine outside of the database's folder.
@@ -123,7 +115,7 @@ def check_artifact_places(database: Path) -> None:
                 places = connection.execute(query).fetchall()
             for (place,) in places:
                 uri = str(place or "")
-                # The others name rows of the database, whose places are among those that are checked.
+                # models:/ and runs:/ name rows of this database, whose places are checked as well.
                 if uri and not uri.startswith(("models:/", "runs:/")) and not _is_nowhere(uri):
                     artifact_folder(uri, database.parent, f"{database}: one of its {owners}")
 
@@ -132,12 +124,12 @@ def _is_nowhere(uri: str) -> bool:
     path = _local_path(uri)
     try:
         return path is not None and not path.exists()
-    except OSError:  # such as a folder that may not be looked into
+    except OSError:  # such as a folder without read permission
         return False
 
 
 def _local_path(uri: str | None) -> Path | None:
-    """The path of a ``file:`` URI or a bare path; None for any other URI."""
+    """Return the path of a ``file:`` URI or a bare path; None for any other URI."""
     if uri is None or "\0" in unquote(uri):
         return None
     try:

@@ -1,7 +1,7 @@
 """The MLflow database of an outputs folder, created once however many processes start at the same time.
 
-Processes that create one SQLite database together corrupt it. So it is made under a file lock, beside its place, and
-moved there when complete: a process that dies half-way leaves none.
+Processes that create one SQLite database together corrupt it. So it is made under a file lock as a temporary
+file and renamed when complete: a process that dies half-way leaves none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.io.files import remove_partial, replacing
 from affectgpt_r1.tracking.artifacts import artifact_folder
-from affectgpt_r1.tracking.relocate_artifacts import follow_artifacts
+from affectgpt_r1.tracking.relocate_artifacts import relocate_artifacts
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +30,8 @@ _LOCK_SECONDS = 120.0
 def ensure_database(folder: Path) -> str:
     """Return the tracking URI of ``<folder>/mlflow.db``, creating the database if there is none.
 
-    One that came here with its folder finds its artifacts here; see :func:`~.moved.follow_artifacts`.
-
-    Args:
-        folder: The outputs folder; created if absent.
-
-    Returns:
-        ``sqlite:///`` followed by the absolute path.
-
     Raises:
-        ConfigError: If the file there is no SQLite database or damaged, or the folder cannot be written or locked.
+        ConfigError: If the file is damaged or not an SQLite database, or the folder cannot be written or locked.
     """
     database = folder.resolve() / DATABASE_NAME
     if is_database(database):
@@ -48,7 +40,7 @@ def ensure_database(folder: Path) -> str:
         with _locked(database):
             if not is_database(database):
                 _create(database)
-    follow_artifacts(database)
+    relocate_artifacts(database)
     return _uri(database)
 
 
@@ -58,13 +50,7 @@ def ensure_experiment(uri: str, name: str, artifact_root: Path) -> str:
     Args:
         uri: What :func:`ensure_database` returned.
         name: The experiment's name.
-        artifact_root: Folder below which the experiment's artifacts get a folder of their own.
-
-    Returns:
-        The experiment id.
-
-    Raises:
-        ConfigError: The experiment keeps its artifacts elsewhere.
+        artifact_root: Folder in which the experiment's artifacts get a folder.
     """
     from mlflow.tracking import MlflowClient
 
@@ -86,43 +72,37 @@ def _uri(database: Path) -> str:
 
 
 def is_database(path: Path) -> bool:
-    """Tell a database from an absent or empty file.
-
-    Raises:
-        ConfigError: If it is something else, or cannot be read.
-    """
+    """Return whether there is a database; an absent or empty file is not one, any other file is a ConfigError."""
     try:
         with path.open("rb") as file:
             header = file.read(len(_SQLITE_HEADER))
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise ConfigError(f"{path}: the MLflow database cannot be read ({error.strerror}); check its rights") from error
+        raise ConfigError(
+            f"{path}: the MLflow database cannot be read ({error.strerror}); check its permissions"
+        ) from error
     if header and header != _SQLITE_HEADER:
-        raise ConfigError(f"{path}: this is no SQLite database; move it away, or log with `logger=csv`")
+        raise ConfigError(f"{path}: this is not an SQLite database; move it away, or log with `logger=csv`")
     return bool(header)
 
 
 def check_intact(database: Path) -> None:
-    """Read the whole database once.
-
-    Raises:
-        ConfigError: It is damaged, or in use.
-    """
+    """Read all of the database once; a ConfigError says if it is damaged or in use."""
     remedy = "restore it from a copy, or move it away to log into a new one: checkpoints and run.json do not need it"
     try:
-        # Not read only: what a killed process left half written is rolled back.
+        # Not read-only: SQLite must roll back what a killed process left half written.
         uri = f"{database.resolve().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS)) as connection:
-            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            result = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.OperationalError as error:  # damage also comes as "no such table" and the like
         raise ConfigError(
             f"{database}: the MLflow database cannot be read ({error}); end what uses it, or {remedy}"
         ) from error
     except sqlite3.DatabaseError as error:
         raise ConfigError(f"{database}: the MLflow database is damaged ({error}); {remedy}") from error
-    if found != "ok":
-        raise ConfigError(f"{database}: the MLflow database is damaged ({' '.join(found.split())}); {remedy}")
+    if result != "ok":
+        raise ConfigError(f"{database}: the MLflow database is damaged ({' '.join(result.split())}); {remedy}")
 
 
 @contextmanager
@@ -153,7 +133,7 @@ def _create(database: Path) -> None:
 
     if database.exists():
         log.warning("%s was empty: what runs logged there is lost; their artifacts and folders are not", database)
-    remove_partial(database.parent)  # of a process that was killed in here
+    remove_partial(database.parent)  # of a process that was killed here
     with replacing(database) as partial:
         store = SqlAlchemyStore(_uri(partial), (database.parent / "artifacts").as_uri())
         store.engine.dispose()

@@ -1,7 +1,7 @@
-"""MLflow runs that say RUNNING and have no process any more: one that is killed cannot write its own status.
+"""Set KILLED on MLflow runs that say RUNNING without a process: one that is killed cannot write its own status.
 
-Whoever trains, evaluates or leads a sweep holds a file lock from before its MLflow run starts until its status is
-written, and the system drops the lock with the process. A run's tags name the lock, the process and its machine.
+A process that trains, evaluates or leads a sweep holds a file lock from before its MLflow run starts until its status
+is written; the system drops the lock with the process. A run's tags name the lock, the process and its machine.
 """
 
 from __future__ import annotations
@@ -17,18 +17,13 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-LOCK_FILE = ".lock"
-"""Of a run's folder."""
+LOCK_FILE = ".lock"  # in a run's folder
 LOCK_TAG, PROCESS_TAG = "affectgpt.lock", "affectgpt.process"
 
 
 def process_tags(lock: Path, outputs: Path) -> dict[str, str]:
-    """Return the tags of a run that this process starts; the lock's path is relative, for outputs may be moved.
-
-    Args:
-        lock: The lock file that this process holds.
-        outputs: The folder of the MLflow database.
-    """
+    """Return the tags of a run that this process starts under ``lock``."""
+    # Relative, for the outputs folder may be moved.
     path = os.path.relpath(lock.absolute(), outputs.absolute())
     return {LOCK_TAG: path, PROCESS_TAG: f"{os.getpid()}@{socket.gethostname()}"}
 
@@ -36,15 +31,15 @@ def process_tags(lock: Path, outputs: Path) -> dict[str, str]:
 def mark_killed(client: Any, outputs: Path, own_run: str = "", own_lock: Path | None = None) -> list[str]:
     """Set KILLED on every run that says RUNNING and whose process is gone; return their ids.
 
-    A run that another machine started is left as it is, unless this process holds its lock: over a network file system
-    a lock that is free here may be held there, and a process number says nothing. Starting that run again, or any
-    command on its machine, sets it right. So is a run of an older version, which names no lock.
+    A run of another machine stays as it is unless this process holds its lock: on a network file system a lock that is
+    free here may be held there, and a process id says nothing. Starting that run again, or any command on its machine,
+    corrects it. A run of an older version, which names no lock, stays, too.
 
     Args:
         client: Of MLflow.
         outputs: The folder of the database.
-        own_run: The run of this process.
-        own_lock: The lock that this process holds; whatever else names it has ended.
+        own_run: Id of this process's run.
+        own_lock: The lock that this process holds; any other run that names it has ended.
     """
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     killed = []
@@ -74,13 +69,13 @@ def _running(client: Any, experiments: list[str]) -> Iterator[Any]:
 
 @contextmanager
 def _is_dead(lock: Path, process: str, *, is_own: bool) -> Iterator[bool]:
-    """Whether a run's process is gone; while the block runs no other one can take up the run."""
+    """Yield whether a run's process is gone; during the block no other process can resume the run."""
     pid, _, host = process.partition("@")
     if is_own or host != socket.gethostname():
         yield is_own
         return
     try:
-        # Read only and never created: a stranger's database could name any file.
+        # Read-only and never created: a stranger's database could name any file.
         descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except FileNotFoundError:  # the folder was removed
         yield pid.isdigit() and not Path(f"/proc/{pid}").exists()
@@ -95,7 +90,7 @@ def _is_dead(lock: Path, process: str, *, is_own: bool) -> Iterator[bool]:
 
 
 def _is_free(descriptor: int) -> bool:
-    """Take a lock that others who only ask may have as well."""
+    """Take a shared lock, which other processes that only ask may hold, too."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:  # held, or not a file that can be locked

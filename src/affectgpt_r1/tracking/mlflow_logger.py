@@ -45,9 +45,9 @@ class Terminated(SystemExit):
 
 
 def status_of(error: BaseException | None) -> RunStatus:
-    """Return the status of a run that ended with ``error``, None meaning that it reached its end.
+    """Return the status of a run that ended with ``error``; None where it reached its end.
 
-    Lightning turns Ctrl-C into ``SystemExit(1)``; the interrupt is then found in the exception's context.
+    Lightning turns Ctrl-C into ``SystemExit(1)``, whose context is the interrupt.
     """
     if error is None:
         return "FINISHED"
@@ -63,17 +63,17 @@ def status_of(error: BaseException | None) -> RunStatus:
 class TrackedMLFlowLogger(MLFlowLogger):
     """Logs one run into ``<folder>/mlflow.db``, creating the database if need be.
 
-    The run starts at the first access to :attr:`experiment`. Given a ``run_id`` it goes on with that run. Inside
+    The run starts at the first access to :attr:`experiment`. Given a ``run_id`` it continues that run. Inside
     :func:`~affectgpt_r1.tracking.run_status.tracked_run` the status is set once, on the way out; otherwise by Lightning
     at the end of each fit.
 
     Args:
         folder: The outputs folder, which holds the database and ``artifacts/``.
         experiment_name: The MLflow experiment.
-        run_name: Name of the run; MLflow draws one without it.
-        stage: ``sft``, ``grpo``, ...; becomes a tag.
-        run_id: A run to go on with.
-        run_folder: Folder of this run's output, whose lock this process holds; :meth:`keep_run_id` writes there.
+        run_name: None for one that MLflow makes up.
+        stage: A tag, such as ``grpo``.
+        run_id: A run to continue.
+        run_folder: Folder of this run's output, whose lock this process holds.
         tags: More tags.
 
     Raises:
@@ -107,14 +107,14 @@ class TrackedMLFlowLogger(MLFlowLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The :class:`mlflow.MlflowClient`; the run exists from the first access on."""
+        """Return the :class:`mlflow.MlflowClient`; the first access creates or reopens the run."""
         if self._initialized:
             return self._mlflow_client
         if self._run_id is not None:
             self._reopen(self._run_id)
         else:
             self._experiment_id = ensure_experiment(str(self._tracking_uri), self._experiment_name, self._artifact_root)
-        # It would log a page for an error that is then told in one line.
+        # Else it logs a page of traceback for an error that we report in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         client = super().experiment
         lock = None if self._run_folder is None else self._run_folder / LOCK_FILE
@@ -126,13 +126,13 @@ class TrackedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def keep_run_id(self) -> None:
-        """Write the run's id into its folder; not before the files of the run that it replaces are removed."""
+        """Write the run's id into its folder, once the files of the run that it replaces are removed."""
         if self._run_folder is not None:
             write_text(self._run_folder / _RUN_ID_FILE, f"{self.run_id}\n")
 
     @property
     def save_dir(self) -> str | None:
-        """This run's output folder, if it was given."""
+        """Return this run's output folder, if it was given."""
         return None if self._run_folder is None else str(self._run_folder)
 
     @rank_zero_only
@@ -142,31 +142,23 @@ class TrackedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Log a resolved configuration: flat as params, whole as the artifact ``config/resolved.yaml``."""
+        """Log a resolved configuration: flat as params, in full as the artifact ``config/resolved.yaml``."""
         self.log_hyperparams(dict(config))
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         self.log_text(text, "config/resolved.yaml")
 
     @rank_zero_only
     def log_config_changes(self, changes: Iterable[Mapping[str, Any]]) -> None:
-        """Tag the run with the settings that have changed where it was resumed; MLflow params never change.
-
-        Args:
-            changes: ``step``, ``key``, ``before`` and ``after`` of each, over all parts of the run.
-        """
-        lines = [f"step {one['step']}: {one['key']} {one['before']} -> {one['after']}" for one in changes]
+        """Tag the run with ``step``, ``key``, ``before`` and ``after`` of each setting that a resume changed."""
+        lines = [
+            f"step {change['step']}: {change['key']} {change['before']} -> {change['after']}" for change in changes
+        ]
         self.experiment.set_tag(self.run_id, CHANGES_TAG, "\n".join(lines)[-_TAG_CHARACTERS:])
 
     @rank_zero_only
     def log_data(self, digest: str, synthetic: bool, note: str = "") -> None:
-        """Tag the run with what it was trained on; a run on synthetic clips says so in its description.
-
-        Args:
-            digest: Digest of the data (manifests and media).
-            synthetic: Whether the clips were rendered rather than recorded.
-            note: More for the description, in Markdown.
-        """
-        said = (
+        """Tag the run with the digest of its data; the description (Markdown) says so if the clips are synthetic."""
+        warning = (
             "**Synthetic clips**: every metric of this run is a metric of rendered, synthetic data."
             if synthetic
             else ""
@@ -174,14 +166,14 @@ class TrackedMLFlowLogger(MLFlowLogger):
         tags = {
             "data_digest": digest,
             "synthetic": str(synthetic).lower(),
-            "mlflow.note.content": "\n\n".join(part for part in (said, note) if part),
+            "mlflow.note.content": "\n\n".join(part for part in (warning, note) if part),
         }
         for key, value in tags.items():
             self.experiment.set_tag(self.run_id, key, value)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Log params by dotted key. MLflow params never change: on a resumed run the changed ones go to an artifact."""
+        """Log params by dotted key; on a resumed run changed ones go to an artifact, for MLflow params never change."""
         from mlflow.entities import Param
 
         flat = flatten_config(params if isinstance(params, Mapping) else vars(params))
@@ -195,16 +187,12 @@ class TrackedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], path: str) -> None:
-        """Log a table, shown as one by the MLflow interface; a table of the same path is replaced.
+        """Log a table, shown as one by the MLflow interface; a table of the same ``path`` (``….json``) is replaced.
 
-        MLflow's own ``log_table`` appends when a resumed run repeats a step, and lists every table in one tag that
-        it cuts, and then cannot parse, after some 130. So the file is written here and the tag kept short.
-
-        Args:
-            columns: Column names.
-            rows: Cells by row; metrics are rounded to four decimals, NaN and infinities become empty cells.
-            path: Artifact path, ``….json``.
+        Floats are rounded to four decimals, NaN and infinities become empty cells.
         """
+        # MLflow's own log_table appends when a resumed run repeats a step, and lists every table in one tag, which it
+        # truncates after some 130 tables and then cannot parse. So we write the file and keep the tag short.
         cells = [[round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in rows]
         self.log_text(json_line(finite_or_none({"columns": columns, "data": cells})), path)
         shown = json.loads(self.experiment.get_run(self.run_id).data.tags.get(_TABLES_TAG, "[]"))
@@ -216,9 +204,9 @@ class TrackedMLFlowLogger(MLFlowLogger):
         """Log ``text`` as the artifact file ``path``."""
         from mlflow.utils.file_utils import local_file_uri_to_path
 
-        # MLflow's own log_text would leave half a file on a full disk.
+        # MLflow's own log_text leaves half a file on a full disk.
         folder = local_file_uri_to_path(self.experiment.get_run(self.run_id).info.artifact_uri)
-        write_text(Path(folder) / path, text, flush=False)  # some hundred tables a run, for people
+        write_text(Path(folder) / path, text, flush=False)  # no fsync: some hundred tables per run
 
     @rank_zero_only
     def end(self, status: RunStatus) -> None:
@@ -227,7 +215,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Lightning's word that a fit ended; inside ``tracked_run`` the run may still go on."""
+        """Set the status at the end of a fit; inside ``tracked_run``, where the run may continue, do nothing."""
         if not self._initialized or self.status_is_set_outside:
             return
         error = None if status in ("success", "finished") else sys.exc_info()[1]
@@ -254,18 +242,14 @@ def mlflow_loggers(loggers: Iterable[Logger]) -> list[TrackedMLFlowLogger]:
 
 
 def read_run_id(run_folder: str | Path) -> str | None:
-    """Return the MLflow run id that an earlier run left in ``run_folder``, None if it left none.
-
-    Raises:
-        ConfigError: The file is damaged.
-    """
+    """Return the MLflow run id that an earlier run left in ``run_folder``, None if it left none."""
     path = Path(run_folder) / _RUN_ID_FILE
     if not path.is_file():
         return None
     run_id = path.read_bytes().strip()
     if not re.fullmatch(rb"[0-9a-f]{32}", run_id):
         raise ConfigError(
-            f"{path}: damaged, it holds no MLflow run id; take the id from the MLflow page by logger.mlflow.run_id=ID, "
-            "or delete the file to continue in a new MLflow run"
+            f"{path}: damaged, it does not hold an MLflow run id; take the id from the MLflow page by "
+            "logger.mlflow.run_id=ID, or delete the file to continue in a new MLflow run"
         )
     return run_id.decode()

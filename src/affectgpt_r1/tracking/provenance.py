@@ -1,4 +1,4 @@
-"""What a run was made from: the code's commit, the command line, the configuration."""
+"""Provenance of a run: the commit of the code, the command line, the configuration."""
 
 from __future__ import annotations
 
@@ -11,27 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PARAM_CHARACTERS = 250
-"""MLflow's interface shows no more of a param; the whole value stands in the YAML artifact."""
+PARAM_CHARACTERS = 250  # MLflow's interface shows no more of a param; the YAML artifact holds the full value
 
 _TAG_CHARACTERS = 5000
 
+# Keep Git from starting commands that a repository's configuration names.
 NO_COMMANDS = ("--no-pager", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
-"""Options that keep Git from starting what a repository's configuration names."""
 
 
 def git_tags(folder: Path | None = None) -> dict[str, str]:
     """Return ``git_commit`` and ``git_dirty`` of the repository that tracks ``folder``.
 
-    A run is made from tracked changes, and from files below ``src/`` and ``configs/`` that Git does not track yet, such
-    as a reward of the user's own; both make it dirty.
+    Changes of tracked files make it dirty, and files below ``src/`` and ``configs/`` that Git does not track yet, such
+    as a reward of the user's own.
 
-    Args:
-        folder: A folder of the repository; this package's by default.
-
-    Returns:
-        ``{"git_commit": ..., "git_dirty": "true" | "false"}``, both ``"unknown"`` where no repository tracks the
-        folder: a virtual environment inside somebody's repository says nothing about this code.
+    Both are ``unknown`` where no repository tracks the folder (by default this package's), such as a virtual
+    environment inside another repository.
     """
     folder = folder or Path(__file__).parents[1]
     commit = _git(folder, "rev-parse", "HEAD")
@@ -55,13 +50,7 @@ def command_line() -> str:
 
 
 def flatten_config(config: Mapping[str, Any]) -> dict[str, str]:
-    """Flatten nested mappings to dotted keys, as Hydra overrides name them, with values MLflow accepts.
-
-    Args:
-        config: A resolved configuration; lists are leaves.
-
-    Returns:
-        Values as text of at most :data:`PARAM_CHARACTERS`; a longer one is cut and ends in ``…``.
+    """Flatten a resolved configuration to dotted keys and text of at most :data:`PARAM_CHARACTERS`; lists are leaves.
 
     >>> flatten_config({"stage": {"beta": 0.04, "rewards": ["accuracy", "format"]}})
     {'stage.beta': '0.04', 'stage.rewards': "['accuracy', 'format']"}

@@ -1,4 +1,4 @@
-"""MLflow stores where artifacts lie as absolute paths; a clone that was moved or copied takes its own along."""
+"""MLflow stores the places of artifacts as absolute paths; this corrects them in a clone that was moved or copied."""
 
 from __future__ import annotations
 
@@ -12,25 +12,18 @@ from affectgpt_r1.errors import ConfigError
 ARTIFACTS = "artifacts"
 
 
-def follow_artifacts(database: Path) -> list[str]:
-    """Point the experiments of a database at the artifacts beside it, where these are there and it points elsewhere.
+def relocate_artifacts(database: Path) -> list[str]:
+    """Point the experiments of ``<outputs>/mlflow.db`` at ``<outputs>/artifacts/<experiment>`` where that exists.
 
-    Args:
-        database: ``<outputs>/mlflow.db``, whose artifacts lie in ``<outputs>/artifacts/<experiment>``.
-
-    Returns:
-        Names of the folders that were set anew; none in a clone that stayed where it was.
-
-    Raises:
-        ConfigError: The database would have to change, and cannot.
+    Returns the names of the folders that changed. Raises a ConfigError if the database has to change and cannot.
     """
     home = database.resolve().parent / ARTIFACTS
     with closing(sqlite3.connect(database)) as connection:
         try:
-            found = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+            locations = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         except sqlite3.DatabaseError:
-            return []  # damaged, or none of MLflow's: whoever reads it says so
-        moved = [str(old) for (old,) in found if old and _own_folder(str(old), home) not in (None, _path(str(old)))]
+            return []  # damaged, or not one of MLflow's: whoever reads it says so
+        moved = [str(old) for (old,) in locations if old and _own_folder(str(old), home) not in (None, _path(str(old)))]
         try:
             with connection:
                 for old in moved:
@@ -52,7 +45,7 @@ def _repoint(connection: sqlite3.Connection, old: str, new: str) -> None:
 
 
 def _own_folder(location: str, home: Path) -> Path | None:
-    """The folder of an experiment beside the database; None if there is none, or it is no folder of this kind."""
+    """Return the folder of an experiment next to the database; None without one or with another form of name."""
     path = _path(location)
     own = home / path.name
     return own if path.parent.name == ARTIFACTS and path.name != ".." and own.is_dir() else None
@@ -61,5 +54,5 @@ def _own_folder(location: str, home: Path) -> Path | None:
 def _path(location: str) -> Path:
     try:
         return Path(unquote(urlparse(location).path))
-    except ValueError:  # of a server, and not even a URI
+    except ValueError:  # a server's, and not a valid URI
         return Path(location)

@@ -1,4 +1,4 @@
-"""One context around a whole run, which records how it ended."""
+"""One context around a run, which records how it ended."""
 
 from __future__ import annotations
 
@@ -23,14 +23,8 @@ def tracked_run(loggers: Iterable[Logger] = ()) -> Iterator[None]:
 
     FINISHED at the end, KILLED by Ctrl-C and by SIGTERM, FAILED by any other exception, in ``fit`` or outside.
     SIGTERM is raised as :class:`~affectgpt_r1.tracking.mlflow_logger.Terminated` in the main thread, so that
-    checkpoints, workers and files are closed in order; the handlers that stood before are put back. Without an MLflow
+    checkpoints, workers and files are closed in order; earlier handlers are restored afterwards. Without an MLflow
     logger only the signal handling remains.
-
-    Args:
-        loggers: The trainer's loggers.
-
-    Yields:
-        Nothing.
     """
     tracked = mlflow_loggers(loggers)
     with _sigterm_raises() as received:
@@ -54,7 +48,7 @@ def tracked_run(loggers: Iterable[Logger] = ()) -> Iterator[None]:
                     except Exception as failed:
                         if error is None:
                             raise
-                        # A full disk, say: what ended the run is the error to tell, and the next start sets KILLED.
+                        # Such as a full disk: report the error that ended the run; the next start sets KILLED.
                         log.warning("MLflow run %s: its status cannot be set (%s)", logger.run_id, _first_line(failed))
 
 
@@ -89,7 +83,7 @@ def _sigterm_raises() -> Iterator[threading.Event]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM off while the status is written."""
+    """Ignore Ctrl-C and SIGTERM while the status is written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

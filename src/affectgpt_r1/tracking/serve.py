@@ -18,15 +18,7 @@ HOST = "127.0.0.1"
 
 
 def server_command(folder: Path, port: int) -> list[str]:
-    """Return the ``mlflow server`` command for the database in ``folder``, bound to this machine.
-
-    Args:
-        folder: The outputs folder.
-        port: TCP port.
-
-    Raises:
-        ConfigError: There can be no database, or it names artifacts elsewhere.
-    """
+    """Return the ``mlflow server`` command for the database in the outputs folder, bound to this machine."""
     uri = ensure_database(folder)
     check_artifact_places(folder / DATABASE_NAME)
     return [
@@ -36,27 +28,19 @@ def server_command(folder: Path, port: int) -> list[str]:
 
 
 def check_port(port: int) -> None:
-    """Whether the server can have ``port``.
-
-    Raises:
-        ConfigError: Another process listens there, or the port is none that this user may open.
-    """
+    """Raise a ConfigError unless the server can listen on ``port``."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended blocks nothing
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a server that has just ended blocks the port
         try:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise ConfigError(
-                f"port {port} cannot be had ({error}); give another: make mlflow ARGS='--port 5001'"
+                f"port {port} cannot be opened ({error}); give another: make mlflow ARGS='--port 5001'"
             ) from error
 
 
 def main() -> None:
-    """Replace this process by the server.
-
-    Raises:
-        SystemExit: With code 2 where the database cannot be used or the port is taken.
-    """
+    """Replace this process by the server; exit with code 2 if the database cannot be used or the port is taken."""
     parser = argparse.ArgumentParser(description="Browse the runs in MLflow, on this machine only.")
     parser.add_argument("--outputs", type=Path, default=REPOSITORY / "outputs", help="holds mlflow.db (%(default)s)")
     parser.add_argument("--port", type=int, default=5000)
@@ -66,7 +50,7 @@ def main() -> None:
         check_port(arguments.port)
     except ConfigError as error:
         parser.exit(2, f"error: {message(error)}\n")
-    # MLflow opens on its pages for language-model applications; the runs are on these.
+    # MLflow opens on its pages for language-model applications; these pages show the runs.
     print(f"http://{HOST}:{arguments.port}/#/experiments?workflowType=machine_learning", flush=True)
     os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
     os.execv(command[0], command)

@@ -1,6 +1,6 @@
-"""Sweeps in MLflow: one parent run a sweep, one child run a trial, and what a killed process left behind.
+"""Sweeps in MLflow: one parent run per sweep, one child run per trial.
 
-Whoever trains a trial or leads a sweep holds a file lock of its name, which the system drops with the process.
+A process that trains a trial or leads a sweep holds a file lock of its name, which the system drops with it.
 """
 
 from __future__ import annotations
@@ -26,18 +26,11 @@ log = logging.getLogger(__name__)
 
 KIND, SWEEP, BASELINE, HASH = (f"affectgpt.{name}" for name in ("kind", "sweep", "baseline", "config_hash"))
 PARENT = "mlflow.parentRunId"
-TEST_SCORE = "test/f1"
-"""A finished trial has this metric."""
+TEST_SCORE = "test/f1"  # a finished trial has it
 
 
 class SweepRuns:
-    """The sweeps and trials of one MLflow experiment.
-
-    Args:
-        outputs: The outputs folder, which holds the database.
-        experiment_name: The MLflow experiment.
-        locks: Folder of the lock files, shared by every process that sweeps.
-    """
+    """The sweeps and trials of one MLflow experiment; ``locks`` is a folder that all processes of a sweep share."""
 
     def __init__(self, outputs: str | Path, experiment_name: str, locks: str | Path) -> None:
         from mlflow.tracking import MlflowClient
@@ -54,7 +47,7 @@ class SweepRuns:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            log.info("Another process is at work on %s; waiting for it", name)
+            log.info("Another process is training %s; waiting for it", name)
             lock.acquire()
         try:
             yield
@@ -62,39 +55,33 @@ class SweepRuns:
             lock.release()
 
     def finished_trial(self, config_hash: str) -> str | None:
-        """Run id of the finished and tested trial of this hash, None if there is none."""
+        """Return the run id of the finished and tested trial of this hash, None if there is none."""
         for run in self._search(f"tags.`{HASH}` = '{config_hash}' and attributes.status = 'FINISHED'"):
             if TEST_SCORE in run.data.metrics:
                 return str(run.info.run_id)
         return None
 
     def has_trial(self, run_id: str | None, config_hash: str) -> bool:
-        """Whether there is a run of this id and hash."""
+        """Return whether there is a run of this id and hash."""
         return any(run.info.run_id == run_id for run in self._search(f"tags.`{HASH}` = '{config_hash}'"))
 
     def score(self, run_id: str) -> float:
-        """A finished trial's F on the test clips."""
+        """Return a finished trial's F1 on the test clips."""
         return float(self._client.get_run(run_id).data.metrics[TEST_SCORE])
 
     def mark_killed(self) -> list[str]:
-        """See :func:`~affectgpt_r1.tracking.killed_runs.mark_killed`."""
+        """Set KILLED on runs whose process is gone; return their ids."""
         return mark_killed(self._client, self._outputs)
 
     def find_sweep(self, name: str) -> str | None:
-        """Run id of a sweep's parent run, None if it has none."""
+        """Return the run id of a sweep's parent run, None if it has none."""
         runs = self._search(f"tags.`{KIND}` = 'sweep' and tags.`{SWEEP}` = '{name}'")
         return str(runs[-1].info.run_id) if runs else None
 
     def open_sweep(self, name: str, *, baseline: str, synthetic: bool) -> str:
-        """Start a sweep's parent run, or go on with the one that there is; call it under the sweep's lock.
+        """Start a sweep's parent run, or reopen the one that there is, and return its id; hold the sweep's lock.
 
-        Args:
-            name: Name of the sweep.
-            baseline: The choice that the others are compared with.
-            synthetic: Whether the clips were rendered.
-
-        Returns:
-            The run id.
+        ``baseline`` is the choice that the others are compared with.
         """
         tags = {
             **{KIND: "sweep", SWEEP: name, BASELINE: baseline, "affectgpt.synthetic": str(synthetic).lower()},
@@ -112,7 +99,7 @@ class SweepRuns:
         return run_id
 
     def log_clips(self, run_id: str, clips: Sequence[Mapping[str, Any]], frames: Mapping[str, NDArray[Any]]) -> None:
-        """Log clips for a report to show: ``clips/clips.json``, and a PNG a frame.
+        """Log clips for a report to show: ``clips/clips.json``, and one PNG per frame.
 
         Args:
             run_id: A sweep's parent run.
@@ -121,7 +108,7 @@ class SweepRuns:
         """
         rows = []
         for clip in clips:
-            stem = re.sub(r"[^\w.-]", lambda found: f"_{ord(found[0]):x}_", clip["name"])  # a name may hold a slash
+            stem = re.sub(r"[^\w.-]", lambda match: f"_{ord(match[0]):x}_", clip["name"])  # a name may hold a slash
             files = [f"{stem}-{index}.png" for index in range(len(frames[clip["name"]]))]
             for file, frame in zip(files, frames[clip["name"]], strict=True):
                 self._client.log_image(run_id, frame, artifact_file=f"clips/{file}")
@@ -129,7 +116,7 @@ class SweepRuns:
         self._client.log_text(run_id, json_text(rows), "clips/clips.json")
 
     def has_clips(self, run_id: str) -> bool:
-        """Whether :meth:`log_clips` has been here."""
+        """Return whether :meth:`log_clips` was called for this run."""
         return (self._folder_of(run_id) / "clips" / "clips.json").is_file()
 
     def close_sweep(self, run_id: str, trials: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
@@ -146,7 +133,7 @@ class SweepRuns:
         self._client.set_terminated(run_id, status)
 
     def _folder_of(self, run_id: str) -> Path:
-        """Where a run's artifacts are; a ConfigError if that is not below the outputs folder."""
+        """Return the folder of a run's artifacts; a ConfigError if it is not below the outputs folder."""
         return artifact_folder(self._client.get_run(run_id).info.artifact_uri, self._outputs, f"MLflow run {run_id}")
 
     def _lock(self, name: str) -> FileLock:
@@ -154,16 +141,16 @@ class SweepRuns:
         return FileLock(self._locks / f"{name}.lock")
 
     def _search(self, condition: str) -> list[Any]:
-        found: list[Any] = []
+        runs: list[Any] = []
         token = None
         while True:
             page = self._client.search_runs([self._experiment_id], condition, page_token=token)
-            found.extend(page)
+            runs.extend(page)
             token = page.token
             if not token:
-                return found
+                return runs
 
 
 def sweep_lock(name: str) -> str:
-    """Name of the lock that whoever leads a sweep holds."""
+    """Return the name of the lock that the leader of a sweep holds."""
     return f"sweep-{name}"

@@ -34,7 +34,7 @@ from affectgpt_r1.training.losses import LossInputs, clipped_policy_loss
 from affectgpt_r1.training.precomputed_grads import precompute_policy_grads
 from affectgpt_r1.training.random_state import derive_seed
 from affectgpt_r1.training.rollout_buffer import RolloutBuffer, ScoredRollout, select_clips
-from affectgpt_r1.types import ClipBatch, LogValue, Sampling, StageOutput, TokenBatch
+from affectgpt_r1.types import ClipBatch, LogValue, PrefixCache, Sampling, StageOutput, TokenBatch
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class GRPOStage:
         self.sampling = sampling
         self.options = GRPOConfig(**options)
         self._buffer: RolloutBuffer | None = None
+        self._prefix_cache: PrefixCache | None = None
         self._visits = 0
         self._has_warned = False
 
@@ -172,6 +173,7 @@ class GRPOStage:
             batch = policy.with_features(batch)
         drawn, logs = self._draw_groups(policy, batch, seed)
         rollout, completions, scores, _ = drawn
+        self._prefix_cache = rollout.prefix_cache
         targets = [target for target in batch.labels for _ in range(self.options.num_generations)]
         statistics = answer_statistics(completions, targets, self.lexicon)
         advantages = self._advantages(scores, rollout.truncated)
@@ -281,7 +283,9 @@ class GRPOStage:
         scored = []
         for index in range(num_steps):
             step = buffer.step(index, num_steps)
-            logps = policy.per_token_logps(step.batch, step.completions, self.sampling.temperature)
+            logps = policy.per_token_logps(
+                step.batch, step.completions, self.sampling.temperature, prefix_cache=self._prefix_cache
+            )
             scored.append(F.pad(logps, (0, length - logps.shape[-1])))
         return torch.cat(scored)
 
@@ -314,12 +318,14 @@ class GRPOStage:
             ref_per_token_logps=None if reference is None else reference.flatten(0, 1),
         )
         temperature = self.sampling.temperature
-        return policy.score(
+        prefix_cache, self._prefix_cache = self._prefix_cache, None
+        return policy.logps_and_entropies(
             step.batch,
             step.completions,
             temperature,
             entropy_gradient=entropy_gradient,
             precomputed_grads=precomputed_grads,
+            prefix_cache=prefix_cache,
         )
 
     @property

@@ -152,7 +152,7 @@ class AffectModule(L.LightningModule):
         sharding.shard(
             self.policy,
             self._device_mesh["data_parallel"],
-            methods=("score", "per_token_logps"),
+            methods=("logps_and_entropies", "per_token_logps"),
             ignored_params=encoders.parameters() if encoders.frozen else (),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from affectgpt_r1.engine.fused_linear_logps import PrecomputedGrads
+from affectgpt_r1.engine.base import PrecomputedGrads
 from affectgpt_r1.training.grpo_config import GRPOConfig
 from affectgpt_r1.training.losses import kl_penalty, policy_term
 

@@ -47,6 +47,7 @@ class ScoredRollout(NamedTuple):
                 _with_rows(self.rollout.per_token_logps, groups, drawn.rollout.per_token_logps),
                 texts,
                 _with_rows(self.rollout.truncated, groups, drawn.rollout.truncated),
+                self.rollout.prefix_cache,  # the prompts are the same
             ),
             completions,
             RewardScores(

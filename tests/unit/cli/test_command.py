@@ -17,10 +17,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from affectgpt_r1.cli import main as cli
-from affectgpt_r1.cli.command import run_command, run_composed_command
-from affectgpt_r1.cli.convert_weights import main as convert_weights
+from affectgpt_r1.cli.command import run_command
+from affectgpt_r1.cli.composed_command import run_composed_command
+from affectgpt_r1.cli.convert import main as convert
 from affectgpt_r1.cli.export import main as export
-from affectgpt_r1.cli.import_affectgpt import main as import_affectgpt
 from affectgpt_r1.cli.plan import main as plan
 from affectgpt_r1.cli.report import main as report
 from affectgpt_r1.cli.score import main as score
@@ -58,7 +58,7 @@ def test_the_result_comes_back_and_an_error_is_one_line(capsys):
     )
 
 
-def test_overrides_are_composed_beside_the_options(capsys):
+def test_overrides_are_composed_next_to_the_options(capsys):
     def work(options, config):
         return options.number, config.seed, config.stage.name
 
@@ -170,18 +170,16 @@ def test_plan(arguments: list[str], complaint: str, capsys):
     assert complaint in refused(plan, arguments, capsys)
 
 
-def test_export_and_import_name_the_output_that_cannot_be_written(tmp_path: Path, capsys, monkeypatch):
+def test_export_and_convert_name_the_output_that_cannot_be_written(tmp_path: Path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
     printed = refused(export, ["init_from=any.ckpt", "--output", str(tmp_path / "file" / "folder")], capsys)
     assert "--output" in printed
     assert "folder: cannot be written: Not a directory; choose another --output" in printed
-    monkeypatch.setattr("affectgpt_r1.policy.published_settings.published_settings", lambda *given: {})
-    monkeypatch.setattr("affectgpt_r1.cli.import_affectgpt._our_state", lambda *given: {})
+    monkeypatch.setattr("affectgpt_r1.config.import_affectgpt.published_settings", lambda *given: {})
+    monkeypatch.setattr("affectgpt_r1.config.import_affectgpt._our_state", lambda *given: {})
     torch.save({"weight": torch.zeros(1)}, tmp_path / "released.pth")
     output = str(tmp_path / "file" / "ours")
-    assert "cannot be written" in refused(
-        import_affectgpt, [str(tmp_path / "released.pth"), "--output", output], capsys
-    )
+    assert "cannot be written" in refused(convert, [str(tmp_path / "released.pth"), "--output", output], capsys)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +211,15 @@ def test_no_advice_to_run_a_file(tmp_path: Path):
     assert first_sentence(EOFError()) == "EOFError"
 
 
-def test_convert_weights_of_what_is_no_gguf_file(tmp_path: Path, capsys):
+def test_convert_of_what_is_not_a_gguf_file(tmp_path: Path, capsys):
     (tmp_path / "model.gguf").write_text("junk")
-    assert "model.gguf cannot be converted into" in refused(convert_weights, [str(tmp_path / "model.gguf")], capsys)
+    assert "model.gguf cannot be converted into" in refused(convert, [str(tmp_path / "model.gguf")], capsys)
 
 
-def test_report_on_what_is_no_database(tmp_path: Path, capsys):
+def test_report_on_what_is_not_a_database(tmp_path: Path, capsys):
     assert "there is no MLflow database" in refused(report, ["--outputs", str(tmp_path)], capsys)
     (tmp_path / "mlflow.db").write_text("junk")
-    assert "this is no SQLite database" in refused(report, ["--outputs", str(tmp_path)], capsys)
+    assert "this is not an SQLite database" in refused(report, ["--outputs", str(tmp_path)], capsys)
     for damaged in (b"SQLite format 3\x00" + b"junk" * 2000, _database(tmp_path / "whole.db")[:9000]):
         (tmp_path / "mlflow.db").write_bytes(damaged)
         printed = refused(report, ["--outputs", str(tmp_path)], capsys)

@@ -6,7 +6,7 @@ import pytest
 
 from affectgpt_r1.cli.main import COMMANDS, main
 
-MODULES = {command: import_module(f"affectgpt_r1.cli.{command.replace('-', '_')}") for command in COMMANDS}
+MODULES = {command: import_module(f"affectgpt_r1.cli.{command}") for command in COMMANDS}
 
 
 def test_every_command_has_a_module_with_a_main():
@@ -22,6 +22,28 @@ def test_command_runs_its_module_with_the_overrides(command, monkeypatch):
     main()
 
     assert seen == [[f"affectgpt-r1 {command}", "seed=3", "--cfg", "job"]]
+
+
+@pytest.mark.parametrize(
+    ("old", "given", "new", "passed"),
+    [
+        ("answer", ["--data", "ROOT"], "predict", ["--data", "ROOT"]),
+        ("submit", ["--predictions", "P", "--output", "a=b"], "score", ["--predictions", "P", "--submission", "a=b"]),
+        ("submit", ["--output=a-openset.npz"], "score", ["--submission=a-openset.npz"]),
+        ("import-affectgpt", ["C", "--output", "RUN"], "convert", ["--to", "run", "C", "--output", "RUN"]),
+        ("convert-weights", ["smol"], "convert", ["--to", "safetensors", "smol"]),
+    ],
+)
+def test_an_old_command_does_what_replaced_it_and_says_so(old, given, new, passed, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(MODULES[new], "main", lambda: seen.append(list(sys.argv)))
+    monkeypatch.setattr(sys, "argv", ["affectgpt-r1", old, *given])
+
+    main()
+
+    assert seen == [[f"affectgpt-r1 {new}", *passed]]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"affectgpt-r1 {old}: is `affectgpt-r1 {new}")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -50,7 +72,7 @@ def test_no_command_is_an_error_with_the_help(capsys):
     assert "commands:" in printed.err
 
 
-@pytest.mark.parametrize("arguments", ["['--help']", "['score', '--help']", "['submit', '--help']"])
+@pytest.mark.parametrize("arguments", ["['--help']", "['score', '--help']", "['predict', '--help']"])
 def test_help_waits_for_no_large_library(arguments):
     program = (
         "import sys; from affectgpt_r1.cli.main import main\n"

@@ -9,7 +9,8 @@ import re
 import pytest
 import torch
 
-from affectgpt_r1.cli.plan import main, measured_bandwidth, measured_tflops
+from affectgpt_r1.cli.plan import main
+from affectgpt_r1.config.estimate import measured_bandwidth, measured_tflops
 from affectgpt_r1.policy.size import Workload, measure_model, memory_gib, step_flops, step_seconds
 
 
@@ -30,7 +31,7 @@ def test_the_7b_plan_counts_the_papers_parameters(tmp_path, capsys):
     assert result["total_parameters"] == sum(result["parameters"].values()) == 8_289_433_988
     assert set(result["memory_gib"]) == {"sft", "grpo"}
     for values in result["memory_gib"].values():
-        assert values["fsdp"] > values["ddp"] > 3  # little trains, and fsdp holds shares as well
+        assert values["fsdp"] > values["ddp"] > 3  # little trains, and fsdp holds shards as well
     assert result["tokens_per_clip"]["media"] == 3
     assert not result["tflops_measured_here"]
     assert "40,370,176" in capsys.readouterr().out
@@ -43,7 +44,7 @@ def test_nothing_is_allocated():
     from affectgpt_r1.config.compose import CONFIGS
 
     config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / "affectgpt_7b.yaml"), resolve=False)
-    for key in ("_target_", "tokenizer", "share_prefix"):
+    for key in ("_target_", "tokenizer", "engine", "share_prefix"):
         del config[key]
     size = measure_model(None, **{**config, "weights": None, "fusion": "qformer"})
     assert size.media_tokens == 32 + 8 + 16
@@ -53,7 +54,7 @@ def test_nothing_is_allocated():
 
 @pytest.fixture
 def size(tiny_config, tiny_policy):
-    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prefix")}
+    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "engine", "share_prefix")}
     return measure_model(len(tiny_policy.tokenizer), **modules)
 
 
@@ -64,8 +65,8 @@ def work(**changes):
 
 
 def test_the_tiny_plan_counts_what_the_policy_has(size, tiny_policy):
-    assert size.total_trainable == sum(one.numel() for one in tiny_policy.trainable_parameters().values())
-    assert size.total == sum(one.numel() for one in tiny_policy.parameters())
+    assert size.total_trainable == sum(param.numel() for param in tiny_policy.trainable_parameters().values())
+    assert size.total == sum(param.numel() for param in tiny_policy.parameters())
     assert size.parameters["lora"] == 0
 
 
@@ -79,13 +80,13 @@ def test_memory_holds_what_must_be_held(size):
     assert more == pytest.approx(4 * size.total_trainable / 2**30)
 
 
-def test_a_head_that_trains_holds_its_gradient_beside_the_accumulated_one(size, tiny_config, tiny_policy):
+def test_a_head_that_trains_holds_its_gradient_next_to_the_accumulated_one(size, tiny_config, tiny_policy):
     def more(model):
         held = [memory_gib(model, work(accumulates=accumulates), "grpo", "ddp") for accumulates in (False, True)]
         return (held[1] - held[0]) * 2**30
 
     assert more(size) == pytest.approx(4 * size.vocab_size * size.hidden_size)
-    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "share_prefix")}
+    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "engine", "share_prefix")}
     adapted = {**modules, "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"]}}
     assert more(measure_model(len(tiny_policy.tokenizer), **adapted)) == 0  # LoRA freezes the head
 
@@ -137,9 +138,9 @@ def test_the_papers_grpo_by_hand(tmp_path, capsys):
     activations = tokens * (28 * 2 * 3584 + layer)
     scores = 16 * (16 * 28 * 1024 * 1024)
     head = 16 * 2048 * 8192 + 8 * 16 * 1024 * 3584
-    dealt = 2 * 7_615_616_512 + 4 * (40_370_176 + 14_042_372)
-    whole = weights + 4 * (40_370_176 + 14_042_372)
-    expected = {"ddp": weights + states, "fsdp": whole + (dealt + states) / 8}
+    sharded = 2 * 7_615_616_512 + 4 * (40_370_176 + 14_042_372)
+    full = weights + 4 * (40_370_176 + 14_042_372)
+    expected = {"ddp": weights + states, "fsdp": full + (sharded + states) / 8}
     for strategy, held in expected.items():
         gib = (held + activations + scores + head) / 2**30
         assert result["memory_gib"]["grpo"][strategy] == pytest.approx(gib, abs=0.006)
@@ -213,7 +214,7 @@ def test_mistakes_end_with_code_two(capsys):
         (("--answer-tokens", "many"), "invalid number value: 'many'"),
     ],
 )
-def test_numbers_that_are_none(capsys, given, said):
+def test_options_that_are_not_numbers(capsys, given, said):
     with pytest.raises(SystemExit) as ended:
         main(["experiment=affectgpt_mercaption", *given])
     assert ended.value.code == 2

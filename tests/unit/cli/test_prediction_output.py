@@ -18,7 +18,7 @@ def stub(monkeypatch):
     """In the policy's place, for what happens around it."""
     row = {"labels": ["happy"], "reasoning": "Smiles, 映画."}
     answers = lambda path, subtitle: {"file": str(path), "said": subtitle, **row}  # noqa: E731
-    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda options: answers)
+    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda *args, **options: answers)
 
 
 @pytest.mark.parametrize("other", ["linked.mp4", "clip.srt", "best.ckpt", "said.srt"])
@@ -36,7 +36,7 @@ def test_no_file_that_is_read_is_overwritten(stub, tmp_path: Path, capsys, other
     assert (tmp_path / other).read_bytes() == before
 
 
-def test_an_output_that_exists_is_written_anew(stub, tmp_path: Path):
+def test_an_existing_output_is_overwritten(stub, tmp_path: Path):
     (tmp_path / "clip.mp4").write_bytes(b"")
     (tmp_path / "rows.jsonl").write_text("old\n" * 9)
     said = "I am sad. " * 50  # too long for a file name
@@ -54,7 +54,7 @@ def test_a_full_disk_is_one_line(stub, tmp_path: Path, capsys):
     assert said.endswith("/dev/full: cannot be written: No space left on device; make room, or choose another --output")
 
 
-def test_a_name_that_is_no_utf_8_is_written_and_read_back(stub, tmp_path: Path):
+def test_a_name_that_is_not_utf_8_is_written_and_read_back(stub, tmp_path: Path):
     path = tmp_path / os.fsdecode(b"caf\xe9" + b"e" * 251)
     path.write_bytes(b"")  # and with .srt its name would be too long
     main([str(path), "--output", str(tmp_path / "rows.jsonl")])
@@ -71,19 +71,19 @@ def test_files_of_one_name_keep_theirs_apart(stub, tmp_path: Path, capsys):
     assert [row["name"] for row in rows] == [str(tmp_path / "a.mp4"), str(tmp_path / "b" / "a.mp4"), "c"]
 
 
-def test_what_fails_in_answering_is_not_laid_upon_the_output(monkeypatch, tmp_path: Path):
+def test_a_failure_to_answer_is_not_blamed_on_the_output(monkeypatch, tmp_path: Path):
     (tmp_path / "clip.mp4").write_bytes(b"")
 
     def broken(path, subtitle):
         raise FileNotFoundError(2, "No such file", "weights.pt")
 
-    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda options: broken)
+    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda *args, **options: broken)
     with pytest.raises(FileNotFoundError, match=r"weights\.pt"):
         main([str(tmp_path / "clip.mp4"), "--output", str(tmp_path / "rows.jsonl")])
 
 
 def test_the_newest_policy_is_named(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr("affectgpt_r1.config.compose.REPOSITORY", tmp_path)
+    monkeypatch.setattr("affectgpt_r1.inference.load_policy.REPOSITORY", tmp_path)
     with pytest.raises(CheckpointError, match="run `make grpo`"):
         newest_checkpoint()
     for age, run in enumerate(("new/grpo", "old/grpo", "newest/sft")):

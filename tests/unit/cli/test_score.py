@@ -1,4 +1,4 @@
-"""`affectgpt-r1 score` and `submit`, end to end."""
+"""`affectgpt-r1 score`, end to end."""
 
 import json
 import math
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import affectgpt_r1.cli.score
-import affectgpt_r1.cli.submit
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.corpus_report import corpus_report
 from affectgpt_r1.metrics.functional.wheel_f1 import score_table
@@ -123,16 +122,33 @@ def test_report_of_a_perfect_answer():
 
 def test_submission_scores_like_its_source(files, capsys):
     path = files / "team-openset.npz"
-    affectgpt_r1.cli.submit.main(["--predictions", str(files / "p.csv"), "--output", str(path)])
+    affectgpt_r1.cli.score.main(["--predictions", str(files / "p.csv"), "--submission", str(path)])
     assert "3 clips, 0 of them without a label" in capsys.readouterr().out
     assert run(files, predictions=path.name) == run(files)
 
 
 def test_submission_errors_are_one_line(files, capsys):
     with pytest.raises(SystemExit) as stopped:
-        affectgpt_r1.cli.submit.main(["--predictions", str(files / "p.csv"), "--output", str(files / "team.npz")])
+        affectgpt_r1.cli.score.main(["--predictions", str(files / "p.csv"), "--submission", str(files / "team.npz")])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith("affectgpt-r1 submit: ")
+    assert capsys.readouterr().err.startswith("affectgpt-r1 score: ")
+
+
+def test_a_file_is_scored_and_written_for_a_challenge_at_once(files, capsys):
+    path = files / "team-openset.npz"
+    run(files, "--submission", str(path))
+    printed = capsys.readouterr().out
+    assert "always “happy, sad, angry”" in printed
+    assert "3 clips, 0 of them without a label" in printed
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("given", [[], ["--submission", "a-openset.npz", "--json", "s.json"]])
+def test_scores_need_targets(files, capsys, given):
+    with pytest.raises(SystemExit) as stopped:
+        affectgpt_r1.cli.score.main(["--predictions", str(files / "p.csv"), *given])
+    assert stopped.value.code == 2
+    assert "give --targets FILE to score, or --submission" in capsys.readouterr().err
 
 
 def test_leaked_names_are_reported(files, capsys):
@@ -144,10 +160,10 @@ def test_leaked_names_are_reported(files, capsys):
     assert report["leakage"]["names"] == {train[0]: ["b"], train[1]: []}
     assert report["leakage"]["known"].startswith("548 names")
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Leakage: 1 of 3 scored names stand in" in printed
+    assert "Leakage: 1 of 3 scored names are in" in printed
     assert "such as b: the scores are not of unseen clips." in printed
-    assert "Leakage: 0 of 3 scored names stand in" in printed
-    assert "Beware: 548 names are known to stand in both" in printed
+    assert "Leakage: 0 of 3 scored names are in" in printed
+    assert "Beware: 548 names are known to be in both" in printed
     assert run(files, "--train", train[0])["leakage"]["known"] == ""
     assert "leakage" not in run(files)
     with pytest.raises(SystemExit) as stopped:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from affectgpt_r1.cli.export import export
 from affectgpt_r1.config.compose import CONFIGS, resolved
+from affectgpt_r1.config.export_checkpoint import export
 from affectgpt_r1.config.policy_config import lay_over, media_keys, settings_of_checkpoint
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.inference.load_policy import config_of_checkpoint, load_predictor
@@ -236,19 +235,18 @@ def trained(make_policy, tokenizer_file, tiny_config, tmp_path) -> Path:
 
 
 def test_a_checkpoint_that_was_copied_alone_answers_as_it_was_trained(trained, write_video, tmp_path, capsys):
-    options = SimpleNamespace(checkpoint=trained, device="cpu", lexicon=None, faces="centre", no_contributions=True)
-    predictor = load_predictor(SimpleNamespace(**vars(options), set=[]))
+    predictor = load_predictor(trained, device="cpu", faces="centre")
     media = predictor.media
     assert (media.modalities, media.num_frames, media.channel_order) == (("video", "audio"), 3, "rgb")
     assert predictor.sampling.max_completion_length == 5
     row = predictor(write_video(tmp_path / "clip.mp4", sound=True), "Never mind.")
     assert row["modalities"] == ["video", "audio"]
     assert capsys.readouterr().err == ""
-    predictor = load_predictor(SimpleNamespace(**vars(options), set=["data.modalities=[audio]"]))
+    predictor = load_predictor(trained, ["data.modalities=[audio]"], device="cpu", faces="centre")
     assert predictor.media.modalities == ("audio",)
     assert capsys.readouterr().err == "evaluated with audio of video, audio\n"
     with pytest.raises(CheckpointError, match=r"data\.channel_order=\"rgb\", here it is \"bgr\""):
-        load_predictor(SimpleNamespace(**vars(options), set=["data.channel_order=bgr"]))
+        load_predictor(trained, ["data.channel_order=bgr"], device="cpu", faces="centre")
 
 
 def test_export_of_a_checkpoint_alone_has_its_settings(trained, tmp_path):
@@ -262,5 +260,4 @@ def test_export_of_a_checkpoint_alone_has_its_settings(trained, tmp_path):
     assert "Reads: video, audio," in card
     exported = settings_of_checkpoint(folder)
     assert (exported["data.num_frames"], exported["prompt.enable_thinking"]) == (3, False)
-    options = {"checkpoint": folder, "device": "cpu", "lexicon": None, "faces": "centre", "no_contributions": True}
-    assert load_predictor(SimpleNamespace(**options, set=[])).media.channel_order == "rgb"
+    assert load_predictor(folder, device="cpu", faces="centre").media.channel_order == "rgb"

@@ -11,7 +11,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from affectgpt_r1.cli.convert_weights import _convert_pickle
 from affectgpt_r1.config.compose import CONFIGS, resolved
 from affectgpt_r1.config.initial_policy import check_initial_policy
 from affectgpt_r1.config.policy_config import lay_over, settings_of_checkpoint
@@ -21,6 +20,7 @@ from affectgpt_r1.config.run_folder import look_up
 from affectgpt_r1.config.untrusted_config import check_interpolations, read_yaml
 from affectgpt_r1.errors import AffectGPTError, CheckpointError
 from affectgpt_r1.evaluation.compared_runs import describe_run
+from affectgpt_r1.policy.convert_weights import _convert_pickle
 from affectgpt_r1.tracking.provenance import git_tags
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -87,7 +87,7 @@ HOSTILE = (
     *("affectgpt_r1.config.run_folder.shutil.rmtree", "affectgpt_r1.io.plain_json.write_json"),
     *("affectgpt_r1.data.recognition_datamodule._link", "affectgpt_r1.data.recognition_datamodule._put"),
     *("affectgpt_r1.data.synthetic.render_clips.shutil.rmtree", "affectgpt_r1.policy.hf_export.save_file"),
-    *("affectgpt_r1.cli.convert_weights.convert_weights", "lightning.pytorch.core.saving.save_hparams_to_yaml"),
+    *("affectgpt_r1.policy.convert_weights.convert_weights", "lightning.pytorch.core.saving.save_hparams_to_yaml"),
     # What opens a URL or a file.
     *("urllib.request.urlopen", "affectgpt_r1.policy.pretrained.hub_answers", "builtins.open"),
     *("affectgpt_r1.policy.backbone.load_tokenizer", "affectgpt_r1.policy.checkpoint.read_checkpoint"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from affectgpt_r1.data.clip_reader import read_pictures, read_whole_frames, resize_found_faces
+from affectgpt_r1.data.clip_reader import read_full_frames, read_pictures, resize_found_faces
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.samplers import SampleKey
@@ -127,8 +127,8 @@ def test_found_faces_follow_the_rule_of_resizing():
 
 def test_a_still_is_squashed_or_cropped(write_video, tmp_path: Path):
     path = write_video(tmp_path / "clip.mp4", size=(96, 48))
-    squashed = read_whole_frames(path, media(visual="image", frame_resize="squash"))
-    cropped = read_whole_frames(path, media(visual="image"))
+    squashed = read_full_frames(path, media(visual="image", frame_resize="squash"))
+    cropped = read_full_frames(path, media(visual="image"))
     assert squashed.shape == cropped.shape == (1, 3, SIZE, SIZE)
     still = read_pictures(path, media())[2]
     from PIL import Image

@@ -51,13 +51,13 @@ def test_splits_and_subsets_are_chosen_by_name(root):
 def test_both_variants_read_their_published_files(root):
     (root / "track3_train_ovmerd.csv").write_text((root / "track3_train_mercaptionplus.csv").read_text())
     caption = ready(root, MERCaptionDataModule).splits.train
-    human = ready(root).splits.train
+    exact = ready(root).splits.train
     explained = ready(root, train_reasons="track3_train_ovmerd.csv").splits.train
-    assert names(caption) == names(human)
-    assert {row.reason for row in human} == {""}
+    assert names(caption) == names(exact)
+    assert {row.reason for row in exact} == {""}
     assert [row.reason for row in caption] == [row.reason for row in explained]
     assert caption[0].reason.startswith("The voice sounds")
-    assert [row.labels for row in caption] == [row.labels for row in human]
+    assert [row.labels for row in caption] == [row.labels for row in exact]
 
 
 def test_subtitles_are_read_for_the_text_modality_only(root):
@@ -76,7 +76,7 @@ def test_srt_files_beside_silent_clips_are_told_of(root, caplog):
     ready(root)
     assert caplog.records == []
     ready(root, subtitles=None)
-    assert [".srt is not read: what is said comes from data.subtitles" in one.message for one in caplog.records] == [
+    assert [".srt is not read: subtitles come from data.subtitles" in record.message for record in caplog.records] == [
         True
     ]
 
@@ -85,7 +85,7 @@ def test_overlapping_splits_fail(root):
     (root / "test.csv").write_text("name,openset\nsample_09,sad\nsample_03,sad\n")
     with pytest.raises(DataError, match=r"sample_03 \(rows 5 and 3\)"):
         ready(root)
-    with pytest.raises(DataError, match="stand in two splits"):
+    with pytest.raises(DataError, match="are in two splits"):
         ready(root, test_labels=None, validation_labels="track2_train_mercaptionplus.csv")
 
 
@@ -116,10 +116,10 @@ def test_cues_must_cover_the_clips(root):
         ready(root, cues_file="cues.jsonl")
 
 
-def same(one, other):
-    assert (one.names, one.modalities, one.skipped) == (other.names, other.modalities, other.skipped)
-    assert torch.equal(one.frames, other.frames)
-    assert torch.equal(one.waveforms, other.waveforms)
+def same(first, second):
+    assert (first.names, first.modalities, first.skipped) == (second.names, second.modalities, second.skipped)
+    assert torch.equal(first.frames, second.frames)
+    assert torch.equal(first.waveforms, second.waveforms)
 
 
 def test_workers_change_nothing(root):
@@ -127,8 +127,8 @@ def test_workers_change_nothing(root):
     alone = list(ready(root, modality_dropout=0.5, visual="frame").train_dataloader())
     workers = list(ready(root, modality_dropout=0.5, visual="frame", num_workers=2).train_dataloader())
     assert len(alone) == len(workers) == 2
-    for one, other in zip(alone, workers, strict=True):
-        same(one, other)
+    for first, second in zip(alone, workers, strict=True):
+        same(first, second)
 
 
 def test_resuming_continues_batches_bit_by_bit(root):
@@ -137,15 +137,15 @@ def test_resuming_continues_batches_bit_by_bit(root):
         loader.batch_sampler.sampler.set_epoch(epoch)  # as the Trainer does
         return list(loader)
 
-    whole = [batches(ready(root, modality_dropout=0.5, batch_size=2), epoch) for epoch in (2, 3)]
+    epochs = [batches(ready(root, modality_dropout=0.5, batch_size=2), epoch) for epoch in (2, 3)]
     resumed = ready(root, modality_dropout=0.5, batch_size=2)
     resumed.resume_position(2, 1)
-    for epoch, expected in ((2, whole[0][1:]), (3, whole[1])):
+    for epoch, expected in ((2, epochs[0][1:]), (3, epochs[1])):
         got = batches(resumed, epoch)
         assert len(got) == len(expected)
-        for one, other in zip(got, expected, strict=True):
-            same(one, other)
-    assert whole[0][0].names != whole[1][0].names
+        for first, second in zip(got, expected, strict=True):
+            same(first, second)
+    assert epochs[0][0].names != epochs[1][0].names
 
 
 def test_making_iterators_leaves_the_global_random_state_alone(root):
@@ -199,19 +199,19 @@ def test_damaged_features_are_all_encoded_again_and_counted_in_one_line(root, tm
     datamodule = ready(root, **options)
     store = datamodule.open_feature_store("encoders")
     fill_feature_store(datamodule, lambda missing: encode)
-    whole = {path: path.read_bytes() for path in store.folder.rglob("*.safetensors")}
-    features = {path: store.read(path.stem) for path in whole}
-    for path in list(whole)[:3]:
-        path.write_bytes(whole[path][:100])
-    for path in list(whole)[3:5]:
-        path.write_bytes(bytes(len(whole[path])))
+    contents = {path: path.read_bytes() for path in store.folder.rglob("*.safetensors")}
+    features = {path: store.read(path.stem) for path in contents}
+    for path in list(contents)[:3]:
+        path.write_bytes(contents[path][:100])
+    for path in list(contents)[3:5]:
+        path.write_bytes(bytes(len(contents[path])))
     again, asked = ready(root, **options), []
     again.open_feature_store("encoders")
     fill_feature_store(again, lambda missing: asked.append(missing) or encode)
     assert asked == [5]
-    assert [one.message for one in caplog.records if "damaged" in one.message] == [
+    assert [record.message for record in caplog.records if "damaged" in record.message] == [
         f"5 of 12 stored features in {store.folder} are damaged, and their clips are encoded again: "
-        + ", ".join(sorted(path.stem for path in list(whole)[:5]))
+        + ", ".join(sorted(path.stem for path in list(contents)[:5]))
     ]
     for path, stored in features.items():
         assert all(torch.equal(value, stored[key]) for key, value in store.read(path.stem).items())

@@ -132,7 +132,7 @@ def test_features_stand_in_place_of_media(root, tmp_path):
     store = FeatureStore(tmp_path / "store")
     for number in range(8):
         store.write(f"sample_{number:02d}", {"video": torch.full((8, 4), number), "audio": torch.full((8, 6), -number)})
-    store.refuse(UnreadableClip("sample_07", "broken"))
+    store.mark_unreadable(UnreadableClip("sample_07", "broken"))
     for folder in ("video", "audio", "openface_face"):
         shutil.rmtree(root / folder)
     clips = dataset(root, features=store)
@@ -147,7 +147,7 @@ def test_features_stand_in_place_of_media(root, tmp_path):
 
 def test_clips_that_were_unreadable_when_the_store_was_filled_are_dropped(root, tmp_path):
     store = FeatureStore(tmp_path / "store")
-    store.refuse(UnreadableClip("sample_03", "sample_03.wav: empty"))
+    store.mark_unreadable(UnreadableClip("sample_03", "sample_03.wav: empty"))
     clips = dataset(root, features=store)
     assert clips[SampleKey(3, 0)] == UnreadableClip("sample_03", "sample_03.wav: empty")
     with pytest.raises(DataError, match="no features of 'sample_04'"):

@@ -89,7 +89,7 @@ def test_a_failing_write_leaves_the_earlier_features(tmp_path, monkeypatch):
 def test_other_media_make_features_stale(tmp_path):
     store = FeatureStore(tmp_path / "store")
     store.write("a", {"video": torch.zeros(1)}, "seen")
-    store.refuse(UnreadableClip("b", "broken"), "seen")
+    store.mark_unreadable(UnreadableClip("b", "broken"), "seen")
     assert store.has("a", "seen")
     assert store.is_unreadable("b", "seen")
     assert not store.has("a", "replaced")
@@ -107,14 +107,14 @@ def test_a_name_as_long_as_a_file_name_may_be(tmp_path, name: str):
     store.write(name, {"video": torch.ones(1)}, "seen")
     assert store.has(name, "seen")
     assert store.read(name)["video"].item() == 1
-    store.refuse(UnreadableClip(name, "broken"), "seen")
+    store.mark_unreadable(UnreadableClip(name, "broken"), "seen")
     assert store.is_unreadable(name, "seen")
 
 
 def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
     store = FeatureStore(tmp_path)
     batches = [batch("a", "b"), batch(skipped=(UnreadableClip("c", "c.mp4: broken"),)), batch("d")]
-    account = store_features(
+    unreadable = store_features(
         store,
         batches,
         lambda given: {"video": torch.tensor([[float(ord(name))] for name in given.names])},
@@ -123,7 +123,7 @@ def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
     assert store.has("d", "media of d")
     assert store.is_unreadable("c", "media of c")
     assert [store.read(name)["video"].item() for name in "abd"] == [97, 98, 100]
-    assert (account.count, account.total) == (1, 4)
+    assert (unreadable.count, unreadable.total) == (1, 4)
     with pytest.raises(MediaError, match=r"^c\.mp4: broken$"):
         FeatureStore(tmp_path).read("c")
 
@@ -131,7 +131,7 @@ def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
 def test_a_clip_has_features_or_a_refusal_whichever_came_last(tmp_path):
     store = FeatureStore(tmp_path)
     store.write("v1.5", {"video": torch.zeros(1)})
-    store.refuse(UnreadableClip("v1.5", "v1.5.mp4: größer als gedacht"))
+    store.mark_unreadable(UnreadableClip("v1.5", "v1.5.mp4: größer als gedacht"))
     assert not store.has("v1.5")
     with pytest.raises(MediaError, match="größer"):
         store.read("v1.5")

@@ -1,4 +1,4 @@
-"""Two processes fill one feature store, or one each, as one process does; a failure of one ends the other."""
+"""Two processes fill a common feature store, or one each, as a single process does; one failure ends both."""
 
 import time
 
@@ -34,15 +34,15 @@ def fill(rank, root, stores, folder):
     join_gloo(rank, folder)
     data, counts = opened(root, stores[rank]), []
     try:
-        account = fill_feature_store(data, lambda missing: counts.append(missing) or encode)
-        torch.save((counts, account.count, len(data.rows_without_features(data.features))), folder / f"{rank}.pt")
+        unreadable = fill_feature_store(data, lambda missing: counts.append(missing) or encode)
+        torch.save((counts, unreadable.count, len(data.rows_without_features(data.features))), folder / f"{rank}.pt")
     except DataError as error:
         torch.save(str(error), folder / f"{rank}.pt")
     finally:
         distributed.destroy_process_group()
 
 
-def found(folder):
+def results(folder):
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
@@ -55,26 +55,26 @@ def test_two_processes_store_what_one_does_and_go_on_after_an_interruption(root,
     for row in every[0:6:2]:  # of the first process's six clips three were stored
         left.features.write(row.name, alone.features.read(row.name), left.media_identities[row.name])
     run_two(fill, root, [shared, shared], tmp_path)
-    assert found(tmp_path) == [([3], 0, 0), ([6], 0, 0)]
+    assert results(tmp_path) == [([3], 0, 0), ([6], 0, 0)]
     for row in every:
-        one, other = alone.features.read(row.name), left.features.read(row.name)
-        assert one.keys() == other.keys() == {"video", "audio"}
-        assert all(torch.equal(one[kind], other[kind]) for kind in one)
+        first, second = alone.features.read(row.name), left.features.read(row.name)
+        assert first.keys() == second.keys() == {"video", "audio"}
+        assert all(torch.equal(first[kind], second[kind]) for kind in first)
     assert [file.name for file in left.features.folder.iterdir() if file.is_file()] == []  # no mark is left
 
 
 def test_machines_that_share_no_folder_hold_every_clip_each(root, tmp_path):
     run_two(fill, root, [tmp_path / "here", tmp_path / "there"], tmp_path)
-    assert found(tmp_path) == [([12], 0, 0), ([12], 0, 0)]
+    assert results(tmp_path) == [([12], 0, 0), ([12], 0, 0)]
 
 
 def test_the_share_of_unreadable_clips_is_that_of_all(root, tmp_path):
-    """Two in twelve: the process that lost none refuses them, too, instead of training alone."""
+    """Two in twelve: the process that lost none fails, too, instead of training alone."""
     lost = [row.name for row in opened(root, tmp_path / "store").splits.rows()[1:4:2]]
     for name in lost:
         (root / "audio" / f"{name}.wav").write_bytes(b"")
     run_two(fill, root, [tmp_path / "store"] * 2, tmp_path)
-    first, second = found(tmp_path)
+    first, second = results(tmp_path)
     assert first == second
     assert first.startswith("2 of 12 drawn clips could not be read")
     assert all(name in first for name in lost)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from affectgpt_r1.data.clip_reader import read_sound, read_whole_frames
+from affectgpt_r1.data.clip_reader import read_full_frames, read_sound
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.media import audio, decoding_process
 from affectgpt_r1.data.media.containers import inspect
@@ -23,7 +23,7 @@ from helpers.hostile_media import gif, patched, playlists, png, wav
 MEDIA = MediaSettings(visual="frame", num_frames=2, image_size=16, num_windows=2)
 READERS: dict[str, Callable[[Path], object]] = {
     "inspect": lambda path: inspect(path, with_text=True),
-    "frames": lambda path: read_whole_frames(path, MEDIA),
+    "frames": lambda path: read_full_frames(path, MEDIA),
     "sound": lambda path: read_sound(path, MEDIA),
     "decord": lambda path: read_frames(path, 2, "decord"),
     "pyav": lambda path: read_frames(path, 2, "pyav"),
@@ -128,7 +128,7 @@ def test_links_lead_to_media_or_nowhere(tmp_path, clip):
         (gif(0, 0), "inspect", "cannot be read as video or sound"),
         (png(65_500, 65_500), "frames", "cannot be decoded"),
         (png(1, 2**31 - 1), "frames", ""),
-        (wav(1), "sound", "its sound has 1 samples a second; 1000 to 768000 are read"),
+        (wav(1), "sound", "its sound has 1 samples per second; 1000 to 768000 are read"),
         (wav(999), "sound", "its sound has 999 samples a second"),
         (wav(10**9), "sound", "its sound has 1000000000 samples a second"),
         (wav(2**32 - 1), "sound", ""),
@@ -170,9 +170,9 @@ def test_a_header_that_hides_how_much_sound_there_is(tmp_path, monkeypatch):
 def test_a_duration_of_years_changes_nothing(tmp_path, clip, box):
     path = tmp_path / "a.mp4"
     path.write_bytes(clip)
-    expected = read_whole_frames(path, MEDIA), read_sound(path, MEDIA)
+    expected = read_full_frames(path, MEDIA), read_sound(path, MEDIA)
     patched(path, box, 24 if box == b"tkhd" else 20, struct.pack(">I", 2**31 - 1))
-    frames = read_whole_frames(path, MEDIA)
+    frames = read_full_frames(path, MEDIA)
     assert (frames.int() - expected[0].int()).abs().max() <= 4  # by PyAV, not by decord
     assert read_sound(path, MEDIA, inspect(path)).shape == expected[1].shape
 

@@ -24,7 +24,7 @@ def rows(*names):
     return [ManifestRow(name, (), row=row) for row, name in enumerate(names, start=2)]
 
 
-def found(root, train, evaluation, modalities=("video", "audio", "text")):
+def leaks(root, train, evaluation, modalities=("video", "audio", "text")):
     media = index_media([*rows(*train), *rows(*evaluation)], root, modalities, "frame")
     pairs = same_clips(root, rows(*train), rows(*evaluation), media)
     return [(pair.train.name, pair.evaluation.name) for pair in pairs]
@@ -40,10 +40,10 @@ def test_clips_are_the_same_if_all_their_files_are(tmp_path):
         },
     )  # fmt: skip
     train, evaluation = ("a", "b", "c", "d"), ("w", "x", "y", "z")
-    assert found(tmp_path, train, evaluation) == [("a", "x"), ("a", "y")]
-    assert found(tmp_path, train, evaluation, ["audio"]) == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
-    assert found(tmp_path, train, evaluation, ["text"]) == []
-    assert found(tmp_path, (), evaluation) == []
+    assert leaks(tmp_path, train, evaluation) == [("a", "x"), ("a", "y")]
+    assert leaks(tmp_path, train, evaluation, ["audio"]) == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+    assert leaks(tmp_path, train, evaluation, ["text"]) == []
+    assert leaks(tmp_path, (), evaluation) == []
 
 
 def test_contents_are_read_only_where_sizes_and_openings_agree(tmp_path, monkeypatch):
@@ -58,7 +58,7 @@ def test_contents_are_read_only_where_sizes_and_openings_agree(tmp_path, monkeyp
     read = []
     original = type(tmp_path).read_bytes
     monkeypatch.setattr(type(tmp_path), "read_bytes", lambda path: read.append(path.stem) or original(path))
-    assert found(tmp_path, ("a", "b", "c"), ("x", "y", "z")) == []
+    assert leaks(tmp_path, ("a", "b", "c"), ("x", "y", "z")) == []
     assert set(read) == {"c", "z"}  # b and y have the same sizes and other openings
 
 
@@ -93,19 +93,19 @@ def test_the_data_module_compares_contents(root):
 def test_the_data_module_looks_into_what_the_initial_policy_read(root):
     (root / "seen.csv").write_text("name,openset\nsample_10,sad\nelsewhere,sad\n")
     set_up(root)
-    with pytest.raises(DataError, match=r"1 evaluation clips stand in .*seen\.csv \(data\.seen_labels\).*: sample_10;"):
+    with pytest.raises(DataError, match=r"1 evaluation clips are in .*seen\.csv \(data\.seen_labels\).*: sample_10;"):
         set_up(root, seen_labels=["seen.csv"])
-    with pytest.raises(DataError, match=r"2 evaluation clips stand in .*mercaptionplus\.csv"):
+    with pytest.raises(DataError, match=r"2 evaluation clips are in .*mercaptionplus\.csv"):
         set_up(root, seen_labels=[CAPTIONS])  # the two that validate
     with pytest.raises(DataError, match=r"gone\.csv: no such file"):
         set_up(root, seen_labels=["gone.csv"])
 
 
 def test_published_files_that_are_known_to_overlap(root):
-    assert known_overlap([CAPTIONS, "test.csv", HUMAN]).startswith("548 names are known to stand in both")
+    assert known_overlap([CAPTIONS, "test.csv", HUMAN]).startswith("548 names are known to be in both")
     assert known_overlap([CAPTIONS, CAPTIONS]) == ""
     (root / HUMAN).write_text("name,openset\nsample_01,sad\n")
-    with pytest.raises(DataError, match=r"1 clips stand in two splits: sample_01 .*\(548 names are known .*\); take"):
+    with pytest.raises(DataError, match=r"1 clips are in two splits: sample_01 .*\(548 names are known .*\); take"):
         OVMERDataModule(str(root), CAPTIONS, validation_labels=HUMAN).setup("fit")
 
 

@@ -1,4 +1,4 @@
-"""One look at each media file: what is found, what it costs, and what is missing."""
+"""Index media files: what is found, what it costs, and what is missing."""
 
 import os
 
@@ -19,7 +19,7 @@ def rows(names):
 
 @pytest.fixture
 def root(tmp_path):
-    """Clip a has a file of each kind; b's sound is in its video, and its faces lie in no subfolder."""
+    """Clip a has a file of each kind; b's sound is in its video, and its faces are in no subfolder."""
     for number, place in enumerate((*FACES.values(), "video/a.mp4", "video/b.mp4", "audio/a.wav"), start=1):
         path = tmp_path / place
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from affectgpt_r1.data.clip_reader import read_whole_frames
+from affectgpt_r1.data.clip_reader import read_full_frames
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.media.video import read_face_crops
@@ -68,10 +68,10 @@ def test_predict_reads_what_the_published_loader_reads(expected, monkeypatch, na
 
 @pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
 def test_every_decoder_squashes_to_the_same_bytes(expected, decoder: str):
-    frames = read_whole_frames(FIXTURES / "video" / "clip_a.mp4", published("frame", decoder=decoder))
+    frames = read_full_frames(FIXTURES / "video" / "clip_a.mp4", published("frame", decoder=decoder))
     assert np.array_equal(pixels(frames), expected["clip_a/frame"])
 
 
 def test_our_rules_read_otherwise(expected):
-    frames = read_whole_frames(FIXTURES / "video" / "clip_a.mp4", published("frame", frame_resize="crop"))
+    frames = read_full_frames(FIXTURES / "video" / "clip_a.mp4", published("frame", frame_resize="crop"))
     assert np.abs(pixels(frames).astype(int) - expected["clip_a/frame"]).mean() > 5

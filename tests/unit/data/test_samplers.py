@@ -23,20 +23,20 @@ def test_order_depends_on_seed_and_epoch():
 
 @given(length=st.integers(1, 60), replicas=st.integers(1, 7), epoch=st.integers(0, 9), shuffle=st.booleans())
 def test_training_shares_are_equal_and_cover_every_clip(length, replicas, epoch, shuffle):
-    shares = [keys(epoch, length=length, shuffle=shuffle, num_replicas=replicas, rank=rank) for rank in range(replicas)]
-    assert len({len(share) for share in shares}) == 1
-    assert {key.index for share in shares for key in share} == set(range(length))
-    assert sum(map(len, shares)) < length + replicas
+    parts = [keys(epoch, length=length, shuffle=shuffle, num_replicas=replicas, rank=rank) for rank in range(replicas)]
+    assert len({len(part) for part in parts}) == 1
+    assert {key.index for part in parts for key in part} == set(range(length))
+    assert sum(map(len, parts)) < length + replicas
 
 
 @given(length=st.integers(0, 60), replicas=st.integers(1, 7))
 def test_evaluation_shares_repeat_nothing(length, replicas):
-    options = {"length": length, "shuffle": False, "num_replicas": replicas, "equal_shares": False}
-    dealt = [keys(0, rank=rank, **options) for rank in range(replicas)]
-    assert sorted(key.index for share in dealt for key in share) == list(range(length))
-    for rank, share in enumerate(dealt):
+    options = {"length": length, "shuffle": False, "num_replicas": replicas, "even": False}
+    parts = [keys(0, rank=rank, **options) for rank in range(replicas)]
+    assert sorted(key.index for part in parts for key in part) == list(range(length))
+    for rank, part in enumerate(parts):
         sampler = ClipSampler(**(options | {"seed": 0, "rank": rank}))
-        assert len(sampler) == len(share)
+        assert len(sampler) == len(part)
 
 
 def test_keys_name_clip_and_epoch():
@@ -73,11 +73,11 @@ def test_each_generation_is_followed_by_empty_batches():
 )
 def test_a_generation_resumes_in_its_middle(length, steps, passes, epoch, batch, rank):
     options = {"length": 2 * length, "schedule": (steps, passes), "num_replicas": 2, "rank": rank}
-    whole = batches(epoch, **options)
-    assert batches(epoch, (epoch, batch), **options) == whole[batch:]
+    full = batches(epoch, **options)
+    assert batches(epoch, (epoch, batch), **options) == full[batch:]
     assert batches(epoch + 1, (epoch, batch), **options) == batches(epoch + 1, **options)
 
 
 def test_fewer_clips_than_a_generation_are_refused():
-    with pytest.raises(ConfigError, match="3 training clips a process fill no generation of 8"):
+    with pytest.raises(ConfigError, match="3 training clips per process do not fill a generation of 8"):
         batches(0, length=3, schedule=(4, 1))

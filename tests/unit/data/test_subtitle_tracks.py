@@ -12,7 +12,7 @@ import pytest
 from av.subtitles.subtitle import SubtitleSet
 
 from affectgpt_r1.data.media.containers import inspect
-from affectgpt_r1.data.media.subtitles import read_srt
+from affectgpt_r1.data.media.subtitles import read_subtitles
 from helpers.films import add_subtitles
 
 ASS_HEADER = b"""[Script Info]
@@ -72,7 +72,7 @@ def test_a_track_reads_as_the_srt_that_it_was_made_of(tmp_path: Path):
         "utf-8",
     )
     film = write_titled(tmp_path / "film.mkv", ("srt", []))
-    assert inspect(add_subtitles(film, srt, tmp_path / "both.mkv"), with_text=True).text == read_srt(srt)
+    assert inspect(add_subtitles(film, srt, tmp_path / "both.mkv"), with_text=True).text == read_subtitles(srt)
 
 
 def test_comments_and_drawings_are_not_said(tmp_path: Path):
@@ -97,10 +97,10 @@ def test_tracks_of_pictures_are_named_and_passed_over(tmp_path: Path):
     streams = inspect(path, with_text=True)
     assert (streams.text, streams.notes) == (
         "",
-        ("its subtitle tracks (hdmv_pgs_subtitle) are no text and are not read",),
+        ("its subtitle tracks (hdmv_pgs_subtitle) hold no text and are not read",),
     )
     path.write_bytes(pictures.replace(b"S_HDMV/PGS\0", b"S_UNKNOWN_X"))
-    assert "(unknown) are no text" in inspect(path, with_text=True).notes[0]
+    assert "(unknown) hold no text" in inspect(path, with_text=True).notes[0]
     both = write_titled(tmp_path / "both.mkv", ("srt", ["gone"]), ("ass", ["Here."]))
     both.write_bytes(both.read_bytes().replace(b"S_TEXT/UTF8", b"S_HDMV/PGS\0"))
     assert inspect(both, with_text=True).text == "Here."

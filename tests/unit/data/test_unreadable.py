@@ -6,15 +6,15 @@ from affectgpt_r1.types import UnreadableClip
 
 
 def test_the_run_fails_above_the_share_and_names_the_reasons():
-    skipped = UnreadableClips()
-    skipped.raise_if_over(0.0)
-    skipped.add([UnreadableClip("a", "a.wav: empty"), UnreadableClip("a", "a.wav: empty")], num_read=98)
-    assert (skipped.count, skipped.total, skipped.share) == (2, 100, 0.02)
-    skipped.raise_if_over(0.02)
-    skipped.add([UnreadableClip("b", "b.mp4: cut short")])
-    assert skipped.rows() == [("a", "a.wav: empty", 2), ("b", "b.mp4: cut short", 1)]
+    unreadable = UnreadableClips()
+    unreadable.raise_if_over(0.0)
+    unreadable.add([UnreadableClip("a", "a.wav: empty"), UnreadableClip("a", "a.wav: empty")], num_read=98)
+    assert (unreadable.count, unreadable.total) == (2, 100)
+    unreadable.raise_if_over(0.02)
+    unreadable.add([UnreadableClip("b", "b.mp4: cut short")])
+    assert unreadable.rows() == [("a", "a.wav: empty", 2), ("b", "b.mp4: cut short", 1)]
     with pytest.raises(DataError, match=r"3 of 101 .*at most 2\.0%.*a\.wav: empty; b\.mp4: cut short"):
-        skipped.raise_if_over(0.02)
+        unreadable.raise_if_over(0.02)
 
 
 def test_an_account_continues_from_its_state():

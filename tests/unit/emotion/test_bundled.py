@@ -43,7 +43,7 @@ def test_everyday_words_map_on_most_wheels(word):
 
 
 def test_the_families_are_told_apart():
-    """On every wheel that has both, joy, sadness, anger, fear and surprise lie in different clusters."""
+    """On every wheel that has both, joy, sadness, anger, fear and surprise are in different clusters."""
     heads = ("happy", "sad", "angry", "afraid", "surprised")
     for wheel in range(1, 6):
         clusters = [cluster for head in heads if (cluster := LEXICON.cluster(head, wheel)) is not None]
@@ -140,7 +140,7 @@ def test_a_group_follows_its_first_printed_member():
     first, second = build_bundled.place_on_charts(groups, charts)
     assert first == ("a", (("b", "c"), None, ("f", "f"), ("g", "h"), None), ("x", "=y"))
     assert second == ("a", (("d", "e"), None, ("f", "f"), ("g", "h"), None), ("z",))
-    with pytest.raises(LexiconError, match="'q' stands in no group"):
+    with pytest.raises(LexiconError, match="'q' is in no group"):
         build_bundled.place_on_charts(groups, [{"q": ("b", "c")}, {}, {}])
 
 

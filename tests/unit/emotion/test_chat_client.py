@@ -350,6 +350,6 @@ def test_no_server(tmp_path):
         "http://h\n/",
         "http://h:99999",
     ):
-        with pytest.raises(ChatError, match="no address of a chat model") as refused:
+        with pytest.raises(ChatError, match="not the address of a chat model") as refused:
             UrlChat(address, "tiny")
         assert str(refused.value).isprintable()

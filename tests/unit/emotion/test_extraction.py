@@ -22,7 +22,7 @@ def labels(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "found", "negated"),
+    ("text", "expected", "negated"),
     [
         ("He is happy.", ("happy",), ()),
         ("HAPPY and Sad, happy", ("happy", "sad"), ()),
@@ -61,12 +61,12 @@ def labels(text):
         ("", (), ()),
     ],
 )
-def test_negation(text, found, negated):
-    assert extract_labels(text, WORDS) == (found, negated, "text")
+def test_negation(text, expected, negated):
+    assert extract_labels(text, WORDS) == (expected, negated, "text")
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("he feels at ease", ("at ease",)),
         ("ease", ("ease",)),
@@ -81,12 +81,12 @@ def test_negation(text, found, negated):
         ("happy😀sad", ("happy", "sad")),
     ],
 )
-def test_longest_form_within_word_boundaries(text, found):
-    assert labels(text) == found
+def test_longest_form_within_word_boundaries(text, expected):
+    assert labels(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "found", "source"),
+    ("text", "expected", "source"),
     [
         ("<answer>not happy, zzz</answer>", ("not happy", "zzz"), "answer"),
         ("<think>angry?</think><answer>sad, sad</answer>", ("sad", "sad"), "answer"),
@@ -94,9 +94,9 @@ def test_longest_form_within_word_boundaries(text, found):
         ("<answer>sad, calm", ("sad", "calm"), "text"),
     ],
 )
-def test_a_well_formed_answer_comes_first(text, found, source):
+def test_a_well_formed_answer_comes_first(text, expected, source):
     extraction = extract_labels(text, WORDS)
-    assert (extraction.labels, extraction.source) == (found, source)
+    assert (extraction.labels, extraction.source) == (expected, source)
 
 
 @given(st.text())
@@ -109,9 +109,11 @@ def test_any_text_gives_forms_of_the_lexicon(text):
 
 @given(st.lists(st.sampled_from(sorted(BUNDLED.entries)), max_size=6))
 def test_a_list_of_forms_is_found_again(forms):
-    found = extract_labels("; ".join(forms), BUNDLED)
-    assert [BUNDLED.masks(label) for label in found.labels] == [BUNDLED.masks(form) for form in dict.fromkeys(forms)]
-    assert found.negated == ()
+    extraction = extract_labels("; ".join(forms), BUNDLED)
+    assert [BUNDLED.masks(label) for label in extraction.labels] == [
+        BUNDLED.masks(form) for form in dict.fromkeys(forms)
+    ]
+    assert extraction.negated == ()
 
 
 @given(

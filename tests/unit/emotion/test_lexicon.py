@@ -1,4 +1,4 @@
-"""A small lexicon folder in the published layout, whole and damaged; the cache; where a lexicon is looked up."""
+"""A small lexicon folder in the published layout, complete and damaged; the cache; where a lexicon is looked up."""
 
 import csv
 import logging
@@ -249,7 +249,7 @@ def test_forms_are_bounded(folder, monkeypatch):
         load_lexicon(folder)
     write_forms(folder)
     monkeypatch.setattr(published, "_MOST_REACHABLE", 5)
-    with pytest.raises(LexiconError, match="stand for more than 5 wheel words"):
+    with pytest.raises(LexiconError, match="have more than 5 wheel words"):
         load_lexicon(folder)
 
 

@@ -1,4 +1,4 @@
-"""The decoding step of laid-out weights against transformers' own pass over the whole text, in double precision."""
+"""The fused decoding step against transformers' own pass over the full text, in double precision."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import copy
 import pytest
 import torch
 
-from affectgpt_r1.engine import prefix_attention as shared_attention
-from affectgpt_r1.engine.fused_decoder import plain_weight, supports_fused_decode
-from affectgpt_r1.engine.language_model import Decoder, EmbeddedPrompts, prefill
+from affectgpt_r1.engine.base import EmbeddedPrompts
+from affectgpt_r1.engine.fast import Decoder, prefill_prompts
+from affectgpt_r1.engine.fused_decoder import merged_weight, supports_fused_decode
+from affectgpt_r1.engine.prefix_attention import use_prefix_attention
 from affectgpt_r1.engine.tied_embedding import InputEmbedding
-from affectgpt_r1.policy.backbone import add_lora, build_language_model, use_attention
+from affectgpt_r1.policy.backbone import add_lora, build_language_model
 
 VOCABULARY, HIDDEN, LENGTHS, NUM_GENERATIONS, STEPS = 70, 32, (5, 9), 3, 6
 RUNNING = torch.tensor([6, 2, 4, 6, 1, 3]).unsqueeze(-1) > torch.arange(STEPS)  # which completions, at which step
@@ -41,7 +42,7 @@ def make_model(lora: dict[str, object] | None = None, **kind: object):
         **kind,
     }
     model = build_language_model(VOCABULARY, settings).eval()
-    use_attention(model, shared_attention.NAME, shared_attention.attention)
+    use_prefix_attention(model)
     if lora is not None:
         add_lora(model, dropout=0.0, **lora)
     with torch.no_grad():
@@ -63,11 +64,11 @@ def random_prompts(model) -> EmbeddedPrompts:
 @torch.no_grad()
 def decoded(model, prompts, tokens) -> list[torch.Tensor]:
     """Logits after each token, of the completions that still run."""
-    decoder = Decoder(model, prefill(model, prompts), NUM_GENERATIONS, STEPS)
-    assert (decoder._body is not None) == supports_fused_decode(model)
+    decoder = Decoder(model, prefill_prompts(model, prompts), NUM_GENERATIONS, STEPS)
+    assert (decoder._fused is not None) == supports_fused_decode(model)
     running = [RUNNING[:, step].nonzero().squeeze(-1) for step in range(STEPS)]
     outputs = [decoder.advance(tokens[rows, step], rows) for step, rows in enumerate(running)]
-    return [one if decoder.head is None else decoder.head.logits(one) for one in outputs]
+    return [output if decoder.head is None else decoder.head.logits(output) for output in outputs]
 
 
 @torch.no_grad()
@@ -86,7 +87,7 @@ def in_double_precision(model, prompts, tokens) -> list[torch.Tensor]:
     "lora",
     [None, {"r": 1, "alpha": 3, "target_modules": ["q_proj"]}, {"r": 7, "alpha": 5, "target_modules": PROJECTIONS}],
 )
-def test_every_step_is_the_whole_pass(kind, lora):
+def test_every_step_equals_a_pass_over_the_full_text(kind, lora):
     model = make_model(lora, **KINDS[kind])
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     assert supports_fused_decode(model)
@@ -166,4 +167,4 @@ def test_adapters_are_added_to_a_copy_of_the_weight():
     layer = model.model.layers[0].self_attn.q_proj
     inputs = torch.randn(5, HIDDEN)
     expected = layer(inputs) - layer.base_layer.bias
-    torch.testing.assert_close(inputs @ plain_weight(layer).T, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(inputs @ merged_weight(layer).T, expected, atol=1e-5, rtol=0)

@@ -49,7 +49,7 @@ def test_gated_silu_is_its_formula():
     torch.testing.assert_close(gated_silu(gate, up), gate * torch.sigmoid(gate) * up, atol=1e-14, rtol=0)
 
 
-def test_a_projection_without_the_product_is_that_of_the_product():
+def test_a_fused_projection_equals_its_formula():
     gate, up, weight = leaves(7, (2, 4, 6), (2, 4, 6), (3, 6))
     ours, slow = gated_projection(gate, up, weight), gated_silu(gate, up) @ weight.T
     torch.testing.assert_close(ours, slow, atol=1e-14, rtol=0)

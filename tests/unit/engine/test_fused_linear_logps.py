@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectgpt_r1.engine import vocabulary_chunks as vocabulary_chunks
+from affectgpt_r1.engine import chunk_sizes
 from affectgpt_r1.engine.fused_linear_logps import fused_linear_logps
 
 
@@ -62,7 +62,7 @@ LOSSES = {
     frozen=st.booleans(),
 )
 @settings(max_examples=120, deadline=None)
-def test_values_and_gradients_for_any_tile(
+def test_values_and_gradients_for_any_chunk(
     tokens, vocabulary_size, rows, columns, kept, temperature, precomputed_grads, frozen
 ):
     states, weight, ids = trained(tokens, vocabulary_size)
@@ -71,12 +71,12 @@ def test_values_and_gradients_for_any_tile(
     precomputed_grads = {"none": None, "linear": precomputed_slopes(tokens), "square": square_slopes}[precomputed_grads]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("ROWS", rows), ("COLUMNS", columns), ("KEPT_LOGITS", kept)):
-            patch.setattr(vocabulary_chunks, name, value)
+            patch.setattr(chunk_sizes, name, value)
         mine = fused_linear_logps(
             states, weight, ids, temperature=temperature, entropy=True, precomputed_grads=precomputed_grads
         )
         expected = all_at_once(states, weight, ids, temperature)
-        # Scores come in single precision whatever the weights are.
+        # Log-probs come in single precision whatever the weights are.
         torch.testing.assert_close(mine.logps.double(), expected[0], atol=1e-5, rtol=1e-6)
         torch.testing.assert_close(mine.entropies.double(), expected[1], atol=1e-5, rtol=1e-6)
         for loss in LOSSES.values():
@@ -99,7 +99,7 @@ def test_single_precision(vocabulary_size, scale):
 
 @pytest.mark.parametrize("precomputed_grads", [None, square_slopes])
 def test_tokens_of_hardly_any_probability(precomputed_grads):
-    """Their logit is no shift for the others: exp(150) is not a single-precision number, exp(60) leaves no room."""
+    """Their logit does not do as a shift: exp(150) is not a single-precision number, exp(60) leaves no room."""
     states = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).requires_grad_()
     weight = torch.tensor([[150.0, 0.0], [90.0, 60.0], [0.0, 0.0], [0.0, 1.0]]).requires_grad_()
     ids = torch.tensor([2, 1, 3])
@@ -116,7 +116,7 @@ def test_tokens_of_hardly_any_probability(precomputed_grads):
 
 
 @pytest.mark.parametrize("scale", [1.0, -1 / 3, 65536.0])
-def test_a_right_guess_up_to_a_factor_saves_the_second_walk(walks_again, scale):
+def test_precomputed_gradients_right_up_to_a_factor_save_the_second_walk(walks_again, scale):
     states, weight, ids = trained(30, 600, dtype=torch.float32)
     logps, _ = fused_linear_logps(states, weight, ids, entropy=True, precomputed_grads=square_slopes)
     got = torch.autograd.grad(logps.square().sum() * scale, [states, weight])
@@ -141,7 +141,7 @@ WRONG_GRADS = {
 
 
 @pytest.mark.parametrize("precomputed_grads", WRONG_GRADS.values(), ids=WRONG_GRADS)
-def test_a_wrong_guess_costs_a_second_walk_and_nothing_else(walks_again, precomputed_grads):
+def test_wrong_precomputed_gradients_cost_a_second_walk_and_nothing_else(walks_again, precomputed_grads):
     states, weight, ids = trained(30, 600, dtype=torch.float32)
     logps, _ = fused_linear_logps(states, weight, ids, precomputed_grads=precomputed_grads)
     got = torch.autograd.grad(logps.square().sum(), [states, weight])
@@ -152,7 +152,7 @@ def test_a_wrong_guess_costs_a_second_walk_and_nothing_else(walks_again, precomp
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
 
 
-def test_no_gradient_at_all_was_guessed(walks_again):
+def test_precomputed_gradients_of_zero(walks_again):
     states, weight, ids = trained(5, 11, dtype=torch.float32)
     logps, _ = fused_linear_logps(states, weight, ids, precomputed_grads=WRONG_GRADS["nothing"])
     (logps * 0).sum().backward()
@@ -173,7 +173,7 @@ def test_a_second_backward_pass_adds_the_same_again(walks_again):
         torch.testing.assert_close(one, 2 * other, atol=1e-4, rtol=1e-5)
 
 
-def test_the_guessed_gradient_is_handed_over_and_let_go():
+def test_the_precomputed_gradient_is_handed_over_and_freed():
     states, weight, ids = trained(5, 11, dtype=torch.float32)
     logps, _ = fused_linear_logps(states, weight, ids, precomputed_grads=lambda logps, rows: torch.ones_like(logps))
     where = logps.grad_fn.to_weight.data_ptr()
@@ -186,7 +186,7 @@ def test_the_guessed_gradient_is_handed_over_and_let_go():
     assert held() is None
 
 
-def test_half_precision_guesses_nothing_and_keeps_its_type():
+def test_half_precision_precomputes_nothing_and_keeps_its_type():
     states, weight, ids = trained(30, 600, dtype=torch.float32)
     halved = [one.detach().bfloat16().requires_grad_() for one in (states, weight)]
 
@@ -274,9 +274,9 @@ def test_matrix_products_over_the_vocabulary(states_train, weight_trains, precom
 
 @pytest.mark.parametrize("precomputed_grads", [None, ones, square_slopes])
 def test_no_tensor_of_all_logits_exists(monkeypatch, precomputed_grads):
-    monkeypatch.setattr(vocabulary_chunks, "ROWS", 8)
-    monkeypatch.setattr(vocabulary_chunks, "COLUMNS", 16)
-    monkeypatch.setattr(vocabulary_chunks, "KEPT_LOGITS", 7 * 256)
+    monkeypatch.setattr(chunk_sizes, "ROWS", 8)
+    monkeypatch.setattr(chunk_sizes, "COLUMNS", 16)
+    monkeypatch.setattr(chunk_sizes, "KEPT_LOGITS", 7 * 256)
     states, weight, ids = trained(64, 256, dtype=torch.float32)
     with Watch() as watch:
         fused_linear_logps(
@@ -326,7 +326,7 @@ def test_half_precision_gradients_are_rounded_once(temperature):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_log_probability_is_above_zero(dtype):
-    """The logit of a sure token and its place in the sum are rounded on their own."""
+    """The logit of a sure token and its term in the sum are rounded apart."""
     states, weight, _ = tensors(2000, 600, 256, torch.float32, seed=4)
     states, weight = (2 * states).to(dtype), weight.to(dtype)
     ids = (states.float() @ weight.float().T).argmax(-1)

@@ -41,7 +41,7 @@ def test_logits_are_not_rounded_to_half_precision(build, dtype, autocast):
     torch.testing.assert_close(logits.double(), exact, atol=2e-3, rtol=0)
 
 
-def test_the_whole_head_gives_its_gradients_in_its_weights_type():
+def test_gradients_come_in_the_type_of_the_weights():
     torch.manual_seed(0)
     head, states = adapted_head().bfloat16(), torch.randn(9, 64).bfloat16().requires_grad_()
     head_logits(head, states).square().sum().backward()
@@ -50,7 +50,7 @@ def test_the_whole_head_gives_its_gradients_in_its_weights_type():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_sampling_and_scoring_in_bfloat16_agree_on_the_first_token(make_policy, make_batch, temperature):
+def test_generation_and_log_probs_in_bfloat16_agree_on_the_first_token(make_policy, make_batch, temperature):
     """Both have the same states there: what differs is the head alone."""
     policy, batch = make_policy().eval(), make_batch()
     policy.language_model.bfloat16()

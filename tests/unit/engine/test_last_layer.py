@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from affectgpt_r1.engine import prefix_attention as shared_attention
-from affectgpt_r1.engine.language_model import EmbeddedPrompts, prefill, shared_states
+from affectgpt_r1.engine.base import EmbeddedPrompts
+from affectgpt_r1.engine.fast import prefill_prompts, prefix_states
 from affectgpt_r1.engine.last_layer import trim_last_layer
+from affectgpt_r1.engine.prefix_attention import use_prefix_attention
 from affectgpt_r1.engine.tied_embedding import InputEmbedding
-from affectgpt_r1.policy.backbone import use_attention
 from affectgpt_r1.types import TokenBatch
 
 PROMPT_LENGTHS = [5, 3, 6]
@@ -55,7 +55,7 @@ def inputs(model, width):
 
 def states_and_gradients(model, *, reuse):
     prompts, completions = inputs(model, 16)
-    states = shared_states(model, prefill(model, prompts) if reuse else prompts, completions)
+    states = prefix_states(model, prefill_prompts(model, prompts) if reuse else prompts, completions)
     weights = torch.randn(states.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     model.zero_grad()
     (states * weights).sum().backward()
@@ -67,9 +67,9 @@ def states_and_gradients(model, *, reuse):
 
 @pytest.mark.parametrize("reuse", [True, False])
 @pytest.mark.parametrize(("family", "key_heads"), [("llama", 4), ("qwen2", 4), ("qwen2", 2)])
-def test_a_trimmed_last_layer_gives_the_states_and_gradients_of_a_whole_one(family, key_heads, reuse):
+def test_a_trimmed_last_layer_gives_the_states_and_gradients_of_a_full_one(family, key_heads, reuse):
     model = language_model(family, key_heads)
-    use_attention(model, shared_attention.NAME, shared_attention.attention)
+    use_prefix_attention(model)
     whole, whole_gradients = states_and_gradients(model, reuse=reuse)
     trim_last_layer(model)
     trimmed, gradients = states_and_gradients(model, reuse=reuse)
@@ -81,20 +81,20 @@ def test_a_trimmed_last_layer_gives_the_states_and_gradients_of_a_whole_one(fami
 
 def test_the_last_feed_forward_sees_prompt_ends_and_completions_only():
     model = language_model("qwen2", 4)
-    use_attention(model, shared_attention.NAME, shared_attention.attention)
+    use_prefix_attention(model)
     trim_last_layer(model)
     seen = []
     for layer in model.model.layers:
         layer.mlp.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
     prompts, completions = inputs(model, 16)
-    shared_states(model, prompts, completions)
+    prefix_states(model, prompts, completions)
     fed = sum(length - 1 for pair in COMPLETION_LENGTHS for length in pair)
     assert seen == [sum(PROMPT_LENGTHS) + fed, len(PROMPT_LENGTHS) + fed]
 
 
-def test_a_layer_of_another_family_stays_whole():
+def test_a_layer_of_another_family_is_not_trimmed():
     model = language_model("mistral", 4)
-    use_attention(model, shared_attention.NAME, shared_attention.attention)
+    use_prefix_attention(model)
     before = model.model.layers[-1].forward
     trim_last_layer(model)
     assert model.model.layers[-1].forward == before

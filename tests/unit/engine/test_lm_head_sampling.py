@@ -1,4 +1,4 @@
-"""Draws from chunks of the vocabulary against draws from whole logits."""
+"""Draws from chunks of the vocabulary against draws from all logits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from affectgpt_r1.engine.base import SpecialTokens
 from affectgpt_r1.engine.lm_head_sampling import CHUNK, ChunkedLMHead, chunked_lm_head
 from affectgpt_r1.engine.sampler import decode, draw_tokens
 from affectgpt_r1.types import Sampling
@@ -44,7 +45,7 @@ def test_the_token_is_that_of_one_cumulative_sum(size, temperature):
 
 @pytest.mark.parametrize("size", [40, CHUNK, 2 * CHUNK + 3])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 6.0])
-def test_log_probs_are_those_of_the_whole_vocabulary(size, scale):
+def test_log_probs_are_those_of_the_full_vocabulary(size, scale):
     weight, states = random_head(size), torch.randn(60, 24, generator=generator(3)) * scale
     sampling = Sampling(temperature=0.7)
     uniforms = torch.rand(60, dtype=torch.float64, generator=generator(4))
@@ -69,7 +70,7 @@ def test_frequencies_of_forty_thousand_draws():
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1.0 - 2.0**-53])
-def test_a_tile_of_banned_tokens_that_outweigh_all_others(uniform):
+def test_a_chunk_of_banned_tokens_that_outweigh_all_others(uniform):
     weight = torch.zeros(CHUNK + 2, 4)
     weight[CHUNK:] = 100.0
     states, uniforms = torch.ones(2, 4), torch.full((2,), uniform, dtype=torch.float64)
@@ -112,9 +113,7 @@ def test_a_rollout_draws_the_same_tokens_from_states_as_from_logits():
     states = torch.randn(8, 24, generator=generator(11))
     options = {
         "sampling": Sampling(max_completion_length=7),
-        "stop_ids": list(range(0, 900, 3)),
-        "banned_ids": [5, 899, 4_000],
-        "pad_id": 0,
+        "tokens": SpecialTokens(list(range(0, 900, 3)), [5, 899, 4_000], 0),
     }
     chunked = decode(
         states,

@@ -12,7 +12,7 @@ from affectgpt_r1.engine.sampler import filter_logits, invert_distribution
 
 @pytest.fixture
 def deterministic_accelerator(monkeypatch):
-    """``trainer.deterministic=true`` on CUDA, whose floating-point cumulative sum raises, played on the CPU."""
+    """``trainer.deterministic=true`` on CUDA, whose floating-point cumulative sum raises, simulated on the CPU."""
     added = torch.Tensor.cumsum
 
     def cumsum(self, dim):

@@ -1,4 +1,4 @@
-"""Attention over shared prompts against one softmax over prompt and completion, written out."""
+"""Prefix attention against one softmax over prompt and completion, written out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from affectgpt_r1.engine import flash_attention as flash
 from affectgpt_r1.engine.packed_lengths import PackedLengths
-from affectgpt_r1.engine.prefix_attention import SharedRow, attention
+from affectgpt_r1.engine.prefix_attention import PrefixAttention, packed_attention_forward
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.backbone import build_language_model
 
@@ -65,12 +65,12 @@ def check(layout, heads, key_heads, dtype, tolerance, *, prefilled=False):
     prompts, num_generations, completions = layout
     states = random_states(sum(prompts) + sum(completions), heads, key_heads, dtype, seed=len(prompts))
     expected = written_out(*states, prompts, completions, num_generations, 0.5)
-    row = SharedRow(PackedLengths(prompts, CPU), PackedLengths(completions, CPU))
+    row = PrefixAttention(PackedLengths(prompts, CPU), PackedLengths(completions, CPU))
     if prefilled:
-        first = SharedRow(row.prompts, None, keep=True)
+        first = PrefixAttention(row.prompts, None, keep=True)
         at = sum(prompts)
         before = first.attend(0, *(one[:at] for one in states), 0.5)
-        row = SharedRow(row.prompts, row.completions, prefilled=True, cache=first.cache)
+        row = PrefixAttention(row.prompts, row.completions, prefilled=True, cache=first.cache)
         result = torch.cat([before, row.attend(0, *(one[at:] for one in states), 0.5)])
     else:
         result = row.attend(0, *states, 0.5)
@@ -100,8 +100,8 @@ def test_the_fused_and_the_plain_kernel(monkeypatch, layout, plain, dtype, toler
     check(layout, 4, 2, dtype, tolerance)
 
 
-def test_what_it_cannot_do_is_an_error():
-    row = SharedRow(PackedLengths([2], CPU), None)
+def test_what_it_cannot_compute_is_an_error():
+    attention = PrefixAttention(PackedLengths([2], CPU), None)
     states = torch.zeros(1, 2, 2, 4)
     layer = SimpleNamespace(layer_idx=0)
     options = {
@@ -111,7 +111,7 @@ def test_what_it_cannot_do_is_an_error():
     }
     for message, option in options.items():
         with pytest.raises(ConfigError, match=message):
-            attention(layer, states, states, states, row=row, scaling=1.0, **option)
+            packed_attention_forward(layer, states, states, states, packed_attention=attention, scaling=1.0, **option)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from affectgpt_r1.engine.base import SpecialTokens
 from affectgpt_r1.engine.sampler import decode, draw_tokens, filter_logits, invert_distribution
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import Sampling
@@ -40,7 +41,7 @@ def test_filters_by_hand(top_k, top_p, expected):
 @pytest.mark.parametrize(
     ("min_p", "expected"), [(0.0, [0, 1, 2, 3, 4]), (0.2, [0, 1, 3, 4]), (0.6, [1, 3]), (1.0, [1])]
 )
-def test_least_share_of_the_most_likely(min_p, expected):
+def test_least_probability_relative_to_the_most_likely(min_p, expected):
     assert kept(filter_logits(PROBABILITIES.log()[None], top_k=0, top_p=1.0, min_p=min_p)) == [expected]
 
 
@@ -80,7 +81,7 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform):
 def test_settings_that_leave_no_token_are_refused(setting):
     (key,) = setting
     with pytest.raises(ConfigError, match=rf"sampling\.{key}="):
-        decode(torch.zeros(1, 4), None, sampling=Sampling(**setting), stop_ids=[1], banned_ids=[], pad_id=0)
+        decode(torch.zeros(1, 4), None, sampling=Sampling(**setting), tokens=SpecialTokens([1], [], 0))
 
 
 def test_draws_without_random_numbers_are_refused():
@@ -96,9 +97,7 @@ def test_rows_that_finish_leave_the_others_alone():
             logits,
             lambda drawn, running: logits[running],
             sampling=Sampling(max_completion_length=8),
-            stop_ids=stop_ids,
-            banned_ids=[],
-            pad_id=PAD,
+            tokens=SpecialTokens(stop_ids, [], PAD),
             generator=torch.Generator().manual_seed(0),
         )
 
@@ -155,9 +154,7 @@ def run(rows, **changes):
     first, advance, calls = script(rows)
     options = {
         "sampling": Sampling(temperature=0.0, max_completion_length=4),
-        "stop_ids": [STOP, OTHER_STOP],
-        "banned_ids": [BANNED],
-        "pad_id": PAD,
+        "tokens": SpecialTokens([STOP, OTHER_STOP], [BANNED], PAD),
     }
     return decode(first, advance, **{**options, **changes}), calls
 
@@ -185,9 +182,7 @@ def test_log_probs_are_those_of_the_unfiltered_distribution():
         logits,
         lambda drawn, running: logits[running],
         sampling=sampling,
-        stop_ids=[STOP],
-        banned_ids=[BANNED],
-        pad_id=PAD,
+        tokens=SpecialTokens([STOP], [BANNED], PAD),
         generator=torch.Generator().manual_seed(0),
     )
     expected = torch.log_softmax(logits / 0.7, -1).gather(1, decoded.ids)
@@ -208,9 +203,7 @@ def test_banned_tokens_are_never_drawn(temperature):
         logits,
         lambda drawn, running: logits[running],
         sampling=Sampling(temperature=temperature, max_completion_length=3),
-        stop_ids=[STOP],
-        banned_ids=[BANNED],
-        pad_id=PAD,
+        tokens=SpecialTokens([STOP], [BANNED], PAD),
         generator=torch.Generator().manual_seed(0),
     )
     assert not (decoded.ids == BANNED).any()
@@ -224,9 +217,7 @@ def test_same_generator_same_tokens():
             logits,
             lambda drawn, running: logits[running],
             sampling=Sampling(max_completion_length=5),
-            stop_ids=[STOP],
-            banned_ids=[],
-            pad_id=PAD,
+            tokens=SpecialTokens([STOP], [], PAD),
             generator=torch.Generator().manual_seed(seed),
         ).ids
 

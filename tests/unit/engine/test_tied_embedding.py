@@ -90,7 +90,7 @@ def test_two_heads_and_a_second_backward_pass():
 
 
 class CountMatrices(TorchDispatchMode):
-    """Counts the results of operations that are as large as the embedding and lie in memory of their own."""
+    """Counts the results of operations that are as large as the embedding and have memory of their own."""
 
     def __init__(self):
         super().__init__()
@@ -124,7 +124,7 @@ def hooked(model):
 
 
 @pytest.mark.parametrize("change", [frozen, hooked])
-def test_other_lookups_are_the_module_s_own(change):
+def test_other_lookups_are_those_of_the_module(change):
     model = TinyModel()
     change(model)
     embedding = InputEmbedding(model)
@@ -135,11 +135,11 @@ def test_other_lookups_are_the_module_s_own(change):
 @pytest.mark.parametrize(
     "options", [{"tied": False}, {"sparse": True}, {"max_norm": 1.0}, {"scale_grad_by_freq": True}]
 )
-def test_other_embeddings_hand_nothing_on(options):
+def test_other_embeddings_pass_no_weight_on(options):
     assert InputEmbedding(TinyModel(**options)).weight is None
 
 
-def test_without_gradient_nothing_changes_hands():
+def test_without_gradient_no_weight_is_passed_on():
     model = TinyModel()
     embedding = InputEmbedding(model)
     with torch.no_grad():
@@ -148,17 +148,17 @@ def test_without_gradient_nothing_changes_hands():
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
-def test_a_policy_s_update_with_and_without(make_policy, make_batch, monkeypatch, share_prefix):
+def test_an_update_of_a_policy_with_and_without(make_policy, make_batch, monkeypatch, share_prefix):
     policy = make_policy(share_prefix=share_prefix).train()
     assert policy.language_model.lm_head.weight is policy.language_model.get_input_embeddings().weight
     batch = policy.with_features(make_batch())
     results = []
     for tied in (True, False):
         if not tied:
-            monkeypatch.setattr("affectgpt_r1.engine.tied_embedding._shares_its_gradient", lambda *_: False)
+            monkeypatch.setattr("affectgpt_r1.engine.tied_embedding._can_chain_gradient", lambda *_: False)
         policy.zero_grad()
         drawn = policy.generate(batch, 3, Sampling(max_completion_length=5), torch.Generator().manual_seed(1))
-        for _ in range(2):  # the first continues the prompts' pass, the second makes it anew
+        for _ in range(2):  # the first continues the prompts' pass, the second repeats it
             policy.per_token_logps(batch, drawn.completions).sum().backward()
         results.append(policy.language_model.lm_head.weight.grad)
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)

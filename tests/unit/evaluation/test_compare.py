@@ -1,4 +1,4 @@
-"""Systems side by side: greedy answers, what a modality is worth, paired differences, constant constant_answers."""
+"""Greedy answers, what a modality contributes, paired differences, constant answers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_scores_by_hand(lexicon):
     assert score_labels(NOTHING.labels, TARGETS, lexicon)["mean_level1"]["f1"] == 0.0
 
 
-def test_summary_says_what_a_modality_is_worth(lexicon):
+def test_summary_says_what_a_modality_contributes(lexicon):
     summary = system_summary(PERFECT, {"video": HALF, "text": PERFECT}, lexicon)
     assert summary["mean_level1"]["f1"] == 1.0
     assert summary["without"]["video"]["f1"] == pytest.approx(0.5)
@@ -95,22 +95,22 @@ def test_summary_says_what_a_modality_is_worth(lexicon):
     assert summary["format_rate"] == 1.0
 
 
-def test_differences_are_paired_signed_and_skip_what_is_not_there(lexicon):
+def test_differences_are_paired_and_signed_and_skip_missing_systems(lexicon):
     systems = {"grpo": PERFECT, "sft": HALF}
-    found = differences(systems, [("grpo", "sft"), ("sft", "grpo"), ("grpo", "control"), ("sft", "sft")], lexicon)
-    assert len(found) == 3
-    forward, backward, same = found.values()
+    rows = differences(systems, [("grpo", "sft"), ("sft", "grpo"), ("grpo", "control"), ("sft", "sft")], lexicon)
+    assert len(rows) == 3
+    forward, backward, same = rows.values()
     assert forward["f1"] == pytest.approx(0.5)
     assert backward["f1"] == pytest.approx(-0.5)
     assert forward["interval"] == pytest.approx([-bound for bound in reversed(backward["interval"])])
     assert (same["f1"], same["interval"]) == (0.0, [0.0, 0.0])
 
 
-def test_the_best_spray_of_one_word_is_the_best_of_all_words(lexicon):
+def test_the_best_constant_answer_of_one_word_is_the_best_of_all_words(lexicon):
     targets = [("happy",)] * 3 + [("sad", "lonely")] * 2 + [("angry",)]
 
-    def mean(spray) -> float:
-        return sum(batch_mean_set_f1([spray] * len(targets), targets, lexicon)) / len(targets)
+    def mean(answer) -> float:
+        return sum(batch_mean_set_f1([answer] * len(targets), targets, lexicon)) / len(targets)
 
     words = {word for target in targets for word in target}
     assert mean(best_constant_answer(targets, lexicon, num_words=1)) == max(mean((word,)) for word in words)
@@ -120,7 +120,7 @@ def test_the_best_spray_of_one_word_is_the_best_of_all_words(lexicon):
     assert mean(pair) <= max(mean(two) for two in itertools.combinations(sorted(words), 2))
 
 
-def test_a_spray_has_the_words_asked_for_or_all_there_are(lexicon):
+def test_a_constant_answer_has_the_words_asked_for_or_all_that_exist(lexicon):
     targets = [("happy", "sad"), ("angry",), ("qwertz",)]
     assert len(best_constant_answer(targets, lexicon, num_words=2)) == 2
     assert sorted(best_constant_answer(targets, lexicon, num_words=9)) == ["angry", "happy", "qwertz", "sad"]
@@ -141,6 +141,6 @@ def test_answers_of_another_order_cannot_be_compared_by_accident(lexicon):
 
 
 def test_unmapped_and_repeated_words_are_counted(lexicon):
-    spraying = dataclasses.replace(PERFECT.completions[0], labels=("happy", "happy", "qwertz"))
-    summary = system_summary(PERFECT._replace(completions=[spraying] * 4), {}, lexicon)
+    repeating = dataclasses.replace(PERFECT.completions[0], labels=("happy", "happy", "qwertz"))
+    summary = system_summary(PERFECT._replace(completions=[repeating] * 4), {}, lexicon)
     assert (summary["repeated_words"], summary["unmapped_rate"]) == (1.0, pytest.approx(1 / 3))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.cli.evaluate import evaluate
 from affectgpt_r1.cli.report import main as report
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.config.run_lock import owned
 from affectgpt_r1.errors import CheckpointError, ConfigError
+from affectgpt_r1.evaluation.compare_policies import evaluate
 from affectgpt_r1.evaluation.compared_runs import describe_run, find_checkpoints
 from affectgpt_r1.policy.checkpoint import check_there
 
@@ -67,7 +67,7 @@ def test_a_run_that_is_being_trained_is_not_compared(composed, tmp_path):
 def test_two_evaluations_and_two_reports_do_not_write_into_one_folder(composed, tmp_path, capsys):
     leave(tmp_path, "sft")
     with owned(tmp_path / "t"), pytest.raises(ConfigError, match=r"t is in use by process \d+ on .*; wait for it"):
-        evaluate(composed("logger=none"))
+        evaluate(composed("logger=none"), print)
     with owned(tmp_path / "report"), pytest.raises(SystemExit):
         report(["--outputs", str(tmp_path)])
     assert "is in use by process" in capsys.readouterr().err

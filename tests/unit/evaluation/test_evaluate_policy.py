@@ -1,4 +1,4 @@
-"""Figures of single-label sets stand apart, set by set."""
+"""Metrics of single-label sets are separate, set by set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def answers(**target_and_answer):
 
 def test_each_set_has_its_own_recalls():
     happy, sad, anxious = ("happy",), ("sad",), ("anxious",)
-    found = test_split_metrics(
+    metrics = test_split_metrics(
         answers(
             dfew_1=(happy, "happy"),
             dfew_2=(happy, "happy"),
@@ -33,7 +33,7 @@ def test_each_set_has_its_own_recalls():
         ),
         LEXICON,
     )
-    recalls = {name: value for name, value in found.items() if name.split("/")[-1] in ("war", "uar", "unparsed_rate")}
+    recalls = {name: value for name, value in metrics.items() if name.split("/")[-1] in ("war", "uar", "unparsed_rate")}
     assert recalls == pytest.approx(
         {
             "test/dfew/war": 2 / 4,

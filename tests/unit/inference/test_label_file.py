@@ -12,12 +12,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from affectgpt_r1.cli.predict import main, subtitle_beside, subtitle_given
+from affectgpt_r1.cli.predict import main
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.media.media_search import find_media
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError, MediaError
+from affectgpt_r1.inference.find_subtitles import subtitle_beside, subtitle_given
 from affectgpt_r1.inference.label_file import Predictor, predict_files, read_clip
 from affectgpt_r1.inference.load_policy import config_of_checkpoint
 from affectgpt_r1.policy.hf_export import export_policy
@@ -27,7 +28,7 @@ from helpers.films import add_subtitles
 MEDIA = MediaSettings(num_frames=3, image_size=48, num_windows=2)
 
 WITHOUT_TEXT = (
-    "answered without text: give what is said by --subtitle, as an .srt beside the file, or as a text track inside it"
+    "answered without text: give what is said by --subtitle, as an .srt next to the file, or as a text track inside it"
 )
 
 
@@ -113,7 +114,7 @@ def test_of_a_whole_films_text_the_beginning_is_read(write_video, tmp_path: Path
 
 def test_a_faceless_video_says_so(write_video, tmp_path: Path):
     clip, notes = read_clip(write_video(tmp_path / "clip.mp4"), "hello", MEDIA, "detect")
-    assert notes[0] == "no face found: the middle of each frame stands in for it"
+    assert notes[0] == "no face found: the middle of each frame replaces it"
     assert int(clip.frames[0, 0, 4].min()) > 150  # the middle of the frame, red on top
 
 
@@ -186,7 +187,7 @@ def test_an_exported_folder_predicts_as_the_policy_does(predictor, exported: Pat
     assert {**row, "seconds": 0} == {**expected, "seconds": 0}
 
 
-def test_a_bad_subtitle_beside_one_video_does_not_stop_the_rest(exported: Path, write_video, tmp_path: Path, capsys):
+def test_a_bad_subtitle_next_to_one_video_does_not_stop_the_rest(exported: Path, write_video, tmp_path: Path, capsys):
     (tmp_path / "films").mkdir()
     for name in ("good", "bad"):
         write_video(tmp_path / "films" / f"{name}.mp4")

@@ -1,4 +1,4 @@
-"""A file is the old one or the new one, whole; where it cannot be written there is one line."""
+"""A file is the old or the new one, complete; an error is one line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_full_disk_leaves_the_old_file_and_one_line(tmp_path, write):
         f"{path}: cannot be written: File too large; raise the limit of a file's size (ulimit -f), or choose another "
         "paths.outputs="
     )
-    assert [one.name for one in tmp_path.iterdir()] == ["run.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
     assert path.read_text() == "old"
     with replacing(path) as partial:
         write(partial)
@@ -85,7 +85,7 @@ def test_the_mistake_of_a_program_stays_what_it_is_and_leaves_the_old_file(tmp_p
     path.write_text("old")
     with pytest.raises(ZeroDivisionError), replacing(path) as partial:
         partial.write_text(str(1 / 0))
-    assert [one.read_text() for one in tmp_path.iterdir()] == ["old"]
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_links_are_not_followed_and_devices_are_written_to(tmp_path, capfd):
@@ -106,7 +106,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
 
     def write_two(partial: Path) -> None:
         partial.mkdir()
-        (partial / "small").write_text("whole")
+        (partial / "small").write_text("complete")
         (partial / "big").write_bytes(b"x" * BIG)
 
     with pytest.raises(WriteError), limited_file_size(), replacing(folder) as partial:
@@ -115,9 +115,9 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     folder.mkdir()
     with replacing(folder) as partial:
         (partial / "adapter").mkdir(parents=True)
-        (partial / "adapter" / "small").write_text("whole")
-    assert (folder / "adapter" / "small").read_text() == "whole"
-    assert [one.name for one in tmp_path.iterdir()] == ["exported"]
+        (partial / "adapter" / "small").write_text("complete")
+    assert (folder / "adapter" / "small").read_text() == "complete"
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
 
 
 def test_a_full_disk_keeps_the_lines_before_whole(tmp_path):
@@ -137,6 +137,6 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / ".123-abc.partial").write_text("half")
     (tmp_path / ".123-abc.partial-journal").write_text("half")
     (tmp_path / "last.ckpt.partial").write_text("half")
-    (tmp_path / "run.json").write_text("whole")
+    (tmp_path / "run.json").write_text("complete")
     remove_partial(tmp_path)
-    assert [one.name for one in tmp_path.iterdir()] == ["run.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

@@ -74,27 +74,27 @@ def test_members_are_bounded_and_whole(tmp_path):
 
 def test_a_member_is_as_long_as_its_archive_says(tmp_path):
     """The size in the directory is a stranger's word, but it is also where reading ends."""
-    whole = archive(tmp_path, bytes(1 << 20)).read_bytes()
-    place = whole.rindex(b"PK\x01\x02") + 24  # file_size in the central directory
-    (tmp_path / "a.zip").write_bytes(whole[:place] + (10).to_bytes(4, "little") + whole[place + 4 :])
+    content = archive(tmp_path, bytes(1 << 20)).read_bytes()
+    place = content.rindex(b"PK\x01\x02") + 24  # file_size in the central directory
+    (tmp_path / "a.zip").write_bytes(content[:place] + (10).to_bytes(4, "little") + content[place + 4 :])
     with pytest.raises(ValueError, match="CRC"):
         member(tmp_path / "a.zip", 100)
 
 
 def test_archives_that_zipfile_cannot_open(tmp_path):
-    whole = archive(tmp_path).read_bytes()
-    place = whole.rindex(b"PK\x01\x02")
+    content = archive(tmp_path).read_bytes()
+    place = content.rindex(b"PK\x01\x02")
     faults = [
-        whole[:place] + b"PK\x01\x02" + bytes(2) + b"\xff\xff" + whole[place + 8 :],  # a version of the future
-        whole[:-22] + b"PK\x06\x07" + b"\xff" * 16 + whole[-22:],  # one disk of many
-        whole[:40],
+        content[:place] + b"PK\x01\x02" + bytes(2) + b"\xff\xff" + content[place + 8 :],  # a version of the future
+        content[:-22] + b"PK\x06\x07" + b"\xff" * 16 + content[-22:],  # one disk of many
+        content[:40],
         b"",
     ]
     for fault in faults:
         (tmp_path / "a.zip").write_bytes(fault)
         with pytest.raises(zipfile.BadZipFile):
             member(tmp_path / "a.zip")
-    encrypted = bytearray(whole)
+    encrypted = bytearray(content)
     for start in (6, place + 8):  # the flag in both headers
         encrypted[start] |= 1
     (tmp_path / "a.zip").write_bytes(encrypted)
@@ -128,9 +128,9 @@ def test_array_headers_that_are_refused(header):
 def test_array_headers_of_every_version():
     text = "{'descr': '|O', 'fortran_order': False, 'shape': (), }"
     for version in (1, 2, 3):
-        found = npy_header(npy(text, version) + b"rest")
-        assert (found.descr, found.shape) == ("|O", ())
-        assert (npy(text, version) + b"rest")[found.start :] == b"rest"
+        header = npy_header(npy(text, version) + b"rest")
+        assert (header.descr, header.shape) == ("|O", ())
+        assert (npy(text, version) + b"rest")[header.start :] == b"rest"
     with pytest.raises(ValueError, match="not an array of numpy"):
         npy_header(npy(text, 4))
     with pytest.raises(ValueError, match="damaged"):

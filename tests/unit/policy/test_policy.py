@@ -1,4 +1,4 @@
-"""Media in both passes, generation against update, and the reference."""
+"""Media in generation and in the update, and that both see the same prompts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def weighted_gradients(policy: MultimodalPolicy, batch: ClipBatch, completions: 
 def test_update_sees_what_generation_saw(policy, make_batch, share_prefix, temperature, training):
     batch = make_batch(modalities=MIXED)
     policy.train(training)
-    policy.share_prefix = share_prefix
+    policy.engine.share_prefix = share_prefix
     sampling = dataclasses.replace(SAMPLING, temperature=temperature)
     rollout = policy.generate(batch, 4, sampling, generator(SEED))
     assert policy.training is training
@@ -57,11 +57,11 @@ def test_generation_is_without_dropout(make_lora_policy, make_batch):
     assert (exact - dropped).abs().max().item() > 1e-2
 
 
-def test_both_ways_of_scoring_agree_in_values_and_gradients(policy, make_batch, completions):
+def test_log_probs_with_and_without_a_shared_prefix_agree(policy, make_batch, completions):
     batch, results = make_batch(modalities=MIXED), []
     policy.language_model.double()  # rounding alone reaches 1e-5 in single precision
-    for policy.share_prefix in (True, False):
-        scores = policy.score(batch, completions)
+    for policy.engine.share_prefix in (True, False):
+        scores = policy.logps_and_entropies(batch, completions)
         gradients = weighted_gradients(policy, batch, completions)
         results.append((scores.per_token_logps.detach(), scores.entropies, gradients))
     for first, second in zip(results[0][:2], results[1][:2], strict=True):
@@ -71,8 +71,8 @@ def test_both_ways_of_scoring_agree_in_values_and_gradients(policy, make_batch, 
         torch.testing.assert_close(gradient, results[1][2][name], atol=1e-6, rtol=1e-5, msg=name)
 
 
-def test_scores_are_zero_where_the_mask_is_zero(policy, make_batch, completions):
-    scores = policy.score(make_batch(), completions)
+def test_log_probs_are_zero_where_the_mask_is_zero(policy, make_batch, completions):
+    scores = policy.logps_and_entropies(make_batch(), completions)
     hidden = completions.mask == 0
     assert (scores.per_token_logps[hidden] == 0).all()
     assert (scores.entropies[hidden] == 0).all()
@@ -80,7 +80,7 @@ def test_scores_are_zero_where_the_mask_is_zero(policy, make_batch, completions)
     assert not scores.entropies.requires_grad
 
 
-def test_a_clip_scores_alone_as_it_does_in_a_batch(policy, make_batch, completions):
+def test_a_clip_alone_has_the_log_probs_that_it_has_in_a_batch(policy, make_batch, completions):
     batch = make_batch(modalities=MIXED)
     together = policy.per_token_logps(batch, completions)
     for clip in range(4):
@@ -143,7 +143,7 @@ def test_a_modality_left_out_of_the_prompt_has_no_effect(tiny_policy, make_batch
     torch.testing.assert_close(before, after, atol=1e-6, rtol=0)
 
 
-def test_features_stand_in_for_media(policy, make_batch, completions):
+def test_features_replace_media(policy, make_batch, completions):
     batch = make_batch()
     features = policy.with_features(batch)
     assert features.frames is None
@@ -179,7 +179,7 @@ def test_no_position_beyond_those_of_the_model_is_used(policy, make_batch, compl
     assert list(reasons) == [0]
     assert f"has {lengths[0]} tokens" in reasons[0]
     assert "and 3 more are to follow" in reasons[0]
-    # Each completion ends where the positions of its own clip do; the other clips' answers stay whole.
+    # Each completion ends where the positions of its own clip do; the other clips' answers are not cut.
     room = torch.tensor([[positions] for positions in (max(lengths) + 2 - length for length in lengths)])
     rollout = policy.generate(short, 2, SAMPLING, generator())
     expected = free.completions.mask.sum(-1).clamp(max=room)
@@ -191,7 +191,7 @@ def test_no_position_beyond_those_of_the_model_is_used(policy, make_batch, compl
     assert (len(kept), kept.skipped[0].name) == (3, make_batch().names[0])
 
 
-def test_frozen_towers_take_no_gradient_and_stay_in_evaluation_mode(policy, make_batch, completions):
+def test_frozen_encoders_take_no_gradient_and_stay_in_evaluation_mode(policy, make_batch, completions):
     policy.train()
     gradients = weighted_gradients(policy, make_batch(), completions)
     assert not policy.encoders.training

@@ -1,6 +1,6 @@
 """The policy on a simulated accelerator: the CPU's numbers, and no tensor on the wrong device.
 
-None of the CPU's own kernels may run there: no chunked head, no plain body, no fused attention.
+None of the CPU's own kernels may run there: no chunked head, no fused decoder, no fused attention.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from affectgpt_r1.data.collate import batch_to_device
 from affectgpt_r1.data.feature_store import FeatureStore, store_features
 from affectgpt_r1.distributed.collectives import _to_host
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.engine.language_model import Decoder, prefill
+from affectgpt_r1.engine.fast import Decoder, prefill_prompts
 from affectgpt_r1.inference.label_file import Predictor
 from affectgpt_r1.metrics.emotion_wheel import EmotionWheelScore
 from affectgpt_r1.policy.checkpoint import load_policy_weights, policy_digests
 from affectgpt_r1.policy.hf_export import export_policy, load_exported
 from affectgpt_r1.training.random_state import capture_random_state, restore_random_state
 from affectgpt_r1.types import Clip, Sampling
-from helpers.device_checks import LORA, assert_same_rollout, on_device
+from helpers.device_checks import LORA, assert_same, assert_same_gradients, assert_same_rollout, on_device
 from helpers.simulated_device import MixedDevicesError, waits
 
 LEXICON = load_lexicon("bundled")
@@ -72,6 +72,21 @@ def test_generation_draws_the_same_tokens(device, tiny_policy, make_batch, sampl
     assert_same_rollout(*drawn)
 
 
+def test_the_reference_engine_computes_the_same(device, make_policy, make_batch):
+    policy = make_policy(engine="reference", lora=LORA)
+    ours, batch = on_device(policy, device), make_batch(2)
+    rollouts, logps = [], []
+    for copy in (ours, policy):
+        clips = batch_to_device(batch, copy.device)
+        sampling = Sampling(max_completion_length=6)
+        rollouts.append(copy.generate(clips, 3, sampling, torch.Generator(copy.device).manual_seed(11)))
+        logps.append(copy.per_token_logps(clips, rollouts[-1].completions))
+        logps[-1].sum().backward()
+    assert_same_rollout(*rollouts)
+    assert_same(*logps)
+    assert_same_gradients(ours, policy)
+
+
 def test_a_forced_answer_is_the_same(device, make_policy, make_batch):
     policy = make_policy(enable_thinking=True)
     policy.template = dataclasses.replace(policy.template, force_answer=True)
@@ -86,10 +101,12 @@ def test_decoding_uses_none_of_the_kernels_for_the_cpu(device, tiny_policy, make
     ours, batch = on_device(tiny_policy, device), make_batch(2)
     for policy, is_host in ((tiny_policy, True), (ours, False)):
         with torch.no_grad():
-            prefilled = prefill(policy.language_model, policy.embed_prompts(batch_to_device(batch, policy.device)))
+            prefilled = prefill_prompts(
+                policy.language_model, policy.embed_prompts(batch_to_device(batch, policy.device))
+            )
             decoder = Decoder(policy.language_model, prefilled, 2, 4)
         assert (decoder.head is not None) is is_host
-        assert (decoder._body is not None) is is_host
+        assert (decoder._fused is not None) is is_host
 
 
 def test_decoding_waits_once_a_token(device, tiny_policy, make_batch):

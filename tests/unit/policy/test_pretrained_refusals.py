@@ -47,7 +47,7 @@ def test_without_weights_the_folder_to_fill_is_named(toy_config, tmp_path, reque
 
 
 def test_the_wheels_model_is_made_by_its_command(toy_config, tmp_path, requests_to_hub):
-    with pytest.raises(ConfigError, match=r"Fill \S+/SmolLM2-135M-Instruct by `affectgpt-r1 convert-weights smol`"):
+    with pytest.raises(ConfigError, match=r"Fill \S+/SmolLM2-135M-Instruct by `affectgpt-r1 convert smol`"):
         build({**toy_config, "weights": str(tmp_path), "tokenizer": "SmolLM2-135M-Instruct"})
 
 
@@ -85,7 +85,7 @@ def test_pickled_weights_are_not_loaded(toy_config, weights, tmp_path):
     hubert = folder / FOLDERS["audio_encoder"]
     (hubert / "model.safetensors").unlink()
     (hubert / "pytorch_model.bin").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(ConfigError, match=r"audio_encoder: .*convert-weights"):
+    with pytest.raises(ConfigError, match=r"audio_encoder: .*affectgpt-r1 convert"):
         build({**toy_config, "weights": str(folder)})
 
 
@@ -122,5 +122,5 @@ def test_code_that_comes_with_weights_does_not_run(toy_config, weights, tmp_path
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"source_sha256": 1}', "[" * 100_000])
 def test_a_damaged_record_of_conversion_is_one_error(tmp_path, text):
     (tmp_path / pretrained.PROVENANCE).write_text(text)
-    with pytest.raises(ConfigError, match=r"damaged .*; make it with `affectgpt-r1 convert-weights`"):
+    with pytest.raises(ConfigError, match=r"damaged .*; make it with `affectgpt-r1 convert`"):
         pretrained.check_provenance("language_model", str(tmp_path), "0" * 64)

@@ -21,7 +21,8 @@ from affectgpt_r1.report.build import build_report
 from affectgpt_r1.report.page import page
 from affectgpt_r1.report.queries import read_sweeps
 from affectgpt_r1.report.summary import summarise
-from affectgpt_r1.report.text_formats import _LATEX, latex_text, markdown_text
+from affectgpt_r1.report.text_formats import latex_text, markdown_text
+from helpers.latex_reader import printed_by_latex
 
 PAYLOAD = (
     "<script>alert(1)</script>\"' onload=x <img src=x onerror=y>\x1b]0;t\x07[red]![i](http://h) www.h.org `c` "
@@ -54,9 +55,9 @@ def execute(outputs, statement, *values):
 
 
 def small_sweep(writer, choices=("none", "ratio")):
-    """A finished sweep of two cells a choice; returns the ids of its runs, the parent's first."""
-    cells = [writer.cell("penalty", choice, seed, steps=3) for choice in choices for seed in (1, 2)]
-    return [writer.parent("penalty", cells), *(cell["run_id"] for cell in cells)]
+    """A finished sweep of two trials per choice; returns the ids of its runs, the parent's first."""
+    trials = [writer.trial("penalty", choice, seed, steps=3) for choice in choices for seed in (1, 2)]
+    return [writer.parent("penalty", trials), *(trial["run_id"] for trial in trials)]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def hostile(tmp_path_factory, database_template, make_writer):
     writer = make_writer(outputs, clips=3)
     parent, *runs = small_sweep(writer)
     client = writer.client
-    cells = [
+    trials = [
         {"choice": marked("choice") if place < 2 else "ratio", "seed": 1 + place % 2, "run_id": run}
         for place, run in enumerate(runs)
     ]
@@ -83,7 +84,7 @@ def hostile(tmp_path_factory, database_template, make_writer):
         client.set_tag(run, "affectgpt.prompt", marked("prompt"))
         client.set_tag(run, "git_commit", marked("commit"))
     client.set_tag(parent, "affectgpt.baseline", marked("baseline"))
-    client.log_text(parent, json.dumps(cells), "cells.json")
+    client.log_text(parent, json.dumps(trials), "trials.json")
     client.log_text(parent, json.dumps([clip]), "clips/clips.json")
     for table in ("metrics", "latest_metrics"):
         execute(
@@ -148,23 +149,23 @@ def test_no_element_and_no_attribute_comes_from_a_database(hostile, files):
     lexicon = load_lexicon("bundled")
     ours = [plainly(sweep) for sweep in sweeps]
     harmless = Structure(page(summarise(ours), ours, lexicon))
-    found = Structure(files["report.html"])
-    assert found.elements == harmless.elements
+    shown = Structure(files["report.html"])
+    assert shown.elements == harmless.elements
     named = dataclasses.replace(lexicon, name=marked("lexicon"))
     assert Structure(page(summarise(sweeps), sweeps, named)).elements == harmless.elements
     assert "lexicon:<script>" in Structure(page(summarise(sweeps), sweeps, named)).text
-    tags, names = {one[0] for one in found.elements}, {name for _, name, _ in found.attributes}
+    tags, names = {element[0] for element in shown.elements}, {name for _, name, _ in shown.attributes}
     assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "input", "foreignobject", "use"}
     assert not [name for name in names if name.startswith("on") or name in ("style", "srcset", "xlink:href", "action")]
-    for _, name, value in found.attributes:
+    for _, name, value in shown.attributes:
         assert name not in ("src", "href") or value.startswith(("#", "data:image/png;base64,"))
     (policy,) = [
-        value for tag, name, value in found.attributes if (tag, name) == ("meta", "content") and "src" in value
+        value for tag, name, value in shown.attributes if (tag, name) == ("meta", "content") and "src" in value
     ]
     assert policy == (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     )
-    assert ("http-equiv", "Content-Security-Policy") in {attribute[1:] for attribute in found.attributes}
+    assert ("http-equiv", "Content-Security-Policy") in {attribute[1:] for attribute in shown.attributes}
 
 
 def test_markdown_shows_the_payload_and_renders_none_of_it(files):
@@ -186,13 +187,24 @@ def test_markdown_shows_the_payload_and_renders_none_of_it(files):
 
 def test_latex_has_no_command_but_ours(files):
     ours = {"begin", "end", "caption", "label", "small", "toprule", "midrule", "bottomrule", "usepackage", "pm", "le"}
-    ours |= {name for command in _LATEX.values() for name in re.findall(r"\\([a-z]+)", command)}
+    ours |= {
+        f"text{name}" for name in ("backslash", "asciitilde", "asciicircum", "asciigrave", "less", "greater", "bar")
+    }
     body = "\n".join(line for line in files["tables.tex"].splitlines() if not line.startswith("%"))
     assert set(re.findall(r"\\([A-Za-z@]+)", body)) <= ours
     assert not re.search(r"\^|(?<!\\)[#~]", body)
     assert r"choice:\textless{}script\textgreater{}" in body
     assert printable(files["tables.tex"]) == files["tables.tex"]
     assert latex_text("a\rb\x1b%") == r"a b\textbackslash{}x1b\%"
+    for text in (
+        marked("choice"),
+        "".join(map(chr, range(33, 127))),
+        "60.0 ± 1.0",
+        "−1 – ≤",
+        "“target’s”",
+        "a---b,,c''d``e?`",
+    ):
+        assert printed_by_latex(latex_text(text)) == printable(text).replace("'", "’")
     assert markdown_text("a\n# b\x9b") == r"a # b\\x9b"
 
 
@@ -219,14 +231,14 @@ def test_artifacts_elsewhere_are_not_read(finished, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("artifact", "content", "complaint"),
     [
-        ("cells.json", "{}", "row 1: has no 'choice'"),
-        ("cells.json", "7", "row 1: has no 'choice'"),
-        ("cells.json", '[{"choice": 1, "seed": 1, "run_id": "a"}]', "row 1: has no 'choice'"),
-        ("cells.json", '[{"choice": "none", "seed": "1", "run_id": "a"}]', "row 1: has no 'seed'"),
-        ("cells.json", '[{"choice": "none", "seed": 1, "run_id": null}]', "row 1: has no 'run_id'"),
-        ("cells.json", "[" * 100_000, "this is no JSON"),
-        ("cells.json", "9" * 10_000, "this is no JSON"),
-        ("cells.json", "\x00", "this is no JSON"),
+        ("trials.json", "{}", "row 1: has no 'choice'"),
+        ("trials.json", "7", "row 1: has no 'choice'"),
+        ("trials.json", '[{"choice": 1, "seed": 1, "run_id": "a"}]', "row 1: has no 'choice'"),
+        ("trials.json", '[{"choice": "none", "seed": "1", "run_id": "a"}]', "row 1: has no 'seed'"),
+        ("trials.json", '[{"choice": "none", "seed": 1, "run_id": null}]', "row 1: has no 'run_id'"),
+        ("trials.json", "[" * 100_000, "this is not JSON"),
+        ("trials.json", "9" * 10_000, "this is not JSON"),
+        ("trials.json", "\x00", "this is not JSON"),
         ("clips/clips.json", '[{"name": "a", "subtitle": 3, "target": [], "frames": []}]', "no 'subtitle'"),
         ("clips/clips.json", '[{"name": "a", "subtitle": null, "target": "b", "frames": []}]', "no 'target'"),
         ("clips/clips.json", '[{"name": "a", "subtitle": null, "target": [], "frames": {}}]', "no 'frames'"),
@@ -239,11 +251,11 @@ def test_a_file_of_another_shape_is_one_line(finished, artifact, content, compla
         read_sweeps(outputs)
     assert complaint in str(refused.value)
     assert len(str(refused.value)) < 500
-    writer.client.log_text(parent, json.dumps(CELLS[parent]), "cells.json")
+    writer.client.log_text(parent, json.dumps(TRIALS[parent]), "trials.json")
     writer.client.log_text(parent, "[]", "clips/clips.json")
 
 
-CELLS: dict[str, object] = {}
+TRIALS: dict[str, object] = {}
 
 
 @pytest.fixture(scope="module")
@@ -253,19 +265,19 @@ def finished(tmp_path_factory, database_template, make_writer):
     shutil.copy(database_template, outputs / "mlflow.db")
     writer = make_writer(outputs, clips=3)
     runs = small_sweep(writer, ["none"])
-    CELLS[runs[0]] = json.loads(next((outputs / "artifacts").rglob("cells.json")).read_text("utf-8"))
+    TRIALS[runs[0]] = json.loads(next((outputs / "artifacts").rglob("trials.json")).read_text("utf-8"))
     return outputs, writer, runs
 
 
-def test_frames_that_are_none_are_left_out_with_a_word(writer, outputs, tmp_path):
+def test_frames_that_are_not_png_files_are_left_out_with_a_word(writer, outputs, tmp_path):
     parent, *_ = small_sweep(writer, ["none"])
     writer.clips(parent, tmp_path, ["clip000"])
     clips = next((outputs / "artifacts").rglob("clips.json"))
     (outputs / "secret").write_text("secret")
-    whole = (clips.parent / "clip000-0.png").read_bytes()
+    intact = (clips.parent / "clip000-0.png").read_bytes()
     (clips.parent / "page.png").write_bytes(b"\x89PNG<script>")
-    (clips.parent / "cut.png").write_bytes(whole[:20])
-    (clips.parent / "wide.png").write_bytes(whole[:16] + b"\xff\xff\xff\xff" + whole[20:])
+    (clips.parent / "cut.png").write_bytes(intact[:20])
+    (clips.parent / "wide.png").write_bytes(intact[:16] + b"\xff\xff\xff\xff" + intact[20:])
     (clips.parent / "link.png").symlink_to(outputs / "secret")
     (clips.parent / "folder.png").mkdir()
     frames = ["page.png", "cut.png", "wide.png", "link.png", "folder.png", "../../../../../secret", "/etc/passwd",
@@ -274,13 +286,13 @@ def test_frames_that_are_none_are_left_out_with_a_word(writer, outputs, tmp_path
     rows[0]["frames"] = [*frames, "clip000-0.png", "absent.png"]
     clips.write_text(json.dumps(rows), "utf-8")
     sweep = read_sweeps(outputs)[2]
-    assert sweep.clips[0].frames == (whole,)
+    assert sweep.clips[0].frames == (intact,)
     left_out = [line for line in sweep.missing if "a frame of clip000 is left out" in line]
     assert len(left_out) == 7  # the others name no file, as absent.png does
     assert max(map(len, left_out)) < 600
 
 
-def test_numbers_that_are_none_are_left_out(writer, outputs, tmp_path):
+def test_values_that_are_not_numbers_are_left_out(writer, outputs, tmp_path):
     _, *runs = small_sweep(writer, ["none", "ratio", "log_ratio"])
     metrics = "UPDATE latest_metrics SET value = ?, is_nan = ? WHERE run_uuid = ? AND key = ?"
     for run, value, is_nan in ((runs[0], 0, 1), (runs[2], 1.7976931348623157e308, 0), (runs[4], -1e9, 0)):
@@ -294,13 +306,13 @@ def test_numbers_that_are_none_are_left_out(writer, outputs, tmp_path):
     summary = json.loads(files["tables.json"])
     left_out = [line for line in summary["missing"] if "is left out" in line]
     assert left_out == [
-        "penalty sweep: none, seed 1 is left out: it logged F nan",
-        "penalty sweep: ratio, seed 1 is left out: it logged F 1.79769e+308",
-        "penalty sweep: log_ratio, seed 1 is left out: it logged F -1e+09",
+        "penalty sweep: none, seed 1 is left out: it logged F1 nan",
+        "penalty sweep: ratio, seed 1 is left out: it logged F1 1.79769e+308",
+        "penalty sweep: log_ratio, seed 1 is left out: it logged F1 -1e+09",
     ]
     assert "answers/distinct_words" not in summary["sweeps"]["penalty"]["choices"]["none"]["metrics"]
     shown = Structure(files["report.html"]).text + files["tables.md"]
-    assert not re.search(r"(?<!logged F )\b(nan|inf)\b|\d{30}", shown)
+    assert not re.search(r"(?<!logged F1 )\b(nan|inf)\b|\d{30}", shown)
 
 
 def test_long_texts_are_cut(writer, outputs, tmp_path, capsys):
@@ -332,7 +344,7 @@ def test_a_database_that_mlflow_cannot_read_is_one_line(finished, tmp_path, stat
     assert len(str(refused.value)) < 800
 
 
-def test_a_folder_that_a_database_names_is_no_lexicon(finished, tmp_path, capsys):
+def test_a_folder_that_a_database_names_is_not_a_lexicon(finished, tmp_path, capsys):
     outputs, _, (_, run, _) = finished
     shutil.copytree(outputs, tmp_path / "outputs")
     execute(

@@ -4,12 +4,13 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.report.curves import Quantity, band_of, curve_metrics, ticks
-from affectgpt_r1.report.markup import Markup, element, escape
-from affectgpt_r1.report.queries import Cell, Sweep
-from affectgpt_r1.report.wheel_drawing import overlap, wheel_svg
+from affectgpt_r1.report.curves import Quantity, band_of, curve_figures, ticks
+from affectgpt_r1.report.page import environment
+from affectgpt_r1.report.queries import Sweep, Trial
+from affectgpt_r1.report.wheel_drawing import overlap, wheel
 
 LEXICON = load_lexicon("bundled")
 QUANTITY = Quantity("val/f1", "F", 100.0)
@@ -27,6 +28,15 @@ class Text(HTMLParser):
         self.text += data
 
 
+def render(template, **values):
+    return environment().from_string(template).render(values)
+
+
+def wheel_svg(clusters, labels=False):
+    drawing = wheel(clusters, LEXICON, labels=labels)
+    return render("{% from 'completions.html.j2' import wheel %}{{ wheel(drawing) }}", drawing=drawing)
+
+
 def parse(markup):
     parser = Text()
     parser.feed(markup)
@@ -34,39 +44,39 @@ def parse(markup):
     return parser
 
 
-@given(
-    st.text(st.characters(blacklist_categories=("Cs", "Cc"))), st.text(st.characters(blacklist_categories=("Cs", "Cc")))
-)
+SHOWN = st.text(st.characters(blacklist_categories=("Cs", "Cc")))
+
+
+@given(SHOWN, SHOWN)
 def test_text_and_attributes_come_back_as_they_were(text, attribute):
-    parser = parse(element("p", text, title=attribute))
+    parser = parse(render('<p title="{{ attribute }}">{{ text }}</p>', text=text, attribute=attribute))
     assert parser.tags == [("p", {"title": attribute})]
     assert parser.text == text
 
 
-def test_only_markup_is_left_alone_and_control_characters_are_replaced():
-    assert element("p", Markup("<b>x</b>"), ["<", ["&"]]) == "<p><b>x</b>&lt;&amp;</p>"
-    assert escape("a\x00b\x1b\ud800\x85") == "a\ufffdb\ufffd\ufffd\ufffd"
-    assert escape("a\x00").encode("utf-8")
-    assert element("circle", r=1 / 3, class_=None, stroke_width="2") == '<circle r="0.33333" stroke-width="2"></circle>'
+def test_templates_escape_replace_control_characters_and_know_every_name():
+    assert render("{{ text }}", text="a\x00b\x1b\ud800\x85<") == "a\ufffdb\ufffd\ufffd\ufffd&lt;"
+    assert render("{% macro bold(x) %}<b>{{ x }}</b>{% endmacro %}{{ bold(text) }}", text="&") == "<b>&amp;</b>"
+    assert render("{{ x }}", x=1 / 3) == "0.33333"
+    with pytest.raises(UndefinedError):
+        render("{{ absent }}")
 
 
 def test_wheel_marks_hits_misses_and_extra():
-    shares = overlap(("happy", "furious", "qwerty"), ("joyful", "sad"), LEXICON)
-    assert shares == (("joy",), ("sadness",), ("anger",))
-    paths = [attributes["class"] for tag, attributes in parse(wheel_svg(shares, LEXICON)).tags if tag == "path"]
+    clusters = overlap(("happy", "furious", "qwerty"), ("joyful", "sad"), LEXICON)
+    assert clusters == (("joy",), ("sadness",), ("anger",))
+    paths = [attributes["class"] for tag, attributes in parse(wheel_svg(clusters)).tags if tag == "path"]
     assert dict(zip(LEXICON.clusters(1), paths, strict=True)) == {
         "anger": "extra", "anticipation": "empty", "disgust": "empty", "fear": "empty", "joy": "hit",
         "sadness": "miss", "surprise": "empty", "trust": "empty",
     }  # fmt: skip
-    labels = re.findall(r"<text[^>]*>(\w+)</text>", wheel_svg(shares, LEXICON, labels=True))
+    labels = re.findall(r"<text[^>]*>(\w+)</text>", wheel_svg(clusters, labels=True))
     assert labels == ["anger", "joy", "sadness"]
 
 
 def test_sectors_fill_the_wheel_without_overlap():
     paths = [
-        attributes["d"]
-        for tag, attributes in parse(wheel_svg(overlap((), (), LEXICON), LEXICON)).tags
-        if "d" in attributes
+        attributes["d"] for tag, attributes in parse(wheel_svg(overlap((), (), LEXICON))).tags if "d" in attributes
     ]
     starts = [tuple(map(float, re.match(r"M(\S+) (\S+?)A", path).groups())) for path in paths]
     assert len({*starts}) == 8
@@ -74,11 +84,11 @@ def test_sectors_fill_the_wheel_without_overlap():
 
 
 def sweep_with(*curves):
-    cells = [
-        Cell("dual", seed, f"run{seed}", {"test/f1": 0.5}, (), curves={"val/f1": curve})
+    trials = [
+        Trial("dual", seed, f"run{seed}", {"test/f1": 0.5}, (), curves={"val/f1": curve})
         for seed, curve in enumerate(curves, start=1)
     ]
-    return Sweep("reward", "none", True, tuple(cells), (), ())
+    return Sweep("reward", "none", True, tuple(trials), (), ())
 
 
 def test_band_is_mean_lowest_and_highest_over_the_steps_of_every_seed():
@@ -99,24 +109,17 @@ def test_long_curves_are_averaged_over_equal_stretches():
 def test_one_shared_step_is_no_curve_and_what_nobody_logged_is_named():
     assert band_of(sweep_with({1: 0.1, 2: 0.2}, {2: 0.1, 3: 0.2}), "dual", QUANTITY) is None
     assert band_of(sweep_with({1: 0.1}), "other", QUANTITY) is None
-    assert (
-        "KL to the starting policy"
-        in curve_metrics(sweep_with({1: 0.1, 2: 0.2})).rpartition("Not logged by any run")[2]
-    )
+    assert "KL to the starting policy" in curve_figures(sweep_with({1: 0.1, 2: 0.2}))[1]
 
 
 def test_a_flat_curve_is_drawn():
-    points = [
-        attributes["points"]
-        for tag, attributes in parse(curve_metrics(sweep_with({1: 0.0, 2: 0.0}))).tags
-        if tag == "polyline"
-    ]
-    (line,) = points
-    assert [pair.split(",")[1] for pair in line.split()] == ["53.0", "53.0"]
+    (figure,), _ = curve_figures(sweep_with({1: 0.0, 2: 0.0}))
+    (panel,) = figure["panels"]
+    assert [point.split(",")[1] for point in panel["mean"].split()] == ["53.0", "53.0"]
 
 
 @given(st.floats(-1e4, 1e4), st.floats(1e-3, 1e4))
 def test_ticks_are_few_and_inside(low, width):
-    found = ticks(low, low + width)
-    assert 1 <= len(found) <= 5
-    assert all(low - 1e-6 * width - 1e-9 <= tick <= low + width * (1 + 1e-6) + 1e-9 for tick in found)
+    marks = ticks(low, low + width)
+    assert 1 <= len(marks) <= 5
+    assert all(low - 1e-6 * width - 1e-9 <= tick <= low + width * (1 + 1e-6) + 1e-9 for tick in marks)

@@ -12,7 +12,7 @@ from affectgpt_r1.report.build import build_report
 from affectgpt_r1.report.curves import quantities
 from affectgpt_r1.report.queries import CURVES, read_sweeps
 from affectgpt_r1.report.result_tables import all_tables
-from affectgpt_r1.report.text_formats import _LATEX
+from helpers.latex_reader import printed_by_latex
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -62,18 +62,12 @@ def markdown_tables(text):
 
 
 def latex_tables(text):
-    found = []
+    tables = []
     for block in re.findall(r"\\toprule\n(.*?)\\bottomrule", text, re.DOTALL):
         lines = [line.strip() for line in block.splitlines() if line.strip().endswith(r"\\")]
         rows = [re.split(r"(?<!\\)&", line.removesuffix(r"\\")) for line in lines]
-        found.append([[plain(cell.strip()) for cell in row] for row in rows])
-    return found
-
-
-def plain(cell):
-    for character, command in sorted(_LATEX.items(), key=lambda item: -len(item[1])):
-        cell = cell.replace(command, character)
-    return cell
+        tables.append([[printed_by_latex(cell.strip()) for cell in row] for row in rows])
+    return tables
 
 
 def test_every_anchor_is_there_once(report):
@@ -89,7 +83,7 @@ def test_the_curves_that_are_read_are_those_that_are_drawn(swept):
     drawn = {quantity.key for quantity in quantities(sweep)}
     parts = {"train/rewards/accuracy/mean", "train/rewards/format/mean"}
     assert drawn == {*CURVES, *parts}
-    assert parts < {key for cell in sweep.cells for key in cell.curves} < drawn
+    assert parts < {key for trial in sweep.trials for key in trial.curves} < drawn
 
 
 def test_html_markdown_and_latex_have_the_same_cells(report):
@@ -101,14 +95,14 @@ def test_html_markdown_and_latex_have_the_same_cells(report):
     assert Page(report["report.html"]).tables == cells
 
 
-def test_printed_figures_are_those_of_the_json(report):
+def test_printed_values_are_those_of_the_json(report):
     choice = json.loads(report["tables.json"])["sweeps"]["reward"]["choices"]["accuracy"]
     table = next(t for t in markdown_tables(report["tables.md"]) if t[0][:2] == ["Reward", "n"])
     row = next(dict(zip(table[0], row, strict=True)) for row in table[1:] if row[0] == "accuracy")
     f1, tests = choice["metrics"]["f1"], choice["against_baseline"]
     assert row["n"] == "3"
-    assert row["F"] == f"{100 * f1['mean']:.2f} ± {100 * (f1['high'] - f1['mean']):.2f}"
-    assert row["F per seed"] == ", ".join(f"{100 * value:.2f}" for value in f1["values"].values())
+    assert row["F1"] == f"{100 * f1['mean']:.2f} ± {100 * (f1['high'] - f1['mean']):.2f}"
+    assert row["F1 per seed"] == ", ".join(f"{100 * value:.2f}" for value in f1["values"].values())
     assert float(row["difference"].replace("−", "-")) == pytest.approx(100 * tests["clips"]["difference"], abs=0.006)
     low, high = (100 * tests["seeds"][key] for key in ("low", "high"))
     assert row["seeds"].replace("−", "-") == f"[{low:+.2f}, {high:+.2f}]"
@@ -121,13 +115,13 @@ def test_json_holds_what_mlflow_holds(report, swept):
     summary = json.loads(report["tables.json"])
     client = MlflowClient(f"sqlite:///{swept / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("ablations").experiment_id
-    for run in client.search_runs([experiment], "tags.`affectgpt.kind` = 'cell'"):
+    for run in client.search_runs([experiment], "tags.`affectgpt.kind` = 'trial'"):
         sweep, _, rest = run.info.run_name.partition("-")
         choice, _, seed = rest.partition("-seed")
-        found = summary["sweeps"][sweep]["choices"][choice]["metrics"]
+        metrics = summary["sweeps"][sweep]["choices"][choice]["metrics"]
         for name, value in run.data.metrics.items():
             if name.startswith("test/"):
-                assert found[name.removeprefix("test/")]["values"][seed] == value
+                assert metrics[name.removeprefix("test/")]["values"][seed] == value
     shared = summary["sweeps"]["penalty"]["choices"]["none"]["metrics"]
     assert shared == summary["sweeps"]["reasoning"]["choices"]["no_think"]["metrics"]
     assert summary["sweeps"]["reward"]["choices"]["none"]["metrics"]["f1"]["n"] == 1
@@ -186,11 +180,34 @@ def test_browser_shows_a_script_answer_and_does_not_run_it(report, tmp_path):
     assert "&lt;script&gt;document.title='run'&lt;/script&gt;" in shown
 
 
-def test_unfinished_cells_and_missing_sweeps_are_named(writer, outputs, tmp_path):
-    cells = [writer.cell("penalty", "none", 1, steps=3), writer.cell("penalty", "none", 2, steps=3)]
-    cells += [writer.cell("penalty", "ratio", 1, steps=3), writer.cell("penalty", "ratio", 2, status="FAILED", steps=3)]
-    cells.append({"choice": "inverse_gap", "seed": 1, "run_id": "0" * 32})
-    writer.parent("penalty", cells)
+def test_a_run_logged_under_the_old_names_gives_the_same_report(make_writer, old_names, database_template, tmp_path):
+    reports = []
+    for names in ({}, old_names):
+        outputs = tmp_path / f"{len(names)} names"
+        outputs.mkdir()
+        shutil.copy(database_template, outputs / "mlflow.db")
+        writer = make_writer(outputs, clips=6, old_names=names)
+        trials = [writer.trial("penalty", choice, seed, steps=20) for choice in ("none", "ratio") for seed in (1, 2)]
+        writer.parent("penalty", trials)
+        files = {path.name: path.read_text("utf-8") for path in build_report(outputs, outputs / "report")}
+        for index, trial in enumerate(trials):
+            files["tables.json"] = files["tables.json"].replace(trial["run_id"], f"run {index}")
+        reports.append(files)
+    new, old = reports
+    assert old == new
+    assert "unmapped_rate" in old["tables.json"]
+    assert "Fraction of the wheels’ clusters that an answer names (validation): P2" in old["report.html"]
+    assert "share" not in json.dumps(old)
+
+
+def test_unfinished_trials_and_missing_sweeps_are_named(writer, outputs, tmp_path):
+    trials = [writer.trial("penalty", "none", 1, steps=3), writer.trial("penalty", "none", 2, steps=3)]
+    trials += [
+        writer.trial("penalty", "ratio", 1, steps=3),
+        writer.trial("penalty", "ratio", 2, status="FAILED", steps=3),
+    ]
+    trials.append({"choice": "inverse_gap", "seed": 1, "run_id": "0" * 32})
+    writer.parent("penalty", trials)
     html = build_report(outputs, tmp_path)[0].read_text("utf-8")
     summary = json.loads((tmp_path / "tables.json").read_text("utf-8"))
     assert summary["missing"] == [
@@ -208,22 +225,22 @@ def test_unfinished_cells_and_missing_sweeps_are_named(writer, outputs, tmp_path
 
 def test_sweep_that_was_killed_shows_what_it_logged(writer, outputs):
     parent = writer.parent("reasoning", None)
-    writer.cell("reasoning", "no_think", 1, parent, steps=3)
-    writer.cell("reasoning", "think", 1, parent, status="RUNNING", steps=3)
+    writer.trial("reasoning", "no_think", 1, parent, steps=3)
+    writer.trial("reasoning", "think", 1, parent, status="RUNNING", steps=3)
     sweep = read_sweeps(outputs)[1]
     assert sweep.choices == ("no_think",)
     assert sweep.missing == (
         "the reasoning sweep has not ended: only what it has logged so far is shown",
         "reasoning sweep: think, seed 1 is not finished",
-        "reasoning sweep: the baseline think has no finished cell, so nothing is compared with it",
+        "reasoning sweep: the baseline think has no finished trial, so nothing is compared with it",
     )
 
 
 def test_damaged_answers_are_named(writer, outputs, tmp_path):
-    entry = writer.cell("penalty", "none", 1, steps=2)
+    entry = writer.trial("penalty", "none", 1, steps=2)
     writer.client.log_text(entry["run_id"], '{"name": "clip"}\n', "test/answers.jsonl")
     writer.parent("penalty", [entry])
-    with pytest.raises(DataError, match=r"answers\.jsonl, line 1: no answer"):
+    with pytest.raises(DataError, match=r"answers\.jsonl, line 1: not an answer"):
         build_report(outputs, tmp_path)
 
 

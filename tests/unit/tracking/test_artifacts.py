@@ -1,4 +1,4 @@
-"""Artifacts are read and written below the folder beside the database, whatever the database says."""
+"""Artifacts are read and written below the folder next to the database, whatever the database says."""
 
 from __future__ import annotations
 

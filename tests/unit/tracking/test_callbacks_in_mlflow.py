@@ -13,7 +13,7 @@ def _trainer(logger, step):
     return SimpleNamespace(loggers=[logger], global_step=step, is_global_zero=True)
 
 
-def test_completions_are_one_table_a_step(logger, read_artifact, tmp_path):
+def test_completions_are_one_table_per_step(logger, read_artifact, tmp_path):
     callback = CompletionsTable(tmp_path / "run", every_n_steps=50, console_rows=0)
     record = CompletionRecord("a", "p", "sad", "<answer>sad</answer>", {"accuracy": 1.0}, 1.0, 0.5)
     with tracked_run([logger]):

@@ -21,7 +21,7 @@ print(logger.run_id, logger.experiment_id)
 """
 
 
-def test_database_is_made_once_and_is_whole(outputs):
+def test_database_is_made_once_and_is_intact(outputs):
     before = (outputs / "mlflow.db").stat().st_mtime_ns
     uri = ensure_database(outputs)
     assert uri == f"sqlite:///{outputs.resolve()}/mlflow.db"
@@ -56,9 +56,9 @@ def test_experiment_has_an_explicit_artifact_folder_and_one_id(outputs):
     assert client.get_experiment(first).lifecycle_stage == "active"
 
 
-def test_file_that_is_no_database_is_named(tmp_path):
+def test_file_that_is_not_a_database_is_named(tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database at all")
-    with pytest.raises(ConfigError, match=r"mlflow\.db: this is no SQLite database; .*logger=csv"):
+    with pytest.raises(ConfigError, match=r"mlflow\.db: this is not an SQLite database; .*logger=csv"):
         ensure_database(tmp_path)
 
 

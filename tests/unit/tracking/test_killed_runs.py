@@ -55,7 +55,7 @@ def test_a_run_whose_lock_is_free_is_killed_and_one_whose_lock_is_held_runs(clie
     assert mark_killed(client, outputs) == [held]
 
 
-def test_another_machines_run_is_left_until_its_folder_is_taken_up(client, left, outputs):
+def test_another_machines_run_is_left_until_its_folder_is_used_again(client, left, outputs):
     """Over a network file system a lock that is free here may be held there."""
     (outputs / "shared").mkdir()
     (outputs / "shared" / ".lock").touch()

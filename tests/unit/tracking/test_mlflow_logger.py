@@ -15,7 +15,7 @@ def _run(logger):
     return logger.experiment.get_run(logger.run_id)
 
 
-def test_params_are_dotted_cut_and_the_whole_config_is_an_artifact(logger, read_artifact):
+def test_params_are_dotted_cut_and_the_full_config_is_an_artifact(logger, read_artifact):
     config = {"stage": {"beta": 0.04, "prompt": "x" * 400, "rewards": ["accuracy"]}, "empty": {}, "ckpt_path": None}
     config |= {f"many{index}": index for index in range(120)}
     logger.log_config(config)
@@ -28,7 +28,7 @@ def test_params_are_dotted_cut_and_the_whole_config_is_an_artifact(logger, read_
     assert yaml.safe_load(read_artifact("config/resolved.yaml")) == config
 
 
-def test_key_that_mlflow_refuses_is_mended():
+def test_key_that_mlflow_refuses_is_replaced():
     assert flatten_config({"a,b": {"c=d": 1}}) == {"a_b.c_d": "1"}
 
 
@@ -87,7 +87,7 @@ def test_a_repository_that_does_not_track_the_package_is_not_its_own(tmp_path, m
     assert git_tags(site) == {"git_commit": "unknown", "git_dirty": "unknown"}
 
 
-def test_resumed_run_goes_on_and_takes_changed_params(outputs, logger, read_artifact):
+def test_resumed_run_continues_and_takes_changed_params(outputs, logger, read_artifact):
     logger.log_config({"seed": 1, "trainer": {"max_steps": 10}})
     logger.log_metrics({"train/loss": 2.0}, step=10)
     logger.end("FAILED")
@@ -116,7 +116,7 @@ def test_folder_without_a_run_has_no_run_id(tmp_path):
     assert read_run_id(tmp_path) is None
 
 
-def test_table_is_replaced_its_figures_rounded_and_nan_an_empty_cell(logger, read_artifact):
+def test_table_is_replaced_its_values_rounded_and_nan_an_empty_cell(logger, read_artifact):
     logger.log_table(["text", "reward"], [["a", float("nan")]], "completions/step_000001.json")
     logger.log_table(["text", "reward"], [["émü", 0.123456], [None, float("inf")]], "completions/step_000001.json")
     table = json.loads(read_artifact("completions/step_000001.json"))

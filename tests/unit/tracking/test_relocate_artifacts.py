@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.tracking.database import ensure_database
 from affectgpt_r1.tracking.mlflow_logger import TrackedMLFlowLogger
-from affectgpt_r1.tracking.relocate_artifacts import follow_artifacts
+from affectgpt_r1.tracking.relocate_artifacts import relocate_artifacts
 
 
 @pytest.fixture
@@ -38,19 +38,19 @@ def test_artifacts_are_found_where_the_clone_went_and_where_it_was_copied(output
     assert note_of(copied) == "kept"
     shutil.move(outputs, moved)
     assert note_of(moved) == "kept"
-    assert follow_artifacts(moved / "mlflow.db") == []
+    assert relocate_artifacts(moved / "mlflow.db") == []
 
 
-def test_artifacts_that_stayed_behind_or_lie_elsewhere_are_left_alone(outputs, tmp_path):
+def test_artifacts_that_stayed_behind_or_are_elsewhere_are_left_alone(outputs, tmp_path):
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(outputs / "mlflow.db", alone)
-    assert follow_artifacts(alone / "mlflow.db") == []
+    assert relocate_artifacts(alone / "mlflow.db") == []
     elsewhere = "s3://bucket/an_experiment"
     with sqlite3.connect(alone / "mlflow.db") as connection:
         connection.execute("UPDATE experiments SET artifact_location = ?", (elsewhere,))
     (alone / "artifacts" / "an_experiment").mkdir(parents=True)
-    assert follow_artifacts(alone / "mlflow.db") == []
+    assert relocate_artifacts(alone / "mlflow.db") == []
 
 
 def test_a_database_in_use_is_named(outputs, tmp_path, monkeypatch):
@@ -61,5 +61,5 @@ def test_a_database_in_use_is_named(outputs, tmp_path, monkeypatch):
     holder = connect(moved / "mlflow.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(ConfigError, match=r"the clone was moved.*locked.*end what uses the database"):
-        follow_artifacts(moved / "mlflow.db")
+        relocate_artifacts(moved / "mlflow.db")
     holder.close()

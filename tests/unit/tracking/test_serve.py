@@ -24,12 +24,12 @@ def test_a_port_that_is_taken_is_one_line(outputs, capsys, monkeypatch):
             serve.main()
     assert stopped.value.code == 2
     printed = capsys.readouterr().err
-    assert printed.startswith(f"error: port {port} cannot be had (")
+    assert printed.startswith(f"error: port {port} cannot be opened (")
     assert printed.count("\n") == 1
     serve.check_port(port)
 
 
 @pytest.mark.parametrize("port", [-1, 70000])
 def test_a_port_that_cannot_be_is_refused(port):
-    with pytest.raises(ConfigError, match="cannot be had"):
+    with pytest.raises(ConfigError, match="cannot be opened"):
         serve.check_port(port)

@@ -25,15 +25,15 @@ def status(runs, run_id):
     return runs._client.get_run(run_id).info.status
 
 
-def test_only_a_finished_and_tested_cell_counts(runs):
+def test_only_a_finished_and_tested_trial_counts(runs):
     start_trial(runs, "a", test_f1=0.5)  # still running
     untested = start_trial(runs, "a")
     runs._client.set_terminated(untested, "FINISHED")
-    other = start_trial(runs, "b", test_f1=0.5)
-    runs._client.set_terminated(other, "FINISHED")
+    tested = start_trial(runs, "b", test_f1=0.5)
+    runs._client.set_terminated(tested, "FINISHED")
     assert runs.finished_trial("a") is None
-    assert runs.finished_trial("b") == other
-    assert runs.score(other) == 0.5
+    assert runs.finished_trial("b") == tested
+    assert runs.score(tested) == 0.5
     assert runs.has_trial(untested, "a")
     assert not runs.has_trial(untested, "b")
     assert not runs.has_trial(None, "a")
@@ -42,7 +42,7 @@ def test_only_a_finished_and_tested_cell_counts(runs):
 def test_a_run_is_marked_killed_only_when_its_lock_is_free(runs):
     alive, dead = start_trial(runs, "alive"), start_trial(runs, "dead")
     sweep = runs.open_sweep("reward", baseline="none", synthetic=True)
-    plain = runs._client.create_run(runs._experiment_id).info.run_id  # no trial, none of our business
+    plain = runs._client.create_run(runs._experiment_id).info.run_id  # not a trial, so not ours
     for name in ("dead", sweep_lock("reward")):
         with runs.lock(name):  # as their processes did
             pass

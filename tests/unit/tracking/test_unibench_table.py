@@ -106,7 +106,7 @@ def printed(summary):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_figures_by_hand(summary, name):
+def test_values_by_hand(summary, name):
     assert summary["sets"][name]["published"] == pytest.approx(PUBLISHED[name], abs=1e-12)
     assert summary["sets"][name]["corrected"] == pytest.approx(CORRECTED[name], abs=1e-12)
 
@@ -117,7 +117,7 @@ def test_mean_of_nine_is_plain(summary):
     assert summary["missing"] == []
 
 
-def test_secondary_figures(summary):
+def test_secondary_values(summary):
     details = {name: metrics["details"] for name, metrics in summary["sets"].items()}
 
     assert details["mer2023"] == {"mscore": pytest.approx(1 / 2), "unmapped_rate": 0}
@@ -135,7 +135,7 @@ def test_summary_is_json_and_says_how_many_clips_the_papers_score(summary):
     assert summary["lexicon"] == "bundled"
 
 
-def test_the_table_prints_both_figures_and_what_is_questionable(summary):
+def test_the_table_prints_both_values_and_what_is_questionable(summary):
     text = printed(summary)
 
     (meld,) = (line for line in text.splitlines() if "MELD" in line)
@@ -165,7 +165,7 @@ def test_the_mean_of_fewer_says_so(sets):
     assert "mean of nine " not in text
 
 
-def test_words_that_no_wheel_knows_are_counted_beside_the_scores(sets):
+def test_words_that_no_wheel_knows_are_counted_next_to_the_scores(sets):
     answers = {"p": ("happy", "sad", "zzz", "neutral", "Zzz"), "q": ("neutral",)}
 
     summary = unibench_table({"mer2023": answers}, {"mer2023": sets["mer2023"]}, LEXICON)
@@ -176,7 +176,7 @@ def test_words_that_no_wheel_knows_are_counted_beside_the_scores(sets):
     assert "that no wheel knows cost nothing" in " ".join(printed(summary).split())
 
 
-def test_published_figures_take_the_best_checkpoint_of_each_set_and_corrected_ones_the_chosen(sets):
+def test_published_values_take_the_best_checkpoint_of_each_set_and_corrected_ones_the_chosen(sets):
     few = {name: sets[name] for name in ("mer2024", "sims")}
     early = {"mer2024": PREDICTIONS["mer2024"], "sims": {"a": ("sad",), "b": ("happy",)}}
     late = {"mer2024": {"p": ("happy",), "q": ("sad", "angry")}, "sims": PREDICTIONS["sims"]}

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectgpt_r1.engine.fused_linear_logps import mean_loss_grads
+from affectgpt_r1.engine.base import mean_loss_grads
 from affectgpt_r1.engine.logprobs import masked_mean
 from affectgpt_r1.training.grpo_config import GRPOConfig
 from affectgpt_r1.training.losses import LossInputs, clipped_policy_loss

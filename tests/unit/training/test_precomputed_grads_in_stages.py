@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.engine import language_model
+from affectgpt_r1.engine import fast
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.training.rollout_buffer import select_clips
@@ -103,9 +103,9 @@ def test_grpo(policy_in, make_policy, make_batch, walks_again, monkeypatch, opti
     with default_dtype(dtype):
         mine = gradients(policy_in(dtype), grpo(**options), batch, visits=visits)
         assert bool(walks_again) is not precomputed
-        recomputed = language_model.fused_linear_logps
+        recomputed = fast.fused_linear_logps
         monkeypatch.setattr(
-            language_model,
+            fast,
             "fused_linear_logps",
             lambda *args, **kwargs: recomputed(*args, **{**kwargs, "precomputed_grads": None}),
         )

@@ -154,11 +154,13 @@ def test_a_rollouts_prefill_is_kept_only_for_an_update_of_the_same_clips(
 @pytest.mark.parametrize("steps", [1, 2])
 def test_prompts_of_more_clips_than_a_step_stay_out_of_the_graph(tiny_policy, make_batch, monkeypatch, steps):
     kept, generate = [], tiny_policy.generate
-    monkeypatch.setattr(
-        tiny_policy,
-        "generate",
-        lambda *one, **named: (generate(*one, **named), kept.append(tiny_policy._prefix_cache is not None))[0],
-    )
+
+    def record(*given, **options):
+        rollout = generate(*given, **options)
+        kept.append(rollout.prefix_cache is not None)
+        return rollout
+
+    monkeypatch.setattr(tiny_policy, "generate", record)
     visits(grpo(steps_per_generation=steps), tiny_policy.train(), make_batch(), 1)
     assert kept == [steps == 1]
 

@@ -97,7 +97,7 @@ def test_old_log_probs_are_the_updates_own_step_by_step(tiny_policy, make_batch)
     buffer = stage._buffer
     for index in range(2):
         step = buffer.step(index, 2)
-        scored = policy.score(step.batch, step.completions, 1.0).per_token_logps
+        scored = policy.logps_and_entropies(step.batch, step.completions, 1.0).per_token_logps
         torch.testing.assert_close(step.old_per_token_logps, scored, atol=2e-6, rtol=0)
     assert grpo()._fill_buffer(policy, batch, 7).old_per_token_logps is None  # a rollout that is used once needs none
 

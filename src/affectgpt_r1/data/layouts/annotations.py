@@ -1,6 +1,6 @@
-"""What AffectGPT's questions need of a label file beside emotion words and reasons.
+"""Read what AffectGPT's questions need of a label file in addition to emotion words and reasons.
 
-A clip may be asked any kind in ``data.questions``, so every training row needs a value for each of them. Files of
+A training clip may be asked any kind in ``data.questions``, so every row needs a value for each of them. Files of
 validation and test clips need not have the columns.
 """
 
@@ -16,9 +16,9 @@ import pandas as pd
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.types import Annotations, EmotionSet
 
-LABEL_COLUMNS = ("openset", "discrete")
-"""Where emotion words stand: open vocabulary, or one label a clip (MER's track 1)."""
+LABEL_COLUMNS = ("openset", "discrete")  # open vocabulary, or one label per clip (MER's track 1)
 
+# What each kind of question needs: `reason` is in the file of reasons, `openset` is any of LABEL_COLUMNS.
 QUESTION_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "description": ("reason",),
     "ovlabel": ("openset",),
@@ -29,26 +29,16 @@ QUESTION_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "preference": ("a1", "a2", "preference"),
     "reward": ("reason", "reward"),
 }
-"""What each kind of question needs; ``reason`` stands in the file of reasons, ``openset`` is any of
-:data:`LABEL_COLUMNS`."""
 
 _ELSEWHERE = ("reason", "openset")
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """What training clips may be asked; each is asked one kind at a time, and must answer all.
+    """What training clips may be asked; a clip is asked one kind at a time, and must have an answer to each."""
 
-    Attributes:
-        kinds: Keys of :data:`QUESTION_COLUMNS`; none asks the prompt's own question.
-        valence_range: Lowest and highest valence score, between which neutral, 0, lies; None takes the extremes of the
-            training file, as published.
-
-    Raises:
-        ConfigError: A kind is unknown, or the range is none.
-    """
-
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()  # keys of QUESTION_COLUMNS; none asks the prompt's own question
+    # Lowest and highest valence score, with neutral, 0, between; None takes the training file's extremes, as published.
     valence_range: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
@@ -61,12 +51,11 @@ class QuestionSet:
             )
 
     def needs_labels(self) -> bool:
-        """Whether some kind, or the prompt's own question, is about emotion words."""
+        """Return whether some kind, or the prompt's own question, is about emotion words."""
         return not self.kinds or any("openset" in QUESTION_COLUMNS[kind] for kind in self.kinds)
 
 
 NO_QUESTIONS = QuestionSet()
-"""Every clip is asked the prompt's own."""
 
 
 def read_annotations(
@@ -86,10 +75,7 @@ def read_annotations(
         labels: Their ``N`` emotion sets.
         reasons: Their ``N`` reasons, ``""`` where there is none.
         kinds: Keys of :data:`QUESTION_COLUMNS`.
-        required: Refuse a file that lacks a column; a kind is left out of such a file otherwise.
-
-    Returns:
-        ``N`` annotations.
+        required: Refuse a file that lacks a column; otherwise leave that kind out.
 
     Raises:
         DataError: Names file, row, column and remedy.
@@ -123,9 +109,9 @@ def shared_annotations(
     annotations: Iterable[Annotations],
     questions: QuestionSet,
 ) -> dict[str, str | float]:
-    """What the questions name of the whole training set: candidate labels, and the bounds of valence scores.
+    """Return what the questions name of the full training set: candidate labels, and the bounds of valence scores.
 
-    As published, candidates are the labels that occur, here in alphabetical order, and bounds the extremes that do.
+    As published, candidates are the labels that occur, here in alphabetical order, and bounds are the extremes.
 
     Args:
         path: The training labels, for messages.
@@ -134,13 +120,13 @@ def shared_annotations(
         questions: What they may be asked.
 
     Raises:
-        DataError: A score lies outside ``questions.valence_range``.
+        DataError: A score is outside ``questions.valence_range``.
     """
     shared: dict[str, str | float] = {}
     if "onehot_w_candidates" in questions.kinds:
         shared["candidates"] = ", ".join(sorted({words[0] for words in labels}))
     if "valence" in questions.kinds:
-        scores = [float(one["valence"]) for one in annotations]
+        scores = [float(annotation["valence"]) for annotation in annotations]
         lowest, highest = questions.valence_range or (min(scores), max(scores))
         if not lowest <= min(scores) <= max(scores) <= highest:
             raise DataError(
@@ -152,7 +138,7 @@ def shared_annotations(
 
 
 def _values(kind: str, row: Mapping[str, str], words: EmotionSet, reason: str) -> dict[str, str | float]:
-    """The annotations of one row; raises ValueError with what is wrong."""
+    """Return the annotations of one row; raise ValueError with what is wrong."""
     if "reason" in QUESTION_COLUMNS[kind] and not reason.strip():
         raise ValueError("there is no reason (data.train_reasons)")
     match kind:

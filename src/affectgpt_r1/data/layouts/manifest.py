@@ -1,4 +1,4 @@
-"""Label files of the published layout, read into rows and checked before any media are touched.
+"""Read and check label files of the published layout, before any media are opened.
 
 Rows are numbered as a spreadsheet shows them: the header is row 1, the first clip row 2.
 """
@@ -27,29 +27,19 @@ from affectgpt_r1.types import Annotations, EmotionSet
 
 _LISTED_AT_MOST = 5
 
-LONGEST_NAME = 251
-"""Bytes of a clip's name; a file name has at most 255, and ``.mp4`` is among them."""
+LONGEST_NAME = 251  # bytes; a file name has at most 255 with its suffix
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One labelled clip.
+    """One labelled clip."""
 
-    Attributes:
-        name: Clip name, a plain file name without its suffix.
-        labels: Parsed emotion words; ``("neutral",)`` for an empty field of a training set.
-        reason: Target reasoning, ``""`` where the set has none.
-        subtitle: What is said, ``""`` where nothing is.
-        row: Row of the label file.
-        annotations: What the questions of ``data.questions`` need beside labels and reason.
-    """
-
-    name: str
-    labels: EmotionSet
-    reason: str = ""
-    subtitle: str = ""
-    row: int = 0
-    annotations: Annotations = field(default_factory=dict, hash=False)
+    name: str  # a file name without its suffix
+    labels: EmotionSet  # ("neutral",) for an empty field of a training set
+    reason: str = ""  # "" where the set has none
+    subtitle: str = ""  # "" where nothing is said
+    row: int = 0  # of the label file
+    annotations: Annotations = field(default_factory=dict, hash=False)  # for data.questions
 
 
 def read_manifest(
@@ -62,42 +52,39 @@ def read_manifest(
     questions: QuestionSet = NO_QUESTIONS,
     answers_all: bool = False,
 ) -> list[ManifestRow]:
-    """Read a label file and what belongs to its clips.
+    """Read a label file, and reasons and subtitles of its clips.
 
     Args:
         root: Data folder.
-        labels: Label file in ``root`` with the columns ``name`` and ``openset``, or ``discrete`` in its place; neither
-            is needed where none of ``questions`` is about emotion words.
-        reasons: File in ``root`` with ``name`` and ``reason``; it must cover every labelled clip.
-        subtitles: File in ``root`` with ``name`` and ``english``; it must cover every labelled clip, an empty field
-            means that nothing is said. None leaves the subtitles out. Long ones are cut; see
-            :mod:`affectgpt_r1.data.layouts.spoken_text`.
+        labels: Label file in ``root`` with the columns ``name`` and ``openset`` or ``discrete``; the latter are not
+            needed where none of ``questions`` is about emotion words.
+        reasons: File in ``root`` with ``name`` and ``reason`` of every labelled clip.
+        subtitles: File in ``root`` with ``name`` and ``english`` of every labelled clip, empty where nothing is said.
+            Long ones are cut; see :mod:`affectgpt_r1.data.layouts.spoken_text`.
         empty_as_neutral: Read an empty ``openset`` as ``neutral``, as the published training does.
         questions: What the clips may be asked.
         answers_all: Refuse a file that does not answer each of them.
 
     Raises:
-        DataError: A file is missing, empty or not UTF-8, lacks a column or a clip, names a clip twice, or names one
-            that would lie outside ``root``; or a row does not answer one of ``questions``.
+        DataError: A file is missing, empty or not UTF-8, lacks a column or a clip, names a clip twice or one outside
+            ``root``; or a row does not answer one of ``questions``.
     """
     path = root / labels
     table = read_table(path)
     names: list[str] = table["name"].tolist()
     emotions = _emotions(path, table, ("neutral",) if empty_as_neutral else (), questions)
     reason_of = _covering(root / reasons, "reason", names) if reasons else {}
-    subtitle_of = _subtitles(root / subtitles, names) if subtitles else {}
-    described = [reason_of.get(name, "") for name in names]
-    annotations = read_annotations(path, table, emotions, described, questions.kinds, required=answers_all)
+    subtitle_of = clip_subtitles(root / subtitles, "english", names) if subtitles else {}
+    why = [reason_of.get(name, "") for name in names]
+    annotations = read_annotations(path, table, emotions, why, questions.kinds, required=answers_all)
     return [
         ManifestRow(name, words, reason, subtitle_of.get(name, ""), row, annotation)
-        for row, name, words, reason, annotation in zip(
-            table.index, names, emotions, described, annotations, strict=True
-        )
+        for row, name, words, reason, annotation in zip(table.index, names, emotions, why, annotations, strict=True)
     ]
 
 
 def _emotions(path: Path, table: pd.DataFrame, empty: EmotionSet, questions: QuestionSet) -> list[EmotionSet]:
-    """Emotion words of every row; none where the file has no column of them and no question needs one."""
+    """Return the emotion words of every row; none where the file lacks the column and no question needs it."""
     columns = [column for column in LABEL_COLUMNS if column in table.columns]
     if not columns and not questions.needs_labels():
         return [()] * len(table)
@@ -108,14 +95,12 @@ def _emotions(path: Path, table: pd.DataFrame, empty: EmotionSet, questions: Que
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
 
-    The table's index is the row in a spreadsheet, where blank rows count, too. Names come in the composed normal form
-    (NFC), so that files that were written on different systems agree.
-
-    As in the published loaders, pandas takes ``NA``, ``null``, ``None`` and ``nan`` for empty fields, too.
+    The table's index is the row in a spreadsheet, where blank rows count. Names are composed (NFC), so that files from
+    different systems agree. As in the published loaders, pandas takes ``NA``, ``null``, ``None`` and ``nan`` for empty.
 
     Args:
         path: The file.
-        columns: Columns that it must have besides ``name``.
+        columns: Columns that it must have in addition to ``name``.
 
     Raises:
         DataError: The file cannot be read, lacks a column, clips or a cell, or has an unsafe or repeated name.
@@ -144,13 +129,13 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def read_columns(path: Path, column: str) -> dict[str, str]:
-    """One column of a CSV file by clip name, in file order; see :func:`read_table` for what is refused."""
+    """Read one column of a CSV file by clip name, in file order; see :func:`read_table` for what is refused."""
     table = read_table(path, [column])
     return dict(zip(table["name"].tolist(), table[column].tolist(), strict=True))
 
 
 def read_cues(path: Path) -> dict[str, dict[str, float]]:
-    """Recorded cues of synthetic clips: JSON lines with a ``name`` and the numbers under ``cues``.
+    """Read the recorded cues of synthetic clips: JSON lines with a ``name`` and the numbers under ``cues``.
 
     Raises:
         DataError: The file is missing, or a line holds no such object; says which.
@@ -175,12 +160,7 @@ def _finite(value: object) -> float:
 
 
 def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow], known: str = "") -> None:
-    """Refuse clips that stand in a training and in an evaluation set.
-
-    Args:
-        train: Training rows.
-        evaluation: Evaluation rows.
-        known: What is known about such clips of these files.
+    """Refuse clips that are in a training and in an evaluation set; ``known`` says what is known of such clips.
 
     Raises:
         DataError: Names the clips and their rows in both sets.
@@ -190,31 +170,36 @@ def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRo
     if shared:
         listed = listing(f"{row.name} (rows {train_row_of[row.name]} and {row.row})" for row in shared)
         note = f" ({known})" if known else ""
-        raise DataError(f"{len(shared)} clips stand in two splits: {listed}{note}; take them out of the training file")
+        raise DataError(f"{len(shared)} clips are in two splits: {listed}{note}; take them out of the training file")
 
 
 def hash_order(rows: Iterable[ManifestRow], salt: str) -> list[ManifestRow]:
-    """Rows in an order that depends on their names alone, so that a subset or split is the same everywhere."""
+    """Return rows in an order that depends on their names alone: a subset or split is the same everywhere."""
     return sorted(rows, key=lambda row: hashlib.sha256(f"{salt}:{row.name}".encode()).digest())
 
 
 def listing(items: Iterable[str]) -> str:
-    """The first items of many, and how many more there are."""
+    """Return the first items of many, and how many more there are."""
     shown = list(items)
     rest = len(shown) - _LISTED_AT_MOST
     return ", ".join(shown[:_LISTED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _covering(path: Path, column: str, names: list[str]) -> dict[str, str]:
+def clip_subtitles(path: Path, column: str, names: Sequence[str]) -> dict[str, str]:
+    """Read what is said in the clips ``names``, cut as by :func:`~affectgpt_r1.data.layouts.spoken_text.limited`.
+
+    Raises:
+        DataError: The file cannot be used, or lacks a clip.
+    """
+    return limited_subtitles(path, _covering(path, column, names), names)
+
+
+def _covering(path: Path, column: str, names: Sequence[str]) -> dict[str, str]:
     values = read_columns(path, column)
     lacking = [name for name in names if name not in values]
     if lacking:
         raise DataError(f"{path}: has no row for {len(lacking)} of {len(names)} labelled clips: {listing(lacking)}")
     return values
-
-
-def _subtitles(path: Path, names: list[str]) -> dict[str, str]:
-    return limited_subtitles(path, _covering(path, "english", names), names)
 
 
 def _check_columns(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -228,16 +213,12 @@ def _composed(name: str) -> str:
 
 
 def check_format(path: Path) -> None:
-    """Refuse what spreadsheet programs save under the name of a CSV file, before pandas precomputed_grads at it.
-
-    Raises:
-        DataError: Says what it is; a file that cannot be opened is not refused here.
-    """
+    """Refuse what spreadsheet programs save as CSV but is not, before pandas guesses; say what it is."""
     try:
         with path.open("rb") as file:
             start = file.read(HEADER_BYTES)
     except OSError:
-        return  # which pandas reports, and read_table translates
+        return  # pandas will report it
     if problem := spreadsheet_format(start):
         raise DataError(f"{path}: {problem}; save it as 'CSV UTF-8', with commas between the cells")
 
@@ -245,7 +226,7 @@ def check_format(path: Path) -> None:
 def _checked_rows(path: Path) -> list[int]:
     """Return each clip's row number; refuse rows of another length than the header.
 
-    pandas would fill short rows up as if their cells were empty, and numbers rows as if blank ones were not there.
+    pandas would fill short rows with empty cells, and does not count blank rows.
     """
     rows: list[int] = []
     header: list[str] = []
@@ -253,7 +234,7 @@ def _checked_rows(path: Path) -> list[int]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for row, cells in enumerate(csv.reader(file), start=1):
                 if len(cells) <= 1 and not "".join(cells).strip():
-                    continue  # as pandas passes over it
+                    continue  # as pandas does
                 if not header:
                     header = cells
                     continue
@@ -298,5 +279,5 @@ def _check_names(path: Path, names: pd.Series[str]) -> None:
                 "suffix: rename the clip"
             )
         if name in first_row:
-            raise DataError(f"{path}: the name {name!r} stands in rows {first_row[name]} and {row}; keep one")
+            raise DataError(f"{path}: the name {name!r} is in rows {first_row[name]} and {row}; keep one")
         first_row[name] = row

@@ -1,4 +1,4 @@
-"""The nine data sets of MER-UniBench, read from their published folders (Lian et al., "AffectGPT", ICML 2025).
+"""Read the nine data sets of MER-UniBench from their published folders (Lian et al., "AffectGPT", ICML 2025).
 
 The test clips are: ``test1_corpus`` of MER2023 (MULTI) and MER2024 (SEMI), session 5 of IEMOCAP's four-way labels (the
 fifth character of the name), ``test_corpus`` of MELD, CMU-MOSI, CMU-MOSEI, CH-SIMS and CH-SIMS v2, and every row of
@@ -14,10 +14,9 @@ from pathlib import Path
 from reprlib import repr as short_repr
 from typing import Any, Literal
 
-from affectgpt_r1.data.layouts.manifest import read_columns
+from affectgpt_r1.data.layouts.manifest import clip_subtitles, read_columns
 from affectgpt_r1.data.layouts.mer import is_safe_name
 from affectgpt_r1.data.layouts.object_archive import read_object_dict
-from affectgpt_r1.data.layouts.spoken_text import limited_subtitles
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.types import EmotionSet
@@ -29,27 +28,16 @@ _POLISHED = ("transcription-engchi-polish.csv", "english")
 
 @dataclass(frozen=True)
 class UniBenchLayout:
-    """Where one set keeps what is scored.
+    """Where one set keeps what is scored."""
 
-    Attributes:
-        group: ``fine`` (open vocabulary), ``basic`` (one class a clip) or ``sentiment`` (one number a clip).
-        folder: Published folder name.
-        label_file: Label file in the folder.
-        corpus: Array of the label file that holds the test clips; ``""`` for a CSV file.
-        transcript: Transcription file and its column.
-        num_clips: Number of test clips in the papers.
-        classes: Class names; a label that is a number is a place in them.
-        session: What the fifth character of a test clip's name is, ``""`` where the whole corpus is the test set.
-    """
-
-    group: Group
+    group: Group  # open vocabulary (fine), one class (basic) or one number (sentiment) per clip
     folder: str
     label_file: str
-    corpus: str
-    transcript: tuple[str, str]
-    num_clips: int
-    classes: tuple[str, ...] = ()
-    session: str = ""
+    corpus: str  # array of the label file with the test clips; "" for a CSV file
+    transcript: tuple[str, str]  # transcription file and its column
+    num_clips: int  # test clips in the papers
+    classes: tuple[str, ...] = ()  # a label that is a number is an index into them
+    session: str = ""  # fifth character of a test clip's name; "" where the full corpus is the test set
 
 
 def _sentiment(folder: str, num_clips: int) -> UniBenchLayout:
@@ -100,28 +88,17 @@ LAYOUTS: Mapping[str, UniBenchLayout] = {
 
 @dataclass(frozen=True)
 class UniBenchSet:
-    """The test clips of one set.
+    """The ``N`` test clips of one set."""
 
-    Attributes:
-        name: Key of :data:`LAYOUTS`.
-        group: ``fine``, ``basic`` or ``sentiment``.
-        names: ``N`` clip names.
-        labels: ``N`` target emotion sets; of one word in ``basic``, empty in ``sentiment``.
-        values: ``N`` sentiment values, in ``sentiment`` only.
-        transcription: What is said, by clip name; None if it was not read.
-        classes: The classes of a ``basic`` set.
-    """
-
-    name: str
+    name: str  # key of LAYOUTS
     group: Group
     names: tuple[str, ...]
-    labels: tuple[EmotionSet, ...] = ()
-    values: tuple[float, ...] = ()
-    transcription: Mapping[str, str] | None = None
-    classes: tuple[str, ...] = ()
+    labels: tuple[EmotionSet, ...] = ()  # of one word each in a basic set, none in a sentiment set
+    values: tuple[float, ...] = ()  # of a sentiment set
+    transcription: Mapping[str, str] | None = None  # by clip name; None if it was not read
+    classes: tuple[str, ...] = ()  # of a basic set
 
     def __len__(self) -> int:
-        """Number of clips ``N``."""
         return len(self.names)
 
 
@@ -136,16 +113,19 @@ def read_unibench_set(folder: Path, name: str, *, transcription: bool = True) ->
     Args:
         folder: The set's own folder.
         name: Which set, a key of :data:`LAYOUTS`.
-        transcription: Read what is said, too, which must then cover every clip. Scoring needs labels only.
+        transcription: Read the transcription, too, which must then cover every clip. Scoring needs labels only.
 
     Raises:
         DataError: There is no such set; or a file is missing, lacks an array, column or clip, names a clip twice, or
-            holds a label that is no class or number of the set. Names the file.
+            holds a label that is not a class or number of the set. Names the file.
     """
     if name not in LAYOUTS:
         raise DataError(f"there is no MER-UniBench set {name!r}: take one of {', '.join(LAYOUTS)}")
     clips = _labelled(folder, name, LAYOUTS[name])
-    return replace(clips, transcription=_transcription(folder, clips)) if transcription else clips
+    if not transcription:
+        return clips
+    file, column = LAYOUTS[name].transcript
+    return replace(clips, transcription=clip_subtitles(folder / file, column, clips.names))
 
 
 def _labelled(folder: Path, name: str, layout: UniBenchLayout) -> UniBenchSet:
@@ -161,27 +141,15 @@ def _labelled(folder: Path, name: str, layout: UniBenchLayout) -> UniBenchSet:
     return UniBenchSet(name, "sentiment", tuple(clips), values=values)
 
 
-def _transcription(folder: Path, clips: UniBenchSet) -> dict[str, str]:
-    layout = LAYOUTS[clips.name]
-    file, column = layout.transcript
-    said = read_columns(folder / file, column)
-    lacking = [name for name in clips.names if name not in said]
-    if lacking:
-        raise DataError(
-            f"{folder / file}: has no row for {len(lacking)} clips of {layout.label_file}, such as {lacking[0]}"
-        )
-    return limited_subtitles(folder / file, said, clips.names)
-
-
 def _test_clips(path: Path, layout: UniBenchLayout) -> dict[str, Mapping[str, Any]]:
     corpus = read_object_dict(path, layout.corpus)
     clips = {}
     for name, entry in corpus.items():
         if not is_safe_name(name):
-            raise DataError(f"{path}: {layout.corpus}: {name!r} is no clip name")
+            raise DataError(f"{path}: {layout.corpus}: {name!r} is not a clip name")
         if not isinstance(entry, Mapping):
             raise DataError(
-                f"{path}: {layout.corpus}: {name} has {short_repr(entry)}, where {{'emo': ..., 'val': ...}} is due"
+                f"{path}: {layout.corpus}: {name} has {short_repr(entry)}, in place of {{'emo': ..., 'val': ...}}"
             )
         if not layout.session or name[4:5] == layout.session:
             clips[name] = entry

@@ -1,8 +1,8 @@
-"""Label archives of the published sets: ``.npz`` files whose arrays are pickled dictionaries.
+"""Read label archives of the published sets: ``.npz`` files whose arrays are pickled dictionaries.
 
 ``numpy.load(allow_pickle=True)`` would run whatever the file asks for. Here nothing is unpickled: the pickle's steps
-are followed one by one, and only those are known that build numbers, strings, lists, dictionaries and what numpy writes
-around them. A name in the file is compared with six strings; it is never looked up, imported or called.
+are followed one by one, and only those are known that build numbers, strings, lists, dictionaries and numpy's wrappers.
+A name in the file is compared with six strings; it is never imported or called.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.io.untrusted_files import npy_header, open_zip, read_member
 
-_MAX_BYTES = 1 << 26  # the published label files hold less than 10 MB; more is no label file
+_MAX_BYTES = 1 << 26  # the published label files hold less than 10 MB
 _MOST_STEPS = 400_000  # the published test sets take up to 80,000, a fifth of a second
 _ARRAYS = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
 _SCALARS = ("numpy.core.multiarray scalar", "numpy._core.multiarray scalar")
@@ -38,7 +38,7 @@ class _Name(str):
 
 
 class _Type:
-    """The type of an array or scalar."""
+    """Type of an array or scalar."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code = code
@@ -46,25 +46,19 @@ class _Type:
 
 
 class _Array:
-    """An array; keeps the elements of one of object type."""
+    """An array of objects."""
 
     elements: object = None
 
 
 def read_object_dict(path: Path, key: str) -> dict[Any, Any]:
-    """One dictionary of a ``.npz`` file that ``numpy.savez(path, key={...})`` wrote, without running its pickle.
+    """Read one dictionary of a ``.npz`` that ``numpy.savez(path, key={...})`` wrote, without running its pickle.
 
-    Args:
-        path: The archive.
-        key: Name of the array that wraps the dictionary.
-
-    Returns:
-        The dictionary, its keys and those of the dictionaries in it strings; numpy scalars in it come as Python numbers
-        and strings.
+    Keys are strings; numpy scalars come as Python numbers and strings.
 
     Raises:
-        DataError: The file is missing, is no such archive, lacks the key, or its pickle asks for anything but plain
-            arrays, scalars, dictionaries, lists, numbers and strings (it is refused, nothing of it is run).
+        DataError: The file is missing, is not such an archive, lacks the key, or its pickle asks for anything but plain
+            arrays, scalars, dictionaries, lists, numbers and strings.
     """
     try:
         with open_zip(path) as archive:
@@ -76,7 +70,7 @@ def read_object_dict(path: Path, key: str) -> dict[Any, Any]:
         raise DataError(f"{path}: no such file; check the folder of this set") from error
     except zipfile.BadZipFile as error:
         raise DataError(
-            f"{path}: no zip archive, as .npz files are, or a damaged one ({error}); fetch it again"
+            f"{path}: not a zip archive, as .npz files are, or a damaged one ({error}); fetch it again"
         ) from error
     except ForbiddenNameError as error:
         raise DataError(f"{path}: {key} is a pickle that asks for {error}; it was refused, do not trust it") from error
@@ -88,10 +82,9 @@ def read_object_dict(path: Path, key: str) -> dict[Any, Any]:
 
 
 def _wrapped(content: bytes) -> object:
-    """The one element of an array file."""
     header = npy_header(content)
     if header.shape != () or "O" not in header.descr:
-        raise ValueError(f"an array of shape {header.shape} and type {header.descr}, where one dictionary is due")
+        raise ValueError(f"an array of shape {header.shape} and type {header.descr}, in place of one dictionary")
     array = _follow(content[header.start :])
     if not isinstance(array, _Array) or not isinstance(array.elements, list) or len(array.elements) != 1:
         raise ValueError("no wrapped dictionary")
@@ -99,7 +92,7 @@ def _wrapped(content: bytes) -> object:
 
 
 def _follow(pickled: bytes) -> object:
-    """What a pickle of protocol 3 or later builds; see :mod:`pickletools` for its steps."""
+    """Return what a pickle of protocol 3 or later builds; see :mod:`pickletools` for its steps."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -173,7 +166,7 @@ def _expect(value: Any, kind: type) -> Any:
 
 
 def _encodable(value: Any) -> Any:
-    """The value, refused if it is a string with half a character, which no file can be written with."""
+    """Return a value; refuse a string with half a character, which no file can be written with."""
     if isinstance(value, str):
         value.encode()
     return value

@@ -1,4 +1,4 @@
-"""Labels and clips of the single-label sets DFEW, MAFW and RAVDESS, read from their published folders.
+"""Read labels and clips of the single-label sets DFEW, MAFW and RAVDESS from their published folders.
 
 * DFEW, ``DFEW/EmoLabel_DataSplit/test(single-labeled)/set_K.csv``: ``video_name,label``, the classes numbered from 1;
   clips ``DFEW/Clip/original/**/00001.mp4``, also with unpadded names.
@@ -6,9 +6,9 @@
   ``MAFW/data/clips/00001.mp4``.
 * RAVDESS, ``RAVDESS/**/01-01-EE-*.mp4``: audio-visual speech, the third part of the name being the emotion.
 
-The training folds of DFEW and MAFW stand beside their test folds, ``train`` in the place of ``test``; RAVDESS has
-none. We have not held the gated sets themselves. So a ``labels.csv`` (``train_labels.csv``) with ``name`` and ``label``
-in the set's folder comes first where there is one, and clips may lie anywhere in it.
+The training folds of DFEW and MAFW are next to their test folds, with ``train`` for ``test``; RAVDESS has none. We have
+not held the gated sets themselves, so a ``labels.csv`` (``train_labels.csv``) with ``name`` and ``label`` in the set's
+folder takes precedence, and clips may be anywhere in it.
 """
 
 from __future__ import annotations
@@ -39,22 +39,14 @@ _RAVDESS_NAME = re.compile(r"01-01-(\d\d)-\d\d-\d\d-\d\d-\d\d")
 
 @dataclass(frozen=True)
 class RecognitionSet:
-    """The training or test clips of one set.
+    """The ``N`` training or test clips of one set."""
 
-    Attributes:
-        name: Key of :data:`FOLDERS`.
-        names: ``N`` clip names, without a suffix; five digits in DFEW and MAFW.
-        labels: ``N`` classes, each of ``CLASSES[name]``.
-        source: Where the labels stand, such as the file of a fold.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    labels: tuple[str, ...]
-    source: str
+    name: str  # key of FOLDERS
+    names: tuple[str, ...]  # without a suffix; five digits in DFEW and MAFW
+    labels: tuple[str, ...]  # each of CLASSES[name]
+    source: str  # of the labels, such as the file of a fold
 
     def __len__(self) -> int:
-        """Number of clips ``N``."""
         return len(self.names)
 
 
@@ -69,7 +61,7 @@ def read_recognition_set(folder: Path, name: str, fold: int = 1, split: Split = 
 
     Raises:
         DataError: There is no such set, fold or split; or a file is missing or damaged, names a clip twice, or holds a
-            label that is no class. Names the file.
+            label that is not a class. Names the file.
     """
     if name not in FOLDERS:
         raise DataError(f"there is no recognition set {name!r}: take one of {', '.join(FOLDERS)}")
@@ -82,7 +74,7 @@ def read_recognition_set(folder: Path, name: str, fold: int = 1, split: Split = 
 
 
 def recognition_clips(folder: Path, name: str) -> dict[str, Path]:
-    """The ``.mp4`` files anywhere in a set's folder by clip name, as :func:`read_recognition_set` spells it.
+    """Find the ``.mp4`` files anywhere in a set's folder by clip name, as :func:`read_recognition_set` spells it.
 
     Raises:
         DataError: Two files have one clip's name.
@@ -131,7 +123,7 @@ def _mafw(folder: Path, fold: int, split: Split) -> RecognitionSet:
             case [file, label]:
                 pairs.append((Path(file).stem, label))
             case _:
-                raise DataError(f"{path}, line {number}: {line[:80]!r}, where a file name and a class are due")
+                raise DataError(f"{path}, line {number}: {line[:80]!r} in place of a file name and a class")
     return _checked("mafw", path, place, pairs)
 
 
@@ -139,7 +131,7 @@ def _ravdess(folder: Path, fold: int, split: Split) -> RecognitionSet:
     if split == "train":
         raise DataError(f"{folder}: ravdess is a test set, without training clips; or write {_PLAIN[split]}")
     clips = {path.stem: path for path in sorted(folder.rglob("*.mp4"))}
-    speech = [(found[1], path) for name, path in clips.items() if (found := _RAVDESS_NAME.fullmatch(name))]
+    speech = [(match[1], path) for name, path in clips.items() if (match := _RAVDESS_NAME.fullmatch(name))]
     if not speech:
         raise DataError(f"{folder}: has no audio-visual speech 01-01-*.mp4; check the folder, or write {_PLAIN[split]}")
     pairs = ((path.stem, _numbered(path, path.stem, code, _RAVDESS_CLASSES)) for code, path in speech)
@@ -156,16 +148,16 @@ _READERS: Mapping[str, Callable[[Path, int, Split], RecognitionSet]] = {
 def _numbered(path: Path, clip: str, number: str, classes: tuple[str, ...]) -> str:
     if number.isascii() and number.isdecimal() and 1 <= int(number) <= len(classes):
         return classes[int(number) - 1]
-    raise DataError(f"{path}: {clip} has the class {number!r}, where 1 to {len(classes)} are due")
+    raise DataError(f"{path}: {clip} has the class {number!r} in place of 1 to {len(classes)}")
 
 
 def _checked(name: str, path: Path, source: str, pairs: Iterable[tuple[str, str]]) -> RecognitionSet:
     label_of: dict[str, str] = {}
     for clip, label in pairs:
         if not is_safe_name(clip):
-            raise DataError(f"{path}: {clip!r} is no clip name")
+            raise DataError(f"{path}: {clip!r} is not a clip name")
         if clip in label_of:
-            raise DataError(f"{path}: the name {clip!r} stands there twice; keep one")
+            raise DataError(f"{path}: the name {clip!r} occurs twice; keep one")
         label_of[clip] = normalise_class(label)
         if label_of[clip] not in CLASSES[name]:
             raise DataError(f"{path}: {clip} has the class {label!r}; the set knows {', '.join(CLASSES[name])}")

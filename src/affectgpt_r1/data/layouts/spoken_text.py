@@ -1,4 +1,4 @@
-"""What is said, as every command reads it: one normal form, and a limit of length."""
+"""Normalise what is said for every command: one Unicode form, and a limit of length."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-MOST_CHARACTERS = 2000
-"""Of what is said, some two minutes of speech: a whole film's would fill memory and mean nothing to a policy that knows
-short clips."""
+MOST_CHARACTERS = (
+    2000  # two minutes of speech; a film's would fill memory, and means nothing to a policy of short clips
+)
 
 
 def limited(said: str) -> str:
@@ -24,19 +24,16 @@ def limited(said: str) -> str:
 
 
 def limited_subtitles(path: Path, said: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    """Return the clips' subtitles by :func:`limited`; one warning counts those that are cut.
+    """Return the subtitles of ``names`` by :func:`limited`; one warning counts those that are cut.
 
-    Args:
-        path: The subtitle file.
-        said: What it holds, by clip name, in file order.
-        names: The clips.
+    ``said`` is what the file ``path`` holds, by clip name, in file order.
     """
     row_of = {name: row for row, name in enumerate(said, start=2)}  # as a spreadsheet shows them
     long = [name for name in names if len(unicodedata.normalize("NFC", said[name])) > MOST_CHARACTERS]
     if long:
         first = f"row {row_of[long[0]]} ({long[0]}) with {len(said[long[0]]):,}"
         log.warning(
-            "%s: %d of %d subtitles are longer than %s characters and cut there, the first is %s; is a cell a whole "
+            "%s: %d of %d subtitles are longer than %s characters and cut there, the first is %s; is a cell a full "
             "transcript?",
             path,
             len(long),

@@ -1,7 +1,7 @@
-"""Frames and sound of any file that FFmpeg reads, however long, in bounded memory.
+"""Read frames and sound of any file that FFmpeg decodes, however long, in bounded memory.
 
-Data sets are read by :mod:`affectgpt_r1.data.media.video`; this is for files that nobody prepared, after
-:func:`affectgpt_r1.data.media.containers.inspect` has said what is in them.
+Data sets are read by :mod:`affectgpt_r1.data.media.video`; this is for other files, after
+:func:`affectgpt_r1.data.media.containers.inspect` has said what they hold.
 """
 
 from __future__ import annotations
@@ -29,28 +29,21 @@ from affectgpt_r1.data.media.audio import (
     resample,
     window_starts,
 )
-from affectgpt_r1.data.media.containers import LOST_SHARE, Streams, audio_stream, opened, video_stream
+from affectgpt_r1.data.media.containers import MAX_LOST_FRACTION, Streams, audio_stream, opened, video_stream
 from affectgpt_r1.data.media.pictures import as_shown, squash
 from affectgpt_r1.data.media.video import Frames, uniform_indices
 from affectgpt_r1.errors import MediaError
 
-LONG_SECONDS = 120.0
-"""Of a longer file frames are sought and sound is read window by window, so that two hours take no more memory."""
-
-SEEK_SECONDS = 5.0
-"""A wanted frame this far ahead is sought by its key frame; a nearer one is reached by decoding."""
-
-SEEKS_EARLIER = (0, 5, 20, 80)
-"""Seconds before a wanted frame where its key frame is sought, by turns."""
-
-RESAMPLING_MARGIN = 0.1
-"""Seconds of sound around a window, so that the resampling filter sees no edge where the file has none."""
+LONG_SECONDS = 120.0  # of a longer file sound is read window by window, so that two hours take no more memory
+SEEK_SECONDS = 5.0  # a frame farther ahead is reached by its key frame, a nearer one by decoding
+SEEKS_EARLIER = (0, 5, 20, 80)  # seconds before a wanted frame where its key frame is sought, in turn
+RESAMPLING_MARGIN = 0.1  # seconds around a window: the resampling filter must see no edge where the file has none
 
 
 def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | None = None) -> list[Frames]:
     """Read ``count`` frames spread over the file by their place in presentation order.
 
-    With a variable frame rate this spreads them over the frames, not over the time, as the training sets' reader does.
+    With a variable frame rate they are spread over the frames, not over the time, as by the training sets' reader.
 
     Args:
         path: The file.
@@ -68,7 +61,7 @@ def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | No
     wanted = [streams.picture_times[index] for index in uniform_indices(len(streams.picture_times), count)]
     pictures = _pictures_at(path, wanted, size, may_seek=True)
     if len(pictures) < len(set(wanted)):
-        pictures = _pictures_at(path, wanted, size, may_seek=False)  # some containers cannot seek, or lose their way
+        pictures = _pictures_at(path, wanted, size, may_seek=False)  # some containers cannot seek, or seek wrongly
     if missing := [time for time in wanted if time not in pictures]:
         raise MediaError(f"{path}: {len(missing)} of the {count} wanted frames cannot be decoded")
     return [pictures[time] for time in wanted]
@@ -77,22 +70,22 @@ def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | No
 def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float, rule: WindowRule = "even") -> Tensor:
     """Read ``(W, S)`` float32 windows at 16 kHz; see :func:`~affectgpt_r1.data.media.audio.audio_windows`.
 
-    A packet that cannot be decoded is passed over, as players do: recorded broadcasts often start with half a one.
+    A packet that cannot be decoded is ignored, as by players: recorded broadcasts often start with half a packet.
 
     Raises:
         MediaError: The sound cannot be decoded, or too much of it is damaged.
     """
-    there = streams.sound_end - streams.sound_start
-    if there <= LONG_SECONDS:
+    duration = streams.sound_end - streams.sound_start
+    if duration <= LONG_SECONDS:
         with opened(path) as container:
             stream = audio_stream(container)
             assert stream is not None
-            whole = _mono(path, _decoded(container.demux(stream)), stream)
-        held, decoded = streams.sound_seconds, whole.shape[0] / SAMPLE_RATE
-        if decoded < held * (1 - LOST_SHARE) - 0.1:
+            waveform = _mono(path, _decoded(container.demux(stream)), stream)
+        held, decoded = streams.sound_seconds, waveform.shape[0] / SAMPLE_RATE
+        if decoded < held * (1 - MAX_LOST_FRACTION) - 0.1:
             raise MediaError(f"{path}: only {decoded:.1f} of {held:.1f} seconds of its sound can be decoded")
-        return audio_windows(whole, SAMPLE_RATE, count, seconds, rule)
-    samples = window_starts(round(there * SAMPLE_RATE), SAMPLE_RATE, count, seconds, rule)
+        return audio_windows(waveform, SAMPLE_RATE, count, seconds, rule)
+    samples = window_starts(round(duration * SAMPLE_RATE), SAMPLE_RATE, count, seconds, rule)
     starts = [streams.sound_start + sample / SAMPLE_RATE for sample in samples]
     with opened(path) as container:
         windows = torch.stack([_sound_between(path, container, start, seconds) for start in starts])
@@ -100,7 +93,7 @@ def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float,
 
 
 def _sound_between(path: Path, container: av.container.InputContainer, start: float, seconds: float) -> Tensor:
-    """A window ``(S,)`` from ``start``, or from where the sound goes on if it pauses there."""
+    """Return a window ``(S,)`` from ``start``, or from where the sound resumes after a pause."""
     stream = audio_stream(container)
     assert stream is not None
     begin = start - RESAMPLING_MARGIN
@@ -120,7 +113,6 @@ def _sound_between(path: Path, container: av.container.InputContainer, start: fl
 
 
 def _mono(path: Path, frames: Iterable[Any], stream: av.AudioStream) -> Tensor:
-    """The sound frames' samples ``(N,)`` at 16 kHz."""
     check_sample_rate(path, stream.rate)
     waveform = average_channels(frame for frame in frames if frame.layout.nb_channels <= MOST_CHANNELS)
     if not np.isfinite(waveform).all():
@@ -129,7 +121,7 @@ def _mono(path: Path, frames: Iterable[Any], stream: av.AudioStream) -> Tensor:
 
 
 def _pictures_at(path: Path, wanted: Sequence[int], size: int | None, *, may_seek: bool) -> dict[int, Frames]:
-    """The pictures shown at the wanted times; those that are not reached are left out."""
+    """Return the pictures at the wanted times that are reached."""
     pictures: dict[int, Frames] = {}
     with opened(path) as container:
         stream = video_stream(container)
@@ -158,9 +150,9 @@ def _pictures_at(path: Path, wanted: Sequence[int], size: int | None, *, may_see
 def _frames_near(
     container: av.container.InputContainer, stream: av.VideoStream, first: int, time: int
 ) -> Iterator[Any] | None:
-    """Frames from a key frame at or before ``time``, and not before ``first``; None if seeking finds none.
+    """Yield frames from a key frame at or before ``time``, not before ``first``; None if seeking finds none.
 
-    Broadcasts and discs have no index: a seek in them ends anywhere, and what is decoded from there is gray or late.
+    Broadcasts and discs have no index: a seek ends anywhere, and what is decoded from there is gray or late.
     """
     base = stream.time_base or Fraction(1)
     for earlier in SEEKS_EARLIER:
@@ -177,12 +169,12 @@ def _seek(container: av.container.InputContainer, stream: av.stream.Stream, seco
     try:
         container.seek(int(seconds / (stream.time_base or 1)), stream=stream, backward=True)
     except av.FFmpegError:
-        return False  # the container cannot seek; the caller goes another way
+        return False  # the container cannot seek; the caller decodes from the start
     return True
 
 
 def _decoded(packets: Iterable[Any]) -> Iterator[Any]:
-    """Frames in order; a packet that cannot be decoded gives none, as in any player, and is missed by the caller."""
+    """Yield frames in order; a packet that cannot be decoded yields none, as in players."""
     for packet in packets:
         with suppress(av.FFmpegError):
             yield from packet.decode()

@@ -1,4 +1,4 @@
-"""Sound of a clip; the only module that knows torchaudio, which it imports when it first needs it."""
+"""Read the sound of a clip. Only this module imports torchaudio, when it first needs it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,11 @@ from affectgpt_r1.errors import AffectGPTError, MediaError
 
 WindowRule: TypeAlias = Literal["even", "published"]
 
-SAMPLE_RATE = 16_000
-"""Samples a second that HuBERT and the published windows expect."""
-
-MOST_PHASES = 1000
-"""More than the divided rates of common recordings have: 16 kHz from 44.1 kHz is 160 / 441."""
-
-MOST_CHANNELS = 8
-"""A packet that claims more is damaged; PyAV reads past its memory there."""
-
-
-MAX_SAMPLES = 1 << 27
-"""Samples that are held at once, 512 MiB: 23 minutes of stereo at 48 kHz. Long files are read in parts."""
-
-
-SAMPLE_RATES = range(1_000, 768_001)
-"""Samples a second that a file may have; resampling a lower rate would make gigabytes of a small file."""
+SAMPLE_RATE = 16_000  # that HuBERT and the published windows expect
+SAMPLE_RATES = range(1_000, 768_001)  # of a file; resampling a lower rate would make gigabytes of a small file
+MOST_PHASES = 1000  # of the resampling filter; 16 kHz from 44.1 kHz is 160 / 441
+MOST_CHANNELS = 8  # a packet that claims more is damaged, and PyAV reads past its memory there
+MAX_SAMPLES = 1 << 27  # held at once, 512 MiB: 23 minutes of stereo at 48 kHz; long files are read in parts
 
 
 def read_waveform(path: Path) -> tuple[NDArray[np.float32], int]:
@@ -44,7 +33,7 @@ def read_waveform(path: Path) -> tuple[NDArray[np.float32], int]:
     Channels are averaged. The published loader averages two and has no rule for more; its sets are mono.
 
     Returns:
-        Samples ``(N,)`` in [-1, 1], and how many make a second.
+        Samples ``(N,)`` in [-1, 1], and the sample rate.
 
     Raises:
         MediaError: The file cannot be read, has no sound, another rate than ``SAMPLE_RATES``, or holds samples that are
@@ -66,11 +55,11 @@ def check_sample_rate(path: Path, rate: int) -> None:
     """Raise :class:`MediaError` for a rate that is not one of ``SAMPLE_RATES``."""
     if rate not in SAMPLE_RATES:
         lowest, highest = SAMPLE_RATES[0], SAMPLE_RATES[-1]
-        raise MediaError(f"{path}: its sound has {rate} samples a second; {lowest} to {highest} are read")
+        raise MediaError(f"{path}: its sound has {rate} samples per second; {lowest} to {highest} are read")
 
 
 def average_channels(frames: Iterable[av.AudioFrame]) -> NDArray[np.float32]:
-    """Samples ``(N,)`` of decoded frames; their number of channels may change, as it does in broadcasts.
+    """Return the samples ``(N,)`` of decoded frames; their number of channels may change, as in broadcasts.
 
     Raises:
         ValueError: A frame claims more than ``MOST_CHANNELS``, or there are more than ``MAX_SAMPLES``.
@@ -92,11 +81,9 @@ def average_channels(frames: Iterable[av.AudioFrame]) -> NDArray[np.float32]:
 
 
 def resample(waveform: Tensor, rate: int) -> Tensor:
-    """Resample ``(..., N)`` to 16 kHz by ``torchaudio.functional.resample``.
-
-    The filter grows with the square of what is left of the rates when they are divided by their common factor: 3 GB for
-    the 11,127 Hz of old recordings. Such rates are taken for a neighbour that is less than a thousandth off.
-    """
+    """Resample ``(..., N)`` to 16 kHz by ``torchaudio.functional.resample``."""
+    # The filter grows with the square of the reduced rates: 3 GB for the 11,127 Hz of old recordings. Such a rate is
+    # replaced by one that is less than a thousandth off.
     ratio = Fraction(SAMPLE_RATE, rate).limit_denominator(MOST_PHASES)
     if ratio == 1:
         return waveform
@@ -110,11 +97,11 @@ def audio_windows(
     """Cut ``count`` windows.
 
     Windows overlap where the clip is shorter than ``count`` of them. A clip shorter than one window is padded with
-    silence at its end, as published: the sound that there is stays whole.
+    silence at its end, as published.
 
     Args:
         waveform: ``(N,)``.
-        rate: Samples a second.
+        rate: Samples per second.
         count: Windows ``W``.
         seconds: Length of a window.
         rule: Where windows start, see :func:`window_starts`; ``published`` also centres each of them to mean zero.
@@ -131,11 +118,11 @@ def audio_windows(
 
 
 def window_starts(length: int, rate: int, count: int, seconds: float, rule: WindowRule) -> list[int]:
-    """First samples of the windows in a sound of ``length`` samples, which is at least one window.
+    """Return the first samples of the windows in a sound of ``length`` samples, which is at least one window.
 
     ``even`` spaces them over ``[0, D - seconds]``, ``D`` the duration, so that the last window ends with the clip.
-    ``published`` is AffectGPT's ``int(i * Fraction(D - seconds) / count * rate)``: divided by the number of windows and
-    not by one less, so that the last window ends before the clip does.
+    ``published`` is AffectGPT's ``int(i * Fraction(D - seconds) / count * rate)``, whose last window ends before the
+    clip does.
     """
     if rule == "published":
         free = Fraction(max(length / rate - seconds, 0))  # of the float, as published: the fraction is exact
@@ -145,25 +132,20 @@ def window_starts(length: int, rate: int, count: int, seconds: float, rule: Wind
 
 
 def centred(windows: Tensor) -> Tensor:
-    """Windows ``(W, S)`` less their own mean each, as an in-place step of the published loader leaves them."""
+    """Subtract from each window of ``(W, S)`` its mean, as an in-place step of the published loader does."""
     return windows - windows.mean(1, keepdim=True)
 
 
 def read_audio_windows(path: Path, count: int = 8, seconds: float = 2.0, rule: WindowRule = "even") -> Tensor:
-    """Read a clip's sound as ``(W, S)`` float32 windows at 16 kHz; see the functions above for what is refused."""
+    """Read a clip's sound as ``(W, S)`` float32 windows at 16 kHz; see :func:`read_waveform` for errors."""
     waveform, rate = read_waveform(path)
     return audio_windows(resample(torch.from_numpy(waveform), rate), SAMPLE_RATE, count, seconds, rule)
 
 
 def log_mel(waveforms: Tensor, num_mels: int) -> Tensor:
-    """Log mel energies, the regression target of the encoders' pretraining.
+    """Return log mel energies ``(..., T, num_mels)`` of ``(..., S)`` at 16 kHz, the target of encoder pretraining.
 
-    Args:
-        waveforms: ``(..., S)`` at 16 kHz.
-        num_mels: Mel bands.
-
-    Returns:
-        ``(..., T, num_mels)`` with ``T = S // 160 + 1``; ``log(power + 1e-6)`` of 25 ms Hann windows, 10 ms apart.
+    ``log(power + 1e-6)`` of 25 ms Hann windows, 10 ms apart: ``T = S // 160 + 1``.
     """
     power: Tensor = _mel_spectrogram(num_mels, waveforms.device)(waveforms)
     return (power + 1e-6).log().transpose(-1, -2)

@@ -1,6 +1,6 @@
-"""What a media file that nobody prepared really holds.
+"""Find out what a media file really holds.
 
-What a container declares (duration, number of frames) is not believed: the packets are counted, which costs one read of
+What a container declares (duration, number of frames) is not trusted: the packets are counted, which costs one read of
 the file and no decoding.
 """
 
@@ -20,12 +20,9 @@ from affectgpt_r1.data.media.decoding_process import in_decoding_process
 from affectgpt_r1.data.media.subtitles import about_track, line_of_packet, text_track
 from affectgpt_r1.errors import MediaError
 
-LOST_SHARE = 0.1
-"""A file that lacks more of the frames that its header promises, or of its sound, is damaged or cut short."""
-
+MAX_LOST_FRACTION = 0.1  # a file that lacks more of the promised frames, or of its sound, is damaged or cut short
+# Containers whose header holds the duration; FFmpeg estimates that of others from the bit rate.
 FORMATS_WITH_A_DURATION = ("matroska", "mov", "avi", "asf", "wav")
-"""Containers whose header says how long they are; of the others FFmpeg precomputed_grads it from the bit rate."""
-
 
 # Not among them: what reads a list or a pattern of other files (hls, concat, dash, sdp, image2, vobsub), or a device.
 _FORMATS = (
@@ -36,8 +33,7 @@ _FORMATS = (
 )
 _OPTIONS = {"format_whitelist": _FORMATS.replace(" ", ","), "protocol_whitelist": "file"}
 
-MAX_PIXELS = 1 << 26
-"""Of a frame; twice those of 8K."""
+MAX_PIXELS = 1 << 26  # of a frame; twice those of 8K
 
 
 class Streams(NamedTuple):
@@ -48,7 +44,7 @@ class Streams(NamedTuple):
     sound_end: float  # of the last audio packet; the start's equal without an audio track
     sound_seconds: float  # of all audio packets; less than from start to end where a call or a broadcast paused
     text: str = ""  # of its subtitle track
-    notes: tuple[str, ...] = ()  # what a reader of an answer to it should know
+    notes: tuple[str, ...] = ()  # for the reader of an answer to it
 
     @property
     def has_video(self) -> bool:
@@ -63,9 +59,9 @@ class Streams(NamedTuple):
 
 @in_decoding_process
 def inspect(path: Path, *, with_text: bool = False) -> Streams:
-    """Count the packets of a file's first video and first audio stream; a cover picture is no video.
+    """Count the packets of a file's first video and first audio stream; a cover picture is not a video.
 
-    Packets that the file marks as not to be shown, as a cut without encoding leaves them at its start, do not count.
+    Packets that the file marks as hidden, as a cut without encoding leaves them at its start, do not count.
 
     Args:
         path: The file.
@@ -116,7 +112,7 @@ def inspect(path: Path, *, with_text: bool = False) -> Streams:
 
 @contextmanager
 def opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """The file as FFmpeg reads it.
+    """Open a file with FFmpeg.
 
     Raises:
         MediaError: It cannot be opened; or what is done with it fails by an error of FFmpeg's.
@@ -124,10 +120,10 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise MediaError(
-                f"{path}: is no ordinary file, or a folder that may not be searched; what comes from a pipe is to be "
-                "written to a file, for it is read more than once"
+                f"{path}: is not a regular file, or a folder that may not be searched; write what comes from a pipe to "
+                "a file, which is read more than once"
             )
-        # `file:`, or FFmpeg takes `scene:1.mp4` for an address. Old titles and names of authors are no UTF-8.
+        # `file:`, or FFmpeg takes `scene:1.mp4` for an address. Old titles and names of authors are not UTF-8.
         with av.open(f"file:{path}", metadata_errors="replace", options=_OPTIONS) as container:
             yield container
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -138,7 +134,7 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The first that is no cover picture.
+    """Return the first stream that is not a cover picture.
 
     Raises:
         ValueError: FFmpeg knows no decoder for it, or its pictures are larger than ``MAX_PIXELS``.
@@ -157,7 +153,7 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
 
 
 def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """The first that can be decoded: phones put a spatial track beside the plain one.
+    """Return the first stream that can be decoded: phones add a spatial track to the plain one.
 
     Raises:
         ValueError: FFmpeg knows no decoder for any.
@@ -170,23 +166,22 @@ def audio_stream(container: av.container.InputContainer) -> av.AudioStream | Non
 
 
 def _span(packet: av.Packet[Any]) -> tuple[float, float]:
-    """Start and end of a packet in seconds."""
     start, length = packet.pts or 0, packet.duration or 0
     return float(start * packet.time_base), float((start + length) * packet.time_base)
 
 
 def _is_cut_short(video: av.VideoStream, times: Sequence[int]) -> bool:
-    """By the count of frames and by their times, for an AVI's count includes frames that the camera dropped."""
-    if len(times) >= video.frames * (1 - LOST_SHARE) - 2:
+    """Judge by the count of frames and by their times: an AVI's count includes frames that the camera dropped."""
+    if len(times) >= video.frames * (1 - MAX_LOST_FRACTION) - 2:
         return False
     reached = times[-1] - (video.start_time or 0) if times else 0
-    return not video.duration or reached < video.duration * (1 - LOST_SHARE)
+    return not video.duration or reached < video.duration * (1 - MAX_LOST_FRACTION)
 
 
 def _about_length(container: av.container.InputContainer, held: float) -> str:
-    """A note where the header promises more than the ``held`` seconds, ``""`` where it does not."""
+    """Return a note where the header promises more than the ``held`` seconds, ``""`` where it does not."""
     promised = (container.duration or 0) / av.time_base
-    if not container.format.name.startswith(FORMATS_WITH_A_DURATION) or held >= promised * (1 - LOST_SHARE) - 1:
+    if not container.format.name.startswith(FORMATS_WITH_A_DURATION) or held >= promised * (1 - MAX_LOST_FRACTION) - 1:
         return ""
     return (
         f"the header promises {promised:.0f} s and the file holds {held:.0f} s: it is cut short, or the header is wrong"
@@ -194,6 +189,6 @@ def _about_length(container: av.container.InputContainer, held: float) -> str:
 
 
 def _about_pauses(held: float, span: float) -> str:
-    if held >= span * (1 - LOST_SHARE) - 1:
+    if held >= span * (1 - MAX_LOST_FRACTION) - 1:
         return ""
     return f"its sound pauses, or is lost in places: {held:.0f} of {span:.0f} s are there"

@@ -1,4 +1,4 @@
-"""OpenCV's ``cv2.resize`` of 8-bit pictures, without OpenCV."""
+"""Reproduce OpenCV's ``cv2.resize`` of 8-bit pictures."""
 
 from __future__ import annotations
 
@@ -11,14 +11,8 @@ _COEFFICIENT_BITS = 11
 def cv2_resize(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Return what ``cv2.resize(picture, (size, size))`` gives for each picture, bit for bit.
 
-    This is ``INTER_LINEAR``: bilinear and without antialiasing, in fixed-point arithmetic.
-
-    Args:
-        pictures: ``(N, H, W, C)``.
-        size: Height and width of the result in pixels.
-
-    Returns:
-        ``(N, size, size, C)``.
+    This is ``INTER_LINEAR``, bilinear without antialiasing in fixed-point arithmetic: ``(N, H, W, C)`` to
+    ``(N, size, size, C)``.
     """
     pixels = pictures.astype(np.int32)
     height, width = pixels.shape[1:3]
@@ -37,7 +31,7 @@ def cv2_resize(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _neighbours(length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Of each target pixel: the source pixels before and after it, and how near it is to the latter (0 to 1)."""
+    """Return the source pixels before and after each target pixel, and how near it is to the latter (0 to 1)."""
     places = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
     before = np.floor(places).astype(np.int64)
     return before, before + 1, places - before.astype(np.float32)

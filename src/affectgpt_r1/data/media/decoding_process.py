@@ -1,11 +1,10 @@
-"""A process that decodes for this one: a decoder that crashes or never ends costs a clip, not the run.
+"""Decode in another process: a decoder that crashes or never ends costs a clip, not the run.
 
 FFmpeg, decord and libsndfile are native code that reads strangers' files. The process is forked at the first file and
-reads those that follow, too, so that a clip costs a message there and one back; each DataLoader worker has its own. It
-uses one thread, as a worker does, and may take ``MAX_BYTES`` of memory.
+reads the following ones, too, so that a clip costs one message each way; each DataLoader worker has its own. It uses
+one thread and may take ``MAX_BYTES`` of memory.
 
-It is a guard against crashes, not a sandbox. Where forking is not safe (macOS, Windows) files are decoded in this
-process.
+It guards against crashes and is not a sandbox. Where forking is not safe (macOS, Windows) this process decodes.
 """
 
 from __future__ import annotations
@@ -34,11 +33,8 @@ import torch
 
 from affectgpt_r1.errors import MediaError
 
-MAX_BYTES = 1 << 30
-"""Memory that decoding may take."""
-
-MAX_SECONDS = 60.0
-"""Time that decoding may take, with a second more for each megabyte of the file."""
+MAX_BYTES = 1 << 30  # of memory
+MAX_SECONDS = 60.0  # and one more for each megabyte of the file
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,7 +70,7 @@ class _DecodingProcess:
         with suppress(OSError, ValueError):  # the reader says what is wrong with it
             seconds += os.stat(path).st_size / 1e6
         with self._lock:
-            # It may crash over what an earlier file left in its memory: only the second time it is this file's doing.
+            # A crash may be due to what an earlier file left in memory: only the second one is due to this file.
             for _ in range(2):
                 try:
                     folder = "/" if path.is_absolute() else os.getcwd()  # it may have changed since the fork
@@ -100,7 +96,7 @@ class _DecodingProcess:
             buffers = [shared[start:end].copy() for start, end in itertools.pairwise(ends)]
         except (EOFError, ConnectionError):
             raise
-        except BaseException:  # Ctrl-C, too: what is still to come must not be taken for the next file's answer
+        except BaseException:  # Ctrl-C, too: a late answer must not be taken for the next file's
             self.stop()
             raise
         succeeded, is_tensor, result = pickle.loads(head, buffers=buffers)
@@ -114,7 +110,7 @@ class _DecodingProcess:
             try:
                 _serve(theirs, self._shared)
             finally:
-                os._exit(0)  # nothing of what this process would clean up is its own
+                os._exit(0)  # it owns nothing that exit handlers would clean up
         theirs.close()
         Finalize(None, stop_decoding_process, exitpriority=10)
         return self._connection
@@ -125,9 +121,7 @@ class _DecodingProcess:
             return ""
         self._connection.close()
         self._connection = None
-        with suppress(
-            ChildProcessError, ProcessLookupError
-        ):  # where another part of the program waits for all processes
+        with suppress(ChildProcessError, ProcessLookupError):  # another part of the program waited for all processes
             if kill:
                 os.kill(self._pid, signal.SIGKILL)
             status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
@@ -144,15 +138,15 @@ def _serve(connection: Connection, shared: mmap.mmap) -> None:
     """Answer requests until the other end is closed."""
     _process.is_child = True
     gc.freeze()
-    # Locks and pipes of the process that was forked are freed with it, although this one may outlive it for a moment.
+    # Or locks and pipes of the forked process would stay open as long as this one, which may outlive it for a moment.
     os.closerange(3, connection.fileno())
     os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     faulthandler.disable()
     for crash in (signal.SIGALRM, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
         signal.signal(crash, signal.SIG_DFL)
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(other, signal.SIG_IGN)  # for the process that waits; its end ends this one
-    torch.set_num_threads(1)  # those of the process that was forked are not here
+    for request in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(request, signal.SIG_IGN)  # the parent handles them; its end ends this process
+    torch.set_num_threads(1)  # the parent's threads do not survive the fork
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + MAX_BYTES, resource.RLIM_INFINITY))
     with suppress(EOFError, ConnectionError):
@@ -168,19 +162,19 @@ def _answer(
     """Leave the arrays in ``shared``, forty times as fast as through a pipe; return the rest, and their sizes."""
     sizes: list[int] = []
 
-    def share(buffer: pickle.PickleBuffer) -> None:
+    def write(buffer: pickle.PickleBuffer) -> None:
         raw: Any = buffer.raw()
         shared.write(raw)
         sizes.append(raw.nbytes)
 
-    signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # its end, if nobody waits any more who would end it
+    signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # ends this process where the parent is gone
     try:
         os.chdir(folder)
         shared.seek(0)
         result = read(path, *args, **kwargs)
         is_tensor = isinstance(result, torch.Tensor)
         packed = (True, is_tensor, result.numpy() if is_tensor else result)
-        return pickle.dumps(packed, protocol=5, buffer_callback=share), sizes
+        return pickle.dumps(packed, protocol=5, buffer_callback=write), sizes
     except Exception as error:
         failure = error
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's
@@ -191,14 +185,14 @@ def _answer(
 
 
 def _data_bytes() -> int:
-    """Memory that the process holds, as ``RLIMIT_DATA`` counts it."""
+    """Return the memory that the process holds, as ``RLIMIT_DATA`` counts it."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmData:")[2].split()[0]) << 10
 
 
 def _forget() -> None:
     global _process
-    _process = _DecodingProcess()  # the other process answers the one that forked it
+    _process = _DecodingProcess()  # the decoding process belongs to the one that forked it
 
 
 _process = _DecodingProcess()

@@ -1,4 +1,4 @@
-"""Faces in pictures that nobody prepared; the only module that knows facenet-pytorch, whose weights its wheel holds."""
+"""Find faces in pictures. Only this module imports facenet-pytorch, whose wheel holds the weights."""
 
 from __future__ import annotations
 
@@ -11,27 +11,14 @@ import numpy as np
 from affectgpt_r1.data.media.video import Frames
 from affectgpt_r1.errors import ConfigError
 
-LEAST_PROBABILITY = 0.9
-"""Below it MTCNN finds faces in leaves and clouds."""
-
-MARGIN = 0.15
-"""Share of a face's size kept around it, about as much as OpenFace's crops have."""
-
-LONGEST_EDGE = 480
-"""Pictures are searched at this size: a face that an emotion can be read from is still large in it."""
-
-SMALLEST_FACE = 20
-"""Pixels; MTCNN looks for none smaller, and fails on a picture that could not hold one."""
+LEAST_PROBABILITY = 0.9  # below it MTCNN finds faces in leaves and clouds
+MARGIN = 0.15  # of a face's size, kept around it, about as in OpenFace's crops
+LONGEST_EDGE = 480  # pictures are searched at this size, in which a face whose emotion can be read is still large
+SMALLEST_FACE = 20  # pixels; MTCNN finds none smaller, and fails on a picture that could not hold one
 
 
 def face_crops(pictures: Sequence[Frames]) -> list[Frames | None]:
-    """The largest face of each picture.
-
-    Args:
-        pictures: ``(H, W, 3)`` uint8 RGB each.
-
-    Returns:
-        A square crop ``(S, S, 3)`` of each picture, None where there is no face.
+    """Crop the largest face of each picture ``(H, W, 3)`` uint8 RGB to a square ``(S, S, 3)``; None without a face.
 
     Raises:
         ConfigError: facenet-pytorch is not installed.
@@ -40,7 +27,7 @@ def face_crops(pictures: Sequence[Frames]) -> list[Frames | None]:
 
 
 def centre_square(picture: Frames) -> Frames:
-    """The largest square in the middle of a picture."""
+    """Return the largest square in the middle of a picture."""
     height, width = picture.shape[:2]
     size = min(height, width)
     top, left = (height - size) // 2, (width - size) // 2
@@ -53,8 +40,8 @@ def _face_crop(picture: Frames) -> Frames | None:
     if min(searched.shape[:2]) < SMALLEST_FACE:
         return None
     boxes, probabilities = _detector().detect(searched)
-    found = zip(boxes, probabilities, strict=True) if boxes is not None else ()  # the largest first
-    face = next((box for box, probability in found if probability >= LEAST_PROBABILITY), None)
+    largest_first = zip(boxes, probabilities, strict=True) if boxes is not None else ()
+    face = next((box for box, probability in largest_first if probability >= LEAST_PROBABILITY), None)
     if face is None:
         return None
     left, top, right, bottom = (float(edge) * step for edge in face)

@@ -1,4 +1,4 @@
-"""The media files that paths name, or that lie in folders."""
+"""Find the media files that paths name or that are in folders."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from affectgpt_r1.errors import DataError
 
 VIDEO_SUFFIXES = "3g2 3gp asf avi f4v flv gif m1v m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf ogv rm swf ts vob webm wmv"
 SOUND_SUFFIXES = "aac flac m4a mp3 oga ogg opus wav"
+# What a folder is searched for; a file that is named may have any suffix.
 MEDIA_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split())
-"""What a folder is searched for; a file that is named itself may have any suffix."""
 
 
 def find_media(paths: Sequence[Path]) -> list[Path]:
-    """The files themselves, and in place of a folder all media files below it, by name; each file once.
+    """Return the files that are named, and all media files below the folders that are, by name; each file once.
 
-    Links to folders are followed. What is hidden is left out: ``._clip.mp4`` beside ``clip.mp4`` is what macOS leaves
-    on other systems' disks. A folder that may not be read is given as if it were a file, so that it is listed among
-    those that cannot be.
+    Links to folders are followed. Hidden files are left out, such as the ``._clip.mp4`` that macOS writes next to
+    ``clip.mp4`` on other systems' disks. A folder that may not be read is returned, too, so that it is listed among the
+    files that cannot be read.
 
     Raises:
         DataError: A path does not exist, or a folder holds no media file.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if os.path.isdir(path):
             inside = sorted(_media_below(path))
             if not inside:
                 raise DataError(f"{path}: holds no media file; name the files themselves if their suffix is unusual")
-            found.extend(inside)
+            files.extend(inside)
             continue
         try:
             path.stat()
         except OSError as error:
             raise DataError(f"{path}: {(error.strerror or 'cannot be found').lower()}") from error
-        found.append(path)
-    once: dict[str, Path] = {}
-    for path in found:
-        once.setdefault(os.path.realpath(path), path)
-    return list(once.values())
+        files.append(path)
+    unique: dict[str, Path] = {}
+    for path in files:
+        unique.setdefault(os.path.realpath(path), path)
+    return list(unique.values())
 
 
 def clip_names(files: Sequence[Path]) -> dict[str, str]:
-    """A name for each file by its path: its own without the suffix, or the whole path where another file has that name.
+    """Name each file by its stem, or by its path where another file has that stem.
 
-    Names are in the composed normal form (NFC), as those of label files are read.
+    Names are composed (NFC), as those of label files.
 
     >>> clip_names([Path("a/one.mp4"), Path("a/two.mp4"), Path("b/two.mkv")])
     {'a/one.mp4': 'one', 'a/two.mp4': 'a/two.mp4', 'b/two.mkv': 'b/two.mkv'}

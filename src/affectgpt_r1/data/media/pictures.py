@@ -1,4 +1,4 @@
-"""A decoded frame as RGB pixels: as a player shows it, or squashed to a square as the published loader does."""
+"""Convert a decoded frame to RGB: as a player shows it, or squashed to a square as the published loader does."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-LONGEST_EDGE = 1280
-"""Larger pictures are scaled down as they are decoded; faces and the encoders need less."""
-
-_TIME_BASE = Fraction(1, 1000)
-"""The filters ask for one; times play no part in what they do."""
+LONGEST_EDGE = 1280  # larger pictures are scaled down as they are decoded; faces and the encoders need less
+_TIME_BASE = Fraction(1, 1000)  # required by the filters, without effect
 
 
 def as_shown(frame: av.VideoFrame, pixel_aspect: Fraction) -> NDArray[np.uint8]:
-    """Return a frame upright and with square pixels, the longest edge at most ``LONGEST_EDGE``.
+    """Return a decoded frame ``(H, W, 3)`` uint8 RGB, upright, the longest edge at most ``LONGEST_EDGE``.
 
-    Args:
-        frame: As it was decoded.
-        pixel_aspect: Width of a stored pixel over its height.
-
-    Returns:
-        ``(H, W, 3)`` uint8 RGB.
+    Pixels become square; ``pixel_aspect`` is the width of a stored pixel over its height.
     """
     width = float(frame.width * pixel_aspect)
     scale = min(1.0, LONGEST_EDGE / max(width, frame.height))
@@ -37,18 +29,11 @@ def as_shown(frame: av.VideoFrame, pixel_aspect: Fraction) -> NDArray[np.uint8]:
 
 
 def squash(frame: av.VideoFrame, size: int) -> NDArray[np.uint8]:
-    """Scale a frame to ``size`` by ``size`` RGB pixels, upright; its aspect is not kept.
+    """Scale a decoded frame to ``(size, size, 3)`` uint8 RGB, upright; its aspect is not kept.
 
-    The published loader lets decord do this: FFmpeg's ``scale`` filter with bilinear interpolation, straight from the
-    decoded colours to RGB, after a turn by quarters where the file asks for one. The same filters give the same bytes
-    here; PyAV's own ``reformat`` does not. A mirrored frame, which decord takes for one turned by a half, is mirrored.
-
-    Args:
-        frame: As it was decoded.
-        size: Height and width in pixels.
-
-    Returns:
-        ``(size, size, 3)`` uint8 RGB.
+    The published loader lets decord do this: FFmpeg's ``scale`` filter with bilinear interpolation, from the decoded
+    colours to RGB, after a turn by quarters where the file asks for one. The same filters give the same bytes here,
+    unlike PyAV's ``reformat``. A mirrored frame, which decord turns by a half, is mirrored.
     """
     graph = av.filter.Graph()
     mirrored, turns = orientation(frame)
@@ -64,9 +49,9 @@ def squash(frame: av.VideoFrame, size: int) -> NDArray[np.uint8]:
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, int]:
-    """Return whether a frame is to be mirrored left to right, and how many quarters it is then to be turned left."""
+    """Return whether to mirror a frame left to right, and how many quarters to turn it left then."""
     turns = round(frame.rotation / 90)
-    mirrored = _is_mirrored(frame)  # the file asks for a flip before a turn, of which FFmpeg's angle knows nothing
+    mirrored = _is_mirrored(frame)  # a flip before the turn, which FFmpeg's angle leaves out
     return mirrored, (turns + 2 * mirrored) % 4
 
 

@@ -1,8 +1,13 @@
-"""What is said: the text of ``.srt`` files and of subtitle tracks inside a video."""
+"""What is said: the text of subtitle files, and of subtitle tracks inside a video.
+
+FFmpeg reads ``.vtt`` and ``.ass``, as it reads tracks. It is not used for ``.srt``, of which it drops repeated cues and
+words in braces; nor is pysubs2, which drops a number that is said last, and takes 16 s for 40 kB of opening braces.
+"""
 
 from __future__ import annotations
 
 import codecs
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +15,10 @@ from typing import Any
 
 import av
 
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.data.media.decoding_process import in_decoding_process
+from affectgpt_r1.errors import DataError, MediaError
+
+SUBTITLE_SUFFIXES = (".srt", ".vtt", ".ass")
 
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TIMES = re.compile(r"^\s*\d+:\d\d:\d\d[,.]\d+\s*-->\s*\d+:\d\d:\d\d[,.]\d+.*$")
@@ -24,37 +32,66 @@ _MOST_BYTES = 1 << 22  # of a file; a film's has 100 kB
 _WORD_JOINER = "\u2060"
 
 
-def read_srt(path: Path) -> str:
-    """The spoken text of a subtitle file, without numbers, times and markup.
+def read_subtitles(path: Path) -> str:
+    """Return the spoken text of a ``.srt``, ``.vtt`` or ``.ass`` file, without times, comments and markup.
 
     Raises:
-        DataError: The file cannot be read, is neither UTF-8 nor marked as UTF-16, or holds no ``-->`` line.
+        DataError: The file cannot be read, is too large, is neither UTF-8 nor marked as UTF-16, or holds no cue.
     """
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise DataError(f"{path}: has more than {_MOST_BYTES:,} bytes, too many for subtitles; give a clip's own")
-        lines = content.decode("utf-16" if content.startswith(_UTF_16_MARKS) else "utf-8-sig").splitlines()
+        text = content.decode("utf-16" if content.startswith(_UTF_16_MARKS) else "utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: is neither UTF-8 nor marked as UTF-16 ({error.reason} at byte {error.start}); convert it to UTF-8"
         ) from error
+    match path.suffix.lower():
+        case ".vtt":
+            return _demuxed(path, text, "webvtt")
+        case ".ass":
+            return _demuxed(path, text, "ass")
+        case _:
+            return _spoken_in_srt(path, text.splitlines())
+
+
+def _spoken_in_srt(path: Path, lines: Sequence[str]) -> str:
     is_time = [bool(_TIMES.match(line)) for line in lines]
     if not any(is_time):
-        raise DataError(f"{path}: has no `00:00:01,000 --> 00:00:02,000` line, so it is no .srt file")
+        raise DataError(f"{path}: has no `00:00:01,000 --> 00:00:02,000` line, so it is not an .srt file")
     spoken = []
     for number, line in enumerate(lines):
         is_count = line.strip().isdigit() and number + 1 < len(lines) and is_time[number + 1]
         if line.strip() and not is_time[number] and not is_count:
             spoken.append(_MARKUP.sub("", line).strip())
-    return " ".join(text for text in spoken if text)
+    return " ".join(filter(None, spoken))
+
+
+def _demuxed(path: Path, text: str, demuxer: str) -> str:
+    try:
+        lines = _demux(path, text.encode(), demuxer)
+    except MediaError as error:
+        raise DataError(str(error)) from error
+    if not lines:
+        raise DataError(f"{path}: has no cue, so it is not a {path.suffix.lower()} file")
+    return " ".join(filter(None, lines))
+
+
+@in_decoding_process
+def _demux(path: Path, content: bytes, demuxer: str) -> list[str | None]:
+    try:
+        with av.open(io.BytesIO(content), format=demuxer, metadata_errors="replace") as container:
+            return [line_of_packet(packet) for packet in container.demux(container.streams.subtitles[0]) if packet.size]
+    except (av.FFmpegError, IndexError) as error:
+        raise MediaError(f"{path}: cannot be read as subtitles: {error}") from error
 
 
 def text_track(container: av.container.InputContainer) -> av.subtitles.stream.SubtitleStream | None:
-    """The text track that a player shows first: the default one, else the first; one of forced lines alone last."""
+    """Return the text track that a player shows first: the default one, else the first; forced lines alone last."""
     readable = [stream for stream in container.streams.subtitles if _is_text(stream)]
     default, forced = av.stream.Disposition.default, av.stream.Disposition.forced
     return min(
@@ -65,7 +102,7 @@ def text_track(container: av.container.InputContainer) -> av.subtitles.stream.Su
 
 
 def line_of_packet(packet: av.Packet[Any]) -> str | None:
-    """The words that a packet of a text track shows, without markup and drawings; None if it is damaged."""
+    """Return the words that a packet of a text track shows, without markup and drawings; None if it is damaged."""
     try:
         return " ".join(filter(None, (_plain(shown) for shown in packet.decode())))
     except (av.FFmpegError, ValueError):  # ValueError: not UTF-8
@@ -73,15 +110,15 @@ def line_of_packet(packet: av.Packet[Any]) -> str | None:
 
 
 def about_track(container: av.container.InputContainer, lines: Sequence[str | None]) -> str:
-    """What a reader should know of a file's subtitle tracks; ``""`` without one.
+    """Return what a reader should know of a file's subtitle tracks, ``""`` without one.
 
     Args:
         container: The file.
-        lines: Of every packet of its :func:`text_track`.
+        lines: What each packet of its :func:`text_track` shows.
     """
     if (track := text_track(container)) is None:
         names = [_codec_name(stream) for stream in container.streams.subtitles]
-        return f"its subtitle tracks ({', '.join(names)}) are no text and are not read" if names else ""
+        return f"its subtitle tracks ({', '.join(names)}) hold no text and are not read" if names else ""
     known = ", ".join(filter(None, (_codec_name(track), track.language)))
     damaged = sum(line is None for line in lines)
     lost = f"; {damaged} of its {len(lines)} lines are damaged and left out" if damaged else ""
@@ -99,7 +136,7 @@ def _codec_name(stream: av.subtitles.stream.SubtitleStream) -> str:
 
 
 def _plain(shown: Any) -> str:
-    r"""Text of one of FFmpeg's ASS events; a brace that is said is written ``\{{}`` there."""
+    # FFmpeg writes a brace that is said as `\{{}`.
     event = shown.ass.decode("utf-8").split(",", _ASS_FIELDS_BEFORE_TEXT)
     drawn = _ASS_SPAN.sub(lambda span: "" if _ASS_DRAWS.search(span[1]) else span[0], event[-1])
     text = _ASS_BRACES.sub("", drawn).replace("\\{", "{")

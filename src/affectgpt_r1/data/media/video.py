@@ -1,8 +1,7 @@
-"""Frames and face crops of a clip; the only module that knows decord.
+"""Read frames and face crops of a clip. Only this module imports decord.
 
 decord is fast but unmaintained: asked for a frame past the decodable end it spins in native code, where no timeout
-reaches it. It is therefore never asked for the last frames that a container promises; whatever it cannot give, PyAV
-reads or refuses.
+reaches it. It is therefore never asked for the last frames that a container promises; PyAV reads or refuses those.
 """
 
 from __future__ import annotations
@@ -31,9 +30,7 @@ FaceResize: TypeAlias = Literal["antialias", "cv2"]
 FrameResize: TypeAlias = Literal["crop", "squash"]
 
 _MOST_CROP_PIXELS = 1 << 22  # OpenFace writes 112 by 112
-UNVERIFIED_TAIL = 2
-"""Frames at the end of a container's count that may not exist; decord must not be asked for them."""
-
+UNVERIFIED_TAIL = 2  # frames at the end of a container's count that may not exist; decord must not be asked for them
 
 # decord's own old FFmpeg takes no list of formats, and opens what a playlist names. It knows one by the text at its
 # start. There is none after a zero within the first six bytes, as in mp4, TS, FLV and Ogg; and the marks of Matroska,
@@ -44,7 +41,7 @@ _NOT_TEXT = re.compile(
 
 
 class VideoDecoder(Protocol):
-    """Reads frames of one opened file by their index."""
+    """Read frames of one opened file by their index."""
 
     @property
     def num_frames(self) -> int:
@@ -52,7 +49,7 @@ class VideoDecoder(Protocol):
         ...
 
     def get_frames(self, indices: Sequence[int]) -> Frames:
-        """Frames ``(len(indices), H, W, 3)``, uint8 RGB. Indices may repeat; they are in ``[0, V)``."""
+        """Return frames ``(len(indices), H, W, 3)``, uint8 RGB. Indices may repeat; they are in ``[0, V)``."""
         ...
 
 
@@ -89,7 +86,7 @@ class DecordDecoder:
         return len(self._reader)
 
     def get_frames(self, indices: Sequence[int]) -> Frames:
-        """Frames ``(len(indices), H, W, 3)``, uint8 RGB.
+        """Return frames ``(len(indices), H, W, 3)``, uint8 RGB.
 
         Raises:
             MediaError: decord fails, or an index is within ``UNVERIFIED_TAIL`` of the end.
@@ -106,7 +103,7 @@ class DecordDecoder:
 
 
 class PyAVDecoder:
-    """PyAV, decoding from the start: slower, exact, and sure to end.
+    """PyAV, decoding from the start: slower, exact, and certain to end.
 
     Args:
         path: The file.
@@ -129,7 +126,7 @@ class PyAVDecoder:
         return self._num_frames
 
     def get_frames(self, indices: Sequence[int]) -> Frames:
-        """Frames ``(len(indices), H, W, 3)``, uint8 RGB."""
+        """Return frames ``(len(indices), H, W, 3)``, uint8 RGB."""
         wanted: dict[int, Frames] = {}
 
         def keep(index: int, frame: av.VideoFrame) -> None:
@@ -159,16 +156,16 @@ class PyAVDecoder:
         return count
 
 
+# By setting, in the order in which they are tried.
 DECODERS: dict[str, tuple[Callable[..., VideoDecoder], ...]] = {
     "decord": (DecordDecoder,),
     "pyav": (PyAVDecoder,),
     "auto": (DecordDecoder, PyAVDecoder),
 }
-"""Decoders by their setting, in the order in which they are tried."""
 
 
 def uniform_indices(num_frames: int, count: int = 8) -> list[int]:
-    """Indices of ``count`` frames spread over ``num_frames``, as AffectGPT publishes them.
+    """Return the indices of ``count`` frames spread over ``num_frames``, as AffectGPT publishes them.
 
     ``floor(arange(0, V, V / min(count, V)))``; a clip shorter than ``count`` repeats its last frame.
 
@@ -214,20 +211,12 @@ def read_frames(path: Path, count: int = 8, decoder: str = "auto", size: int | N
 
 
 def read_face_crops(path: Path, count: int = 8, channel_order: ChannelOrder = "bgr") -> Frames:
-    """Read ``count`` uniform face crops from an ``.npy`` of ``(T, H, W, 3)`` uint8.
+    """Read ``count`` uniform face crops ``(F, H, W, 3)`` uint8 RGB from an ``.npy`` of ``(T, H, W, 3)`` uint8.
 
-    Only the crops asked for are read from disk.
-
-    Args:
-        path: The file.
-        count: Crops ``F``.
-        channel_order: How the file stores its channels.
-
-    Returns:
-        ``(F, H, W, 3)`` uint8 RGB.
+    Only these crops are read from disk; ``channel_order`` is that of the file.
 
     Raises:
-        MediaError: The file is no such array, or holds no crops.
+        MediaError: The file is not such an array, or holds no crops.
     """
     try:
         crops = np.lib.format.open_memmap(path, mode="r")
@@ -247,7 +236,7 @@ def resize_faces(crops: Frames, size: int, rule: FaceResize = "antialias") -> Te
     Args:
         crops: ``(F, H, W, 3)``.
         size: Height and width in pixels.
-        rule: ``cv2`` as the published loader does, bit for bit; ``antialias`` also averages what a smaller size merges.
+        rule: ``cv2`` as the published loader, bit for bit; ``antialias`` averages what a smaller size merges.
     """
     if rule == "cv2":
         return channels_first(cv2_resize(crops, size))
@@ -271,10 +260,9 @@ def squash_still(picture: Frames, size: int) -> Frames:
 
 
 def channels_first(frames: Frames) -> Tensor:
-    """``(F, H, W, 3)`` as a contiguous tensor ``(F, 3, H, W)``."""
+    """Return ``(F, H, W, 3)`` as a contiguous tensor ``(F, 3, H, W)``."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).contiguous()
 
 
 def _first_line(error: Exception) -> str:
-    """Without decord's stack trace."""
     return str(error).partition("\n")[0]

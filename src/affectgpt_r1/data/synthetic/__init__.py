@@ -1,1 +1,1 @@
-"""Synthetic clips in the published layout, for running the whole job without gated data."""
+"""Render synthetic clips in the published layout, to run everything without gated data."""

@@ -1,4 +1,4 @@
-"""Painting of soft-edged shapes on a stack of frames, in the coordinates of a moving head."""
+"""Paint soft-edged shapes on a stack of frames, in the coordinates of a moving head."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Canvas:
     """A stack of square frames that show [-view, view] in both directions.
 
     Attributes:
-        x: ``(T, H, W)`` or broadcastable, the horizontal place of each pixel in the current coordinates.
-        y: The vertical place, downwards.
+        x: Horizontal place of each pixel in the current coordinates, broadcastable to ``(T, H, W)``.
+        y: Vertical place, downwards.
     """
 
     def __init__(self, num_frames: int, size: int, view: float, backdrop: Colour) -> None:
@@ -34,13 +34,7 @@ class Canvas:
         self.y: Floats = self._places[None, :, None]
 
     def follow(self, x: Floats, y: Floats, tilt: Floats) -> None:
-        """Make the coordinates those of a head.
-
-        Args:
-            x: ``(T, 1, 1)`` offset to the right.
-            y: ``(T, 1, 1)`` offset down.
-            tilt: ``(T, 1, 1)`` clockwise turn in radians.
-        """
+        """Make the coordinates those of a head: offset right and down, clockwise radians, ``(T, 1, 1)`` each."""
         right = (self._places[None, None, :] - x).astype(np.float32)
         down = (self._places[None, :, None] - y).astype(np.float32)
         cosine, sine = np.cos(tilt).astype(np.float32), np.sin(tilt).astype(np.float32)
@@ -69,14 +63,14 @@ class Canvas:
             plane += opacity * (value - plane)
 
     def pixels(self, generator: np.random.Generator) -> NDArray[np.uint8]:
-        """The frames ``(T, H, W, 3)`` as uint8 RGB, with a little sensor noise that changes from frame to frame."""
+        """Return the frames ``(T, H, W, 3)`` as uint8 RGB, with a little sensor noise of their own each."""
         grain = generator.standard_normal(self._planes.shape[1:], dtype=np.float32)
         bright = 255.0 * self._planes + 2.0 * grain
         return np.ascontiguousarray(np.clip(bright, 0.0, 255.0).astype(np.uint8).transpose(1, 2, 3, 0))
 
 
 def ellipse(x: Floats, y: Floats, centre_x: float, centre_y: float, width: float, height: float | Floats) -> Floats:
-    """Signed distance to an ellipse, to first order near its edge."""
+    """Return the signed distance to an ellipse, to first order near its edge."""
     across, down = (x - centre_x) / width, (y - centre_y) / height
     inside = across**2 + down**2
     slope = np.sqrt((across / width) ** 2 + (down / height) ** 2)
@@ -85,7 +79,7 @@ def ellipse(x: Floats, y: Floats, centre_x: float, centre_y: float, width: float
 
 
 def capsule(x: Floats, y: Floats, start: tuple[float, float | Floats], end: tuple[float, float | Floats]) -> Floats:
-    """Distance to the line from ``start`` to ``end``."""
+    """Return the distance to the line from ``start`` to ``end``."""
     run, rise = end[0] - start[0], end[1] - start[1]
     along = np.clip(((x - start[0]) * run + (y - start[1]) * rise) / (run**2 + rise**2), 0.0, 1.0)
     value: Floats = np.hypot(x - start[0] - along * run, y - start[1] - along * rise)

@@ -1,4 +1,4 @@
-"""From what is true of a clip to its labels and reasons, exact or with the errors of machine captions."""
+"""Write the labels and reasons of a clip, exact or with the errors of machine captions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from affectgpt_r1.data.synthetic.cues import FACE, FACE_CUES, TOPICS, VOICE, VOICE_CUES, stated_phrases
-from affectgpt_r1.data.synthetic.draws import Chance
+from affectgpt_r1.data.synthetic.draws import PortableGenerator
 from affectgpt_r1.data.synthetic.emotion_words import CLUSTER_OF, COMPATIBLE, CONFUSED_WITH, FILLERS, WORDS, Cluster
 from affectgpt_r1.data.synthetic.settings import NoiseRates
 
@@ -17,42 +17,31 @@ CHANNELS: tuple[Channel, ...] = ("face", "voice", "words")
 
 @dataclass(frozen=True)
 class Claim:
-    """An emotion word, the channels that are said to show it, and the phrases that state how.
-
-    Attributes:
-        word: The emotion word.
-        evidence: Phrases by channel.
-    """
+    """An emotion word, and how it is said to show."""
 
     word: str
-    evidence: Mapping[Channel, tuple[str, ...]]
+    evidence: Mapping[Channel, tuple[str, ...]]  # phrases by channel
 
 
 @dataclass(frozen=True)
 class Caption:
-    """Labels and reason of one clip.
+    """Labels and reason of one clip."""
 
-    Attributes:
-        words: Emotion words, and vague ones in a noisy caption.
-        reason: One to three short sentences.
-        errors: Names of the errors made, in order; empty in an exact caption.
-    """
-
-    words: tuple[str, ...]
-    reason: str
-    errors: tuple[str, ...] = ()
+    words: tuple[str, ...]  # emotion words, and vague ones in a noisy caption
+    reason: str  # one to three short sentences
+    errors: tuple[str, ...] = ()  # names of the errors made, in order; none in an exact caption
 
 
 def true_claims(shown: Mapping[Channel, str], cues: Mapping[str, float], *, sarcastic: bool) -> tuple[Claim, ...]:
-    """What is true of a clip.
+    """Return what is true of a clip.
 
     Args:
         shown: The emotion word of each channel that is not neutral; not that of sarcastic words.
         cues: All cues of the clip.
-        sarcastic: Whether the words are overruled by face and voice.
+        sarcastic: Whether face and voice overrule the words.
 
     Returns:
-        One claim an emotion, in the order of ``CHANNELS``.
+        One claim per emotion, in the order of ``CHANNELS``.
     """
     claims: dict[str, dict[Channel, tuple[str, ...]]] = {}
     for channel in CHANNELS:
@@ -63,54 +52,55 @@ def true_claims(shown: Mapping[Channel, str], cues: Mapping[str, float], *, sarc
 
 
 def exact_caption(claims: Sequence[Claim], *, sarcastic: bool) -> Caption:
-    """The labels and reason as a careful human would give them."""
+    """Return the exact labels and reason."""
     return Caption(tuple(claim.word for claim in claims), _reason(claims, sarcastic=sarcastic))
 
 
-def noisy_caption(chance: Chance, claims: Sequence[Claim], rates: NoiseRates, *, believable: Cluster | None) -> Caption:
-    """The labels and reason as a machine captioner gives them.
+def noisy_caption(
+    rng: PortableGenerator, claims: Sequence[Claim], rates: NoiseRates, *, believable: Cluster | None
+) -> Caption:
+    """Draw the labels and reason that a machine captioner gives.
 
     Args:
-        chance: The clip's stream of errors.
+        rng: Draws the errors.
         claims: What is true.
-        rates: How often each error happens.
+        rates: Probability of each error.
         believable: The cluster that sarcastic words pretend; None where the words are sincere.
     """
     errors: list[str] = []
     kept = list(claims)
     sarcasm_noticed = believable is not None
-    if believable is not None and chance.happens(rates.miss_sarcasm):
+    if believable is not None and rng.random() < rates.miss_sarcasm:
         errors.append("miss_sarcasm")
         sarcasm_noticed = False
-        kept = [Claim(chance.pick(WORDS[believable]), {"words": (TOPICS[believable],)})]
-    if chance.happens(rates.ignore_voice):
+        kept = [Claim(rng.choice(WORDS[believable]), {"words": (TOPICS[believable],)})]
+    if rng.random() < rates.ignore_voice:
         errors.append("ignore_voice")
         kept = [claim for claim in (_without_voice(claim) for claim in kept) if claim is not None]
     changed: list[Claim] = []
     for claim in kept:
-        if chance.happens(rates.drop):
+        if rng.random() < rates.drop:
             errors.append("drop")
-        elif chance.happens(rates.flip):
+        elif rng.random() < rates.flip:
             errors.append("flip")
-            changed.append(_flipped(chance, claim))
+            changed.append(_flipped(rng, claim))
         else:
             changed.append(claim)
-    if chance.happens(rates.insert):
+    if rng.random() < rates.insert:
         errors.append("insert")
-        changed.append(_inserted(chance, changed))
+        changed.append(_inserted(rng, changed))
     changed = list({claim.word: claim for claim in changed}.values())
     words = [claim.word for claim in changed]
-    if chance.happens(rates.filler):
+    if rng.random() < rates.filler:
         errors.append("filler")
-        words.append(chance.pick(FILLERS))
+        words.append(rng.choice(FILLERS))
     if not words:
-        words.append(chance.pick(FILLERS))
+        words.append(rng.choice(FILLERS))
     reason = _reason(changed, sarcastic=sarcasm_noticed) or f"The person seems {words[0]}."
     return Caption(tuple(words), reason, tuple(errors))
 
 
 def _phrases(channel: Channel, cluster: Cluster, cues: Mapping[str, float]) -> tuple[str, ...]:
-    """How a channel shows a cluster, stated from these cues."""
     if channel == "words":
         return (TOPICS[cluster],)
     names = FACE_CUES if channel == "face" else VOICE_CUES
@@ -118,31 +108,31 @@ def _phrases(channel: Channel, cluster: Cluster, cues: Mapping[str, float]) -> t
 
 
 def _without_voice(claim: Claim) -> Claim | None:
-    """The claim without what the voice tells; None if nothing else tells it."""
+    """Return the claim without what the voice tells; None if nothing else tells it."""
     evidence: dict[Channel, tuple[str, ...]] = {
         channel: phrases for channel, phrases in claim.evidence.items() if channel != "voice"
     }
     return replace(claim, evidence=evidence) if evidence else None
 
 
-def _flipped(chance: Chance, claim: Claim) -> Claim:
-    """The claim with its cluster taken for a neighbour, and the evidence made to fit."""
-    cluster = chance.pick(CONFUSED_WITH[CLUSTER_OF[claim.word]])
-    return Claim(chance.pick(WORDS[cluster]), {channel: _typical(channel, cluster) for channel in claim.evidence})
+def _flipped(rng: PortableGenerator, claim: Claim) -> Claim:
+    """Return the claim with its cluster mistaken for a neighbour, and evidence that fits."""
+    cluster = rng.choice(CONFUSED_WITH[CLUSTER_OF[claim.word]])
+    return Claim(rng.choice(WORDS[cluster]), {channel: _typical(channel, cluster) for channel in claim.evidence})
 
 
-def _inserted(chance: Chance, claims: Sequence[Claim]) -> Claim:
-    """A claim that nothing shows; it fits the first of the others, and uses a channel that they leave free."""
+def _inserted(rng: PortableGenerator, claims: Sequence[Claim]) -> Claim:
+    """Return a claim that nothing shows; it fits the first other claim, and uses a free channel."""
     present = {CLUSTER_OF[claim.word] for claim in claims}
     near = COMPATIBLE[CLUSTER_OF[claims[0].word]] if claims else tuple(WORDS)
-    cluster = chance.pick([cluster for cluster in near if cluster not in present] or list(WORDS))
+    cluster = rng.choice([cluster for cluster in near if cluster not in present] or list(WORDS))
     used = {channel for claim in claims for channel in claim.evidence}
     free: list[Channel] = [channel for channel in CHANNELS if channel not in used]
     evidence: dict[Channel, tuple[str, ...]] = {}
     if free:
-        channel = chance.pick(free)
+        channel = rng.choice(free)
         evidence[channel] = _typical(channel, cluster)
-    return Claim(chance.pick(WORDS[cluster]), evidence)
+    return Claim(rng.choice(WORDS[cluster]), evidence)
 
 
 def _typical(channel: Channel, cluster: Cluster) -> tuple[str, ...]:
@@ -150,7 +140,7 @@ def _typical(channel: Channel, cluster: Cluster) -> tuple[str, ...]:
 
 
 def _reason(claims: Sequence[Claim], *, sarcastic: bool) -> str:
-    """One short sentence a channel that tells something."""
+    """Write one short sentence for each channel that shows something."""
     sentences = []
     for channel in CHANNELS:
         for claim in claims:

@@ -1,14 +1,14 @@
 """Cue vectors: how a cluster shows in a face and sounds in a voice, and the words that state a cue.
 
-Cues lie in [-1, 1] and are 0 for a neutral person. They are what the renderer draws, what the sidecar
-``cues.jsonl`` records and what ``stage=pretrain_encoders`` regresses.
+Cues are in [-1, 1], 0 for a neutral person. The renderer draws them, ``cues.jsonl`` records them, and
+``stage=pretrain_encoders`` regresses them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from affectgpt_r1.data.synthetic.draws import Chance
+from affectgpt_r1.data.synthetic.draws import PortableGenerator
 from affectgpt_r1.data.synthetic.emotion_words import Cluster
 
 FACE_CUES: tuple[str, ...] = (
@@ -55,6 +55,7 @@ VOICE: dict[Cluster, dict[str, float]] = {
     cluster: dict(zip(VOICE_CUES, values, strict=True)) for cluster, values in _VOICE_VALUES.items()
 }
 
+# The words for a cue that is clearly negative, and clearly positive.
 STATED: dict[str, tuple[str, str]] = {
     "mouth_curve": ("mouth turned down", "mouth turned up"),
     "mouth_open": ("lips closed", "mouth wide open"),
@@ -74,8 +75,7 @@ STATED: dict[str, tuple[str, str]] = {
     "tremor": ("steady", "trembling"),
     "breath": ("clear", "breathy"),
 }
-"""The words for a cue that is clearly negative, and clearly positive."""
-
+# What the words of a cue sentence speak of.
 TOPICS: dict[Cluster, str] = {
     "joy": "good news",
     "calm": "rest",
@@ -86,7 +86,6 @@ TOPICS: dict[Cluster, str] = {
     "disgust": "something foul",
     "shame": "a mistake",
 }
-"""What the words of a cue sentence speak of."""
 
 WEAK_STRENGTH = 0.45
 STATED_FROM = 0.2
@@ -94,28 +93,18 @@ _INDIVIDUAL_DEVIATION = 0.1
 
 
 def draw_cues(
-    chance: Chance, names: tuple[str, ...], prototype: Mapping[str, float] | None, *, weak: bool
+    rng: PortableGenerator, names: tuple[str, ...], prototype: Mapping[str, float] | None, *, weak: bool
 ) -> dict[str, float]:
-    """Draw one person's cues around a prototype.
-
-    Args:
-        chance: The clip's stream.
-        names: The cues of this modality.
-        prototype: Cue values of the shown cluster; None for a neutral person.
-        weak: Whether the cues show faintly.
-
-    Returns:
-        A value in [-1, 1], rounded to 4 digits, for each name.
-    """
-    strength = chance.uniform(0.85, 1.1) * (WEAK_STRENGTH if weak else 1.0)
+    """Draw one person's cues around those of the shown cluster, None for a neutral person; values have 4 digits."""
+    strength = rng.uniform(0.85, 1.1) * (WEAK_STRENGTH if weak else 1.0)
     drawn = {}
     for name in names:
-        value = (prototype[name] if prototype else 0.0) * strength + chance.bell(_INDIVIDUAL_DEVIATION)
+        value = (prototype[name] if prototype else 0.0) * strength + rng.normal(_INDIVIDUAL_DEVIATION)
         drawn[name] = round(min(1.0, max(-1.0, value)), 4)
     return drawn
 
 
 def stated_phrases(cues: Mapping[str, float], most: int = 2) -> tuple[str, ...]:
-    """The words for the clearest cues, strongest first; none for cues too faint to state."""
+    """Return the words for the clearest cues, strongest first; none for cues too faint to state."""
     clear = sorted((name for name in cues if abs(cues[name]) >= STATED_FROM), key=lambda name: -abs(cues[name]))
     return tuple(STATED[name][int(cues[name] > 0)] for name in clear[:most])

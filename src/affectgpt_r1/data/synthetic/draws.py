@@ -1,8 +1,4 @@
-"""Draws that are the same on every machine.
-
-Only ``Generator.random`` is used: a 53-bit integer divided by 2^53, with no library function behind it,
-so that labels do not depend on a platform's ``exp`` or ``log``.
-"""
+"""Random draws that are the same on every machine, under the names of :class:`numpy.random.Generator`."""
 
 from __future__ import annotations
 
@@ -14,33 +10,37 @@ import numpy as np
 Item = TypeVar("Item")
 
 
-class Chance:
-    """A stream of draws keyed by integers, such as (seed, split, clip number)."""
+class PortableGenerator:
+    """A stream of draws keyed by integers, such as (seed, split, clip number).
+
+    Every draw comes from ``Generator.random``, a 53-bit integer over 2^53: numpy's own ``normal`` and ``choice`` call
+    the platform's ``exp`` and ``log``, or change between its versions.
+    """
 
     def __init__(self, *key: int) -> None:
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """A float in [low, high)."""
-        return low + (high - low) * float(self._generator.random())
+    def random(self) -> float:
+        """Draw a float in [0, 1)."""
+        return float(self._generator.random())
 
-    def happens(self, probability: float) -> bool:
-        """True with ``probability``."""
-        return self.uniform() < probability
+    def uniform(self, low: float, high: float) -> float:
+        """Draw a float in [low, high)."""
+        return low + (high - low) * self.random()
 
-    def pick(self, items: Sequence[Item]) -> Item:
-        """One item, each as likely."""
-        return items[int(self.uniform() * len(items))]
+    def choice(self, items: Sequence[Item]) -> Item:
+        """Draw one item, each as likely."""
+        return items[int(self.random() * len(items))]
 
-    def shuffled(self, items: Sequence[Item]) -> list[Item]:
-        """All items in a drawn order (Fisher-Yates)."""
+    def permutation(self, items: Sequence[Item]) -> list[Item]:
+        """Return all items in a drawn order (Fisher-Yates)."""
         order = list(items)
         for last in range(len(order) - 1, 0, -1):
-            other = int(self.uniform() * (last + 1))
-            order[last], order[other] = order[other], order[last]
+            swapped = int(self.random() * (last + 1))
+            order[last], order[swapped] = order[swapped], order[last]
         return order
 
-    def bell(self, deviation: float) -> float:
-        """A near-normal draw around 0: the sum of four uniforms, bounded by 3.5 deviations."""
+    def normal(self, scale: float) -> float:
+        """Draw a near-normal value around 0: the sum of four uniforms, within 3.5 standard deviations ``scale``."""
         total = sum(self.uniform(-1.0, 1.0) for _ in range(4))
-        return deviation * total * 0.8660254037844386  # sqrt(3/4), as each uniform has variance 1/3
+        return scale * total * 0.8660254037844386  # sqrt(3/4): each uniform in [-1, 1) has variance 1/3

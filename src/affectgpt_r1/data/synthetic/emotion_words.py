@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 Cluster: TypeAlias = Literal["joy", "calm", "sadness", "anger", "fear", "surprise", "disgust", "shame"]
 
+# Words of a cluster cannot be told apart by any cue: which one a clip carries is drawn.
 WORDS: dict[Cluster, tuple[str, ...]] = {
     "joy": ("happy", "joyful", "delighted", "pleased"),
     "calm": ("calm", "peaceful", "serene"),
@@ -16,13 +17,13 @@ WORDS: dict[Cluster, tuple[str, ...]] = {
     "disgust": ("disgusted", "repulsed", "revolted"),
     "shame": ("ashamed", "embarrassed", "guilty"),
 }
-"""Words of a cluster cannot be told apart by any cue: which one a clip carries is drawn."""
 
 CLUSTER_OF: dict[str, Cluster] = {word: cluster for cluster, words in WORDS.items() for word in words}
 
+# Vague words that machine captions add; none of them is ever true of a clip.
 FILLERS: tuple[str, ...] = ("concern", "emotional", "engaged", "serious", "expressive")
-"""Vague words that machine captions add; none of them is ever true of a clip."""
 
+# Which clusters may occur with another in one clip; the others contradict it.
 COMPATIBLE: dict[Cluster, tuple[Cluster, ...]] = {
     "joy": ("calm", "surprise"),
     "calm": ("joy",),
@@ -33,11 +34,13 @@ COMPATIBLE: dict[Cluster, tuple[Cluster, ...]] = {
     "disgust": ("sadness", "anger", "fear", "surprise", "shame"),
     "shame": ("sadness", "anger", "fear", "surprise", "disgust"),
 }
-"""Which clusters may stand beside another in one clip; the rest contradict it."""
-
-SARCASTIC: tuple[Cluster, ...] = ("sadness", "anger", "fear", "disgust")
-"""What face and voice may show against glad or calm words."""
-
+SARCASTIC: tuple[Cluster, ...] = (
+    "sadness",
+    "anger",
+    "fear",
+    "disgust",
+)  # of face and voice, against glad or calm words
+# The neighbours for which a machine-like caption mistakes a cluster.
 CONFUSED_WITH: dict[Cluster, tuple[Cluster, Cluster]] = {
     "joy": ("surprise", "calm"),
     "calm": ("joy", "sadness"),
@@ -48,4 +51,3 @@ CONFUSED_WITH: dict[Cluster, tuple[Cluster, Cluster]] = {
     "disgust": ("anger", "sadness"),
     "shame": ("sadness", "fear"),
 }
-"""The neighbours for which a machine-like caption takes a cluster."""

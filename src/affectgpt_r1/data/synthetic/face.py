@@ -1,4 +1,4 @@
-"""A drawn, moving face. Lengths are head units; y points down; (0, 0) is the middle of the head at rest."""
+"""Draw a moving face. Lengths are in head units; y points down; (0, 0) is the middle of the head at rest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CHEEK_WINDOW = (-0.80, 0.80, -0.20, 0.75)
 
 
 class Pose(NamedTuple):
-    """What moves, one value a frame."""
+    """What moves, one value per frame."""
 
     x: Floats  # (T, 1, 1) head offset to the right
     y: Floats  # (T, 1, 1) head offset down
@@ -71,15 +71,9 @@ def draw_face(
 
 
 def face_crops(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Cut the face region out of eight evenly spaced frames.
+    """Crop eight evenly spaced frames of ``(T, H, H, 3)`` to ``(8, 112, 112, 3)`` uint8, resized bilinearly.
 
-    The region stays where it is while the head moves, so that head motion and tilt remain visible.
-
-    Args:
-        frames: ``(T, H, H, 3)`` uint8.
-
-    Returns:
-        ``(8, 112, 112, 3)`` uint8, resized bilinearly.
+    The region does not follow the head, so that its motion and tilt remain visible.
     """
     count, size = frames.shape[:2]
     chosen = np.arange(NUM_CROPS) * count // NUM_CROPS
@@ -93,7 +87,7 @@ def face_crops(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _pose(cues: Mapping[str, float], speech: NDArray[np.float32], fps: int, generator: np.random.Generator) -> Pose:
-    """How the head moves: the cue ``head_motion`` sets reach and pace."""
+    """Return how the head moves; the cue ``head_motion`` sets reach and pace."""
     time = (np.arange(len(speech), dtype=np.float32) / fps)[:, None, None]
     phase = generator.uniform(0.0, 2 * np.pi, size=4)
     motion = cues["head_motion"]

@@ -1,10 +1,10 @@
-"""The synthetic people: looks and voices. No person of one pool is met in another."""
+"""Draw synthetic people, their looks and voices; no person is in two pools."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from affectgpt_r1.data.synthetic.draws import Chance
+from affectgpt_r1.data.synthetic.draws import PortableGenerator
 from affectgpt_r1.data.synthetic.sentences import Pool
 
 NUM_IDENTITIES: dict[Pool, int] = {"train": 60, "validation": 16, "test": 32}
@@ -33,69 +33,50 @@ _HAIRS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Identity:
-    """One person. Lengths are in head units: a head is about 1.3 wide and 1.7 high.
+    """One person. Lengths are in head units: a head is about 1.3 wide and 1.7 high. Colours are RGB in [0, 1]."""
 
-    Attributes:
-        name: Unique over pools.
-        skin: RGB in [0, 1].
-        hair: RGB in [0, 1].
-        backdrop: RGB in [0, 1].
-        clothes: RGB in [0, 1].
-        hair_style: 0 short, 1 long, 2 fringe, 3 receding.
-        glasses: Whether the person wears them.
-        head_width: Half width of the head.
-        head_height: Half height of the head.
-        eye_spacing: Half distance of the eyes.
-        eye_size: Scale of the eyes.
-        feature_drop: Offset of eyes, brows and mouth down the face.
-        mouth_width: Half width of the mouth.
-        pitch: Habitual pitch in Hz.
-        tract: Scale of the formants.
-        brightness: Spectral tilt offset of the voice.
-    """
-
-    name: str
+    name: str  # unique over pools
     skin: Colour
     hair: Colour
     backdrop: Colour
     clothes: Colour
-    hair_style: int
+    hair_style: int  # 0 short, 1 long, 2 fringe, 3 receding
     glasses: bool
-    head_width: float
+    head_width: float  # half, as head_height, eye_spacing and mouth_width
     head_height: float
     eye_spacing: float
-    eye_size: float
-    feature_drop: float
+    eye_size: float  # scale
+    feature_drop: float  # offset of eyes, brows and mouth down the face
     mouth_width: float
-    pitch: float
-    tract: float
-    brightness: float
+    pitch: float  # habitual, in Hz
+    tract: float  # scale of the formants
+    brightness: float  # offset of the voice's spectral tilt
 
 
 def make_identity(seed: int, pool: Pool, number: int) -> Identity:
-    """The person ``number`` of ``pool``."""
-    chance = Chance(seed, _PEOPLE_STREAM, _POOL_KEYS[pool], number)
-    shade = chance.uniform(0.93, 1.04)
-    skin = chance.pick(_SKINS)
+    """Draw person ``number`` of ``pool``."""
+    rng = PortableGenerator(seed, _PEOPLE_STREAM, _POOL_KEYS[pool], number)
+    shade = rng.uniform(0.93, 1.04)
+    skin = rng.choice(_SKINS)
     return Identity(
         name=f"{pool}_{number:02d}",
         skin=(min(1.0, skin[0] * shade), min(1.0, skin[1] * shade), min(1.0, skin[2] * shade)),
-        hair=chance.pick(_HAIRS),
-        backdrop=_draw_colour(chance, 0.25, 0.85),
-        clothes=_draw_colour(chance, 0.10, 0.80),
-        hair_style=chance.pick((0, 1, 2, 3)),
-        glasses=chance.happens(0.15),
-        head_width=chance.uniform(0.60, 0.70),
-        head_height=chance.uniform(0.78, 0.88),
-        eye_spacing=chance.uniform(0.26, 0.32),
-        eye_size=chance.uniform(0.92, 1.10),
-        feature_drop=chance.uniform(-0.04, 0.04),
-        mouth_width=chance.uniform(0.25, 0.32),
-        pitch=chance.uniform(150.0, 210.0),
-        tract=chance.uniform(0.90, 1.12),
-        brightness=chance.uniform(-0.15, 0.15),
+        hair=rng.choice(_HAIRS),
+        backdrop=_draw_colour(rng, 0.25, 0.85),
+        clothes=_draw_colour(rng, 0.10, 0.80),
+        hair_style=rng.choice((0, 1, 2, 3)),
+        glasses=rng.random() < 0.15,
+        head_width=rng.uniform(0.60, 0.70),
+        head_height=rng.uniform(0.78, 0.88),
+        eye_spacing=rng.uniform(0.26, 0.32),
+        eye_size=rng.uniform(0.92, 1.10),
+        feature_drop=rng.uniform(-0.04, 0.04),
+        mouth_width=rng.uniform(0.25, 0.32),
+        pitch=rng.uniform(150.0, 210.0),
+        tract=rng.uniform(0.90, 1.12),
+        brightness=rng.uniform(-0.15, 0.15),
     )
 
 
-def _draw_colour(chance: Chance, low: float, high: float) -> Colour:
-    return (chance.uniform(low, high), chance.uniform(low, high), chance.uniform(low, high))
+def _draw_colour(rng: PortableGenerator, low: float, high: float) -> Colour:
+    return (rng.uniform(low, high), rng.uniform(low, high), rng.uniform(low, high))

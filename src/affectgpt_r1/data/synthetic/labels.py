@@ -1,13 +1,14 @@
-"""The label files of a synthetic set, in the published layout, and its sidecar of cues."""
+"""Write the label files of a synthetic set in the published layout, and its recorded cues."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from affectgpt_r1.data.synthetic.captions import Channel
 from affectgpt_r1.data.synthetic.clip_plan import ClipPlan
@@ -29,7 +30,7 @@ _MODALITY: dict[Channel, str] = {"face": "video", "voice": "audio", "words": "te
 
 
 def label_files(plans: Sequence[ClipPlan]) -> dict[str, str]:
-    """The content of every label file by its name; a pure function of the plans."""
+    """Return the content of every label file by its name."""
     of_split: dict[SplitName, list[ClipPlan]] = {"caption": [], "human": [], "validation": [], "test": []}
     for plan in plans:
         of_split[plan.split].append(plan)
@@ -49,7 +50,7 @@ def label_files(plans: Sequence[ClipPlan]) -> dict[str, str]:
 
 
 def digest(files: dict[str, str]) -> str:
-    """SHA-256 over the label files' names and contents, in the order of the names."""
+    """Return the SHA-256 of the label files' names and contents, in the order of the names."""
     state = hashlib.sha256()
     for name in sorted(files):
         state.update(f"{name}\0{files[name]}\0".encode())
@@ -57,15 +58,9 @@ def digest(files: dict[str, str]) -> str:
 
 
 def demo_texts(root: Path) -> list[str]:
-    """Every training text of a rendered set: subtitles, emotion words and reasons of the caption and human clips.
+    """Return every training text of a rendered set: subtitles, emotion words and reasons.
 
     Validation and test texts are left out; each of their words occurs in these.
-
-    Args:
-        root: Folder that ``render_demo`` wrote.
-
-    Raises:
-        DataError: If a label file is missing.
     """
     labels = [*_rows(root, CAPTION_LABELS), *_rows(root, EXACT_LABELS)]
     reasons = [*_rows(root, CAPTION_REASONS), *_rows(root, EXACT_REASONS)]
@@ -80,15 +75,11 @@ def _openset_csv(plans: Iterable[ClipPlan]) -> str:
 
 
 def _csv(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    return pd.DataFrame(rows, columns=header).to_csv(index=False, lineterminator="\n")
 
 
 def _sidecar_row(plan: ClipPlan) -> dict[str, object]:
-    """What lies behind a clip; the true emotions stand here also where the caption errs."""
+    """Return the truth about a clip, even where its caption errs."""
     return {
         "name": plan.name,
         "split": plan.split,

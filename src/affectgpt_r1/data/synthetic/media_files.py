@@ -1,12 +1,12 @@
-"""Writing the media files: mp4 (H.264 and AAC) through PyAV, wav, face crops."""
+"""Write the media files: mp4 (H.264 and AAC) through PyAV, wav, face crops."""
 
 from __future__ import annotations
 
-import wave
 from pathlib import Path
 
 import av
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
 from affectgpt_r1.data.synthetic.settings import SAMPLE_RATE
@@ -14,11 +14,7 @@ from affectgpt_r1.data.synthetic.settings import SAMPLE_RATE
 
 def write_wav(path: Path, waveform: NDArray[np.float32]) -> None:
     """Write a waveform ``(S,)`` in [-1, 1] as 16 kHz mono PCM16."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(_pcm16(waveform).tobytes())
+    soundfile.write(path, _pcm16(waveform), SAMPLE_RATE, subtype="PCM_16")
 
 
 def write_mp4(path: Path, frames: NDArray[np.uint8], waveform: NDArray[np.float32], fps: int) -> None:

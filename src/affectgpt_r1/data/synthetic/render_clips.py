@@ -1,4 +1,4 @@
-"""Rendering a planned set to disk, whole or not at all."""
+"""Render a planned set to disk atomically."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +19,23 @@ from affectgpt_r1.data.synthetic.clip_plan import ClipPlan, plan_clips
 from affectgpt_r1.data.synthetic.face import draw_face, face_crops
 from affectgpt_r1.data.synthetic.labels import digest, label_files
 from affectgpt_r1.data.synthetic.media_files import write_face_crops, write_mp4, write_wav
-from affectgpt_r1.data.synthetic.settings import SAMPLE_RATE, SPLITS, DemoSettings
+from affectgpt_r1.data.synthetic.settings import SAMPLE_RATE, SPLITS, RenderConfig
 from affectgpt_r1.data.synthetic.voice import render_voice
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.io.files import clear_write_errors
 
 STAMP_FILE = "demo.json"
-VERSION = 1  # raise it when the rendering changes, so that old folders are rendered anew
+VERSION = 1  # raise it when the rendering changes, so that old folders are rendered again
 
 _MEDIA_STREAM = 104_729  # keeps the renderer's draws apart from the plan's
 _NEW, _OLD = "new", "old"
 
 
-def render_demo(root: Path, settings: DemoSettings, *, workers: int = 2) -> None:
+def render_demo(root: Path, settings: RenderConfig, *, workers: int = 2) -> None:
     """Render the synthetic clips into the published layout below ``root``.
 
-    A folder that already holds the same set is left as it is; one that holds another synthetic set is replaced.
-    The set is built beside ``root`` and moved there when it is complete.
+    A folder that already holds the same set is kept; one that holds another synthetic set is replaced. The set is built
+    next to ``root`` and moved there when it is complete.
 
     Args:
         root: Folder to fill, such as ``data/synthetic``.
@@ -42,7 +43,7 @@ def render_demo(root: Path, settings: DemoSettings, *, workers: int = 2) -> None
         workers: Processes; 1 renders in this one. The result does not depend on it.
 
     Raises:
-        DataError: If ``root`` holds something that this function did not write.
+        DataError: ``root`` holds something that this function did not write.
     """
     root = root.resolve()  # it may be a link to a larger disk, which stays one
     plans = plan_clips(settings)
@@ -63,14 +64,14 @@ def render_demo(root: Path, settings: DemoSettings, *, workers: int = 2) -> None
 
 
 def is_rendered(root: Path, plans: list[ClipPlan], files: dict[str, str]) -> bool:
-    """Whether ``root`` holds this set, with all its media; ``files`` are its text files, as they should be."""
+    """Return whether ``root`` holds this set with all its media; ``files`` are its text files, as they should be."""
     for name, content in files.items():
         if not (root / name).is_file() or (root / name).read_bytes() != content.encode():
             return False
     return all(file.exists() for plan in plans for file in _media_files(root, plan.name))
 
 
-def render_clip(root: Path, plan: ClipPlan, settings: DemoSettings) -> None:
+def render_clip(root: Path, plan: ClipPlan, settings: RenderConfig) -> None:
     """Render the mp4, the wav and the face crops of one clip."""
     key = (settings.seed, _MEDIA_STREAM, SPLITS.index(plan.split), plan.number)
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
@@ -84,7 +85,6 @@ def render_clip(root: Path, plan: ClipPlan, settings: DemoSettings) -> None:
 
 
 def _media_files(root: Path, name: str) -> tuple[Path, Path, Path]:
-    """The mp4, the wav and the face crops of a clip."""
     return (
         root / "video" / f"{name}.mp4",
         root / "audio" / f"{name}.wav",
@@ -92,11 +92,11 @@ def _media_files(root: Path, name: str) -> tuple[Path, Path, Path]:
     )
 
 
-def _stamp(settings: DemoSettings, files: dict[str, str]) -> str:
+def _stamp(settings: RenderConfig, files: dict[str, str]) -> str:
     content = {
         "synthetic": True,
         "version": VERSION,
-        "settings": settings.as_dict(),
+        "settings": asdict(settings),
         "labels_sha256": digest(files),
     }
     return json.dumps(content, indent=2) + "\n"
@@ -105,13 +105,13 @@ def _stamp(settings: DemoSettings, files: dict[str, str]) -> str:
 def _refuse_foreign(root: Path) -> None:
     if root.exists() and not (root / STAMP_FILE).exists() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(
-            f"{root} exists and is no synthetic set (it has no {STAMP_FILE}); choose another folder or empty it"
+            f"{root} exists and is not a synthetic set (it has no {STAMP_FILE}); choose another folder or empty it"
         )
 
 
 @contextmanager
 def _partial_folder(root: Path) -> Iterator[Path]:
-    """A folder next to ``root``, for the new set and the old one; what an interrupted render left there is cleared."""
+    """Make a folder next to ``root`` for the new and the old set; clear what an interrupted render left there."""
     partial = root.parent / f".{root.name}.partial"
     if partial.exists():
         if not {path.name for path in partial.iterdir()} <= {_NEW, _OLD}:
@@ -125,16 +125,16 @@ def _partial_folder(root: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _render_clips(root: Path, plans: list[ClipPlan], settings: DemoSettings, workers: int) -> None:
+def _render_clips(root: Path, plans: list[ClipPlan], settings: RenderConfig, workers: int) -> None:
     if workers <= 1:
         _render_plans(root, plans, settings)
         return
-    shares = [plans[start::workers] for start in range(workers)]
+    parts = [plans[start::workers] for start in range(workers)]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in [pool.submit(_render_plans, root, share, settings) for share in shares]:
+        for done in [pool.submit(_render_plans, root, part, settings) for part in parts]:
             done.result()
 
 
-def _render_plans(root: Path, plans: list[ClipPlan], settings: DemoSettings) -> None:
+def _render_plans(root: Path, plans: list[ClipPlan], settings: RenderConfig) -> None:
     for plan in plans:
         render_clip(root, plan, settings)

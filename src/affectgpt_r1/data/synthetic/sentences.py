@@ -1,14 +1,14 @@
-"""What is said in the synthetic clips.
+"""Draw what is said in the synthetic clips: an opener, a phrase and a context.
 
-A sentence is an opener, a phrase and a context. Each pair of phrase and context belongs to one pool, so that a
-validation or test sentence is heard nowhere in training while each of its words is.
+Each pair of phrase and context belongs to one pool, so that a validation or test sentence does not occur in training
+while each of its words does.
 """
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from affectgpt_r1.data.synthetic.draws import Chance
+from affectgpt_r1.data.synthetic.draws import PortableGenerator
 from affectgpt_r1.data.synthetic.emotion_words import Cluster
 
 Pool: TypeAlias = Literal["train", "validation", "test"]
@@ -82,7 +82,7 @@ PHRASES: dict[Cluster | Literal["neutral"], tuple[str, ...]] = {
     "surprise": (
         "i never expected this",
         "it appeared from nowhere",
-        "who would have precomputed it",
+        "who would have guessed it",
         "what on earth is that",
         "you are here already",
         "the box was suddenly full",
@@ -123,21 +123,16 @@ PHRASES: dict[Cluster | Literal["neutral"], tuple[str, ...]] = {
 
 
 def pool_of(phrase: int, context: int) -> Pool:
-    """The pool that holds the pair: five eighths train, one eighth validation, two eighths test.
-
-    Args:
-        phrase: Index of the phrase in its cluster.
-        context: Index of the context.
-    """
+    """Return the pool of a pair of indices: five eighths train, one eighth validation, two eighths test."""
     residue = (3 * phrase + context) % 8
     if residue < 5:
         return "train"
     return "validation" if residue == 5 else "test"
 
 
-def draw_sentence(chance: Chance, meaning: Cluster | Literal["neutral"], pool: Pool) -> str:
+def draw_sentence(rng: PortableGenerator, meaning: Cluster | Literal["neutral"], pool: Pool) -> str:
     """Draw a sentence with this meaning from this pool."""
     phrases = PHRASES[meaning]
     pairs = [(p, c) for p in range(len(phrases)) for c in range(len(CONTEXTS)) if pool_of(p, c) == pool]
-    phrase, context = chance.pick(pairs)
-    return f"{chance.pick(OPENERS)}{phrases[phrase]} {CONTEXTS[context]}"
+    phrase, context = rng.choice(pairs)
+    return f"{rng.choice(OPENERS)}{phrases[phrase]} {CONTEXTS[context]}"

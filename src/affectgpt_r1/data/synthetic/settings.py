@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from affectgpt_r1.errors import ConfigError
@@ -16,25 +16,15 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class NoiseRates:
-    """How often a machine-like caption errs, each a probability.
+    """Probabilities of a machine-like caption's errors."""
 
-    Attributes:
-        flip: A claimed emotion is taken for one of its neighbours.
-        ignore_voice: A caption leaves out what only the voice tells.
-        drop: A claimed emotion is left out.
-        insert: A caption claims an emotion that nothing shows.
-        filler: A caption adds a vague word.
-        miss_sarcasm: A caption believes sarcastic words.
-        weak_cues: A clip, of any split, shows its face and voice cues faintly. This alone alters media.
-    """
-
-    flip: float = 0.0
-    ignore_voice: float = 0.0
-    drop: float = 0.0
-    insert: float = 0.0
-    filler: float = 0.0
-    miss_sarcasm: float = 0.0
-    weak_cues: float = 0.0
+    flip: float = 0.0  # a claimed emotion is mistaken for a neighbour
+    ignore_voice: float = 0.0  # the caption leaves out what only the voice shows
+    drop: float = 0.0  # a claimed emotion is left out
+    insert: float = 0.0  # the caption claims an emotion that nothing shows
+    filler: float = 0.0  # the caption adds a vague word
+    miss_sarcasm: float = 0.0  # the caption believes sarcastic words
+    weak_cues: float = 0.0  # a clip, of any split, shows its cues faintly; only this alters media
 
 
 NOISE: dict[NoiseName, NoiseRates] = {
@@ -49,39 +39,21 @@ NOISE: dict[NoiseName, NoiseRates] = {
 
 
 @dataclass(frozen=True)
-class DemoSettings:
-    """Settings of a synthetic set; equal settings give byte-identical label files.
+class RenderConfig:
+    """Settings of a synthetic set; equal settings give byte-identical label files."""
 
-    Attributes:
-        seed: Draws every clip, with the clip's split and number; a split does not depend on the other sizes.
-        num_caption: Clips with noisy machine-like captions (``*_mercaptionplus.csv``), for SFT.
-        num_exact: Clips with exact labels (``*_ovmerd.csv``), for RL.
-        num_validation: Clips with exact labels, to choose learning rates and checkpoints on.
-        num_test: Clips with exact labels, held out.
-        noise: Key of ``NOISE``.
-        frame_size: Side of the square video frames in pixels; even, as 4:2:0 video wants.
-        fps: Video frames per second.
-        min_seconds: Shortest clip.
-        max_seconds: Longest clip.
-    """
-
-    seed: int = 1
-    num_caption: int = 1500
-    num_exact: int = 300
-    num_validation: int = 150
-    num_test: int = 600
+    seed: int = 1  # draws every clip, with its split and number
+    num_caption: int = 1500  # clips with noisy machine-like captions (*_mercaptionplus.csv), for SFT
+    num_exact: int = 300  # clips with exact labels (*_ovmerd.csv), for RL
+    num_validation: int = 150  # clips with exact labels
+    num_test: int = 600  # clips with exact labels
     noise: NoiseName = "moderate"
-    frame_size: int = 96
+    frame_size: int = 96  # side of the square video frames in pixels; even, as 4:2:0 video requires
     fps: int = 8
     min_seconds: float = 2.5
     max_seconds: float = 3.2
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: If a value cannot be rendered.
-        """
         if self.noise not in NOISE:
             raise ConfigError(f"demo noise={self.noise!r} is unknown; choose one of {', '.join(NOISE)}")
         if self.seed < 0:
@@ -101,14 +73,10 @@ class DemoSettings:
         return NOISE[self.noise]
 
     def size(self, split: SplitName) -> int:
-        """Number of clips in ``split``."""
+        """Return the number of clips in ``split``."""
         return {
             "caption": self.num_caption,
             "human": self.num_exact,
             "validation": self.num_validation,
             "test": self.num_test,
         }[split]
-
-    def as_dict(self) -> dict[str, int | float | str]:
-        """The settings as plain values."""
-        return asdict(self)

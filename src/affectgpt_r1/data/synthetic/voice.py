@@ -1,4 +1,4 @@
-"""A voice-like sound: a harmonic source with formants, cut into syllables."""
+"""Render a voice-like sound: a harmonic source with formants, cut into syllables."""
 
 from __future__ import annotations
 
@@ -32,14 +32,7 @@ class Voice(NamedTuple):
 def render_voice(
     identity: Identity, cues: Mapping[str, float], seconds: float, generator: np.random.Generator
 ) -> Voice:
-    """Render the voice of one clip.
-
-    Args:
-        identity: Who speaks.
-        cues: The clip's voice cues.
-        seconds: Duration.
-        generator: Draws vowels, syllable weights and noise.
-    """
+    """Render the voice of one clip; ``generator`` draws vowels, syllable weights and noise."""
     time = np.arange(round(seconds * SAMPLE_RATE), dtype=np.float32) / SAMPLE_RATE
     syllables, syllable_index = _syllables(time, cues["rate"], generator)
     pitch = _pitch(time, seconds, identity, cues, generator)
@@ -60,7 +53,7 @@ def render_voice(
 def _syllables(
     time: Floats, rate: float, generator: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The syllable envelope ``(S,)`` and the index of the syllable at each sample."""
+    """Return the syllable envelope ``(S,)`` and the index of the syllable at each sample."""
     per_second = 3.6 * 2.0 ** (0.8 * rate)
     position = time * per_second + generator.uniform()
     index = position.astype(np.int64)
@@ -72,7 +65,7 @@ def _syllables(
 def _pitch(
     time: Floats, seconds: float, identity: Identity, cues: Mapping[str, float], generator: np.random.Generator
 ) -> Floats:
-    """Pitch in Hz ``(S,)``, kept within 70 to 450 Hz."""
+    """Return the pitch in Hz ``(S,)``, clipped to [70, 450]."""
     melody = 0.11 * (1.0 + cues["pitch_range"]) * np.sin(2 * np.pi * (1.3 * time + generator.uniform()))
     tremble = 0.012 * (1.0 + cues["tremor"]) ** 2 * np.sin(2 * np.pi * _TREMOR_HZ * time)
     glide = 0.9 * cues["pitch_slope"] * (time / seconds - 0.5)
@@ -82,7 +75,7 @@ def _pitch(
 
 
 def _vowel_tables(identity: Identity, energy: float, pitch: float, highest_pitch: float) -> Floats:
-    """One period of each vowel ``(vowels, table)`` at unit power; a loud voice has stronger high harmonics."""
+    """Return one period of each vowel ``(vowels, table)`` at unit power; a loud voice has stronger high harmonics."""
     harmonics = np.arange(1, max(2, int(_HIGHEST_HARMONIC / highest_pitch)) + 1)
     distance = harmonics[None, :, None] * pitch - identity.tract * _VOWELS[:, None, :]
     formants = (_GAINS / (1.0 + (distance / (_BANDWIDTHS * 1.5)) ** 2)).sum(-1) + 0.02

@@ -102,9 +102,9 @@ def test_bounds_may_be_wider_than_the_scores(root):
 
 def test_a_subset_leaves_candidates_and_bounds_alone(root):
     questions = QuestionSet(("valence", "onehot_w_candidates"))
-    whole = read_splits(root, FILES, val_fraction=0.25, subset=None, questions=questions)
+    full = read_splits(root, FILES, val_fraction=0.25, subset=None, questions=questions)
     part = read_splits(root, FILES, val_fraction=0.25, subset=1, questions=questions)
-    for rows in (whole.train, whole.validation, part.train):
+    for rows in (full.train, full.validation, part.train):
         assert {row.annotations["candidates"] for row in rows} == {"angry, happy, neutral, sad"}
         assert {(row.annotations["lowest"], row.annotations["highest"]) for row in rows} == {(-1.5, 3.0)}
 

@@ -54,7 +54,7 @@ def test_names_stay_strings_and_a_byte_order_mark_is_no_part_of_the_header(tmp_p
     [
         ("name,emotion\na,happy\n", r"labels\.csv: lacks the column openset; it has name, emotion"),
         ("clip,openset\na,happy\n", r"lacks the column name; it has clip, openset"),
-        ("name,openset\na,happy\nb,sad\na,sad\n", r"'a' stands in rows 2 and 4"),
+        ("name,openset\na,happy\nb,sad\na,sad\n", r"'a' is in rows 2 and 4"),
         ("name,openset\na,happy\n../../etc/passwd,sad\n", r"row 3: the name '../../etc/passwd' has a folder in it"),
         ("name,openset\n/etc/passwd,sad\n", r"row 2: .* has a folder"),
         ("name,openset\na\\b,sad\n", r"row 2: .* has a folder"),
@@ -62,7 +62,7 @@ def test_names_stay_strings_and_a_byte_order_mark_is_no_part_of_the_header(tmp_p
         ("name,openset\nsub/clip,sad\n", r"row 2: the name 'sub/clip' has a folder in it; names are file names"),
         ("name,openset\n,sad\n", r"row 2: the name is empty"),
         ("name,openset\nNA,sad\n", r"row 2: the name is empty; pandas takes NA"),
-        ("name,openset\na,happy\n\n\nb,sad\na,angry\n", r"'a' stands in rows 2 and 6"),
+        ("name,openset\na,happy\n\n\nb,sad\na,angry\n", r"'a' is in rows 2 and 6"),
         ("name,openset\n" + "é" * 126 + ",sad\n", r"row 2: .* has 252 bytes; file systems allow 251"),
         ("name;openset\na;happy, sad\n", "semicolons are between its cells.* with commas"),
         ("name\topenset\na\thappy\n", "tabs are between its cells"),
@@ -124,7 +124,7 @@ def test_companion_files_must_cover_the_labels(tmp_path, option):
 def test_overlapping_splits_are_refused():
     train = [ManifestRow("a", (), row=2), ManifestRow("b", (), row=3)]
     check_disjoint(train, [ManifestRow("c", (), row=2)])
-    with pytest.raises(DataError, match=r"1 clips stand in two splits: b \(rows 3 and 9\)"):
+    with pytest.raises(DataError, match=r"1 clips are in two splits: b \(rows 3 and 9\)"):
         check_disjoint(train, [ManifestRow("b", (), row=9)])
 
 
@@ -179,5 +179,5 @@ def test_names_and_subtitles_agree_across_normal_forms(tmp_path):
     (row,) = read_manifest(tmp_path, "labels.csv")
     assert (row.name, row.subtitle) == ("m\u00fcde", "f\u00fcr")
     write(tmp_path / "labels.csv", "name,openset\nm\u00fcde,sad\nmu\u0308de,sad\n")
-    with pytest.raises(DataError, match="stands in rows 2 and 3"):
+    with pytest.raises(DataError, match="is in rows 2 and 3"):
         read_manifest(tmp_path, "labels.csv")

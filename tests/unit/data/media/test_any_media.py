@@ -1,4 +1,4 @@
-"""Files that nobody prepared: what is read of them, and how they are refused."""
+"""Files outside data sets: what is read of them, and how they are refused."""
 
 from __future__ import annotations
 
@@ -170,9 +170,9 @@ def test_sound_that_pauses_as_in_a_call_is_no_damage(tmp_path: Path, pause: floa
     assert read_sound_windows(path, streams, 4, 2.0).mean(1).tolist() == pytest.approx([0.5] * 4, abs=0.01)
 
 
-def damaged(path: Path, share: float) -> Path:
+def damaged(path: Path, fraction: float) -> Path:
     content = bytearray(path.read_bytes())
-    first, last = len(content) // 10, int(len(content) * (0.1 + share))
+    first, last = len(content) // 10, int(len(content) * (0.1 + fraction))
     content[first:last] = np.random.default_rng(0).bytes(last - first)
     path.write_bytes(bytes(content))
     return path

@@ -1,4 +1,4 @@
-"""What a file that nobody prepared really holds, and how it is refused."""
+"""What a media file really holds, and how it is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_name_that_looks_like_an_address_is_a_file(write_video, tmp_path: Path
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(MediaError, match=r"pipe\.mp4: is no ordinary file"):
+    with pytest.raises(MediaError, match=r"pipe\.mp4: is not a regular file"):
         inspect(tmp_path / "pipe.mp4")
 
 
@@ -74,16 +74,16 @@ def test_what_is_no_media_is_refused_by_name(tmp_path: Path, content: bytes):
 
 
 def test_a_truncated_file_is_refused(write_video, tmp_path: Path):
-    whole = write_video(tmp_path / "whole.mp4", [index / 10 for index in range(200)], size=(320, 240))
+    full = write_video(tmp_path / "full.mp4", [index / 10 for index in range(200)], size=(320, 240))
     cut = tmp_path / "cut.mp4"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    cut.write_bytes(full.read_bytes()[: full.stat().st_size // 2])
     with pytest.raises(MediaError, match=r"cut\.mp4"):
         inspect(cut)
 
 
 def test_a_file_cut_behind_its_index_is_refused(tmp_path: Path):
-    whole = tmp_path / "whole.mp4"
-    with av.open(str(whole), "w", options={"movflags": "faststart"}) as container:
+    full = tmp_path / "full.mp4"
+    with av.open(str(full), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
         noise = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_a_file_cut_behind_its_index_is_refused(tmp_path: Path):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
     cut = tmp_path / "cut.mp4"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    cut.write_bytes(full.read_bytes()[: full.stat().st_size // 2])
     with pytest.raises(MediaError, match=r"cut short: \d+ of 100 frames"):
         inspect(cut)
 
@@ -104,9 +104,9 @@ def test_an_avi_with_dropped_frames_is_not_cut_short(write_video, tmp_path: Path
     assert len(inspect(path).picture_times) == 24
 
 
-def cut_without_encoding(whole: Path, path: Path, *, seconds: float) -> Path:
+def cut_without_encoding(full: Path, path: Path, *, seconds: float) -> Path:
     """The video from ``seconds`` on, with the frames before it that its first ones are predicted from."""
-    with av.open(str(whole)) as origin, av.open(str(path), "w") as container:
+    with av.open(str(full)) as origin, av.open(str(path), "w") as container:
         stream = origin.streams.video[0]
         copied, late = container.add_stream_from_template(stream), round(seconds / stream.time_base)
         for packet in origin.demux(stream):
@@ -132,7 +132,7 @@ def test_titles_that_are_no_utf_8_do_not_matter(tmp_path: Path, write_video):
 
 
 def test_frames_that_a_cut_left_unshown_do_not_count(tmp_path: Path, write_video):
-    path = cut_without_encoding(write_video(tmp_path / "whole.mp4"), tmp_path / "cut.mp4", seconds=0.5)
+    path = cut_without_encoding(write_video(tmp_path / "full.mp4"), tmp_path / "cut.mp4", seconds=0.5)
     with av.open(str(path)) as container:
         packets = [packet.is_discard for packet in container.demux(video=0) if packet.size]
         assert packets == [True] * 5 + [False] * 15

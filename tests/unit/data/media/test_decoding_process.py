@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from affectgpt_r1.data.clip_reader import read_sound, read_whole_frames
+from affectgpt_r1.data.clip_reader import read_full_frames, read_sound
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.media import decoding_process, video
@@ -250,5 +250,5 @@ def test_a_real_file_that_kills_its_decoder(tmp_path, write_mp4):
     """It declares 1e9 frames; decord asks for memory for each, and aborts where there is none."""
     path = with_frame_count(write_mp4(tmp_path / "a.mp4", num_frames=8), 10**9)
     with pytest.raises(MediaError, match=r"a\.mp4: "):
-        read_whole_frames(path, MEDIA)
+        read_full_frames(path, MEDIA)
     assert read_sound(path, MEDIA).shape == (2, 32_000)

@@ -90,9 +90,9 @@ def test_a_platform_without_decord_reads_by_pyav(tmp_path, write_mp4, monkeypatc
 
 @pytest.mark.parametrize("kept", [0.05, 0.3, 0.5, 0.8])
 def test_truncated_mp4(tmp_path, write_mp4, kept):
-    whole = write_mp4(tmp_path / "whole.mp4", num_frames=48, sound=False).read_bytes()
+    content = write_mp4(tmp_path / "full.mp4", num_frames=48, sound=False).read_bytes()
     path = tmp_path / "a.mp4"
-    path.write_bytes(whole[: int(len(whole) * kept)])
+    path.write_bytes(content[: int(len(content) * kept)])
     with pytest.raises(MediaError, match=r"a\.mp4"):
         read_frames(path)
 

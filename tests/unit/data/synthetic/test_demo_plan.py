@@ -11,10 +11,10 @@ from affectgpt_r1.data.synthetic.cues import FACE, FACE_CUES, STATED, TOPICS, VO
 from affectgpt_r1.data.synthetic.emotion_words import CLUSTER_OF, COMPATIBLE, FILLERS, SARCASTIC, WORDS
 from affectgpt_r1.data.synthetic.labels import digest, label_files
 from affectgpt_r1.data.synthetic.sentences import CONTEXTS, OPENERS, PHRASES, pool_of
-from affectgpt_r1.data.synthetic.settings import DemoSettings
+from affectgpt_r1.data.synthetic.settings import RenderConfig
 from affectgpt_r1.errors import ConfigError
 
-LARGE = DemoSettings(seed=3, num_caption=1500, num_exact=300, num_validation=150, num_test=600)
+LARGE = RenderConfig(seed=3, num_caption=1500, num_exact=300, num_validation=150, num_test=600)
 
 
 @pytest.fixture(scope="module")
@@ -32,31 +32,31 @@ def test_vocabulary_has_enough_words_and_symmetric_compatibility():
     assert not set(FILLERS) & set(CLUSTER_OF)
     for cluster, others in COMPATIBLE.items():
         assert cluster not in others
-        assert all(cluster in COMPATIBLE[other] for other in others)
+        assert all(cluster in COMPATIBLE[first] for first in others)
 
 
 def test_same_seed_gives_same_label_files_and_another_seed_others():
-    small = DemoSettings(seed=5, num_caption=20, num_exact=5, num_validation=5, num_test=5)
-    other = DemoSettings(seed=6, num_caption=20, num_exact=5, num_validation=5, num_test=5)
+    small = RenderConfig(seed=5, num_caption=20, num_exact=5, num_validation=5, num_test=5)
+    second_seed = RenderConfig(seed=6, num_caption=20, num_exact=5, num_validation=5, num_test=5)
     assert label_files(plan_clips(small)) == label_files(plan_clips(small))
-    first, second = label_files(plan_clips(small)), label_files(plan_clips(other))
+    first, second = label_files(plan_clips(small)), label_files(plan_clips(second_seed))
     assert all(first[name] != second[name] for name in first if name != "track_all_candidates.csv")
 
 
 def test_label_files_are_the_same_bytes_on_every_machine():
-    files = label_files(plan_clips(DemoSettings(seed=1, num_caption=40, num_exact=10, num_validation=10, num_test=10)))
+    files = label_files(plan_clips(RenderConfig(seed=1, num_caption=40, num_exact=10, num_validation=10, num_test=10)))
     assert digest(files) == "4ab8cf8635cd7c0708f0f42513c5794eca6acce100ab75c827a69152f7f9ea67"
 
 
 def test_a_split_does_not_depend_on_the_size_of_another():
-    few = DemoSettings(num_caption=3, num_exact=2, num_validation=1, num_test=6)
-    many = DemoSettings(num_caption=9, num_exact=4, num_validation=5, num_test=6)
+    few = RenderConfig(num_caption=3, num_exact=2, num_validation=1, num_test=6)
+    many = RenderConfig(num_caption=9, num_exact=4, num_validation=5, num_test=6)
     assert of(plan_clips(few), "test") == of(plan_clips(many), "test")
 
 
 def test_noise_alters_captions_only_apart_from_faint_cues():
-    clean = plan_clips(DemoSettings(seed=2, num_caption=60, num_test=60, noise="none"))
-    noisy = plan_clips(DemoSettings(seed=2, num_caption=60, num_test=60, noise="moderate"))
+    clean = plan_clips(RenderConfig(seed=2, num_caption=60, num_test=60, noise="none"))
+    noisy = plan_clips(RenderConfig(seed=2, num_caption=60, num_test=60, noise="moderate"))
     assert [p.truth.words for p in clean] == [p.truth.words for p in noisy]
     assert [p.subtitle for p in clean] == [p.subtitle for p in noisy]
     assert all(p.caption == p.truth for p in clean)
@@ -133,7 +133,7 @@ def test_words_of_held_out_texts_are_heard_in_training(plans):
 
 
 def test_cues_lie_near_the_prototype_and_neutral_ones_near_zero():
-    clips = plan_clips(DemoSettings(seed=8, num_caption=600, num_exact=0, num_validation=0, num_test=0, noise="none"))
+    clips = plan_clips(RenderConfig(seed=8, num_caption=600, num_exact=0, num_validation=0, num_test=0, noise="none"))
     for channel, names, prototypes in (("face", FACE_CUES, FACE), ("voice", VOICE_CUES, VOICE)):
         for plan in clips:
             assert tuple(plan.cues) == FACE_CUES + VOICE_CUES
@@ -161,7 +161,7 @@ def test_faint_cues_are_smaller():
         ]
         return sum(values) / len(values)
 
-    hard = plan_clips(DemoSettings(seed=4, num_caption=1200, noise="hard"))
+    hard = plan_clips(RenderConfig(seed=4, num_caption=1200, noise="hard"))
     strong, weak = [p for p in hard if not p.weak], [p for p in hard if p.weak]
     assert len(weak) / len(hard) == pytest.approx(0.8, abs=0.03)
     assert mean_strength(weak) / mean_strength(strong) == pytest.approx(0.45, abs=0.08)
@@ -188,12 +188,12 @@ def test_reasons_are_short(plans):
 def test_csv_styles_are_the_published_ones(plans):
     files = label_files(plans)
     caption = list(csv.DictReader(io.StringIO(files["track2_train_mercaptionplus.csv"])))
-    human = list(csv.DictReader(io.StringIO(files["track2_train_ovmerd.csv"])))
+    exact = list(csv.DictReader(io.StringIO(files["track2_train_ovmerd.csv"])))
     assert len(caption) == 1500
-    assert len(human) == 300
+    assert len(exact) == 300
     assert all(row["openset"].startswith("[") and row["openset"].endswith("]") for row in caption)
     assert any(", " in row["openset"] for row in caption)
-    assert not any("[" in row["openset"] or " " in row["openset"] for row in human)
+    assert not any("[" in row["openset"] or " " in row["openset"] for row in exact)
     subtitles = list(csv.DictReader(io.StringIO(files["subtitle_chieng.csv"])))
     assert list(subtitles[0]) == ["name", "chinese", "english"]
     assert len({row["name"] for row in subtitles}) == 2550
@@ -205,4 +205,4 @@ def test_csv_styles_are_the_published_ones(plans):
 )
 def test_settings_that_cannot_be_rendered_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong)).split("_")[0]):
-        DemoSettings(**wrong)
+        RenderConfig(**wrong)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import wave
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import av
 import numpy as np
@@ -15,11 +15,11 @@ from affectgpt_r1.data.synthetic.face import draw_face, face_crops
 from affectgpt_r1.data.synthetic.identity import make_identity
 from affectgpt_r1.data.synthetic.labels import demo_texts, label_files
 from affectgpt_r1.data.synthetic.render_clips import render_demo
-from affectgpt_r1.data.synthetic.settings import SAMPLE_RATE, DemoSettings
+from affectgpt_r1.data.synthetic.settings import SAMPLE_RATE, RenderConfig
 from affectgpt_r1.data.synthetic.voice import render_voice
 from affectgpt_r1.errors import DataError, WriteError
 
-TINY = DemoSettings(seed=1, num_caption=3, num_exact=2, num_validation=1, num_test=2)
+TINY = RenderConfig(seed=1, num_caption=3, num_exact=2, num_validation=1, num_test=2)
 PERSON = make_identity(1, "train", 0)
 NEUTRAL_FACE = dict.fromkeys(FACE_CUES, 0.0)
 NEUTRAL_VOICE = dict.fromkeys(VOICE_CUES, 0.0)
@@ -47,7 +47,7 @@ def test_label_files_on_disk_are_the_planned_ones(root):
         assert (root / name).read_bytes() == content.encode()
     stamp = json.loads((root / "demo.json").read_text())
     assert stamp["synthetic"] is True
-    assert stamp["settings"] == TINY.as_dict()
+    assert stamp["settings"] == asdict(TINY)
 
 
 def test_sidecar_has_a_row_for_each_clip_with_all_cues(root):
@@ -104,7 +104,7 @@ def test_rendering_does_not_depend_on_workers(root, tmp_path):
 
 def test_same_settings_render_nothing_and_others_replace_the_set(tmp_path):
     folder = tmp_path / "set"
-    one = DemoSettings(num_caption=1, num_exact=1, num_validation=0, num_test=0)
+    one = RenderConfig(num_caption=1, num_exact=1, num_validation=0, num_test=0)
     render_demo(folder, one, workers=1)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     render_demo(folder, one, workers=1)
@@ -119,7 +119,7 @@ def test_a_link_to_another_disk_stays_one(tmp_path):
     disk.mkdir(parents=True)
     link.symlink_to(disk)
     for seed in (1, 2):
-        one = DemoSettings(seed=seed, num_caption=1, num_exact=0, num_validation=0, num_test=0)
+        one = RenderConfig(seed=seed, num_caption=1, num_exact=0, num_validation=0, num_test=0)
         render_demo(link, one, workers=1)
         assert json.loads((disk / "demo.json").read_text())["settings"]["seed"] == seed
         assert link.is_symlink()
@@ -127,27 +127,27 @@ def test_a_link_to_another_disk_stays_one(tmp_path):
 
 def test_a_set_that_lost_media_is_rendered_again(tmp_path):
     folder = tmp_path / "set"
-    one = DemoSettings(num_caption=1, num_exact=0, num_validation=0, num_test=0)
+    one = RenderConfig(num_caption=1, num_exact=0, num_validation=0, num_test=0)
     render_demo(folder, one, workers=1)
-    whole = contents(folder)
+    before = contents(folder)
     (folder / "audio" / "synthetic_caption_00000.wav").unlink()
     render_demo(folder, one, workers=1)
-    assert contents(folder) == whole
+    assert contents(folder) == before
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match="is no synthetic set"):
+    with pytest.raises(DataError, match="is not a synthetic set"):
         render_demo(tmp_path / "precious", TINY, workers=1)
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "mine"
 
 
 def test_a_failing_render_leaves_the_old_set(tmp_path, monkeypatch):
     folder = tmp_path / "set"
-    one = DemoSettings(num_caption=1, num_exact=0, num_validation=0, num_test=0)
+    one = RenderConfig(num_caption=1, num_exact=0, num_validation=0, num_test=0)
     render_demo(folder, one, workers=1)
-    whole = contents(folder)
+    before = contents(folder)
 
     def no_space(*_):
         raise OSError(28, "No space left on device")
@@ -155,7 +155,7 @@ def test_a_failing_render_leaves_the_old_set(tmp_path, monkeypatch):
     monkeypatch.setattr("affectgpt_r1.data.synthetic.render_clips.write_mp4", no_space)
     with pytest.raises(WriteError, match=r"set: cannot be written: No space left on device; .* another paths\.data="):
         render_demo(folder, replace(one, seed=2), workers=1)
-    assert contents(folder) == whole
+    assert contents(folder) == before
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["set"]
 
 
@@ -248,9 +248,9 @@ def test_voices_of_the_clusters_stay_within_full_scale():
 @pytest.mark.parametrize("moment", ["the old set is removed", "the new set is moved"])
 def test_a_render_that_was_killed_is_cleared_and_done_again(tmp_path, monkeypatch, moment):
     folder = tmp_path / "set"
-    settings = DemoSettings(num_caption=1, num_exact=0, num_validation=0, num_test=0)
+    settings = RenderConfig(num_caption=1, num_exact=0, num_validation=0, num_test=0)
     render_demo(folder, settings, workers=1)
-    whole = contents(folder)
+    before = contents(folder)
     partial = tmp_path / ".set.partial"
     shutil.copytree(folder, partial / "new")
     if moment == "the new set is moved":
@@ -258,7 +258,7 @@ def test_a_render_that_was_killed_is_cleared_and_done_again(tmp_path, monkeypatc
     else:
         (partial / "old").mkdir()
     render_demo(folder, settings, workers=1)
-    assert contents(folder) == whole
+    assert contents(folder) == before
     render_demo(folder, replace(settings, seed=2), workers=1)
     assert not partial.exists()
 
@@ -267,9 +267,9 @@ def test_a_render_that_was_killed_is_cleared_and_done_again(tmp_path, monkeypatc
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-9], lambda content: b"\xff\x00"])
 def test_damaged_labels_are_rendered_again(tmp_path, name, damage):
     folder = tmp_path / "set"
-    settings = DemoSettings(num_caption=1, num_exact=0, num_validation=0, num_test=1)
+    settings = RenderConfig(num_caption=1, num_exact=0, num_validation=0, num_test=1)
     render_demo(folder, settings, workers=1)
-    whole = contents(folder)
+    before = contents(folder)
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
     render_demo(folder, settings, workers=1)
-    assert contents(folder) == whole
+    assert contents(folder) == before

@@ -1,0 +1,71 @@
+"""A GRPO update with share_prefix against one without: CPU time, interleaved."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from affectgpt_r1.config.compose import CONFIGS, REPOSITORY
+from affectgpt_r1.policy.build_policy import build_policy
+from affectgpt_r1.policy.prompts import PromptTemplate
+from affectgpt_r1.policy.tokenizer import build_tokenizer
+from affectgpt_r1.types import ClipBatch, TokenBatch
+
+NUM_CLIPS, NUM_GENERATIONS, LENGTH, ROUNDS = 4, 8, 24, 7
+
+
+@pytest.fixture
+def policy(tmp_path: Path):
+    torch.set_num_threads(1)
+    template = PromptTemplate("Please recognize emotional states of the character.")
+    build_tokenizer(["<answer> happy, sad </answer>"], template.phrases(), 400, tmp_path / "tokenizer.json")
+    config = OmegaConf.load(CONFIGS / "model" / "tiny.yaml")
+    config.tokenizer, config.video_encoder.image_size = str(tmp_path / "tokenizer.json"), 48
+    arguments = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(arguments, dict)
+    del arguments["_target_"]
+    return build_policy(**arguments, template=template)
+
+
+def batch_of(words: int) -> ClipBatch:
+    return ClipBatch(
+        names=tuple(f"clip{number}" for number in range(NUM_CLIPS)),
+        subtitles=(" ".join(["happy"] * words),) * NUM_CLIPS,
+        labels=(("happy",),) * NUM_CLIPS,
+        reasons=("",) * NUM_CLIPS,
+        modalities=(("video", "audio", "text"),) * NUM_CLIPS,
+        features={"video": torch.randn(NUM_CLIPS, 8, 64), "audio": torch.randn(NUM_CLIPS, 8, 64)},
+    )
+
+
+def update_seconds(policy, batch: ClipBatch, completions: TokenBatch, *, share_prefix: bool) -> float:
+    policy.engine.share_prefix = share_prefix
+    started = time.process_time()
+    policy.per_token_logps(batch, completions).mean().backward()
+    policy.zero_grad()
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("words", [8, 128, 368])
+def test_sharing_a_prefix_is_faster(policy, words):
+    batch = batch_of(words)
+    shape = (NUM_CLIPS, NUM_GENERATIONS, LENGTH)
+    completions = TokenBatch(torch.randint(20, 250, shape), torch.ones(shape))
+    prompt_tokens = int(policy.embed_prompts(batch).mask.shape[1])
+    pairs = [
+        tuple(update_seconds(policy, batch, completions, share_prefix=share) for share in (False, True))
+        for _ in range(ROUNDS)
+    ][2:]
+    ratio = statistics.median(repeated / shared for repeated, shared in pairs)
+    print(f"\nprompt of {prompt_tokens} tokens: repeated / shared update = {ratio:.2f}x CPU time")
+    record = REPOSITORY / "outputs" / "bench" / "share_prefix.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(record.read_text()) if record.is_file() else {}
+    record.write_text(json.dumps({**known, str(prompt_tokens): round(ratio, 3)}, indent=2) + "\n")
+    assert ratio > 1.0

@@ -1,0 +1,24 @@
+"""Fixtures for tests that write into an MLflow database; a ``conftest.py`` imports those that it offers."""
+
+import shutil
+
+import pytest
+
+from affectgpt_r1.tracking.database import ensure_database
+
+
+@pytest.fixture(scope="session")
+def database_template(tmp_path_factory):
+    """An empty MLflow database, made once: Alembic takes seconds."""
+    folder = tmp_path_factory.mktemp("mlflow_template")
+    ensure_database(folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def outputs(tmp_path, database_template):
+    """An outputs folder with a database of its own."""
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    shutil.copy(database_template, folder / "mlflow.db")
+    return folder
