@@ -187,12 +187,6 @@ def _read_checkpoint(config: DictConfig) -> Resumed | None:
 
 def _log_changes(resumed: Resumed, loggers: list[Any]) -> None:
     """Log which settings changed since the checkpoint; MLflow, whose params never change, gets a tag."""
-    if not resumed.has_config:
-        log.warning(
-            "%s is of an older version and does not hold its run's settings: today's optim.* is applied, other "
-            "settings cannot be compared",
-            resumed.path,
-        )
     for change in resumed.changes:
         log.info("Resumed at step %d with %s", resumed.step, change)
     if resumed.history:
