@@ -1,6 +1,5 @@
-"""The published scorer's own numbers: every score and every word, both versions."""
+"""The published scorer's numbers on both published lexicons, and a slow scorer's on one that ships with the tests."""
 
-import json
 import math
 import os
 from pathlib import Path
@@ -8,28 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.emotion.lexicon import PUBLISHED_VERSIONS, load_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.metrics.emotion_wheel import EmotionWheelScore
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1, score_table, wheel_counts
-
-VERSIONS = ("mer2025", "mer2026")
-
-
-def _fixture(version):
-    wheels = os.environ.get("AFFECTGPT_WHEELS")
-    if not wheels:
-        pytest.skip("AFFECTGPT_WHEELS does not name the published lexicons")
-    root = Path(os.environ.get("AFFECTGPT_FIXTURES") or Path(wheels).parent)
-    path = root / "fixtures" / f"ew_parity_{version}.json"
-    if not path.is_file():
-        pytest.skip(f"no published scores at {path} (AFFECTGPT_FIXTURES names the folder that holds fixtures/)")
-    return json.loads(path.read_text(encoding="utf-8"))
+from helpers.golden_scores import SYNTHETIC, VERSIONS, golden_scores, lexicon_spec
+from helpers.slow_wheel_scorer import SlowScorer
 
 
 @pytest.fixture(params=VERSIONS)
 def golden(request):
-    return _fixture(request.param), load_lexicon(request.param)
+    return golden_scores(request.param), load_lexicon(lexicon_spec(request.param))
 
 
 def _sets(fixture, key):
@@ -55,6 +43,31 @@ def test_every_word(golden):
         assert found == expected, word
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_slow_scorer_gives_the_same_numbers(version):
+    """It made the scores of the synthetic lexicon; the published ones show that it follows the published rules."""
+    fixture = golden_scores(version)
+    scorer = SlowScorer(SYNTHETIC if version == "synthetic" else Path(os.environ["AFFECTGPT_WHEELS"]) / version)
+    assert scorer.words(list(fixture["words"])) == fixture["words"]
+    scores = scorer.scores(fixture["samples"])
+    assert scores.keys() == fixture["scores"].keys()
+    for name, expected in fixture["scores"].items():
+        assert scores[name] == pytest.approx(expected, abs=1e-12, rel=0), name
+
+
+def test_the_synthetic_lexicon_reaches_every_rule():
+    """Words of several bases, of several clusters on a wheel, of some wheels only, and of none."""
+    words = golden_scores("synthetic")["words"]
+    assert words["crossed"]["case1"] == "betrayed"  # of "betrayed" and "cross"
+    assert words["crossed"]["wheel1_level1"] == "anger"  # by "cross" alone
+    assert (words["shaken"]["wheel1_level1"], words["shaken"]["wheel1_level2"]) == ("fear", "anxious")  # the last row
+    assert words["joy"]["wheel1_level2"] == "amused"  # the first child of a word of level 1
+    assert words["tables"]["case1"] == "table"
+    assert {words["tables"][key] for key in words["tables"] if key != "case1"} == {None}
+    assert set(words["qwerty"].values()) == {None}
+    assert len(load_lexicon(SYNTHETIC)) == golden_scores("synthetic")["forms"]
+
+
 def test_the_metric_class(golden):
     fixture, lexicon = golden
     for level in (1, 2):
@@ -72,7 +85,7 @@ def test_the_metric_class(golden):
 def test_size_of_the_published_lexicons():
     # The published table lists one word ("no words") without any form; it counts there, and maps nowhere here.
     for version, forms in (("mer2025", 7386), ("mer2026", 7356)):
-        assert _fixture(version)["forms"] == forms
+        assert golden_scores(version)["forms"] == forms
         assert len(load_lexicon(version)) == forms - 1
 
 
@@ -90,14 +103,14 @@ def test_size_of_the_published_lexicons():
     ],
 )
 def test_vectors_of_2026(word, clusters):
-    _fixture("mer2026")
+    golden_scores("mer2026")
     lexicon = load_lexicon("mer2026")
     assert [lexicon.cluster(word, wheel) for wheel in range(1, 6)] == clusters
     assert (word in lexicon) is any(clusters)
 
 
 def test_further_vectors_of_2026():
-    _fixture("mer2026")
+    golden_scores("mer2026")
     lexicon = load_lexicon("mer2026")
     assert lexicon.cluster("excited", 1) == "surprised"
     assert lexicon.cluster("surprise", 3) == "powerful"
@@ -106,9 +119,10 @@ def test_further_vectors_of_2026():
     assert lexicon.base_form("help") != lexicon.base_form("helpless")
 
 
-def test_2025_scorer_gives_nan_where_2026_gives_zero():
-    _fixture("mer2025")
-    lexicon = load_lexicon("mer2025")
+@pytest.mark.parametrize("version", ["mer2025", "synthetic"])
+def test_2025_scorer_gives_nan_where_2026_gives_zero(version):
+    golden_scores(version)
+    lexicon = load_lexicon(lexicon_spec(version))
     predictions, targets = [("happy",)], [("sad",)]
     assert wheel_counts(predictions, targets, lexicon).hits.sum() == 0
     assert score_table(predictions, targets, lexicon, "zero")["mean_level1"]["f1"] == 0
@@ -123,9 +137,10 @@ def _ranks(values):
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def test_the_bundled_lexicon_ranks_samples_much_as_the_published_ones_do(golden):
+@pytest.mark.parametrize("version", PUBLISHED_VERSIONS)
+def test_the_bundled_lexicon_ranks_samples_much_as_the_published_ones_do(version):
     """Measured: 0.81 on mer2025, 0.80 on mer2026, against 0.66 to 0.81 for one published wheel and the other four."""
-    fixture, lexicon = golden
+    fixture, lexicon = golden_scores(version), load_lexicon(version)
     predictions, targets = _sets(fixture, "prediction"), _sets(fixture, "target")
     ours = batch_mean_set_f1(predictions, targets, load_lexicon("bundled"))
     theirs = batch_mean_set_f1(predictions, targets, lexicon)

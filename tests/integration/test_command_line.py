@@ -40,8 +40,8 @@ def trained(workspace):
     """SFT, GRPO, control and evaluation, one after the other; returns the workspace and what evaluation printed."""
     for experiment in ("sft", "grpo", "control"):
         limit = () if experiment == "control" else ("trainer.max_steps=4",)
-        _run("train", workspace, f"experiment={experiment}", *OVERRIDES, *limit)
-    return workspace, _run("evaluate", workspace, "data.eval_batch_size=4")
+        _run("cli.train", workspace, f"experiment={experiment}", *OVERRIDES, *limit)
+    return workspace, _run("cli.evaluate", workspace, "data.eval_batch_size=4")
 
 
 def _client(workspace):
@@ -130,7 +130,7 @@ def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, numbe
             os.kill(process, number)
 
     limits = ("trainer.max_steps=100000", f"experiment_name={name}")
-    done = run_module("train", *_arguments(workspace, "experiment=sft", *OVERRIDES, *limits), on_line=interrupt)
+    done = run_module("cli.train", *_arguments(workspace, "experiment=sft", *OVERRIDES, *limits), on_line=interrupt)
     assert done.returncode == code
     client = _client(workspace)
     experiment = client.get_experiment_by_name(name)
@@ -141,7 +141,7 @@ def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, numbe
 
 def test_failing_run_is_recorded_as_failed(workspace):
     missing = ("experiment=sft", "experiment_name=cli-fails", "data.train_labels=track9_missing.csv")
-    done = run_module("train", *_arguments(workspace, *missing))
+    done = run_module("cli.train", *_arguments(workspace, *missing))
     assert done.returncode == 2
     assert "track9_missing.csv" in done.stderr.splitlines()[-1]
     client = _client(workspace)

@@ -57,7 +57,7 @@ def interrupted(overrides, step: int, number: int) -> subprocess.CompletedProces
 
         AffectModule.on_train_batch_start = start_or_stop
 
-    return run_module("train", *overrides, prepare=prepare)
+    return run_module("cli.train", *overrides, prepare=prepare)
 
 
 def test_a_run_that_ctrl_c_stopped_goes_on_by_the_same_command(stage_overrides, run_stage, tmp_path):

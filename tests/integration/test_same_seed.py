@@ -6,7 +6,9 @@ import pytest
 import torch
 
 
-@pytest.mark.parametrize(("experiment", "start"), [("encoders", ()), ("sft", ()), ("grpo", ("init_from=null",))])
+@pytest.mark.parametrize(
+    ("experiment", "start"), [("pretrain_encoders", ()), ("sft", ()), ("grpo", ("init_from=null",))]
+)
 def test_equal_seeds_give_equal_weights(run_stage, tmp_path, experiment, start):
     weights = []
     for number in (1, 2):

@@ -46,7 +46,7 @@ def _overrides(workspace, start, name, ablation, *overrides):
 
 
 def _sweep(*arguments):
-    done = run_module("train", *_overrides(*arguments))
+    done = run_module("cli.train", *_overrides(*arguments))
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -66,7 +66,7 @@ def _sweep_until_killed(trial, step, *arguments):
 
         AffectModule.on_train_batch_start = start_or_die
 
-    done = run_module("train", *_overrides(*arguments), prepare=prepare)
+    done = run_module("cli.train", *_overrides(*arguments), prepare=prepare)
     assert done.returncode == -signal.SIGKILL, done.stderr[-4000:]
 
 

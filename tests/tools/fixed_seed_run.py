@@ -1,8 +1,8 @@
 """Train and evaluate on a few rendered clips with one seed, and print every value that the code computed.
 
-``python tests/tools/fixed_seed_run.py FOLDER > values.txt``. Equal files of two commits on one machine show that a change
-of the code left scores, rewards, losses and generated tokens bit-equal. ``--rename OLD=NEW`` renames options and logged
-names, to compare with a commit that still had other ones.
+``python tests/tools/fixed_seed_run.py FOLDER > values.txt``. Equal files of two commits on one machine show that a
+change of the code left scores, rewards, losses and generated tokens bit-equal. ``--rename OLD=NEW`` renames options and
+logged names, to compare with a commit that still had other ones.
 """
 
 from __future__ import annotations
