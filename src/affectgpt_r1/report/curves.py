@@ -22,12 +22,12 @@ FRAME = {"width": 220.0, "height": 116.0, "left": 30.0, "right": 186.0, "top": 8
 
 
 class Quantity(NamedTuple):
-    """A metric to draw; ``target`` is the metric that it should reach."""
+    """A metric to draw; ``target`` is the metric that it should reach, if any."""
 
     key: str
     title: str
     scale: float = 1.0
-    target: str | None = None
+    target: str = ""
 
 
 class Band(NamedTuple):

@@ -247,7 +247,7 @@ def _read_trial(source: _Source, entry: Mapping[str, Any]) -> Trial | str:
 
 def _lexicon(source: _Source, run: Any) -> str:
     """Return the lexicon that scored a run; a folder is opened only where the user names it, not the database."""
-    named = renamed(run.data.params, current_param).get("emotion.lexicon", "bundled")
+    named = str(renamed(run.data.params, current_param).get("emotion.lexicon", "bundled"))
     if named in ("bundled", *PUBLISHED_VERSIONS):
         return named
     if source.lexicon is None:
