@@ -217,7 +217,7 @@ def test_convert_of_what_is_not_a_gguf_file(tmp_path: Path, capsys):
 
 
 def test_report_on_what_is_not_a_database(tmp_path: Path, capsys):
-    assert "there is no MLflow database" in refused(report, ["--outputs", str(tmp_path)], capsys)
+    assert "no MLflow database" in refused(report, ["--outputs", str(tmp_path)], capsys)
     (tmp_path / "mlflow.db").write_text("junk")
     assert "this is not an SQLite database" in refused(report, ["--outputs", str(tmp_path)], capsys)
     for damaged in (b"SQLite format 3\x00" + b"junk" * 2000, _database(tmp_path / "whole.db")[:9000]):
