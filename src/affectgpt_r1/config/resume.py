@@ -195,18 +195,22 @@ def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
     return list(changes.values())
 
 
-def check_content(resumed: Resumed, content: Mapping[str, str]) -> None:
+def check_content(resumed: Resumed, content: Mapping[str, str], config: Mapping[str, Any]) -> None:
     """Refuse label files and a lexicon whose content has changed since the run began.
 
-    ``content`` has digests by the key that names the file.
+    Args:
+        resumed: What the run was trained with.
+        content: Digests by the key that names the file.
+        config: Today's plain configuration, which has the files' names.
     """
     names = [key for key in BY_CONTENT if key.startswith(("data.", "emotion.")) and key != "data.root"]
     stored = resumed.content
     changed = [key for key in names if stored and stored.get(key) != content.get(key)]
     if changed:
+        files = dict(dotted(config))
         raise ConfigError(
-            f"{', '.join(changed)}: not the content that the run of ckpt_path was trained with. Put it back, or start "
-            f"a new run from its weights by init_from={resumed.path}"
+            f"{', '.join(f'{key}={files.get(key)}' for key in changed)}: not the content that the run of ckpt_path was "
+            f"trained with. Put it back, or start a new run from its weights by init_from={resumed.path}"
         )
 
 

@@ -141,7 +141,7 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
                 length = schedule_length(config, trainer, stage, data)
         content = _content_digests(data, lexicon)
         if resumed is not None:
-            check_content(resumed, content)
+            check_content(resumed, content, resolved(config))
         for logger in mlflow_loggers(loggers):
             logger.log_data(data.digest(), config.synthetic)
         with processes_started(trainer, wanted=trains):  # now that all mistakes are found, to encode together
