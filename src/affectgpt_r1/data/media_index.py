@@ -37,11 +37,7 @@ def index_media(
     Raises:
         DataError: A clip lacks a file; names rows and files.
     """
-    # Places whose folder exists; the first of all where none does.
-    wanted = [
-        [place for place in places if (root / place.partition("/")[0]).is_dir()] or [places[0]]
-        for places in _wanted(modalities, visual)
-    ]
+    wanted = [_present(root, places) for places in _wanted(modalities, visual)]
     states: dict[str, MediaState] = {}
     missing: list[str] = []
     for row in rows:
@@ -72,6 +68,11 @@ def _wanted(modalities: Sequence[Modality], visual: Visual) -> list[tuple[str, .
     if "audio" in modalities:
         wanted.append((*AUDIO_PLACES, *VIDEO_PLACES))
     return wanted
+
+
+def _present(root: Path, places: Sequence[str]) -> list[str]:
+    """Return the places whose folder exists, the first of all where none does."""
+    return [place for place in places if (root / place.partition("/")[0]).is_dir()] or [places[0]]
 
 
 def _first(root: Path, name: str, places: Sequence[str]) -> tuple[str, os.stat_result] | None:
