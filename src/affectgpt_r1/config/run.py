@@ -14,7 +14,14 @@ from omegaconf import DictConfig
 
 from affectgpt_r1.callbacks.fail_together import processes_started
 from affectgpt_r1.callbacks.run_totals import RunTotals
-from affectgpt_r1.config.build_trainer import build_loggers, build_module, build_trainer, stored_config
+from affectgpt_r1.callbacks.unreadable_clips import add_unreadable
+from affectgpt_r1.config.build_trainer import (
+    add_exact_resume,
+    build_loggers,
+    build_module,
+    build_trainer,
+    stored_config,
+)
 from affectgpt_r1.config.compose import instantiate_stage, resolved
 from affectgpt_r1.config.initial_policy import settle_settings
 from affectgpt_r1.config.instantiate import (
@@ -153,9 +160,10 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
                     logger.keep_run_id()
             with totals.phase("fit_seconds"):
                 if trains:
+                    module = build_module(config, policy, stage, lexicon, length)
                     changes = () if resumed is None else resumed.history
-                    stored = {"content": content, "config_changes": changes}
-                    module = build_module(config, policy, stage, lexicon, skipped, length, **stored)
+                    add_exact_resume(trainer, stored_config(config), content=content, config_changes=changes)
+                    add_unreadable(trainer, skipped)
                     trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed.path)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if config.evaluate_after:
