@@ -37,7 +37,7 @@ class RewardHackingProbe(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the constant answers by the validation clips."""
         assert isinstance(pl_module, AffectModule)
-        stage = pl_module.stage
+        stage: object = pl_module.stage
         if isinstance(stage, GRPOStage):
             splits = trainer.datamodule.splits  # type: ignore[attr-defined]
             targets = [row.labels for row in splits.validation]
