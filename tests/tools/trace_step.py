@@ -102,7 +102,12 @@ def main() -> None:
         print(f"{len(functions[file]):4}  {file}")
         if options.list:
             print("".join(f"        {name}\n" for name in sorted(functions[file])), end="")
-    print(f"{len(functions)} files, {sum(map(len, functions.values()))} functions")
+    packages: dict[str, list[int]] = defaultdict(list)
+    for file, names in functions.items():
+        packages[file.partition("/")[0]].append(len(names))
+    for package, counts in sorted(packages.items()):
+        print(f"{package:12} {len(counts):3} files, {sum(counts):3} functions")
+    print(f"{'in all':12} {len(functions):3} files, {sum(map(len, functions.values())):3} functions")
 
 
 if __name__ == "__main__":
