@@ -167,14 +167,12 @@ class LogValue:
 
 @dataclass(frozen=True)
 class StageOutput:
-    """What a stage returns for one batch.
-
-    Under gradient accumulation the gradients of a step are ``sum(num_items * grad) / sum(num_items)``; with 1 for every
-    batch, that is the mean over micro-batches.
-    """
+    """What a stage returns for one batch."""
 
     loss: Tensor  # scalar with gradient
     logs: Mapping[str, LogValue | Tensor | float]  # by name without "train/"; a plain number is a mean of weight 1
     records: Sequence[CompletionRecord] = ()  # for the completions table
-    num_items: Tensor | float = 1.0  # what the loss was divided by, averaged over processes and the same in each
+    # What the loss was divided by, averaged over processes and the same in each. Under gradient accumulation a step's
+    # gradient is sum(num_items * grad) / sum(num_items); with 1 for every batch, that is the mean over micro-batches.
+    num_items: Tensor | float = 1.0
     generation_logs: Collection[str] = ()  # logs that describe a generation batch and repeat at each step of it

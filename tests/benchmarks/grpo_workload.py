@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.engine import timing
 from affectgpt_r1.engine.fast import FastEngine
+from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.policy.backbone import build_language_model
 from affectgpt_r1.policy.build_policy import build_policy
 from affectgpt_r1.policy.policy import MultimodalPolicy
@@ -125,24 +125,24 @@ class OurSystem:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
         self.stage.prepare(policy)
         policy.train()
-        timing.now = time.process_time
+        self.timer = policy.timer = self.stage.timer = PhaseTimer(clock=time.process_time)
         self.steps = 0
 
     def step(self) -> dict[str, float]:
         """CPU seconds of a step, in all and by phase."""
-        timing.take_phases()
+        self.timer.take()
         started = time.process_time()
         output = self.stage.training_step(self.policy, self.batch, seed=self.steps)
-        with timing.phase("backward"):
+        with self.timer.phase("backward"):
             output.loss.backward()
-        with timing.phase("optimizer"):
+        with self.timer.phase("optimizer"):
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
         seconds = time.process_time() - started
         self.steps += 1
         assert float(output.logs["completions/min_length"]) == LENGTH
-        return {"step": seconds, **timing.take_phases()}
+        return {"step": seconds, **self.timer.take()}
 
 
 def necessary_flops(workload: Workload) -> float:

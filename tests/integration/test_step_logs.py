@@ -59,3 +59,9 @@ def test_a_loss_that_no_weight_has_a_part_in_stops_the_run(run_stage, tmp_path, 
     monkeypatch.setattr(GRPOStage, "training_step", detached)
     with pytest.raises(ConfigError, match="stage=GRPOStage: the loss gave no weight a gradient"):
         run_stage("grpo", tmp_path, 4, *OPTIONS)
+
+
+def test_phases_are_not_timed_where_that_is_off(run_stage, tmp_path):
+    (*_, row) = logged(run_stage("grpo", tmp_path, 2, *OPTIONS, "callbacks.step_timer.phases=false"))
+    assert {"train/step_time", "train/memory/peak_mib", "train/tokens_per_second"} <= row.keys()
+    assert not [name for name in row if name.startswith("train/time/")]

@@ -26,11 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Local checkpoint files, each either the old one or the new one, whole.
-
-    They are written as :func:`~affectgpt_r1.io.files.replacing` does, and loaded with ``weights_only=True`` if their
-    CRCs are right.
-    """
+    """Write checkpoint files atomically; load them with ``weights_only=True`` if their CRCs are right."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write ``checkpoint`` to ``path``.
@@ -38,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: If the file cannot be written; the previous one is intact.
         """
-        _replace_whole(Path(path), lambda file: torch.save(checkpoint, file))
+        _write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(
         self,
@@ -66,17 +62,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class _OneCheckpoint(ModelCheckpoint):
-    """A checkpoint that is replaced whole, in a folder that a resumed run finds as it left it."""
+    """A checkpoint that is replaced atomically, in a folder that may hold the one of a resumed run."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remove what killed processes left half-written: nobody else works in the folder, which the run has locked.
-
-        Lightning warns of any folder that is not empty; of a resumed run that is as it should be.
-        """
+        """Remove what killed processes left half-written: the run has locked the folder."""
         if trainer.is_global_zero:
             remove_partial(Path(str(self.dirpath)))
         kept = self.save_top_k
-        self.save_top_k = 0 if trainer.ckpt_path is not None else kept  # with 0 Lightning would write nothing there
+        # With 0 Lightning does not warn that the folder is not empty: of a resumed run that is as it should be.
+        self.save_top_k = 0 if trainer.ckpt_path is not None else kept
         try:
             super().setup(trainer, pl_module, stage)
         finally:
@@ -84,14 +78,12 @@ class _OneCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(_OneCheckpoint):
-    """Keeps the checkpoint of the best validation as ``<folder>/best.ckpt``.
+    """Keep the checkpoint of the best validation as ``<folder>/best.ckpt``.
 
-    A score that is NaN or infinite is never the best. A run that ends before its first validation is due validates
-    after its last batch, so that there is a best checkpoint to go on from.
-
-    A resumed run replaces it by a better one only. Its score is read from the file itself, so neither a folder that was
-    moved nor a resume from a checkpoint before the best one loses it. Where the run continues in another folder, the
-    ``best.ckpt`` next to the checkpoint that it resumes from is copied.
+    A run that ends before its first validation is due validates after its last batch, so that there is a best
+    checkpoint. A resumed run reads the best score from the file itself, so neither a folder that was moved nor a resume
+    from an earlier checkpoint loses it. Where the run continues in another folder, the ``best.ckpt`` next to the
+    checkpoint that it resumes from is copied.
 
     Args:
         folder: Where it is written.
@@ -118,7 +110,7 @@ class BestCheckpoint(_OneCheckpoint):
         )
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
-        """Whether the score is the best so far; Lightning would keep a first NaN, and an infinity for ever."""
+        """Say whether the score is the best so far; Lightning would keep a first NaN, and an infinity for ever."""
         if current is not None and not bool(torch.isfinite(current)):
             self._num_not_finite += 1
             log.warning("Step %d: %s is %s, so this cannot be best.ckpt", trainer.global_step, self.monitor, current)
@@ -134,7 +126,7 @@ class BestCheckpoint(_OneCheckpoint):
             trainer.should_stop = True  # the Trainer validates before it stops; the run ends here in any case
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse to end as if all were well when no validation had a score, also where a resumed run trains no more.
+        """Refuse to end normally when no validation had a score, also where a resumed run trains no further.
 
         Raises:
             TrainingError: Every score was NaN or infinite; the weights are in ``last.ckpt``.
@@ -147,13 +139,13 @@ class BestCheckpoint(_OneCheckpoint):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Lightning's, and how many scores were not finite."""
+        """Return Lightning's, and how many scores were not finite."""
         return {**super().state_dict(), "num_not_finite": self._num_not_finite}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Replace the stored state, whose paths may be of another folder, by that of the file that there is.
+        """Replace the stored state, whose paths may be of another folder, by that of ``best.ckpt``.
 
         Raises:
             CheckpointError: The best validation so far was judged by another metric.
@@ -177,7 +169,7 @@ class BestCheckpoint(_OneCheckpoint):
             states[self.state_key] = self._state(best, score)
 
     def _state(self, best: Path, score: torch.Tensor) -> dict[str, Any]:
-        """What Lightning's :meth:`load_state_dict` takes."""
+        """Return what Lightning's :meth:`load_state_dict` takes."""
         path = str(best)
         return {
             "monitor": self.monitor,
@@ -192,7 +184,7 @@ class BestCheckpoint(_OneCheckpoint):
         }
 
     def _check_comparable(self, checkpoint: dict[str, Any], path: Path) -> torch.Tensor | None:
-        """The best score that a checkpoint knows of, None where it knows none.
+        """Return the best score in a checkpoint, None where it has none.
 
         Raises:
             CheckpointError: It is one of another metric, or of another direction.
@@ -238,18 +230,10 @@ def direction_of(monitor: str, mode: str = "auto") -> Literal["min", "max"]:
 
 
 class LastCheckpoint(_OneCheckpoint):
-    """Keeps the newest state as ``<folder>/last.ckpt``, whatever its score; ``ckpt_path=last`` finds it.
+    """Keep the newest state as ``<folder>/last.ckpt``, whatever its score; ``ckpt_path=last`` finds it.
 
-    It is written every N steps, after the last step of an epoch or of the run, and after each validation, for it holds
-    the score of the best checkpoint; so list it after :class:`BestCheckpoint`. Before a validation it is not written: a
-    run that is killed there repeats the steps since the last file and validates, where a checkpoint from before the
-    validation would be resumed after it, without its score. It is not written when training has
-    ended: Lightning then counts an epoch that ``max_steps`` cut short as complete, and a resumed run would skip the
-    rest of it.
-
-    Args:
-        folder: Where it is written.
-        every_n_steps: Optimiser steps between two writes.
+    It is written every N steps, after the last step of an epoch or of the run, and after each validation. It holds the
+    score of the best checkpoint, so list it after :class:`BestCheckpoint`.
     """
 
     def __init__(self, folder: str | Path, every_n_steps: int = 50) -> None:
@@ -262,20 +246,24 @@ class LastCheckpoint(_OneCheckpoint):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: which file is the newest does not depend on the past, and its folder may have moved."""
+        """Return nothing: which file is the newest does not depend on the past, and its folder may have moved."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing, also of older checkpoints."""
+        """Take nothing, also of older checkpoints."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write if the step is due or training stops here."""
+        # Never in on_train_end: Lightning then counts an epoch that max_steps cut short as complete, and a resumed run
+        # would skip the rest of it.
         step = trainer.global_step
         due = step % self._every_n_train_steps == 0 or step == trainer.max_steps
         if not (due or trainer.is_last_batch or trainer.should_stop) or self._should_skip_saving_checkpoint(trainer):
             return
+        # Not before a validation: a checkpoint from there would be resumed after it, without its score. A run that is
+        # killed repeats the steps since the last file, and validates.
         if not _validates_next(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
@@ -286,22 +274,22 @@ class LastCheckpoint(_OneCheckpoint):
 
 
 def _validates_next(trainer: pl.Trainer) -> bool:
-    """Whether the Trainer validates right after this batch, by its own rule."""
+    """Say whether the Trainer validates right after this batch, by its own rule."""
     loop = trainer.fit_loop
     fetcher = loop._data_fetcher
     return fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def _is_last_batch_of_run(trainer: pl.Trainer) -> bool:
-    """Whether ``max_steps`` or ``max_epochs`` ends the run after this batch."""
+    """Say whether ``max_steps`` or ``max_epochs`` ends the run after this batch."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return True
     last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
     return last_epoch and bool(trainer.is_last_batch)
 
 
-def _replace_whole(target: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a checkpoint as :func:`~affectgpt_r1.io.files.replacing` does.
+def _write_atomically(target: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a checkpoint next to its target, and move it there.
 
     Raises:
         CheckpointError: It cannot be written; the previous one is intact.
@@ -315,11 +303,11 @@ def _replace_whole(target: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     with source.open("rb") as original:
-        _replace_whole(target, lambda file: shutil.copyfileobj(original, file))
+        _write_atomically(target, lambda file: shutil.copyfileobj(original, file))
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint that is whole, whose tensors stay in the file until they are asked for.
+    """Return a checkpoint whose tensors stay in the file until they are used.
 
     Raises:
         CheckpointError: It is damaged.
@@ -336,7 +324,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _cannot_write(target: Path, error: OSError | None) -> str:
-    """What to do; another disk needs the whole outputs folder, with best.ckpt and what the run starts from."""
+    """Return the message; another disk needs the outputs folder, with best.ckpt and what the run starts from."""
     kept = "the previous checkpoint is intact" if target.is_file() else "there is no earlier one"
     can_resume = (target.parent / "last.ckpt").is_file()
     reason = (error and error.strerror) or error

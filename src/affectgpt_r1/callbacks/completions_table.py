@@ -1,4 +1,4 @@
-"""What the policy says while it trains: a table of completions every N steps."""
+"""A table of the policy's completions every N steps."""
 
 from __future__ import annotations
 
@@ -19,15 +19,12 @@ from affectgpt_r1.types import CompletionRecord
 
 
 class CompletionsTable(pl.Callback):
-    """Logs the completions of the first optimizer step and of every N-th, those of all its micro-batches.
+    """Log the completions of the first optimizer step and of every N-th, those of all its micro-batches.
 
     With an MLflow logger the table is the artifact ``completions/step_000050.json``; without, it is
     ``<folder>/completions/step_000050.jsonl``. Stages that sample nothing give no records and no table.
 
-    Args:
-        folder: This run's output folder.
-        every_n_steps: Optimiser steps between two tables.
-        console_rows: Rows also printed on the console; 0 prints none.
+    ``console_rows`` of them are also printed on the console.
     """
 
     def __init__(self, folder: str | Path, every_n_steps: int = 50, console_rows: int = 4) -> None:
@@ -44,7 +41,7 @@ class CompletionsTable(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the records of a step that is done and due; ``outputs`` is what ``training_step`` returned."""
+        """Log the records of a step that is complete and due."""
         self._pending.extend(outputs.get("records", ()) if isinstance(outputs, dict) else ())
         step = trainer.global_step
         if step == self._last_step:
@@ -72,22 +69,14 @@ class CompletionsTable(pl.Callback):
 
 
 def completion_rows(records: Sequence[CompletionRecord], step: int) -> tuple[list[str], list[list[Cell]]]:
-    """Return column names and rows of a completions table.
-
-    Args:
-        records: The completions of one step, in order.
-        step: The optimiser step that they belong to.
-
-    Returns:
-        The columns ``step name target completion``, one per reward part, ``reward advantage prompt``; and the rows.
-        A reward part that does not apply is None. The prompt, long and much the same in every row, stands last.
-    """
-    parts = list(dict.fromkeys(part for record in records for part in record.rewards))
-    columns = ["step", "name", "target", "completion", *parts, "reward", "advantage", "prompt"]
+    """Return column names and rows of a completions table; a reward function that does not apply is None."""
+    functions = list(dict.fromkeys(name for record in records for name in record.rewards))
+    # The prompt, long and much the same in every row, comes last.
+    columns = ["step", "name", "target", "completion", *functions, "reward", "advantage", "prompt"]
     rows: list[list[Cell]] = [
         [
             *(step, record.name, record.target, record.completion),
-            *(record.rewards.get(part) for part in parts),
+            *(record.rewards.get(name) for name in functions),
             *(record.reward, record.advantage, record.prompt),
         ]
         for record in records
@@ -96,7 +85,7 @@ def completion_rows(records: Sequence[CompletionRecord], step: int) -> tuple[lis
 
 
 def console_table(records: Sequence[CompletionRecord], step: int) -> Table:
-    """Return the table for the console, which has room for what was said and what it earned only."""
+    """Return the table for the console, which has no room for step, name and prompt."""
     columns, rows = completion_rows(records, step)
     shown = [index for index, column in enumerate(columns) if column not in ("step", "name", "prompt")]
     table = Table(title=f"Completions at step {step}", title_justify="left")

@@ -1,4 +1,4 @@
-"""No process of a run outlives another that failed."""
+"""End all processes of a run when one of them fails."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
@@ -18,27 +19,20 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from affectgpt_r1.tracking.mlflow_logger import RunStatus, mlflow_loggers
 
-GRACE_SECONDS = 30.0
-"""How long processes that have closed their connections may take to end."""
+GRACE_SECONDS = 30.0  # in which processes that have closed their connections end
+NOTICE_SECONDS = 1.0  # in which this process notices a signal that has ended another one
 
-NOTICE_SECONDS = 1.0
-"""How long this process may take to notice a signal that has ended another one."""
-
+# Exit codes of a process that was asked to stop.
 STOPPED = {code for number in (signal.SIGTERM, signal.SIGINT) for code in (-number, 128 + number)}
-"""Exit codes of a process that was asked to stop."""
 
 
 class FailTogether(pl.Callback):
-    """Ends the processes that Lightning started on this machine as soon as one of them fails.
+    """End the processes that Lightning started on this machine as soon as one of them fails.
 
     A process that fails leaves the others waiting in a collective operation, which no signal interrupts. Lightning
     itself looks every five seconds and then kills the first process, whose MLflow run would stay RUNNING; and where the
     first process fails it leaves the others waiting. Here the run becomes FAILED, or KILLED after SIGTERM and Ctrl-C,
-    and every process ends at once, with the exit code of the one that failed. A launcher from outside, such as torchrun
-    or SLURM, does this itself.
-
-    Lightning answers SIGTERM by a collective operation inside the signal's handler, which hangs if another process is
-    in the middle of a step. So the handler that stood before is put back when training begins.
+    and every process ends at once, with the exit code of the one that failed. torchrun and SLURM do this themselves.
     """
 
     def __init__(self) -> None:
@@ -46,7 +40,7 @@ class FailTogether(pl.Callback):
         self._ending = threading.Event()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Wait for each process in a thread; and note the handler of SIGTERM, which Lightning is about to replace."""
+        """Wait for each process in a thread; keep the handler of SIGTERM, which Lightning is about to replace."""
         self._on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
         self.watch(trainer)
 
@@ -60,12 +54,15 @@ class FailTogether(pl.Callback):
             thread.start()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the handler of SIGTERM back."""
+        """Restore the handler of SIGTERM."""
+        # Lightning answers SIGTERM by a collective operation inside its handler, which hangs if another process is in
+        # the middle of a step.
         if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """End the others; but a lost connection tells of one that failed first, whose thread ends this process, too."""
+        """End the others."""
+        # A lost connection: the thread that waits for the process which failed first ends this one, too.
         if isinstance(exception, RuntimeError):
             deadline = time.monotonic() + GRACE_SECONDS
             for thread in self._threads:
@@ -82,13 +79,13 @@ class FailTogether(pl.Callback):
         status: RunStatus = "KILLED" if code in STOPPED else "FAILED"
         for tracked in mlflow_loggers(trainer.loggers):
             tracked.end(status)
-        print(f"error: process {rank} ended with code {code}; what it said stands above", file=sys.stderr, flush=True)
+        print(f"error: process {rank} ended with code {code}; its messages are above", file=sys.stderr, flush=True)
         os._exit(code if code > 0 else 128 - code)
 
 
 @contextmanager
 def processes_started(trainer: pl.Trainer, *, wanted: bool = True) -> Iterator[None]:
-    """Start a run's other processes and their group now instead of in ``fit``, so that they share what comes before it.
+    """Start a run's other processes and their group now instead of in ``fit``, to share the work that precedes it.
 
     Until ``fit`` watches over them, an error here ends them, and theirs ends this process.
 
@@ -96,16 +93,20 @@ def processes_started(trainer: pl.Trainer, *, wanted: bool = True) -> Iterator[N
         trainer: Has a strategy of several processes, or nothing happens; and :class:`FailTogether` among its callbacks.
         wanted: Whether there is anything for them to do.
     """
-    strategy, launcher = trainer.strategy, trainer.strategy.launcher
-    # Without a launcher, torchrun or SLURM has started the processes.
-    is_external = launcher is None and isinstance(strategy, ParallelStrategy)
-    if not wanted or not (isinstance(launcher, _SubprocessScriptLauncher) or is_external):
+    strategy: Any = trainer.strategy
+    launcher = strategy.launcher
+    is_launched = isinstance(launcher, _SubprocessScriptLauncher)
+    if not wanted or not (is_launched or (launcher is None and isinstance(strategy, ParallelStrategy))):
         yield
         return
-    together = next((one for one in trainer.callbacks if isinstance(one, FailTogether)), FailTogether())  # type: ignore[attr-defined]
+    together = next((item for item in trainer.callbacks if isinstance(item, FailTogether)), FailTogether())  # type: ignore[attr-defined]
     try:
-        if isinstance(launcher, _SubprocessScriptLauncher):
-            _launch(launcher)
+        if is_launched:
+            # launch() without Lightning's observer, which would kill this process before the thread can set its status.
+            strategy.cluster_environment.validate_settings(launcher.num_processes, launcher.num_nodes)
+            if not strategy.cluster_environment.creates_processes_externally:
+                launcher._call_children_scripts()
+            _set_num_threads_if_needed(launcher.num_processes)
         together.watch(trainer)
         strategy.setup_environment()
         yield
@@ -114,21 +115,8 @@ def processes_started(trainer: pl.Trainer, *, wanted: bool = True) -> Iterator[N
         raise
 
 
-def _launch(launcher: _SubprocessScriptLauncher) -> None:
-    """Start the processes as ``launcher.launch`` does, but without its observer.
-
-    That would kill this process at its next look, which may come before the thread of :class:`FailTogether` has said
-    which process failed.
-    """
-    environment = launcher.cluster_environment
-    environment.validate_settings(num_devices=launcher.num_processes, num_nodes=launcher.num_nodes)
-    if not environment.creates_processes_externally:
-        launcher._call_children_scripts()
-    _set_num_threads_if_needed(num_processes=launcher.num_processes)
-
-
 def _started(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
-    """The other processes of this machine, unless a launcher from outside has started them."""
+    """Return the other processes of this machine, unless torchrun or SLURM has started them."""
     return list(getattr(trainer.strategy.launcher, "procs", ()))
 
 

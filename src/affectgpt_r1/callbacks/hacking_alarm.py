@@ -1,4 +1,4 @@
-"""An alarm when training earns more reward while held-out answers get worse."""
+"""An alarm when training earns more reward while validation answers get worse."""
 
 from __future__ import annotations
 
@@ -19,22 +19,17 @@ HACKING_TAG = "affectgpt.reward_hacking"
 
 
 class RewardHackingAlarm(pl.Callback):
-    """Warns once, and tags the MLflow run with the step, when the train reward rises while a held-out score falls.
+    """Warn once, and tag the MLflow run with the step, when the train reward rises while a validation score falls.
 
     Lines are fitted by least squares to the last ``window`` validations: to the mean train reward since the validation
-    before, and to the score. The alarm goes off when the reward's slope is ``min_t`` standard errors above 0, the
-    score's as many below, and the fitted score fell by ``min_drop`` over the window. The standard errors come from the
-    scatter around the lines, so that a noisy run has to fall further: 2.13 is Student's 95 % quantile at the 4 degrees
-    of freedom of 6 points, and lets a flat score alarm at one window in twenty. A fall below 0.01 is not worth a word:
-    the F of 150 clips has a standard error of about 0.03.
-
-    Stages that give no records earn no reward and never alarm.
+    before, and to the score. Stages that give no records earn no reward and never alarm.
 
     Args:
-        monitor: Log name of the held-out score; more is better.
+        monitor: Log name of the score; more is better.
         window: Validations to look back, at least 3.
-        min_t: Standard errors by which both slopes must differ from 0.
-        min_drop: Least fall of the score over the window.
+        min_t: Standard errors by which both slopes must differ from 0, by the scatter around the lines. 2.13 is
+            Student's 95 % quantile at the 4 degrees of freedom of 6 points: a flat score alarms at one window in 20.
+        min_drop: Least fall of the score over the window. The F1 of 150 clips has a standard error of about 0.03.
     """
 
     def __init__(self, monitor: str = "val/f1", window: int = 6, min_t: float = 2.13, min_drop: float = 0.01) -> None:
@@ -50,7 +45,7 @@ class RewardHackingAlarm(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take note of the rewards."""
+        """Add the rewards."""
         rewards = [record.reward for record in outputs.get("records", ()) if math.isfinite(record.reward)]
         self._sum += sum(rewards)
         self._count += len(rewards)
@@ -92,7 +87,7 @@ class RewardHackingAlarm(pl.Callback):
             tracked.experiment.set_tag(tracked.run_id, HACKING_TAG, str(trainer.global_step))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on from."""
+        """Return what a resumed run continues from."""
         return {
             "monitor": self.monitor,
             "reward_sum": self._sum,
@@ -116,13 +111,9 @@ class RewardHackingAlarm(pl.Callback):
 
 
 def slope_and_t(values: Sequence[float]) -> tuple[float, float]:
-    """Slope of the least-squares line through equally spaced values, and its ratio to its standard error.
+    """Return the slope per step of the least-squares line through at least 3 values, and its ratio to its error.
 
-    Args:
-        values: At least 3.
-
-    Returns:
-        The slope a step; and t, infinite where the values lie on a line that is not level, 0 where they are equal.
+    The ratio is infinite where the values are on a line that is not level, and 0 where they are equal.
 
     >>> slope_and_t([0.0, 1.0, 2.0])
     (1.0, inf)

@@ -23,29 +23,16 @@ from rich.progress import (
 from affectgpt_r1.io.clean_text import printable
 from affectgpt_r1.io.console import get_console
 
-SHOWN_METRICS: Mapping[str, str] = {"loss": "train/loss", "reward": "train/reward", "F1": "val/f1"}
-"""What progress shows, and the log name of each."""
+SHOWN_METRICS: Mapping[str, str] = {"loss": "train/loss", "reward": "train/reward", "F1": "val/f1"}  # by log name
 
 
 def progress_bar(stage: str, every_n_steps: int = 25) -> ProgressBar:
-    """Return the bar that fits the console.
-
-    Args:
-        stage: Name shown in front: ``sft``, ``grpo``, ...
-        every_n_steps: Steps between two lines where there is no terminal.
-
-    Returns:
-        :class:`LiveProgress` on a terminal, :class:`PlainProgress` elsewhere (a pipe, a CI log).
-    """
+    """Return :class:`LiveProgress` on a terminal, :class:`PlainProgress` elsewhere (a pipe, a CI log)."""
     return LiveProgress(stage) if get_console().is_interactive else PlainProgress(stage, every_n_steps)
 
 
 class LiveProgress(ProgressBar):
-    """One bar over all steps of the run, and one that comes and goes with each validation, test or prediction.
-
-    Args:
-        stage: Name shown in front.
-    """
+    """Show one bar over all steps of the run, with the stage's name, and one during each validation and test."""
 
     def __init__(self, stage: str) -> None:
         super().__init__()
@@ -56,7 +43,7 @@ class LiveProgress(ProgressBar):
         self._eval_task: TaskID | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the bar at the step that the run goes on from."""
+        """Open the bar at the step that the run continues from."""
         start = trainer.global_step
         self._train_task = self._live().add_task(self._stage, total=total_steps(trainer), completed=start, metrics="")
 
@@ -97,11 +84,11 @@ class LiveProgress(ProgressBar):
         self._advance_eval_bar("test", trainer.num_test_batches[dataloader_idx], batch_idx)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the console back."""
+        """Release the console."""
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the console back before the error is printed."""
+        """Release the console before the error is printed."""
         self._stop()
 
     def disable(self) -> None:
@@ -155,12 +142,7 @@ class LiveProgress(ProgressBar):
 
 
 class PlainProgress(ProgressBar):
-    """One line every N steps and one after each validation.
-
-    Args:
-        stage: Name shown in front.
-        every_n_steps: Optimiser steps between two lines.
-    """
+    """Print one line every N optimizer steps and one after each validation."""
 
     def __init__(self, stage: str, every_n_steps: int = 25) -> None:
         super().__init__()
@@ -206,18 +188,15 @@ class PlainProgress(ProgressBar):
         elapsed = time.monotonic() - self._started
         paced = seconds_left(trainer.global_step - self._first_step, elapsed, trainer.global_step, total)
         left = min((bound for bound in (paced, time_limit_left(trainer)) if bound is not None), default=None)
-        times = [f"{timedelta(seconds=round(elapsed))} gone"]
+        times = [f"{timedelta(seconds=round(elapsed))} elapsed"]
         times += [] if left is None else [f"{timedelta(seconds=round(left))} left"]
         steps = f"{trainer.global_step}" if total is None else f"{trainer.global_step}/{total}"
         print("  ".join([f"{self._stage} {steps}", *metrics, *times]), flush=True)
 
 
 def total_steps(trainer: pl.Trainer) -> int | None:
-    """Return the optimiser steps of the whole run, None where nothing bounds them.
-
-    Counted here: ``trainer.estimated_stepping_batches`` makes a resumed run forget its data loader's state.
-    """
-    bounds = []
+    """Return the optimizer steps of the run, None where nothing bounds them."""
+    bounds = []  # trainer.estimated_stepping_batches would make a resumed run forget its data loader's state
     if trainer.max_steps >= 0:
         bounds.append(trainer.max_steps)
     batches = trainer.num_training_batches
@@ -229,8 +208,8 @@ def total_steps(trainer: pl.Trainer) -> int | None:
 def shown_metrics(trainer: pl.Trainer) -> dict[str, float]:
     """Return the newest value of each of :data:`SHOWN_METRICS` that has been logged."""
     logged = trainer.callback_metrics
-    found = {name: logged.get(f"{key}_step", logged.get(key)) for name, key in SHOWN_METRICS.items()}
-    return {name: float(value) for name, value in found.items() if value is not None}
+    values = {name: logged.get(f"{key}_step", logged.get(key)) for name, key in SHOWN_METRICS.items()}
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def time_limit_left(trainer: pl.Trainer) -> float | None:

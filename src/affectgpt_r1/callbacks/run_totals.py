@@ -1,4 +1,4 @@
-"""What a run took and logged, over all its parts where it was cut and resumed."""
+"""Wall time, peak memory and last metrics of a run, over all its parts where it was cut and resumed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,15 @@ FIT = "fit_seconds"
 
 
 class RunTotals(pl.Callback):
-    """Wall time of a run's phases in seconds, and its peak memory in MiB, as if it had never been cut.
+    """Measure wall time of a run's phases in seconds, and its peak memory in MiB, as if it had never been cut.
 
-    Each checkpoint carries the totals up to it, and a resumed run adds to those. So steps that are repeated after a
-    kill count once. Of a resumed part's ``fit``, what precedes the first step does not count: it loads what a run that
-    never stopped has in memory.
-
-    Attributes:
-        resumed_at: Optimizer steps at which the run was resumed.
+    Each checkpoint carries the totals up to it, and a resumed run adds to those: steps that are repeated after a kill
+    count once. Of a resumed part's ``fit``, what precedes the first step does not count.
     """
 
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
-        self.resumed_at: list[int] = []
+        self.resumed_at: list[int] = []  # optimizer steps
         self._seconds: dict[str, float] = {}
         self._running: dict[str, float] = {}  # phase to the time at which it began
         self._earlier_peak = 0.0
@@ -43,29 +39,29 @@ class RunTotals(pl.Callback):
             del self._running[name]
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase, rounded to milliseconds."""
+        """Return seconds by phase, rounded to milliseconds."""
         return {name: round(seconds, 3) for name, seconds in self.exact_seconds().items()}
 
     def exact_seconds(self) -> dict[str, float]:
-        """Seconds by phase; of one that has not ended, until now."""
+        """Return seconds by phase; of one that has not ended, until now."""
         now = time.perf_counter()
         running = {name: self._seconds.get(name, 0.0) + now - began for name, began in self._running.items()}
         return {**self._seconds, **running}
 
     def peak_memory_mib(self) -> float:
-        """The largest resident set of the process in any part."""
+        """Return the largest resident set of the process in any part."""
         return max(self._earlier_peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the last logged metrics: a resumed run may be judged or recorded by one that it does not log again."""
+        """Add the last logged metrics: a resumed run may end before it logs one again."""
         checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Note where the run is resumed, also from a checkpoint without totals, and restore its metrics."""
+        """Keep where the run is resumed, also from a checkpoint without totals, and restore its metrics."""
         self._metrics = checkpoint.get("metrics", {})
         self._restore_metrics(trainer)
         stored = checkpoint.get("callbacks", {}).get(self.state_key, {})
@@ -80,7 +76,7 @@ class RunTotals(pl.Callback):
         self._skip_start_up()
 
     def state_dict(self) -> dict[str, Any]:
-        """The totals until now."""
+        """Return the totals until now."""
         return {
             "seconds": self.exact_seconds(),
             "peak_memory_mib": self.peak_memory_mib(),

@@ -1,10 +1,11 @@
-"""Clips that could not be read: counted, listed with their reasons, and fatal when they are too many."""
+"""Count and list clips that could not be read; end the run when they are too many."""
 
 from __future__ import annotations
 
 import csv
 import io
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ log = logging.getLogger(__name__)
 
 
 class UnreadableClipsMonitor(pl.Callback):
-    """Reports the module's ``skipped`` clips when training ends, and ends it early when too many are lost.
+    """Count drawn clips that could not be read; report them when training ends, and end it when they are too many.
 
-    The report is a warning in the log, ``<folder>/unreadable_clips.csv`` (for spreadsheets: it holds no formula), the
-    metric ``data/unreadable_clips`` and, with MLflow, the artifact ``data/unreadable_clips.csv``.
+    The report is a warning in the log, ``<folder>/unreadable_clips.csv`` without formulas, the metric
+    ``data/unreadable_clips`` and, with MLflow, the artifact ``data/unreadable_clips.csv``.
 
     Args:
         folder: This run's output folder.
-        max_fraction: Largest share of the drawn clips that may be unreadable.
-        judge_after: Clips to draw before the share is judged; at the end of training it is judged in any case.
+        max_fraction: Largest fraction of the drawn clips that may be unreadable.
+        judge_after: Clips to draw before the fraction is judged; at the end of training it is judged in any case.
+
+    Attributes:
+        skipped: The clips of this process so far; those that an earlier step of the run has met can be merged into it.
     """
 
     def __init__(self, folder: str | Path, max_fraction: float = 0.05, judge_after: int = 100) -> None:
@@ -37,31 +41,54 @@ class UnreadableClipsMonitor(pl.Callback):
         self._max_fraction = max_fraction
         self._judge_after = judge_after
         self._reported = False
+        self.skipped = UnreadableClips()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a training batch."""
+        self.skipped.add_batch(batch)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count a validation batch."""
+        self.skipped.add_batch(batch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Raise :class:`DataError` once too large a share is lost."""
-        skipped = _skipped(pl_module)
-        if skipped.total >= self._judge_after:
-            skipped.raise_if_over(self._max_fraction)
+        """Raise :class:`DataError` once too many are lost."""
+        if self.skipped.total >= self._judge_after:
+            self.skipped.raise_if_over(self._max_fraction)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report, then judge, by what all processes have lost."""
         skipped = UnreadableClips()
-        skipped.merge(all_gather_objects(_skipped(pl_module)))
+        skipped.merge(all_gather_objects(self.skipped))
         self._report(trainer, skipped)
         skipped.raise_if_over(self._max_fraction)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report of a run that was killed after its last step: when it is resumed, training neither begins nor ends."""
+        """Report for a run that was killed after its last step: resumed, its training neither begins nor ends."""
         if not self._reported:
             self.on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Report what was lost until then."""
         if not self._reported:
-            self._report(trainer, _skipped(pl_module))
+            self._report(trainer, self.skipped)
+
+    def process_state(self) -> dict[str, Any]:
+        """Return the clips so far."""
+        return {"skipped": self.skipped.state_dict()}
+
+    def load_process_state(self, state: Mapping[str, Any]) -> None:
+        """Add the clips of the run's earlier parts."""
+        if "skipped" in state:
+            earlier = UnreadableClips()
+            earlier.load_state_dict(state["skipped"])
+            self.skipped.merge([earlier])
 
     def _report(self, trainer: pl.Trainer, skipped: UnreadableClips) -> None:
         self._reported = True
@@ -81,9 +108,11 @@ class UnreadableClipsMonitor(pl.Callback):
             tracked.log_text(text, "data/unreadable_clips.csv")
 
 
-def _skipped(module: pl.LightningModule) -> UnreadableClips:
-    skipped: UnreadableClips = module.skipped  # type: ignore[assignment]
-    return skipped
+def add_unreadable(trainer: pl.Trainer, clips: UnreadableClips) -> None:
+    """Add clips that were met before training, while they were encoded, to those of the trainer's monitor."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+        if isinstance(callback, UnreadableClipsMonitor):
+            callback.skipped.merge([clips])
 
 
 def _csv(rows: list[tuple[str, str]]) -> str:

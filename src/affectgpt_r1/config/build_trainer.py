@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
+from affectgpt_r1.callbacks.exact_resume import ExactResume
 from affectgpt_r1.callbacks.run_totals import RunTotals
 from affectgpt_r1.config.compose import instantiate, resolved
 from affectgpt_r1.config.instantiate import answer_sampling
@@ -18,6 +20,7 @@ from affectgpt_r1.config.run_record import wall_time_of
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.tracking.mlflow_logger import read_run_id
 from affectgpt_r1.training.module import AffectModule
+from affectgpt_r1.training.optim import OptimizerFactory
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +77,22 @@ def build_trainer(config: DictConfig, loggers: list[Any], totals: RunTotals) -> 
     return trainer
 
 
-def build_module(
-    config: DictConfig, policy: Any, stage: Any, lexicon: Any, skipped: Any, length: dict[str, int], **stored: Any
-) -> AffectModule:
-    """Build the module; ``stored`` is what its checkpoints carry besides the configuration."""
-    return AffectModule(
-        policy,
-        stage,
-        lexicon,
+def build_module(config: DictConfig, policy: Any, stage: Any, lexicon: Any, length: dict[str, int]) -> AffectModule:
+    """Build the module."""
+    optimizers = OptimizerFactory(
         instantiate(config.optim.optimizer, "optim"),
         instantiate(config.optim.scheduler, "optim", **length),
-        weight_decay=config.optim.weight_decay,
-        answer_sampling=answer_sampling(config),
-        seed=config.seed,
-        skipped=skipped,
-        config=stored_config(config),
-        **stored,
+        config.optim.weight_decay,
     )
+    return AffectModule(policy, stage, lexicon, optimizers, answer_sampling=answer_sampling(config), seed=config.seed)
+
+
+def add_exact_resume(trainer: L.Trainer, config: Mapping[str, Any], **stored: Any) -> None:
+    """Add the callback without which a resumed run would differ, whatever ``callbacks=`` says.
+
+    Args:
+        trainer: Changed; the callback precedes those that read what it restores.
+        config: The part of the resolved configuration that checkpoints carry.
+        **stored: See :class:`~affectgpt_r1.callbacks.exact_resume.ExactResume`.
+    """
+    trainer.callbacks.insert(0, ExactResume(config, **stored))  # type: ignore[attr-defined]  # set by a connector

@@ -176,5 +176,6 @@ def _one_line(error: BaseException) -> str:
 
 
 def _fail(line: str) -> None:
-    print(message(f"error: {line}"), file=sys.stderr)
+    command = sys.argv[0] if sys.argv[0].startswith("affectgpt-r1 ") else "affectgpt-r1"  # as the commands set it
+    print(message(f"{command}: {line}"), file=sys.stderr)
     raise SystemExit(2)

@@ -101,7 +101,6 @@ class Resumed(NamedTuple):
         changes: Settings that differ and are applied.
         history: Settings that have changed over all parts of the run, these included, as plain values.
         content: See :func:`check_content`.
-        has_config: Whether the checkpoint has the configuration of its run.
     """
 
     path: Path
@@ -109,7 +108,6 @@ class Resumed(NamedTuple):
     changes: tuple[Change, ...]
     history: tuple[dict[str, Any], ...]
     content: Mapping[str, str]
-    has_config: bool
 
 
 def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
@@ -136,9 +134,12 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
             raise
         raise CheckpointError(f"{error}. {_offer_best(best)}") from error
     stored = checkpoint.get("config")
-    if not isinstance(stored or {}, Mapping) or not {"global_step", "epoch"} <= checkpoint.keys():
-        raise CheckpointError(f"{path} does not say how far its run was: start from its weights by init_from={path}")
-    changes = tuple(check_changes(checkpoint, today, path)) if stored else ()
+    if not isinstance(stored, Mapping) or not {"global_step", "epoch"} <= checkpoint.keys():
+        raise CheckpointError(
+            f"{path} does not say how far its run was, or with which settings: start from its weights by "
+            f"init_from={path}"
+        )
+    changes = tuple(check_changes(checkpoint, today, path))
     _check_length(today, checkpoint)
     step = int(checkpoint["global_step"])
     history = (
@@ -148,7 +149,7 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
             for change in changes
         ),
     )
-    return Resumed(path, step, changes, history, checkpoint.get("content", {}), bool(stored))
+    return Resumed(path, step, changes, history, checkpoint.get("content", {}))
 
 
 def _offer_best(best: Path) -> str:
@@ -194,18 +195,22 @@ def compare_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
     return list(changes.values())
 
 
-def check_content(resumed: Resumed, content: Mapping[str, str]) -> None:
+def check_content(resumed: Resumed, content: Mapping[str, str], config: Mapping[str, Any]) -> None:
     """Refuse label files and a lexicon whose content has changed since the run began.
 
-    ``content`` has digests by the key that names the file.
+    Args:
+        resumed: What the run was trained with.
+        content: Digests by the key that names the file.
+        config: Today's plain configuration, which has the files' names.
     """
     names = [key for key in BY_CONTENT if key.startswith(("data.", "emotion.")) and key != "data.root"]
     stored = resumed.content
     changed = [key for key in names if stored and stored.get(key) != content.get(key)]
     if changed:
+        files = dict(dotted(config))
         raise ConfigError(
-            f"{', '.join(changed)}: not the content that the run of ckpt_path was trained with. Put it back, or start "
-            f"a new run from its weights by init_from={resumed.path}"
+            f"{', '.join(f'{key}={files.get(key)}' for key in changed)}: not the content that the run of ckpt_path was "
+            f"trained with. Put it back, or start a new run from its weights by init_from={resumed.path}"
         )
 
 

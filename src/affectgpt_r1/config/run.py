@@ -14,7 +14,14 @@ from omegaconf import DictConfig
 
 from affectgpt_r1.callbacks.fail_together import processes_started
 from affectgpt_r1.callbacks.run_totals import RunTotals
-from affectgpt_r1.config.build_trainer import build_loggers, build_module, build_trainer, stored_config
+from affectgpt_r1.callbacks.unreadable_clips import add_unreadable
+from affectgpt_r1.config.build_trainer import (
+    add_exact_resume,
+    build_loggers,
+    build_module,
+    build_trainer,
+    stored_config,
+)
 from affectgpt_r1.config.compose import instantiate_stage, resolved
 from affectgpt_r1.config.initial_policy import settle_settings
 from affectgpt_r1.config.instantiate import (
@@ -141,7 +148,7 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
                 length = schedule_length(config, trainer, stage, data)
         content = _content_digests(data, lexicon)
         if resumed is not None:
-            check_content(resumed, content)
+            check_content(resumed, content, resolved(config))
         for logger in mlflow_loggers(loggers):
             logger.log_data(data.digest(), config.synthetic)
         with processes_started(trainer, wanted=trains):  # now that all mistakes are found, to encode together
@@ -153,9 +160,10 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
                     logger.keep_run_id()
             with totals.phase("fit_seconds"):
                 if trains:
+                    module = build_module(config, policy, stage, lexicon, length)
                     changes = () if resumed is None else resumed.history
-                    stored = {"content": content, "config_changes": changes}
-                    module = build_module(config, policy, stage, lexicon, skipped, length, **stored)
+                    add_exact_resume(trainer, stored_config(config), content=content, config_changes=changes)
+                    add_unreadable(trainer, skipped)
                     trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed.path)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if config.evaluate_after:
@@ -187,12 +195,6 @@ def _read_checkpoint(config: DictConfig) -> Resumed | None:
 
 def _log_changes(resumed: Resumed, loggers: list[Any]) -> None:
     """Log which settings changed since the checkpoint; MLflow, whose params never change, gets a tag."""
-    if not resumed.has_config:
-        log.warning(
-            "%s is of an older version and does not hold its run's settings: today's optim.* is applied, other "
-            "settings cannot be compared",
-            resumed.path,
-        )
     for change in resumed.changes:
         log.info("Resumed at step %d with %s", resumed.step, change)
     if resumed.history:

@@ -121,7 +121,8 @@ def check_may_train(config: DictConfig, found: Found) -> None:
         more = len(found.differing) - _SHOWN_KEYS
         shown += f"; and {more} keys more" if more > 0 else ""
         raise ConfigError(
-            f"{folder} holds {what} with {shown}. Give paths.run=FOLDER to keep both, or overwrite=true to replace it"
+            f"{folder} holds {what} with {shown} in .hydra/config.yaml. Give paths.run=FOLDER to keep both, or "
+            "overwrite=true to replace it"
         )
     if found.state == "unfinished" and not any(
         (folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "best.ckpt")

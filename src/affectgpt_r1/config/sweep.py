@@ -14,23 +14,25 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-# Hydra imports this module for SweepCallback even to print `--help`: large libraries are imported where they are used.
+from affectgpt_r1.config.compose import instantiate
+from affectgpt_r1.config.instantiate import prepare_process
+from affectgpt_r1.config.trials import Trial, is_untrained, read_trial
+from affectgpt_r1.data.layouts.manifest import hash_order
+from affectgpt_r1.data.layouts.mer import face_file, video_file
+from affectgpt_r1.data.media.video import read_face_crops, read_frames
 from affectgpt_r1.errors import ConfigError, MediaError
 from affectgpt_r1.io.files import write_text
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from affectgpt_r1.config.trials import Trial
-    from affectgpt_r1.tracking.mlflow_logger import RunStatus
-    from affectgpt_r1.tracking.sweeps import SweepRuns
+from affectgpt_r1.tracking import sweeps
+from affectgpt_r1.tracking.mlflow_logger import RunStatus, read_run_id
+from affectgpt_r1.tracking.sweeps import SweepRuns, sweep_lock
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +43,6 @@ TRIAL_FILE = "trial.json"  # what a job leaves in its Hydra folder for whoever l
 
 def run_trial(config: DictConfig, train: Callable[[DictConfig], dict[str, float]]) -> float:
     """Train and test a sweep's trial with ``train``, unless that has been done; return F1 on the test clips."""
-    from affectgpt_r1.config.instantiate import prepare_process
-    from affectgpt_r1.config.trials import is_untrained, read_trial
-    from affectgpt_r1.tracking.mlflow_logger import read_run_id
-
     if config.overwrite:
         raise ConfigError(
             "overwrite=true: a sweep never trains a finished trial again; choose another experiment_name="
@@ -72,9 +70,6 @@ def run_trial(config: DictConfig, train: Callable[[DictConfig], dict[str, float]
 
 def _take_up(config: DictConfig, trial: Trial, runs: SweepRuns) -> None:
     """Name the trial's MLflow run, and let it continue from the last checkpoint of a run that was killed."""
-    from affectgpt_r1.tracking import sweeps
-    from affectgpt_r1.tracking.mlflow_logger import read_run_id
-
     choices = HydraConfig.get().runtime.choices
     tags = {
         **{sweeps.KIND: "trial", sweeps.SWEEP: trial.sweep, sweeps.HASH: trial.config_hash},
@@ -112,8 +107,6 @@ class SweepCallback(Callback):
         """Mark killed runs, open the parent run and log the clips that a report will show."""
         if config.sweep.name is None:
             return
-        from affectgpt_r1.tracking.sweeps import sweep_lock
-
         runs = _sweep_runs(config)
         folder = Path(config.hydra.sweep.dir)
         held = ExitStack()
@@ -158,11 +151,6 @@ def shown_clips(config: DictConfig) -> tuple[list[dict[str, Any]], dict[str, NDA
 
     ``name``, ``subtitle`` and ``target`` of each, and by name ``(F, H, W, 3)`` uint8 RGB.
     """
-    from affectgpt_r1.config.compose import instantiate
-    from affectgpt_r1.data.layouts.manifest import hash_order
-    from affectgpt_r1.data.layouts.mer import face_file, video_file
-    from affectgpt_r1.data.media.video import read_face_crops, read_frames
-
     data = instantiate(config.data, "data")
     data.setup()
     clips: list[dict[str, Any]] = []
@@ -185,8 +173,6 @@ def shown_clips(config: DictConfig) -> tuple[list[dict[str, Any]], dict[str, NDA
 
 
 def _sweep_runs(config: DictConfig) -> SweepRuns:
-    from affectgpt_r1.tracking.sweeps import SweepRuns
-
     if "mlflow" not in config.logger:
         raise ConfigError("a sweep finds its finished trials in MLflow: leave logger=mlflow")
     folder = Path(config.paths.experiment)

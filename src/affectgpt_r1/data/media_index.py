@@ -71,6 +71,7 @@ def _wanted(modalities: Sequence[Modality], visual: Visual) -> list[tuple[str, .
 
 
 def _present(root: Path, places: Sequence[str]) -> list[str]:
+    """Return the places whose folder exists, the first of all where none does."""
     return [place for place in places if (root / place.partition("/")[0]).is_dir()] or [places[0]]
 
 

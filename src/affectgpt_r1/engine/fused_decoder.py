@@ -43,7 +43,7 @@ class FusedLinear(NamedTuple):
 class FusedDecoderLayer(NamedTuple):
     """A layer's weights."""
 
-    index: int
+    layer_idx: int
     heads: int
     key_heads: int
     scale: float
@@ -89,7 +89,7 @@ class FusedDecoder:
             rotated, value = torch.split(heads, [layer.heads + layer.key_heads, layer.key_heads], 1)
             rotated = torch.addcmul(rotated * cosine, rotated.roll(self._half, -1), sine)  # queries and keys at once
             query, key = torch.split(rotated, [layer.heads, layer.key_heads], 1)
-            attended = cache.attend(layer.index, query, key, value, layer.scale)
+            attended = cache.attend(layer.layer_idx, query, key, value, layer.scale)
             layer.output.add_to(states, attended.reshape(len(states), -1))
             # SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate(x)) * up(x)).
             gate, up = layer.gate_up(self._normalize(states, layer.feed_forward_norm, layer.epsilon)).chunk(2, -1)

@@ -1,52 +1,57 @@
-"""Wall time of a training step's phases, and peak memory.
-
-The phases are ``encoders``, ``prefill``, ``decode``, ``reward``, ``reference``, ``old_logps``, ``forward``,
-``backward``, ``optimizer``.
-"""
+"""Wall time of a training step's phases, and peak memory."""
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
-_seconds: dict[str, float] = {}
 
+class PhaseTimer:
+    """Sum the seconds of ``encoders``, ``prefill``, ``decode``, ``reward``, ``reference``, ``forward``, ``backward``...
 
-@contextmanager
-def phase(name: str) -> Iterator[None]:
-    """Add the time of a block to a phase of this process's current step."""
-    started = now()
-    try:
-        yield
-    finally:
-        add_seconds(name, now() - started)
+    Args:
+        enabled: Off, blocks are not timed, and an accelerator is never waited for.
+        clock: Seconds.
+    """
 
+    def __init__(self, *, enabled: bool = True, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.enabled = enabled
+        self.clock = clock
+        self.seconds: dict[str, float] = {}
 
-def add_seconds(name: str, seconds: float) -> None:
-    """Add to a phase of this process's current step."""
-    _seconds[name] = _seconds.get(name, 0.0) + seconds
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a phase, also if the block raises."""
+        started = self.now()
+        try:
+            yield
+        finally:
+            self.add(name, self.now() - started)
 
+    def add(self, name: str, seconds: float) -> None:
+        """Add to a phase, unless the timer is off."""
+        if self.enabled:
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
-def take_phases() -> dict[str, float]:
-    """Seconds by phase since the last call; starts anew."""
-    taken = dict(_seconds)
-    _seconds.clear()
-    return taken
+    def take(self) -> dict[str, float]:
+        """Return the seconds by phase since the last call."""
+        taken, self.seconds = self.seconds, {}
+        return taken
 
-
-def now() -> float:
-    """Seconds of a steady clock, once the accelerator has done what it was given."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    def now(self) -> float:
+        """Return the clock's seconds."""
+        # Kernels run behind the launching thread: without this wait a phase would be charged with another's work.
+        if self.enabled and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+        return self.clock()
 
 
 def peak_memory_mib() -> float:
-    """Peak memory in MiB: of the accelerator where one is used, else the process's resident set."""
+    """Return the peak memory in MiB: of the accelerator where one is used, else the process's resident set."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -12,10 +12,7 @@ from affectgpt_r1.io.clean_text import printable
 
 
 class PlainConsole(Console):
-    """Show every ``str`` without markup and with control characters escaped.
-
-    A :class:`rich.text.Text` is shown unchecked: make one of constants only.
-    """
+    """Show every ``str`` without markup and with control characters escaped, but not a ``Text``."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return what rich prints for a ``str``, also in a table's cells and titles."""

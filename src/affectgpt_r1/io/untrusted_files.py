@@ -94,12 +94,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytearray:
-    """Read one member of at most ``most`` bytes, its checksum verified.
-
-    Raises:
-        KeyError: There is no such member.
-        ValueError: It is larger, damaged, or compressed by a method that numpy and spreadsheets do not use.
-    """
+    """Read one member of at most ``most`` bytes, its checksum verified; raise ``ValueError`` for any other."""
     member = archive.getinfo(name)
     if member.file_size > most:
         raise ValueError(f"{name[:80]} has {member.file_size:,} bytes, too many: at most {most:,} are read")

@@ -32,6 +32,7 @@ from affectgpt_r1.policy.hf_folder import (
     SETTINGS_FILE,
     UNUSED,
     WEIGHTS_FILE,
+    file_digest,
     read_exported,
     read_multimodal,
     read_settings,
@@ -101,11 +102,13 @@ def export_policy(
         policy.language_model.save_pretrained(folder)
     else:
         _write_adapter(policy, model, folder / ADAPTER_FOLDER)
-    policy.tokenizer.save_pretrained(folder)
+    tokenizer_files = [Path(name) for name in policy.tokenizer.save_pretrained(folder)]
     encoders = _write_multimodal(policy, model, folder / WEIGHTS_FILE)
     files = (WEIGHTS_FILE, ADAPTER_FILE) if kind == "adapter" else (WEIGHTS_FILE,)
     digests = {name: weights_digest(load_file(folder / name)) for name in files}
     digests[BASE] = weights_digest(base_weights(policy.language_model))
+    # A flipped bit in a vocabulary gives other tokens, and answers that look right.
+    digests |= {path.name: file_digest(path) for path in tokenizer_files if path.is_file()}
     settings = {
         "kind": kind,
         "model": {**model, **encoders},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ def read_exported(folder: Path) -> dict[str, Any]:
         if not isinstance(settings.get(name), Mapping):
             raise CheckpointError(f"{origin} lacks {name}; {AGAIN}")
         settings[name] = plain_value(settings[name], name, origin)
+    _check_tokenizer(folder, settings.get("digests", {}))
     model, merged = settings["model"], settings.get("kind") == "merged"
     if "video_tower" in model:
         raise CheckpointError(
@@ -97,6 +99,22 @@ def _check_files(folder: Path) -> None:
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file() or tokenizer.stat().st_size > MOST_TOKENIZER_BYTES:
         raise CheckpointError(f"{tokenizer} is missing, or larger than {MOST_TOKENIZER_BYTES} bytes; {AGAIN}")
+
+
+def file_digest(path: Path) -> str:
+    """Return ``sha256:`` and the digest of a file's bytes."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _check_tokenizer(folder: Path, digests: Mapping[str, Any]) -> None:
+    """Compare the tokenizer's files with their digests; folders of earlier versions have none."""
+    for name, digest in digests.items():
+        if not str(digest).startswith("sha256:"):
+            continue  # of weights, which are compared where they are read
+        path = folder / name
+        if Path(name).name != name or not path.is_file() or file_digest(path) != digest:
+            raise CheckpointError(f"{path} is damaged: not the file that was exported; {AGAIN}")
 
 
 def _check_language_model(folder: Path, language_model: Mapping[str, Any]) -> None:

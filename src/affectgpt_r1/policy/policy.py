@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from affectgpt_r1.engine.base import EmbeddedPrompts, Engine, PrecomputedGrads, SpecialTokens, mean_loss_grads
 from affectgpt_r1.engine.prefix_cache import keep_prefill, repeats_exactly, take_prefill
 from affectgpt_r1.engine.sampler import cut_rows, seeded_by_names, stop_string_test
-from affectgpt_r1.engine.timing import phase
+from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.policy.base import LogpsAndEntropies
 from affectgpt_r1.policy.dropout import disable_dropout
@@ -66,6 +66,7 @@ class MultimodalPolicy(nn.Module):
         self.media_ids: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in MEDIA_TOKENS}
         self.turn_ids: list[int] = tokenizer.encode(TURN, add_special_tokens=False)
         self.prefill_ids: list[int] = tokenizer.encode(template.prefill, add_special_tokens=False)
+        self.timer = PhaseTimer(enabled=False)
         self._reference: dict[str, Tensor] = {}
 
     @property
@@ -235,14 +236,14 @@ class MultimodalPolicy(nn.Module):
         keep = as_scored and training and torch.is_grad_enabled() and num_generations > 1
         self.eval()
         try:
-            with phase("prefill"), torch.set_grad_enabled(keep):
+            with self.timer.phase("prefill"), torch.set_grad_enabled(keep):
                 prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference)
                 prefill = self.engine.prefill(prompts)
             # A completion may not outgrow the model's positions: those of a clip with a long prompt are cut below.
             room = (self._num_positions - prompts.mask.sum(1)).repeat_interleave(num_generations)  # (B * G,)
             longest = min(sampling.max_completion_length, int(room.max()))
             cache = keep_prefill(prefill, batch, self.trainable_parameters().values()) if keep else None
-            with phase("decode"), torch.no_grad():
+            with self.timer.phase("decode"), torch.no_grad():
                 decoded = self.engine.generate(
                     prefill,
                     num_generations,

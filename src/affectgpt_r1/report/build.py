@@ -23,7 +23,7 @@ def build_report(outputs: Path, folder: Path, lexicon_folder: str | None = None)
         lexicon_folder: See :func:`~affectgpt_r1.report.queries.read_sweeps`.
 
     Raises:
-        ConfigError: If there is no MLflow database, or no ablation in it.
+        ConfigError: Without an MLflow database, or an ablation in it.
         WriteError: If ``folder`` cannot be written.
         DataError: If an artifact of a sweep is damaged.
         LexiconError: If the lexicon of a run is not installed.

@@ -1,7 +1,7 @@
 """Training curves as small multiples: one panel per choice, the others pale behind it, all on one scale.
 
-The template draws them, not Matplotlib, whose SVG of one panel is about four times larger and thirty times slower to
-make, has its colours fixed, so that the page's dark mode would lose them, and repeats element ids.
+The template draws them, not Matplotlib: for the 63 panels of a full report its SVG has 393 kB, not 131 kB, and takes
+4.5 s, not 0.1 s; its fixed colours know no dark mode, and its element ids repeat from panel to panel.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FRAME = {"width": 220.0, "height": 116.0, "left": 30.0, "right": 186.0, "top": 8
 
 
 class Quantity(NamedTuple):
-    """A metric to draw; ``target`` is the metric that it should reach."""
+    """A metric to draw; ``target`` is the metric that it should reach, if any."""
 
     key: str
     title: str
     scale: float = 1.0
-    target: str | None = None
+    target: str = ""
 
 
 class Band(NamedTuple):

@@ -114,13 +114,13 @@ def read_sweeps(outputs: Path, lexicon: str | None = None) -> list[Sweep]:
         lexicon: Folder of the lexicon of runs that were scored by one of the user's own.
 
     Raises:
-        ConfigError: If there is no MLflow database, it is damaged, no ablation is in it, or it names artifacts
-            elsewhere or a lexicon that ``lexicon`` does not allow.
+        ConfigError: The MLflow database is missing or damaged, has no ablation, or names artifacts elsewhere or a
+            lexicon that ``lexicon`` does not allow.
         DataError: If an artifact of a sweep is damaged.
     """
     database = outputs.resolve() / DATABASE_NAME
     if not is_database(database):
-        raise ConfigError(f"{database}: there is no MLflow database; run `make ablations` first")
+        raise ConfigError(f"{database}: no MLflow database; run `make ablations` first")
     check_intact(database)
     relocate_artifacts(database)
     with _readable(database):
@@ -139,8 +139,8 @@ def _readable(database: Path) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "alembic"):
             raise
-        said = _short(" ".join(str(error).split()))
-        raise ConfigError(f"{database}: MLflow cannot read this database ({said}); restore it from a copy") from error
+        reason = _short(" ".join(str(error).split()))
+        raise ConfigError(f"{database}: MLflow cannot read this database ({reason}); restore it from a copy") from error
 
 
 class _Source(NamedTuple):
@@ -247,7 +247,7 @@ def _read_trial(source: _Source, entry: Mapping[str, Any]) -> Trial | str:
 
 def _lexicon(source: _Source, run: Any) -> str:
     """Return the lexicon that scored a run; a folder is opened only where the user names it, not the database."""
-    named = renamed(run.data.params, current_param).get("emotion.lexicon", "bundled")
+    named = str(renamed(run.data.params, current_param).get("emotion.lexicon", "bundled"))
     if named in ("bundled", *PUBLISHED_VERSIONS):
         return named
     if source.lexicon is None:

@@ -35,7 +35,7 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     """Return mean and 95 % t interval of independent values; without bounds if there is only one.
 
     Raises:
-        statistics.StatisticsError: If there is no value.
+        statistics.StatisticsError: ``values`` is empty.
     """
     mean = fmean(values)
     if len(values) < 2:

@@ -46,7 +46,10 @@ def git_tags(folder: Path | None = None) -> dict[str, str]:
 
 def command_line() -> str:
     """Return the command that started this process, quoted for a shell."""
-    return shlex.join(sys.argv)[:_TAG_CHARACTERS]
+    program, *arguments = sys.argv
+    # The commands set `affectgpt-r1 train` as the program, which are two words to a shell.
+    words = program.split() if program.startswith("affectgpt-r1 ") else [program]
+    return shlex.join([*words, *arguments])[:_TAG_CHARACTERS]
 
 
 def flatten_config(config: Mapping[str, Any]) -> dict[str, str]:

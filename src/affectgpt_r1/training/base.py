@@ -8,37 +8,34 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from affectgpt_r1.data.samplers import GenerationSchedule
+from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
 
 
 class Stage(Protocol):
-    """A strategy chosen by ``stage=sft|grpo|encoders``.
+    """A strategy, chosen by ``stage=sft|grpo|control|pretrain_encoders``.
 
     Attributes:
         answers: Whether validation decodes answers and scores them on the emotion wheels.
         validation_logs: Names of what ``validation_step`` returns.
+        timer: Times the phases of a step; off unless a callback replaces it.
     """
 
     answers: bool
     validation_logs: tuple[str, ...]
+    timer: PhaseTimer
 
     def prepare(self, policy: MultimodalPolicy) -> None:
         """Choose what trains, and take the reference, once the initial weights are loaded."""
         ...
 
     def training_step(self, policy: MultimodalPolicy, batch: ClipBatch, *, seed: int) -> StageOutput:
-        """Loss and logs of one batch.
-
-        Args:
-            policy: The policy.
-            batch: ``B`` clips.
-            seed: Drawn from run seed, epoch, batch and rank, so that a resumed run samples what it would have sampled.
-        """
+        """Return loss and logs of one batch; its ``seed`` depends on the batch's place, not on what came before."""
         ...
 
     def validation_step(self, policy: MultimodalPolicy, batch: ClipBatch) -> Mapping[str, LogValue | Tensor]:
-        """Values to pool over the validation batches, besides the wheel scores; a plain one is a mean over clips."""
+        """Return values to pool over the validation batches; a plain one is a mean over clips."""
         ...
 
 
@@ -48,25 +45,26 @@ class BufferedStage(Stage, Protocol):
 
     @property
     def schedule(self) -> GenerationSchedule:
-        """How many training steps visit each generation batch."""
+        """Say how many training steps visit each generation batch."""
         ...
 
     def buffer_state(self) -> dict[str, Any]:
-        """What a checkpoint must hold to go on in the middle of a buffer: tensors and plain values."""
+        """Return what a checkpoint must hold to continue in the middle of a buffer: tensors and plain values."""
         ...
 
     def load_buffer_state(self, state: Mapping[str, Any]) -> None:
-        """Take up a buffer where :meth:`buffer_state` left it."""
+        """Continue from :meth:`buffer_state`."""
         ...
 
 
-class ResumableData(Protocol):
-    """What a data module offers for exact resume."""
+@runtime_checkable
+class HasProcessState(Protocol):
+    """A callback whose state differs between processes; :class:`ExactResume` keeps every process's."""
 
-    def resume_position(self, epoch: int, batch: int) -> None:
-        """Start the next training epoch ``epoch`` at batch ``batch``."""
+    def process_state(self) -> dict[str, Any]:
+        """Return plain values and tensors, under keys of the checkpoint that no other part has."""
         ...
 
-    def use_schedule(self, schedule: GenerationSchedule) -> None:
-        """Repeat training batches for the steps that share what was sampled at once."""
+    def load_process_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from the checkpoint's state of this process; keys may be missing in one of an older version."""
         ...

@@ -1,4 +1,4 @@
-"""The options of group relative policy optimisation, under TRL's names."""
+"""The options of group relative policy optimisation, under TRL's names where TRL has them."""
 
 from __future__ import annotations
 
@@ -27,54 +27,36 @@ CHOICES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """What a GRPO run may switch.
-
-    Attributes:
-        num_generations: ``G`` completions of a clip.
-        num_iterations: Passes over each rollout (mu).
-        steps_per_generation: Micro-batches that are sampled at once and then visited one by one.
-        loss_type: How token losses are reduced; see :func:`~affectgpt_r1.training.losses.aggregate`.
-        loss_normalizer: What gradient accumulation averages: the losses of the micro-batches, as TRL does, or the
-            items that ``loss_type`` counts (tokens or completions), whatever micro-batch they are in.
-        importance_sampling_level: One ratio a token, or one a completion (GSPO, Zheng et al. 2025).
-        epsilon: Lower clip range.
-        epsilon_high: Upper clip range, ``epsilon`` when None; for ``cispo`` the cap of the ratio itself.
-        delta: Cap of the ratio where the advantage is negative (two-sided clipping); None for no cap.
-        beta: Weight of the KL penalty to the policy that training started from; 0 builds no reference.
-        kl_estimator: Schulman's estimator, unclamped.
-        use_bias_correction_kl: Multiply the KL estimate by the importance ratio.
-        scale_rewards: Divide advantages by the deviation of the group, of the batch, or by nothing.
-        multi_objective_aggregation: Sum the rewards and normalise the sum, or normalise each and sum (GDPO).
-        mask_truncated_completions: Leave truncated completions out of the loss.
-        truncated_leave_baseline: Leave them out of their group's mean and deviation too.
-        max_resamples: Times that a group of equal rewards is drawn anew; a group that stays so is skipped and counted.
-            0 keeps such groups, as TRL does.
-        entropy_coef: Weight of the entropy bonus.
-        top_entropy_quantile: Share of the tokens, those of highest entropy, that the policy loss keeps.
+    """The switches of a GRPO run.
 
     Raises:
         ConfigError: A value is unknown or leaves nothing to learn from.
     """
 
-    num_generations: int = 8
-    num_iterations: int = 1
-    steps_per_generation: int = 1
-    loss_type: LossType = "grpo"
+    num_generations: int = 8  # G completions of a clip
+    num_iterations: int = 1  # passes over each rollout (mu)
+    steps_per_generation: int = 1  # micro-batches that are sampled at once and then visited one by one
+    loss_type: LossType = "grpo"  # how token losses are reduced, see losses.aggregate
+    # What gradient accumulation averages: the losses of the micro-batches, as TRL does, or the items that loss_type
+    # counts (tokens or completions), whatever micro-batch they are in.
     loss_normalizer: LossNormalizer = "micro_batch"
-    importance_sampling_level: ImportanceSamplingLevel = "token"
-    epsilon: float = 0.2
-    epsilon_high: float | None = None
-    delta: float | None = None
-    beta: float = 0.0
-    kl_estimator: KLEstimator = "k3"
-    use_bias_correction_kl: bool = False
-    scale_rewards: RewardScale = "group"
+    importance_sampling_level: ImportanceSamplingLevel = "token"  # one ratio per token, or per completion (GSPO)
+    epsilon: float = 0.2  # lower clip range
+    epsilon_high: float | None = None  # upper clip range, epsilon when None; for cispo the cap of the ratio itself
+    delta: float | None = None  # cap of the ratio where the advantage is negative (two-sided clipping)
+    beta: float = 0.0  # weight of the KL penalty to the policy that training started from; 0 builds no reference
+    kl_estimator: KLEstimator = "k3"  # Schulman's, unclamped
+    use_bias_correction_kl: bool = False  # multiply the KL estimate by the importance ratio
+    scale_rewards: RewardScale = "group"  # whose deviation divides the advantages: the group's, the batch's, or none
+    # Sum the rewards and normalise the sum, or normalise each and sum (GDPO).
     multi_objective_aggregation: RewardAggregation = "sum_then_normalize"
-    mask_truncated_completions: bool = False
-    truncated_leave_baseline: bool = False
+    mask_truncated_completions: bool = False  # leave truncated completions out of the loss
+    truncated_leave_baseline: bool = False  # leave them out of their group's mean and deviation, too
+    # Dynamic sampling (DAPO): times that a zero-std group is resampled; one that stays so is left out of the loss and
+    # counted in groups/filtered. 0 keeps such groups, as TRL does.
     max_resamples: int = 0
-    entropy_coef: float = 0.0
-    top_entropy_quantile: float = 1.0
+    entropy_coef: float = 0.0  # weight of the entropy bonus
+    top_entropy_quantile: float = 1.0  # fraction of the tokens, those of highest entropy, that the policy loss keeps
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -94,7 +76,7 @@ class GRPOConfig:
             raise ConfigError("stage.truncated_leave_baseline needs stage.mask_truncated_completions=true")
 
     def _check_ranges(self) -> None:
-        """Refuse numbers that would turn a term around or make it NaN."""
+        """Refuse numbers that would flip a term's sign or make it NaN."""
         ranges = {
             "epsilon": (0 <= self.epsilon <= 1, "between 0 and 1"),
             "epsilon_high": (self.epsilon_high is None or self.epsilon_high >= 0, "0 or more, or null"),
@@ -105,8 +87,3 @@ class GRPOConfig:
         for key, (fits, allowed) in ranges.items():
             if not fits:  # NaN fits no comparison
                 raise ConfigError(f"stage.{key}={getattr(self, key)} must be {allowed}")
-
-    @property
-    def upper_epsilon(self) -> float:
-        """``epsilon_high``, or ``epsilon`` where it is not set."""
-        return self.epsilon if self.epsilon_high is None else self.epsilon_high

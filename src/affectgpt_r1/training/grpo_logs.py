@@ -1,33 +1,28 @@
-"""What a GRPO step logs, under TRL's names, and its rows of the completions table, both of this process."""
+"""The logs of a GRPO step, under TRL's names, and its rows of the completions table, both of this process."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from affectgpt_r1.rewards.weighting import RewardScores
-from affectgpt_r1.training.advantages import zero_variance_groups
+from affectgpt_r1.training.advantages import zero_std_groups
 from affectgpt_r1.training.log_values import as_floats, extreme, mean_of, std_of
 from affectgpt_r1.training.losses import token_mean
 from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, LogValue, Rollout
 
 
 def reward_logs(scores: RewardScores, num_generations: int) -> dict[str, LogValue]:
-    """TRL's reward metrics: ``reward``, ``reward_std``, ``frac_reward_zero_std``, ``rewards/<name>/{mean,std}``.
-
-    ``frac_reward_zero_std`` is the share of groups whatever scales the advantages.
-
-    Args:
-        scores: Of ``B * G`` completions.
-        num_generations: ``G``.
-    """
+    """Return TRL's reward metrics of ``B * G`` completions."""
     total = scores.total
     logs = {
         "reward": mean_of(total),
         "reward_std": std_of(total),
-        "frac_reward_zero_std": mean_of(zero_variance_groups(total.view(-1, num_generations)).float()),
+        # Of groups, whatever scales the advantages; TRL's is of the batch where the batch does.
+        "frac_reward_zero_std": mean_of(zero_std_groups(total.view(-1, num_generations)).float()),
     }
     for name, part in scores.parts.items():
         logs[f"rewards/{name}/mean"] = mean_of(part)
@@ -36,7 +31,7 @@ def reward_logs(scores: RewardScores, num_generations: int) -> dict[str, LogValu
 
 
 def completion_logs(rollout: Rollout) -> dict[str, LogValue]:
-    """TRL's completion metrics: lengths in tokens, of all and of those that a stop token ended (0 if there is none)."""
+    """Return TRL's completion metrics: lengths of all, and of those that a stop token ended (0 if there is none)."""
     lengths, truncated = rollout.completions.mask.sum(-1).flatten().cpu(), rollout.truncated.flatten().cpu()
     logs = {"completions/clipped_ratio": mean_of(truncated.float())}
     for kind, chosen in (("length", lengths), ("terminated_length", lengths[~truncated])):
@@ -47,14 +42,13 @@ def completion_logs(rollout: Rollout) -> dict[str, LogValue]:
 
 
 def answer_logs(statistics: Mapping[str, float], num_completions: int) -> dict[str, LogValue]:
-    """The statistics of a generation batch's answers, weighted by what each is a mean over.
-
-    ``answer_entropy`` of several batches is the mean of theirs: it measures what is sampled at once.
+    """Return the answers' statistics, each weighted by what it is a mean over.
 
     Args:
         statistics: See :func:`~affectgpt_r1.training.completions.answer_statistics`.
         num_completions: Completions that they describe.
     """
+    # answer_entropy of several batches is the mean of theirs: it measures what is sampled at once.
     weights = {
         "unmapped_rate": statistics["words_per_answer"] * num_completions,
         "distinct_per_target": statistics["target_words"] * num_completions,
@@ -66,7 +60,7 @@ def answer_logs(statistics: Mapping[str, float], num_completions: int) -> dict[s
 
 
 def sampling_logs(per_token_logps: Tensor, sampling_per_token_logps: Tensor, mask: Tensor) -> dict[str, LogValue]:
-    """Difference of update-time and sampling-time log-probs: of numerics, and of what later steps have learned."""
+    """Return how update-time and sampling-time log-probs differ: by numerics, and by what later steps have learned."""
     difference = (per_token_logps.detach() - sampling_per_token_logps).abs() * mask
     return {
         "sampling/sampling_logp_difference/mean": token_mean(difference, mask),
@@ -81,7 +75,7 @@ def completion_records(
     scores: RewardScores,
     advantages: Tensor,
 ) -> list[CompletionRecord]:
-    """A row of the completions table for each completion, clip by clip.
+    """Return a row of the completions table for each completion, clip by clip.
 
     Args:
         prompts: ``B``.
@@ -99,7 +93,7 @@ def completion_records(
             prompt=prompts[row // num_generations],
             target=", ".join(batch.labels[row // num_generations]),
             completion=completion.text,
-            rewards={name: None if values[row] != values[row] else values[row] for name, values in parts.items()},
+            rewards={name: None if math.isnan(values[row]) else values[row] for name, values in parts.items()},
             reward=totals[row],
             advantage=advantage_values[row],
         )
@@ -108,6 +102,6 @@ def completion_records(
 
 
 def tokens_per_second(rollout: Rollout, seconds: float) -> LogValue:
-    """Completion tokens of a rollout over the seconds that sampling took, discarded groups included."""
+    """Return completion tokens of a rollout over the seconds that sampling took, replaced groups included."""
     seconds = max(seconds, 1e-9)
     return LogValue("mean", float(torch.sum(rollout.completions.mask)) / seconds, seconds)

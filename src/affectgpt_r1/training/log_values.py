@@ -1,4 +1,4 @@
-"""Pools logged values over the micro-batches of an optimizer step and over processes.
+"""Pool logged values over the micro-batches of an optimizer step and over processes.
 
 A mean of means is wrong where batches differ in tokens or completions, so each value carries its weight.
 """
@@ -18,18 +18,13 @@ from affectgpt_r1.types import LogValue
 
 
 def mean_of(values: Tensor, *, empty: float = math.nan) -> LogValue:
-    """The mean of the values that are not NaN.
-
-    Args:
-        values: Any shape.
-        empty: What is logged where there is none.
-    """
+    """Return the mean of the values that are not NaN; ``empty`` where there is none."""
     known = values[~values.isnan()].double()
     return LogValue("mean", known.mean().item() if len(known) else empty, float(len(known)))
 
 
 def std_of(values: Tensor) -> LogValue:
-    """The unbiased standard deviation of the values that are not NaN."""
+    """Return the unbiased standard deviation of the values that are not NaN."""
     known = values[~values.isnan()].double()
     if not len(known):
         return LogValue("std", 0.0, 0.0)
@@ -37,40 +32,34 @@ def std_of(values: Tensor) -> LogValue:
 
 
 def extreme(reduction: Literal["min", "max"], values: Tensor) -> LogValue:
-    """The smallest or largest value; 0 where there is none."""
+    """Return the smallest or largest value; 0 where there is none."""
     if not values.numel():
         return LogValue(reduction, 0.0, 0.0)
     return LogValue(reduction, (values.amin() if reduction == "min" else values.amax()).detach())
 
 
 def as_floats(logs: Mapping[str, LogValue | Tensor | float]) -> dict[str, LogValue]:
-    """The values as Python numbers, all fetched from the accelerator at once.
-
-    A plain number becomes a mean of weight 1.
-    """
-    values = {name: one if isinstance(one, LogValue) else LogValue("mean", one) for name, one in logs.items()}
-    parts = [part for one in values.values() for part in (one.value, one.weight, one.squares)]
+    """Return the values as Python numbers; a plain number becomes a mean of weight 1."""
+    # One stack and one copy: fetched singly, each value would wait for the accelerator.
+    values = {name: value if isinstance(value, LogValue) else LogValue("mean", value) for name, value in logs.items()}
+    parts = [part for log in values.values() for part in (log.value, log.weight, log.squares)]
     tensors = [part.detach().float() for part in parts if isinstance(part, Tensor)]
     fetched = iter(torch.stack(tensors).tolist() if tensors else [])
     numbers = iter([float(next(fetched)) if isinstance(part, Tensor) else float(part) for part in parts])
-    return {name: LogValue(one.reduction, next(numbers), next(numbers), next(numbers)) for name, one in values.items()}
+    return {name: LogValue(log.reduction, next(numbers), next(numbers), next(numbers)) for name, log in values.items()}
 
 
 def pooled(parts: Iterable[Mapping[str, LogValue]]) -> dict[str, LogValue]:
-    """Values of several batches as those of one batch that holds them all; each may have names of its own.
-
-    Args:
-        parts: Python numbers, see :func:`as_floats`.
-    """
-    found: dict[str, LogValue] = {}
+    """Return the values, as Python numbers, of one batch that holds all batches; each may have its own names."""
+    logs: dict[str, LogValue] = {}
     for part in parts:
         for name, value in part.items():
-            found[name] = _pool(found[name], value) if name in found else value
-    return found
+            logs[name] = _pool(logs[name], value) if name in logs else value
+    return logs
 
 
 def pooled_over_ranks(logs: Mapping[str, LogValue], device: torch.device) -> dict[str, LogValue]:
-    """Every process's values pooled, the same in each process.
+    """Return every process's values pooled, the same in each process.
 
     Args:
         logs: Python numbers, of the same names in the same order in every process.
@@ -78,25 +67,25 @@ def pooled_over_ranks(logs: Mapping[str, LogValue], device: torch.device) -> dic
     """
     if num_processes() == 1 or not logs:
         return dict(logs)
-    rows = [[float(one.value), float(one.weight), float(one.squares)] for one in logs.values()]
-    everyone = all_gather(torch.tensor([rows], dtype=torch.float64, device=device)).tolist()
+    rows = [[float(log.value), float(log.weight), float(log.squares)] for log in logs.values()]
+    gathered = all_gather(torch.tensor([rows], dtype=torch.float64, device=device)).tolist()
     return {
-        name: reduce(_pool, (LogValue(logs[name].reduction, *rows[number]) for rows in everyone))
+        name: reduce(_pool, (LogValue(logs[name].reduction, *rows[number]) for rows in gathered))
         for number, name in enumerate(logs)
     }
 
 
 def log_state(logs: Mapping[str, LogValue]) -> dict[str, tuple[str, float, float, float]]:
-    """The values as plain ones for a checkpoint, which holds no classes of ours."""
+    """Return plain values for a checkpoint, which loads with ``weights_only=True``."""
     return {
-        name: (one.reduction, float(one.value), float(one.weight), float(one.squares)) for name, one in logs.items()
+        name: (log.reduction, float(log.value), float(log.weight), float(log.squares)) for name, log in logs.items()
     }
 
 
 def logs_from_state(state: Mapping[str, Any]) -> dict[str, LogValue]:
-    """The values that :func:`log_state` described; a bare number, as older checkpoints have, is a mean."""
+    """Return the values that :func:`log_state` described; a bare number, as in older checkpoints, is a mean."""
     return {
-        name: LogValue(*one) if isinstance(one, list | tuple) else LogValue("mean", one) for name, one in state.items()
+        name: LogValue(*log) if isinstance(log, list | tuple) else LogValue("mean", log) for name, log in state.items()
     }
 
 
@@ -105,13 +94,13 @@ def _pool(first: LogValue, second: LogValue) -> LogValue:
     if not second.weight or not first.weight:
         return second if second.weight else first
     (a, n, first_squares), (b, m, second_squares) = (
-        (float(one.value), float(one.weight), float(one.squares)) for one in (first, second)
+        (float(log.value), float(log.weight), float(log.squares)) for log in (first, second)
     )
     if reduction == "sum":
         return LogValue(reduction, a + b, n + m)
     if reduction in ("min", "max"):
         return LogValue(reduction, min(a, b) if reduction == "min" else max(a, b), n + m)
     mean = (n * a + m * b) / (n + m)
-    # Squared differences from the pooled mean (Chan et al. 1979); the variance of the sums would cancel.
+    # Chan et al. 1979: S = S_a + S_b + (b - a)^2 n m / (n + m). E[x^2] - E[x]^2 would cancel.
     squares = first_squares + second_squares + (b - a) ** 2 * n * m / (n + m) if reduction == "std" else 0.0
     return LogValue(reduction, mean, n + m, squares)

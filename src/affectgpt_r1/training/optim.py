@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -47,6 +48,19 @@ def build_optimizer(
     # Under mixed precision a fused step may unscale gradients itself, and Lightning then refuses to clip them.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
+
+
+@dataclass(frozen=True)
+class OptimizerFactory:
+    """Build an optimizer and its schedule."""
+
+    make_optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer]  # optim.optimizer; takes parameter groups
+    make_scheduler: Callable[[Optimizer], LRScheduler]  # optim.scheduler; stepped after every optimizer step
+    weight_decay: float  # of matrices
+
+    def build_optimizer(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
+        """Return an optimizer of what trains."""
+        return build_optimizer(self.make_optimizer, named_parameters, self.weight_decay)
 
 
 def replay_settings(

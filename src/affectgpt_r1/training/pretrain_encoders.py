@@ -1,8 +1,7 @@
-"""Tower pretraining on synthetic clips: a stand-in for CLIP's and HuBERT's pretraining.
+"""Encoder pretraining on synthetic clips: a stand-in for CLIP's and HuBERT's pretraining.
 
 The small encoders regress the cues that the renderer recorded, and the audio encoder also the mean and deviation of the
-window's log-mel spectrum. This is knowledge of the simulator that no real data set offers: metrics obtained on top of
-these encoders speak of synthetic clips only.
+window's log-mel spectrum. No real data set has such cues: metrics on top of these encoders hold for synthetic clips.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from affectgpt_r1.data.media.audio import log_mel
+from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
@@ -22,7 +22,7 @@ NUM_MELS = 32
 
 
 class EncoderStage(nn.Module):
-    """Regresses recorded cues from time-averaged encoder features.
+    """Regress recorded cues from time-averaged encoder features.
 
     Args:
         video_cues: Cues that show in the face.
@@ -50,6 +50,7 @@ class EncoderStage(nn.Module):
         self.audio_head = nn.Linear(audio_size, len(self.audio_cues))
         self.log_mel_head = nn.Linear(audio_size, 2 * NUM_MELS)
         self.log_mel_weight = log_mel_weight
+        self.timer = PhaseTimer(enabled=False)
 
     def prepare(self, policy: MultimodalPolicy) -> None:
         """Train the encoders and nothing else of the policy."""
@@ -66,7 +67,7 @@ class EncoderStage(nn.Module):
 
     @torch.no_grad()
     def validation_step(self, policy: MultimodalPolicy, batch: ClipBatch) -> Mapping[str, Tensor]:
-        """Mean squared errors of the cues."""
+        """Return mean squared errors of the cues."""
         losses = self._losses(policy, batch)
         return {"loss": losses["video_loss"] + losses["audio_loss"], **losses}
 

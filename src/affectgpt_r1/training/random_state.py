@@ -11,7 +11,7 @@ import torch
 
 
 def derive_seed(*parts: int) -> int:
-    """A seed from integers such as (run seed, epoch, batch, rank); equal parts give equal seeds on every machine.
+    """Return a seed from integers such as (run seed, epoch, batch, rank), the same on every machine.
 
     >>> derive_seed(0, 1, 2) == derive_seed(0, 1, 2) != derive_seed(0, 2, 1)
     True
@@ -24,7 +24,6 @@ def capture_random_state() -> dict[str, Any]:
     """Return the states of torch's, numpy's and Python's generators, as tensors and plain types only.
 
     Of the GPUs it is the one that this process uses: each process has its own, and a resumed run may see fewer.
-    A checkpoint that holds the states stays loadable with ``weights_only=True``.
     """
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()

@@ -1,4 +1,4 @@
-"""What stops a run that would otherwise train nothing, or train on nonsense."""
+"""Checks that stop a run which would otherwise train nothing, or train on nonsense."""
 
 from __future__ import annotations
 
@@ -12,27 +12,20 @@ from torch import Tensor, nn
 from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
 from affectgpt_r1.io.clean_text import json_line
 from affectgpt_r1.io.files import write_text
+from affectgpt_r1.io.plain_json import finite_or_none
 from affectgpt_r1.types import ClipBatch, StageOutput
 
 CAUSES = "check init_from, model.lora.target_modules and what model= freezes: the loss must reach a weight that trains"
 
 
 def check_trainable(named_parameters: Iterable[tuple[str, nn.Parameter]], stage: str) -> None:
-    """Refuse a model of which nothing trains.
-
-    Raises:
-        ConfigError: No parameter requires a gradient.
-    """
+    """Raise :class:`ConfigError` for a model of which nothing trains."""
     if not any(parameter.requires_grad for _, parameter in named_parameters):
         raise ConfigError(f"stage={stage}: no weight trains; {CAUSES}")
 
 
 def check_full_precision(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """Refuse weights that train in half precision: small steps would be rounded away.
-
-    Raises:
-        ConfigError: Names the first.
-    """
+    """Raise :class:`ConfigError` for the first weight that would train in half precision and lose small steps."""
     for name, parameter in named_parameters:
         if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
             kind = str(parameter.dtype).removeprefix("torch.")
@@ -43,11 +36,7 @@ def check_full_precision(named_parameters: Iterable[tuple[str, nn.Parameter]]) -
 
 
 def check_local_rows(num_clips: int, num_processes: int) -> None:
-    """Refuse a validation in which a process has no clip: it would leave the others waiting.
-
-    Raises:
-        ConfigError: There are fewer clips than processes.
-    """
+    """Raise :class:`ConfigError` if a process has no validation clip: the others would wait for it."""
     if num_clips < num_processes:
         raise ConfigError(
             f"{num_clips} validation clips for {num_processes} processes: give each a clip, or lower trainer.devices"
@@ -55,51 +44,38 @@ def check_local_rows(num_clips: int, num_processes: int) -> None:
 
 
 def check_num_processes(stored: int, present: int) -> None:
-    """Refuse to resume with another number of processes: each has random states, gradients and clips of its own.
-
-    Raises:
-        CheckpointError: The numbers differ.
-    """
+    """Raise :class:`CheckpointError` if a run is resumed by another number of processes: each has a state."""
     if stored != present:
         raise CheckpointError(
-            f"ckpt_path: written by {stored} processes, here are {present}; go on with as many, or start anew from its "
-            "weights by init_from="
+            f"ckpt_path: written by {stored} processes, here are {present}; resume with as many, or start a new run "
+            "from its weights by init_from="
         )
 
 
 def check_loss_has_gradient(loss: Tensor, stage: str) -> None:
-    """Refuse a loss that no weight had a part in.
-
-    Raises:
-        ConfigError: The loss is a constant.
-    """
+    """Raise :class:`ConfigError` for a loss that is a constant."""
     if not loss.requires_grad:
         raise ConfigError(f"stage={stage}: the loss depends on no weight that trains; {CAUSES}")
 
 
 def check_gradients(parameters: Iterable[nn.Parameter], stage: str) -> None:
-    """Refuse a step after whose backward pass no weight has a gradient.
-
-    A gradient of zeros is left alone: a rollout of equal rewards rightly gives one, and is counted as such.
-
-    Raises:
-        ConfigError: Every gradient is missing.
-    """
+    """Raise :class:`ConfigError` if every gradient is missing after a backward pass."""
+    # Gradients of zeros are left alone: a rollout of equal rewards rightly gives them, and is counted as such.
     if all(parameter.grad is None for parameter in parameters if parameter.requires_grad):
         raise ConfigError(f"stage={stage}: the loss gave no weight a gradient; {CAUSES}")
 
 
-def divergence_remedy(last: Path, *, has_kl: bool) -> str:
-    """What to do about a loss or a gradient that is infinite or not a number; it can be followed as it is written.
+def divergence_remedy(folder: Path, *, has_kl: bool) -> str:
+    """Return what to do about a loss or a gradient that is infinite or NaN, in words that work as they are.
 
     Args:
-        last: Where the run's last checkpoint is, if it has written one.
+        folder: The run's.
         has_kl: Whether the stage has a KL term.
     """
+    last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     lower = "Lower optim.optimizer.lr" + (" or raise stage.beta" if has_kl else "")
     if not last.is_file():
         return f"{lower}, then run the command again"
-    best = last.with_name("best.ckpt")
     earlier = f"; if the weights there have diverged already, by ckpt_path={best}" if best.is_file() else ""
     return f"{lower}, then resume by ckpt_path={last}{earlier}"
 
@@ -115,7 +91,7 @@ def check_finite_gradients(norm: Tensor, step: int, remedy: str, *, scaler: obje
             the first steps of a run need, so then nothing is refused.
 
     Raises:
-        TrainingError: The norm is infinite or not a number.
+        TrainingError: The norm is infinite or NaN.
     """
     if scaler is None and not math.isfinite(float(norm)):
         raise TrainingError(f"Step {step}: the gradients' norm is {float(norm)}, though the loss is finite. {remedy}")
@@ -124,7 +100,7 @@ def check_finite_gradients(norm: Tensor, step: int, remedy: str, *, scaler: obje
 def check_finite(
     output: StageOutput, batch: ClipBatch, folder: Path, step: int, remedy: str = "Lower optim.optimizer.lr"
 ) -> None:
-    """Stop at a loss or KL that is infinite or no number, and keep what it came from.
+    """Stop at a loss or KL that is infinite or NaN, and keep what it came from.
 
     Args:
         output: What the stage returned.
@@ -140,35 +116,25 @@ def check_finite(
     values = {name: float(value) for name, value in suspects.items()}
     if all(math.isfinite(value) for value in values.values()):
         return
-    rows = [
-        {
-            "name": record.name,
-            "completion": record.completion,
-            "reward": _plain(record.reward),
-            "advantage": _plain(record.advantage),
-        }
-        for record in output.records
-    ] or [{"name": name, "target": ", ".join(words)} for name, words in zip(batch.names, batch.labels, strict=True)]
+    kept = ("name", "completion", "reward", "advantage")
+    rows = [{key: finite_or_none(getattr(record, key)) for key in kept} for record in output.records] or [
+        {"name": name, "target": ", ".join(words)} for name, words in zip(batch.names, batch.labels, strict=True)
+    ]
     path = folder / f"nonfinite_step_{step:06d}.jsonl"
     write_text(path, "".join(map(json_line, rows)))
-    found = ", ".join(f"{name} = {value}" for name, value in values.items())
+    stated = ", ".join(f"{name} = {value}" for name, value in values.items())
     clips = ", ".join(dict.fromkeys(str(row["name"]) for row in rows))
-    raise TrainingError(f"Step {step}: {found} on {clips}; clips and completions are in {path}. {remedy}")
+    raise TrainingError(f"Step {step}: {stated} on {clips}; clips and completions are in {path}. {remedy}")
 
 
 def divide_gradients(parameters: Iterable[nn.Parameter], divisor: float) -> None:
-    """Divide all gradients, in place; a divisor of 0 leaves them, which are zeros then."""
+    """Divide all gradients, in place; a divisor of 0 leaves them: they are zeros then."""
     for parameter in parameters:
         if parameter.grad is not None and divisor:
             parameter.grad.div_(divisor)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The Euclidean norm of all gradients, before clipping."""
+    """Return the Euclidean norm of all gradients."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
-
-
-def _plain(value: float) -> float | None:
-    """JSON has no word for NaN and infinity."""
-    return value if math.isfinite(value) else None

@@ -8,36 +8,37 @@ import torch
 
 from affectgpt_r1.distributed.collectives import all_reduce_sum, num_processes
 from affectgpt_r1.engine.logprobs import masked_mean
-from affectgpt_r1.engine.timing import phase
+from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.policy.base import Policy
 from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
 
 
 class SFTStage:
-    """Teaches the target text of each clip; the prompt carries no loss."""
+    """Train the target text of each clip; the prompt carries no loss."""
 
     answers = True
     validation_logs = ("loss",)
 
+    def __init__(self) -> None:
+        self.timer = PhaseTimer(enabled=False)
+
     def prepare(self, policy: Policy) -> None:
-        """Nothing to prepare: what trains was chosen when the policy was built."""
+        """Do nothing: what trains was chosen when the policy was built."""
 
     def training_step(self, policy: Policy, batch: ClipBatch, *, seed: int) -> StageOutput:
-        """See :class:`~affectgpt_r1.training.base.Stage`.
-
-        Each process divides by the tokens of all, so that averaged gradients weigh every token of the global batch
-        alike; micro-batches that are accumulated are weighted by their tokens.
-        """
+        """See :class:`~affectgpt_r1.training.base.Stage`."""
         targets = policy.encode_targets(batch)
-        with phase("forward"):
+        with self.timer.phase("forward"):
             logps = policy.per_token_logps(batch, targets)
+            # -sum log p / mean_p(tokens): processes then average gradients, and every token of the global batch weighs
+            # the same. Accumulated micro-batches are weighted by num_items, their tokens.
             tokens = all_reduce_sum(targets.mask.sum()).clamp(min=1.0) / num_processes()
             loss = -(logps * targets.mask).sum() / tokens
         return StageOutput(loss, {"loss": LogValue("mean", loss.detach(), tokens)}, num_items=tokens)
 
     @torch.no_grad()
     def validation_step(self, policy: Policy, batch: ClipBatch) -> Mapping[str, LogValue]:
-        """The loss on held-out clips, a mean over tokens as in training."""
+        """Return the loss, a mean over tokens as in training."""
         targets = policy.encode_targets(batch)
         loss = -masked_mean(policy.per_token_logps(batch, targets), targets.mask)
         return {"loss": LogValue("mean", loss, targets.mask.sum())}

@@ -4,20 +4,18 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
-from affectgpt_r1.data.unreadable import UnreadableClips
 from affectgpt_r1.types import CompletionRecord
 
 collect_ignore = ["conftest.py"]  # --doctest-modules would import two modules of this name
 
 
 class TinyModule(LightningModule):
-    """Follows the contract of AffectModule: dict with loss and records, `skipped`, train/ and val/ logs."""
+    """Follow the contract of AffectModule: dict with loss and records, train/ and val/ logs."""
 
     def __init__(self, scores=(0.5, 0.7, 0.6)):
         super().__init__()
         self.weight = nn.Linear(2, 1)
         self.scores = list(scores)
-        self.skipped = UnreadableClips()
 
     def training_step(self, batch, batch_idx):
         loss = self.weight(batch).square().mean()

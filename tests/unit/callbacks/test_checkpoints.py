@@ -24,9 +24,9 @@ def _fill_the_disk(monkeypatch):
     def half(checkpoint, file):
         import io
 
-        whole = io.BytesIO()
-        real(checkpoint, whole)
-        file.write(whole.getvalue()[: whole.tell() // 2])
+        full = io.BytesIO()
+        real(checkpoint, full)
+        file.write(full.getvalue()[: full.tell() // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
@@ -130,7 +130,7 @@ def test_how_often_last_is_written_may_change(tmp_path, tiny_module, fit):
 
 
 class Resumable:
-    """A loader that knows where it stands, as Lightning asks of one that is to be resumed in mid-epoch."""
+    """A loader that keeps its position, as Lightning asks of one that is to be resumed in mid-epoch."""
 
     def __init__(self):
         self.position = 0
@@ -159,11 +159,11 @@ def test_run_stopped_anywhere_ends_with_the_same_weights(tmp_path, tiny_module, 
         return tiny_module([0.5] * 6)
 
     options = {"plugins": [AtomicCheckpointIO()], "val_check_interval": validate_every}
-    whole = fit(model(), [], data=Resumable(), **options).lightning_module
+    full = fit(model(), [], data=Resumable(), **options).lightning_module
     fit(model(), _checkpoints(tmp_path), data=Resumable(), max_steps=stop, **options)
     resumed = fit(model(), _checkpoints(tmp_path), data=Resumable(), ckpt_path="last", **options)
-    assert (resumed.global_step, whole.trainer.global_step) == (12, 12)
-    assert torch.equal(resumed.lightning_module.weight.weight, whole.weight.weight)
+    assert (resumed.global_step, full.trainer.global_step) == (12, 12)
+    assert torch.equal(resumed.lightning_module.weight.weight, full.weight.weight)
 
 
 def test_run_killed_anywhere_goes_on_from_the_last_write(tmp_path, tiny_module, fit):
@@ -183,13 +183,13 @@ def test_run_killed_anywhere_goes_on_from_the_last_write(tmp_path, tiny_module, 
         return module
 
     options = {"plugins": [AtomicCheckpointIO()], "val_check_interval": 2}
-    whole = fit(model([0.5] * 6), [], data=Resumable(), **options).lightning_module
+    full = fit(model([0.5] * 6), [], data=Resumable(), **options).lightning_module
     with pytest.raises(RuntimeError, match="killed"):
         fit(model([0.1, 0.2, 0.9], die_at=7), _checkpoints(tmp_path), data=Resumable(), **options)
     io = AtomicCheckpointIO()
     assert io.load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 6
     resumed = fit(model([0.3, 0.4, 0.5]), _checkpoints(tmp_path), data=Resumable(), ckpt_path="last", **options)
-    assert torch.equal(resumed.lightning_module.weight.weight, whole.weight.weight)
+    assert torch.equal(resumed.lightning_module.weight.weight, full.weight.weight)
     assert io.load_checkpoint(tmp_path / "best.ckpt")["global_step"] == 6
 
 
@@ -226,7 +226,7 @@ def test_interrupt_while_writing_stays_an_interrupt(tmp_path, monkeypatch):
 
 
 def test_system_that_refuses_to_write_more(tmp_path):
-    """The kernel itself ends the write: a file size limit stands for a full disk."""
+    """The kernel itself ends the write: a file size limit acts as a full disk."""
     io = AtomicCheckpointIO()
     path = tmp_path / "last.ckpt"
     io.save_checkpoint({"weights": torch.ones(10)}, path)
@@ -252,8 +252,8 @@ def test_file_that_is_no_plain_checkpoint_is_named(tmp_path, content):
         torch.save({"payload": UnsupportedModel()}, path)
     else:
         torch.save({"weights": torch.ones(1000)}, path)
-        whole = path.read_bytes()
-        path.write_bytes({"text": b"hello", "half": whole[: len(whole) // 2], "empty": b""}[content])
+        full = path.read_bytes()
+        path.write_bytes({"text": b"hello", "half": full[: len(full) // 2], "empty": b""}[content])
     with pytest.raises(CheckpointError, match=r"model\.ckpt: damaged"):
         AtomicCheckpointIO().load_checkpoint(path)
 
@@ -337,7 +337,7 @@ def test_a_direction_that_cannot_be_meant_is_refused(tmp_path, monitor, mode, me
 
 
 class KilledError(Exception):
-    """Stands for a process that ends in a validation."""
+    """Act as a process that ends in a validation."""
 
 
 @pytest.mark.parametrize(("dies_at", "resumed_from"), [(4, None), (8, 6), (12, 11)])
@@ -409,10 +409,10 @@ def test_a_run_killed_between_its_best_and_its_last_checkpoint_continues_from_ei
 
     options = {"plugins": [AtomicCheckpointIO()], "val_check_interval": 2}
     scores = [0.5, 0.9, 0.3, 0.4, 0.6, 0.7]
-    whole = fit(model(scores), [], data=Resumable(), **options).lightning_module
+    full = fit(model(scores), [], data=Resumable(), **options).lightning_module
     fit(model(scores), _checkpoints(tmp_path), data=Resumable(), max_steps=4, **options)
     (tmp_path / "last.ckpt").unlink()
     best = str(tmp_path / "best.ckpt")
     resumed = fit(model(scores[2:]), _checkpoints(tmp_path), data=Resumable(), ckpt_path=best, **options)
-    assert torch.equal(resumed.lightning_module.weight.weight, whole.weight.weight)
+    assert torch.equal(resumed.lightning_module.weight.weight, full.weight.weight)
     assert _score_and_step(tmp_path) == (0.9, 4)

@@ -25,7 +25,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def together(monkeypatch):
-    """Two processes beside this one; with them the statuses that MLflow got and the codes that this one ended with."""
+    """Two processes next to this one; with them the statuses that MLflow got and the codes that this one ended with."""
     waiting = [sys.executable, "-c", WAITING]
     others = [subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
     for process in others:

@@ -1,4 +1,4 @@
-"""The alarm: when reward and held-out score part ways, once, and not for noise."""
+"""The alarm: when reward and validation score diverge, once, and not for noise."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_time_left_counts_from_where_the_run_went_on():
 def test_plain_lines(tiny_module, fit, capsys):
     fit(tiny_module((0.5, 0.7, 0.625)), [PlainProgress("grpo", every_n_steps=5)])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("grpo ")]
-    times = r"  \d:\d\d:\d\d gone  \d:\d\d:\d\d left"
+    times = r"  \d:\d\d:\d\d elapsed  \d:\d\d:\d\d left"
     expected = [
         r"grpo 4/12  F1 0\.500",
         r"grpo 5/12  loss \d+\.\d{3}  reward 0\.250",

@@ -86,12 +86,12 @@ def test_a_run_resumed_after_its_last_validation_knows_its_metrics(tmp_path, tin
     def callbacks():
         return [RunTotals(), BestCheckpoint(tmp_path), LastCheckpoint(tmp_path)]
 
-    whole, again = callbacks(), callbacks()
-    metrics = fit(tiny_module((0.5, 0.7)), whole, max_epochs=2).callback_metrics
+    full, again = callbacks(), callbacks()
+    metrics = fit(tiny_module((0.5, 0.7)), full, max_epochs=2).callback_metrics
     assert metrics["val/f1"] == pytest.approx(0.7)
     trainer = fit(tiny_module(()), again, max_epochs=2, ckpt_path=str(tmp_path / "last.ckpt"))
     assert trainer.callback_metrics == metrics
-    assert again[1].best_model_score == whole[1].best_model_score
+    assert again[1].best_model_score == full[1].best_model_score
 
 
 def test_a_run_may_be_judged_by_a_metric_that_is_logged_before_the_checkpoint_only(tmp_path, tiny_module, fit):

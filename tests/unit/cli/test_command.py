@@ -129,8 +129,8 @@ def fake_job(monkeypatch, overrides: list[str], mode: str):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["+sede=1"], "error: sede is not a key of this configuration; the nearest is seed\n"),
-        ([], "error: rows.csv: is empty\n"),
+        (["+sede=1"], "affectgpt-r1: sede is not a key of this configuration; the nearest is seed\n"),
+        ([], "affectgpt-r1: rows.csv: is empty\n"),
     ],
 )
 def test_a_mistake_ends_a_run_before_it_begins_and_is_left_to_hydra_in_a_multirun(overrides, said, capsys, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_full_or_locked_disk_is_one_line(code, said, capsys, monkeypatch):
             raise OSError(code, os.strerror(code), "/outputs/run.json")
 
     printed = refused(lambda _: enter(), [], capsys)
-    assert printed.startswith(f"error: /outputs/run.json: {said}")
+    assert printed.startswith(f"affectgpt-r1: /outputs/run.json: {said}")
     assert "paths.outputs=" in printed
     with pytest.raises(FileNotFoundError), clear_errors(fake_job(monkeypatch, [], "RUN")):
         Path("/nowhere/at/all").read_text()
@@ -217,7 +217,7 @@ def test_convert_of_what_is_not_a_gguf_file(tmp_path: Path, capsys):
 
 
 def test_report_on_what_is_not_a_database(tmp_path: Path, capsys):
-    assert "there is no MLflow database" in refused(report, ["--outputs", str(tmp_path)], capsys)
+    assert "no MLflow database" in refused(report, ["--outputs", str(tmp_path)], capsys)
     (tmp_path / "mlflow.db").write_text("junk")
     assert "this is not an SQLite database" in refused(report, ["--outputs", str(tmp_path)], capsys)
     for damaged in (b"SQLite format 3\x00" + b"junk" * 2000, _database(tmp_path / "whole.db")[:9000]):

@@ -175,10 +175,10 @@ def test_files_are_compared_by_content_and_may_move():
     assert compare_configs(CONFIG, told(data__root="/b/data", data__train_labels="copy.csv", init_from="/b.ckpt")) == []
     assert compare_configs(CONFIG, {**told(trainer__default_root_dir="/b/run"), "paths": {"run": "/b/run"}}) == []
     before = {"data.train_labels": "1", "data.test_labels": "2", "emotion.lexicon": "3", "init_from": "4"}
-    resumed = Resumed(PATH, 6, (), (), before, True)
-    check_content(resumed, {**before, "data.test_labels": "9"})  # of clips that do not train
-    with pytest.raises(ConfigError, match=r"^data\.train_labels, data\.subtitles: not the content"):
-        check_content(resumed, {**before, "data.train_labels": "8", "data.subtitles": "7"})
+    resumed = Resumed(PATH, 6, (), (), before)
+    check_content(resumed, {**before, "data.test_labels": "9"}, CONFIG)  # of clips that do not train
+    with pytest.raises(ConfigError, match=r"^data\.train_labels=train\.csv, data\.subtitles=None: not the content"):
+        check_content(resumed, {**before, "data.train_labels": "8", "data.subtitles": "7"}, CONFIG)
 
 
 @pytest.mark.parametrize(

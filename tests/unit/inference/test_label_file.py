@@ -226,7 +226,7 @@ def test_an_interruption_keeps_what_is_answered(exported: Path, write_video, tmp
         (["--output", "CLIP"], "is one of the files that are read"),
         (["--output", "CLIP/rows.jsonl"], "cannot be written"),
         (["--output", "FOLDER"], "cannot be written: Is a directory"),
-        (["--subtitle", "CLIP"], "takes what is said, or an .srt file"),
+        (["--subtitle", "CLIP"], "takes what is said, or an .srt, .vtt or .ass file"),
         (["--subtitle", "gone.srt"], "gone.srt: cannot be read: No such file"),
     ],
 )

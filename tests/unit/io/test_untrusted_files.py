@@ -30,10 +30,10 @@ def test_json_files_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign_files, "MOST_JSON_BYTES", 20)
     path = tmp_path / "a.json"
     path.write_text('["a", "b"]')
-    assert read_json(path) == ["a", "b"]
+    assert read_json(path, 20) == ["a", "b"]
     path.write_text('"' + "a" * 100 + '"')
     with pytest.raises(ValueError, match="more than 20 bytes"):
-        read_json(path)
+        read_json(path, 20)
     with pytest.raises(ValueError, match=r"line 1: not JSON .*more than 20 characters"):
         list(json_lines(path))
 

@@ -12,6 +12,7 @@ from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.training.completions import parse_rollout
 from affectgpt_r1.training.module import AffectModule
+from affectgpt_r1.training.optim import OptimizerFactory
 from affectgpt_r1.training.sft import SFTStage
 from affectgpt_r1.types import Sampling, TokenBatch
 
@@ -58,19 +59,9 @@ def test_probabilities_are_those_after_the_opened_answer(pair, make_batch):
 
 
 def test_training_refuses_a_forced_answer(pair):
-    for policy, refused in zip(pair, (False, True), strict=True):
-        module = AffectModule(
-            policy,
-            SFTStage(),
-            load_lexicon("bundled"),
-            torch.optim.SGD,
-            lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer),
-            weight_decay=0.0,
-            answer_sampling=GREEDY,
-            seed=0,
-        )
-        if not refused:
-            module.setup("validate")
-            continue
-        with pytest.raises(ConfigError, match=r"prompt\.force_answer is for evaluation"):
-            module.setup("fit")
+    free, forced = pair
+    optimizers = OptimizerFactory(torch.optim.SGD, torch.optim.lr_scheduler.ConstantLR, weight_decay=0.0)
+    parts = (SFTStage(), load_lexicon("bundled"), optimizers)
+    AffectModule(free, *parts, answer_sampling=GREEDY, seed=0)
+    with pytest.raises(ConfigError, match=r"prompt\.force_answer is for evaluation"):
+        AffectModule(forced, *parts, answer_sampling=GREEDY, seed=0)

@@ -133,3 +133,13 @@ def test_exported_weights_that_are_not_finite_are_named(make_policy, tiny_config
         next(policy.fusion.parameters())[0] = float("nan")
     with pytest.raises(CheckpointError, match=r"out: fusion\.\S+ is NaN or infinite"):
         load_exported(write(policy, tiny_config, tmp_path / "out", "merged"))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_flipped_bit_in_the_tokenizer_is_refused(make_policy, tiny_config, tmp_path, name):
+    folder = write(make_policy(), tiny_config, tmp_path / "out", "merged")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} is damaged: not the file that was exported"):
+        load_exported(folder)

@@ -67,10 +67,10 @@ def exact(tiny_policy, make_batch):
 @pytest.fixture
 def grpo(exact, monkeypatch):
     """``grpo(**options)``: a stage and clips whose completions are recorded and unequally long."""
-    policy, clips, (tokens, logps, texts, _) = exact
+    policy, clips, (tokens, logps, texts, *_) = exact
     mask = tokens.mask * (torch.arange(tokens.mask.shape[-1]) < LENGTHS.unsqueeze(-1))
     truncated = torch.zeros(4, 4, dtype=torch.bool)
-    truncated[2] = True  # with masked truncated completions a whole clip has no token in the loss
+    truncated[2] = True  # with masked truncated completions a full clip has no token in the loss
 
     def recorded(batch, num_generations, sampling, generator=None):
         rows = [int(name.removeprefix("clip_")) for name in batch.names]
@@ -89,10 +89,10 @@ def grpo(exact, monkeypatch):
 def test_sft_weighs_tokens(exact):
     policy, clips, _ = exact
     stage = SFTStage()
-    whole, logs = accumulate(policy, stage, clips, SPLITS[0])
+    full, logs = accumulate(policy, stage, clips, SPLITS[0])
     for split in SPLITS[1:]:
         gradients, found = accumulate(policy, stage, clips, split)
-        assert distance(gradients, whole) < 1e-9
+        assert distance(gradients, full) < 1e-9
         assert found["loss"] == pytest.approx(logs["loss"], rel=1e-6)
     losses = [
         float(stage.training_step(policy, select_clips(clips, [clip]), seed=0).loss.detach()) for clip in range(4)
@@ -113,11 +113,11 @@ def test_sft_weighs_tokens(exact):
 def test_grpo_weighs_what_its_loss_counts(grpo, options):
     policy, stage, clips = grpo(loss_normalizer="accumulated_batch", **options)
     stage.prepare(policy)
-    whole, logs = accumulate(policy, stage, clips, SPLITS[0])
+    full, logs = accumulate(policy, stage, clips, SPLITS[0])
     compared = logs.keys() - {"tokens_per_second", "answers/answer_entropy"}
     for split in SPLITS[1:]:
         gradients, found = accumulate(policy, stage, clips, split)
-        assert distance(gradients, whole) < 1e-9, split
+        assert distance(gradients, full) < 1e-9, split
         assert found.keys() == logs.keys()
         for name in compared:
             assert found[name] == pytest.approx(logs[name], abs=1e-6), (split, name)
@@ -126,23 +126,23 @@ def test_grpo_weighs_what_its_loss_counts(grpo, options):
 @pytest.mark.parametrize("loss_type", ["bnpo", "dapo", "cispo"])
 def test_trls_losses_weigh_micro_batches_unless_asked(grpo, loss_type):
     policy, stage, clips = grpo(loss_type=loss_type)
-    whole, _ = accumulate(policy, stage, clips, SPLITS[0])
+    full, _ = accumulate(policy, stage, clips, SPLITS[0])
     split, _ = accumulate(policy, stage, clips, SPLITS[2])
-    assert distance(split, whole) > 1e-2
+    assert distance(split, full) > 1e-2
     alone = [accumulate(policy, stage, clips, [[clip]])[0] for clip in range(4)]
-    mean = {name: sum(one[name] for one in alone) / 4 for name in whole}
+    mean = {name: sum(one[name] for one in alone) / 4 for name in full}
     assert distance(split, mean) < 1e-9
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
 def test_a_generation_may_be_larger_than_a_micro_batch(grpo, loss_type):
-    """Off-policy by construction, as the buffer's steps are; so the whole is one of two passes."""
+    """Off-policy by construction, as the buffer's steps are; so the full is one of two passes."""
     options = {"loss_type": loss_type, "loss_normalizer": "accumulated_batch"}
     policy, stage, clips = grpo(num_iterations=2, **options)
-    whole, logs = accumulate(policy, stage, clips, [[0, 1, 2, 3]], empty_batches=1)
+    full, logs = accumulate(policy, stage, clips, [[0, 1, 2, 3]], empty_batches=1)
     policy, stage, clips = grpo(num_iterations=2, steps_per_generation=4, **options)
     gradients, found = accumulate(policy, stage, clips, [[0, 1, 2, 3]], empty_batches=7)
-    assert distance(gradients, whole) < 1e-9
+    assert distance(gradients, full) < 1e-9
     for name in ("reward", "reward_std", "rewards/letters/std", "completions/mean_length"):
         assert found[name] == pytest.approx(logs[name], abs=1e-9)  # of eight visits, the generation counts once
 
@@ -156,12 +156,9 @@ def test_a_step_goes_through_a_checkpoint(tmp_path):
     step = AccumulatedStep()
     assert step.state() == {}
     step.add({"loss": LogValue("mean", torch.tensor(2.0), 3.0), "lr": 0.1}, 3.0)
-    step.add_seconds({"step_time": 1.5})
-    step.add_seconds({"step_time": 0.5, "time/decode": 0.25})
     torch.save(step.state(), tmp_path / "step.pt")
     restored = AccumulatedStep.from_state(torch.load(tmp_path / "step.pt", weights_only=True), has_gradients=True)
     assert restored == step
-    assert restored.seconds == {"step_time": 2.0, "time/decode": 0.25}
     step.has_stepped = True
     assert step.state() == {}
 

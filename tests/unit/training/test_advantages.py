@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.training.advantages import group_advantages, objective_advantages, zero_variance_groups
+from affectgpt_r1.training.advantages import group_advantages, objective_advantages, zero_std_groups
 
 NAN = math.nan
 
@@ -71,13 +71,13 @@ def test_shift_invariant(rows, shift):
     torch.testing.assert_close(group_advantages(rewards + shift), group_advantages(rewards), atol=1e-9, rtol=1e-9)
 
 
-def test_zero_variance_is_judged_with_a_tolerance():
+def test_zero_std_is_judged_with_a_tolerance():
     noise = 0.1 + 0.2 - 0.3  # float noise: not 0
     rewards = torch.tensor(
         [[0.3, 0.3 + noise, 0.3], [0.3, 0.3 + 5e-7, 0.3], [0.3, 0.301, 0.3], [NAN, NAN, NAN], [NAN, 0.3, 0.3]],
         dtype=torch.float64,
     )
-    assert zero_variance_groups(rewards).tolist() == [True, True, False, True, True]
+    assert zero_std_groups(rewards).tolist() == [True, True, False, True, True]
 
 
 def test_float_noise_is_not_blown_up():

@@ -57,13 +57,13 @@ def test_a_spray_names_more_clusters_and_one_answer_for_all_has_no_entropy(lexic
         completions = [parse_completion(f"<answer> {text} </answer>", enable_thinking=False) for text in texts]
         return answer_statistics(completions, [("happy",)] * len(texts), lexicon)
 
-    spray = statistics(*["happy, sad, angry, afraid, surprised"] * 6)
+    many = statistics(*["happy, sad, angry, afraid, surprised"] * 6)
     single = statistics("happy", "sad", "angry", "afraid", "surprised", "happy")
-    assert spray["clusters_named_fraction"] == pytest.approx(
+    assert many["clusters_named_fraction"] == pytest.approx(
         5 * statistics("happy")["clusters_named_fraction"], rel=0.25
     )
-    assert spray["clusters_named_fraction"] > 3 * single["clusters_named_fraction"]
-    assert spray["answer_entropy"] == 0
+    assert many["clusters_named_fraction"] > 3 * single["clusters_named_fraction"]
+    assert many["answer_entropy"] == 0
     assert 1.5 < single["answer_entropy"] < math.log(6)
     assert statistics("sad, Happy", "happy , sad, sad")["answer_entropy"] == 0  # the same set
 

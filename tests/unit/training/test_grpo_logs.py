@@ -31,18 +31,18 @@ def numbers(*logs: dict[str, LogValue]) -> dict[str, float]:
 
 def test_rewards_of_every_process():
     mine, others = ([1.0, 0.0, 3.0, 3.0], [1.0, NAN, 3.0, 3.0]), ([2.0, 2.0], [NAN, 2.0])
-    whole = numbers(grpo_logs.reward_logs(scores(*(a + b for a, b in zip(mine, others, strict=True))), 2))
-    assert whole["reward"] == pytest.approx(11 / 6)
-    assert whole["reward_std"] == pytest.approx(torch.tensor(mine[0] + others[0]).std().item())
-    assert whole["frac_reward_zero_std"] == pytest.approx(2 / 3)
-    assert whole["rewards/letters/mean"] == pytest.approx(9 / 4)
+    full = numbers(grpo_logs.reward_logs(scores(*(a + b for a, b in zip(mine, others, strict=True))), 2))
+    assert full["reward"] == pytest.approx(11 / 6)
+    assert full["reward_std"] == pytest.approx(torch.tensor(mine[0] + others[0]).std().item())
+    assert full["frac_reward_zero_std"] == pytest.approx(2 / 3)
+    assert full["rewards/letters/mean"] == pytest.approx(9 / 4)
     parts = [grpo_logs.reward_logs(scores(*part), 2) for part in (mine, others)]
-    assert numbers(*parts) == pytest.approx(whole, abs=1e-12)
+    assert numbers(*parts) == pytest.approx(full, abs=1e-12)
 
 
 def test_lengths_of_every_process():
-    whole = numbers(grpo_logs.completion_logs(rollout([[1, 5], [2, 4], [3, 5]])))
-    assert whole == {
+    full = numbers(grpo_logs.completion_logs(rollout([[1, 5], [2, 4], [3, 5]])))
+    assert full == {
         "completions/clipped_ratio": pytest.approx(1 / 3),
         "completions/mean_length": pytest.approx(20 / 6),
         "completions/min_length": 1.0,
@@ -52,7 +52,7 @@ def test_lengths_of_every_process():
         "completions/max_terminated_length": 4.0,
     }
     parts = [grpo_logs.completion_logs(rollout(lengths)) for lengths in ([[1, 5]], [[2, 4], [3, 5]])]
-    assert numbers(*parts) == pytest.approx(whole, abs=1e-12)
+    assert numbers(*parts) == pytest.approx(full, abs=1e-12)
     cut = grpo_logs.completion_logs(rollout([[5, 5]]))  # nothing ended: its 0 must not count as a length
     assert numbers(cut, *parts)["completions/min_terminated_length"] == 1.0
     assert numbers(cut, *parts)["completions/mean_terminated_length"] == 2.5

@@ -73,8 +73,8 @@ def gradients(stepper, batch, wrapped=None):
 def train_share(rank, folder, policy, rollout, batch):
     join_gloo(rank, folder)
     try:
-        dealt = ClipSampler(NUM_CLIPS, seed=0, shuffle=False, num_replicas=2, rank=rank)
-        mine = select_clips(batch, [key.index for key in dealt])
+        sampler = ClipSampler(NUM_CLIPS, seed=0, shuffle=False, num_replicas=2, rank=rank)
+        mine = select_clips(batch, [key.index for key in sampler])
         for dtype in ABSOLUTE:
             found = []
             with precision(dtype):

@@ -51,8 +51,8 @@ def test_unequal_batches_are_pooled_as_one():
 @given(st.lists(st.lists(st.floats(-5, 5), max_size=4), min_size=1, max_size=4))
 def test_any_split_gives_the_whole(parts):
     tensors = [torch.tensor(part, dtype=torch.float64) for part in parts]
-    found, whole = numbers(pooled(map(described, tensors))), numbers(described(torch.cat(tensors)))
-    assert found == pytest.approx(whole, abs=1e-9, nan_ok=True)
+    found, full = numbers(pooled(map(described, tensors))), numbers(described(torch.cat(tensors)))
+    assert found == pytest.approx(full, abs=1e-9, nan_ok=True)
 
 
 def test_deviation_of_the_known_values():
@@ -89,5 +89,5 @@ def share(rank, folder):
 
 def test_two_processes_with_unequally_many_values(tmp_path):
     run_two(share, tmp_path)
-    whole = pytest.approx(numbers(pooled(map(described, UNEQUAL))), abs=1e-12)
-    assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == whole
+    full = pytest.approx(numbers(pooled(map(described, UNEQUAL))), abs=1e-12)
+    assert torch.load(tmp_path / "0.pt") == torch.load(tmp_path / "1.pt") == full

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affectgpt_r1.training.grpo_config import GRPOConfig
-from affectgpt_r1.training.kl import kl_estimate
-from affectgpt_r1.training.losses import LossInputs, aggregate, clipped_policy_loss, top_entropy_mask
+from affectgpt_r1.training.losses import aggregate, grpo_loss, kl_estimate, top_entropy_mask
 
 RATIOS = torch.tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.0]], dtype=torch.float64)
 OLD = torch.tensor([[-1.0, -2.0, -0.5], [-0.1, -3.0, -1.0]], dtype=torch.float64)
@@ -24,8 +23,9 @@ BY_HAND = {"grpo": (-1.7 + 1.1) / 2, "bnpo": (-3.4 + 3.3) / 5, "dr_grpo": (-3.4 
 
 def policy_loss(*, logps=None, advantages=ADVANTAGES, reference=None, **options):
     logps = (OLD + RATIOS.log()).requires_grad_() if logps is None else logps
-    inputs = LossInputs(logps, OLD, advantages, MASK, torch.zeros_like(OLD), reference)
-    return logps, clipped_policy_loss(inputs, GRPOConfig(**options), max_completion_length=10)
+    config, entropies = GRPOConfig(**options), torch.zeros_like(OLD)
+    loss = grpo_loss(logps, OLD, reference, advantages, MASK, config, entropies=entropies, max_completion_length=10)
+    return logps, loss
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo"])
@@ -188,8 +188,8 @@ def test_top_entropy_tokens_by_hand():
 
 def test_the_entropy_bonus_is_the_mean_entropy():
     entropies = torch.tensor([[0.5, 1.5, 9.0], [1.0, 2.0, 3.0]], dtype=torch.float64, requires_grad=True)
-    inputs = LossInputs(OLD, OLD, torch.zeros(2, dtype=torch.float64), MASK, entropies)
-    result = clipped_policy_loss(inputs, GRPOConfig(entropy_coef=0.1))
+    advantages = torch.zeros(2, dtype=torch.float64)
+    result = grpo_loss(OLD, OLD, None, advantages, MASK, GRPOConfig(entropy_coef=0.1), entropies=entropies)
     assert result.loss.item() == pytest.approx(-0.1 * 8.0 / 5)
     assert float(result.logs["policy_loss"]) == 0
     result.loss.backward()

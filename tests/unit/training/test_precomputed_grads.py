@@ -1,6 +1,8 @@
-"""The precomputed gradients against autograd through the whole loss."""
+"""The precomputed gradients against autograd through the full loss."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from affectgpt_r1.engine.base import mean_loss_grads
 from affectgpt_r1.engine.logprobs import masked_mean
 from affectgpt_r1.training.grpo_config import GRPOConfig
-from affectgpt_r1.training.losses import LossInputs, clipped_policy_loss
+from affectgpt_r1.training.losses import grpo_loss
 from affectgpt_r1.training.precomputed_grads import precompute_policy_grads
+from affectgpt_r1.types import TokenBatch
 
 N, C = 6, 7
 
@@ -26,13 +29,13 @@ def inputs_of(seed, *, on_policy, truncated):
     mask = scored.double()
     mask[0] *= 1 - truncated
     advantages = torch.randn(N, generator=generator, dtype=torch.float64)
-    return scored, LossInputs(
-        logps.requires_grad_(),
-        logps.detach() if on_policy else old.detach(),
-        advantages,
-        mask,
-        torch.zeros_like(mask),
-        reference.detach(),
+    return scored, SimpleNamespace(
+        per_token_logps=logps.requires_grad_(),
+        completions=TokenBatch(torch.zeros_like(mask), scored.double()),
+        old_per_token_logps=None if on_policy else old.detach(),
+        ref_per_token_logps=reference.detach(),
+        advantages=advantages,
+        loss_mask=mask,
     )
 
 
@@ -48,7 +51,7 @@ def inputs_of(seed, *, on_policy, truncated):
     tokens_per_step=st.sampled_from([None, 50.0]),
 )
 @settings(max_examples=60, deadline=None)
-def test_token_losses_are_guessed_up_to_one_factor(
+def test_token_losses_are_precomputed_up_to_one_factor(
     seed, loss_type, beta, kl_estimator, bias_correction, delta, on_policy, truncated, tokens_per_step
 ):
     options = GRPOConfig(
@@ -60,26 +63,30 @@ def test_token_losses_are_guessed_up_to_one_factor(
         epsilon_high=0.3,
     )
     scored, inputs = inputs_of(seed, on_policy=on_policy, truncated=truncated)
-    loss = clipped_policy_loss(inputs, options, max_completion_length=10, tokens_per_step=tokens_per_step).loss
+    logps = inputs.per_token_logps
+    loss = grpo_loss(
+        logps,
+        logps.detach() if on_policy else inputs.old_per_token_logps,
+        inputs.ref_per_token_logps,
+        inputs.advantages,
+        inputs.loss_mask,
+        options,
+        entropies=torch.zeros_like(logps),
+        max_completion_length=10,
+        tokens_per_step=tokens_per_step,
+    ).loss
     expected = torch.autograd.grad(loss, inputs.per_token_logps)[0]
     assert not expected[~scored].any()
     expected = expected[scored]
-    precomputed_grads = precompute_policy_grads(
-        options,
-        scored=scored,
-        mask=inputs.mask,
-        advantages=inputs.advantages,
-        old_per_token_logps=None if on_policy else inputs.old_per_token_logps,
-        ref_per_token_logps=inputs.ref_per_token_logps if beta else None,
-    )
+    precomputed_grads = precompute_policy_grads(options, inputs)
     logps = inputs.per_token_logps.detach()[scored]
     middle = len(logps) // 2
     precomputed = torch.cat(
         [precomputed_grads(logps[rows], rows) for rows in (slice(0, middle), slice(middle, len(logps)))]
     )
     assert not precomputed.requires_grad
-    tokens = inputs.mask.sum() if tokens_per_step is None else tokens_per_step
-    divisor = {"grpo": N, "dr_grpo": N * 10, "bnpo": inputs.mask.sum()}.get(loss_type, tokens)
+    tokens = inputs.loss_mask.sum() if tokens_per_step is None else tokens_per_step
+    divisor = {"grpo": N, "dr_grpo": N * 10, "bnpo": inputs.loss_mask.sum()}.get(loss_type, tokens)
     torch.testing.assert_close(precomputed / divisor, expected, atol=1e-12, rtol=1e-12)
 
 
@@ -87,20 +94,12 @@ def test_token_losses_are_guessed_up_to_one_factor(
     "options",
     [{"importance_sampling_level": "sequence"}, {"top_entropy_quantile": 0.2}, {"entropy_coef": 0.01}],
 )
-def test_losses_that_join_tokens_or_read_entropies_are_not_guessed(options):
-    scored, inputs = inputs_of(0, on_policy=True, truncated=False)
-    precomputed_grads = precompute_policy_grads(
-        GRPOConfig(**options),
-        scored=scored,
-        mask=inputs.mask,
-        advantages=inputs.advantages,
-        old_per_token_logps=None,
-        ref_per_token_logps=None,
-    )
-    assert precomputed_grads is None
+def test_losses_that_join_tokens_or_read_entropies_are_not_precomputed(options):
+    _, inputs = inputs_of(0, on_policy=True, truncated=False)
+    assert precompute_policy_grads(GRPOConfig(**options), inputs) is None
 
 
-def test_the_mean_is_guessed():
+def test_the_mean_is_precomputed():
     scored, inputs = inputs_of(1, on_policy=True, truncated=False)
     loss = -masked_mean(inputs.per_token_logps, scored.double())
     expected = torch.autograd.grad(loss, inputs.per_token_logps)[0][scored]

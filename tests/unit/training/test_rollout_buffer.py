@@ -1,4 +1,4 @@
-"""The rollout buffer: what its steps see, what a checkpoint keeps of it, and groups that are drawn anew or left out."""
+"""The rollout buffer: what its steps see, what a checkpoint keeps of it, and groups that are resampled or filtered."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_steps_take_the_clips_in_turn_and_again(tiny_policy, make_batch):
     for first, second in zip(outputs[:2], outputs[2:], strict=True):
         assert first.loss.item() == second.loss.item()  # no optimizer step between them
         assert first.logs["reward"] == second.logs["reward"]
-    whole = grpo().training_step(tiny_policy, batch, seed=7)
-    assert [one.completion for one in whole.records] == [one.completion for out in outputs[:2] for one in out.records]
+    full = grpo().training_step(tiny_policy, batch, seed=7)
+    assert [one.completion for one in full.records] == [one.completion for out in outputs[:2] for one in out.records]
 
 
 def test_later_passes_measure_the_ratio_to_the_sampling_policy(tiny_policy, make_batch):
@@ -100,28 +100,28 @@ def test_a_buffer_without_a_reference_gets_one_when_beta_is_raised(tiny_policy, 
     """As where a run with ``beta=0`` was cut in mid-buffer and is resumed with a KL term."""
     tiny_policy.snapshot_reference()
     batch, empty = make_batch(2), select_clips(make_batch(2), [])
-    plain, whole = (grpo(num_iterations=2, beta=beta) for beta in (0.0, 0.1))
-    for stage in (plain, whole):
+    plain, full = (grpo(num_iterations=2, beta=beta) for beta in (0.0, 0.1))
+    for stage in (plain, full):
         stage.training_step(tiny_policy, batch, seed=7)
     resumed = grpo(num_iterations=2, beta=0.1)
     resumed.load_buffer_state(plain.buffer_state())
     with torch.no_grad():
         for parameter in tiny_policy.trainable_parameters().values():
             parameter.mul_(1.02)
-    expected, actual = (stage.training_step(tiny_policy, empty, seed=8) for stage in (whole, resumed))
+    expected, actual = (stage.training_step(tiny_policy, empty, seed=8) for stage in (full, resumed))
     assert float(expected.logs["kl"]) > 1e-5
     assert float(actual.logs["kl"]) == float(expected.logs["kl"])
     assert actual.loss.item() == expected.loss.item()
 
 
-def test_groups_of_equal_rewards_are_drawn_anew(tiny_policy, make_batch):
+def test_zero_std_groups_are_resampled(tiny_policy, make_batch):
     batch = make_batch()
     plain = grpo(LetterReward()).training_step(tiny_policy, batch, seed=7)
     reward = LetterReward(equal=("clip_1",), patience=2)
     output = grpo(reward, max_resamples=3).training_step(tiny_policy, batch, seed=7)
     assert reward.calls == 3
     assert float(output.logs["groups/resampled"]) == 2.0
-    assert float(output.logs["groups/skipped"]) == float(output.logs["frac_reward_zero_std"]) == 0.0
+    assert float(output.logs["groups/filtered"]) == float(output.logs["frac_reward_zero_std"]) == 0.0
     texts = [[one.completion for one in out.records] for out in (plain, output)]
     assert texts[0][:3] + texts[0][6:] == texts[1][:3] + texts[1][6:]
     assert texts[0][3:6] != texts[1][3:6]
@@ -135,7 +135,7 @@ def test_groups_of_equal_rewards_are_drawn_anew(tiny_policy, make_batch):
 def test_a_rollouts_prefill_is_kept_only_for_an_update_of_the_same_clips(
     tiny_policy, make_batch, monkeypatch, options, prefills
 ):
-    """Prompts are embedded for the rollout, for groups drawn anew, and for steps that have part of the clips.
+    """Prompts are embedded for the rollout, for resampled groups, and for steps that have part of the clips.
 
     Each of these is passed twice: for the old log-probs, and for the update.
     """
@@ -165,19 +165,16 @@ def test_prompts_of_more_clips_than_a_step_stay_out_of_the_graph(tiny_policy, ma
     assert kept == [steps == 1]
 
 
-@pytest.mark.parametrize(
-    "options", [{"scale_rewards": "batch"}, {"multi_objective_aggregation": "normalize_then_sum"}, {"max_resamples": 1}]
-)
-def test_rewards_move_to_the_policys_device_before_processes_gather_them(options):
-    stage = grpo(mask_truncated_completions=True, truncated_leave_baseline=True, **options)
+@pytest.mark.parametrize("leave", [False, True])
+def test_rewards_move_to_the_policys_device_before_processes_gather_them(leave):
+    stage = grpo(mask_truncated_completions=True, truncated_leave_baseline=leave)
     rewards = torch.tensor([1.0, 0.0, 0.5, 1.0, 1.0, 1.0])
     scores, truncated = RewardScores(rewards, {"letters": rewards}), torch.zeros(2, 3, dtype=torch.bool, device="meta")
-    assert stage._advantages(scores, truncated).device.type == "meta"
-    assert stage._zero_std_groups(scores, truncated).device.type == "meta"
+    assert [tensor.device.type for tensor in stage._grouped(scores, truncated)] == ["meta", "meta"]
 
 
 @pytest.mark.parametrize("loss_type", ["bnpo", "dapo"])
-def test_groups_that_stay_equal_are_skipped_and_counted(tiny_policy, make_batch, loss_type):
+def test_groups_that_stay_equal_are_filtered_and_counted(tiny_policy, make_batch, loss_type):
     """Neither their KL nor their tokens count: the loss is that of the other clips alone."""
     batch = make_batch()
     options = {"max_resamples": 1, "loss_type": loss_type, "beta": 0.1}
@@ -187,7 +184,7 @@ def test_groups_that_stay_equal_are_skipped_and_counted(tiny_policy, make_batch,
         for parameter in tiny_policy.trainable_parameters().values():
             parameter += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     output = stage.training_step(tiny_policy, batch, seed=7)
-    assert float(output.logs["groups/skipped"]) == float(output.logs["groups/resampled"]) == 1.0
+    assert float(output.logs["groups/filtered"]) == float(output.logs["groups/resampled"]) == 1.0
     assert float(output.logs["frac_reward_zero_std"]) == 0.25
     buffer = stage._buffer
     assert buffer.loss_mask[3].sum() == 0
@@ -199,7 +196,7 @@ def test_a_step_without_advantage_is_counted_and_said(tiny_policy, make_batch, c
     batch = make_batch(2)
     output = grpo(LetterReward(equal=batch.names)).training_step(tiny_policy, batch, seed=7)
     assert float(output.logs["step_without_advantage"]) == 1.0
-    assert "teaches nothing (clip_0, clip_1)" in caplog.text
+    assert "has no advantage (clip_0, clip_1)" in caplog.text
 
 
 def test_truncated_completions_leave_the_loss_and_by_switch_the_baseline(tiny_policy, make_batch):

@@ -99,7 +99,9 @@ def test_old_log_probs_are_the_updates_own_step_by_step(tiny_policy, make_batch)
         step = buffer.step(index, 2)
         scored = policy.logps_and_entropies(step.batch, step.completions, 1.0).per_token_logps
         torch.testing.assert_close(step.old_per_token_logps, scored, atol=2e-6, rtol=0)
-    assert grpo()._fill_buffer(policy, batch, 7).old_per_token_logps is None  # a rollout that is used once needs none
+    assert (
+        grpo()._generate_and_score(policy, batch, 7).old_per_token_logps is None
+    )  # a rollout that is used once needs none
 
 
 def test_an_older_checkpoints_rollout_is_taken_up_with_a_warning(tiny_policy, make_batch, caplog):
@@ -113,4 +115,4 @@ def test_an_older_checkpoints_rollout_is_taken_up_with_a_warning(tiny_policy, ma
     output = resumed.training_step(tiny_policy, select_clips(batch, []), seed=7)
     expected = stage.training_step(tiny_policy, select_clips(batch, []), seed=7)
     assert output.loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
-    assert dataclasses.asdict(resumed.options) == dataclasses.asdict(stage.options)
+    assert dataclasses.asdict(resumed.config) == dataclasses.asdict(stage.config)

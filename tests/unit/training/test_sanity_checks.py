@@ -77,14 +77,15 @@ def test_finite_figures_pass(make_batch, tmp_path):
 
 def test_the_remedy_can_be_followed(make_batch, tmp_path):
     """SFT has no stage.beta, and a run that has written no checkpoint cannot be resumed."""
-    last = tmp_path / "last.ckpt"
-    assert divergence_remedy(last, has_kl=False) == "Lower optim.optimizer.lr, then run the command again"
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    assert divergence_remedy(tmp_path, has_kl=False) == "Lower optim.optimizer.lr, then run the command again"
     last.touch()
-    remedy = divergence_remedy(last, has_kl=True)
+    remedy = divergence_remedy(tmp_path, has_kl=True)
     assert remedy == f"Lower optim.optimizer.lr or raise stage.beta, then resume by ckpt_path={last}"
-    (tmp_path / "best.ckpt").touch()
-    assert divergence_remedy(last, has_kl=True) == f"{remedy}; if the weights there have diverged already, by " + (
-        f"ckpt_path={tmp_path}/best.ckpt"
+    last.with_name("best.ckpt").touch()
+    assert divergence_remedy(tmp_path, has_kl=True) == f"{remedy}; if the weights there have diverged already, by " + (
+        f"ckpt_path={tmp_path}/checkpoints/best.ckpt"
     )
     with pytest.raises(TrainingError, match=f"resume by ckpt_path={last}"):
         check_finite(StageOutput(torch.tensor(math.nan), {}), make_batch(2), tmp_path, 3, remedy)

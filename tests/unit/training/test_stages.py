@@ -187,7 +187,7 @@ def test_grpo_gradient_is_that_of_the_advantage_weighted_log_probs(tiny_policy, 
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 2, "alpha": 4, "dropout": 0.0, "target_modules": ["q_proj"]}])
-def test_grpo_runs_the_towers_once_and_trains_all_that_trains(make_policy, make_batch, grpo, lora):
+def test_grpo_runs_the_encoders_once_and_trains_all_that_trains(make_policy, make_batch, grpo, lora):
     policy = make_policy(lora=lora)
     calls = {"video": 0, "audio": 0}
     for name in calls:
@@ -249,7 +249,7 @@ def test_grpo_raises_the_reward(tiny_policy, make_batch, grpo):
     assert sum(rewards[-5:]) / 5 > sum(rewards[:2]) / 2 + 0.1
 
 
-def test_equal_rewards_teach_nothing(tiny_policy, make_batch, grpo):
+def test_equal_rewards_give_no_gradient(tiny_policy, make_batch, grpo):
     constant = WeightedRewards({"format": FormatReward()}, {"format": 1.0})  # 0 for every random text
     output = grpo(rewards=constant).training_step(tiny_policy, make_batch(), seed=0)
     output.loss.backward()
@@ -257,7 +257,7 @@ def test_equal_rewards_teach_nothing(tiny_policy, make_batch, grpo):
     assert all(one.grad.abs().max() == 0 for one in tiny_policy.trainable_parameters().values())
 
 
-def test_clips_without_reward_teach_nothing_and_are_left_out_of_the_mean(tiny_policy, make_batch, grpo):
+def test_clips_without_reward_give_no_gradient_and_are_left_out_of_the_mean(tiny_policy, make_batch, grpo):
     class LettersOfTheFirstClip(LetterReward):
         def __call__(self, *, completions, targets) -> list[float | None]:
             scores = super().__call__(completions=completions, targets=targets)

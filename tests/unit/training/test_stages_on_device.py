@@ -87,8 +87,8 @@ def test_grpo_with_repeated_prompts(device, make_policy, make_batch, grpo):
 def test_the_rollout_is_continued_from_its_prefill(device, tiny_policy, make_batch, grpo, monkeypatch):
     ours = on_device(tiny_policy, device)
     embedded = []
-    whole = ours.embed_prompts
-    monkeypatch.setattr(ours, "embed_prompts", lambda *given, **more: embedded.append(1) or whole(*given, **more))
+    full = ours.embed_prompts
+    monkeypatch.setattr(ours, "embed_prompts", lambda *given, **more: embedded.append(1) or full(*given, **more))
     step(ours, grpo(), make_batch(2))
     assert len(embedded) == 1
 

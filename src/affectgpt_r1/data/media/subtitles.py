@@ -84,7 +84,7 @@ def _demuxed(path: Path, text: str, demuxer: str) -> str:
 @in_decoding_process
 def _demux(path: Path, content: bytes, demuxer: str) -> list[str | None]:
     try:
-        with av.open(io.BytesIO(content), format=demuxer, metadata_errors="replace") as container:
+        with av.open(io.BytesIO(content), "r", format=demuxer, metadata_errors="replace") as container:
             return [line_of_packet(packet) for packet in container.demux(container.streams.subtitles[0]) if packet.size]
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"{path}: cannot be read as subtitles: {error}") from error

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from affectgpt_r1.callbacks.hacking_probe import HackingProbe, spearman
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
 from affectgpt_r1.metrics.constant_baselines import CONSTANT_ANSWER
@@ -21,7 +22,6 @@ from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.rewards.penalty import length_factor
 from affectgpt_r1.rewards.perception import PerceptionReward
 from affectgpt_r1.rewards.weighting import WeightedRewards
-from affectgpt_r1.training.hacking_probe import HackingProbe, spearman
 
 TARGETS = [("happy",), ("sad", "angry"), ("surprised",), ("nervous",), ("happy", "proud"), ("happy",)]
 
