@@ -327,5 +327,5 @@ def test_an_entry_of_endless_lists_is_named_in_short(tmp_path):
     for _ in range(60):
         inner = [inner, inner]
     write_corpora(tmp_path, LAYOUTS["sims"], test_corpus={"a": inner})
-    with pytest.raises(DataError, match=r"a has \[\[\[.*where"):
+    with pytest.raises(DataError, match=r"a has \[\[\[.*in place of"):
         read_unibench_set(tmp_path, "sims", transcription=False)
