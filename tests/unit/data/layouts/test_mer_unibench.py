@@ -118,7 +118,7 @@ def test_scoring_needs_no_transcripts(tmp_path):
         ("meld", {"test_corpus": {"a": {"emo": 7}}}, r"label\.npz: a has the class 7"),
         ("sims", {"test_corpus": {"a": {"val": "high"}}}, r"label\.npz: a has the sentiment 'high', not a number"),
         ("sims", {"test_corpus": {"a": {"val": float("nan")}}}, r"a has the sentiment nan"),
-        ("sims", {"test_corpus": {"a": 0.5}}, r"test_corpus: a has 0\.5, in place of"),
+        ("sims", {"test_corpus": {"a": 0.5}}, r"test_corpus: a has 0\.5 in place of"),
         ("sims", {"test_corpus": {"../a": {"val": 0.5}}}, r"'\.\./a' is not a clip name"),
         ("sims", {"test_corpus": {}}, r"label\.npz: test_corpus has no clips"),
         (
