@@ -149,7 +149,7 @@ def _test_clips(path: Path, layout: UniBenchLayout) -> dict[str, Mapping[str, An
             raise DataError(f"{path}: {layout.corpus}: {name!r} is not a clip name")
         if not isinstance(entry, Mapping):
             raise DataError(
-                f"{path}: {layout.corpus}: {name} has {short_repr(entry)}, in place of {{'emo': ..., 'val': ...}}"
+                f"{path}: {layout.corpus}: {name} has {short_repr(entry)} in place of {{'emo': ..., 'val': ...}}"
             )
         if not layout.session or name[4:5] == layout.session:
             clips[name] = entry

@@ -118,7 +118,7 @@ def test_scoring_needs_no_transcripts(tmp_path):
         ("meld", {"test_corpus": {"a": {"emo": 7}}}, r"label\.npz: a has the class 7"),
         ("sims", {"test_corpus": {"a": {"val": "high"}}}, r"label\.npz: a has the sentiment 'high', not a number"),
         ("sims", {"test_corpus": {"a": {"val": float("nan")}}}, r"a has the sentiment nan"),
-        ("sims", {"test_corpus": {"a": 0.5}}, r"test_corpus: a has 0\.5, where"),
+        ("sims", {"test_corpus": {"a": 0.5}}, r"test_corpus: a has 0\.5 in place of"),
         ("sims", {"test_corpus": {"../a": {"val": 0.5}}}, r"'\.\./a' is not a clip name"),
         ("sims", {"test_corpus": {}}, r"label\.npz: test_corpus has no clips"),
         (
@@ -327,5 +327,5 @@ def test_an_entry_of_endless_lists_is_named_in_short(tmp_path):
     for _ in range(60):
         inner = [inner, inner]
     write_corpora(tmp_path, LAYOUTS["sims"], test_corpus={"a": inner})
-    with pytest.raises(DataError, match=r"a has \[\[\[.*where"):
+    with pytest.raises(DataError, match=r"a has \[\[\[.*in place of"):
         read_unibench_set(tmp_path, "sims", transcription=False)
