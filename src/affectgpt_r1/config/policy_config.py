@@ -85,10 +85,9 @@ _ABSENT = object()  # tells a key that is missing from one that is null
 
 
 def settings_of_checkpoint(path: str | Path) -> PolicySettings:
-    """Read a policy's settings from its checkpoint, else from the configuration that its run wrote next to it.
+    """Read a policy's settings from its checkpoint, or from a folder that ``export`` wrote.
 
-    Imported weights may have none: then the settings are empty. So they are where there is no checkpoint, which loading
-    it will say.
+    They are empty for imported weights without any, and where the checkpoint is missing, which loading it will say.
 
     Raises:
         CheckpointError: A setting is not a plain value of its type, or unknown to this version.

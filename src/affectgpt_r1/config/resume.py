@@ -114,7 +114,7 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
     """Read a checkpoint to resume from, and compare its run's configuration with ``today``, resolved.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or it is damaged.
+        CheckpointError: The checkpoint is missing or damaged.
         ConfigError: A setting changed that may not.
     """
     if not path.is_file():

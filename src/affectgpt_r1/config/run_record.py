@@ -58,7 +58,7 @@ def wall_time_of(path: str | Path) -> float:
     """Return the ``fit_seconds`` of another run.
 
     Raises:
-        ConfigError: There is no such record, or its time cannot be trained for.
+        ConfigError: The record is missing, or its time cannot be trained for.
         CheckpointError: It is damaged.
     """
     if not Path(path).is_file():

@@ -1,6 +1,6 @@
 """Files of named answers or targets: CSV, JSONL, and the challenges' ``.npz``. Nothing is ever unpickled.
 
-CSV and JSONL carry ``name`` and ``openset`` (labels) or, where there is no ``openset``, ``reason`` (free text, whose
+CSV and JSONL carry ``name`` and ``openset`` (labels) or, without ``openset``, ``reason`` (free text, whose
 labels are extracted). An ``.npz`` carries the arrays ``filenames`` and ``fileitems`` (labels).
 """
 

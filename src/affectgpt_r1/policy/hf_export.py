@@ -88,7 +88,7 @@ def export_policy(
         drawn: How the policy samples its answers; None decodes greedily.
 
     Raises:
-        CheckpointError: There is no adapter to export.
+        CheckpointError: The policy has no adapter to export.
     """
     adapted = model.get("lora") is not None
     if kind == "adapter" and not (adapted and model["language_model"].get("pretrained")):

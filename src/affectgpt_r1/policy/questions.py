@@ -105,7 +105,7 @@ def answer(kind: str, labels: EmotionSet, reason: str = "", annotations: Annotat
 
 
 def stated(kind: str, text: str) -> str | None:
-    """Read back from a completion what the sentence of :func:`answer` states; None where there is no such sentence.
+    """Read back from a completion what the sentence of :func:`answer` states; None where it lacks such a sentence.
 
     >>> stated("ovlabel", "The character's emotional state is happy, proud.")
     'happy, proud'
