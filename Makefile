@@ -25,7 +25,7 @@ SWEEPS ?= reward reasoning penalty
 SFT_POLICIES := outputs/demo-no_think-seed1/sft/run.json outputs/demo-think-seed1/sft/run.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report mlflow lint test test-slow bench clean
+.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report mlflow lint test test-cpu test-device test-slow bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -109,8 +109,13 @@ lint: | $(VENV)/.installed ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test: | $(VENV)/.installed ## All tests but the slow ones
+	$(MAKE) --no-print-directory -j 2 test-cpu test-device
+
+test-cpu: | $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow' src tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(wildcard tests/*/*_on_device.py tests/*/*/*_on_device.py)  # apart: autograd's thread for the simulated device forbids forks
+
+test-device: | $(VENV)/.installed  # in a process of its own: autograd's thread for the simulated device forbids forks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider $(wildcard tests/*/*_on_device.py tests/*/*/*_on_device.py)
 
 test-slow: | $(VENV)/.installed ## The slow tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow src tests

@@ -23,7 +23,7 @@ SIZE = 32
 
 
 def _write_wav(path: Path, seconds: float = 2.5, *, hertz: float = 220.0, rate: int = RATE, channels: int = 1) -> Path:
-    """A sine of ``hertz``; channel ``k`` is ``k + 1`` times quieter than the first."""
+    """Write a sine of ``hertz``; channel ``k`` is ``k + 1`` times quieter than the first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
     soundfile.write(path, np.stack([tone / (channel + 1) for channel in range(channels)], axis=1), rate)
@@ -40,7 +40,7 @@ def _write_mp4(
     first_gray: int = 0,
     hertz: float = 220.0,
 ) -> Path:
-    """H.264 and AAC at 8 frames a second; frame ``i`` is ``first_gray + 8 i`` gray, its left half red."""
+    """Write H.264 and AAC at 8 frames per second; frame ``i`` is ``first_gray + 8 i`` gray, its left half red."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         if picture:
@@ -117,7 +117,7 @@ def _fill_data_root(folder: Path, num_train: int, num_test: int) -> None:
 def tiny_data_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``tiny_data_root(folder, num_train=8, num_test=4)`` fills a data folder in the published layout.
 
-    Clips ``sample_00`` and on: the first ``num_train`` stand in the training files (OV-MERD and MER-Caption+), the
+    Clips ``sample_00`` and on: the first ``num_train`` are in the training files (OV-MERD and MER-Caption+), the
     others in ``test.csv``. Every clip has an mp4, a wav, face crops (BGR), a subtitle, a reason and cues.
     """
     templates: dict[tuple[int, int], Path] = {}
@@ -135,7 +135,7 @@ def tiny_data_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """The simulated accelerator, for tests in files of their own: ``*_on_device.py``."""
+    """Simulate an accelerator, for tests in files of their own: ``*_on_device.py``."""
     from helpers.simulated_device import simulated_device
 
     with simulated_device(monkeypatch.setattr) as device:

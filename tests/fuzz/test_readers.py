@@ -22,7 +22,7 @@ SECONDS = float(os.environ.get("AFFECTGPT_FUZZ_SECONDS", "20"))
 
 @st.composite
 def changed(draw, seeds):
-    """A seed with a few places overwritten, removed or added to."""
+    """Draw a seed with a few places overwritten, removed or added to."""
     content = bytearray(draw(st.sampled_from(seeds))[:4000])
     for _ in range(draw(st.integers(0, 4))):
         place = draw(st.integers(0, len(content)))

@@ -26,7 +26,7 @@ def _write(samples, key, path):
 def test_every_score(version, suffix, tmp_path):
     golden = golden_scores(version)
     samples = golden["samples"]
-    # A list of words that holds one in quotes has no place in a CSV cell; JSONL keeps it.
+    # A list of words that holds one in quotes does not fit into a CSV cell; JSONL keeps it.
     targets = _write(samples[::-1], "target", tmp_path / "targets.jsonl")
     if suffix == ".npz":
         source = _write(samples, "prediction", tmp_path / "predictions.jsonl")

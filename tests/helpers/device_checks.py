@@ -15,7 +15,7 @@ from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.training.optim import build_optimizer
 from affectgpt_r1.training.sanity_checks import gradient_norm
 from affectgpt_r1.types import ClipBatch, Rollout
-from helpers.simulated_device import SimulatedTensor
+from helpers.simulated_device import SimulatedTensor, host_alone
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
 
@@ -31,12 +31,13 @@ def assert_same(ours: Tensor, theirs: Tensor, tolerance: float = 2e-5) -> None:
 
 
 def assert_same_gradients(ours: MultimodalPolicy, theirs: MultimodalPolicy, tolerance: float = 2e-5) -> None:
-    other = theirs.trainable_parameters()
-    assert any(one.grad is not None for one in other.values())
-    for name, weight in ours.trainable_parameters().items():
-        assert (weight.grad is None) == (other[name].grad is None), name
-        if weight.grad is not None and other[name].grad is not None:
-            assert_same(weight.grad, other[name].grad, tolerance)
+    expected = {name: param.grad for name, param in theirs.trainable_parameters().items()}
+    assert any(gradient is not None for gradient in expected.values())
+    for name, param in ours.trainable_parameters().items():
+        gradient = expected[name]
+        assert (param.grad is None) == (gradient is None), name
+        if param.grad is not None and gradient is not None:
+            assert_same(param.grad, gradient, tolerance)
 
 
 def assert_same_rollout(ours: Rollout, theirs: Rollout) -> None:
@@ -47,7 +48,12 @@ def assert_same_rollout(ours: Rollout, theirs: Rollout) -> None:
 
 
 def step(policy: MultimodalPolicy, stage: Any, batch: ClipBatch, visits: int = 1) -> list[Mapping[str, Any]]:
-    """Training steps as the Trainer makes them; returns what each logged."""
+    """Make training steps as the Trainer does; returns what each logged."""
+    with host_alone(policy.device):
+        return _step(policy, stage, batch, visits)
+
+
+def _step(policy: MultimodalPolicy, stage: Any, batch: ClipBatch, visits: int) -> list[Mapping[str, Any]]:
     device = policy.device
     stage.prepare(policy)
     policy.train()
@@ -71,7 +77,7 @@ def step(policy: MultimodalPolicy, stage: Any, batch: ClipBatch, visits: int = 1
 
 def assert_same_logs(ours: list[Mapping[str, Any]], theirs: list[Mapping[str, Any]]) -> None:
     assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.keys() == other.keys()
-        for name in one.keys() - {"tokens_per_second"}:
-            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-3, abs=1e-4, nan_ok=True), name
+    for logs, expected in zip(ours, theirs, strict=True):
+        assert logs.keys() == expected.keys()
+        for name in logs.keys() - {"tokens_per_second"}:
+            assert float(logs[name]) == pytest.approx(float(expected[name]), rel=1e-3, abs=1e-4, nan_ok=True), name

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import atheris
 
-LIBRARIES = ("affectgpt_r1", "reader_targets", "zipfile", "csv", "json", "pickletools", "openpyxl")
+sys.path[0] = str(Path(__file__).parents[1])  # of a script it is the script's own folder, below which is no `helpers`
+
+LIBRARIES = ("affectgpt_r1", "helpers", "zipfile", "csv", "json", "pickletools", "openpyxl")
 
 
 def main(target, seconds, output):
@@ -53,7 +55,7 @@ def main(target, seconds, output):
         scratch.cleanup()
         os._exit(bool(failures))
 
-    def one(data):
+    def run_one(data):
         if time.process_time() - start > seconds:
             end()
         counts["executions"] += 1
@@ -73,7 +75,7 @@ def main(target, seconds, output):
                 print(kind, failures[kind], flush=True)
 
     flags = ["-rss_limit_mb=0", "-max_len=65536", "-timeout=100", "-print_final_stats=0", "-verbosity=0"]
-    atheris.Setup([sys.argv[0], str(corpus), str(seeds), *flags], one)
+    atheris.Setup([sys.argv[0], str(corpus), str(seeds), *flags], run_one)
     atheris.Fuzz()
 
 

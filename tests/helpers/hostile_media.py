@@ -22,7 +22,7 @@ def with_frame_count(path: Path, count: int) -> Path:
 
 
 def playlists(target: str) -> dict[str, bytes]:
-    """Lists of files that name ``target``, by kind."""
+    """Return lists of files that name ``target``, by kind."""
     dash = (
         f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" '
         f'profiles="urn:mpeg:dash:profile:isoff-on-demand:2011" type="static" mediaPresentationDuration="PT2S">'
@@ -47,7 +47,7 @@ def playlists(target: str) -> dict[str, bytes]:
 
 
 def gif(width: int, height: int) -> bytes:
-    """One pixel on a screen of any size."""
+    """Return one pixel on a screen of any size."""
     palette, pixel = b"\0\0\0\xff\xff\xff", b"\x02\x02D\x01\0;"
     return (
         b"GIF89a" + struct.pack("<HH", width, height) + b"\x80\0\0" + palette + b"!\xf9\x04\0\x0a\0\0\0"
@@ -56,7 +56,7 @@ def gif(width: int, height: int) -> bytes:
 
 
 def png(width: int, height: int) -> bytes:
-    """A picture of any declared size and no content."""
+    """Return a picture of any declared size and no content."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -68,7 +68,7 @@ def png(width: int, height: int) -> bytes:
 
 
 def wav(rate: int, channels: int = 1, content: bytes = bytes(64_000), size: int | None = None) -> bytes:
-    """16-bit sound with any declared rate, channels and size."""
+    """Return 16-bit sound with any declared rate, channels and size."""
     declared = len(content) if size is None else size
     return (
         b"RIFF" + struct.pack("<I", min(declared + 36, 2**32 - 1)) + b"WAVEfmt "

@@ -1,23 +1,19 @@
-"""Training runs that SIGKILL ends at the n-th call of a function, in processes forked from one that has all imports."""
+"""Training runs that SIGKILL ends at the n-th call of a function."""
 
 from __future__ import annotations
 
-import functools
 import json
-import multiprocessing
 import os
 import signal
-import time
-import traceback
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
+from functools import partial, reduce, wraps
 from importlib import import_module
 from io import BytesIO
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from helpers.forked import run_processes
 
 TARGETS = {
     "step": "affectgpt_r1.training.module:AffectModule.on_train_batch_start",
@@ -58,22 +54,22 @@ class Kill(NamedTuple):
     rank: int = 0
 
     def describe(self) -> str:
-        """Where it falls, in words."""
+        """Say in words where it falls."""
         if self.moment == "time":
             return f"after {self.call / 1000:.1f} s"
         return f"{self.when} {self.moment} {self.call}{f' of process {self.rank}' if self.rank else ''}"
 
 
 def calls_of(folder: Path) -> dict[str, int]:
-    """How often each function was called in a run that :func:`start` was told to count."""
+    """Return how often each function was called in a run that :func:`run_killed` counted."""
     tally: dict[str, int] = json.loads((folder / "calls.json").read_text())
     return tally
 
 
-def run_processes(
+def run_killed(
     task: Callable[..., None], num_processes: int, *arguments: Any, log: Path, kill: Kill | None = None
 ) -> list[int]:
-    """Run ``task(rank, *arguments)`` in forked processes, each the first of its own group.
+    """Run ``task(rank, *arguments)`` in forked processes.
 
     Args:
         task: What each does.
@@ -85,43 +81,17 @@ def run_processes(
     Returns:
         Their exit codes; once one has failed the others are killed.
     """
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_run, args=(task, rank, arguments, log, kill)) for rank in range(num_processes)]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + (kill.call / 1000 if kill and kill.moment == "time" else SECONDS)
-    while None in (codes := [process.exitcode for process in processes]) and not any(codes):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            break
-        wait([process.sentinel for process, code in zip(processes, codes, strict=True) if code is None], left)
-    for process in processes:
-        _kill_group(process.pid)  # with what it has started
-        process.join()
-    return [process.exitcode for process in processes]
-
-
-def _kill_group(pid: int) -> None:
-    for kill in (os.killpg, os.kill):  # it may have made no group yet
-        with suppress(ProcessLookupError):
-            kill(pid, signal.SIGKILL)
+    tasks = [partial(_run, task, rank, arguments, log, kill) for rank in range(num_processes)]
+    with log.open("ab") as file:
+        return run_processes(tasks, kill.call / 1000 if kill and kill.moment == "time" else SECONDS, file.fileno())
 
 
 def _run(task: Callable[..., None], rank: int, arguments: tuple[Any, ...], log: Path, kill: Kill | None) -> None:
-    os.setsid()
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    torch.set_num_threads(1)  # a fork leaves the pool of threads behind
     tally: dict[str, int] = dict.fromkeys(TARGETS, 0)
     if kill is None or (kill.moment in TARGETS and kill.rank == rank):
         for moment in TARGETS if kill is None else [kill.moment]:
             _watch(moment, tally, kill)
-    try:
-        task(rank, *arguments)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
+    task(rank, *arguments)
     if kill is None and rank == 0:
         log.with_name("calls.json").write_text(json.dumps(tally))
 
@@ -130,10 +100,10 @@ def _watch(moment: str, tally: dict[str, int], kill: Kill | None) -> None:
     """Count the calls of a function, and kill this process at the one that is asked for."""
     module, _, path = TARGETS[moment].partition(":")
     *owners, name = path.split(".")
-    owner = functools.reduce(getattr, owners, import_module(module))
+    owner = reduce(getattr, owners, import_module(module))
     function = getattr(owner, name)
 
-    @functools.wraps(function)
+    @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if moment == "half a checkpoint" and isinstance(args[1], BytesIO):  # what processes send each other
             return function(*args, **kwargs)
@@ -152,8 +122,8 @@ def _watch(moment: str, tally: dict[str, int], kill: Kill | None) -> None:
 
 
 def _write_half(save: Callable[..., None], content: Any, target: Any) -> None:
-    whole = BytesIO()
-    save(content, whole)
+    complete = BytesIO()
+    save(content, complete)
     with open(target, "wb") if isinstance(target, str | Path) else nullcontext(target) as file:
-        file.write(whole.getvalue()[: whole.tell() // 2])
+        file.write(complete.getvalue()[: complete.tell() // 2])
         file.flush()

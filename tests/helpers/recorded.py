@@ -20,12 +20,12 @@ PLAIN = (
 
 
 def letters(reward, *, completions, targets):
-    """Share of characters that are letters: differs between random completions, none of which is well formed."""
-    return [sum(map(str.isalpha, one.text)) / max(1, len(one.text)) for one in completions]
+    """Reward the fraction of letters: it differs between random completions, none of which is well formed."""
+    return [sum(map(str.isalpha, completion.text)) / max(1, len(completion.text)) for completion in completions]
 
 
 def generate_by_name(policy, batch, num_generations, sampling, generator=None):
-    """Completions that depend on the clip's name alone, with rewards that differ within a group."""
+    """Draw completions that depend on the clip's name alone, and differ within a group."""
     rows = []
     for name in batch.names:
         draw = torch.Generator().manual_seed(crc32(name.encode()))

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 NAME = "simulated"
@@ -80,7 +80,7 @@ class SimulatedTensor(Tensor):
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        _require(isinstance(value, SimulatedTensor), "weights", "host memory stands where device memory did")
+        _require(isinstance(value, SimulatedTensor), "weights", "host memory in place of device memory")
         _require(value.stride() == self.stride() and value.shape == self.shape, "weights", "of another shape")
         self.inner = value.inner
 
@@ -130,13 +130,31 @@ def _is_pointwise(operation: Any) -> bool:
     return torch.Tag.pointwise in operation.tags or operation in TAKES_HOST_NUMBERS
 
 
-def _mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
-    """``value`` with each tensor in its lists, tuples and dicts changed."""
+def _unwrap(value: Any, tensors: list[Tensor], simulated: list[SimulatedTensor]) -> Any:
+    """Replace simulated tensors in lists, tuples and dicts by their inner ones; note all tensors on the way."""
     if isinstance(value, Tensor):
-        return change(value)
+        tensors.append(value)
+        if isinstance(value, SimulatedTensor):
+            simulated.append(value)
+            return value.inner
+        return value
+    if type(value) in (list, tuple):
+        return type(value)([_unwrap(item, tensors, simulated) for item in value])
     if isinstance(value, dict):
-        return {key: _mapped(change, one) for key, one in value.items()}
-    return type(value)([_mapped(change, one) for one in value]) if type(value) in (list, tuple) else value
+        return {key: _unwrap(item, tensors, simulated) for key, item in value.items()}
+    return value
+
+
+def _wrap(value: Any, outer: dict[int, SimulatedTensor]) -> Any:
+    """Replace tensors of a result by simulated ones: those of ``outer``, by the identity of their inner tensor."""
+    if isinstance(value, Tensor):
+        return outer[id(value)] if id(value) in outer else SimulatedTensor(value)
+    return type(value)([_wrap(item, outer) for item in value]) if type(value) in (list, tuple) else value
+
+
+@cache
+def _is_mutable(operation: Any) -> bool:
+    return bool(operation._schema.is_mutable)
 
 
 def _reshape(outer: SimulatedTensor) -> None:
@@ -149,30 +167,26 @@ def _reshape(outer: SimulatedTensor) -> None:
 def compute(operation: Any, arguments: Any, options: dict[str, Any]) -> Any:
     """Run one operation on the inner tensors, if a GPU would run it on the outer ones."""
     tensors: list[Tensor] = []
-    _mapped(tensors.append, (arguments, options))
-    simulated = [one for one in tensors if isinstance(one, SimulatedTensor)]
+    simulated: list[SimulatedTensor] = []
+    inner_arguments = [_unwrap(value, tensors, simulated) for value in arguments]
     device = options.get("device")
     on_device = bool(simulated) if device is None else torch.device(device).type == NAME
-    if simulated or on_device:
-        _check(operation, arguments, options, tensors, simulated, on_device)
-    if device is not None:
-        options["device"] = CPU if on_device else device
     if options.get("pin_memory"):
         options["pin_memory"] = False
-    inner_arguments, inner_options = _mapped(_inner, (tuple(arguments), options))
+    if not simulated and not on_device:
+        return operation(*arguments, **options)  # the host's own
+    inner_options = _unwrap(options, tensors, simulated)
+    _check(operation, arguments, options, tensors, simulated, on_device)
+    if device is not None:
+        inner_options["device"] = CPU if on_device else device
     result = operation(*inner_arguments, **inner_options)
-    outer = {id(one.inner): one for one in simulated}
-    for one in simulated:
-        if one.shape != one.inner.shape:
-            _reshape(one)
-
+    if _is_mutable(operation):
+        for tensor in simulated:
+            if tensor.shape != tensor.inner.shape:
+                _reshape(tensor)
     if operation is aten.copy_.default:
         return arguments[0]
-
-    def wrapped(value: Tensor) -> Tensor:
-        return outer[id(value)] if id(value) in outer else SimulatedTensor(value)
-
-    return _mapped(wrapped, result) if on_device else result
+    return _wrap(result, {id(tensor.inner): tensor for tensor in simulated}) if on_device else result
 
 
 def _inner(value: Any) -> Any:
@@ -199,14 +213,18 @@ def _check(
     if operation in TAKES_HOST_INDICES:
         self, indices, *rest = arguments
         _require(isinstance(self, SimulatedTensor), operation, "host memory is indexed from the device")
-        if any(one is not None and one.dtype == torch.bool for one in indices) and not (rest and rest[0].numel() == 1):
+        if any(index is not None and index.dtype == torch.bool for index in indices) and not (
+            rest and rest[0].numel() == 1
+        ):
             waits["boolean index"] += 1
         fits = not rest or isinstance(rest[0], SimulatedTensor) or rest[0].dim() == 0
         _require(fits, operation, "values in host memory")
         return
-    for one in tensors if simulated else ():
-        fits = isinstance(one, SimulatedTensor) or (one.dim() == 0 and _is_pointwise(operation))
-        _require(fits, operation, f"a host tensor {tuple(one.shape)} among the device's")
+    if len(tensors) == len(simulated):
+        return
+    for tensor in tensors if simulated else ():
+        fits = isinstance(tensor, SimulatedTensor) or (tensor.dim() == 0 and _is_pointwise(operation))
+        _require(fits, operation, f"a host tensor {tuple(tensor.shape)} among the device's")
 
 
 class SimulatedDevice(TorchDispatchMode):
@@ -280,7 +298,7 @@ def _register() -> None:
 
 @contextmanager
 def simulated_device(patch: Callable[[Any, str, Any], None]) -> Iterator[torch.device]:
-    """The device, while it is there.
+    """Simulate the device inside the block.
 
     Args:
         patch: ``monkeypatch.setattr``.
@@ -294,6 +312,13 @@ def simulated_device(patch: Callable[[Any, str, Any], None]) -> Iterator[torch.d
             yield torch.device(NAME, 0)
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)
+
+
+@contextmanager
+def host_alone(device: torch.device) -> Iterator[None]:
+    """Compute at full speed inside the block, where ``device`` is the CPU: nothing of the simulated one takes part."""
+    with _disable_current_modes() if device.type == "cpu" else nullcontext():
+        yield
 
 
 _register()

@@ -1,27 +1,27 @@
-"""A dozen synthetic clips, their tokenizer and briefly pretrained encoders, made once per session by the real code."""
+"""A dozen synthetic clips, their tokenizer, briefly pretrained encoders and a policy, all made by the real code."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
 from lightning_utilities.core.rank_zero import rank_zero_only
-from omegaconf import DictConfig
 
 from affectgpt_r1.cli.render import render
 from affectgpt_r1.cli.train import train
-from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.distributed.sharding import full_tensor
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.training.module import AffectModule
+from helpers.configs import compose_config
 from helpers.processes import TWO, held_port, run_two
 from helpers.recorded import generate_by_name, letters
+from helpers.shared import made_once
 
 SMALL = (
     "trainer.log_every_n_steps=1",
@@ -31,29 +31,34 @@ SMALL = (
 )
 
 
-def compose_config(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(name, overrides=list(overrides))
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with ``data/`` rendered, and ``outputs/pretrain_encoders`` trained for two steps.
+
+    The workers of pytest-xdist make it once and copy it.
+    """
+
+    def make(folder: Path) -> None:
+        sizes = ("num_caption=6", "num_exact=4", "num_validation=3", "num_test=4", "workers=1", "vocab_size=400")
+        render(compose_config("render", f"paths.data={folder}/data", *sizes))
+        briefly = (*paths(folder), *steps(2), "trainer.val_check_interval=2", "logger=none", *SMALL)
+        train(compose_config("train", "experiment=pretrain_encoders", *briefly))
+
+    return shutil.copytree(
+        made_once(tmp_path_factory, "workspace", make), tmp_path_factory.mktemp("workspace") / "copy"
+    )
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``data/`` rendered, and ``outputs/pretrain_encoders`` trained for two steps."""
-    folder = tmp_path_factory.mktemp("workspace")
-    sizes = ("num_caption=6", "num_exact=4", "num_validation=3", "num_test=4", "workers=1", "vocab_size=400")
-    render(compose_config("render", f"paths.data={folder}/data", *sizes))
-    train(
-        compose_config(
-            "train",
-            "experiment=pretrain_encoders",
-            *paths(folder),
-            *steps(2),
-            "trainer.val_check_interval=2",
-            "logger=none",
-            *SMALL,
-        )
-    )
-    return folder
+def sft_run(run_stage: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a policy for two steps of SFT, to start from; nobody trains it further."""
+    return run_stage("sft", tmp_path_factory.mktemp("sft") / "run", 2)
+
+
+@pytest.fixture(scope="session")
+def start(sft_run: Path) -> str:
+    """Return ``init_from=``, with which a run starts from :func:`sft_run`."""
+    return f"init_from={sft_run}/checkpoints/last.ckpt"
 
 
 def paths(folder: Path) -> tuple[str, ...]:
@@ -61,7 +66,7 @@ def paths(folder: Path) -> tuple[str, ...]:
 
 
 def steps(number: int) -> tuple[str, ...]:
-    """A run of ``number`` steps in epochs of three or two, whose schedule does not depend on ``number``."""
+    """Return overrides for ``number`` steps in epochs of three or two; the schedule does not depend on ``number``."""
     return (
         f"trainer.max_steps={number}",
         "trainer.val_check_interval=4",
@@ -72,7 +77,7 @@ def steps(number: int) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def stage_overrides(workspace: Path) -> Callable[..., tuple[str, ...]]:
-    """What :func:`run_stage` composes ``configs/train.yaml`` with."""
+    """Return what :func:`run_stage` composes ``configs/train.yaml`` with."""
 
     def build(experiment: str, run_folder: Path, number: int, *overrides: str) -> tuple[str, ...]:
         return (
@@ -111,7 +116,7 @@ def run_on_two(stage_overrides):
     """Run a stage in two processes that share this one's imports, as a launcher from outside would."""
 
     def run(experiment: str, folder: Path, number: int, *overrides: str) -> Path:
-        strategy = () if any(one.startswith("trainer=") for one in overrides) else ("trainer=ddp",)
+        strategy = () if any(override.startswith("trainer=") for override in overrides) else ("trainer=ddp",)
         composed = stage_overrides(experiment, folder, number, *strategy, *TWO, *overrides)
         with held_port() as port:
             run_two(_as_rank, port, composed)
@@ -122,13 +127,13 @@ def run_on_two(stage_overrides):
 
 @pytest.fixture
 def kept_gradients(monkeypatch):
-    """Every process writes the gradients of each optimizer step, as clipping sees them."""
+    """Let every process write the gradients of each optimizer step, as clipping sees them."""
     before = AffectModule.on_before_optimizer_step
 
     def keep(module, optimizer):
         before(module, optimizer)
         gradients = {
-            name: full_tensor(one.grad).clone() for name, one in module.named_parameters() if one.grad is not None
+            name: full_tensor(param.grad).clone() for name, param in module.named_parameters() if param.grad is not None
         }
         folder = Path(module.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +144,6 @@ def kept_gradients(monkeypatch):
 
 @pytest.fixture
 def rollout_by_name(monkeypatch):
-    """Completions that depend on the clip's name alone, with rewards that differ within a group."""
+    """Draw completions by the clip's name alone, and let the format reward be :func:`letters`."""
     monkeypatch.setattr(MultimodalPolicy, "generate", generate_by_name)
     monkeypatch.setattr(FormatReward, "__call__", letters)

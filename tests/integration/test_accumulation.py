@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -15,24 +14,24 @@ from affectgpt_r1.callbacks.checkpoints import LastCheckpoint
 from affectgpt_r1.callbacks.exact_resume import ExactResume
 from affectgpt_r1.engine.timing import PhaseTimer
 from helpers.recorded import PLAIN
+from helpers.runs import assert_equal_weights, checkpoint_of, logged_steps
 
 NOT_COMPARED = ("train/time/", "train/step_time", "train/memory/", "train/tokens_per_second", "train/learning_rate")
 
 
 def micro_batches(size: int, number: int) -> tuple[str, ...]:
-    """``number`` batches of ``size`` clips to an optimizer step, in epochs without a validation."""
+    """Return overrides for ``number`` batches of ``size`` clips per optimizer step, in epochs without a validation."""
     return (f"data.batch_size={size}", f"trainer.accumulate_grad_batches={number}")
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """What was logged of each optimizer step."""
-    (file,) = folder.glob("csv/*/metrics.csv")
-    found = [row for row in csv.DictReader(file.open(encoding="utf-8")) if row["train/loss"]]
-    return [{name: float(value) for name, value in row.items() if name.startswith("train/") and value} for row in found]
+    """Return what was logged of each optimizer step."""
+    steps = [row for row in logged_steps(folder) if row["train/loss"]]
+    return [{name: float(value) for name, value in row.items() if name.startswith("train/") and value} for row in steps]
 
 
 def compared(row: dict[str, float]) -> dict[str, float]:
-    """Without times, and without what describes a single micro-batch's answers."""
+    """Drop times, and what describes a single micro-batch's answers."""
     return {
         name: value for name, value in row.items() if not name.startswith((*NOT_COMPARED, "train/answers/answer_e"))
     }
@@ -42,17 +41,17 @@ def gradients(folder: Path, step: int, rank: int = 0) -> dict[str, torch.Tensor]
     return torch.load(folder / f"gradients_{step}_{rank}.pt")
 
 
-def assert_equal_steps(found: Path, expected: Path, num_steps: int, ranks: tuple[int, ...] = (0,)) -> None:
-    logs, wanted = rows(found), rows(expected)
+def assert_equal_steps(run: Path, expected: Path, num_steps: int, ranks: tuple[int, ...] = (0,)) -> None:
+    logs, wanted = rows(run), rows(expected)
     assert len(logs) == len(wanted) == num_steps
     for step in range(num_steps):
-        whole = gradients(expected, step)
-        norm = torch.stack([one.norm() for one in whole.values()]).norm().item()
+        full = gradients(expected, step)
+        norm = torch.stack([gradient.norm() for gradient in full.values()]).norm().item()
         assert norm > 1e-2
         for rank in ranks:
-            own = gradients(found, step, rank)
-            assert own.keys() == whole.keys()
-            for name, gradient in whole.items():
+            own = gradients(run, step, rank)
+            assert own.keys() == full.keys()
+            for name, gradient in full.items():
                 assert (own[name] - gradient).norm().item() < 2e-6 * norm, (step, rank, name)
         assert compared(logs[step]) == pytest.approx(compared(wanted[step]), rel=1e-5, abs=1e-5), step
 
@@ -60,36 +59,35 @@ def assert_equal_steps(found: Path, expected: Path, num_steps: int, ranks: tuple
 def test_sft(run_stage, run_on_two, kept_gradients, tmp_path):
     """Six clips: a step of four, and the epoch's rest of two, of which accumulation by three has one micro-batch."""
     options = (*PLAIN, "trainer.val_check_interval=6")
-    whole = run_stage("sft", tmp_path / "4x1", 2, *PLAIN, *micro_batches(4, 1), "trainer.val_check_interval=2")
+    full = run_stage("sft", tmp_path / "4x1", 2, *PLAIN, *micro_batches(4, 1), "trainer.val_check_interval=2")
     single = run_stage("sft", tmp_path / "1x4", 2, *options, *micro_batches(1, 4))
-    assert_equal_steps(single, whole, 2)
+    assert_equal_steps(single, full, 2)
     pairs = run_stage("sft", tmp_path / "2x2", 2, *PLAIN, *micro_batches(2, 2), "trainer.val_check_interval=3")
-    assert_equal_steps(pairs, whole, 2)
+    assert_equal_steps(pairs, full, 2)
     together = run_on_two("sft", tmp_path / "ddp", 2, *PLAIN, *micro_batches(1, 2), "trainer.val_check_interval=3")
-    assert_equal_steps(together, whole, 2, ranks=(0, 1))
+    assert_equal_steps(together, full, 2, ranks=(0, 1))
 
 
-def test_grpo(run_stage, run_on_two, kept_gradients, rollout_by_name, tmp_path):
+def test_grpo(run_stage, run_on_two, kept_gradients, rollout_by_name, start, tmp_path):
     """Four clips: a step of three and the epoch's rest of one; or of two micro-batches in each of two processes."""
-    start = f"init_from={run_stage('sft', tmp_path / 'sft', 2)}/checkpoints/last.ckpt"
     options = (*PLAIN, start, "stage.beta=0.04", "stage.num_generations=4", "callbacks.completions.every_n_steps=1")
     options = (*options, "stage.loss_type=bnpo", "stage.loss_normalizer=accumulated_batch")
-    whole = run_stage("grpo", tmp_path / "3x1", 2, *options, *micro_batches(3, 1))
+    full = run_stage("grpo", tmp_path / "3x1", 2, *options, *micro_batches(3, 1))
     single = run_stage("grpo", tmp_path / "1x3", 2, *options, *micro_batches(1, 3))
-    assert_equal_steps(single, whole, 2)
+    assert_equal_steps(single, full, 2)
     assert {"train/reward_std", "train/kl", "train/completions/max_length", "train/hacking/constant3_reward"} <= set(
         rows(single)[0]
     )
     for step in (1, 2):
-        tables = [(folder / "completions" / f"step_{step:06d}.jsonl").read_text() for folder in (single, whole)]
+        tables = [(folder / "completions" / f"step_{step:06d}.jsonl").read_text() for folder in (single, full)]
         completions = [
             [(row["name"], row["completion"]) for row in map(json.loads, table.splitlines())] for table in tables
         ]
         assert completions[0] == completions[1]
         assert len(completions[0]) == 4 * (3, 1)[step - 1]
-    whole = run_stage("grpo", tmp_path / "4x1", 1, *options, *micro_batches(4, 1))
+    full = run_stage("grpo", tmp_path / "4x1", 1, *options, *micro_batches(4, 1))
     together = run_on_two("grpo", tmp_path / "ddp", 1, *options, *micro_batches(1, 2))
-    assert_equal_steps(together, whole, 1, ranks=(0, 1))
+    assert_equal_steps(together, full, 1, ranks=(0, 1))
 
 
 def test_times_and_progress_are_those_of_all_micro_batches(run_stage, tmp_path, monkeypatch, capsys):
@@ -108,7 +106,7 @@ def test_times_and_progress_are_those_of_all_micro_batches(run_stage, tmp_path, 
 
 @pytest.mark.parametrize("experiment", ["sft", "grpo"])
 def test_a_step_that_is_cut_between_its_micro_batches_resumes(run_stage, tmp_path, monkeypatch, experiment):
-    """A validation in mid-step writes the checkpoint: weights, logs and the completions' table are those of no cut."""
+    """A validation in mid-step writes the checkpoint: weights, logs and completions are those of an uncut run."""
     saved, cut = LastCheckpoint.on_validation_end, tmp_path / "cut"
 
     def keep_first(callback, trainer, module):
@@ -123,8 +121,8 @@ def test_a_step_that_is_cut_between_its_micro_batches_resumes(run_stage, tmp_pat
         options = (*options, "init_from=null", "prompt.max_completion_length=8")
     with monkeypatch.context() as patch:
         patch.setattr(LastCheckpoint, "on_validation_end", keep_first)
-        whole = run_stage(experiment, tmp_path / "whole", 2, *options)
-    stored = torch.load(cut / "checkpoints" / "last.ckpt", weights_only=True)
+        full = run_stage(experiment, tmp_path / "uncut", 2, *options)
+    stored = checkpoint_of(cut)
     assert (stored["position"], stored["accumulated"]["num_batches"]) == ([0, 2], 2)
     resumed: list[dict] = []
     monkeypatch.setattr(
@@ -137,15 +135,11 @@ def test_a_step_that_is_cut_between_its_micro_batches_resumes(run_stage, tmp_pat
     assert again["accumulated"] == stored["accumulated"]
     assert torch.equal(again["random_state"]["torch"], stored["random_state"]["torch"])
     assert again["gradients"].keys() == stored["gradients"].keys() != set()
-    assert all(torch.equal(again["gradients"][name], one) for name, one in stored["gradients"].items())
-    expected, found = (
-        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (whole, cut)
-    )
-    for name, tensor in expected.items():
-        assert torch.equal(tensor, found[name]), name
-    assert [compared(row) for row in rows(cut)] == [compared(row) for row in rows(whole)]
+    assert all(torch.equal(again["gradients"][name], gradient) for name, gradient in stored["gradients"].items())
+    assert_equal_weights(checkpoint_of(full), checkpoint_of(cut))
+    assert [compared(row) for row in rows(cut)] == [compared(row) for row in rows(full)]
     assert all(row["train/step_time"] > stored["seconds"]["step_time"] for row in rows(cut)[:1])
     if experiment == "grpo":
         first = "completions/step_000001.jsonl"
-        assert (cut / first).read_text() == (whole / first).read_text()
+        assert (cut / first).read_text() == (full / first).read_text()
         assert (cut / first).read_text().count("\n") == 9

@@ -1,32 +1,23 @@
-"""Both stages in bfloat16 under autocast, with activations computed anew in the backward pass."""
+"""Both stages in bfloat16 under autocast, also with gradient checkpointing."""
 
 from __future__ import annotations
 
-import csv
 import math
 
 import pytest
 import torch
 
 from affectgpt_r1.rewards.format import FormatReward
+from helpers.recorded import letters
+from helpers.runs import checkpoint_of, logged_steps
 
 LORA = "model.lora={r: 4, alpha: 8, dropout: 0.1, target_modules: [q_proj, v_proj]}"
 MIXED = ("trainer.precision=bf16-mixed", "logger=csv")
 
 
 def _logged(folder):
-    (file,) = folder.glob("csv/*/metrics.csv")
-    rows = [row for row in csv.DictReader(file.open(encoding="utf-8")) if row["train/loss"]]
+    rows = [row for row in logged_steps(folder) if row["train/loss"]]
     return [float(row["train/loss"]) for row in rows], [float(row["train/grad_norm"]) for row in rows]
-
-
-def _weights(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
-@pytest.fixture
-def start(run_stage, tmp_path):
-    return run_stage("sft", tmp_path / "start", 1)
 
 
 @pytest.mark.parametrize("options", [(), ("model.gradient_checkpointing=true", LORA)])
@@ -37,18 +28,14 @@ def test_sft_in_bfloat16(run_stage, tmp_path, options):
     assert losses == pytest.approx(expected, rel=0.02)
     assert losses != expected
     assert all(math.isfinite(norm) and norm > 0 for norm in norms)
-    for name, tensor in _weights(mixed).items():
+    for name, tensor in checkpoint_of(mixed)["state_dict"].items():
         assert tensor.dtype == torch.float32
         assert torch.isfinite(tensor).all(), name
 
 
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
-def test_grpo_in_bfloat16(run_stage, start, tmp_path, monkeypatch, checkpointing):
-    def letters(reward, *, completions, targets):
-        return [sum(map(str.isalpha, one.text)) / max(1, len(one.text)) for one in completions]
-
+def test_grpo_in_bfloat16(run_stage, sft_run, start, tmp_path, monkeypatch, checkpointing):
     monkeypatch.setattr(FormatReward, "__call__", letters)
-    checkpoint = f"init_from={start}/checkpoints/last.ckpt"
     options = (
         "stage.beta=0.04",
         "stage.num_generations=4",
@@ -56,12 +43,12 @@ def test_grpo_in_bfloat16(run_stage, start, tmp_path, monkeypatch, checkpointing
         "optim.optimizer.lr=0.1",
     )
     folder = run_stage(
-        *("grpo", tmp_path / "mixed", 2, checkpoint, *MIXED, *options),
+        *("grpo", tmp_path / "mixed", 2, start, *MIXED, *options),
         *(f"model.gradient_checkpointing={checkpointing}", "model.share_prefix=true"),
     )
     losses, norms = _logged(folder)
     assert all(map(math.isfinite, losses))
     assert all(math.isfinite(norm) and norm > 0 for norm in norms)
-    before, after = _weights(start), _weights(folder)
+    before, after = (checkpoint_of(run)["state_dict"] for run in (sft_run, folder))
     assert any(not torch.equal(before[name], tensor) for name, tensor in after.items())
     assert all(torch.isfinite(tensor).all() for tensor in after.values())

@@ -1,19 +1,17 @@
-"""Both stages through the command line on a dozen clips, with MLflow; how a terminated run is recorded."""
+"""Both stages through the command line on a dozen clips, with MLflow; what is recorded of a run that was ended."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
 
-from affectgpt_r1.tracking.database import ensure_database
-from helpers.forked import run_module
+from helpers.forked import forget_modules, run_command
+from helpers.runs import tracked_runs
 
 OVERRIDES = (
     "trainer.log_every_n_steps=1",
@@ -29,8 +27,8 @@ def _arguments(workspace, *overrides):
     return (f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", "experiment_name=cli", *overrides)
 
 
-def _run(module, workspace, *overrides):
-    done = run_module(module, *_arguments(workspace, *overrides))
+def _run(command, workspace, *overrides):
+    done = run_command(command, *_arguments(workspace, *overrides))
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 
@@ -40,23 +38,17 @@ def trained(workspace):
     """SFT, GRPO, control and evaluation, one after the other; returns the workspace and what evaluation printed."""
     for experiment in ("sft", "grpo", "control"):
         limit = () if experiment == "control" else ("trainer.max_steps=4",)
-        _run("cli.train", workspace, f"experiment={experiment}", *OVERRIDES, *limit)
-    return workspace, _run("cli.evaluate", workspace, "data.eval_batch_size=4")
-
-
-def _client(workspace):
-    return MlflowClient(ensure_database(workspace / "outputs"))
+        _run("train", workspace, f"experiment={experiment}", *OVERRIDES, *limit)
+    return workspace, _run("evaluate", workspace, "data.eval_batch_size=4")
 
 
 def _run_of(workspace, stage):
-    client = _client(workspace)
-    experiment = client.get_experiment_by_name("cli")
-    runs = client.search_runs([experiment.experiment_id], f"tags.stage = '{stage}'")
-    assert len(runs) == 1
-    return client, runs[0]
+    client, runs = tracked_runs(workspace / "outputs", "cli")
+    (run,) = (run for run in runs if run.data.tags["stage"] == stage)
+    return client, run
 
 
-def test_summary_holds_every_system_and_figure(trained):
+def test_summary_holds_every_system_and_metric(trained):
     workspace, printed = trained
     summary = json.loads((workspace / "outputs" / "cli" / "summary.json").read_text())
     assert summary["synthetic"] is True
@@ -76,7 +68,7 @@ def test_summary_holds_every_system_and_figure(trained):
     assert "cli/control/checkpoints/best.ckpt" in (workspace / "outputs" / "cli" / "tables.txt").read_text()
 
 
-def test_predictions_are_one_row_a_clip(trained):
+def test_predictions_have_one_row_per_clip(trained):
     workspace, _ = trained
     rows = [json.loads(line) for line in (workspace / "outputs/cli/predictions/grpo.jsonl").read_text().splitlines()]
     assert [row["name"] for row in rows] == [f"synthetic_test_{number:05d}" for number in range(4)]
@@ -130,32 +122,29 @@ def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, numbe
             os.kill(process, number)
 
     limits = ("trainer.max_steps=100000", f"experiment_name={name}")
-    done = run_module("cli.train", *_arguments(workspace, "experiment=sft", *OVERRIDES, *limits), on_line=interrupt)
+    done = run_command("train", *_arguments(workspace, "experiment=sft", *OVERRIDES, *limits), on_line=interrupt)
     assert done.returncode == code
-    client = _client(workspace)
-    experiment = client.get_experiment_by_name(name)
-    (record,) = client.search_runs([experiment.experiment_id])
+    _, (record,) = tracked_runs(workspace / "outputs", name)
     assert record.info.status == "KILLED"
     assert (workspace / "outputs" / name / "sft" / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_failing_run_is_recorded_as_failed(workspace):
     missing = ("experiment=sft", "experiment_name=cli-fails", "data.train_labels=track9_missing.csv")
-    done = run_module("cli.train", *_arguments(workspace, *missing))
+    done = run_command("train", *_arguments(workspace, *missing))
     assert done.returncode == 2
     assert "track9_missing.csv" in done.stderr.splitlines()[-1]
-    client = _client(workspace)
-    (record,) = client.search_runs([client.get_experiment_by_name("cli-fails").experiment_id])
+    _, (record,) = tracked_runs(workspace / "outputs", "cli-fails")
     assert record.info.status == "FAILED"
 
 
 def test_csv_logging_works_without_mlflow(workspace):
-    code = "import sys; sys.modules['mlflow'] = None; from affectgpt_r1.cli.train import main; main()"
-    command = [
-        *(sys.executable, "-c", code, *_arguments(workspace, "experiment=sft", *OVERRIDES)),
-        *("trainer.max_steps=2", "logger=csv", "experiment_name=cli-csv"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    def forget_mlflow():
+        forget_modules("affectgpt_r1", "mlflow")
+        sys.modules["mlflow"] = None  # an import of it is an error
+
+    options = ("experiment=sft", *OVERRIDES, "trainer.max_steps=2", "logger=csv", "experiment_name=cli-csv")
+    done = run_command("train", *_arguments(workspace, *options), prepare=forget_mlflow)
     assert done.returncode == 0, done.stderr[-3000:]
     (metrics,) = (workspace / "outputs/cli-csv/sft/csv").rglob("metrics.csv")
     assert "train/loss" in metrics.read_text().splitlines()[0]

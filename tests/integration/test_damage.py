@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-import affectgpt_r1.cli.evaluate
-import affectgpt_r1.cli.export
-import affectgpt_r1.cli.predict
-import affectgpt_r1.cli.report
-import affectgpt_r1.cli.train
+from helpers.forked import run_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -58,31 +53,10 @@ def _replaced(content: bytes, block: bytes) -> bytes:
     return content[:middle] + block + content[middle + len(block) :]
 
 
-def run(folder: Path, main: Callable[[], None], *arguments: str) -> tuple[int, str]:
-    """Call a command in a fork; returns its exit code and what it printed."""
-    printed = folder / "printed"
-    pid = os.fork()
-    if pid == 0:  # pragma: no cover
-        code = 70
-        try:
-            descriptor = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-            sys.argv = ["affectgpt-r1", *arguments]
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        except BaseException as error:
-            import traceback
-
-            traceback.print_exception(error)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), printed.read_text(errors="replace")
+def run(*arguments: str) -> tuple[int, str]:
+    """Run a command; returns its exit code and what it printed, the errors last."""
+    done = run_command(*arguments)
+    return done.returncode, done.stdout + done.stderr
 
 
 def paths(folder: Path) -> tuple[str, ...]:
@@ -102,26 +76,25 @@ def overrides(folder: Path) -> tuple[str, ...]:
 
 
 def train(folder: Path) -> Outcome:
-    code, said = run(folder, affectgpt_r1.cli.train.main, "experiment=sft", *overrides(folder))
+    code, said = run("train", "experiment=sft", *overrides(folder))
     sft = folder / "outputs" / "test" / "sft"
     result = None
     if code == 0:
         state = torch.load(sft / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         record = json.loads((sft / "run.json").read_text())
-        result = ({name: float(one.double().sum()) for name, one in state.items()}, record["metrics"]["val/f1"])
+        result = ({name: float(tensor.double().sum()) for name, tensor in state.items()}, record["metrics"]["val/f1"])
     return Outcome(code, said, result)
 
 
 def resume(folder: Path) -> Outcome:
-    """As after a kill between the last checkpoint and the record."""
+    """Train on, as after a kill between the last checkpoint and the record."""
     (folder / "outputs" / "test" / "sft" / "run.json").unlink(missing_ok=True)
     return train(folder)
 
 
 def evaluate(folder: Path) -> Outcome:
     code, said = run(
-        folder,
-        affectgpt_r1.cli.evaluate.main,
+        "evaluate",
         *paths(folder),
         "data.eval_batch_size=4",
         f"paths.features={folder}/features",
@@ -136,8 +109,7 @@ def predict_with(checkpoint: str) -> Callable[[Path], Outcome]:
         video = next((folder / "data" / "video").glob("*.mp4"))
         output = folder / "rows.jsonl"
         code, said = run(
-            folder,
-            affectgpt_r1.cli.predict.main,
+            "predict",
             *(str(video), "--checkpoint", str(folder / checkpoint), "--output", str(output), "--faces", "centre"),
             *("--no-contributions", "--subtitle", "So it is."),
         )
@@ -148,7 +120,7 @@ def predict_with(checkpoint: str) -> Callable[[Path], Outcome]:
 
 def report(folder: Path) -> Outcome:
     """There is no sweep, which is one line; so is damage."""
-    code, said = run(folder, affectgpt_r1.cli.report.main, "--outputs", str(folder / "outputs"))
+    code, said = run("report", "--outputs", str(folder / "outputs"))
     return Outcome(code, said, said if code == 0 else None)
 
 
@@ -180,15 +152,14 @@ STARTS = {
 
 @pytest.fixture(scope="module")
 def base(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished SFT run, the evaluated policy's features, and an exported folder."""
+    """Make a finished SFT run, the evaluated policy's features, and an exported folder."""
     folder = tmp_path_factory.mktemp("base")
     shutil.copytree(workspace, folder, dirs_exist_ok=True)
-    whole = train(folder)
-    assert whole.code == 0, whole.said
+    undamaged = train(folder)
+    assert undamaged.code == 0, undamaged.said
     assert evaluate(folder).code == 0
     code, said = run(
-        folder,
-        affectgpt_r1.cli.export.main,
+        "export",
         *(f"init_from={folder}/{RUN}/checkpoints/best.ckpt", "--output", str(folder / EXPORTED), *paths(folder)),
     )
     assert code == 0, said
@@ -204,20 +175,20 @@ def damaged_files(base: Path, patterns: tuple[str, ...]) -> Iterator[str]:
         yield from (str(path.relative_to(base)) for path in some)
 
 
-def judge(file: str, damage: str, outcome: Outcome, whole: Outcome) -> str:
-    """What became of the damage; a fault begins with ``FAULT``."""
+def judge(file: str, damage: str, outcome: Outcome, undamaged: Outcome) -> str:
+    """Say what became of the damage; a fault begins with ``FAULT``."""
     last = next((line for line in reversed(outcome.said.splitlines()) if line.strip()), "")
     if "Traceback" in outcome.said:
         return f"FAULT traceback: {last[:160]}"
-    if outcome.code != whole.code:
+    if outcome.code != undamaged.code:
         named = len(last) < 1500 and Path(file).name.split(".")[0] in last
         return f"one line: {last[:160]}" if outcome.code == 2 and named else f"FAULT {outcome.code}: {last[:160]}"
     if outcome.code:
-        return f"one line: {last[:160]}" if last != whole.said.splitlines()[-1] else "same line as without damage"
-    if outcome.result == whole.result:
+        return f"one line: {last[:160]}" if last != undamaged.said.splitlines()[-1] else "same line as without damage"
+    if outcome.result == undamaged.result:
         repaired = [line for line in outcome.said.splitlines() if "damaged" in line or "was empty" in line]
         return f"repaired: {repaired[0][-160:]}" if repaired else "no difference"
-    unprotected = any(one in file for one in (*NOT_READ, *UNPROTECTED))
+    unprotected = any(name in file for name in (*NOT_READ, *UNPROTECTED))
     return "not protected" if unprotected else "FAULT silent use"
 
 
@@ -244,13 +215,13 @@ def test_no_damage_is_used_in_silence_or_ends_in_a_traceback(base, tmp_path_fact
                 path.write_bytes(content)
                 os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
-    whole = outcome()
-    assert "Traceback" not in whole.said, whole.said
-    assert whole.code == (2 if start == "report" else 0), whole.said
+    undamaged = outcome()
+    assert "Traceback" not in undamaged.said, undamaged.said
+    assert undamaged.code == (2 if start == "report" else 0), undamaged.said
     faults = []
     for file in list(damaged_files(base, patterns)):
         for damage in DAMAGES:
-            verdict = judge(file, damage, outcome(file, damage), whole).replace(str(base), "")
+            verdict = judge(file, damage, outcome(file, damage), undamaged).replace(str(base), "")
             print(f"| {start} | {file} | {damage} | {verdict} |", flush=True)
             if verdict.startswith("FAULT"):
                 faults.append((file, damage, verdict))

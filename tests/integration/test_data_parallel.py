@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.rewards.format import FormatReward
-from affectgpt_r1.tracking.database import ensure_database
-from helpers.processes import SECONDS, TWO, held_port
+from helpers.forked import run_command
+from helpers.processes import TWO, held_port
 from helpers.recorded import PLAIN, letters
+from helpers.runs import assert_equal_weights, checkpoint_of, logged_steps, tracked_runs
 
 TEST_CLIPS = [f"synthetic_test_{number:05d}" for number in range(4)]
 
 
-@pytest.fixture(scope="module")
-def start(run_stage, tmp_path_factory) -> str:
-    return f"init_from={run_stage('sft', tmp_path_factory.mktemp('sft'), 2)}/checkpoints/last.ckpt"
-
-
-def checkpoint(folder: Path) -> dict:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-
-
 def metrics(folder: Path) -> dict[str, list[float]]:
-    """Logged validation and training metrics, step by step, without times."""
-    (file,) = folder.glob("csv/*/metrics.csv")  # the first process's alone
-    rows = list(csv.DictReader(file.open(encoding="utf-8")))
+    """Return logged validation and training metrics, step by step, without times."""
+    rows = logged_steps(folder)
     wanted = ["train/loss", "train/grad_norm", *(name for name in rows[0] if name.startswith("val/"))]
     return {name: [float(row[name]) for row in rows if row[name]] for name in wanted}
 
 
 def answered(folder: Path) -> list[str]:
-    """The test clips that a run has answered."""
+    """Return the test clips that a run has answered."""
     return [json.loads(line)["name"] for line in (folder / "test" / "answers.jsonl").read_text().splitlines()]
 
 
@@ -91,30 +79,28 @@ def test_grpo_on_two_processes_resumes_in_mid_buffer(run_on_two, start, tmp_path
         *("stage.num_generations=2", "trainer.accumulate_grad_batches=3", "prompt.max_completion_length=8"),
         *("trainer.val_check_interval=5", "stage.beta=0.04"),
     )
-    whole = checkpoint(run_on_two("grpo", tmp_path / "whole", 4, *options))
+    uncut = checkpoint_of(run_on_two("grpo", tmp_path / "uncut", 4, *options))
     run_on_two("grpo", tmp_path / "cut", 1, *options)
-    left = checkpoint(tmp_path / "cut")
+    left = checkpoint_of(tmp_path / "cut")
     (other,) = left["other_processes"]
     assert left["rollout_buffer"]["visits"] == other["rollout_buffer"]["visits"] == 3
     assert left["rollout_buffer"]["buffer"]["batch"]["names"] != other["rollout_buffer"]["buffer"]["batch"]["names"]
     run_on_two("grpo", tmp_path / "cut", 4, *options, "ckpt_path=last")
-    resumed = checkpoint(tmp_path / "cut")
-    assert resumed["position"] == whole["position"]
-    for name, tensor in whole["state_dict"].items():
-        assert torch.equal(tensor, resumed["state_dict"][name]), name
+    resumed = checkpoint_of(tmp_path / "cut")
+    assert resumed["position"] == uncut["position"]
+    assert_equal_weights(uncut, resumed)
 
 
 def test_a_sharded_run_resumes(run_on_two, tmp_path):
-    """In mid-epoch, with gradients accumulated: weights and moments are dealt again, and then made whole to answer."""
+    """In mid-epoch, with gradients accumulated: weights and moments are sharded again, and gathered to answer."""
     options = ("trainer=fsdp", "logger=none", "data.batch_size=1", "trainer.accumulate_grad_batches=2")
     options = (*options, "trainer.val_check_interval=3", "callbacks.last_checkpoint.every_n_steps=100")
-    whole = checkpoint(run_on_two("sft", tmp_path / "whole", 4, *options))
+    uncut = checkpoint_of(run_on_two("sft", tmp_path / "uncut", 4, *options))
     run_on_two("sft", tmp_path / "cut", 1, *options)
-    assert checkpoint(tmp_path / "cut")["position"] == [0, 2]
+    assert checkpoint_of(tmp_path / "cut")["position"] == [0, 2]
     run_on_two("sft", tmp_path / "cut", 4, *options, "ckpt_path=last", "evaluate_after=true")
-    resumed = checkpoint(tmp_path / "cut")
-    for name, tensor in whole["state_dict"].items():
-        assert torch.equal(tensor, resumed["state_dict"][name]), name
+    resumed = checkpoint_of(tmp_path / "cut")
+    assert_equal_weights(uncut, resumed)
     assert answered(tmp_path / "cut") == TEST_CLIPS
 
 
@@ -126,39 +112,26 @@ def test_a_checkpoint_of_two_processes_does_not_resume_on_one(run_stage, run_on_
 
 @pytest.fixture
 def command(stage_overrides, workspace):
-    """Run ``train`` as a user does; Lightning starts the second process."""
+    """Run ``train`` as a user does; Lightning starts the second process, in an interpreter of its own."""
 
     def run(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-        program = Path(sys.executable).with_name("affectgpt-r1")
         given = (f"experiment_name={name}", "logger=mlflow", "trainer=ddp", *TWO, *overrides)
+        composed = stage_overrides("sft", workspace / "outputs" / name / "sft", 2, *given)
         with held_port() as port:
-            return subprocess.run(
-                [program, "train", *stage_overrides("sft", workspace / "outputs" / name / "sft", 2, *given)],
-                env={**os.environ, "MASTER_PORT": str(port)},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=SECONDS,
-            )
+            return run_command("train", *composed, prepare=lambda: os.environ.update(MASTER_PORT=str(port)))
 
     return run
-
-
-def runs(workspace: Path, name: str) -> tuple[MlflowClient, list]:
-    client = MlflowClient(ensure_database(workspace / "outputs"))
-    return client, client.search_runs([client.get_experiment_by_name(name).experiment_id])
 
 
 def test_the_command_leaves_one_finished_run(command, workspace):
     done = command("two", "trainer.val_check_interval=1", "data.eval_batch_size=1", "evaluate_after=true")
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("sft 2/2  loss") == 1
-    client, found = runs(workspace, "two")
-    (run,) = found
+    client, (run,) = tracked_runs(workspace / "outputs", "two")
     assert run.info.status == "FINISHED"
     for name in ("train/loss", "val/f1", "data/unreadable_clips"):
         history = client.get_metric_history(run.info.run_id, name)
-        assert len({one.step for one in history}) == len(history), name
+        assert len({logged.step for logged in history}) == len(history), name
     assert len(client.get_metric_history(run.info.run_id, "val/f1")) == 2
     folder = workspace / "outputs" / "two" / "sft"
     assert answered(folder) == TEST_CLIPS
@@ -167,10 +140,10 @@ def test_the_command_leaves_one_finished_run(command, workspace):
 
 
 @pytest.mark.slow  # beyond test_a_sharded_run_resumes, only that Lightning starts the second process
-def test_the_command_deals_weights(command, workspace):
-    done = command("dealt", "trainer=fsdp", "evaluate_after=true")
+def test_the_command_shards_weights(command, workspace):
+    done = command("sharded", "trainer=fsdp", "evaluate_after=true")
     assert done.returncode == 0, done.stderr[-4000:]
-    assert answered(workspace / "outputs" / "dealt" / "sft") == TEST_CLIPS
+    assert answered(workspace / "outputs" / "sharded" / "sft") == TEST_CLIPS
 
 
 def test_a_process_that_fails_ends_the_other(command, workspace, tmp_path):
@@ -187,5 +160,5 @@ def test_a_process_that_fails_ends_the_other(command, workspace, tmp_path):
     done = command("fails", f"paths.data={data}", *limits)
     assert done.returncode == 2, done.stderr[-4000:]
     assert f"synthetic_caption_{second:05d}.wav" in done.stderr
-    _, (run,) = runs(workspace, "fails")
+    _, (run,) = tracked_runs(workspace / "outputs", "fails")
     assert run.info.status == "FAILED"

@@ -1,18 +1,19 @@
-"""A run that SIGKILL ends in the middle of a buffer and of an accumulated step goes on bit-equal, in a later epoch."""
+"""A run that SIGKILL ends in mid-buffer and within an accumulated step continues bit-equal, in a later epoch, too."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 
 from affectgpt_r1.rewards.format import FormatReward
-from affectgpt_r1.training.module import AffectModule
 from helpers.forked import run_forked
+from helpers.recorded import letters
+from helpers.runs import assert_equal_checkpoints, checkpoint_of, signal_at_batch
 
 # Epochs of 8 batches, of which one samples and seven visit its buffer; an optimizer step every 2, validation every 5.
 BUFFERED = (
@@ -36,11 +37,6 @@ GRPO = (
 STEPS_MORE = 9  # two epochs and more
 
 
-def letters(reward, *, completions, targets) -> list[float | None]:
-    """Share of characters that are letters: differs between random completions, none of which is well formed."""
-    return [sum(map(str.isalpha, one.text)) / max(1, len(one.text)) for one in completions]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _reward_letters() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -54,76 +50,52 @@ def run_until_killed(run_stage):
 
     def run(experiment: str, folder: Path, number: int, last: int, *overrides: str) -> dict:
         def until_killed():
-            started = AffectModule.on_train_batch_start
-            batches = 0
-
-            def start_or_die(module, batch, batch_idx):
-                nonlocal batches
-                batches += 1
-                if batches > last:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                started(module, batch, batch_idx)
-
-            AffectModule.on_train_batch_start = start_or_die
+            batches = count(1)
+            signal_at_batch(lambda module: next(batches) > last)
             run_stage(experiment, folder, number, *overrides)
 
         finished = run_forked(until_killed)
         assert finished.returncode == -signal.SIGKILL, finished.stderr
-        return last_checkpoint(folder)
+        return checkpoint_of(folder)
 
     return run
 
 
-def last_checkpoint(folder: Path) -> dict:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-
-
 @pytest.fixture(scope="module")
-def start(run_stage, tmp_path_factory) -> str:
+def lora_start(run_stage, tmp_path_factory) -> str:
     return f"init_from={run_stage('sft', tmp_path_factory.mktemp('sft'), 2, *LORA)}/checkpoints/last.ckpt"
 
 
 @pytest.fixture(scope="module")
-def whole_grpo_run(run_stage, start, tmp_path_factory) -> dict:
-    return last_checkpoint(run_stage("grpo", tmp_path_factory.mktemp("whole"), 7 + STEPS_MORE, start, *GRPO))
+def uncut_grpo_run(run_stage, lora_start, tmp_path_factory) -> dict:
+    return checkpoint_of(run_stage("grpo", tmp_path_factory.mktemp("uncut"), 7 + STEPS_MORE, lora_start, *GRPO))
 
 
 # After 13 batches the last checkpoint is that of step 6, in mid-buffer; after 15 it is that of a validation, which came
 # between the two batches of a step.
 @pytest.mark.parametrize(("last", "position", "visits"), [(13, [1, 4], 4), (15, [1, 7], 7)])
 def test_grpo_killed_in_mid_buffer(
-    whole_grpo_run, start, run_until_killed, run_stage, tmp_path, last, position, visits
+    uncut_grpo_run, lora_start, run_until_killed, run_stage, tmp_path, last, position, visits
 ):
     steps = 7 + STEPS_MORE
-    left = run_until_killed("grpo", tmp_path, steps, last, start, *GRPO)
+    left = run_until_killed("grpo", tmp_path, steps, last, lora_start, *GRPO)
     assert left["position"] == position
     assert left["rollout_buffer"]["visits"] == visits
     assert bool(left["gradients"]) == (position[1] % 2 == 1)
     assert left["reference"]
     assert left["rollout_buffer"]["buffer"]["advantages"].abs().max() > 0.1
     torch.manual_seed(99)  # whatever the global generator holds must not matter
-    run_stage("grpo", tmp_path, steps, start, *GRPO, "ckpt_path=last")
-    resumed = last_checkpoint(tmp_path)
-    _assert_equal(whole_grpo_run, resumed)
+    run_stage("grpo", tmp_path, steps, lora_start, *GRPO, "ckpt_path=last")
+    resumed = checkpoint_of(tmp_path)
+    assert_equal_checkpoints(uncut_grpo_run, resumed)
     assert resumed["global_step"] >= left["global_step"] + STEPS_MORE
 
 
 def test_sft_killed_within_an_accumulated_step(run_until_killed, run_stage, tmp_path, tmp_path_factory):
     steps = 5 + STEPS_MORE
     options = (*BUFFERED, *LORA, "data.modality_dropout=0.3", "trainer.val_check_interval=1000")
-    whole = last_checkpoint(run_stage("sft", tmp_path_factory.mktemp("whole"), steps, *options))
+    uncut = checkpoint_of(run_stage("sft", tmp_path_factory.mktemp("uncut"), steps, *options))
     left = run_until_killed("sft", tmp_path, steps, 10, *options)
     assert left["position"] == [1, 4]
     run_stage("sft", tmp_path, steps, *options, "ckpt_path=last")
-    _assert_equal(whole, last_checkpoint(tmp_path))
-
-
-def _assert_equal(whole, resumed):
-    assert whole["global_step"] == resumed["global_step"]
-    assert whole["position"] == resumed["position"]
-    for name, tensor in whole["state_dict"].items():
-        assert torch.equal(tensor, resumed["state_dict"][name]), name
-    first, second = (checkpoint["optimizer_states"][0]["state"] for checkpoint in (whole, resumed))
-    for key, moments in first.items():
-        for name, tensor in moments.items():
-            assert torch.equal(tensor, second[key][name]), (key, name)
+    assert_equal_checkpoints(uncut, checkpoint_of(tmp_path))

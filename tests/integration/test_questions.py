@@ -1,14 +1,13 @@
-"""Whole runs on label files without emotion words: descriptions to choose between, scores to state."""
+"""Runs on label files without emotion words: descriptions to choose between, scores to state."""
 
 from __future__ import annotations
 
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
 
 from affectgpt_r1.cli.train import train
-from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.errors import ConfigError
+from helpers.configs import compose_config
 
 PREFERENCE = (
     "data.questions=[preference]",
@@ -30,8 +29,7 @@ def run(stage_overrides, workspace, tmp_path):
     def build(*overrides):
         settings = (*(f"data.{file}" for file in files), "data.val_fraction=0.4", *overrides)
         changed = stage_overrides("sft", tmp_path / "run", 2, *settings, "trainer.val_check_interval=2")
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return train(compose("train", overrides=list(changed)))
+        return train(compose_config("train", *changed))
 
     return build
 
@@ -39,7 +37,7 @@ def run(stage_overrides, workspace, tmp_path):
 def test_preferences_are_learned_and_validated_by_their_loss(run):
     metrics = run(*PREFERENCE)
     assert 0 < metrics["best"] == metrics["val/loss"] < 20
-    assert (metrics["val/accuracy"], metrics["val/waf"]) == (0.0, 0.0)  # four tokens are no sentence
+    assert (metrics["val/accuracy"], metrics["val/waf"]) == (0.0, 0.0)  # four tokens are not a sentence
     assert metrics["val/scored"] > 1
     assert "val/f1" not in metrics  # there are no emotion words to score
 

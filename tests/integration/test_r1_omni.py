@@ -6,11 +6,10 @@ import json
 import shutil
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from affectgpt_r1.cli.train import train
-from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.errors import ConfigError
+from helpers.configs import compose_config
 
 SMALL = (
     "model=tiny",
@@ -48,8 +47,7 @@ def metrics_of(stage_overrides, workspace):
     def run(experiment, run_folder, *overrides):
         tokenizer = f"paths.tokenizer={workspace}/data/tokenizer/tokenizer.json"
         every = stage_overrides(experiment, run_folder, 1, *SMALL, tokenizer, *overrides)
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return train(compose("train", overrides=list(every)))
+        return train(compose_config("train", *every))
 
     return run
 

@@ -2,74 +2,64 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
 
-from affectgpt_r1.tracking.database import ensure_database
+from helpers.runs import assert_equal_checkpoints, checkpoint_of, tracked_runs
 
-
-def _weights(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+GRPO = ("stage.beta=0.04", "stage.num_generations=3", "data.modality_dropout=0.3")
 
 
-@pytest.mark.parametrize("stop_at", [2, 3, 4, 5])
-def test_sft_resumes_bit_equal(run_stage, tmp_path, stop_at):
-    """Epochs of three batches: 2 is mid-epoch, 3 an epoch's end, 4 and 5 lie in the second epoch."""
-    whole = _weights(run_stage("sft", tmp_path / "whole", 8))
-    run_stage("sft", tmp_path / "cut", stop_at)
+@pytest.fixture(scope="module")
+def uncut(run_stage, start, tmp_path_factory):
+    """``uncut(experiment)``: the last checkpoint of a run that never stopped."""
+
+    @cache
+    def run(experiment):
+        number, options = {"sft": (8, ()), "grpo": (5, (start, *GRPO))}[experiment]
+        return checkpoint_of(run_stage(experiment, tmp_path_factory.mktemp("uncut") / experiment, number, *options))
+
+    return run
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 5, pytest.param(4, marks=pytest.mark.slow)])
+def test_sft_resumes_bit_equal(run_stage, uncut, tmp_path, stop_at):
+    """Epochs of three batches: 2 is mid-epoch, 3 an epoch's end, 4 and 5 are in the second epoch."""
+    run_stage("sft", tmp_path, stop_at)
     torch.manual_seed(99)  # whatever the global generator holds must not matter
-    resumed = _weights(run_stage("sft", tmp_path / "cut", 8, "ckpt_path=last"))
-    _assert_equal(whole, resumed)
+    run_stage("sft", tmp_path, 8, "ckpt_path=last")
+    assert_equal_checkpoints(uncut("sft"), checkpoint_of(tmp_path))
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 3])
-def test_grpo_resumes_bit_equal(run_stage, tmp_path, stop_at):
-    """Epochs of two batches, KL to the reference and LoRA dropout on: every source of randomness is in play."""
-    start = run_stage("sft", tmp_path / "sft", 2)
-    options = (
-        f"init_from={start}/checkpoints/last.ckpt",
-        "stage.beta=0.04",
-        "stage.num_generations=3",
-        "data.modality_dropout=0.3",
-    )
-    whole = _weights(run_stage("grpo", tmp_path / "whole", 5, *options))
-    run_stage("grpo", tmp_path / "cut", stop_at, *options)
+@pytest.mark.parametrize("stop_at", [1, 3, pytest.param(2, marks=pytest.mark.slow)])
+def test_grpo_resumes_bit_equal(run_stage, uncut, start, tmp_path, stop_at):
+    """Epochs of two batches, KL to the reference and modality dropout on: every source of randomness is in play."""
+    run_stage("grpo", tmp_path, stop_at, start, *GRPO)
     torch.manual_seed(99)
-    resumed = _weights(run_stage("grpo", tmp_path / "cut", 5, *options, "ckpt_path=last"))
-    _assert_equal(whole, resumed)
-    for name, tensor in whole["reference"].items():
+    run_stage("grpo", tmp_path, 5, start, *GRPO, "ckpt_path=last")
+    expected, resumed = uncut("grpo"), checkpoint_of(tmp_path)
+    assert_equal_checkpoints(expected, resumed)
+    for name, tensor in expected["reference"].items():
         assert torch.equal(tensor, resumed["reference"][name]), name
 
 
 def test_lora_dropout_resumes_bit_equal(run_stage, tmp_path):
     lora = "model.lora={r: 4, alpha: 8, dropout: 0.2, target_modules: [q_proj, v_proj]}"
-    whole = _weights(run_stage("sft", tmp_path / "whole", 5, lora))
+    expected = checkpoint_of(run_stage("sft", tmp_path / "expected", 5, lora))
     run_stage("sft", tmp_path / "cut", 2, lora)
     torch.manual_seed(99)
-    resumed = _weights(run_stage("sft", tmp_path / "cut", 5, lora, "ckpt_path=last"))
-    _assert_equal(whole, resumed)
-    assert all("lora_" in name or "fusion" in name for name in whole["state_dict"])
+    resumed = checkpoint_of(run_stage("sft", tmp_path / "cut", 5, lora, "ckpt_path=last"))
+    assert_equal_checkpoints(expected, resumed)
+    assert all("lora_" in name or "fusion" in name for name in expected["state_dict"])
 
 
-def _assert_equal(whole, resumed):
-    assert whole["global_step"] == resumed["global_step"]
-    assert whole["position"] == resumed["position"]
-    assert set(whole["state_dict"]) == set(resumed["state_dict"])
-    for name, tensor in whole["state_dict"].items():
-        assert torch.equal(tensor, resumed["state_dict"][name]), name
-    first, second = (checkpoint["optimizer_states"][0]["state"] for checkpoint in (whole, resumed))
-    for key, moments in first.items():
-        for name, tensor in moments.items():
-            assert torch.equal(tensor, second[key][name]), (key, name)
-
-
-def test_a_resumed_run_goes_on_with_its_mlflow_run(run_stage, workspace, tmp_path):
+def test_a_resumed_run_continues_its_mlflow_run(run_stage, workspace, tmp_path):
     options = ("logger=mlflow", "experiment_name=resumed")
     run_stage("sft", tmp_path / "run", 2, *options)
     run_stage("sft", tmp_path / "run", 4, *options, "ckpt_path=last")
-    client = MlflowClient(ensure_database(workspace / "outputs"))
-    (run,) = client.search_runs([client.get_experiment_by_name("resumed").experiment_id])
+    client, (run,) = tracked_runs(workspace / "outputs", "resumed")
     assert run.info.status == "FINISHED"
     losses = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted({metric.step for metric in losses}) == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Runs that are resumed with other settings, from a folder that has moved, or against what they were told."""
+"""Runs that are resumed with other settings, in a folder that has moved, or against what they were told."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ import shutil
 
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
 
 from affectgpt_r1.errors import CheckpointError, ConfigError, TrainingError
-from affectgpt_r1.tracking.database import ensure_database
 from affectgpt_r1.training.optim import linear_schedule
+from helpers.runs import checkpoint_of, tracked_runs
 
 SFT = ("trainer.val_check_interval=2", "optim.scheduler.warmup_steps=1")
 GRPO = ("stage.num_generations=2", "stage.num_iterations=2", "prompt.max_completion_length=6", "data.batch_size=1")
-
-
-def checkpoint(folder, name="last"):
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
 def record(folder):
@@ -42,7 +37,7 @@ def test_a_moved_run_takes_up_new_settings_and_keeps_its_totals(run_stage, works
     changes = ("optim.optimizer.lr=1e-5", "optim.weight_decay=0.01", "trainer.gradient_clip_val=0.5")
     with caplog.at_level(logging.INFO):
         run_stage("sft", folder, 4, *options, *changes, "ckpt_path=last")
-    last, after = checkpoint(folder), record(folder)
+    last, after = checkpoint_of(folder), record(folder)
     (groups,) = [states["param_groups"] for states in last["optimizer_states"]]
     assert {group["lr"] for group in groups} == {rate(4, 1e-5, warmup_steps=1, total_steps=20)}
     assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
@@ -55,12 +50,11 @@ def test_a_moved_run_takes_up_new_settings_and_keeps_its_totals(run_stage, works
     assert after["fit_seconds"] >= totals["seconds"]["fit_seconds"] > 0.8 * before["fit_seconds"]
     assert after["peak_memory_mib"] >= before["peak_memory_mib"]
     assert after["best"] >= before["best"]
-    client = MlflowClient(ensure_database(workspace / "outputs"))
-    (run,) = client.search_runs([client.get_experiment_by_name("changed").experiment_id])
+    _, (run,) = tracked_runs(workspace / "outputs", "changed")
     assert "step 2: optim.optimizer.lr 0.001 -> 1e-05" in run.data.tags["affectgpt.config_changes"]
     # Without a change the rates are left as they are; the history stays.
     run_stage("sft", folder, 5, *options, *changes, "ckpt_path=last")
-    assert [change["step"] for change in checkpoint(folder)["config_changes"]] == [2, 2, 2, 2, 4]
+    assert [change["step"] for change in checkpoint_of(folder)["config_changes"]] == [2, 2, 2, 2, 4]
     assert record(folder)["resumed_at"] == [2, 4]
 
 
@@ -83,21 +77,19 @@ def test_what_cannot_change_is_refused_and_nothing_is_lost(run_stage, workspace,
     assert kept == {path: path.read_bytes() for path in kept}
 
 
-def test_beta_is_raised_on_the_weights_that_grpo_started_from(run_stage, tmp_path):
-    start = run_stage("sft", tmp_path / "sft", 2)
-    other = run_stage("sft", tmp_path / "other", 1)
-    init, another = (f"init_from={folder}/checkpoints/last.ckpt" for folder in (start, other))
-    folder = run_stage("grpo", tmp_path / "grpo", 1, init, *GRPO)
-    left = checkpoint(folder)
+def test_beta_is_raised_on_the_weights_that_grpo_started_from(run_stage, sft_run, start, tmp_path):
+    another = f"init_from={run_stage('sft', tmp_path / 'other', 1)}/checkpoints/last.ckpt"
+    folder = run_stage("grpo", tmp_path / "grpo", 1, start, *GRPO)
+    left = checkpoint_of(folder)
     assert left["reference"] == {}
     assert left["rollout_buffer"]["visits"] == 1  # in mid-buffer, without log-probs of a reference
     with pytest.raises(CheckpointError, match=r"init_from=.*other.*started from other weights, those of init_from="):
         run_stage("grpo", folder, 3, another, *GRPO, "stage.beta=0.04", "ckpt_path=last")
     with pytest.raises(CheckpointError, match=r"stage\.beta: the KL term needs the weights .*init_from="):
         run_stage("grpo", folder, 3, "init_from=null", *GRPO, "stage.beta=0.04", "ckpt_path=last")
-    run_stage("grpo", folder, 3, init, *GRPO, "stage.beta=0.04", "ckpt_path=last")
-    resumed = checkpoint(folder)
-    weights = checkpoint(start)["state_dict"]
+    run_stage("grpo", folder, 3, start, *GRPO, "stage.beta=0.04", "ckpt_path=last")
+    resumed = checkpoint_of(folder)
+    weights = checkpoint_of(sft_run)["state_dict"]
     assert resumed["reference"]
     for name, tensor in resumed["reference"].items():
         assert torch.equal(tensor, weights[f"policy.{name}"]), name
@@ -107,16 +99,16 @@ def test_beta_is_raised_on_the_weights_that_grpo_started_from(run_stage, tmp_pat
 def test_the_remedy_of_a_diverged_run_works(run_stage, tmp_path):
     """The last checkpoint is that of a step that has spoilt the weights; the message names the best one."""
     folder = run_stage("sft", tmp_path, 2, *SFT, "optim.optimizer.lr=1e-3")
-    best = checkpoint(folder, "best")
+    best = checkpoint_of(folder, "best")
     options = (*SFT, "callbacks.last_checkpoint.every_n_steps=1")
     with pytest.raises(TrainingError) as raised:
         run_stage("sft", folder, 4, *options, "optim.optimizer.lr=1e30", "ckpt_path=last")
     last = folder / "checkpoints" / "last.ckpt"
     assert f"Lower optim.optimizer.lr, then resume by ckpt_path={last}" in str(raised.value)
     (remedy,) = re.findall(r"ckpt_path=\S+best\.ckpt", str(raised.value))
-    assert checkpoint(folder)["global_step"] == 3
+    assert checkpoint_of(folder)["global_step"] == 3
     run_stage("sft", folder, 4, *options, "optim.optimizer.lr=1e-5", remedy)
-    last = checkpoint(folder)
+    last = checkpoint_of(folder)
     assert last["global_step"] == 4
     for name, tensor in last["state_dict"].items():
         assert (tensor - best["state_dict"][name]).abs().max() < 1e-4, name  # two steps at the low rate

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 
 from affectgpt_r1.errors import ConfigError, DataError
-from affectgpt_r1.training.module import AffectModule
-from helpers.forked import run_module
+from helpers.forked import run_command
+from helpers.runs import assert_equal_weights, checkpoint_of, signal_at_batch
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the log, which says who came by, and the lock."""
+    """Read every file but the log, which says who came by, and the lock."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {
         str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in ("train.log", ".lock")
     }
 
 
-def test_a_finished_run_is_not_trained_again_nor_replaced_and_overwrite_begins_again(run_stage, tmp_path, recwarn):
+def test_a_finished_run_is_neither_trained_again_nor_replaced_unless_overwrite_says_so(run_stage, tmp_path, recwarn):
     folder = run_stage("sft", tmp_path / "run", 2)
     before = contents(folder)
     assert {".hydra/config.yaml", "run.json", "checkpoints/last.ckpt"} <= set(before)
@@ -40,27 +38,20 @@ def test_a_finished_run_is_not_trained_again_nor_replaced_and_overwrite_begins_a
     assert contents(folder) == before
     run_stage("sft", folder, 1, "overwrite=true")
     assert json.loads((folder / "run.json").read_text())["steps"] == 1
-    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
-    assert not [one for one in recwarn if "exists and is not empty" in str(one.message)]
+    assert checkpoint_of(folder)["global_step"] == 1
+    assert not [warning for warning in recwarn if "exists and is not empty" in str(warning.message)]
 
 
 def interrupted(overrides, step: int, number: int) -> subprocess.CompletedProcess[str]:
-    """A run by its command, which sends itself a signal once it has made ``step`` steps; -1: never."""
+    """Run the command, which sends itself a signal once it has made ``step`` steps; -1: never."""
 
     def prepare():
-        started = AffectModule.on_train_batch_start
+        signal_at_batch(lambda module: module.trainer.global_step == step, number)
 
-        def start_or_stop(module, batch, batch_idx):
-            if module.trainer.global_step == step:
-                os.kill(os.getpid(), number)
-            started(module, batch, batch_idx)
-
-        AffectModule.on_train_batch_start = start_or_stop
-
-    return run_module("cli.train", *overrides, prepare=prepare)
+    return run_command("train", *overrides, prepare=prepare)
 
 
-def test_a_run_that_ctrl_c_stopped_goes_on_by_the_same_command(stage_overrides, run_stage, tmp_path):
+def test_the_same_command_continues_a_run_that_ctrl_c_stopped(stage_overrides, run_stage, tmp_path):
     every = "callbacks.last_checkpoint.every_n_steps=1"
     overrides = stage_overrides("sft", tmp_path / "cut", 4, every)
     stopped = interrupted(overrides, 2, signal.SIGINT)
@@ -71,12 +62,8 @@ def test_a_run_that_ctrl_c_stopped_goes_on_by_the_same_command(stage_overrides, 
     again = interrupted(overrides, -1, signal.SIGINT)
     assert again.returncode == 0, again.stderr
     assert "unfinished: it continues from its last checkpoint" in again.stderr
-    whole = run_stage("sft", tmp_path / "whole", 4, every)
-    first, second = (
-        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for folder in (whole, tmp_path / "cut")
-    )
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    uncut = run_stage("sft", tmp_path / "uncut", 4, every)
+    assert_equal_weights(checkpoint_of(uncut), checkpoint_of(tmp_path / "cut"))
     assert "nothing to do; overwrite=true trains it again" in interrupted(overrides, -1, signal.SIGINT).stderr
     log = (tmp_path / "cut" / "train.log").read_text()
     assert log.count("[INFO] - Process ") == 3

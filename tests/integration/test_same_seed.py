@@ -1,9 +1,11 @@
-"""A seed settles a run: whatever the process drew before, the weights come out the same."""
+"""A seed fixes a run: whatever the process drew before, the weights are the same."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+
+from helpers.runs import assert_equal_weights, checkpoint_of
 
 
 @pytest.mark.parametrize(
@@ -14,5 +16,5 @@ def test_equal_seeds_give_equal_weights(run_stage, tmp_path, experiment, start):
     for number in (1, 2):
         torch.manual_seed(number)
         folder = run_stage(experiment, tmp_path / str(number), 2, *start)
-        weights.append(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1])
+        weights.append(checkpoint_of(folder))
+    assert_equal_weights(*weights)

@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from affectgpt_r1.cli.train import train
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.rewards.format import FormatReward
-from helpers.killed_runs import TARGETS, Kill, calls_of, run_processes
+from helpers.killed_runs import TARGETS, Kill, calls_of, run_killed
 from helpers.processes import TWO, held_port
 from helpers.recorded import letters
 
@@ -98,7 +98,7 @@ def checkpoint_of(path: Path) -> dict[str, Any]:
 
 
 def tracked(outputs: Path, run_id: str) -> tuple[str, dict[str, list[tuple[int, float]]]]:
-    """Status and metrics of a run, steps that were repeated once; others than this one must not be RUNNING."""
+    """Return status and metrics of a run, steps that were repeated once; others than this one must not be RUNNING."""
     with closing(sqlite3.connect(outputs / "mlflow.db")) as database:
         statuses = dict(database.execute("select run_uuid, status from runs"))
         rows = database.execute("select distinct key, step, value, is_nan from metrics where run_uuid = ?", (run_id,))
@@ -110,20 +110,20 @@ def tracked(outputs: Path, run_id: str) -> tuple[str, dict[str, list[tuple[int, 
 
 
 def temporary_files(folder: Path) -> list[str]:
-    """What killed processes left half-written."""
+    """List what killed processes left half-written."""
     temporary = re.compile(r"partial|\.safetensors\.|-journal$")
     return [str(path.relative_to(folder)) for path in folder.rglob("*") if temporary.search(path.name)]
 
 
 def left_over(outputs: Path, experiment: str) -> list[str]:
-    """Temporary files in the run's folder, and MLflow runs of dead processes that pass for running."""
+    """List temporary files in the run's folder, and MLflow runs of dead processes that pass for running."""
     with closing(sqlite3.connect(outputs / "mlflow.db")) as database:
         running = database.execute("select run_uuid from runs where status = 'RUNNING'").fetchall()
     return [*temporary_files(outputs / "killed" / experiment), *(f"MLflow run {one}" for (one,) in running)]
 
 
 def differences(expected: Outcome, found: Outcome) -> list[str]:
-    """Where two outcomes differ, by name."""
+    """List where two outcomes differ, by name."""
     different = []
     for part, one, other in zip(Outcome._fields, expected, found, strict=True):
         if isinstance(one, dict):
@@ -177,7 +177,7 @@ class Runs:
         outputs.mkdir(exist_ok=True)
         overrides = (*self.overrides, f"paths.outputs={outputs}")
         num_processes = 1 if launches else self.num_processes
-        start = partial(run_processes, train_as, num_processes, kill=kill, log=outputs / "output.txt")
+        start = partial(run_killed, train_as, num_processes, kill=kill, log=outputs / "output.txt")
         if num_processes == 1:
             return start(None, overrides, launches)
         with held_port() as port:
@@ -195,7 +195,7 @@ class Reference(NamedTuple):
 
 @pytest.fixture(scope="module")
 def start(run_stage, tmp_path_factory) -> str:
-    """A policy to start from; training it here imports all that the forked processes need."""
+    """Train a policy to start from, here, which imports all that the forked processes need."""
     folder = tmp_path_factory.mktemp("start")
     options = (LORA, "logger=mlflow", "evaluate_after=true")
     return f"{run_stage('sft', folder / 'sft', 2, *options)}/checkpoints/last.ckpt"
@@ -209,9 +209,9 @@ def reference(workspace, start, tmp_path_factory):
     def build(experiment: str, num_processes: int) -> Reference:
         runs = Runs(workspace, tmp_path_factory.mktemp("runs"), start, experiment, num_processes)
         began = time.monotonic()
-        codes = runs.run("whole")
+        codes = runs.run("uncut")
         seconds = time.monotonic() - began
-        outputs = runs.folder / "whole"
+        outputs = runs.folder / "uncut"
         assert not any(codes), (outputs / "output.txt").read_text()[-3000:]
         assert left_over(outputs, experiment) == []
         outcome = outcome_of(outputs, experiment)
@@ -247,7 +247,7 @@ def planned(experiment: str, num_processes: int) -> Iterator[tuple[str, int, int
 
 
 def draw_kills(reference: Reference, number: int, *, launches: bool) -> list[Kill]:
-    """The kills of a run: the moments in turn, at a random call; every fourth run is killed once more."""
+    """Draw the kills of a run: the moments in turn, at a random call; every fourth run is killed once more."""
     experiment, num_processes = reference.runs.experiment, reference.runs.num_processes
     order = [*TARGETS, "time", "time", "time"]
     random.Random(f"{SEED} {experiment} {num_processes}").shuffle(order)
@@ -266,18 +266,18 @@ def draw_kills(reference: Reference, number: int, *, launches: bool) -> list[Kil
     ("experiment", "num_processes", "number"), [one for which in NUM_KILLS for one in planned(*which)]
 )
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(reference, say, experiment, num_processes, number):
-    whole = reference(experiment, num_processes)
+    uncut = reference(experiment, num_processes)
     name, launches = f"kill_{number}", num_processes > 1 and number % 5 == 1
     told = []
-    for kill in draw_kills(whole, number, launches=launches):
-        codes = whole.runs.run(name, kill, launches=launches)
+    for kill in draw_kills(uncut, number, launches=launches):
+        codes = uncut.runs.run(name, kill, launches=launches)
         told.append(f"{'killed' if -signal.SIGKILL in codes else 'ended'} {kill.describe()}")
         assert -signal.SIGKILL in codes or kill.moment == "time" or len(told) > 1, codes
-    outputs = whole.runs.folder / name
+    outputs = uncut.runs.folder / name
     had = sorted(path.name for path in outputs.glob("killed/*/checkpoints/*"))
-    codes = whole.runs.run(name, Kill("none", 0), launches=launches)
+    codes = uncut.runs.run(name, Kill("none", 0), launches=launches)
     found = [f"exit codes {codes}"] if any(codes) else left_over(outputs, experiment)
-    found += [] if any(codes) else differences(whole.outcome, outcome_of(outputs, experiment))
+    found += [] if any(codes) else differences(uncut.outcome, outcome_of(outputs, experiment))
     how = "" if num_processes == 1 else " on 2, started by Lightning," if launches else " on 2"
     seen, elsewhere = ", ".join(had) or "no checkpoint", len(temporary_files(outputs))
     rest = f", {elsewhere} temporary files outside the run's folder" if elsewhere else ""

@@ -1,8 +1,7 @@
-"""What a GRPO run logs of its steps: TRL's names, the phases' times, and guards that stop it."""
+"""What a GRPO run logs per step: TRL's names, the phases' times; and the sanity checks that stop it."""
 
 from __future__ import annotations
 
-import csv
 import math
 
 import pytest
@@ -11,19 +10,14 @@ import torch
 from affectgpt_r1.errors import ConfigError, TrainingError
 from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.types import StageOutput
+from helpers.runs import logged_steps
 
 OPTIONS = ("logger=csv", "init_from=null", "stage.num_generations=2", "stage.beta=0.04", "stage.num_iterations=2")
 PHASES = {"encoders", "prefill", "decode", "reward", "reference", "forward", "backward", "optimizer"}
 
 
-def logged(folder):
-    (file,) = folder.rglob("metrics.csv")
-    with file.open() as rows:
-        return list(csv.DictReader(rows))
-
-
 def test_phases_make_up_the_step(run_stage, tmp_path):
-    rows = [row for row in logged(run_stage("grpo", tmp_path, 4, *OPTIONS)) if row.get("train/step_time")]
+    rows = [row for row in logged_steps(run_stage("grpo", tmp_path, 4, *OPTIONS)) if row.get("train/step_time")]
     assert len(rows) == 4
     times = [{name: float(row[f"train/time/{name}"] or 0) for name in PHASES} for row in rows]
     for row, seconds in zip(rows, times, strict=True):
@@ -37,7 +31,7 @@ def test_phases_make_up_the_step(run_stage, tmp_path):
     assert sum(generating.values()) > 0.7 * float(rows[0]["train/step_time"])
 
 
-def test_a_loss_that_is_no_number_stops_the_run(run_stage, tmp_path, monkeypatch):
+def test_a_loss_of_nan_stops_the_run(run_stage, tmp_path, monkeypatch):
     plain = GRPOStage.training_step
 
     def diverged(stage, policy, batch, *, seed):
@@ -50,7 +44,7 @@ def test_a_loss_that_is_no_number_stops_the_run(run_stage, tmp_path, monkeypatch
     assert (tmp_path / "nonfinite_step_000000.jsonl").read_text("utf-8").count("\n") == 4
 
 
-def test_a_loss_that_no_weight_has_a_part_in_stops_the_run(run_stage, tmp_path, monkeypatch):
+def test_a_loss_that_depends_on_no_weight_stops_the_run(run_stage, tmp_path, monkeypatch):
     unused = torch.zeros((), requires_grad=True)
 
     def detached(stage, policy, batch, *, seed):
@@ -62,6 +56,6 @@ def test_a_loss_that_no_weight_has_a_part_in_stops_the_run(run_stage, tmp_path, 
 
 
 def test_phases_are_not_timed_where_that_is_off(run_stage, tmp_path):
-    (*_, row) = logged(run_stage("grpo", tmp_path, 2, *OPTIONS, "callbacks.step_timer.phases=false"))
+    (*_, row) = logged_steps(run_stage("grpo", tmp_path, 2, *OPTIONS, "callbacks.step_timer.phases=false"))
     assert {"train/step_time", "train/memory/peak_mib", "train/tokens_per_second"} <= row.keys()
     assert not [name for name in row if name.startswith("train/time/")]

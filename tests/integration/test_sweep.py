@@ -1,20 +1,16 @@
-"""A sweep of a few steps: trained once, resumed after SIGKILL as if nothing had happened, every run closed."""
+"""A sweep of a few steps: trained once, resumed after SIGKILL as if nothing had happened, every run ended."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
-import torch
-from mlflow.tracking import MlflowClient
 
-from affectgpt_r1.tracking.database import ensure_database
-from affectgpt_r1.training.module import AffectModule
-from helpers.forked import run_module
+from helpers.forked import run_command
+from helpers.runs import assert_equal_weights, checkpoint_of, signal_at_batch, tracked_runs
 
 SMALL = (
     "trainer.log_every_n_steps=1",
@@ -30,49 +26,36 @@ SMALL = (
 GRID = ("penalty=ratio,none", "trainer.max_steps=8")
 
 
-@pytest.fixture(scope="module")
-def start(workspace, run_stage):
-    """A policy to start from."""
-    return run_stage("sft", workspace / "outputs" / "sweep-start", 2) / "checkpoints" / "last.ckpt"
-
-
 def _overrides(workspace, start, name, ablation, *overrides):
     return [
         *("-m", f"+ablation={ablation}", f"experiment_name={name}"),
-        *(f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", f"init_from={start}"),
+        *(f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", start),
         *SMALL,
         *overrides,
     ]
 
 
 def _sweep(*arguments):
-    done = run_module("cli.train", *_overrides(*arguments))
+    done = run_command("train", *_overrides(*arguments))
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 def _sweep_until_killed(trial, step, *arguments):
-    """A sweep that kills itself once its ``trial``-th trial has made ``step`` steps."""
+    """Run a sweep that kills itself once its ``trial``-th trial has made ``step`` steps."""
 
-    def prepare():
-        modules = []
-        started = AffectModule.on_train_batch_start
+    modules = []
 
-        def start_or_die(module, batch, batch_idx):
-            if not any(module is one for one in modules):
-                modules.append(module)
-            if (len(modules), module.trainer.global_step) == (trial, step):
-                os.kill(os.getpid(), signal.SIGKILL)
-            started(module, batch, batch_idx)
+    def is_due(module):
+        if not any(module is known for known in modules):
+            modules.append(module)
+        return (len(modules), module.trainer.global_step) == (trial, step)
 
-        AffectModule.on_train_batch_start = start_or_die
-
-    done = run_module("cli.train", *_overrides(*arguments), prepare=prepare)
+    done = run_command("train", *_overrides(*arguments), prepare=lambda: signal_at_batch(is_due))
     assert done.returncode == -signal.SIGKILL, done.stderr[-4000:]
 
 
 def _runs(workspace, name):
-    client = MlflowClient(ensure_database(workspace / "outputs"))
-    runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    client, runs = tracked_runs(workspace / "outputs", name)
     (parent,) = (run for run in runs if run.data.tags["affectgpt.kind"] == "sweep")
     trials = {run.info.run_id: run for run in runs if run.data.tags["affectgpt.kind"] == "trial"}
     return client, parent, trials
@@ -84,13 +67,13 @@ def _artifact(client, run, path):
 
 @pytest.fixture(scope="module")
 def swept(workspace, start):
-    """The penalty sweep of two trials, from its command, and what it lists."""
+    """Run the penalty sweep of two trials by its command; return what it lists, too."""
     _sweep(workspace, start, "swept", "penalty", *GRID)
     client, parent, _ = _runs(workspace, "swept")
     return workspace, json.loads(_artifact(client, parent, "trials.json"))
 
 
-def test_a_sweep_trains_each_cell_and_lists_them(swept):
+def test_a_sweep_trains_each_trial_and_lists_them(swept):
     _, parent, trials = _runs(swept[0], "swept")
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == "penalty"
@@ -108,7 +91,7 @@ def test_a_sweep_trains_each_cell_and_lists_them(swept):
         assert (tags["config_hash"], tags["seed"], tags["synthetic"]) == (entry["config_hash"], "1", "true")
 
 
-def test_a_cell_is_tested_on_the_held_out_clips(swept):
+def test_a_trial_is_evaluated_on_the_test_split(swept):
     client, _, trials = _runs(swept[0], "swept")
     for run in trials.values():
         rows = [json.loads(line) for line in _artifact(client, run, "test/answers.jsonl").splitlines()]
@@ -133,7 +116,7 @@ def test_the_parent_run_holds_the_clips_that_a_report_shows(swept):
             assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_finished_cell_is_not_trained_again_and_an_untrained_one_is_shared_by_the_seeds(swept, start):
+def test_a_finished_trial_is_not_trained_again_and_the_seeds_share_an_untrained_one(swept, start):
     workspace, first = swept
     before = {run_id: run.info.end_time for run_id, run in _runs(workspace, "swept")[2].items()}
     _sweep(workspace, start, "swept", "penalty", *GRID, "reward=accuracy_format,none", "penalty=ratio", "seed=1,2")
@@ -149,7 +132,7 @@ def test_a_finished_cell_is_not_trained_again_and_an_untrained_one_is_shared_by_
     assert not any(name.startswith("train/") for name in untrained.data.metrics)
 
 
-def test_a_killed_cell_ends_as_it_would_have(swept, start):
+def test_a_killed_trial_ends_as_it_would_have(swept, start):
     workspace, uncut = swept
     _sweep_until_killed(2, 5, workspace, start, "killed", "penalty", *GRID)
     _, parent, trials = _runs(workspace, "killed")
@@ -162,22 +145,18 @@ def test_a_killed_cell_ends_as_it_would_have(swept, start):
     assert len(trials) == 2
     assert trials[finished.info.run_id].info.end_time == finished.info.end_time
     uncut_runs = _runs(workspace, "swept")[2]
-    for whole, resumed in zip(uncut, json.loads(_artifact(client, parent, "trials.json")), strict=True):
-        assert whole["config_hash"] == resumed["config_hash"]
-        for file in ("last.ckpt", "best.ckpt"):
-            _assert_equal_weights(workspace, whole["config_hash"], file)
-        first, second = (uncut_runs[whole["run_id"]], trials[resumed["run_id"]])
+    for expected, resumed in zip(uncut, json.loads(_artifact(client, parent, "trials.json")), strict=True):
+        assert expected["config_hash"] == resumed["config_hash"]
+        for file in ("last", "best"):
+            _assert_equal_weights(workspace, expected["config_hash"], file)
+        first, second = (uncut_runs[expected["run_id"]], trials[resumed["run_id"]])
         assert _test_metrics(first) == _test_metrics(second)
 
 
 def _assert_equal_weights(workspace, config_hash, file):
-    first, second = (
-        torch.load(workspace / "outputs" / name / config_hash / "checkpoints" / file, weights_only=True)
-        for name in ("swept", "killed")
-    )
+    first, second = (checkpoint_of(workspace / "outputs" / name / config_hash, file) for name in ("swept", "killed"))
     assert first["global_step"] == second["global_step"]
-    for name, tensor in first["state_dict"].items():
-        assert torch.equal(tensor, second["state_dict"][name]), name
+    assert_equal_weights(first, second)
 
 
 def _test_metrics(run):
@@ -185,7 +164,7 @@ def _test_metrics(run):
 
 
 @pytest.mark.slow
-def test_a_run_that_lost_its_process_is_marked_even_if_its_cell_is_gone(workspace, start):
+def test_a_run_that_lost_its_process_is_marked_even_if_its_trial_is_gone(workspace, start):
     """Killed before its first checkpoint, and never asked for again."""
     _sweep_until_killed(1, 1, workspace, start, "orphan", "penalty", "penalty=ratio", "trainer.max_steps=8")
     (lost,) = _runs(workspace, "orphan")[2].values()

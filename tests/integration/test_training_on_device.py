@@ -1,4 +1,4 @@
-"""The console's runs on a simulated accelerator, through the Trainer: what they train, keep and resume."""
+"""Runs on a simulated accelerator, through the Trainer: what they train, save and resume."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
 
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from helpers.simulated_device import NAME, SimulatedTensor
+from helpers.runs import checkpoint_of
+from helpers.simulated_device import NAME, SimulatedTensor, host_alone
 
 ON_DEVICE = (
     f"trainer.accelerator={NAME}",
     f"+trainer.strategy={{_target_: lightning.pytorch.strategies.SingleDeviceStrategy, device: '{NAME}:0'}}",
 )
+SHORT = ("trainer.val_check_interval=2", "prompt.max_completion_length=6")
 
 
 class SimulatedAccelerator(CPUAccelerator):
@@ -31,15 +33,11 @@ def device(device) -> Iterator[torch.device]:
     AcceleratorRegistry.remove(NAME)
 
 
-def weights(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-
-
 def assert_equal(ours, theirs, tolerance):
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
     for name, tensor in ours["state_dict"].items():
         torch.testing.assert_close(tensor, theirs["state_dict"][name], rtol=0, atol=tolerance)
-    moments = [one["optimizer_states"][0]["state"] for one in (ours, theirs)]
+    moments = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (ours, theirs)]
     for key, state in moments[0].items():
         for name, tensor in state.items():
             torch.testing.assert_close(tensor, moments[1][key][name], rtol=1e-2, atol=tolerance)
@@ -51,10 +49,11 @@ def test_sft_trains_what_it_trains_on_the_cpu(workspace, device, run_stage, tmp_
     monkeypatch.setattr(
         MultimodalPolicy, "generate", lambda self, *given: asked.append(self.device) or generate(self, *given)
     )
-    ours = run_stage("sft", tmp_path / "device", 2, *ON_DEVICE, "trainer.val_check_interval=2")
+    ours = run_stage("sft", tmp_path / "device", 2, *ON_DEVICE, *SHORT)
     assert set(asked) == {device}
-    theirs = run_stage("sft", tmp_path / "host", 2, "trainer.val_check_interval=2")
-    assert_equal(weights(ours), weights(theirs), 1e-4)
+    with host_alone(torch.device("cpu")):
+        theirs = run_stage("sft", tmp_path / "host", 2, *SHORT)
+    assert_equal(checkpoint_of(ours), checkpoint_of(theirs), 1e-4)
 
 
 def test_grpo_resumes_in_the_middle_of_a_buffer(workspace, device, run_stage, tmp_path):
@@ -65,9 +64,9 @@ def test_grpo_resumes_in_the_middle_of_a_buffer(workspace, device, run_stage, tm
         "stage.num_iterations=2",
         "prompt.max_completion_length=6",
     )
-    whole = weights(run_stage("grpo", tmp_path / "whole", 3, *options, "init_from=null"))
+    uncut = checkpoint_of(run_stage("grpo", tmp_path / "uncut", 3, *options, "init_from=null"))
     run_stage("grpo", tmp_path / "cut", 1, *options, "init_from=null")
     torch.manual_seed(99)
-    resumed = weights(run_stage("grpo", tmp_path / "cut", 3, *options, "init_from=null", "ckpt_path=last"))
-    assert_equal(resumed, whole, 0.0)
-    assert not any(isinstance(one, SimulatedTensor) for one in resumed["state_dict"].values())
+    resumed = checkpoint_of(run_stage("grpo", tmp_path / "cut", 3, *options, "init_from=null", "ckpt_path=last"))
+    assert_equal(resumed, uncut, 0.0)
+    assert not any(isinstance(tensor, SimulatedTensor) for tensor in resumed["state_dict"].values())

@@ -1,4 +1,4 @@
-"""Unreadable clips through a whole run: skipped, counted, listed; too many of them end it."""
+"""Unreadable clips through a run: skipped, counted, listed; too many of them end it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from affectgpt_r1.errors import DataError
 
 @pytest.fixture
 def damaged(workspace, tmp_path):
-    """A copy of the data whose second caption clip has a wav of no bytes."""
+    """Copy the data; its second caption clip has a wav without a byte."""
     data = tmp_path / "data"
     shutil.copytree(workspace / "data", data)
     (data / "audio" / "synthetic_caption_00001.wav").write_bytes(b"")
@@ -20,7 +20,7 @@ def damaged(workspace, tmp_path):
 
 
 @pytest.mark.parametrize("store", ["data.feature_store=null", "data.feature_store={}/features"])
-def test_an_unreadable_clip_is_listed_and_training_goes_on(run_stage, damaged, tmp_path, store):
+def test_an_unreadable_clip_is_listed_and_training_continues(run_stage, damaged, tmp_path, store):
     """With media streamed it is resampled when it is met; with stored features it is met when the store is filled."""
     options = (f"paths.data={damaged}", "data.max_unreadable_fraction=0.5", store.format(tmp_path))
     folder = run_stage("sft", tmp_path / "run", 6, *options)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from affectgpt_r1.policy.policy import MultimodalPolicy
     from affectgpt_r1.types import ClipBatch
 
-# A busy machine is no reason to fail, and a test run should find what the last one found.
+# No deadline, since a machine may be busy; and the same examples in every run.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
@@ -35,7 +35,7 @@ EVERY_MODALITY = ("video", "audio", "text")
 
 @pytest.fixture(scope="session")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ``tokenizer.json`` of 400 tokens and the prompt's phrases."""
+    """Write a ``tokenizer.json`` of 400 tokens and the prompt's phrases."""
     from affectgpt_r1.policy.prompts import PromptTemplate
     from affectgpt_r1.policy.tokenizer import build_tokenizer
 
@@ -46,7 +46,7 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> dict[str, Any]:
-    """The keywords of ``configs/model/tiny.yaml``, for frames of 48 pixels."""
+    """Return the keywords of ``configs/model/tiny.yaml``, for frames of 48 pixels."""
     from omegaconf import OmegaConf
 
     from affectgpt_r1.config.compose import CONFIGS
@@ -82,7 +82,7 @@ def make_policy(tokenizer_file: Path, tiny_config: dict[str, Any]) -> Callable[.
 
 @pytest.fixture
 def tiny_policy(make_policy: Callable[..., MultimodalPolicy]) -> MultimodalPolicy:
-    """A fresh tiny policy; always the same weights."""
+    """Build a fresh tiny policy; always the same weights."""
     return make_policy()
 
 
@@ -131,7 +131,7 @@ def _write_video(
     pixels: str = "yuv420p",
     sound: bool = False,
 ) -> Path:
-    """A video whose ``n``-th frame has a red top half and a lower half of brightness ``n`` (wrapping at 250)."""
+    """Write a video whose ``n``-th frame has a red top half and a lower half of brightness ``n`` (wrapping at 250)."""
     import av
     import numpy as np
 
@@ -157,7 +157,7 @@ def _write_video(
 
 
 def _write_wave(path: Path, seconds: float, rate: int = 8_000) -> Path:
-    """Sound whose amplitude is its time in seconds, divided by the duration: a ramp."""
+    """Write sound whose amplitude is its time in seconds, divided by the duration: a ramp."""
     import numpy as np
 
     samples = (np.arange(int(seconds * rate)) / (seconds * rate) * 30_000).astype("<i2")
@@ -171,7 +171,7 @@ def _write_wave(path: Path, seconds: float, rate: int = 8_000) -> Path:
 
 @pytest.fixture
 def walks_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one with every backward pass that forms the head's logits again."""
+    """Count every backward pass that forms the head's logits again."""
     from affectgpt_r1.engine import fused_linear_logps as vocabulary
 
     calls: list[int] = []

@@ -1,4 +1,4 @@
-"""pyproject.toml is the only list of dependencies; what stands beside it must agree."""
+"""pyproject.toml is the only list of dependencies; the files next to it must agree."""
 
 import ast
 import json

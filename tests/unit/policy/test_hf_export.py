@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ import torch
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.hf_export import export_policy, load_exported, read_sampling
 from affectgpt_r1.types import Sampling
+from helpers.forked import forget_modules, run_forked
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 GREEDY = Sampling(temperature=0.0, max_completion_length=12)
@@ -107,11 +108,14 @@ def test_the_folder_says_what_it_is(make_policy, tiny_config, tmp_path):
 
 def test_loading_needs_no_lightning(make_policy, tiny_config, tmp_path):
     folder = write(make_policy(), tiny_config, tmp_path / "out", "merged")
-    code = (
-        "import sys; from affectgpt_r1.policy.hf_export import load_exported; "
-        f"load_exported({str(folder)!r}); sys.exit('lightning' in sys.modules or 'hydra' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    def load():
+        forget_modules("affectgpt_r1", "lightning", "hydra")
+        import_module("affectgpt_r1.policy.hf_export").load_exported(folder)
+        assert not {"lightning", "hydra"} & sys.modules.keys()
+
+    done = run_forked(load)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_cannot_be_exported_or_loaded(make_policy, tiny_config, tmp_path):
