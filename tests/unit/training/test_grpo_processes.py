@@ -52,7 +52,7 @@ class Stepper(torch.nn.Module):
 
     def recorded(self, batch, num_generations, sampling, generator=None) -> Rollout:
         clips = [int(name.removeprefix("clip_")) for name in batch.names]
-        tokens, logps, texts, truncated = self.rollout
+        tokens, logps, texts, truncated, _ = self.rollout
         own = TokenBatch(tokens.ids[clips], tokens.mask[clips])
         return Rollout(own, logps[clips], [texts[clip] for clip in clips], truncated[clips])
 
@@ -104,7 +104,7 @@ def test_two_processes_give_the_gradients_of_one(tiny_policy, make_batch, tmp_pa
 
 def unequally_long(rollout: Rollout) -> Rollout:
     """Equally long completions would hide a wrong count of tokens; of each clip's, the last is truncated."""
-    tokens, logps, texts, *_ = rollout
+    tokens, logps, texts, _, _ = rollout
     mask = tokens.mask * (torch.arange(tokens.mask.shape[-1]) < torch.tensor([[4], [9], [6], [3]]))
     mask[1:, -1] = tokens.mask[1:, -1]
     truncated = torch.zeros(mask.shape[:2], dtype=torch.bool)
