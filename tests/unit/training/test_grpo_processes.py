@@ -104,7 +104,7 @@ def test_two_processes_give_the_gradients_of_one(tiny_policy, make_batch, tmp_pa
 
 def unequally_long(rollout: Rollout) -> Rollout:
     """Equally long completions would hide a wrong count of tokens; of each clip's, the last is truncated."""
-    tokens, logps, texts, _ = rollout
+    tokens, logps, texts, *_ = rollout
     mask = tokens.mask * (torch.arange(tokens.mask.shape[-1]) < torch.tensor([[4], [9], [6], [3]]))
     mask[1:, -1] = tokens.mask[1:, -1]
     truncated = torch.zeros(mask.shape[:2], dtype=torch.bool)
