@@ -96,17 +96,11 @@ class Sampling:
 
 @dataclass
 class PrefixCache:
-    """A rollout's pass over its prompts, in the autograd graph, and what it was computed from.
+    """A rollout's pass over its prompts, in the autograd graph, and what it was computed from."""
 
-    Attributes:
-        prefill: The engine's pass; None once an update has taken it, since a graph is differentiated once.
-        batch: The clips.
-        weights: Address, version and first element of every trainable weight.
-    """
-
-    prefill: Any
+    prefill: Any  # the engine's pass; None once an update has taken it, since a graph is differentiated once
     batch: ClipBatch
-    weights: Sequence[tuple[int, int, float]]
+    weights: Sequence[tuple[int, int, float]]  # address, version and first element of every trainable weight
 
 
 class Rollout(NamedTuple):

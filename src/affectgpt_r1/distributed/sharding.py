@@ -24,11 +24,7 @@ def shard(
 ) -> None:
     """Shard a module in place over the one-dimensional ``mesh`` of all ranks.
 
-    Args:
-        module: Its parameters become DTensors.
-        mesh: All ranks.
-        methods: The module's methods that build the graph of a backward pass.
-        ignored_params: Parameters that every rank keeps in full.
+    ``methods`` build the graph of a backward pass; every rank keeps ``ignored_params`` in full.
     """
     # Without it every rank would wait for ever for the gradients of weights that one rank's batch leaves out.
     if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):

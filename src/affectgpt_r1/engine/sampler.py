@@ -41,7 +41,7 @@ def seeded_by_names(seed: int, names: Sequence[str], device: torch.device) -> to
 
 
 def check_sampling(sampling: Sampling) -> None:
-    """Raise a :class:`ConfigError` for settings under which there is no token to draw."""
+    """Raise a :class:`ConfigError` for settings that leave no token to draw."""
     allowed = {
         "temperature": (0 <= sampling.temperature < math.inf, "0 or more, and finite"),
         "top_p": (0 < sampling.top_p <= 1, "above 0 and at most 1"),

@@ -167,7 +167,7 @@ class _CompletionAttention(torch.autograd.Function):
     ) -> Tensor:
         padded, key_heads = completions.pad(query), key.shape[1]
         # Towards the prompt a group's completions, and the query heads of one key head, are one long list of queries:
-        # there is no mask between them, so the prompt's keys and values are read once.
+        # no mask separates them, so the prompt's keys and values are read once.
         bias = prompts.padding_bias(query.dtype)
         to_prompt, prompt_normalizer = attention_forward(
             _gather_groups(padded, prompts.count, key_heads),

@@ -164,7 +164,7 @@ def load_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
         weights: Folder whose subfolders hold pretrained weights.
 
     Raises:
-        ConfigError: There is no such tokenizer, or it has no BOS or EOS token.
+        ConfigError: The tokenizer is missing, or it lacks a BOS or EOS token.
     """
 
     def load(**ends: str) -> Any:
@@ -253,7 +253,7 @@ def load_chat_model(folder: Path) -> tuple[Any, Any]:
         folder: In the layout of ``save_pretrained``: ``config.json``, ``tokenizer.json``, safetensors weights.
 
     Raises:
-        ConfigError: The folder or a file of it is missing, damaged or of an unknown kind, or there is no chat template.
+        ConfigError: The folder or a file of it is missing, damaged or of an unknown kind, or lacks a chat template.
     """
     for file in ("config.json", "tokenizer.json"):
         if not (folder / file).is_file():

@@ -62,7 +62,7 @@ def build_engine(name: str, model: Any, *, share_prefix: bool = True) -> Engine:
         share_prefix: Run a prompt once per clip in the update, not once per completion; of the fast engine.
 
     Raises:
-        ConfigError: There is no such engine.
+        ConfigError: The name is unknown.
     """
     if name == "reference":
         return ReferenceEngine(model)

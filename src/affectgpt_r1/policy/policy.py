@@ -305,7 +305,7 @@ class MultimodalPolicy(nn.Module):
     def reference(self) -> Iterator[None]:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         if not self._reference:
-            raise ConfigError("There is no reference policy: stage.beta must be set before training starts")
+            raise ConfigError("No reference policy was kept: set stage.beta before training starts")
         parameters = self.trainable_parameters()
         kept = {name: parameter.data for name, parameter in parameters.items()}
         self._reference = {name: self._reference[name].to(param.device) for name, param in parameters.items()}

@@ -164,7 +164,7 @@ def test_stop_mask_and_truncation():
     assert decoded.ids.tolist() == [[5, STOP, PAD, PAD], [4, 4, 4, 4], [4, 4, 4, OTHER_STOP]]
     assert decoded.mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
     assert decoded.truncated.tolist() == [False, True, False]
-    # Finished rows are not computed further, and there is no pass after the last token.
+    # Finished rows are not computed further, and no pass follows the last token.
     assert calls == [([5, 4, 4], [0, 1, 2]), ([4, 4], [1, 2]), ([4, 4], [1, 2])]
 
 
