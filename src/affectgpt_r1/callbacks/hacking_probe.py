@@ -153,7 +153,7 @@ class HackingProbe:
             return {}
         labels = [completion.labels for completion in completions]
         f1 = torch.tensor([_nan_if_none(score) for score in batch_mean_set_f1(labels, targets, self.lexicon)])
-        parts = self.rewards(completions=completions, targets=targets).parts
+        parts = self.rewards(completions=completions, targets=targets).rewards_per_func
         correlations = {name: spearman(part.double(), f1.double()) for name, part in parts.items()}
         return {f"spearman/{name}": value for name, value in correlations.items() if value is not None}
 

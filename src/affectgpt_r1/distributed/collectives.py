@@ -20,9 +20,6 @@ def world_size() -> int:
     return distributed.get_world_size() if _is_distributed() else 1
 
 
-num_processes = world_size  # its former name
-
-
 def rank() -> int:
     """Return this process's rank; 0 without a process group."""
     return distributed.get_rank() if _is_distributed() else 0

@@ -19,7 +19,7 @@ class RewardScores(NamedTuple):
     """Scores of ``N`` completions."""
 
     total: Tensor  # (N,) float32; NaN where no reward function applied
-    parts: dict[str, Tensor]  # name -> (N,) float32; NaN where the function did not apply
+    rewards_per_func: dict[str, Tensor]  # name -> (N,) float32; NaN where the function did not apply
 
 
 class WeightedRewards:

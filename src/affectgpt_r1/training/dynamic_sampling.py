@@ -82,7 +82,10 @@ def _replace_groups(scored: ScoredRollout, groups: Sequence[int], fresh: ScoredR
         completions=completions,
         scores=RewardScores(
             _with_rows(scored.scores.total, rows, fresh.scores.total),
-            {name: _with_rows(part, rows, fresh.scores.parts[name]) for name, part in scored.scores.parts.items()},
+            {
+                name: _with_rows(part, rows, fresh.scores.rewards_per_func[name])
+                for name, part in scored.scores.rewards_per_func.items()
+            },
         ),
         rewards_per_func=_with_rows(scored.rewards_per_func, groups, fresh.rewards_per_func),
         rewards=_with_rows(scored.rewards, groups, fresh.rewards),

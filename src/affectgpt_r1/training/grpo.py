@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from affectgpt_r1.data.samplers import GenerationSchedule
-from affectgpt_r1.distributed.collectives import all_reduce_sum, num_processes
+from affectgpt_r1.distributed.collectives import all_reduce_sum, world_size
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.engine.sampler import check_sampling
 from affectgpt_r1.engine.timing import PhaseTimer
@@ -162,7 +162,7 @@ class GRPOStage:
 
         # (B, G), the same for all tokens of a completion: there is no value function, the group's mean is the baseline.
         if config.multi_objective_aggregation == "normalize_then_sum":  # GDPO
-            weights = [self.rewards.weights[name] for name in scored.scores.parts]
+            weights = [self.rewards.weights[name] for name in scored.scores.rewards_per_func]
             advantages = objective_advantages(rewards_per_func, torch.tensor(weights, device=policy.device))
         else:
             advantages = group_advantages(rewards, config.scale_rewards)
@@ -183,7 +183,7 @@ class GRPOStage:
             logs["groups/resampled"] = LogValue("sum", float(num_resampled))
             logs["groups/filtered"] = LogValue("sum", float(scored.is_zero_std.sum()))
         statistics = answer_statistics(completions, scored.targets, self.lexicon)
-        tokens = all_reduce_sum(loss_mask.sum()) / num_processes()  # averaged gradients then weigh all tokens alike
+        tokens = all_reduce_sum(loss_mask.sum()) / world_size()  # averaged gradients then weigh all tokens alike
         buffer = RolloutBuffer(
             batch=dataclasses.replace(batch, skipped=()),
             completions=rollout.completions,
@@ -232,7 +232,7 @@ class GRPOStage:
     def _grouped(self, scores: RewardScores, truncated: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``rewards_per_func (B, G, R)`` and their weighted sum ``rewards (B, G)``, NaN where none applies."""
         # To the policy's device: processes on accelerators cannot gather other tensors.
-        rewards_per_func = torch.stack(list(scores.parts.values()), -1).to(truncated.device)
+        rewards_per_func = torch.stack(list(scores.rewards_per_func.values()), -1).to(truncated.device)
         rewards_per_func = rewards_per_func.view(*truncated.shape, -1)
         rewards = scores.total.view(truncated.shape).to(truncated.device)
         if self.config.truncated_leave_baseline:  # NaN stays out of the group's mean and deviation

@@ -24,7 +24,7 @@ def reward_logs(scores: RewardScores, num_generations: int) -> dict[str, LogValu
         # Of groups, whatever scales the advantages; TRL's is of the batch where the batch does.
         "frac_reward_zero_std": mean_of(zero_std_groups(total.view(-1, num_generations)).float()),
     }
-    for name, part in scores.parts.items():
+    for name, part in scores.rewards_per_func.items():
         logs[f"rewards/{name}/mean"] = mean_of(part)
         logs[f"rewards/{name}/std"] = std_of(part)
     return logs
@@ -85,7 +85,7 @@ def completion_records(
         advantages: ``(B, G)``.
     """
     num_generations = len(completions) // len(batch)
-    parts = {name: part.tolist() for name, part in scores.parts.items()}
+    parts = {name: part.tolist() for name, part in scores.rewards_per_func.items()}
     totals, advantage_values = scores.total.tolist(), advantages.flatten().tolist()
     return [
         CompletionRecord(

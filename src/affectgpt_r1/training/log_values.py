@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from affectgpt_r1.distributed.collectives import all_gather, num_processes
+from affectgpt_r1.distributed.collectives import all_gather, world_size
 from affectgpt_r1.types import LogValue
 
 
@@ -65,7 +65,7 @@ def pooled_over_ranks(logs: Mapping[str, LogValue], device: torch.device) -> dic
         logs: Python numbers, of the same names in the same order in every process.
         device: One that the process group communicates from.
     """
-    if num_processes() == 1 or not logs:
+    if world_size() == 1 or not logs:
         return dict(logs)
     rows = [[float(log.value), float(log.weight), float(log.squares)] for log in logs.values()]
     gathered = all_gather(torch.tensor([rows], dtype=torch.float64, device=device)).tolist()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from affectgpt_r1.distributed.collectives import all_gather, all_reduce_sum, num_processes
+from affectgpt_r1.distributed.collectives import all_gather, all_reduce_sum, world_size
 from affectgpt_r1.training.grpo_config import GRPOConfig, ImportanceSamplingLevel, KLEstimator, LossType
 from affectgpt_r1.training.log_values import extreme
 from affectgpt_r1.types import LogValue
@@ -82,7 +82,7 @@ def grpo_loss(
     if config.entropy_coef != 0.0:
         logs["policy_loss"] = LogValue("mean", loss.detach())
         # The bonus is a mean over tokens of all processes, whatever loss_type divides by.
-        tokens = all_reduce_sum(counted.sum()) / num_processes()
+        tokens = all_reduce_sum(counted.sum()) / world_size()
         loss = loss - config.entropy_coef * (entropies * counted).sum() / _or_one(tokens)
     return PolicyLoss(loss, logs, items)
 
@@ -187,7 +187,7 @@ def num_items(mask: Tensor, loss_type: LossType, *, tokens_per_step: Tensor | fl
     if loss_type == "bnpo" or tokens_per_step is None:
         # The mean of all processes' token numbers, since their gradients are averaged, too:
         # mean_p(sum_p / mean tokens) = sum over all tokens / all tokens.
-        return all_reduce_sum(mask.sum()) / num_processes()
+        return all_reduce_sum(mask.sum()) / world_size()
     return tokens_per_step
 
 

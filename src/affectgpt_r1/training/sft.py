@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from affectgpt_r1.distributed.collectives import all_reduce_sum, num_processes
+from affectgpt_r1.distributed.collectives import all_reduce_sum, world_size
 from affectgpt_r1.engine.logprobs import masked_mean
 from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.policy.base import Policy
@@ -32,7 +32,7 @@ class SFTStage:
             logps = policy.per_token_logps(batch, targets)
             # -sum log p / mean_p(tokens): processes then average gradients, and every token of the global batch weighs
             # the same. Accumulated micro-batches are weighted by num_items, their tokens.
-            tokens = all_reduce_sum(targets.mask.sum()).clamp(min=1.0) / num_processes()
+            tokens = all_reduce_sum(targets.mask.sum()).clamp(min=1.0) / world_size()
             loss = -(logps * targets.mask).sum() / tokens
         return StageOutput(loss, {"loss": LogValue("mean", loss.detach(), tokens)}, num_items=tokens)
 

@@ -139,8 +139,10 @@ def test_weighted_sum_over_the_functions_that_apply():
     )
     scores = rewards(completions=answers(*"abcd"), targets=[("happy",)] * 4)
     torch.testing.assert_close(scores.total, torch.tensor([1.0, 0.7, 0.2, math.nan]), equal_nan=True)
-    torch.testing.assert_close(scores.parts["one"], torch.tensor([1.0, 0.5, math.nan, math.nan]), equal_nan=True)
-    torch.testing.assert_close(scores.parts["two"], torch.tensor([0.0, 1.0, 1.0, math.nan]), equal_nan=True)
+    torch.testing.assert_close(
+        scores.rewards_per_func["one"], torch.tensor([1.0, 0.5, math.nan, math.nan]), equal_nan=True
+    )
+    torch.testing.assert_close(scores.rewards_per_func["two"], torch.tensor([0.0, 1.0, 1.0, math.nan]), equal_nan=True)
 
 
 def test_the_main_setting(lexicon):
