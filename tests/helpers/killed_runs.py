@@ -29,7 +29,7 @@ TARGETS = {
     "status": "affectgpt_r1.tracking.mlflow_logger:TrackedMLFlowLogger.end",
     "features": "affectgpt_r1.data.feature_store:FeatureStore.write",
     "beginning": "affectgpt_r1.config.run:begin",
-    "answers": "affectgpt_r1.evaluation.evaluate_policy:test_split_metrics",
+    "answers": "affectgpt_r1.evaluation.evaluate_policy:metrics_on_test_split",
     "record": "affectgpt_r1.config.run:write_record",
 }
 """Moments of a run, and the functions that are called then."""

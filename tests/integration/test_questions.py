@@ -43,5 +43,5 @@ def test_preferences_are_learned_and_validated_by_their_loss(run):
 
 
 def test_a_prompt_about_emotion_words_needs_some(run):
-    with pytest.raises(ConfigError, match=r"preference\.csv holds no emotion words, .* one of .*\['preference'\]"):
+    with pytest.raises(ConfigError, match=r"preference\.csv has no emotion words, .* one of .*\['preference'\]"):
         run("data.questions=[preference]")

@@ -72,7 +72,7 @@ def test_what_cannot_change_is_refused_and_nothing_is_lost(run_stage, workspace,
     root = shutil.copytree(workspace / "data", tmp_path / "data")
     labels = root / "track2_train_mercaptionplus.csv"
     labels.write_text("\n".join(labels.read_text("utf-8").splitlines()[:-1]) + "\n", "utf-8")
-    with pytest.raises(ConfigError, match=r"^data\.train_labels: not the content"):
+    with pytest.raises(ConfigError, match=r"^data\.train_labels=track2_train_mercaptionplus\.csv: not the content"):
         run_stage("sft", folder, 4, *SFT, f"data.root={root}", "ckpt_path=last")
     assert kept == {path: path.read_bytes() for path in kept}
 

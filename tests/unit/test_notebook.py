@@ -80,7 +80,7 @@ def test_it_says_what_to_run_and_then_shows_curves_and_tables(repository):
 
     scope, (runs, _, completions) = run_notebook()
 
-    scope["metric"].canvas.draw()  # a formula that Matplotlib cannot set would be an error
+    scope["figure"].canvas.draw()  # a formula that Matplotlib cannot set would be an error
     assert completions.to_dict("list") == {HOSTILE: [HOSTILE]}
     for table in (runs, completions):
         assert "&lt;img src=x onerror=y&gt;" in table._repr_html_()

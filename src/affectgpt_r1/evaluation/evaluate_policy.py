@@ -40,7 +40,7 @@ def evaluate_test_split(
         loggers: The run's loggers; with MLflow the answers are the artifact ``test/answers.jsonl``.
 
     Returns:
-        See :func:`test_split_metrics`.
+        See :func:`metrics_on_test_split`.
     """
     weights = full_state_dict(policy) if is_sharded(policy) else None
     if not trainer.is_global_zero:
@@ -60,7 +60,7 @@ def evaluate_test_split(
         for batch in data.test_dataloader()
     )
     answers = decode_answers(policy, batches, answer_sampling(config))
-    metrics = test_split_metrics(answers, lexicon)
+    metrics = metrics_on_test_split(answers, lexicon)
     text = answer_lines(answers, lexicon)
     write_text(Path(config.paths.run) / "test" / "answers.jsonl", text)
     for logger in loggers:
@@ -71,7 +71,7 @@ def evaluate_test_split(
     return metrics
 
 
-def test_split_metrics(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
+def metrics_on_test_split(answers: Answers, lexicon: Lexicon) -> dict[str, float]:
     """Return the metrics of answers to the test clips by log name.
 
     Returns:

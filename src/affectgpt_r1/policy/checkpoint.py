@@ -49,7 +49,7 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path} holds no state_dict: it is not a checkpoint of this package")
     # Not translated: settings, weights, digests and the states of callbacks have other names, and a digest under a name
     # that is not looked up would not be compared.
-    if OLD_SETTING in (checkpoint.get("config") or {}):
+    if isinstance(config := checkpoint.get("config"), dict) and OLD_SETTING in config:
         raise CheckpointError(
             f"{path} was written before its settings were renamed ({OLD_SETTING} is encoders_from now): train that "
             "stage again, or use the version that wrote it"

@@ -24,7 +24,7 @@ from affectgpt_r1.cli.export import main as export
 from affectgpt_r1.cli.plan import main as plan
 from affectgpt_r1.cli.report import main as report
 from affectgpt_r1.cli.score import main as score
-from affectgpt_r1.config.compose import CONFIGS, check_overrides, clear_errors, run_with_clear_errors
+from affectgpt_r1.config.compose import CONFIGS, check_overrides, clear_errors, resolved, run_with_clear_errors
 from affectgpt_r1.config.instantiate import build_data
 from affectgpt_r1.data.datamodule import MERCaptionDataModule
 from affectgpt_r1.data.dataset import MediaSettings
@@ -193,9 +193,9 @@ def test_export_and_convert_name_the_output_that_cannot_be_written(tmp_path: Pat
 def test_export_with_another_prompt_than_in_training_is_refused(tmp_path: Path, capsys, given, key, remedy):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         trained = compose("train", ["experiment=grpo", "data.visual=face"])
-    (tmp_path / ".hydra").mkdir()
-    OmegaConf.save(trained, tmp_path / ".hydra" / "config.yaml")
-    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+        config = resolved(trained)
+    checkpoint = tmp_path / "best.ckpt"
+    torch.save({"state_dict": {}, "config": config}, checkpoint)
     usual = ["experiment=grpo", "data.visual=face", f"init_from={checkpoint}", "--output", str(tmp_path / "folder")]
     printed = refused(export, [*usual, *given], capsys)
     assert f"{checkpoint} was trained with {key}" in printed

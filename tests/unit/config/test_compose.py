@@ -151,10 +151,11 @@ def test_a_users_mistake_is_one_line_and_exit_code_two(capsys, monkeypatch):
         raise ConfigError("stage.beta is wrong: set it")
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr("sys.argv", ["affectgpt-r1 train"])
     with pytest.raises(SystemExit) as caught:
         run_with_clear_errors(fail)
     assert caught.value.code == 2
-    assert capsys.readouterr().err == "affectgpt-r1: stage.beta is wrong: set it\n"
+    assert capsys.readouterr().err == "affectgpt-r1 train: stage.beta is wrong: set it\n"
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):

@@ -102,5 +102,8 @@ def test_a_run_folder_under_old_names_says_so(tmp_path):
     OmegaConf.save(OmegaConf.create({"prompt": {"thinks": True}}), tmp_path / ".hydra" / "config.yaml")
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
     found = look_up(config)
-    with pytest.raises(ConfigError, match=r"such as prompt\.thinks, now prompt\.enable_thinking\. Give paths\.run="):
+    with pytest.raises(
+        ConfigError,
+        match=r"such as prompt\.thinks, now prompt\.enable_thinking in \.hydra/config\.yaml\. Give paths\.run=",
+    ):
         check_may_train(config, found)

@@ -18,6 +18,7 @@ SHIPPED = {
     "callbacks": {
         *("callbacks.checkpoints.BestCheckpoint", "callbacks.checkpoints.LastCheckpoint"),
         *("callbacks.completions_table.CompletionsTable", "callbacks.hacking_alarm.RewardHackingAlarm"),
+        *("callbacks.hacking_probe.RewardHackingProbe", "callbacks.step_timer.StepTimer"),
         *(
             "callbacks.fail_together.FailTogether",
             "callbacks.progress.PlainProgress",

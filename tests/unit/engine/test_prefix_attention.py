@@ -139,6 +139,6 @@ def test_padding_and_back():
     lengths = PackedLengths([2, 0, 3], CPU)
     row = torch.arange(1.0, 6.0).view(5, 1)
     assert lengths.pad_with_zeros(row)[..., 0].tolist() == [[1, 2, 0], [0, 0, 0], [3, 4, 5]]
-    assert torch.equal(lengths.flatten(lengths.pad(row)), row)
+    assert torch.equal(lengths.pack(lengths.pad(row)), row)
     assert lengths.positions.tolist() == [0, 1, 0, 1, 2]
     assert lengths.sequences.tolist() == [0, 0, 2, 2, 2]

@@ -7,7 +7,7 @@ import pytest
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
 from affectgpt_r1.evaluation.compare import Answers
-from affectgpt_r1.evaluation.evaluate_policy import test_split_metrics
+from affectgpt_r1.evaluation.evaluate_policy import metrics_on_test_split
 
 LEXICON = load_lexicon("bundled")
 
@@ -22,7 +22,7 @@ def answers(**target_and_answer):
 
 def test_each_set_has_its_own_recalls():
     happy, sad, anxious = ("happy",), ("sad",), ("anxious",)
-    metrics = test_split_metrics(
+    metrics = metrics_on_test_split(
         answers(
             dfew_1=(happy, "happy"),
             dfew_2=(happy, "happy"),
@@ -47,7 +47,7 @@ def test_each_set_has_its_own_recalls():
 
 
 def test_clips_of_other_sets_are_one_set_and_several_labels_none():
-    plain = test_split_metrics(answers(a=(("happy",), "happy"), b=(("sad",), "happy")), LEXICON)
+    plain = metrics_on_test_split(answers(a=(("happy",), "happy"), b=(("sad",), "happy")), LEXICON)
     assert (plain["test/war"], plain["test/uar"]) == (0.5, 0.5)
-    several = test_split_metrics(answers(a=(("happy", "proud"), "happy")), LEXICON)
+    several = metrics_on_test_split(answers(a=(("happy", "proud"), "happy")), LEXICON)
     assert not [name for name in several if name.endswith(("war", "uar"))]

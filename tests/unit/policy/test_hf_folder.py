@@ -16,6 +16,7 @@ from affectgpt_r1.errors import AffectGPTError, CheckpointError
 from affectgpt_r1.inference.load_policy import _exported
 from affectgpt_r1.policy import pretrained
 from affectgpt_r1.policy.hf_export import export_policy, load_exported
+from affectgpt_r1.policy.hf_folder import file_digest
 
 PROCESSOR = {
     **{"modalities": ["video", "audio", "text"], "visual": "face", "num_frames": 4, "image_size": 48},
@@ -180,6 +181,8 @@ def test_weights_of_another_size_than_the_config_says_are_one_line(folder):
 def test_a_pattern_that_takes_too_long_is_one_line(folder):
     pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
     change("tokenizer.json", "pre_tokenizer", pattern)(folder)
+    digests = json.loads((folder / SETTINGS).read_text())["digests"]
+    change(SETTINGS, "digests", {**digests, "tokenizer.json": file_digest(folder / "tokenizer.json")})(folder)
     policy = load_exported(folder)
     with pytest.raises(BaseException, match="retry-limit-in-match") as caught:
         policy.tokenizer("a" * 40 + "!")

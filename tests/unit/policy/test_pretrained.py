@@ -61,7 +61,9 @@ def grpo_stage():
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", overrides=["experiment=grpo", "stage.num_generations=2"])
     stage = instantiate_stage(config.stage)
-    stage.rewards = lambda completions, targets: RewardScores(torch.arange(float(len(completions))), {})
+    stage.rewards = lambda completions, targets: RewardScores(
+        torch.arange(float(len(completions))), {"number": torch.arange(float(len(completions)))}
+    )
     return stage
 
 

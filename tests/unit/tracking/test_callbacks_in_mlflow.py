@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from affectgpt_r1.callbacks.completions_table import CompletionsTable
 from affectgpt_r1.callbacks.hacking_alarm import HACKING_TAG, RewardHackingAlarm
 from affectgpt_r1.callbacks.unreadable_clips import UnreadableClipsMonitor
-from affectgpt_r1.data.unreadable import UnreadableClips
 from affectgpt_r1.tracking.run_status import tracked_run
 from affectgpt_r1.types import CompletionRecord, UnreadableClip
 
@@ -27,10 +26,9 @@ def test_completions_are_one_table_per_step(logger, read_artifact, tmp_path):
 
 
 def test_unreadable_clips_are_an_artifact_and_a_metric(logger, read_artifact, tmp_path):
-    skipped = UnreadableClips()
-    skipped.add([UnreadableClip("clip_a", "zero bytes")], num_read=49)
     callback = UnreadableClipsMonitor(tmp_path, max_fraction=0.05)
-    callback.on_train_end(_trainer(logger, 12), SimpleNamespace(skipped=skipped))
+    callback.skipped.add([UnreadableClip("clip_a", "zero bytes")], num_read=49)
+    callback.on_train_end(_trainer(logger, 12), SimpleNamespace())
     assert read_artifact("data/unreadable_clips.csv").splitlines() == ["name,reason", "clip_a,zero bytes"]
     (point,) = logger.experiment.get_metric_history(logger.run_id, "data/unreadable_clips")
     assert (point.step, point.value) == (12, 1.0)

@@ -29,8 +29,3 @@ from affectgpt_r1.training.grpo_config import GRPOConfig
 def test_bad_options_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         GRPOConfig(**changes)
-
-
-def test_upper_clip_range_follows_the_lower():
-    assert GRPOConfig(epsilon=0.1).upper_epsilon == 0.1
-    assert GRPOConfig(epsilon=0.1, epsilon_high=0.3).upper_epsilon == 0.3
