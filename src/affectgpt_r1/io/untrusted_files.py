@@ -87,7 +87,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     with path.open("rb") as file:
         try:
             archive = zipfile.ZipFile(file)
-        except Exception as error:  # a damaged directory raises nearly anything: struct.error, NotImplementedError, ...
+        except Exception as error:  # a damaged directory raises nearly anything, such as struct.error
             raise zipfile.BadZipFile(str(error)) from error
         with archive:
             yield archive
