@@ -18,11 +18,15 @@ from affectgpt_r1.cli.options import (
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.evaluation.score_tables import score_tables
 from affectgpt_r1.io.clean_text import printable
+from affectgpt_r1.metrics.prediction_rows import SYNONYMS
 
 score_files = lazy("evaluation.score_files:score_files")
 write_submission_file = lazy("evaluation.score_files:write_submission_file")
 
-_FORMATS = "CSV or JSONL with name and openset (labels) or reason (free text), or .npz with filenames and fileitems"
+_FORMATS = (
+    ".csv, .tsv, .xlsx, .json or .jsonl with name and openset (labels) or reason (free text), "
+    "or .npz with filenames and fileitems, or with name2reason"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,13 +48,34 @@ def score(options: argparse.Namespace) -> None:
             subset=options.subset,
             no_match=options.no_match,
             train=options.train,
+            columns=columns_from(options.columns),
+            target_columns=columns_from(options.target_columns),
         )
         console = report_console()
         for shown in (*score_tables(report, options.level), *notes):
             console.print(shown)
         save_json(options, report)
     if options.submission is not None:
-        print(printable(write_submission_file(options.predictions, options.submission, options.lexicon, chat)))
+        columns = columns_from(options.columns)
+        for line in write_submission_file(options.predictions, options.submission, options.lexicon, chat, columns):
+            print(printable(line))
+
+
+def columns_from(text: str | None) -> dict[str, str]:
+    """Parse ``name=ID,openset=WORDS``.
+
+    Raises:
+        ConfigError: A part is not a role and a column.
+    """
+    columns = {}
+    for part in text.split(",") if text else []:
+        role, _, column = (piece.strip() for piece in part.partition("="))
+        if role not in SYNONYMS or not column or role in columns:
+            raise ConfigError(
+                f"--columns takes {', '.join(SYNONYMS)} once each, as in name=ID,openset=WORDS, not {part!r}"
+            )
+        columns[role] = column
+    return columns
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--predictions", type=Path, required=True, help=_FORMATS)
     parser.add_argument("--targets", type=Path, help="the same formats, the same names")
+    columns = (
+        "what the columns are called, as in name=ID,openset=WORDS or reason=TEXT (without it, usual names are known)"
+    )
+    parser.add_argument("--columns", metavar="ROLE=COLUMN,…", help=f"{columns}")
+    parser.add_argument("--target-columns", metavar="ROLE=COLUMN,...", help="the same for --targets")
     parser.add_argument(
         "--submission", type=Path, metavar="NAME-openset.npz", help="write the predictions for a challenge"
     )

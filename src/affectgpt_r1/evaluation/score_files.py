@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ def score_files(
     subset: bool = False,
     no_match: Literal["zero", "nan"] = "zero",
     train: Sequence[Path] = (),
+    columns: Mapping[str, str] | None = None,
+    target_columns: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Score the predictions of a file.
 
@@ -34,6 +36,8 @@ def score_files(
         subset: Let targets without a prediction pass.
         no_match: F1 where nothing matches.
         train: Label files of training, in which scored names are looked for.
+        columns: What ``name``, ``openset`` and ``reason`` are called in ``predictions``.
+        target_columns: The same in ``targets``.
 
     Returns:
         :func:`~affectgpt_r1.metrics.corpus_report.corpus_report` with ``negated`` spans by clip and, given ``train``,
@@ -44,11 +48,13 @@ def score_files(
     """
     words = load_lexicon(lexicon)
     extract = text_extractor(words, chat)
-    answered, expected = align(*(read_named_sets(path, extract) for path in (predictions, targets)), subset=subset)
+    answered, expected = align(
+        read_named_sets(predictions, extract, columns), read_named_sets(targets, extract, target_columns), subset=subset
+    )
     report = corpus_report(answered.labels, expected.labels, words, no_match)
     negated = {name: list(spans) for name, spans in zip(answered.names, answered.negated, strict=True) if spans}
     report["negated"] = negated
-    notes = []
+    notes = [*answered.notes, *expected.notes]
     if not any(word in words for labels in expected.labels for word in labels):
         notes.append(f"Nothing counts: no label of {targets} is in the {words.name} lexicon, which is English.")
     if train:
@@ -67,13 +73,15 @@ def _leakage_line(file: str, leaked: Sequence[str], num_scored: int) -> str:
     return f"Leakage: {len(leaked)} of {num_scored} scored names are in {file}{such}."
 
 
-def write_submission_file(predictions: Path, output: Path, lexicon: str, chat: Chat | None) -> str:
-    """Write predictions as a challenge's ``-openset.npz``, and say in a line what was written.
+def write_submission_file(
+    predictions: Path, output: Path, lexicon: str, chat: Chat | None, columns: Mapping[str, str] | None = None
+) -> list[str]:
+    """Write predictions as a challenge's ``-openset.npz``, and say in lines what was read and written.
 
     Raises:
         AffectGPTError: A file or the lexicon is at fault.
     """
-    answered = read_named_sets(predictions, text_extractor(load_lexicon(lexicon), chat))
+    answered = read_named_sets(predictions, text_extractor(load_lexicon(lexicon), chat), columns)
     write_submission(output, answered.names, answered.labels)
     blank = sum(not words for words in answered.labels)
-    return f"{output}: {len(answered.names)} clips, {blank} of them without a label"
+    return [*answered.notes, f"{output}: {len(answered.names)} clips, {blank} of them without a label"]

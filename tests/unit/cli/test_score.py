@@ -100,9 +100,26 @@ def test_name_mismatch_stops_it(files, capsys):
     (files / "p.csv").write_text("name,openset\na,happy\nb,sad\n")
     assert "1 clip (c) with a target and no prediction" in fails(capsys, files)
     assert run(files, "--subset")["samples"] == 2
-    assert "1 clip (c) with a prediction and no target" in fails(
-        capsys, files, "--subset", predictions="t.csv", targets="p.csv"
+    assert "1 targets have no prediction and were not scored, such as c." in capsys.readouterr().out
+    (files / "q.csv").write_text("name,openset\nd,happy\n")
+    assert "no clip has a prediction and a target: 1 clip (d) with a prediction" in fails(
+        capsys, files, predictions="q.csv"
     )
+
+
+def test_predictions_of_more_clips_are_counted_and_not_scored(files, capsys):
+    (files / "p.csv").write_text("name,openset\na,happy\nb,sad\n")
+    assert run(files, predictions="t.csv", targets="p.csv")["samples"] == 2
+    assert "1 predictions have no target and were not scored, such as c." in capsys.readouterr().out
+
+
+def test_columns_by_name(files, capsys):
+    (files / "p.csv").write_text("id,label,prediction\na,sad,happy\n")
+    (files / "u.csv").write_text("id,label,prediction\na,happy,sad\n")
+    options = ("--columns", "openset=prediction", "--target-columns", "openset=label")
+    assert run(files, *options, targets="u.csv")["scores"]["mean_level1"]["f1"] == 1
+    assert "p.csv: column 'id' was read as 'name'." in capsys.readouterr().out
+    assert "--columns takes name, openset, reason once each" in fails(capsys, files, "--columns", "labels=x")
 
 
 def test_bad_input_is_one_line(files, capsys):
