@@ -151,8 +151,66 @@ def test_several_checkpoints(data, tmp_path, capsys):
 
     assert summary["mean"] == {"published": 1, "corrected": 0}
     assert "epoch_30; the chosen one has 0.00" in capsys.readouterr().out
-    for options in ((), ("--checkpoint", "epoch_5")):
+    assert run(data, predictions, "--checkpoint", "35")["unibench"]["checkpoints"]["chosen"] == "epoch_35"
+    for name in ("epoch_5", "epoch"):
+        options = ("--checkpoint", name)
         assert "without test clips, out of epoch_30, epoch_35" in refused(capsys, data, predictions, *options)
+
+
+def test_every_checkpoint_and_the_published_choice(data, tmp_path, capsys):
+    write_predictions(tmp_path / "p" / "epoch_30", {"sims.csv": "name,openset\na,sad\nb,happy\n"})
+    predictions = write_predictions(tmp_path / "p" / "epoch_35", {"sims.csv": ANSWERS["sims.csv"]}).parent
+    summary = run(data, predictions)["unibench"]
+    assert summary["mean"] == {"published": 1, "corrected": None}
+    assert summary["checkpoints"] == {
+        "names": ["epoch_30", "epoch_35"],
+        "chosen": None,
+        "published": {"epoch_30": {"sims": 1, "mean": 1}, "epoch_35": {"sims": 0, "mean": 0}},
+    }
+    printed = capsys.readouterr().out
+    assert re.search(r"epoch_35 +│ +0\.00 │ +0\.00", printed)
+    assert "corrected: none was named" in printed
+
+
+def test_affectgpts_tree(data, tmp_path, capsys):
+    """Labels are read in place of answers, and the file's sentiment in place of the word map's."""
+    for results, clips in (("results-iemocapfour", ("Ses05_a", "Ses05_b")), ("results-sims", ("a", "b"))):
+        model = tmp_path / "p" / results / "model"
+        model.mkdir(parents=True)
+        for epoch, words in (("30", ["angry", "sad"]), ("40", ["happy", "happy"])):
+            stem = model / f"checkpoint_0000{epoch}_loss_0.5"
+            np.savez_compressed(f"{stem}.npz", name2reason=dict.fromkeys((*clips, "other"), "She is calm."))
+            items = {"filenames": np.array([*clips, "other"]), "fileitems": np.array([*words, "sad"])}
+            np.savez_compressed(f"{stem}-openset.npz", **items)
+            if results == "results-sims":
+                judged = {"filenames": np.array(clips), "fileitems": np.array(["negative", "Positive"])}
+                np.savez_compressed(f"{stem}-openset-sentiment.npz", **judged)
+    summary = run(data, tmp_path / "p")["unibench"]
+    assert summary["checkpoints"]["published"] == {
+        "checkpoint_000030_loss_0.5": {"iemocap": 1, "sims": 1, "mean": 1},
+        "checkpoint_000040_loss_0.5": {"iemocap": 0, "sims": 1, "mean": 0.5},
+    }
+    assert summary["sets"]["sims"]["not_scored"] == 1
+    assert "by the files of sentiment for sims" in capsys.readouterr().out
+    (tmp_path / "p" / "results-sims" / "second").mkdir()
+    np.savez_compressed(
+        tmp_path / "p" / "results-sims" / "second" / "x.npz", name2reason=dict.fromkeys(("a", "b"), "Calm.")
+    )
+    assert "x: has no predictions for iemocap, as another checkpoint" in refused(capsys, data, tmp_path / "p")
+
+
+def test_sets_without_data_are_named(data, tmp_path, capsys):
+    predictions = write_predictions(tmp_path / "p", {file: ANSWERS[file] for file in ("meld.csv", "sims.csv")})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / LAYOUTS["sims"].folder).symlink_to(data / LAYOUTS["sims"].folder)
+    assert list(run(tmp_path / "data", predictions)["unibench"]["sets"]) == ["sims"]
+    assert "meld was predicted and not scored:" in capsys.readouterr().out
+
+
+def test_names_that_differ_in_form(data, tmp_path):
+    predictions = write_predictions(tmp_path / "p", {"sims.csv": "name,openset\nx/A.mp4,sad\nB,happy\nc,happy\n"})
+    scores = run(data, predictions)["unibench"]["sets"]["sims"]
+    assert (scores["published"], scores["not_scored"]) == (1, 1)
 
 
 def test_single_label_sets(data, tmp_path, capsys):
@@ -204,11 +262,15 @@ def test_a_judge_that_is_not_named(data, tmp_path, capsys):
     [
         ({"mld.csv": ""}, "mld.csv: 'mld' is not a data set; the nearest is 'meld' of mer2023"),
         ({"sims.csv": "", "sims.jsonl": ""}, "sims.csv and sims.jsonl both predict sims; keep one"),
-        ({"sims.csv": "name,openset\na,happy\n"}, "sims: predictions lack 1 clips and have 0 others, such as b"),
+        (
+            {"sims.csv": "name,openset\na,happy\n"},
+            "sims: predictions lack 1 clips, such as b; predict all 2 test clips",
+        ),
         ({"sims.csv": ""}, "sims.csv: the file is empty"),
-        ({"sims.csv": "name,labels\na,happy\n"}, "sims.csv, row 1: needs the columns 'name' and 'openset'"),
+        ({"sims.csv": "name,words\na,happy\n"}, "sims.csv, row 1: needs the columns 'name' and 'openset'"),
         ({"mafw.csv": "name,openset\na,happy\n"}, "no_caption/set_1/test.txt: cannot be read"),
         ({"notes.txt": ""}, "has no predictions SET.csv, SET.jsonl or SET.npz, SET being mer2023"),
+        ({"sims-sentiment.csv": ""}, "sims-sentiment.csv: sentiment without the predictions sims.csv or the like"),
     ],
 )
 def test_one_clear_line(data, tmp_path, capsys, files, message):
