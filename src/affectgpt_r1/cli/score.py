@@ -15,7 +15,7 @@ from affectgpt_r1.cli.options import (
     report_console,
     save_json,
 )
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.evaluation.score_tables import score_tables
 from affectgpt_r1.io.clean_text import printable
 from affectgpt_r1.metrics.prediction_rows import SYNONYMS
@@ -55,6 +55,8 @@ def score(options: argparse.Namespace) -> None:
         for shown in (*score_tables(report, options.level), *notes):
             console.print(shown)
         save_json(options, report)
+        if options.strict and notes:
+            raise DataError(f"--strict: {len(notes)} lines above say what may be wrong, the first: {notes[0]}")
     if options.submission is not None:
         columns = columns_from(options.columns)
         for line in write_submission_file(options.predictions, options.submission, options.lexicon, chat, columns):
@@ -95,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_lexicon_option(parser)
     parser.add_argument("--level", type=int, choices=(1, 2), default=1, help="ring of the wheels (%(default)s)")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail where anything below the tables says what may be wrong"
+    )
     parser.add_argument("--subset", action="store_true", help="let targets without a prediction pass")
     parser.add_argument(
         "--no-match",

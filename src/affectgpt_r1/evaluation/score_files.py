@@ -11,6 +11,7 @@ from affectgpt_r1.emotion.chat_client import Chat
 from affectgpt_r1.emotion.chat_extraction import text_extractor
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.corpus_report import corpus_report
+from affectgpt_r1.metrics.label_notes import label_notes, unmapped_words
 from affectgpt_r1.metrics.prediction_files import align, read_named_sets, write_submission
 
 
@@ -40,8 +41,8 @@ def score_files(
         target_columns: The same in ``targets``.
 
     Returns:
-        :func:`~affectgpt_r1.metrics.corpus_report.corpus_report` with ``negated`` spans by clip and, given ``train``,
-        ``leakage``; and lines that a reader of the scores should know.
+        :func:`~affectgpt_r1.metrics.corpus_report.corpus_report` with ``negated`` spans by clip, the commonest
+        ``unmapped_words`` with their counts and, given ``train``, ``leakage``; and what may be wrong, a line each.
 
     Raises:
         AffectGPTError: A file, the lexicon or the pairing of names is at fault.
@@ -54,7 +55,9 @@ def score_files(
     report = corpus_report(answered.labels, expected.labels, words, no_match)
     negated = {name: list(spans) for name, spans in zip(answered.names, answered.negated, strict=True) if spans}
     report["negated"] = negated
+    report["unmapped_words"] = unmapped_words(answered.labels, words).commonest
     notes = [*answered.notes, *expected.notes]
+    notes += label_notes(answered.labels, words, "predictions") + label_notes(expected.labels, words, "targets")
     if not any(word in words for labels in expected.labels for word in labels):
         notes.append(f"Nothing counts: no label of {targets} is in the {words.name} lexicon, which is English.")
     if train:

@@ -44,7 +44,10 @@ def _details(report: Mapping[str, Any], level: int) -> Table:
     names["mer2025_challenge"] = "mean of both levels (mer2025_challenge)"
     for key, name in names.items():
         table.add_row(name, *_cells(report, key))
-    table.caption = f"{100 * report['unmapped_rate']:.1f} % of the predicted words map onto no wheel."
+    words = ", ".join(f"{word} ({count})" for word, count in report.get("unmapped_words", ()))
+    table.caption = (
+        f"{100 * report['unmapped_rate']:.1f} % of the predicted words map onto no wheel{': ' * bool(words)}{words}"
+    )
     return table
 
 

@@ -51,6 +51,7 @@ def read_named_sets(
     sets = NamedSets([], [], [])
     places: dict[str, str] = {}
     num_words = 0
+    blank: list[str] = []
     for row in reader.rows():
         name = row.name.strip() if isinstance(row.name, str) else ""
         if not name:
@@ -63,6 +64,8 @@ def read_named_sets(
             raise DataError(f"{path}, {row.place}: {name!r} is in {places[name]} already; keep one")
         places[name] = row.place
         labels, negated = _labels(row, path, extract)
+        if not labels and row.labels is not None and isinstance(row.free_text, str) and row.free_text.strip():
+            blank.append(name)
         num_words += len(labels)
         if num_words > _MOST_WORDS:
             raise DataError(f"{path}, {row.place}: more than {_MOST_WORDS:,} labels so far; split the file")
@@ -71,7 +74,12 @@ def read_named_sets(
         sets.negated.append(negated)
     if not sets.names:
         raise DataError(f"{path}: the file has no rows")
-    return sets._replace(notes=tuple(f"{path.name}: {note}." for note in reader.notes))
+    notes = list(reader.notes)
+    if blank:
+        notes.append(
+            f"{len(blank)} rows have text under {FREE_TEXT!r} and nothing under {LABELS!r}, such as {blank[0]}"
+        )
+    return sets._replace(notes=tuple(f"{path.name}: {note}." for note in notes))
 
 
 def _labels(row: Row, path: Path, extract: Callable[[str], Extraction]) -> tuple[EmotionSet, tuple[str, ...]]:

@@ -113,6 +113,21 @@ def test_predictions_of_more_clips_are_counted_and_not_scored(files, capsys):
     assert "1 predictions have no target and were not scored, such as c." in capsys.readouterr().out
 
 
+def test_strict_fails_where_something_may_be_wrong(files, capsys):
+    (files / "p.csv").write_text("name,openset\na,happy\nb,sad\nc,calm\n")
+    assert run(files, "--strict", predictions="p.csv", targets="p.csv")["samples"] == 3
+    (files / "q.csv").write_text("name,openset\na,happy;sad\nb,sad\nc,calm\n")
+    line = fails(capsys, files, "--strict", predictions="q.csv", targets="p.csv")
+    assert "--strict: 2 lines above say what may be wrong, the first: predictions: the labels seem to be sep" in line
+    assert run(files, predictions="q.csv", targets="p.csv")["unmapped_words"] == [["happy;sad", 1]]
+
+
+def test_an_empty_openset_next_to_a_reason_is_said(files, capsys):
+    (files / "p.csv").write_text("name,openset,reason\na,,He is happy.\nb,sad,\nc,calm,\n")
+    run(files, predictions="p.csv", targets="p.csv")
+    assert "p.csv: 1 rows have text under 'reason' and nothing under 'openset', such as a." in capsys.readouterr().out
+
+
 def test_columns_by_name(files, capsys):
     (files / "p.csv").write_text("id,label,prediction\na,sad,happy\n")
     (files / "u.csv").write_text("id,label,prediction\na,happy,sad\n")
