@@ -20,7 +20,11 @@ from affectgpt_r1.config.keys import config_keys
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-INSTALLED = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["dev"])]
+INSTALLED = [
+    Requirement(line)
+    for line in (*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["dev"])
+    if line != "affectgpt-r1[train]"
+]
 README = (REPOSITORY / "README.md").read_text("utf-8")
 SWITCHES = (REPOSITORY / "configs" / "README.md").read_text("utf-8")
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))

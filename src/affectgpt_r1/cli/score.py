@@ -20,6 +20,7 @@ from affectgpt_r1.evaluation.score_tables import score_tables
 from affectgpt_r1.io.clean_text import printable
 from affectgpt_r1.metrics.prediction_rows import SYNONYMS
 
+find_leakage = lazy("evaluation.score_leakage:find_leakage")
 score_files = lazy("evaluation.score_files:score_files")
 write_submission_file = lazy("evaluation.score_files:write_submission_file")
 
@@ -40,17 +41,19 @@ def score(options: argparse.Namespace) -> None:
         raise ConfigError("give --targets FILE to score, or --submission NAME-openset.npz alone to write a submission")
     chat = chat_from(options)
     if options.targets is not None:
-        report, notes = score_files(
+        report, notes, _, expected, _ = score_files(
             options.predictions,
             options.targets,
             lexicon=options.lexicon,
             chat=chat,
             subset=options.subset,
             no_match=options.no_match,
-            train=options.train,
             columns=columns_from(options.columns),
             target_columns=columns_from(options.target_columns),
         )
+        if options.train:
+            report["leakage"], lines = find_leakage(options.train, options.targets, expected.names)
+            notes += lines
         console = report_console()
         for shown in (*score_tables(report, options.level), *notes):
             console.print(shown)
@@ -87,10 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--predictions", type=Path, required=True, help=_FORMATS)
     parser.add_argument("--targets", type=Path, help="the same formats, the same names")
-    columns = (
-        "what the columns are called, as in name=ID,openset=WORDS or reason=TEXT (without it, usual names are known)"
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN,...",
+        help="what the columns of --predictions are called, as in name=ID,openset=WORDS; usual names are known",
     )
-    parser.add_argument("--columns", metavar="ROLE=COLUMN,…", help=f"{columns}")
     parser.add_argument("--target-columns", metavar="ROLE=COLUMN,...", help="the same for --targets")
     parser.add_argument(
         "--submission", type=Path, metavar="NAME-openset.npz", help="write the predictions for a challenge"

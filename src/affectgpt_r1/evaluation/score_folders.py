@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS, read_unibench_set
 from affectgpt_r1.data.layouts.recognition_sets import FOLDERS, read_recognition_set
-from affectgpt_r1.emotion.chat_client import Chat
 from affectgpt_r1.emotion.chat_extraction import SENTIMENTS, sentiment_by, text_extractor
 from affectgpt_r1.emotion.extraction import Extraction
 from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -21,6 +20,9 @@ from affectgpt_r1.evaluation.unibench_scores import (
 from affectgpt_r1.metrics.prediction_files import read_named_sets
 from affectgpt_r1.metrics.prediction_folders import SetFiles, prediction_files
 from affectgpt_r1.types import EmotionSet
+
+if TYPE_CHECKING:
+    from affectgpt_r1.emotion.chat_client import Chat
 
 
 def score_folders(

@@ -8,8 +8,6 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import openpyxl
-
 from affectgpt_r1.io.untrusted_files import open_zip, read_member
 
 _XML_SPACE = codecs.BOM_UTF8 + b" \t\r\n"
@@ -32,6 +30,8 @@ def read_sheet(path: Path, sheet: str | None, limits: WorkbookLimits) -> tuple[l
     Raises:
         ValueError: It is not a workbook, is damaged or is larger than ``limits``.
     """
+    import openpyxl  # late: few runs read a workbook, and it takes a tenth of a second to load
+
     try:
         _check(path, limits)
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):

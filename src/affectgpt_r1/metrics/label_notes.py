@@ -15,7 +15,7 @@ _SHOWN = 10
 _SEPARATORS = {";": "';'", "|": "'|'", "/": "'/'", "\n": "line breaks", "\u3001": "'\u3001'", "\uff0c": "'\uff0c'"}
 _META = frozenset(
     "emotion emotions emotional feeling feelings mood sentiment state unknown none null nan n/a other others unclear "
-    "mixed multiple undefined label answer".split()
+    "mixed multiple undefined label answer".split()  # noqa: SIM905
 )
 """Words about emotions that name none; some have a cluster on a wheel."""
 

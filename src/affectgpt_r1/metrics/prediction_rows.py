@@ -95,17 +95,18 @@ class RowReader:
         limit = csv.field_size_limit(_LARGEST_CELL)
         try:
             with self.path.open(encoding=encoding, newline="") as text:
-                reader = csv.DictReader(text, strict=True, delimiter=delimiter)
-                columns = list(reader.fieldnames or ())
+                reader = filter(None, csv.reader(text, strict=True, delimiter=delimiter))  # blank lines are not rows
+                columns = next(reader, [])
                 if not columns:
                     raise DataError(f"{self.path}: the file is empty")
-                self._check_header(columns)
+                fields = self._check_header(columns)
+                places = [columns.index(fields[role]) if role in fields else None for role in (NAME, LABELS, FREE_TEXT)]
                 for number, cells in enumerate(reader, start=2):
-                    if None in cells or None in cells.values():
+                    if len(cells) != len(columns):
                         raise DataError(
                             f"{self.path}, row {number}: does not have {len(columns)} cells; quote texts with commas"
                         )
-                    yield self._row(f"row {number}", cells)
+                    yield Row(f"row {number}", *(None if place is None else cells[place] for place in places))
         except UnicodeError as error:
             raise DataError(f"{self.path}: not UTF-8 ({error}); save it as UTF-8") from error
         except csv.Error as error:
@@ -149,12 +150,11 @@ class RowReader:
                 texts = ["" if cell is None else str(cell) for cell in cells]
                 yield self._row(f"row {number}", dict(zip(columns, texts, strict=False)))
 
-    def _check_header(self, columns: Sequence[str]) -> None:
-        self._fields_of(columns, "row 1", "columns")
-        if twice := [
-            column for column in self._fields_of(columns, "row 1", "columns").values() if columns.count(column) > 1
-        ]:
+    def _check_header(self, columns: Sequence[str]) -> dict[str, str]:
+        fields = self._fields_of(columns, "row 1", "columns")
+        if twice := [column for column in fields.values() if columns.count(column) > 1]:
             raise DataError(f"{self.path}, row 1: has several columns {twice[0]!r}; keep one")
+        return fields
 
     def _json_rows(self) -> Iterator[Row]:
         try:
