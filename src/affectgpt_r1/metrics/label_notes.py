@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,9 +14,10 @@ _MOST_UNMAPPED = 0.2  # of the words; 0.06 to 0.15 in the labels of three publis
 _MOST_META = 0.05
 _SHOWN = 10
 _SEPARATORS = {";": "';'", "|": "'|'", "/": "'/'", "\n": "line breaks", "\u3001": "'\u3001'", "\uff0c": "'\uff0c'"}
-_META = frozenset(
-    "emotion emotions emotional feeling feelings mood sentiment state unknown none null nan n/a other others unclear "
-    "mixed multiple undefined label answer".split()  # noqa: SIM905
+_META = re.compile(
+    "emotions?|emotional|feelings?|mood|sentiment|state|unknown|none|null|nan|n/a|others?|unclear|mixed|multiple|"
+    "undefined|label|answer",
+    re.IGNORECASE,
 )
 """Words about emotions that name none; some have a cluster on a wheel."""
 
@@ -64,7 +66,7 @@ def label_notes(labels: Sequence[EmotionSet], lexicon: Lexicon, what: str) -> li
     foreign = sum(count for word, count in words.items() if word.strip() and not word.isascii())
     if 2 * foreign > num_words:
         notes.append(f"{what}: {foreign} of {num_words} words are not in Latin letters; the lexicons are English.")
-    meta = Counter({word: count for word, count in words.items() if word.lower() in _META})
+    meta = Counter({word: count for word, count in words.items() if _META.fullmatch(word.strip())})
     if meta.total() > _MOST_META * num_words:
         notes.append(f"{what}: {meta.total()} words name no emotion: {_listed(meta)}.")
     unmapped = unmapped_words(labels, lexicon)
