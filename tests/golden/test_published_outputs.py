@@ -9,6 +9,7 @@ import pytest
 
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.evaluation.score_files import score_files
 from affectgpt_r1.evaluation.score_folders import score_folders
 from affectgpt_r1.metrics.functional.wheel_f1 import score_table
 from affectgpt_r1.metrics.prediction_files import align, read_named_sets
@@ -59,3 +60,13 @@ def test_seven_models_on_ov_merd(expected, lexicon):
         errors[file] = abs(score_table(answered.labels, wanted.labels, words)["mean_level1"]["f1"] - score)
     assert len(errors) == 21
     assert max(errors.values()) < 1e-9
+
+
+def test_mer2024s_example(expected):
+    folder = FIXTURES / "mer2024"
+    example = expected["mer2024_example"]
+    scored = score_files(
+        folder / "predict-openset.csv", folder / "check-openset.csv", groupings=folder / "openset-synonym.zip"
+    )
+    scores = scored.report["mer2024"]["groupings"]
+    assert scores == {key: pytest.approx(example[key], abs=5e-8) for key in ("accuracy_s", "recall_s", "mean")}

@@ -50,6 +50,7 @@ def score(options: argparse.Namespace) -> None:
             no_match=options.no_match,
             columns=columns_from(options.columns),
             target_columns=columns_from(options.target_columns),
+            groupings=options.groupings,
         )
         if options.train:
             report["leakage"], lines = find_leakage(options.train, options.targets, expected.names)
@@ -110,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("zero", "nan"),
         default="zero",
         help="F1 where nothing matches: 0 as in 2026 or NaN as in 2025 (%(default)s)",
+    )
+    parser.add_argument(
+        "--groupings",
+        type=Path,
+        metavar="FOLDER|ZIP",
+        help="MER2024's cached groups of synonyms, NAME.npy for each clip",
     )
     add_json_option(parser, "every score, interval and baseline")
     parser.add_argument(

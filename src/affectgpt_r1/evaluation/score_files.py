@@ -12,6 +12,8 @@ from affectgpt_r1.emotion.lexicon import Lexicon, load_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.metrics.corpus_report import corpus_report
+from affectgpt_r1.metrics.functional.grouped_sets import by_groups, by_lexicon, grouped_scores
+from affectgpt_r1.metrics.grouping_files import read_groupings
 from affectgpt_r1.metrics.label_notes import label_notes, unmapped_words
 from affectgpt_r1.metrics.prediction_files import NamedSets, align, read_named_sets, write_submission
 from affectgpt_r1.types import EmotionSet
@@ -96,6 +98,7 @@ def score_files(
     no_match: Literal["zero", "nan"] = "zero",
     columns: Mapping[str, str] | None = None,
     target_columns: Mapping[str, str] | None = None,
+    groupings: Path | None = None,
 ) -> ScoredFiles:
     """Score the predictions of a file.
 
@@ -108,10 +111,12 @@ def score_files(
         no_match: F1 where nothing matches.
         columns: What ``name``, ``openset`` and ``reason`` are called in ``predictions``.
         target_columns: The same in ``targets``.
+        groupings: MER2024's cached groups of synonyms; see :func:`~.grouping_files.read_groupings`.
 
     Returns:
         :func:`~affectgpt_r1.metrics.corpus_report.corpus_report` with ``negated`` spans by clip, the commonest
-        ``unmapped_words`` with their counts, and ``notes``; and what it is of.
+        ``unmapped_words`` with their counts, ``notes``, and ``mer2024``: ``accuracy_s``, ``recall_s`` and their
+        ``mean`` by the lexicon's synonyms (``lexicon``) and, if given, by ``groupings``; and what it is of.
 
     Raises:
         AffectGPTError: A file, the lexicon or the pairing of names is at fault.
@@ -122,6 +127,9 @@ def score_files(
         read_named_sets(predictions, extract, columns), read_named_sets(targets, extract, target_columns), subset=subset
     )
     report = _report(answered, expected, words, no_match)
+    if groupings is not None:
+        groups = list(map(by_groups, read_groupings(groupings, expected.names)))
+        report["mer2024"]["groupings"] = grouped_scores(answered.labels, expected.labels, groups)._asdict()
     return ScoredFiles(report, report["notes"], answered, expected, words)
 
 
@@ -137,7 +145,9 @@ def _report(
     if negated:
         notes.append(f"{sum(map(len, negated.values()))} negated spans were skipped, as in {next(iter(negated))}.")
     unmapped = unmapped_words(answered.labels, lexicon).commonest
-    return report | {"negated": negated, "unmapped_words": unmapped, "notes": notes}
+    synonyms = [by_lexicon(lexicon)] * len(expected.labels)
+    mer2024 = {"lexicon": grouped_scores(answered.labels, expected.labels, synonyms)._asdict()}
+    return report | {"negated": negated, "unmapped_words": unmapped, "notes": notes, "mer2024": mer2024}
 
 
 def write_submission_file(
