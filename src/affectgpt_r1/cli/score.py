@@ -19,8 +19,12 @@ from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.evaluation.score_tables import score_tables
 from affectgpt_r1.io.clean_text import printable
 
+compare_systems = lazy("evaluation.score_comparison:compare_systems")
+comparison_table = lazy("evaluation.score_comparison:comparison_table")
 find_leakage = lazy("evaluation.score_leakage:find_leakage")
+read_rivals = lazy("evaluation.score_comparison:read_rivals")
 score_files = lazy("evaluation.score_files:score_files")
+write_per_clip = lazy("evaluation.score_comparison:write_per_clip")
 write_submission_file = lazy("evaluation.score_files:write_submission_file")
 
 _FORMATS = "CSV or JSONL with name and openset (labels) or reason (free text), or .npz with filenames and fileitems"
@@ -32,12 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Print the tables, and write ``--json`` and ``--submission``."""
-    if options.targets is None and (options.submission is None or options.json is not None or options.train):
+    """Print the tables, and write ``--json``, ``--per-clip`` and ``--submission``."""
+    of_scores = (options.json, options.per_clip, *options.train, *options.against)
+    if options.targets is None and (options.submission is None or any(of_scores)):
         raise ConfigError("give --targets FILE to score, or --submission NAME-openset.npz alone to write a submission")
     chat = chat_from(options)
     if options.targets is not None:
-        report, notes, _, expected, _ = score_files(
+        scored = score_files(
             options.predictions,
             options.targets,
             lexicon=options.lexicon,
@@ -45,12 +50,20 @@ def score(options: argparse.Namespace) -> None:
             subset=options.subset,
             no_match=options.no_match,
         )
+        report, notes = scored.report, scored.notes
+        tables = score_tables(report, options.level)
+        if options.against:
+            systems = read_rivals(options.against, scored, options.predictions, chat)
+            report["against"] = compare_systems(systems, scored.expected.labels, scored.lexicon, options.level)
+            tables.append(comparison_table(report["against"]))
         if options.train:
-            report["leakage"], lines = find_leakage(options.train, options.targets, expected.names)
+            report["leakage"], lines = find_leakage(options.train, options.targets, scored.expected.names)
             notes += lines
         console = report_console()
-        for shown in (*score_tables(report, options.level), *notes):
+        for shown in (*tables, *notes):
             console.print(shown)
+        if options.per_clip is not None:
+            write_per_clip(options.per_clip, scored, options.level)
         save_json(options, report)
     if options.submission is not None:
         print(printable(write_submission_file(options.predictions, options.submission, options.lexicon, chat)))
@@ -75,6 +88,15 @@ def _parser() -> argparse.ArgumentParser:
         default="zero",
         help="F1 where nothing matches: 0 as in 2026 or NaN as in 2025 (%(default)s)",
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="compare with other systems' predictions of the same clips (paired bootstrap, mean ranks)",
+    )
+    parser.add_argument("--per-clip", type=Path, metavar="FILE", help="write each clip's scores, .csv or .jsonl")
     add_json_option(parser, "every score, interval and baseline")
     parser.add_argument(
         "--train", type=Path, nargs="+", default=[], metavar="CSV", help="report scored names that are in these files"
