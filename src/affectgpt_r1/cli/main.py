@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from affectgpt_r1 import __version__
+
 PROGRAM = "affectgpt-r1"
 
 COMMANDS = {
@@ -76,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command in ("-h", "--help"):
         print(usage())
         return
+    if command == "--version":
+        print(f"{PROGRAM} {__version__}")
+        return
     if command in REPLACED:
         command, rest = _translate(command, rest)
     if command not in COMMANDS:
@@ -107,6 +112,12 @@ def _run(command: str) -> None:
     except KeyboardInterrupt:
         print(f"{PROGRAM} {command}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package == "affectgpt_r1":
+            raise
+        print(f"{PROGRAM} {command}: {package} is not installed: pip install 'affectgpt-r1[train]'", file=sys.stderr)
+        raise SystemExit(2) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it flushes at exit
         raise SystemExit(141) from None

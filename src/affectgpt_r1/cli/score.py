@@ -20,8 +20,12 @@ from affectgpt_r1.evaluation.score_tables import score_tables
 from affectgpt_r1.io.clean_text import printable
 from affectgpt_r1.metrics.prediction_rows import SYNONYMS
 
+compare_systems = lazy("evaluation.score_comparison:compare_systems")
+comparison_table = lazy("evaluation.score_comparison:comparison_table")
 find_leakage = lazy("evaluation.score_leakage:find_leakage")
+read_rivals = lazy("evaluation.score_comparison:read_rivals")
 score_files = lazy("evaluation.score_files:score_files")
+write_per_clip = lazy("evaluation.score_comparison:write_per_clip")
 write_submission_file = lazy("evaluation.score_files:write_submission_file")
 
 _FORMATS = (
@@ -36,12 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Print the tables, and write ``--json`` and ``--submission``."""
-    if options.targets is None and (options.submission is None or options.json is not None or options.train):
+    """Print the tables, and write ``--json``, ``--per-clip`` and ``--submission``."""
+    of_scores = (options.json, options.per_clip, *options.train, *options.against)
+    if options.targets is None and (options.submission is None or any(of_scores)):
         raise ConfigError("give --targets FILE to score, or --submission NAME-openset.npz alone to write a submission")
     chat = chat_from(options)
     if options.targets is not None:
-        report, notes, _, expected, _ = score_files(
+        scored = score_files(
             options.predictions,
             options.targets,
             lexicon=options.lexicon,
@@ -52,12 +57,20 @@ def score(options: argparse.Namespace) -> None:
             target_columns=columns_from(options.target_columns),
             groupings=options.groupings,
         )
+        report, notes = scored.report, scored.notes
+        tables = score_tables(report, options.level)
+        if options.against:
+            systems = read_rivals(options.against, scored, options.predictions, chat)
+            report["against"] = compare_systems(systems, scored.expected.labels, scored.lexicon, options.level)
+            tables.append(comparison_table(report["against"]))
         if options.train:
-            report["leakage"], lines = find_leakage(options.train, options.targets, expected.names)
+            report["leakage"], lines = find_leakage(options.train, options.targets, scored.expected.names)
             notes += lines
         console = report_console()
-        for shown in (*score_tables(report, options.level), *notes):
+        for shown in (*tables, *notes):
             console.print(shown)
+        if options.per_clip is not None:
+            write_per_clip(options.per_clip, scored, options.level)
         save_json(options, report)
         if options.strict and notes:
             raise DataError(f"--strict: {len(notes)} lines above say what may be wrong, the first: {notes[0]}")
@@ -118,6 +131,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER|ZIP",
         help="MER2024's cached groups of synonyms, NAME.npy for each clip",
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="compare with other systems' predictions of the same clips (paired bootstrap, mean ranks)",
+    )
+    parser.add_argument("--per-clip", type=Path, metavar="FILE", help="write each clip's scores, .csv or .jsonl")
     add_json_option(parser, "every score, interval and baseline")
     parser.add_argument(
         "--train", type=Path, nargs="+", default=[], metavar="CSV", help="report scored names that are in these files"

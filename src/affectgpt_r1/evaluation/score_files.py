@@ -60,7 +60,7 @@ def score(
         AffectGPTError: A file, the lexicon or the pairing of clips is at fault.
 
     >>> report = score({"a": "happy, calm", "b": ["sad"]}, {"a": ["joyful"], "b": ["angry"]})
-    >>> report["samples"], report["scores"]["mean_level1"]["f1"]
+    >>> report["samples"], round(report["scores"]["mean_level1"]["f1"], 3)
     (2, 0.4)
     """
     words = load_lexicon(lexicon)

@@ -65,6 +65,17 @@ def bootstrap_intervals(
     }
 
 
+def paired_intervals(
+    systems: Mapping[str, WheelCounts], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, tuple[Interval, Interval]]:
+    """Return each system's F1, and the first system's minus it, all from the same resamples of the same clips."""
+    f1s = [scores["f1"] for scores in _resampled_scores(list(systems.values()), resamples, seed)]
+    return {
+        name: (_percentiles(f1, confidence), _percentiles(f1s[0] - f1, confidence))
+        for name, f1 in zip(systems, f1s, strict=True)
+    }
+
+
 def paired_difference_interval(
     first: WheelCounts,
     second: WheelCounts,
