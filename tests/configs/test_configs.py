@@ -26,6 +26,7 @@ from affectgpt_r1.config.compose import (
 from affectgpt_r1.config.keys import choices_of
 from affectgpt_r1.config.targets import allowed_targets
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.training.grpo_config import GRPOConfig
 
 ENTRIES = ("train", "evaluate", "render")
 OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
@@ -276,3 +277,51 @@ def test_a_sweep_composes_with_the_launchers(launcher, key):
     assert key in config.hydra.launcher
     assert "Launcher" in config.hydra.launcher._target_
     assert config.hydra.callbacks.sweep._target_ == "affectgpt_r1.config.sweep.SweepCallback"
+
+
+# File names: released folders lack what the synthetic one has.
+OWN_DEFAULTS = {("data=mercaption", "validation_labels"), ("data=mercaption", "test_labels")}
+
+
+def defaults_of(target: str) -> dict[str, Any]:
+    """Parameters of a target that have a default; ``**options`` are those of the class that takes them."""
+    built = GRPOConfig if target.endswith(".GRPOStage") else get_object(target)
+    inits = (
+        [vars(base)["__init__"] for base in inspect.getmro(built) if "__init__" in vars(base)]
+        if isinstance(built, type)
+        else [built]
+    )
+    found: dict[str, Any] = {}
+    for init in inits[: 2 if isinstance(built, type) else 1]:
+        for name, parameter in inspect.signature(init).parameters.items():
+            found.setdefault(name, parameter.default)
+    return {name: default for name, default in found.items() if default is not inspect.Parameter.empty}
+
+
+def _without_form(value: Any) -> Any:
+    """A tuple is a list in YAML, and an empty one or an empty mapping is what Python's None stands for."""
+    return (list(value) if isinstance(value, tuple | list) else value) or (
+        value if isinstance(value, int | float) else None
+    )
+
+
+def test_python_and_configs_have_the_same_defaults():
+    """A choice that is built on another one may differ from it; so may experiments."""
+    compared, differing = 0, []
+    for path in sorted(CONFIGS.rglob("*.yaml")):
+        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        group, choice = path.relative_to(CONFIGS).parent.as_posix(), path.stem
+        if group in (".", "hydra") or group.partition("/")[0] in (*OVERLAYS, "debug") or "defaults" in plain:
+            continue
+        for where, node in targets(plain):
+            if not node["_target_"].startswith("affectgpt_r1."):
+                continue
+            for name, default in defaults_of(node["_target_"]).items():
+                value = node.get(name)
+                if name not in node or str(value).startswith("${") or (f"{group}={choice}", name) in OWN_DEFAULTS:
+                    continue
+                compared += 1
+                if _without_form(value) != _without_form(default):
+                    differing.append(f"{path.relative_to(CONFIGS)}: {where}.{name}={value}, in Python {default}")
+    assert differing == []
+    assert compared > 60

@@ -56,7 +56,7 @@ def run_trial(config: DictConfig, train: Callable[[DictConfig], dict[str, float]
         if run_id is None:
             _take_up(config, trial, runs)
             if is_untrained(config):
-                config.trainer.max_steps = 0
+                config.train = False
             train(config)
             run_id = read_run_id(config.paths.run)
             assert run_id is not None

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from affectgpt_r1.config.compose import CONFIGS
-from affectgpt_r1.config.preflight import check_data, check_prompts, check_settings, schedule_length
+from affectgpt_r1.config.preflight import check_data, check_prompts, check_settings, check_trains, schedule_length
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.samplers import GenerationSchedule
 from affectgpt_r1.data.splits import SplitFiles, Splits
@@ -216,3 +217,17 @@ def test_a_prompt_longer_than_the_model_is_refused_with_its_row(make_policy, lea
     data.splits.validation[2] = replace(data.splits.validation[2], subtitle="I said so. " * 200, row=4)
     with pytest.raises(DataError, match=r"data/(train\.csv: row 3|validation\.csv: row 4)"):
         check_prompts(policy, data, learns_targets=learns_targets)
+
+
+def test_without_training_there_is_something_to_test():
+    def config(**given):
+        return OmegaConf.create({"train": False, "evaluate_after": True, "ckpt_path": None} | given)
+
+    check_trains(config())
+    check_trains(config(train=True, evaluate_after=False, ckpt_path="last"))
+    with pytest.raises(
+        ConfigError, match=r"^train=false only answers the test clips: give evaluate_after=true as well$"
+    ):
+        check_trains(config(evaluate_after=False))
+    with pytest.raises(ConfigError, match=r"^train=false tests the weights of init_from, and ckpt_path=last continues"):
+        check_trains(config(ckpt_path="last"))
