@@ -10,20 +10,8 @@ from affectgpt_r1.cli.unibench import main
 from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.metrics.prediction_folders import prediction_files
+from helpers.unibench_folders import CORRECTED, PUBLISHED, write_unibench
 
-TRAINING = {"t": {"emo": "sad", "val": -1.0}}
-CLASSES = {
-    "mer2023": {"p": "happy", "q": "neutral"},
-    "mer2024": {"p": "happy", "q": "sad"},
-    "meld": {"m1": 0, "m2": 1, "m3": 2, "m4": 3},  # anger, joy, sadness, neutral
-    "iemocap": {"Ses04_x": 0, "Ses05_a": 3, "Ses05_b": 1},  # happy, anger, sad; session 5 is tested
-}
-VALUES = {
-    "cmumosi": {"a": 0.5, "b": -2.0, "c": 0.0, "d": 1.0},
-    "cmumosei": {"a": 3.0, "b": -0.3},
-    "sims": {"a": -1.0, "b": 1.0},
-    "simsv2": {"a": 0.2, "b": -0.2},
-}
 ANSWERS = {
     "mer2023.csv": 'name,openset\np,"happy, sad"\nq,neutral\n',
     "mer2024.jsonl": '{"name": "q", "openset": ["sad"]}\n{"name": "p", "openset": ["angry"]}\n',
@@ -35,28 +23,6 @@ ANSWERS = {
     "sims.csv": "name,openset\na,happy\nb,angry\n",
     "simsv2.csv": "name,openset\na,neutral\nb,neutral\n",
     "ovmerdplus.csv": 'name,openset\nx,"happy, sad"\ny,sad\nz,happy\n',
-}
-PUBLISHED = {
-    "mer2023": 1,  # q is dropped, and the second word of p is free
-    "mer2024": 1 / 2,
-    "meld": 2 / 3,  # m4 is dropped
-    "iemocap": 1 / 2,
-    "cmumosi": 2 / 3,  # targets + - +, predictions + - -: F1 of + is 2/3, of - is 2/3
-    "cmumosei": 1,
-    "sims": 0,
-    "simsv2": 1 / 3,  # both negative: F1 of - is 2/3, of + is 0
-    "ovmerdplus": 3 / 4,  # P = (1/2 + 1) / 2, R = (1 + 1/2) / 2; z is dropped
-}
-CORRECTED = {
-    "mer2023": (1 / 2 + 1) / 2,
-    "mer2024": 1 / 2,
-    "meld": (1 + 1 / 3 + 0 + 0) / 4,
-    "iemocap": 1 / 2,
-    "cmumosi": 2 / 3 * 2 / 3,  # b is an abstention
-    "cmumosei": 1,
-    "sims": 0,
-    "simsv2": 0,
-    "ovmerdplus": 1 / 2,  # P = (1/2 + 1 + 0) / 3, R = (1 + 1/2 + 0) / 3
 }
 
 
@@ -73,19 +39,7 @@ def write_predictions(folder, files=ANSWERS):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    for name, layout in LAYOUTS.items():
-        folder = root / layout.folder
-        folder.mkdir()
-        if name == "ovmerdplus":
-            (folder / layout.label_file).write_text('name,openset\nx,[happy]\ny,"worried,sad"\nz,neutral\n')
-        elif name == "iemocap":
-            corpus = {clip: {"emo": emo, "val": -10} for clip, emo in CLASSES[name].items()}
-            np.savez_compressed(folder / layout.label_file, whole_corpus=corpus)
-        else:
-            kind, of_clip = ("emo", CLASSES[name]) if name in CLASSES else ("val", VALUES[name])
-            corpus = {clip: {"emo": 0, "val": 0.0} | {kind: value} for clip, value in of_clip.items()}
-            np.savez_compressed(folder / layout.label_file, train_corpus=TRAINING, **{layout.corpus: corpus})
+    root = write_unibench(tmp_path_factory.mktemp("data"))
     fold = root / "DFEW" / "EmoLabel_DataSplit" / "test(single-labeled)"
     fold.mkdir(parents=True)
     (fold / "set_1.csv").write_text("video_name,label\n1,1\n2,1\n3,1\n4,7\n")
