@@ -16,7 +16,7 @@ PROGRAM = "affectgpt-r1"
 
 COMMANDS = {
     "render": "render the synthetic clips (overrides: configs/render.yaml)",
-    "train": "train one stage (overrides: configs/train.yaml), as in `experiment=grpo stage.beta=0.04`",
+    "train": "train one stage (overrides: configs/train.yaml), as in `experiment=demo/grpo stage.beta=0.04`",
     "plan": "parameters, memory, steps and hours of a run: experiment=NAME [--tflops N] [--json FILE]",
     "evaluate": "compare trained policies on the test split (overrides: configs/evaluate.yaml)",
     "predict": "label videos, or the clips of a data folder: FILE|FOLDER... | --data ROOT [--checkpoint C]",

@@ -1,4 +1,4 @@
-"""Sweeps: ``affectgpt-r1 train -m +ablation=reward``.
+"""Sweeps: ``affectgpt-r1 train -m ablation=reward``.
 
 A trial is identified by the hash of what its result depends on. A finished one is not trained again, one whose process
 was killed continues from its last checkpoint, and no two processes train the same one.

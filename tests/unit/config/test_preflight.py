@@ -121,9 +121,9 @@ def test_a_monitored_metric_must_be_one_that_validation_logs(stage, overrides, d
 
 def test_encoders_are_judged_by_their_losses():
     stage = EncoderStage(["pitch"], ["pitch"], 2, 2)
-    check_data(composed("experiment=pretrain_encoders"), stage, clips(), LEXICON)
+    check_data(composed("experiment=demo/pretrain_encoders"), stage, clips(), LEXICON)
     with pytest.raises(ConfigError, match=r"logs val/audio_loss, val/log_mel_loss, val/loss, val/video_loss"):
-        check_data(composed("experiment=pretrain_encoders", "stage.monitor=val/f1"), stage, clips(), LEXICON)
+        check_data(composed("experiment=demo/pretrain_encoders", "stage.monitor=val/f1"), stage, clips(), LEXICON)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_encoders_are_judged_by_their_losses():
     [
         ("trainer.max_steps=-1",),
         ("trainer.max_steps=-1", "+trainer.max_time=00:01:00:00"),
-        ("experiment=control", "optim.scheduler.min_lr_ratio=0.5"),
+        ("experiment=demo/control", "optim.scheduler.min_lr_ratio=0.5"),
     ],
 )
 def test_a_falling_rate_needs_a_length(overrides):
@@ -141,7 +141,7 @@ def test_a_falling_rate_needs_a_length(overrides):
 
 
 def test_a_constant_rate_and_epochs_need_none(caplog):
-    check_settings(composed("experiment=control"))
+    check_settings(composed("experiment=demo/control"))
     check_settings(composed("trainer.max_steps=-1", "trainer.max_epochs=2"))
     assert caplog.messages == []
     check_settings(composed("trainer.max_steps=6"))
