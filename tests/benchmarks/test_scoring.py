@@ -21,13 +21,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from affectgpt_r1.config.compose import REPOSITORY
 from affectgpt_r1.emotion import published_lexicon as published
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
 
 NUM_COMPLETIONS, GROUP, ROUNDS = 8192, 8, 11
-RECORD = REPOSITORY / "outputs" / "bench" / "scoring.json"
+RECORD = Path("outputs", "bench").absolute() / "scoring.json"
 VERSION = "mer2025"
 
 

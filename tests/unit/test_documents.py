@@ -1,5 +1,6 @@
 """README and docs: blocks say what they are, links lead somewhere, and both languages print the same figures."""
 
+import doctest
 import re
 
 import pytest
@@ -54,3 +55,13 @@ def test_both_languages_print_the_same_figures():
 
     assert len(english) == 5
     assert english == chinese
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if ">>>" in block.text], ids=lambda block: f"{block.document}:{block.line}"
+)
+def test_python_examples_print_what_is_shown(block):
+    example = doctest.DocTestParser().get_doctest(block.text, {}, block.document, None, block.line)
+
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=len(example.examples))
+    assert len(example.examples) > 1

@@ -22,7 +22,11 @@ from helpers.documents import DOCUMENTS
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-INSTALLED = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["dev"])]
+INSTALLED = [
+    Requirement(line)
+    for line in (*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["dev"])
+    if line != "affectgpt-r1[train]"
+]
 README = "\n".join((REPOSITORY / document).read_text("utf-8") for document in DOCUMENTS)
 SWITCHES = (REPOSITORY / "configs" / "README.md").read_text("utf-8")
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -147,7 +151,7 @@ def readme_switches():
     rows = re.findall(r"^\| `(\w+)=`[^|]*\| ([^|]+)\|$", SWITCHES, flags=re.MULTILINE)
     for group, choices in rows:
         if (REPOSITORY / "configs" / group).is_dir():
-            yield from ((group, choice) for choice in re.findall(r"`(\w+)`", choices))
+            yield from ((group, choice) for choice in re.findall(r"`(\w+)`", choices) if choice != "null")
 
 
 def test_readme_names_targets_that_exist():

@@ -19,6 +19,7 @@ from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.evaluation.score_tables import score_tables
 from affectgpt_r1.io.clean_text import printable
 
+find_leakage = lazy("evaluation.score_leakage:find_leakage")
 score_files = lazy("evaluation.score_files:score_files")
 write_submission_file = lazy("evaluation.score_files:write_submission_file")
 
@@ -36,15 +37,17 @@ def score(options: argparse.Namespace) -> None:
         raise ConfigError("give --targets FILE to score, or --submission NAME-openset.npz alone to write a submission")
     chat = chat_from(options)
     if options.targets is not None:
-        report, notes = score_files(
+        report, notes, _, expected, _ = score_files(
             options.predictions,
             options.targets,
             lexicon=options.lexicon,
             chat=chat,
             subset=options.subset,
             no_match=options.no_match,
-            train=options.train,
         )
+        if options.train:
+            report["leakage"], lines = find_leakage(options.train, options.targets, expected.names)
+            notes += lines
         console = report_console()
         for shown in (*score_tables(report, options.level), *notes):
             console.print(shown)

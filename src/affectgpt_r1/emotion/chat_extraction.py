@@ -7,12 +7,15 @@ wording here is our own; its metrics depend on the model, which a report has to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from affectgpt_r1.emotion.chat_client import Chat
 from affectgpt_r1.emotion.extraction import Extraction, extract_labels
 from affectgpt_r1.emotion.parsing import parse_completion, parse_labels
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.types import EmotionSet
+
+if TYPE_CHECKING:
+    from affectgpt_r1.emotion.chat_client import Chat
 
 _WORDS_WANTED = (
     "You read a description of a person and name the emotional states that it says the person is in. Answer with a "

@@ -20,16 +20,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
-
-import openpyxl
-from openpyxl.workbook import Workbook
+from typing import TYPE_CHECKING, NamedTuple
 
 from affectgpt_r1.emotion.lexicon_cache import cached_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.emotion.wheels import NUM_WHEELS, Entry, Lexicon
 from affectgpt_r1.errors import LexiconError
 from affectgpt_r1.io.untrusted_files import open_zip, read_member
+
+if TYPE_CHECKING:
+    from openpyxl.workbook import Workbook
 
 _SHEET = "Sheet1"
 _WHEELS = tuple(f"wheel{wheel}.xlsx" for wheel in range(1, NUM_WHEELS + 1))
@@ -177,6 +177,8 @@ def _read_sheet(path: Path, columns: Sequence[str]) -> list[tuple[int, list[str]
 
 
 def _load_workbook(path: Path) -> Workbook:
+    import openpyxl  # late: once its workbooks are compiled and cached, a lexicon does without
+
     return openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS, read_unibench_set
 from affectgpt_r1.data.layouts.recognition_sets import FOLDERS, read_recognition_set
-from affectgpt_r1.emotion.chat_client import Chat
 from affectgpt_r1.emotion.chat_extraction import sentiment_by, text_extractor
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
@@ -20,6 +19,9 @@ from affectgpt_r1.evaluation.unibench_scores import (
 )
 from affectgpt_r1.metrics.prediction_files import read_named_sets
 from affectgpt_r1.metrics.prediction_folders import prediction_files
+
+if TYPE_CHECKING:
+    from affectgpt_r1.emotion.chat_client import Chat
 
 
 def score_folders(

@@ -181,19 +181,19 @@ def _wheel_means(counts: WheelCounts) -> dict[str, float]:
 
 def _basic(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon) -> _Scored:
     scores = hit_rate(predicted, [label for (label,) in clips.labels], clips.classes, lexicon)
-    details = {"mscore": float(scores.mscore), "unmapped_rate": _unmapped_rate(predicted, lexicon)}
-    return "hit rate", float(scores.hit_rate), float(scores.corrected), details
+    details = {"mscore": scores.mscore, "unmapped_rate": _unmapped_rate(predicted, lexicon)}
+    return "hit rate", scores.hit_rate, scores.corrected, details
 
 
 def _sentiment(clips: UniBenchSet, predicted: list[EmotionSet], sentiment_of: Callable[[EmotionSet], int]) -> _Scored:
     sentiments = [sentiment_of(words) for words in predicted]
     scores = sentiment_scores(sentiments, clips.values)
     details = {
-        "accuracy": float(scores.accuracy),
-        "accuracy_corrected": float(scores.accuracy_corrected),
+        "accuracy": scores.accuracy,
+        "accuracy_corrected": scores.accuracy_corrected,
         "predicted_neutral": sentiments.count(0) / len(sentiments),
     }
-    return "WAF", float(scores.waf), float(scores.waf_corrected), details
+    return "WAF", scores.waf, scores.waf_corrected, details
 
 
 def recognition_table(predictions: SetPredictions, sets: Mapping[str, RecognitionSet]) -> dict[str, dict[str, Any]]:

@@ -131,8 +131,8 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
     limit = csv.field_size_limit(_LARGEST_CELL)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = list(reader.fieldnames or ())
+            reader = filter(None, csv.reader(file, strict=True))  # blank lines are not rows
+            columns = next(reader, [])
             if not columns:
                 raise DataError(f"{path}: the file is empty")
             if twice := [column for column in (NAME, LABELS, FREE_TEXT) if columns.count(column) > 1]:
@@ -142,12 +142,13 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
                     f"{path}, row 1: needs the columns {NAME!r} and {LABELS!r} (or {FREE_TEXT!r}), "
                     f"separated by commas, has {', '.join(map(repr, columns))}"
                 )
+            places = [columns.index(column) if column in columns else None for column in (NAME, LABELS, FREE_TEXT)]
             for number, cells in enumerate(reader, start=2):
-                if None in cells or None in cells.values():
+                if len(cells) != len(columns):
                     raise DataError(
                         f"{path}, row {number}: does not have {len(columns)} cells; quote texts with commas"
                     )
-                yield _Row(f"row {number}", cells[NAME], cells.get(LABELS), cells.get(FREE_TEXT))
+                yield _Row(f"row {number}", *(None if place is None else cells[place] for place in places))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
     except csv.Error as error:
