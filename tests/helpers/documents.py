@@ -15,6 +15,8 @@ DOCUMENTS = (
     "docs/data.md",
     "docs/metrics.md",
     "docs/design.md",
+    "configs/README.md",
+    "data/README.md",
     ".github/CONTRIBUTING.md",
 )
 _BLOCK = re.compile(r"^```(?P<language>\S*)\n(?P<text>.*?)^```$", flags=re.MULTILINE | re.DOTALL)

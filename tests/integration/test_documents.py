@@ -32,8 +32,8 @@ SHORT = {
 }
 
 
-def _commands(document):
-    blocks = [block for block in code_blocks(document) if block.language == "bash" and not block.mark]
+def _commands(document, *, marked=False):
+    blocks = [block for block in code_blocks(document) if block.language == "bash" and bool(block.mark) is marked]
     return [shlex.split(command, comments=True) for block in blocks for command in block.commands]
 
 
@@ -49,6 +49,11 @@ def _own_commands():
 
 COMMANDS = _own_commands()
 TARGETS = sorted({tuple(command) for document in DOCUMENTS for command in _commands(document) if command[0] == "make"})
+
+
+MARKED = [
+    command[2:] for document in DOCUMENTS for command in _commands(document, marked=True) if command[1] == "train"
+]
 
 
 def _is_training(command):
@@ -93,6 +98,11 @@ def test_commands_run(workplace, document):
             config = compose_config(command[0], *overrides)
             if command[0] == "train":
                 check_composed(config)
+
+
+@pytest.mark.parametrize("overrides", MARKED, ids=shlex.join)
+def test_trainings_that_are_not_run_compose(overrides):
+    check_composed(compose_config("train", *overrides))
 
 
 @pytest.mark.parametrize("command", TARGETS, ids=shlex.join)
