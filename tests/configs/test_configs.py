@@ -27,6 +27,7 @@ from affectgpt_r1.config.keys import choices_of
 from affectgpt_r1.config.targets import allowed_targets
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.training.grpo_config import GRPOConfig
+from helpers.configs import compose_config
 
 ENTRIES = ("train", "evaluate", "render")
 OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
@@ -46,8 +47,7 @@ OVERLAY_FILES = [(group, choice) for group in OVERLAYS for choice in choices_of(
 
 
 def composed(entry: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(entry, overrides=list(overrides))
+    return compose_config(entry, *overrides)
 
 
 def targets(tree: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
