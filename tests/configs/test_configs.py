@@ -160,6 +160,13 @@ def test_every_stage_and_reward_can_be_built(stage, reward):
         assert set(built.rewards.weights) == set(parts.get(reward, reward.replace("_", " ")).split())
 
 
+def test_a_reward_is_composed_from_parts():
+    given = ("reward=none", "reward/parts=[single_label,dual]", "reward.weights.dual=0.6", "prompt=think")
+    rewards = instantiate(composed("train", *given).reward, "reward")
+    assert list(rewards.rewards) == ["single_label", "dual"]
+    assert rewards.weights == {"single_label": 1.0, "dual": 0.6}
+
+
 @pytest.mark.parametrize("penalty", choices_of("penalty"))
 def test_every_penalty_reaches_the_reward(penalty):
     rewards = instantiate(composed("train", f"penalty={penalty}").reward, "reward")
