@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -18,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.config.keys import (
     CONFIGS,
     OVERLAYS,
@@ -41,7 +41,6 @@ from affectgpt_r1.io.clean_text import guard_standard_error, message
 
 __all__ = [
     "CONFIGS",
-    "REPOSITORY",
     "STAGE_KEYS",
     "check_composed",
     "check_installation",
@@ -56,7 +55,8 @@ __all__ = [
     "run_with_clear_errors",
 ]
 
-OmegaConf.register_new_resolver("repository", lambda: str(REPOSITORY), replace=True)
+OmegaConf.register_new_resolver("working_directory", lambda: str(Path.cwd()), replace=True)
+OmegaConf.register_new_resolver("repository", lambda: str(Path.cwd()), replace=True)  # in .hydra/ of runs before 0.2
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("run_title", run_title, replace=True)
 

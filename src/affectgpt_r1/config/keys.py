@@ -15,27 +15,28 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.config.renamed import CHOICES, new_key, new_override
 from affectgpt_r1.errors import ConfigError
 
-CONFIGS = REPOSITORY / "configs"
+_PACKAGE = Path(__file__).parents[1]
+_IN_WHEEL, _IN_CLONE = _PACKAGE / "configs", _PACKAGE.parents[1] / "configs"
+CONFIGS = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CLONE
 
 STAGE_KEYS = ("name", "monitor", "mode")  # of `stage`, but not arguments of its class
 OVERLAYS = ("experiment", "ablation", "debug")  # groups whose files only change keys of others
 OPEN = ("callbacks", "logger")  # mappings with any names
 WORDS_TOO = ("trainer.devices", "trainer.deterministic", "trainer.val_check_interval")  # `auto`, `warn`, a time
 
-_PACKAGE = re.compile(r"# @package ([\w.]+)")
+_PACKAGE_LINE = re.compile(r"# @package ([\w.]+)")
 _HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
 def check_installation() -> None:
-    """Refuse an installation without ``configs/`` next to the package's source, and say how to install."""
+    """Refuse an installation without ``configs/``, such as a copy of ``src/`` alone, and say how to install."""
     if not CONFIGS.is_dir():
         raise ConfigError(
-            f"{CONFIGS} is not there: affectgpt-r1 runs from a clone of its repository; in the clone, `make setup` or "
-            "`pip install -e .` (with -e, editable) installs it"
+            f"neither {_IN_WHEEL} nor {_IN_CLONE} is there: install with `pip install 'affectgpt-r1[train]'`, "
+            "or in a clone by `make setup`"
         )
 
 
@@ -52,7 +53,7 @@ def _config_items() -> Iterator[tuple[str, Any, str]]:
         group, choice = _group_of(path)
         if group:
             yield group, None, ""
-        package = _PACKAGE.match(text)
+        package = _PACKAGE_LINE.match(text)
         prefix = package[1] if package else group.replace("/", ".")
         prefix = f"{prefix}." if prefix not in ("", "_global_") else ""
         if isinstance(plain, Mapping):

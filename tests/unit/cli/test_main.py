@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -61,6 +62,15 @@ def test_unknown_command_names_the_nearest(typed, nearest, capsys):
 
     assert stopped.value.code == 2
     assert f"the nearest is {nearest!r}" in capsys.readouterr().err
+
+
+def test_help_into_a_closed_pipe_says_nothing():
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from affectgpt_r1.cli.main import main; main(['--help'])"
+    ended = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_no_command_is_an_error_with_the_help(capsys):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from affectgpt_r1.config import compose as config_module
 from affectgpt_r1.config import targets
 from affectgpt_r1.config.compose import (
     CONFIGS,
@@ -149,10 +149,10 @@ def test_stage_keys_are_not_arguments():
 
 
 def test_resolved_leaves_no_interpolation():
-    assert resolved(OmegaConf.create({"a": {"b": 1}, "c": ["${a.b}"], "d": "${repository:}"})) == {
+    assert resolved(OmegaConf.create({"a": {"b": 1}, "c": ["${a.b}"], "d": "${working_directory:}"})) == {
         "a": {"b": 1},
         "c": [1],
-        "d": str(config_module.REPOSITORY),
+        "d": str(Path.cwd()),
     }
 
 

@@ -73,7 +73,7 @@ HOSTILE = (
     "lightning.pytorch.strategies.launchers.subprocess_script._SubprocessScriptLauncher",
     *("torch.optim.optimizer.functools.partial", "torch.utils.cpp_extension.load_inline", "torch.hub.load"),
     # What unpickles.
-    *("pickle.load", "torch.load", "numpy.load", "affectgpt_r1.data.layouts.object_archive._PlainUnpickler"),
+    *("pickle.load", "torch.load", "numpy.load", "affectgpt_r1.io.object_archive._PlainUnpickler"),
     *(
         "lightning.pytorch.core.saving._load_from_checkpoint",
         "lightning.pytorch.utilities.migration.migrate_checkpoint",
