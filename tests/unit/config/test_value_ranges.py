@@ -34,6 +34,7 @@ def composed(*overrides: str):
         "trainer.gradient_clip_val=-1.0",
         "trainer.val_check_interval=0",
         "trainer.max_steps=-2",
+        "trainer.max_steps=0",
         "data.modality_dropout=1.0",
         "data.modality_dropout=-0.1",
         "data.val_fraction=1.0",
