@@ -87,7 +87,7 @@ class ClipDataModule(LightningDataModule):
         face_resize: FaceResize = "antialias",
         empty_subtitle: Literal["omit", "keep"] = "omit",
         batch_size: int = 8,
-        eval_batch_size: int = 32,
+        eval_batch_size: int = 50,
         num_workers: int = 0,
         seed: int = 0,
         subset: int | None = None,
