@@ -20,7 +20,7 @@ from affectgpt_r1.config.doctor.machine import (
 )
 from affectgpt_r1.config.doctor.weights import look_at_starts, look_at_weights
 from affectgpt_r1.config.estimate import estimate
-from affectgpt_r1.config.preflight import check_settings
+from affectgpt_r1.config.preflight import check_settings, check_trains
 from affectgpt_r1.config.value_ranges import check_ranges
 from affectgpt_r1.policy.pretrained import local_weights
 
@@ -34,7 +34,7 @@ def examine(config: DictConfig, num_decoded: int) -> list[Finding]:
             :func:`~affectgpt_r1.data.folder_report.report_folder`.
     """
     findings: list[Finding] = []
-    for check in (check_ranges, check_settings):
+    for check in (check_ranges, check_settings, check_trains):
         with faults_of("settings", findings):
             check(config)
     settings = resolved(config)
