@@ -10,7 +10,8 @@ Shape letters, used in every docstring:
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -21,6 +22,7 @@ MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 Visual: TypeAlias = Literal["face", "frame", "both", "image"]  # face crops, full frames, both, or one still image
 EmotionSet: TypeAlias = tuple[str, ...]  # of one clip, parsed and in order; duplicates are kept, and counted in reports
 Annotations: TypeAlias = Mapping[str, str | float]  # other columns of a label file, for AffectGPT's questions
+Phase: TypeAlias = Callable[[str], AbstractContextManager[Any]]  # a context for the named phase of a step
 
 
 class UnreadableClip(NamedTuple):

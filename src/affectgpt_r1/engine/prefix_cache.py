@@ -17,12 +17,12 @@ def keep_prefill(prefill: Any, batch: ClipBatch, weights: Iterable[nn.Parameter]
     return PrefixCache(prefill, batch, _fingerprints(weights))
 
 
-def take_prefill(cache: PrefixCache | None, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> Any | None:
+def take_prefill(cache: PrefixCache, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> Any | None:
     """Return the kept pass if one over these clips with these weights would be the same computation, else None.
 
     A pass with gradient empties the cache, used or not: a graph is differentiated once, and holds much memory.
     """
-    if cache is None or cache.prefill is None:
+    if cache.prefill is None:
         return None
     prefill = cache.prefill
     serves = is_valid(cache, batch, weights)

@@ -21,11 +21,11 @@ class RolloutBuffer:
 
     batch: ClipBatch  # B clips with encoder features
     completions: TokenBatch  # (B, G, C)
-    loss_mask: Tensor  # (B, G, C); 1 on tokens that the loss counts
+    completion_mask: Tensor  # (B, G, C); 1 on tokens that the loss counts
     sampling_per_token_logps: Tensor  # (B, G, C) under which the tokens were drawn
     ref_per_token_logps: Tensor | None  # (B, G, C) of the reference; None without one
     advantages: Tensor  # (B, G)
-    tokens_per_step: float  # of loss_mask over the steps, averaged over processes; 0 if the loss counts none
+    tokens_per_step: float  # of completion_mask over the steps, averaged over processes; 0 if the loss counts none
     records: Sequence[CompletionRecord]  # B * G rows of the completions table
     logs: Mapping[str, LogValue] = field(default_factory=dict)  # of the generation, logged at each step of it
     # (B, G, C) of the weights that sampled, by the pass that the update makes. None where each step comes before the
@@ -50,7 +50,7 @@ class RolloutBuffer:
             self,
             batch=select_clips(self.batch, range(clips.start, clips.stop)),
             completions=TokenBatch(self.completions.ids[clips, :, :length], self.completions.mask[clips, :, :length]),
-            loss_mask=self.loss_mask[clips, :, :length],
+            completion_mask=self.completion_mask[clips, :, :length],
             sampling_per_token_logps=self.sampling_per_token_logps[clips, :, :length],
             old_per_token_logps=part(self.old_per_token_logps),
             ref_per_token_logps=part(self.ref_per_token_logps),
@@ -81,6 +81,8 @@ class RolloutBuffer:
     def from_state(cls, state: Mapping[str, Any], device: torch.device) -> RolloutBuffer:
         """Return the buffer that :meth:`state` described, on ``device``."""
         moved = to_device(dict(state), device)
+        if "loss_mask" in moved:  # in checkpoints of older versions
+            moved["completion_mask"] = moved.pop("loss_mask")
         return cls(
             **{
                 **moved,

@@ -10,11 +10,10 @@ import torch
 from affectgpt_r1.engine import flash_attention as flash
 from affectgpt_r1.engine import precision
 from affectgpt_r1.engine import varlen_attention as group_attention
-from affectgpt_r1.engine.kv_cache import KVCache
-from affectgpt_r1.engine.packed_lengths import PackedLengths
+from affectgpt_r1.engine.fused_decoder import KVCache
 from affectgpt_r1.engine.precision import exact_matmul
 from affectgpt_r1.engine.prefix_attention import PrefixAttention, use_prefix_attention
-from affectgpt_r1.engine.varlen_attention import attend_causally, attend_last_tokens
+from affectgpt_r1.engine.varlen_attention import PackedLengths, attend_causally, attend_last_tokens
 
 CPU = torch.device("cpu")
 PROMPTS, COMPLETIONS = [40, 25], [20, 7, 13, 20, 1, 9]

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from affectgpt_r1.engine import precision
-from affectgpt_r1.engine.precision import cumulative_sum, integer_cumulative_sum
-from affectgpt_r1.engine.sampler import filter_logits, invert_distribution
+from affectgpt_r1.engine.sampler import cumulative_sum, filter_logits, integer_cumulative_sum, invert_distribution
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def test_prompts_of_more_clips_than_a_step_stay_out_of_the_graph(tiny_policy, ma
 
     monkeypatch.setattr(tiny_policy, "generate", record)
     visits(grpo(steps_per_generation=steps), tiny_policy.train(), make_batch(), 1)
-    assert kept == [steps == 1]
+    assert kept == [steps == 1 and tiny_policy.engine.reuses_prefill]
 
 
 @pytest.mark.parametrize("leave", [False, True])
@@ -187,9 +187,9 @@ def test_groups_that_stay_equal_are_filtered_and_counted(tiny_policy, make_batch
     assert float(output.logs["groups/filtered"]) == float(output.logs["groups/resampled"]) == 1.0
     assert float(output.logs["frac_reward_zero_std"]) == 0.25
     buffer = stage._buffer
-    assert buffer.loss_mask[3].sum() == 0
-    assert buffer.loss_mask[:3].equal(buffer.completions.mask[:3])
-    assert buffer.tokens_per_step == buffer.loss_mask.sum()
+    assert buffer.completion_mask[3].sum() == 0
+    assert buffer.completion_mask[:3].equal(buffer.completions.mask[:3])
+    assert buffer.tokens_per_step == buffer.completion_mask.sum()
 
 
 def test_a_step_without_advantage_is_counted_and_said(tiny_policy, make_batch, caplog):
@@ -208,9 +208,9 @@ def test_truncated_completions_leave_the_loss_and_by_switch_the_baseline(tiny_po
         )
         outputs[leave] = stage.training_step(tiny_policy, make_batch(), seed=11).records
         buffer = stage._buffer
-        truncated = (buffer.completions.mask.sum(-1) == 40) & (buffer.loss_mask.sum(-1) == 0)
+        truncated = (buffer.completions.mask.sum(-1) == 40) & (buffer.completion_mask.sum(-1) == 0)
         assert 2 < truncated.sum() < 30
-        assert buffer.loss_mask[~truncated].equal(buffer.completions.mask[~truncated])
+        assert buffer.completion_mask[~truncated].equal(buffer.completions.mask[~truncated])
         rewards = torch.tensor([record.reward for record in outputs[leave]]).view(4, 8)
         for group in range(4):
             kept = rewards[group][~truncated[group]] if leave else rewards[group]
