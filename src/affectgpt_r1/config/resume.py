@@ -19,7 +19,7 @@ from affectgpt_r1.policy.checkpoint import read_checkpoint
 
 # Keys, or groups of keys, that may change
 APPLIED = (
-    *("experiment_name", "synthetic", "match_wall_time", "evaluate_after", "sweep", "num_threads"),
+    *("experiment_name", "synthetic", "match_wall_time", "evaluate_after", "sweep", "num_threads", "train"),
     *("trainer", "optim", "judge"),
     *("data.num_workers", "data.eval_batch_size", "data.modality_dropout", "data.max_unreadable_fraction"),
     *("data.feature_store", "data.seen_labels", "data.test_labels"),

@@ -98,7 +98,7 @@ def test_help_waits_for_no_large_library(arguments):
 
 def test_overrides_reach_the_composed_configuration():
     program = "from affectgpt_r1.cli.main import main; main()"
-    arguments = ["train", "experiment=grpo", "stage.beta=0.25", "seed=7", "--cfg", "job"]
+    arguments = ["train", "experiment=demo/grpo", "stage.beta=0.25", "seed=7", "--cfg", "job"]
 
     finished = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
 
