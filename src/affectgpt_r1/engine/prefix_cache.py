@@ -33,7 +33,7 @@ def take_prefill(cache: PrefixCache, batch: ClipBatch, weights: Iterable[nn.Para
 
 def is_valid(cache: PrefixCache, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> bool:
     """Return whether the clips and the trainable weights are those of the kept pass."""
-    names = [field.name for field in dataclasses.fields(ClipBatch) if field.name != "skipped"]
+    names = [field.name for field in dataclasses.fields(ClipBatch) if field.name != "unreadable"]
     same = all(_same(getattr(cache.batch, name), getattr(batch, name)) for name in names)
     return same and list(cache.weights) == _fingerprints(weights)
 

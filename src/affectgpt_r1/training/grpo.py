@@ -186,7 +186,7 @@ class GRPOStage:
         statistics = answer_statistics(completions, scored.targets, self.lexicon)
         tokens = all_reduce_sum(completion_mask.sum()) / world_size()  # averaged gradients then weigh all tokens alike
         buffer = RolloutBuffer(
-            batch=dataclasses.replace(batch, skipped=()),
+            batch=dataclasses.replace(batch, unreadable=()),
             completions=rollout.completions,
             completion_mask=completion_mask,
             sampling_per_token_logps=rollout.per_token_logps,

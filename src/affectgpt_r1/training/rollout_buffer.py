@@ -62,7 +62,7 @@ class RolloutBuffer:
         """Return tensors and plain values only, so that a checkpoint loads with ``weights_only=True``."""
         state = {key.name: getattr(self, key.name) for key in dataclasses.fields(self)}
         batch = {key.name: getattr(self.batch, key.name) for key in dataclasses.fields(self.batch)}
-        batch |= {"features": dict(self.batch.features), "cues": dict(self.batch.cues), "skipped": ()}
+        batch |= {"features": dict(self.batch.features), "cues": dict(self.batch.cues), "unreadable": ()}
         records = [
             {key.name: getattr(record, key.name) for key in dataclasses.fields(record)} for record in self.records
         ]
@@ -83,6 +83,7 @@ class RolloutBuffer:
         moved = to_device(dict(state), device)
         if "loss_mask" in moved:  # in checkpoints of older versions
             moved["completion_mask"] = moved.pop("loss_mask")
+            moved["batch"].pop("skipped")
         return cls(
             **{
                 **moved,
@@ -105,7 +106,7 @@ def select_clips(batch: ClipBatch, clips: Sequence[int]) -> ClipBatch:
             return {key: rows(value) for key, value in values.items()}
         return tuple(values[clip] for clip in clips) if values else values
 
-    fields = {key.name: getattr(batch, key.name) for key in dataclasses.fields(batch) if key.name != "skipped"}
+    fields = {key.name: getattr(batch, key.name) for key in dataclasses.fields(batch) if key.name != "unreadable"}
     return ClipBatch(**{name: rows(values) for name, values in fields.items()})
 
 
@@ -114,9 +115,9 @@ def without_long_prompts(policy: MultimodalPolicy, batch: ClipBatch) -> ClipBatc
     reasons = policy.too_long(batch) if len(batch) else {}
     if not reasons:
         return batch
-    skipped = tuple(UnreadableClip(batch.names[index], reason) for index, reason in reasons.items())
+    unreadable = tuple(UnreadableClip(batch.names[index], reason) for index, reason in reasons.items())
     kept = select_clips(batch, [index for index in range(len(batch)) if index not in reasons])
-    return dataclasses.replace(kept, skipped=(*batch.skipped, *skipped))
+    return dataclasses.replace(kept, unreadable=(*batch.unreadable, *unreadable))
 
 
 def to_device(value: Any, device: torch.device) -> Any:

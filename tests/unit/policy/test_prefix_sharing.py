@@ -93,7 +93,7 @@ def test_the_prefix_cache_gives_the_same_update(policy, make_batch, modalities):
     batch = policy.train().with_features(make_batch(modalities=modalities))
     rollout = policy.generate(batch, 3, SAMPLING, generator())
     assert rollout.prefix_cache.prefill is not None
-    kept = gradients(policy, dataclasses.replace(batch, skipped=()), rollout.completions, rollout.prefix_cache)
+    kept = gradients(policy, dataclasses.replace(batch, unreadable=()), rollout.completions, rollout.prefix_cache)
     assert rollout.prefix_cache.prefill is None
     assert_close(kept, gradients(policy, batch, rollout.completions, rollout.prefix_cache))
 

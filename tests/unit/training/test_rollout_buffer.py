@@ -12,7 +12,7 @@ from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.rewards.weighting import RewardScores, WeightedRewards
 from affectgpt_r1.training.grpo import GRPOStage
-from affectgpt_r1.training.rollout_buffer import select_clips
+from affectgpt_r1.training.rollout_buffer import RolloutBuffer, select_clips
 from affectgpt_r1.types import Sampling
 
 SAMPLING = Sampling(max_completion_length=6)
@@ -94,6 +94,17 @@ def test_a_buffer_survives_a_checkpoint_bit_by_bit(tiny_policy, make_batch, tmp_
     assert found.records == expected.records
     assert found.logs["reward"] == expected.logs["reward"]
     assert stage.buffer_state() == other.buffer_state() == {}  # used up
+
+
+def test_a_buffer_of_an_older_checkpoint_is_read(tiny_policy, make_batch):
+    stage = grpo(steps_per_generation=2)
+    visits(stage, tiny_policy, make_batch(), 1)
+    state = stage.buffer_state()["buffer"]
+    older = {**state, "batch": {**state["batch"], "skipped": ()}, "loss_mask": state["completion_mask"]}
+    del older["completion_mask"], older["batch"]["unreadable"]
+    restored = RolloutBuffer.from_state(older, torch.device("cpu"))
+    assert restored.completion_mask.equal(state["completion_mask"])
+    assert restored.batch.unreadable == ()
 
 
 def test_a_buffer_without_a_reference_gets_one_when_beta_is_raised(tiny_policy, make_batch):
