@@ -118,7 +118,7 @@ test: | $(VENV)/.installed ## All tests but the slow ones
 	$(MAKE) --no-print-directory -j 2 test-cpu test-device
 
 test-cpu: | $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow' src tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' src tests
 
 test-device: | $(VENV)/.installed  # in a process of its own: autograd's thread for the simulated device forbids forks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider $(wildcard tests/*/*_on_device.py tests/*/*/*_on_device.py)
