@@ -6,7 +6,11 @@ lexicon at each word, within a clause, with these rules:
 
 * ``resources/stop_words.txt`` lists words of the descriptions themselves ("facial", "emotional") that are never taken.
 * Quoted speech of four words or more is left out: it says what was said, not what is felt.
-* If sentences that conclude ("overall", "it can be inferred") name an emotion, only these sentences count.
+* If sentences that conclude ("overall", "it can be inferred") or, in a text that infers nothing, sentences about
+  emotions ("feels", "a state of") name a definite emotion, only these sentences count.
+* Of an EMER-like text only what follows "In the text" counts, which weighs the clues of the modalities before it.
+* A few fillers ("negative", "engaged") count only where nothing else does.
+* What a text cannot decide ("hard to say whether he is happy") is not a label.
 * An adjective of the scene ("a calm environment") is not a state of the person.
 * A form is negated, and left out, if a negation precedes it with only words between that extend a negation ("not very
   happy", "no longer sad", "far from happy", "rather than sad"). So is the rest of a list that such a form opens, up to
@@ -87,11 +91,29 @@ _ADJECTIVE_JOINTS = frozenset((_COMMA, "and", "or"))
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n(?=\s*(?:[-*\u2022]|\d+[.)]))")
 _QUOTATION = re.compile(r"[\"\u201c][^\"\u201c\u201d\n]{0,600}[\"\u201d]")
 _WORDS_OF_SPEECH = 4
+_INFERENCE = re.compile(
+    r"\b(?:inferred|deduced|speculated?|concluded|in conclusion|taking into account|in the text)\b", re.IGNORECASE
+)
 _CONCLUSION = re.compile(
     r"\b(?:overall|in (?:conclusion|summary)|to sum up|conclude|concluded|therefore|thus|hence|based on|taking into "
     r"account|considering|infer|inferred|deduce|deduced|predict|speculate|speculated|taken together)\b",
     re.IGNORECASE,
 )
+_MERGED = re.compile(r"\bin the text\b", re.IGNORECASE)  # opens the part of an EMER-like text that weighs all clues
+_EVIDENCE = re.compile(
+    r"\b(?:clues?|subtitles?|content|dialogue|sentence|phrase|words?)\b[^,]{0,25}\b(?:mention(?:s|ed)?|describes?|"
+    r"states?)\b",
+    re.IGNORECASE,
+)
+_EMOTIONS = re.compile(r"\b(?:emotions?|feel|feels|feelings?|experienc(?:e|es|ing)|states?|mood)\b", re.IGNORECASE)
+_UNDECIDED = re.compile(
+    r"\b(?:cannot|can['\u2019]?t|unable to|not able to|not possible to|impossible to|difficult to|hard to|unclear|not "
+    r"clear|uncertain|unsure)\b(?: \w+)? (?:whether|if)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
+_POLARITY = frozenset(("positive", "negative", "neutral"))
+_FILLERS = _words("negative engaged intense involved pleasant")  # of little meaning beside an emotion
+_VAGUE = _POLARITY | _FILLERS | _words("unpleasant distress comfort certainty uncertain")  # alone, no conclusion
 _STATED = re.compile(
     r"\s*the (?:character|person)['\u2019]s (?:most likely )?emotional state is ([^.]+)\.?\s*", re.IGNORECASE
 )
@@ -127,19 +149,37 @@ def extract_labels(text: str, lexicon: Lexicon) -> Extraction:
     stated = _stated_labels(body)
     if stated:
         return Extraction(stated, (), "answer")
-    concluded: dict[str, None] = {}
-    labels: dict[str, None] = {}
+    sentences: list[_Sentence] = []
     negated: list[str] = []
     for sentence in _SENTENCE_END.split(_QUOTATION.sub(_without_speech, body)):
-        concludes = _CONCLUSION.search(sentence) is not None
-        for form, span in _matches(sentence, _compiled(lexicon)):
-            if span is not None:
-                negated.append(span)
-                continue
-            labels[form] = None
-            if concludes:
-                concluded[form] = None
-    return Extraction(tuple(concluded or labels), tuple(negated), "text")
+        matches = list(_matches(_UNDECIDED.sub("", sentence), _compiled(lexicon)))
+        sentences.append(_Sentence(sentence, [form for form, span in matches if span is None]))
+        negated += [span for _, span in matches if span is not None]
+    return Extraction(tuple(_concluded(sentences)), tuple(negated), "text")
+
+
+class _Sentence(NamedTuple):
+    text: str
+    forms: list[str]  # that it affirms
+
+
+def _concluded(sentences: list[_Sentence]) -> dict[str, None]:
+    """Return the forms that a description ends up with, in order."""
+    merged = next((i for i, sentence in enumerate(sentences) if i and _MERGED.search(sentence.text)), 0)
+    if any(sentence.forms for sentence in sentences[merged:]):
+        sentences = sentences[merged:]
+    # A text that infers has reasons, which name other emotions than its result; one that only describes has none.
+    infers = any(_INFERENCE.search(sentence.text) for sentence in sentences)
+    labels: dict[str, None] = {}
+    for text, forms in sentences:
+        concludes = _CONCLUSION.search(text) and not (infers and _EVIDENCE.search(text))
+        if concludes or (not infers and _EMOTIONS.search(text)):
+            labels |= dict.fromkeys(forms)
+    if labels.keys() <= _VAGUE:
+        labels = dict.fromkeys(form for sentence in sentences for form in sentence.forms)
+    if not labels.keys() <= _FILLERS | _POLARITY:
+        labels = {form: None for form in labels if form not in _FILLERS}
+    return labels
 
 
 def _stated_labels(text: str) -> EmotionSet:
