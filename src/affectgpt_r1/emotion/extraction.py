@@ -87,6 +87,7 @@ _SCENE = _words(
     "environment environments atmosphere setting settings surroundings room space place scene background situation "
     "situations conversation conversations discussion topic topics message lighting weather music matter matters issue"
 )
+_LOOKS = _words("expression expressions facial face tone position posture look body voice background stance demeanor")
 _ADJECTIVE_JOINTS = frozenset((_COMMA, "and", "or"))
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n(?=\s*(?:[-*\u2022]|\d+[.)]))")
 _QUOTATION = re.compile(r"[\"\u201c][^\"\u201c\u201d\n]{0,600}[\"\u201d]")
@@ -111,9 +112,11 @@ _UNDECIDED = re.compile(
     r"clear|uncertain|unsure)\b(?: \w+)? (?:whether|if)\b.*",
     re.IGNORECASE | re.DOTALL,
 )
-_POLARITY = frozenset(("positive", "negative", "neutral"))
-_FILLERS = _words("negative engaged intense involved pleasant")  # of little meaning beside an emotion
-_VAGUE = _POLARITY | _FILLERS | _words("unpleasant distress comfort certainty uncertain")  # alone, no conclusion
+_NEUTRAL = "neutral"  # on no wheel, and still an answer: of MER2023, MELD and IEMOCAP
+_FILLERS = _words("negative engaged intense involved pleasant neutral")  # of little meaning next to an emotion
+_FILLERS_ALONE = _FILLERS | {"positive"}
+# Not a conclusion alone
+_VAGUE = _words("positive negative engaged intense involved pleasant unpleasant distress comfort certainty uncertain")
 _STATED = re.compile(
     r"\s*the (?:character|person)['\u2019]s (?:most likely )?emotional state is ([^.]+)\.?\s*", re.IGNORECASE
 )
@@ -177,7 +180,7 @@ def _concluded(sentences: list[_Sentence]) -> dict[str, None]:
             labels |= dict.fromkeys(forms)
     if labels.keys() <= _VAGUE:
         labels = dict.fromkeys(form for sentence in sentences for form in sentence.forms)
-    if not labels.keys() <= _FILLERS | _POLARITY:
+    if not labels.keys() <= _FILLERS_ALONE:
         labels = {form: None for form in labels if form not in _FILLERS}
     return labels
 
@@ -215,6 +218,8 @@ def _compiled(lexicon: Lexicon) -> _Forms:
         for words in _clauses(form):
             if len(words) and form_of.setdefault(" ".join(words), form) == form:
                 longest[words[0]] = max(len(words), longest.get(words[0], 0))
+    form_of.setdefault(_NEUTRAL, _NEUTRAL)
+    longest.setdefault(_NEUTRAL, 1)
     return _Forms(form_of, longest)
 
 
@@ -273,7 +278,8 @@ def _without_scene(words: Sequence[str], matches: Sequence[_Match]) -> list[_Mat
     for match in reversed(matches):
         after = words[match.end] if match.end < len(words) else ""
         joined = scene < len(words) and all(word in _ADJECTIVE_JOINTS for word in words[match.end : scene])
-        if after in _SCENE or joined:
+        neutral_look = words[match.start] == _NEUTRAL and after in _LOOKS
+        if after in _SCENE or joined or neutral_look:
             scene = match.start
         else:
             scene = len(words)

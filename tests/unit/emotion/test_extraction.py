@@ -110,7 +110,7 @@ def test_a_well_formed_answer_comes_first(text, expected, source):
 def test_any_text_gives_forms_of_the_lexicon(text):
     extraction = extract_labels(f"{text} (", WORDS)
     if extraction.source == "text":
-        assert set(extraction.labels) <= set(WORDS.entries)
+        assert set(extraction.labels) <= {*WORDS.entries, "neutral"}
         assert len(set(extraction.labels)) == len(extraction.labels)
 
 
@@ -210,6 +210,9 @@ def test_the_published_sentence_and_what_follows_thoughts(text, expected, source
         ("He seems engaged and has negative feelings.", ("engaged", "negative")),
         ("Overall, his mood is positive. He is happy.", ("positive", "happy")),
         ("Overall, his mood is positive.", ("positive",)),
+        ("He is happy at first. Overall, his emotional state is neutral.", ("neutral",)),
+        ("Overall, his state is neutral or calm.", ("calm",)),
+        ("Overall, he has a neutral expression.", ()),
     ],
 )
 def test_vague_words_yield_to_definite_ones(text, expected):
