@@ -12,22 +12,25 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import accumulate, chain
 from pathlib import Path
 
 import pytest
-import torch
 
-from affectgpt_r1.config.compose import REPOSITORY
 from affectgpt_r1.emotion import published_lexicon as published
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
+from affectgpt_r1.metrics.bootstrap import bootstrap_interval, bootstrap_intervals
+from affectgpt_r1.metrics.corpus_report import _figures
+from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1, corpus_counts, score_table
 
 NUM_COMPLETIONS, GROUP, ROUNDS = 8192, 8, 11
-RECORD = REPOSITORY / "outputs" / "bench" / "scoring.json"
+RECORD = Path("outputs", "bench").absolute() / "scoring.json"
 VERSION = "mer2025"
 
 
@@ -130,7 +133,6 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def test_scoring_against_plain_sets_and_the_floor():
-    torch.set_num_threads(1)
     root = os.environ.get("AFFECTGPT_WHEELS")
     folder = Path(root) / VERSION if root else None
     lexicon = load_lexicon(VERSION if folder else "bundled")
@@ -203,3 +205,96 @@ def test_loading_the_compiled_lexicon_against_the_spreadsheets(tmp_path, monkeyp
     print(f"\nspreadsheets {1000 * read:.0f} ms, compiled {1000 * loaded:.1f} ms: {read / loaded:.1f}x")
     keep(load_ratio=round(read / loaded, 3), load_milliseconds=round(1000 * loaded, 3))
     assert loaded < read
+
+
+def published_table(predictions, targets, maps):
+    """Every figure of `score_table` as published: each word is looked up again for each of the twelve."""
+    forms, synonyms, wheels = maps
+
+    def base(word):
+        return min(forms.get(word.strip().lower(), ()), default=None)
+
+    def synonym(word):
+        return min(synonyms.get(base(word), ()), default=None)
+
+    def cluster_on(wheel):
+        def cluster(word):
+            reachable = {name for own in forms.get(word.strip().lower(), ()) for name in synonyms.get(own, ())}
+            return next((wheel[name] for name in sorted(reachable) if name in wheel), None)
+
+        return cluster
+
+    f1s = []
+    for group in (base, synonym, *map(cluster_on, wheels)):
+        precisions, recalls = [], []
+        for pair in zip(predictions, targets, strict=True):
+            answer, truth = ({name for word in words if (name := group(word)) is not None} for words in pair)
+            if truth:
+                hits = len(truth & answer)
+                precisions.append(hits / len(answer) if answer else 0)
+                recalls.append(hits / len(truth))
+        precision, recall = statistics.fmean(precisions), statistics.fmean(recalls)
+        f1s.append(2 * precision * recall / (precision + recall))
+    return f1s
+
+
+def test_every_figure_of_332_clips_against_the_published_way():
+    root = os.environ.get("AFFECTGPT_WHEELS")
+    if not root:
+        pytest.skip("AFFECTGPT_WHEELS does not name the published lexicons")
+    folder = Path(root) / VERSION
+    lexicon = load_lexicon(VERSION)
+    forms, synonyms, level1 = raw_maps(lexicon, folder)
+    workbooks = [folder / f"wheel{wheel}.xlsx" for wheel in range(1, 6)]
+    level2 = [published._wheel_map(published._read_wheel(workbook)).level2 for workbook in workbooks]
+    predictions, targets = (sets[:332] for sets in corpus(lexicon, by_rank=True))
+    ours = score_table(predictions, targets, lexicon)
+    names = ["case1", "case2", *(f"case3_wheel{wheel}_level{level}" for level in (1, 2) for wheel in range(1, 6))]
+    maps = forms, synonyms, [*level1, *level2]
+    assert [ours[name]["f1"] for name in names] == pytest.approx(published_table(predictions, targets, maps), abs=1e-12)
+
+    theirs, own = interleaved(
+        lambda: published_table(predictions, targets, maps), lambda: score_table(predictions, targets, lexicon)
+    )
+    print(f"\n332 clips, CPU ms: published way {1000 * theirs:.1f}, ours {1000 * own:.2f}: {theirs / own:.1f}x")
+    keep(corpus_ratio=round(theirs / own, 3))
+    assert own < theirs
+
+
+def test_one_resampling_for_all_figures_against_one_each():
+    lexicon = load_lexicon("bundled")
+    predictions, targets = (sets[:1000] for sets in corpus(lexicon, by_rank=False))
+    figures = dict(_figures(corpus_counts(predictions, targets, lexicon)))
+    apart = {name: bootstrap_interval(own) for name, own in figures.items()}
+    for name, of_figure in bootstrap_intervals(figures).items():
+        assert of_figure["f1"] == pytest.approx(apart[name], abs=1e-12)
+
+    each, once = interleaved(
+        lambda: [bootstrap_interval(own) for own in figures.values()], lambda: bootstrap_intervals(figures), rounds=4
+    )
+    print(f"\n1,000 clips, {len(figures)} figures, CPU s: each by itself {each:.2f}, all at once {once:.2f}", end=": ")
+    print(f"{each / once:.1f}x")
+    keep(resampling_ratio=round(each / once, 3))
+    assert once < each
+
+
+def interleaved(*contenders: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
+    """Median CPU seconds of each contender, the first round left out."""
+    spent = [[seconds(work) for work in contenders] for _ in range(rounds)][1:]
+    return [statistics.median(column) for column in zip(*spent, strict=True)]
+
+
+@pytest.mark.parametrize("num_clips", [332, 20_000])
+def test_whole_score_command(num_clips, tmp_path):
+    """CPU and memory of `affectgpt-r1 score`, with torch installed or not: it is never imported."""
+    lexicon = load_lexicon("bundled")
+    for name, sets in zip(("predictions", "targets"), corpus(lexicon, by_rank=False), strict=True):
+        rows = (f'{number},"{", ".join(sets[number % len(sets)])}"\n' for number in range(num_clips))
+        (tmp_path / f"{name}.csv").write_text("name,openset\n" + "".join(rows))
+    files = ["--predictions", str(tmp_path / "predictions.csv"), "--targets", str(tmp_path / "targets.csv")]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "affectgpt_r1.cli.score", *files], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"\nscore of {num_clips:,} clips, all intervals: {spent:.2f} s CPU, {after.ru_maxrss / 1024:.0f} MB at most")
+    keep(**{f"command_seconds_{num_clips}": round(spent, 3)})

@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from affectgpt_r1.config.compose import CONFIGS, REPOSITORY
+from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.policy.build_policy import build_policy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.policy.tokenizer import build_tokenizer
@@ -64,7 +64,7 @@ def test_sharing_a_prefix_is_faster(policy, words):
     ][2:]
     ratio = statistics.median(repeated / shared for repeated, shared in pairs)
     print(f"\nprompt of {prompt_tokens} tokens: repeated / shared update = {ratio:.2f}x CPU time")
-    record = REPOSITORY / "outputs" / "bench" / "share_prefix.json"
+    record = Path("outputs", "bench").absolute() / "share_prefix.json"
     record.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(record.read_text()) if record.is_file() else {}
     record.write_text(json.dumps({**known, str(prompt_tokens): round(ratio, 3)}, indent=2) + "\n")

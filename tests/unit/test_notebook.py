@@ -12,7 +12,6 @@ import mlflow
 import pandas as pd
 import pytest
 
-from affectgpt_r1.config import compose as config
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.tracking.mlflow_logger import TrackedMLFlowLogger
 
@@ -39,7 +38,8 @@ def run_notebook():
 def repository(tmp_path, monkeypatch):
     before = mlflow.get_tracking_uri(), mpl.get_backend()
     mpl.use("agg")
-    monkeypatch.setattr(config, "REPOSITORY", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")  # as Jupyter does
     with pd.option_context("display.max_colwidth", 50):
         yield tmp_path
     mlflow.set_tracking_uri(before[0])

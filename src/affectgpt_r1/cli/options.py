@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from affectgpt_r1.cli.command import lazy
-from affectgpt_r1.emotion.chat_client import CachedChat, Chat, UrlChat
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.io.console import PlainConsole
 from affectgpt_r1.io.plain_json import write_json
 
+if TYPE_CHECKING:
+    from affectgpt_r1.emotion.chat_client import Chat
+
 TABLE_WIDTH = 140  # of tables that are written to a file
 
+cached_chat = lazy("emotion.chat_client:CachedChat")
+url_chat = lazy("emotion.chat_client:UrlChat")
 load_local_chat = lazy("policy.local_chat:load_local_chat")
 
 
@@ -40,8 +44,10 @@ def chat_from(options: argparse.Namespace) -> Chat | None:
             return None
         raise ConfigError("--chat-url needs the model's name there, too: --chat-model NAME")
     if options.chat_url is not None:
-        return CachedChat(UrlChat(options.chat_url, options.chat_model))
-    return CachedChat(load_local_chat(Path(options.chat_model)))
+        chat: Chat = cached_chat(url_chat(options.chat_url, options.chat_model))
+    else:
+        chat = cached_chat(load_local_chat(Path(options.chat_model)))
+    return chat
 
 
 def add_lexicon_option(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.cli.command import lazy, run_command
 from affectgpt_r1.config.run_lock import owned
 from affectgpt_r1.io.clean_text import message, printable
@@ -19,7 +18,7 @@ build_report = lazy("report.build:build_report")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; bad input is one line and exit code 2."""
     parser = argparse.ArgumentParser(prog="affectgpt-r1 report", description="Write the report on the ablation sweeps.")
-    parser.add_argument("--outputs", type=Path, default=REPOSITORY / "outputs", help="holds mlflow.db (%(default)s)")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="holds mlflow.db (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where the report goes (OUTPUTS/report)")
     parser.add_argument("--lexicon", metavar="FOLDER", help="the lexicon of runs that were scored by a folder of yours")
     for file in run_command(parser, report, arguments):

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -18,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.config.keys import (
     CONFIGS,
+    OVERLAYS,
     STAGE_KEYS,
     check_installation,
     check_keys,
@@ -40,7 +41,6 @@ from affectgpt_r1.io.clean_text import guard_standard_error, message
 
 __all__ = [
     "CONFIGS",
-    "REPOSITORY",
     "STAGE_KEYS",
     "check_composed",
     "check_installation",
@@ -55,7 +55,8 @@ __all__ = [
     "run_with_clear_errors",
 ]
 
-OmegaConf.register_new_resolver("repository", lambda: str(REPOSITORY), replace=True)
+OmegaConf.register_new_resolver("working_directory", lambda: str(Path.cwd()), replace=True)
+OmegaConf.register_new_resolver("repository", lambda: str(Path.cwd()), replace=True)  # in .hydra/ of runs before 0.2
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("run_title", run_title, replace=True)
 
@@ -157,7 +158,10 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     if isinstance(error, AffectGPTError):
         return worker_message(str(error))
     if missing := getattr(error, "missing_cfg_file", None):
-        return unknown_choice(*str(missing).rsplit("/", maxsplit=1)) if "/" in str(missing) else _one_line(error)
+        group, _, choice = str(missing).partition("/")
+        if choice and group not in OVERLAYS:
+            group, _, choice = str(missing).rpartition("/")
+        return unknown_choice(group, choice) if choice else _one_line(error)
     if named := re.match(r"Could not override '([^']+)'", str(error)):
         return unknown_key(named[1])
     if named := re.match(r"Error parsing override '([^'=]+)'", str(error)):

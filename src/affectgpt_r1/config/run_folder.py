@@ -40,7 +40,8 @@ WITHOUT_EFFECT = (
 # Folders that may move between two starts of one run
 PLACEHOLDERS = ("root", "outputs", "experiment", "run", "features")
 
-OURS = {"${repository:}", "${run_folder:}", "${run_title:}"}  # resolvers that only name folders of this machine
+# Resolvers that only name folders of this machine; runs before 0.2 have ${repository:}
+OURS = {"${working_directory:}", "${repository:}", "${run_folder:}", "${run_title:}"}
 START_KEYS = ("init_from", "encoders_from")
 CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/start.json"
 

@@ -7,12 +7,15 @@ wording here is our own; its metrics depend on the model, which a report has to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from affectgpt_r1.emotion.chat_client import Chat
 from affectgpt_r1.emotion.extraction import Extraction, extract_labels
 from affectgpt_r1.emotion.parsing import parse_completion, parse_labels
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.types import EmotionSet
+
+if TYPE_CHECKING:
+    from affectgpt_r1.emotion.chat_client import Chat
 
 _WORDS_WANTED = (
     "You read a description of a person and name the emotional states that it says the person is in. Answer with a "
@@ -23,7 +26,7 @@ _SENTIMENT_WANTED = (
     "You read a list of words for the emotional states of one person and judge the sentiment that they add up to. "
     "Answer with one word and nothing else: positive, negative or neutral."
 )
-_SENTIMENTS = {"positive": 1, "negative": -1, "neutral": 0}
+SENTIMENTS = {"positive": 1, "negative": -1, "neutral": 0}
 
 
 def text_extractor(lexicon: Lexicon, chat: Chat | None) -> Callable[[str], Extraction]:
@@ -48,7 +51,7 @@ def sentiment_by(chat: Chat) -> Callable[[EmotionSet], int]:
         if not labels:
             return 0
         words = _concluded(chat(", ".join(labels), _SENTIMENT_WANTED)).lower().split()
-        return _SENTIMENTS.get(words[0].strip(".,;:!\"'*"), 0) if words else 0
+        return SENTIMENTS.get(words[0].strip(".,;:!\"'*"), 0) if words else 0
 
     return sentiment
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 from pathlib import Path
 
-from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.emotion.bundled import load_bundled
 from affectgpt_r1.emotion.published_lexicon import read_published
 from affectgpt_r1.emotion.wheels import Lexicon
@@ -16,7 +15,7 @@ __all__ = ["PUBLISHED_VERSIONS", "ROOT_VARIABLE", "Lexicon", "lexicon_digest", "
 
 PUBLISHED_VERSIONS = ("mer2025", "mer2026")
 ROOT_VARIABLE = "AFFECTGPT_WHEELS"
-_DEFAULT_ROOT = REPOSITORY / "data" / "emotion_wheel"
+_DEFAULT_ROOT = Path("data", "emotion_wheel")
 
 
 def load_lexicon(spec: str | Path) -> Lexicon:
@@ -24,8 +23,8 @@ def load_lexicon(spec: str | Path) -> Lexicon:
 
     Args:
         spec: ``"bundled"`` for the package's own; ``"mer2025"`` or ``"mer2026"`` for a published one, looked up below
-            the folder that the environment variable ``AFFECTGPT_WHEELS`` names, else below the clone's
-            ``data/emotion_wheel/``; or the path of a folder in the published layout.
+            the folder that the environment variable ``AFFECTGPT_WHEELS`` names, else below
+            ``data/emotion_wheel/`` of the working directory; or the path of a folder in the published layout.
 
     Raises:
         LexiconError: It does not exist, or one of its files is missing or damaged.
@@ -51,7 +50,7 @@ def lexicon_digest(lexicon: Lexicon) -> str:
 
 def _published_folder(version: str) -> Path:
     root = os.environ.get(ROOT_VARIABLE)
-    folder = (Path(root) if root else _DEFAULT_ROOT) / version
+    folder = Path(root or _DEFAULT_ROOT).absolute() / version
     if folder.is_dir():
         return folder
     state = f"it is {root!r}" if root else "it is not set"

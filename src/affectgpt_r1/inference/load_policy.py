@@ -12,7 +12,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.config.compose import CONFIGS, explain, resolved
 from affectgpt_r1.config.instantiate import answer_sampling, build_policy, prepare_process
 from affectgpt_r1.config.policy_config import lay_over, media_keys, settings_of_checkpoint
@@ -142,7 +141,7 @@ def _composed(changes: Sequence[str]) -> DictConfig:
 
 def newest_checkpoint() -> Path:
     """Return the best checkpoint of the newest GRPO run, else of the newest SFT run; says which on standard error."""
-    outputs = REPOSITORY / "outputs"
+    outputs = Path.cwd() / "outputs"
     for stage in DEFAULT_CHECKPOINTS:
         paths = [path for name in (stage, f"{stage}+*") for path in outputs.glob(f"*/{name}/checkpoints/best.ckpt")]
         if paths:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from affectgpt_r1.metrics.functional.wheel_f1 import (
+    Floats,
     WheelCounts,
     WheelSums,
     _compute,
@@ -49,6 +48,34 @@ def bootstrap_interval(
     return _interval([counts], [], statistic, resamples, confidence, seed)
 
 
+def bootstrap_intervals(
+    figures: Mapping[str, WheelCounts], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, dict[Statistic, Interval]]:
+    """Return the intervals of many figures of the same clips, all from the same resamples.
+
+    Each equals what :func:`bootstrap_interval` gives it alone; figures for which no clip counts are left out.
+    """
+    counted = {name: counts for name, counts in figures.items() if (counts.relevant > 0).any()}
+    if not counted:
+        return {}
+    scores = _resampled_scores(list(counted.values()), resamples, seed)
+    return {
+        name: {statistic: _percentiles(of_figure[statistic], confidence) for statistic in STATISTICS}
+        for name, of_figure in zip(counted, scores, strict=True)
+    }
+
+
+def paired_intervals(
+    systems: Mapping[str, WheelCounts], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, tuple[Interval, Interval]]:
+    """Return each system's F1, and the first system's minus it, all from the same resamples of the same clips."""
+    f1s = [scores["f1"] for scores in _resampled_scores(list(systems.values()), resamples, seed)]
+    return {
+        name: (_percentiles(f1, confidence), _percentiles(f1s[0] - f1, confidence))
+        for name, f1 in zip(systems, f1s, strict=True)
+    }
+
+
 def paired_difference_interval(
     first: WheelCounts,
     second: WheelCounts,
@@ -84,7 +111,7 @@ def mean_difference_interval(
     """
     if not first or not second:
         raise ValueError("each method needs at least one training")
-    if any(not torch.equal(first[0].relevant, counts.relevant) for counts in [*first, *second]):
+    if any(not np.array_equal(first[0].relevant, counts.relevant) for counts in [*first, *second]):
         raise ValueError("the two systems were not scored on the same clips in the same order: their targets differ")
     return _interval(first, second, statistic, resamples, confidence, seed)
 
@@ -101,42 +128,68 @@ def _interval(
         raise ValueError(f"unknown statistic {statistic!r}: take one of {', '.join(STATISTICS)}")
     if resamples < 1 or not 0 < confidence < 1:
         raise ValueError(f"resamples={resamples} must be positive, confidence={confidence} between 0 and 1")
-    if not bool((first[0].relevant > 0).any()):
+    if not (first[0].relevant > 0).any():
         raise ValueError("no clip counts: none of the targets maps onto a wheel")
-    num_clips = len(first[0].relevant)
-    estimate = _difference(first, second, torch.ones(1, num_clips, dtype=torch.float64), statistic)
-    draws = [_difference(first, second, weights, statistic) for weights in _resample(num_clips, resamples, seed)]
+    scores = [of_system[statistic] for of_system in _resampled_scores([*first, *second], resamples, seed)]
+    values = np.mean(scores[: len(first)], axis=0)
+    if second:
+        values = values - np.mean(scores[len(first) :], axis=0)
+    return _percentiles(values, confidence)
+
+
+def _percentiles(values: Floats, confidence: float) -> Interval:
+    """Return the interval of values of which the first is the estimate and the others are of resamples."""
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(torch.cat(draws).numpy(), [tail, 1 - tail])
-    return Interval(float(estimate), float(low), float(high))
+    low, high = np.nanquantile(values[1:], [tail, 1 - tail])
+    return Interval(float(values[0]), float(low), float(high))
 
 
-def _resample(num_clips: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """Yield how often each resample draws each clip: chunks of ``(R, N)`` float64."""
+def _resampled_scores(systems: Sequence[WheelCounts], resamples: int, seed: int) -> list[dict[Statistic, Floats]]:
+    """Return the corpus scores of each system: of all clips once, then of each resample, ``(1 + resamples,)``."""
+    # A clip that was drawn w times counts w times in each sum, so one matrix product of the weights (R, N) and every
+    # system's columns (N, K) sums all of them for all resamples.
+    columns = _Columns()
+    places = []
+    for counts in systems:
+        scores = per_sample_scores(counts)
+        counted = scores.counted.astype(np.float64)
+        places.append([columns.add(part) for part in (scores.precision * counted, scores.recall * counted, counted)])
+    matrix = np.stack(columns.distinct, axis=1)
+    draws = _resample(len(matrix), resamples, seed)
+    sums = np.concatenate([matrix.sum(0, keepdims=True), *(weights @ matrix for weights in draws)])
+    return [_corpus_scores(WheelSums(*(sums[:, part] for part in of_system))) for of_system in places]
+
+
+def _corpus_scores(sums: WheelSums) -> dict[Statistic, Floats]:
+    corpus = _compute(sums)._asdict()
+    return {statistic: _mean_over_wheels(corpus[statistic], sums.counted) for statistic in STATISTICS}
+
+
+class _Columns:
+    """Columns to be resampled, each once: systems share targets, and the mean over the wheels has each wheel's."""
+
+    def __init__(self) -> None:
+        self.distinct: list[Floats] = []
+        self._places: dict[bytes, int] = {}
+
+    def add(self, part: Floats) -> list[int]:
+        """Return the places of the columns of ``part`` (N, W)."""
+        places = []
+        for column in part.T:
+            place = self._places.setdefault(column.tobytes(), len(self.distinct))
+            if place == len(self.distinct):
+                self.distinct.append(column)
+            places.append(place)
+        return places
+
+
+def _resample(num_clips: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield how often each resample draws each clip: chunks of ``(R, N)``."""
     generator = np.random.default_rng(seed)
     chunk = max(1, _WEIGHTS_AT_ONCE // num_clips)
     for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        rows = generator.integers(num_clips, size=(size, num_clips)) + num_clips * np.arange(size)[:, None]
-        weights = np.bincount(rows.ravel(), minlength=size * num_clips).reshape(size, num_clips)
-        yield torch.from_numpy(weights.astype(np.float64))
-
-
-def _difference(
-    first: Sequence[WheelCounts], second: Sequence[WheelCounts], weights: Tensor, statistic: Statistic
-) -> Tensor:
-    """Return the mean score of ``first``, minus that of ``second`` if given, by row of ``weights``: ``(R,)``."""
-    means = [
-        torch.stack([_weighted_score(counts, weights, statistic) for counts in trainings]).mean(0)
-        for trainings in (first, second)
-        if trainings
-    ]
-    return means[0] - means[1] if second else means[0]
-
-
-def _weighted_score(counts: WheelCounts, weights: Tensor, statistic: Statistic) -> Tensor:
-    # A clip that was drawn w times counts w times in each sum, so a matrix product scores all resamples at once.
-    scores = per_sample_scores(counts)
-    counted = scores.counted.double()
-    sums = WheelSums(weights @ (scores.precision * counted), weights @ (scores.recall * counted), weights @ counted)
-    return _mean_over_wheels(_compute(sums)._asdict()[statistic], sums.counted)
+        drawn = generator.integers(num_clips, size=(min(chunk, resamples - start), num_clips))
+        weights = np.empty(drawn.shape)
+        for row, clips in zip(weights, drawn, strict=True):
+            row[:] = np.bincount(clips, minlength=num_clips)
+        yield weights

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 
 from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
-from affectgpt_r1.metrics.bootstrap import STATISTICS, Statistic, bootstrap_interval
+from affectgpt_r1.metrics.bootstrap import bootstrap_intervals
 from affectgpt_r1.metrics.constant_baselines import CONSTANT_ANSWER, frequent_words
 from affectgpt_r1.metrics.functional.wheel_f1 import (
     WheelCounts,
     ZeroDivision,
+    corpus_counts,
+    corpus_scores,
     count_unmapped,
-    score_table,
-    wheel_counts,
-    word_counts,
 )
 from affectgpt_r1.types import EmotionSet
 
@@ -37,64 +36,58 @@ def corpus_report(
         in most of these very targets); ``samples``; ``counted``, the samples that count on each wheel at level 1;
         ``unmapped_rate`` of the predicted words.
     """
+    constant = {
+        "constant": CONSTANT_ANSWER,
+        "frequent": frequent_words(targets, NUM_FREQUENT_WORDS),
+    }
+    counts = corpus_counts(predictions, targets, lexicon)
+    of_constant = {kind: corpus_counts([words] * len(targets), targets, lexicon) for kind, words in constant.items()}
+    figures = dict(_figures(counts))
+    for kind, own in of_constant.items():
+        figures |= {f"{kind}/mean_level{level}": own[f"level{level}"] for level in LEVELS}
+    bounds = _bounds(figures)  # one resampling for all, so that no clip is drawn twice for two figures
+    counted = np.count_nonzero(counts["level1"].relevant, axis=0)
     unmapped, num_words = count_unmapped(predictions, lexicon)
-    counted = (wheel_counts(targets, targets, lexicon).relevant > 0).sum(0)
     return {
         "lexicon": lexicon.name,
         "samples": len(targets),
         "counted": {f"wheel{wheel}": int(number) for wheel, number in enumerate(counted, start=1)},
         "unmapped_rate": unmapped / max(1, num_words),
-        "scores": score_table(predictions, targets, lexicon, zero_division),
-        "intervals": _intervals(predictions, targets, lexicon),
+        "scores": corpus_scores(counts, zero_division),
+        "intervals": {key: of_key for key, of_key in bounds.items() if "/" not in key},
         "baselines": {
-            kind: _baseline(words, targets, lexicon, zero_division)
-            for kind, words in (
-                ("constant", CONSTANT_ANSWER),
-                ("frequent", frequent_words(targets, NUM_FREQUENT_WORDS)),
-            )
+            kind: {
+                "words": list(words),
+                "scores": corpus_scores(of_constant[kind], zero_division),
+                "intervals": {
+                    key.partition("/")[2]: of_key for key, of_key in bounds.items() if key.startswith(f"{kind}/")
+                },
+            }
+            for kind, words in constant.items()
         },
     }
 
 
-def _baseline(
-    words: EmotionSet, targets: Sequence[EmotionSet], lexicon: Lexicon, zero_division: ZeroDivision
-) -> dict[str, Any]:
-    answers = [words] * len(targets)
-    means = {f"mean_level{level}": wheel_counts(answers, targets, lexicon, level) for level in LEVELS}
+def _bounds(figures: Mapping[str, WheelCounts]) -> dict[str, dict[str, list[float]]]:
+    """Return the bounds of every figure, of F1 alone where it is not a mean over the wheels."""
     return {
-        "words": list(words),
-        "scores": score_table(answers, targets, lexicon, zero_division),
-        "intervals": {key: bounds for key, counts in means.items() if (bounds := _interval(counts, STATISTICS))},
+        key: {
+            statistic: [interval.low, interval.high]
+            for statistic, interval in intervals.items()
+            if statistic == "f1" or "mean" in key
+        }
+        for key, intervals in bootstrap_intervals(figures).items()
     }
 
 
-def _intervals(
-    predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon
-) -> dict[str, dict[str, list[float]]]:
-    intervals = {
-        key: _interval(counts, STATISTICS if key.startswith("mean") else ("f1",))
-        for key, counts in _all_counts(predictions, targets, lexicon)
-    }
-    return {key: bounds for key, bounds in intervals.items() if bounds}
-
-
-def _all_counts(
-    predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon
-) -> Iterator[tuple[str, WheelCounts]]:
+def _figures(counts: Mapping[str, WheelCounts]) -> Iterator[tuple[str, WheelCounts]]:
     """Yield the counts whose mean over columns is the score of that name."""
-    yield "case1", word_counts(predictions, targets, lexicon.base_form)
-    yield "case2", word_counts(predictions, targets, lexicon.synonym)
-    levels = [wheel_counts(predictions, targets, lexicon, level) for level in LEVELS]
-    for level, counts in zip(LEVELS, levels, strict=True):
-        yield f"mean_level{level}", counts
+    yield "case1", counts["case1"]
+    yield "case2", counts["case2"]
+    levels = [counts[f"level{level}"] for level in LEVELS]
+    for level, of_level in zip(LEVELS, levels, strict=True):
+        yield f"mean_level{level}", of_level
         for wheel in range(NUM_WHEELS):
-            yield f"case3_wheel{wheel + 1}_level{level}", WheelCounts(*(part[:, [wheel]] for part in counts))
+            yield f"case3_wheel{wheel + 1}_level{level}", WheelCounts(*(part[:, [wheel]] for part in of_level))
     # A word with a cluster at one level has one at the other, so the mean of the two means is the mean of all ten.
-    yield "mer2025_challenge", WheelCounts(*(torch.cat(parts, dim=1) for parts in zip(*levels, strict=True)))
-
-
-def _interval(counts: WheelCounts, statistics: Sequence[Statistic]) -> dict[str, list[float]]:
-    if not bool((counts.relevant > 0).any()):
-        return {}
-    intervals = {statistic: bootstrap_interval(counts, statistic) for statistic in statistics}
-    return {statistic: [interval.low, interval.high] for statistic, interval in intervals.items()}
+    yield "mer2025_challenge", WheelCounts(*(np.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)))

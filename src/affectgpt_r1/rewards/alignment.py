@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-import torch
+import numpy as np
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import ConfigError
@@ -50,6 +50,6 @@ def _mean_jaccard(reasoned: Sequence[EmotionSet], answered: Sequence[EmotionSet]
     counted = counts.relevant > 0  # (N, 5): the wheels on which the answer maps
     # J = |R & A| / |R | A| on each wheel, with |R | A| = |R| + |A| - |R & A|.
     union = counts.predicted + counts.relevant - counts.hits
-    overlap = torch.where(counted, counts.hits / union.clamp(min=1), 0.0)
-    means: list[float] = (overlap.sum(-1) / counted.sum(-1).clamp(min=1)).tolist()
+    overlap = np.where(counted, counts.hits / np.maximum(union, 1), 0.0)
+    means: list[float] = (overlap.sum(-1) / np.maximum(counted.sum(-1), 1)).tolist()
     return means

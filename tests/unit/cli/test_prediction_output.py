@@ -83,7 +83,7 @@ def test_a_failure_to_answer_is_not_blamed_on_the_output(monkeypatch, tmp_path: 
 
 
 def test_the_newest_policy_is_named(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr("affectgpt_r1.inference.load_policy.REPOSITORY", tmp_path)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="run `make grpo`"):
         newest_checkpoint()
     for age, run in enumerate(("new/grpo", "old/grpo", "newest/sft")):

@@ -6,12 +6,10 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import openpyxl
 import pytest
 
-from affectgpt_r1.emotion import lexicon as lexicon_module
 from affectgpt_r1.emotion import published_lexicon as published
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import LexiconError
@@ -286,10 +284,9 @@ def test_published_names_are_looked_up_below_the_root(folder, tmp_path, monkeypa
         load_lexicon("mer2025")
 
 
-def test_without_the_variable_the_clones_data_folder_is_searched(folder, tmp_path, monkeypatch):
-    assert Path(__file__).parents[3] / "data" / "emotion_wheel" == lexicon_module._DEFAULT_ROOT
+def test_without_the_variable_the_data_folder_of_the_working_directory_is_searched(folder, tmp_path, monkeypatch):
     monkeypatch.delenv("AFFECTGPT_WHEELS", raising=False)
-    monkeypatch.setattr(lexicon_module, "_DEFAULT_ROOT", tmp_path / "data" / "emotion_wheel")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(LexiconError, match=r"AFFECTGPT_WHEELS \(it is not set\).*data/emotion_wheel.*'bundled'"):
         load_lexicon("mer2025")
     (tmp_path / "data" / "emotion_wheel").mkdir(parents=True)

@@ -3,7 +3,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.bootstrap import bootstrap_interval, paired_difference_interval
@@ -96,7 +95,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="no clip counts"):
         bootstrap_interval(wheel_counts([("happy",)], [("neutral",)], LEXICON))
     with pytest.raises(ValueError, match="no clip counts"):
-        bootstrap_interval(WheelCounts(*(torch.zeros(0, 5, dtype=torch.float64) for _ in range(3))))
+        bootstrap_interval(WheelCounts(*(np.zeros((0, 5)) for _ in range(3))))
     with pytest.raises(ValueError, match="unknown statistic 'accuracy'"):
         bootstrap_interval(counts, "accuracy")
     with pytest.raises(ValueError, match="resamples=0"):

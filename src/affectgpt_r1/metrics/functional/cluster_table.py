@@ -39,6 +39,22 @@ class RowIndex(dict[str, int]):
         return row
 
 
+class WordTable(NamedTuple):
+    """A lexicon as numbers, for figures that need more than one level: an entry for each word form."""
+
+    entries: RowIndex  # entry of each form; 0 is of words that the lexicon does not know
+    base: npt.NDArray[np.int64]  # number of each entry's base form, -1 where it has none
+    synonym: npt.NDArray[np.int64]  # number of the word that represents its synonyms, -1 where it has none
+    rows: tuple[npt.NDArray[np.int64], ...]  # row of each entry in the cluster table of each level
+
+
+class WordSets(NamedTuple):
+    """``N`` sets of words, one after another, as entries of a :class:`WordTable`."""
+
+    entries: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]  # (N,)
+
+
 class ClusterTable(NamedTuple):
     """A compiled level of a lexicon, ``R`` rows of ``L`` lanes."""
 
@@ -66,6 +82,32 @@ def cluster_table(lexicon: Lexicon, level: int) -> ClusterTable:
     return ClusterTable(rows, _lanes(numbers, num_lanes), _lanes(fields, num_lanes))
 
 
+@lru_cache(maxsize=4)
+def word_table(lexicon: Lexicon) -> WordTable:
+    """Return the numbers of a lexicon, compiled on first use."""
+    entries = RowIndex((form, entry) for entry, form in enumerate(lexicon.entries, start=1))
+    numbers: dict[str, int] = {}
+    base, synonym = (
+        np.array(
+            [-1, *(-1 if word is None else numbers.setdefault(word, len(numbers)) for word in words)], dtype=np.int64
+        )
+        for words in (
+            [entry.base for entry in lexicon.entries.values()],
+            [entry.synonym for entry in lexicon.entries.values()],
+        )
+    )
+    rows = tuple(
+        np.array([_UNKNOWN, *map(cluster_table(lexicon, level).rows.__getitem__, lexicon.entries)]) for level in LEVELS
+    )
+    return WordTable(entries, base, synonym, rows)
+
+
+def word_sets(sets: Sequence[EmotionSet], table: WordTable) -> WordSets:
+    """Look up every word of every set once."""
+    words = np.fromiter(map(table.entries.__getitem__, chain.from_iterable(sets)), dtype=np.int64)
+    return WordSets(words, np.fromiter(map(len, sets), dtype=np.int64, count=len(sets)))
+
+
 def _lanes(numbers: Sequence[int], num_lanes: int) -> Bits:
     lanes = [[number >> (_LANE * lane) & (1 << _LANE) - 1 for lane in range(num_lanes)] for number in numbers]
     return np.array(lanes, dtype=np.uint64)
@@ -78,11 +120,14 @@ def word_rows(sets: Sequence[EmotionSet], table: ClusterTable) -> npt.NDArray[np
 
 def cluster_sets(sets: Sequence[EmotionSet], table: ClusterTable) -> Bits:
     """Return the clusters of each of ``N`` sets, ``(L, N)``."""
-    sizes = np.fromiter(map(len, sets), dtype=np.int64, count=len(sets))
-    rows = word_rows(sets, table)
+    return unite(word_rows(sets, table), np.fromiter(map(len, sets), dtype=np.int64, count=len(sets)), table)
+
+
+def unite(rows: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], table: ClusterTable) -> Bits:
+    """Return the clusters of ``N`` sets of ``sizes`` words, given the row of every word: ``(L, N)``."""
     filled = sizes > 0
     starts = (np.cumsum(sizes) - sizes)[filled]  # reduceat would give an empty set the row at its start
-    union = np.zeros((table.masks.shape[1], len(sets)), dtype=np.uint64)
+    union = np.zeros((table.masks.shape[1], len(sizes)), dtype=np.uint64)
     if len(starts):
         for lane, masks in zip(union, table.masks.T, strict=True):
             lane[filled] = np.bitwise_or.reduceat(masks.take(rows), starts)

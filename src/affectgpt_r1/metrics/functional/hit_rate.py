@@ -10,30 +10,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+import numpy as np
 
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.metrics.functional.neutral import counts_with_neutral
-from affectgpt_r1.metrics.functional.wheel_f1 import _mean_over_wheels, wheel_counts
+from affectgpt_r1.metrics.functional.wheel_f1 import Floats, _mean_over_wheels, wheel_counts
 from affectgpt_r1.types import EmotionSet
 
 
 class HitRateScores(NamedTuple):
     """Means over the wheels, NaN where no sample counts."""
 
-    hit_rate: Tensor
-    mscore: Tensor
-    corrected: Tensor
+    hit_rate: float
+    mscore: float
+    corrected: float
 
 
 def hit_rate(
     predictions: Sequence[EmotionSet], targets: Sequence[str], classes: Sequence[str], lexicon: Lexicon
 ) -> HitRateScores:
-    """Return hit rate, mscore and corrected metric of ``N`` samples, float64 scalars; ``classes`` are all of the set.
+    """Return hit rate, mscore and corrected metric of ``N`` samples; ``classes`` are all of the set.
 
     >>> from affectgpt_r1.emotion.bundled import load_bundled
     >>> scores = hit_rate([("joyful", "afraid")], ["happy"], ["happy", "sad", "neutral"], load_bundled())
-    >>> float(scores.hit_rate), float(scores.mscore), float(scores.corrected)
+    >>> scores.hit_rate, scores.mscore, scores.corrected
     (1.0, 1.0, 0.5)
     """
     single = [(target,) for target in targets]
@@ -45,13 +45,15 @@ def hit_rate(
         # mean |G & Y|
         hit_rate=_mean(counts.hits, counts.relevant),
         # mean |G & Y| / |Y & C|, 0 where Y & C is empty
-        mscore=_mean(counts.hits / among_classes.clamp(min=1), counts.relevant),
+        mscore=_mean(counts.hits / np.maximum(among_classes, 1), counts.relevant),
         # mean |G & Y| / |Y|: the accuracy of an answer drawn from the predicted clusters
-        corrected=_mean(extended.hits / extended.predicted.clamp(min=1), extended.relevant),
+        corrected=_mean(extended.hits / np.maximum(extended.predicted, 1), extended.relevant),
     )
 
 
-def _mean(values: Tensor, relevant: Tensor) -> Tensor:
+def _mean(values: Floats, relevant: Floats) -> float:
     """Return the mean of ``values`` (N, 5) over the samples whose target maps onto the wheel, then over the wheels."""
-    counted = (relevant > 0).double()
-    return _mean_over_wheels((values * counted).sum(0) / counted.sum(0), counted.sum(0))
+    counted = np.count_nonzero(relevant, axis=0).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # NaN on a wheel where no sample counts
+        means = (values * (relevant > 0)).sum(0) / counted
+    return float(_mean_over_wheels(means, counted))

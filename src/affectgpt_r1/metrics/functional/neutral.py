@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from affectgpt_r1.emotion.wheels import Lexicon
-from affectgpt_r1.metrics.functional.wheel_f1 import WheelCounts, wheel_counts
+from affectgpt_r1.metrics.functional.wheel_f1 import Floats, WheelCounts, wheel_counts
 from affectgpt_r1.types import EmotionSet
 
 
@@ -38,6 +37,6 @@ def _emotions(words: EmotionSet) -> EmotionSet:
     return tuple(word for word in words if not is_neutral(word))
 
 
-def _has_neutral(samples: Sequence[EmotionSet]) -> Tensor:
-    """Return ``(N, 1)`` float64."""
-    return torch.tensor([[float(any(map(is_neutral, words)))] for words in samples], dtype=torch.float64).reshape(-1, 1)
+def _has_neutral(samples: Sequence[EmotionSet]) -> Floats:
+    """Return ``(N, 1)``."""
+    return np.array([any(map(is_neutral, words)) for words in samples], np.float64).reshape(-1, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
+import numpy as np
 
 from affectgpt_r1.types import EmotionSet
 
@@ -65,7 +65,7 @@ def recognition_scores(
     if len(predictions) != len(targets):
         raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
     place = {normalise_class(name): index for index, name in enumerate(classes)}
-    table = torch.zeros(len(classes), len(classes) + 1, dtype=torch.float64)  # target by answer; last: unparsed
+    table = np.zeros((len(classes), len(classes) + 1))  # target by answer; last: unparsed
     for prediction, target in zip(predictions, targets, strict=True):
         row = place.get(normalise_class(target))
         if row is None:
@@ -74,8 +74,9 @@ def recognition_scores(
     support, correct = table.sum(1), table[:, :-1].diagonal()
     num_clips = float(support.sum()) or float("nan")
     # WAR = sum_c TP_c / N, the recall weighted by support, which is the accuracy. UAR = mean_c TP_c / N_c over the
-    # classes that occur among the targets: 0 / 0 is NaN, which nanmean leaves out.
-    uar = float((correct / support).nanmean())
+    # classes that occur among the targets.
+    occurs = support > 0
+    uar = float((correct[occurs] / support[occurs]).mean()) if occurs.any() else float("nan")
     return RecognitionScores(float(correct.sum()) / num_clips, uar, float(table[:, -1].sum()) / num_clips)
 
 

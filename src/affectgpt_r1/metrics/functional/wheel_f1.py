@@ -7,59 +7,62 @@ counts on a wheel if its target maps onto it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
 from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
 from affectgpt_r1.metrics.functional.cluster_table import (
     Sizes,
+    WordSets,
     cluster_sets,
     cluster_sets_of_runs,
     cluster_table,
     set_sizes,
+    unite,
     word_rows,
+    word_sets,
+    word_table,
 )
 from affectgpt_r1.types import EmotionSet
 
 ZeroDivision = Literal["zero", "nan"]
+Floats = npt.NDArray[np.float64]
 
 
 class WheelCounts(NamedTuple):
     """Sizes of cluster sets, per sample and wheel."""
 
-    hits: Tensor  # (N, 5) float64: clusters in both
-    predicted: Tensor  # (N, 5) float64: clusters of the prediction
-    relevant: Tensor  # (N, 5) float64: clusters of the target
+    hits: Floats  # (N, 5): clusters in both
+    predicted: Floats  # (N, 5): clusters of the prediction
+    relevant: Floats  # (N, 5): clusters of the target
 
 
 class WheelScores(NamedTuple):
     """Set scores, per sample and wheel."""
 
-    precision: Tensor  # (N, 5) float64
-    recall: Tensor  # (N, 5) float64
-    f1: Tensor  # (N, 5) float64
-    counted: Tensor  # (N, 5) bool: the target maps onto the wheel
+    precision: Floats  # (N, 5)
+    recall: Floats  # (N, 5)
+    f1: Floats  # (N, 5)
+    counted: npt.NDArray[np.bool_]  # (N, 5): the target maps onto the wheel
 
 
 class WheelSums(NamedTuple):
     """Sums over samples from which the corpus score follows; they add up over batches and processes."""
 
-    precision: Tensor  # (..., 5) float64
-    recall: Tensor  # (..., 5) float64
-    counted: Tensor  # (..., 5) float64: number of counted samples
+    precision: Floats  # (..., 5)
+    recall: Floats  # (..., 5)
+    counted: Floats  # (..., 5): number of counted samples
 
 
 class CorpusScore(NamedTuple):
     """Corpus precision, recall and F1, per wheel; NaN on a wheel for which no sample counts."""
 
-    precision: Tensor  # (..., 5) float64
-    recall: Tensor  # (..., 5) float64
-    f1: Tensor  # (..., 5) float64
+    precision: Floats  # (..., 5)
+    recall: Floats  # (..., 5)
+    f1: Floats  # (..., 5)
 
 
 def wheel_counts(
@@ -73,7 +76,7 @@ def wheel_counts(
         ValueError: The lengths differ, or the level is neither 1 nor 2.
     """
     sizes = _set_sizes(predictions, targets, lexicon, level)
-    return WheelCounts(*(torch.from_numpy(of_set.T.astype(np.float64)) for of_set in sizes))
+    return WheelCounts(*(of_set.T.astype(np.float64) for of_set in sizes))
 
 
 def _set_sizes(
@@ -85,20 +88,44 @@ def _set_sizes(
     return set_sizes(predicted & relevant, table), set_sizes(predicted, table), set_sizes(relevant, table)
 
 
-def word_counts(
-    predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], stands_for: Callable[[str], str | None]
-) -> WheelCounts:
-    """Return counts ``(N, 1)`` of words instead of clusters: cases 1 and 2.
+def corpus_counts(
+    predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon
+) -> dict[str, WheelCounts]:
+    """Return the counts of every published figure of ``N`` samples; each word is looked up once.
 
-    ``stands_for`` gives what a word is taken for, such as its base form; None drops it.
+    ``case1`` and ``case2`` are ``(N, 1)`` counts of words instead of clusters: of base forms, and of the words that
+    represent synonyms. ``level1`` and ``level2`` are those of :func:`wheel_counts`.
     """
     _check_lengths(predictions, targets)
-    stands_for = cache(stands_for)
-    rows = []
-    for prediction, target in zip(predictions, targets, strict=True):
-        y, g = ({value for word in words if (value := stands_for(word)) is not None} for words in (prediction, target))
-        rows.append((len(y & g), len(y), len(g)))
-    return WheelCounts(*torch.tensor(rows, dtype=torch.float64).reshape(-1, 1, 3).unbind(-1))
+    words = word_table(lexicon)
+    answered, expected = word_sets(predictions, words), word_sets(targets, words)
+    counts = {
+        "case1": _word_counts(answered, expected, words.base),
+        "case2": _word_counts(answered, expected, words.synonym),
+    }
+    for level, rows in zip(LEVELS, words.rows, strict=True):
+        table = cluster_table(lexicon, level)
+        predicted, relevant = (unite(rows.take(sets.entries), sets.sizes, table) for sets in (answered, expected))
+        sizes = (set_sizes(sets, table) for sets in (predicted & relevant, predicted, relevant))
+        counts[f"level{level}"] = WheelCounts(*(of_set.T.astype(np.float64) for of_set in sizes))
+    return counts
+
+
+def _word_counts(answered: WordSets, expected: WordSets, number_of: npt.NDArray[np.int64]) -> WheelCounts:
+    """Count the distinct numbers of each sample's words, ``(N, 1)``; -1 drops a word."""
+    # Number k of sample n is the key n * stride + k: distinct keys are what a sample has, and what two samples share.
+    stride = int(number_of.max(initial=0)) + 1
+    predicted, relevant = (_keys(sets, number_of, stride) for sets in (answered, expected))
+    both = np.intersect1d(predicted, relevant, assume_unique=True)
+    sizes = (np.bincount(keys // stride, minlength=len(answered.sizes)) for keys in (both, predicted, relevant))
+    return WheelCounts(*(of_set[:, None].astype(np.float64) for of_set in sizes))
+
+
+def _keys(sets: WordSets, number_of: npt.NDArray[np.int64], stride: int) -> npt.NDArray[np.int64]:
+    numbers = number_of.take(sets.entries)
+    samples = np.repeat(np.arange(len(sets.sizes)), sets.sizes)
+    keys = np.sort((samples * stride + numbers)[numbers >= 0])
+    return keys[np.diff(keys, prepend=-1) > 0]
 
 
 def _check_lengths(predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet]) -> None:
@@ -112,9 +139,9 @@ def per_sample_scores(counts: WheelCounts) -> WheelScores:
     # With the clusters Y of the prediction and G of the target: P = |G & Y| / |Y|, R = |G & Y| / |G|,
     # F1 = 2 P R / (P + R) = 2 |G & Y| / (|Y| + |G|).
     return WheelScores(
-        precision=hits / predicted.clamp(min=1),
-        recall=hits / relevant.clamp(min=1),
-        f1=2 * hits / (predicted + relevant).clamp(min=1),
+        precision=hits / np.maximum(predicted, 1),
+        recall=hits / np.maximum(relevant, 1),
+        f1=2 * hits / np.maximum(predicted + relevant, 1),
         counted=relevant > 0,
     )
 
@@ -122,44 +149,49 @@ def per_sample_scores(counts: WheelCounts) -> WheelScores:
 def _update(counts: WheelCounts) -> WheelSums:
     """Sum over the samples of ``counts``."""
     scores = per_sample_scores(counts)
-    counted = scores.counted.double()
+    counted = scores.counted.astype(np.float64)
     return WheelSums((scores.precision * counted).sum(0), (scores.recall * counted).sum(0), counted.sum(0))
 
 
-def hits_by_size(counts: WheelCounts, most: int) -> tuple[Tensor, Tensor, Tensor]:
+def hits_by_size(counts: WheelCounts, most: int) -> tuple[Floats, Floats, Floats]:
     """Return hits by number of predicted and by number of target clusters, and the number of counted samples.
 
-    Of shape ``(5, most + 1)``, ``(5, most + 1)`` and ``(5,)``, float64; no set has more than ``most`` clusters.
+    Of shape ``(5, most + 1)``, ``(5, most + 1)`` and ``(5,)``; no set has more than ``most`` clusters.
     """
     hits, predicted, relevant = counts
     # sum_n hits_n / |Y_n| = sum_s (sum of hits_n with |Y_n| = s) / s. The inner sums are integers, so the order of
     # samples, batches and processes cannot change a bit of the result.
-    zeros = torch.zeros(hits.shape[1], most + 1, dtype=torch.float64)
-    by_predicted, by_relevant = (zeros.scatter_add(1, sizes.T.long(), hits.T) for sizes in (predicted, relevant))
-    return by_predicted, by_relevant, (relevant > 0).double().sum(0)
+    by_predicted, by_relevant = np.zeros((2, hits.shape[1], most + 1))
+    for by_size, sizes in ((by_predicted, predicted), (by_relevant, relevant)):
+        for wheel in range(hits.shape[1]):
+            by_size[wheel] = np.bincount(sizes[:, wheel].astype(int), hits[:, wheel], minlength=most + 1)
+    return by_predicted, by_relevant, np.count_nonzero(relevant, axis=0).astype(np.float64)
 
 
-def sums_of_hits(by_predicted: Tensor, by_relevant: Tensor, counted: Tensor) -> WheelSums:
+def sums_of_hits(by_predicted: Floats, by_relevant: Floats, counted: Floats) -> WheelSums:
     """Return the sums over samples from results of :func:`hits_by_size` that were added up."""
-    sizes = torch.arange(by_predicted.shape[-1], dtype=by_predicted.dtype, device=by_predicted.device).clamp(min=1)
+    sizes = np.maximum(np.arange(by_predicted.shape[-1]), 1)
     return WheelSums((by_predicted / sizes).sum(-1), (by_relevant / sizes).sum(-1), counted)
 
 
 def _compute(sums: WheelSums, zero_division: ZeroDivision = "zero") -> CorpusScore:
     """Return the corpus score of sums ``(..., 5)``."""
     # P and R are means over the counted samples; F1 = 2 P R / (P + R) is taken of these means, not averaged itself.
-    precision = sums.precision / sums.counted
-    recall = sums.recall / sums.counted
-    f1 = 2 * precision * recall / (precision + recall)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN where no sample counts or nothing is hit
+        precision = sums.precision / sums.counted
+        recall = sums.recall / sums.counted
+        f1 = 2 * precision * recall / (precision + recall)
     if zero_division == "zero":  # as the 2026 scorer has it where P = R = 0; the 2025 scorer has NaN
-        f1 = torch.where(precision + recall == 0, 0.0, f1)
+        f1 = np.where(precision + recall == 0, 0.0, f1)
     return CorpusScore(precision, recall, f1)
 
 
-def _mean_over_wheels(values: Tensor, counted: Tensor) -> Tensor:
+def _mean_over_wheels(values: Floats, counted: Floats) -> Floats:
     """Return the mean of ``values`` (..., 5) over the wheels on which any sample counts; NaN if there is none."""
     scored = counted > 0
-    return torch.where(scored, values, 0.0).sum(-1) / scored.sum(-1)
+    with np.errstate(invalid="ignore"):
+        means: Floats = np.where(scored, values, 0.0).sum(-1) / scored.sum(-1)
+    return means
 
 
 def count_unmapped(predictions: Sequence[EmotionSet], lexicon: Lexicon) -> tuple[int, int]:
@@ -198,16 +230,20 @@ def score_table(
     ``case3_wheel{1..5}_level{1,2}`` (clusters), ``mean_level1`` and ``mean_level2`` (means over the wheels);
     ``mer2025_challenge`` has the mean ``f1`` of both levels.
     """
-    table: dict[str, dict[str, float]] = {}
-    for name, stands_for in (("case1", lexicon.base_form), ("case2", lexicon.synonym)):
-        sums = _update(word_counts(predictions, targets, stands_for))
-        table[name] = _as_floats(_compute(sums, zero_division), 0)
+    return corpus_scores(corpus_counts(predictions, targets, lexicon), zero_division)
+
+
+def corpus_scores(
+    counts: Mapping[str, WheelCounts], zero_division: ZeroDivision = "zero"
+) -> dict[str, dict[str, float]]:
+    """Return what :func:`score_table` does, from :func:`corpus_counts`."""
+    table = {name: _as_floats(_compute(_update(counts[name]), zero_division), 0) for name in ("case1", "case2")}
     for level in LEVELS:
-        sums = _update(wheel_counts(predictions, targets, lexicon, level))
+        sums = _update(counts[f"level{level}"])
         score = _compute(sums, zero_division)
         for wheel in range(NUM_WHEELS):
             table[f"case3_wheel{wheel + 1}_level{level}"] = _as_floats(score, wheel)
-        means = CorpusScore(*(_mean_over_wheels(values, sums.counted).unsqueeze(-1) for values in score))
+        means = CorpusScore(*(np.atleast_1d(_mean_over_wheels(values, sums.counted)) for values in score))
         table[f"mean_level{level}"] = _as_floats(means, 0)
     table["mer2025_challenge"] = {"f1": (table["mean_level1"]["f1"] + table["mean_level2"]["f1"]) / 2}
     return table
