@@ -198,6 +198,13 @@ def _without_speech(match: re.Match[str]) -> str:
     return ";" if match[0].count(" ") >= _WORDS_OF_SPEECH - 1 else match[0]
 
 
+# Measured by tests/tools/extraction_agreement.py on the clips that nothing was learnt from, lexicon mer2025.
+AGREEMENT = (
+    "measured agreement with a language model's labels, level-1 F1: 0.89 for descriptions by seven models, 0.99 for "
+    "answers in AffectGPT's sentence; Kendall's tau of the ranks of 21 systems: 0.81"
+)
+
+
 @cache
 def stop_words() -> frozenset[str]:
     """Return the words of descriptions that the search leaves out."""
