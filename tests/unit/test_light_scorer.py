@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tomllib
@@ -36,6 +35,8 @@ class Refuse(MetaPathFinder):
 sys.meta_path.insert(0, Refuse())
 from affectgpt_r1.cli.main import main
 main(command)
+if sys.platform == "linux":  # not ru_maxrss, in which the size of the process that forked this one is
+    print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
 """
 
 
@@ -60,8 +61,8 @@ def test_score_and_submission_without_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "s.json").read_text())["scores"]["mean_level1"]["recall"] == 0.75
     assert (tmp_path / "x-openset.npz").is_file()
-    # The largest child so far, in KiB: 150 MB is what a laptop spares beside everything else.
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 150 * 1024 or sys.platform == "darwin"
+    peak = re.search(r"VmHWM:\s+(\d+) kB", done.stderr)
+    assert (peak is None and sys.platform != "linux") or int(peak[1]) < 150 * 1024
 
 
 def test_what_needs_the_rest_says_how_to_install_it():
