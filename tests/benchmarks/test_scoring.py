@@ -27,7 +27,7 @@ from affectgpt_r1.emotion import published_lexicon as published
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.bootstrap import bootstrap_interval, bootstrap_intervals
 from affectgpt_r1.metrics.corpus_report import _figures
-from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1, corpus_counts, score_table
+from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1, code_sets, corpus_counts, score_table
 
 NUM_COMPLETIONS, GROUP, ROUNDS = 8192, 8, 11
 RECORD = Path("outputs", "bench").absolute() / "scoring.json"
@@ -263,8 +263,8 @@ def test_every_figure_of_332_clips_against_the_published_way():
 
 def test_one_resampling_for_all_figures_against_one_each():
     lexicon = load_lexicon("bundled")
-    predictions, targets = (sets[:1000] for sets in corpus(lexicon, by_rank=False))
-    figures = dict(_figures(corpus_counts(predictions, targets, lexicon)))
+    coded = (code_sets(sets[:1000], lexicon) for sets in corpus(lexicon, by_rank=False))
+    figures = dict(_figures(corpus_counts(*coded, lexicon)))
     apart = {name: bootstrap_interval(own) for name, own in figures.items()}
     for name, of_figure in bootstrap_intervals(figures).items():
         assert of_figure["f1"] == pytest.approx(apart[name], abs=1e-12)
