@@ -25,7 +25,7 @@ SWEEPS ?= reward reasoning penalty
 SFT_POLICIES := outputs/demo-no_think-seed1/sft/run.json outputs/demo-think-seed1/sft/run.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report mlflow lint test test-cpu test-device test-slow bench clean
+.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report figures mlflow lint test test-cpu test-device test-slow bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -45,35 +45,35 @@ $(DATA)/tokenizer/tokenizer.json: | $(VENV)/.installed
 	$(BIN)/python -m affectgpt_r1.cli.render
 
 outputs/pretrain_encoders/checkpoints/best.ckpt: | $(DATA)/tokenizer/tokenizer.json
-	$(TRAIN) experiment=pretrain_encoders
+	$(TRAIN) experiment=demo/pretrain_encoders
 
 $(RUN)/sft/run.json: | outputs/pretrain_encoders/checkpoints/best.ckpt
-	$(TRAIN) experiment=sft $(SHARED) paths.run=$(@D)
+	$(TRAIN) experiment=demo/sft $(SHARED) paths.run=$(@D)
 
 outputs/demo-%-seed1/sft/run.json: | outputs/pretrain_encoders/checkpoints/best.ckpt
-	$(TRAIN) experiment=sft $(filter-out prompt=% seed=% experiment_name=%,$(SHARED)) prompt=$* paths.run=$(@D)
+	$(TRAIN) experiment=demo/sft $(filter-out prompt=% seed=% experiment_name=%,$(SHARED)) prompt=$* paths.run=$(@D)
 
 $(RUN)/grpo/run.json: | $(RUN)/sft/run.json
-	$(TRAIN) experiment=grpo $(SHARED) paths.run=$(@D)
+	$(TRAIN) experiment=demo/grpo $(SHARED) paths.run=$(@D)
 
 $(RUN)/control/run.json: | $(RUN)/grpo/run.json
-	$(TRAIN) experiment=control $(SHARED) paths.run=$(@D)
+	$(TRAIN) experiment=demo/control $(SHARED) paths.run=$(@D)
 
 encoders: $(DATA)/tokenizer/tokenizer.json ## Pretrain the small encoders on recorded cues (synthetic clips only)
-	$(TRAIN) experiment=pretrain_encoders $(ARGS)
+	$(TRAIN) experiment=demo/pretrain_encoders $(ARGS)
 
 sft: | outputs/pretrain_encoders/checkpoints/best.ckpt ## Train the SFT policy on machine captions
-	$(TRAIN) experiment=sft $(ARGS)
+	$(TRAIN) experiment=demo/sft $(ARGS)
 
 grpo: | $(RUN)/sft/run.json ## Train the GRPO policy and its control from the SFT policy, and compare all three
-	$(TRAIN) experiment=grpo $(ARGS)
-	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,grpo) && \
-	$(TRAIN) experiment=control $(SHARED) $(AGAIN) match_wall_time="$$run/run.json" paths.run="$$experiment/control$$own" && \
+	$(TRAIN) experiment=demo/grpo $(ARGS)
+	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,demo/grpo) && \
+	$(TRAIN) experiment=demo/control $(SHARED) $(AGAIN) match_wall_time="$$run/run.json" paths.run="$$experiment/control$$own" && \
 	$(BIN)/python -m affectgpt_r1.cli.evaluate $(SHARED) systems.grpo="$$run/checkpoints/best.ckpt" \
 	  systems.control="$$experiment/control$$own/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")
 
 control: | $(RUN)/grpo/run.json ## SFT continued on GRPO's clips for GRPO's wall time
-	$(TRAIN) experiment=control $(ARGS)
+	$(TRAIN) experiment=demo/control $(ARGS)
 
 evaluate: | $(RUN)/control/run.json ## Compare SFT, control and GRPO on the test split
 	$(BIN)/python -m affectgpt_r1.cli.evaluate $(ARGS)
@@ -83,21 +83,24 @@ $(SMOL_WEIGHTS): | $(VENV)/.installed
 	$(BIN)/affectgpt-r1 convert smol
 
 outputs/$(SMOL_EXPERIMENT)/sft/run.json: | $(SMOL_WEIGHTS) outputs/pretrain_encoders/checkpoints/best.ckpt
-	$(TRAIN) experiment=smol_sft $(SHARED) paths.run=$(@D)
+	$(TRAIN) experiment=smol/sft $(SHARED) paths.run=$(@D)
 
 smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained SmolLM2-135M-Instruct, and compare on 150 clips
-	$(TRAIN) experiment=smol_grpo $(ARGS)
-	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,smol_grpo) && \
-	$(BIN)/python -m affectgpt_r1.cli.evaluate num_threads=2 $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 \
+	$(TRAIN) experiment=smol/grpo $(ARGS)
+	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,smol/grpo) && \
+	$(BIN)/python -m affectgpt_r1.cli.evaluate $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 \
 	  systems.grpo="$$run/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")  # all 600 clips would take four times as long
 
 ablations: | outputs/pretrain_encoders/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
 	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)
 	set -e; for sweep in $(SWEEPS); do \
-	  $(TRAIN) -m +ablation=$$sweep hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS) $(ARGS); done
+	  $(TRAIN) -m ablation=$$sweep hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS) $(ARGS); done
 
 report: | $(VENV)/.installed ## Write the report on the sweeps to outputs/report/
 	$(BIN)/python -m affectgpt_r1.cli.report $(ARGS)
+
+figures: evaluate ## Draw the README's picture, docs/clip.png, from the answers of the GRPO policy
+	$(BIN)/python -m affectgpt_r1.report.clip_picture --answers $(RUN)/predictions/grpo.jsonl
 
 mlflow: | $(VENV)/.installed ## Browse the runs at http://127.0.0.1:5000 (ARGS="--port 5001")
 	$(BIN)/python -m affectgpt_r1.tracking.serve $(ARGS)

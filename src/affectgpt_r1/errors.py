@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 MOST_CHARACTERS = 1200  # of a message: 15 lines of 80 columns
 _MOST_AT_END = 300
 
@@ -15,7 +18,27 @@ class AffectGPTError(Exception):
 
 
 class DataError(AffectGPTError):
-    """A manifest, a layout or a split that cannot be used."""
+    """A manifest, a layout or a split that cannot be used.
+
+    Args:
+        message: What is wrong and where, and the remedy.
+        kind: The same for all rows of a file that have this fault; "" where it is not one row's.
+        items: Every row or file that has it, of which the message names the first.
+    """
+
+    def __init__(self, message: str, *, kind: str = "", items: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.kind, self.items = kind, tuple(items)
+
+
+# What a reader calls with each fault that it finds. Where the function returns, the reader leaves the row or the file
+# out and continues, so that `affectgpt-r1 doctor` lists all faults by the checks that stop a run at the first.
+OnFault: TypeAlias = Callable[[DataError], None]
+
+
+def refuse(fault: DataError) -> None:
+    """Raise the first fault: what readers do unless they are told otherwise."""
+    raise fault
 
 
 class MediaError(AffectGPTError):

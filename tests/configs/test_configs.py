@@ -23,27 +23,15 @@ from affectgpt_r1.config.compose import (
     instantiate_stage,
     resolved,
 )
+from affectgpt_r1.config.keys import choices_of
 from affectgpt_r1.config.targets import allowed_targets
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.training.grpo_config import GRPOConfig
 
 ENTRIES = ("train", "evaluate", "render")
 OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
-OUTSIDE = ("hydra",)  # launchers: Hydra's own
-
-STAGE_OF = {
-    "ablation": "grpo",
-    "smol_sft": "sft",
-    "smol_grpo": "grpo",
-    "affectgpt": "sft",
-    "affectgpt_mercaption": "sft",
-    "affectgpt_ov_merd": "sft",
-    "affectgpt_r1_cold_start": "sft",
-    "affectgpt_r1_grpo": "grpo",
-    "affectgpt_rl": "grpo",
-    "r1_omni": "grpo",
-    "r1_omni_cold_start": "sft",
-}
-"""The stage of an experiment that is not named after it."""
+SUPERVISED = ("mercaption", "ov_merd", "published", "cold_start")
+REINFORCED = ("ablation",)
 
 
 def groups_of(entry: str) -> list[str]:
@@ -52,22 +40,14 @@ def groups_of(entry: str) -> list[str]:
     return [str(key).removeprefix("optional ").removeprefix("override ").removeprefix("/") for key in keys]
 
 
-def choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-
-
-CASES = [(entry, group, choice) for entry in ENTRIES for group in groups_of(entry) for choice in choices(group)]
-REWARDS = [choice for choice in choices("reward") if choice != "none"]
-OVERLAY_FILES = [(group, choice) for group in OVERLAYS for choice in choices(group)]
+CASES = [(entry, group, choice) for entry in ENTRIES for group in groups_of(entry) for choice in choices_of(group)]
+REWARDS = [choice for choice in choices_of("reward") if choice != "none"]
+OVERLAY_FILES = [(group, choice) for group in OVERLAYS for choice in choices_of(group)]
 
 
 def composed(entry: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose(entry, overrides=list(overrides))
-
-
-def with_overlay(group: str, choice: str) -> str:
-    return f"{'' if group in groups_of('train') else '+'}{group}={choice}"
 
 
 def targets(tree: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,7 +85,7 @@ def leaf_keys(tree: Any, prefix: str = "") -> Iterator[str]:
 
 
 def test_every_file_belongs_to_a_group_that_some_entry_offers():
-    known = {group for entry in ENTRIES for group in groups_of(entry)} | set(OVERLAYS) | set(OUTSIDE)
+    known = {group for entry in ENTRIES for group in groups_of(entry)}
     for path in CONFIGS.rglob("*.yaml"):
         parts = path.relative_to(CONFIGS).parts
         assert path.stem in ENTRIES if len(parts) == 1 else parts[0] in known, path
@@ -118,13 +98,14 @@ def test_every_choice_composes_and_binds(entry, group, choice):
     assert assert_binds(config) >= {"train": 10, "evaluate": 2, "render": 0}[entry]
 
 
-@pytest.mark.parametrize("experiment", choices("experiment"))
-@pytest.mark.parametrize("prompt", choices("prompt"))
+@pytest.mark.parametrize("experiment", choices_of("experiment"))
+@pytest.mark.parametrize("prompt", choices_of("prompt"))
 def test_every_experiment_binds_with_every_prompt(experiment, prompt):
     config = composed("train", f"experiment={experiment}", f"prompt={prompt}", "logger=none")
     check_keys(config)
     assert assert_binds(config) >= 9
-    assert config.stage.name == STAGE_OF.get(experiment, experiment)
+    name = experiment.partition("/")[2]
+    assert config.stage.name == ("sft" if name in SUPERVISED else "grpo" if name in REINFORCED else name)
     assert str(config.paths.run).endswith(config.stage.name)
 
 
@@ -139,7 +120,7 @@ def test_an_overlay_changes_only_keys_that_are_there(group, choice):
         if isinstance(item, dict)
         for key, value in item.items()
     ]
-    bases = [["~experiment"]] if group == "experiment" else [[f"experiment={one}"] for one in choices("experiment")]
+    bases = [["~experiment"]] if group == "experiment" else [[f"experiment={one}"] for one in choices_of("experiment")]
     keys = set(leaf_keys(plain)) if plain else set()
     missing = []
     for base in bases:
@@ -148,11 +129,11 @@ def test_an_overlay_changes_only_keys_that_are_there(group, choice):
         if not missing[-1]:
             break
     assert not missing[-1], missing
-    assert_binds(composed("train", with_overlay(group, choice)))
+    assert_binds(composed("train", f"{group}={choice}"))
 
 
 def test_the_command_line_wins_over_an_experiment():
-    config = composed("train", "experiment=grpo", "trainer.max_steps=7", "stage.beta=0.04", "data=mercaption")
+    config = composed("train", "experiment=demo/grpo", "trainer.max_steps=7", "stage.beta=0.04", "data=mercaption")
     assert (config.trainer.max_steps, config.stage.beta) == (7, 0.04)
     assert config.data.train_labels == "track2_train_mercaptionplus.csv"
     assert resolved(config)["optim"]["scheduler"]["total_steps"] == 7
@@ -161,15 +142,15 @@ def test_the_command_line_wins_over_an_experiment():
 def test_evaluation_looks_for_checkpoints_where_training_puts_them():
     evaluation = resolved(composed("evaluate"))
     for name in ("sft", "control", "grpo"):
-        training = resolved(composed("train", f"experiment={name}"))
+        training = resolved(composed("train", f"experiment=demo/{name}"))
         assert evaluation["systems"][name] == f"{training['callbacks']['best_checkpoint']['folder']}/best.ckpt"
         assert training["encoders_from"] == evaluation["encoders_from"]
         assert training["model"]["language_model"] == evaluation["model"]["language_model"]
-    encoders = resolved(composed("train", "experiment=pretrain_encoders"))
+    encoders = resolved(composed("train", "experiment=demo/pretrain_encoders"))
     assert evaluation["encoders_from"] == f"{encoders['callbacks']['best_checkpoint']['folder']}/best.ckpt"
 
 
-@pytest.mark.parametrize("stage", choices("stage"))
+@pytest.mark.parametrize("stage", choices_of("stage"))
 @pytest.mark.parametrize("reward", REWARDS)
 def test_every_stage_and_reward_can_be_built(stage, reward):
     built = instantiate_stage(composed("train", f"stage={stage}", f"reward={reward}", "prompt=think").stage)
@@ -179,7 +160,7 @@ def test_every_stage_and_reward_can_be_built(stage, reward):
         assert set(built.rewards.weights) == set(parts.get(reward, reward.replace("_", " ")).split())
 
 
-@pytest.mark.parametrize("penalty", choices("penalty"))
+@pytest.mark.parametrize("penalty", choices_of("penalty"))
 def test_every_penalty_reaches_the_reward(penalty):
     rewards = instantiate(composed("train", f"penalty={penalty}").reward, "reward")
     assert rewards.rewards["accuracy"].penalty == penalty
@@ -187,7 +168,7 @@ def test_every_penalty_reaches_the_reward(penalty):
 
 
 @pytest.mark.parametrize("reward", REWARDS)
-@pytest.mark.parametrize("penalty", choices("penalty"))
+@pytest.mark.parametrize("penalty", choices_of("penalty"))
 def test_the_overlong_penalty_joins_every_reward(reward, penalty):
     off = [f"reward={reward}", f"penalty={penalty}", "prompt=think"]
     without = instantiate(composed("train", *off).reward, "reward")
@@ -202,7 +183,7 @@ def test_a_reward_of_the_reasoning_alone_is_refused_without_reasoning(reward):
         instantiate(composed("train", f"reward={reward}").reward, "reward")
 
 
-@pytest.mark.parametrize("model", choices("model"))
+@pytest.mark.parametrize("model", choices_of("model"))
 def test_the_small_models_can_be_built(model, tmp_path):
     from affectgpt_r1.policy.prompts import PromptTemplate
     from affectgpt_r1.policy.tokenizer import build_tokenizer
@@ -270,7 +251,7 @@ def test_a_misspelt_override_ends_with_code_two_and_the_nearest_key():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("ablation", choices("ablation"))
+@pytest.mark.parametrize("ablation", choices_of("ablation"))
 def test_an_ablation_says_its_hypothesis_and_overrides_three_things_at_most(ablation):
     path = CONFIGS / "ablation" / f"{ablation}.yaml"
     package, hypothesis, *_ = path.read_text(encoding="utf-8").splitlines()
@@ -279,20 +260,68 @@ def test_an_ablation_says_its_hypothesis_and_overrides_three_things_at_most(abla
     overlay = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     assert len(overlay["defaults"]) + len(set(overlay) - {"defaults", "hydra"}) <= 3
     grid = overlay["hydra"]["sweeper"]["params"]
-    config = composed("train", f"+ablation={ablation}")
+    config = composed("train", f"ablation={ablation}")
     assert config.sweep.name == ablation
     assert config.sweep.axis in grid
     assert config.sweep.baseline in grid[config.sweep.axis].split(",")
     assert grid["seed"] == "1,2,3"
     for group in set(grid) - {"seed"}:
-        assert set(grid[group].split(",")) <= set(choices(group))
+        assert set(grid[group].split(",")) <= set(choices_of(group))
 
 
 @pytest.mark.parametrize(("launcher", "key"), [("joblib", "n_jobs"), ("submitit_slurm", "timeout_min")])
 def test_a_sweep_composes_with_the_launchers(launcher, key):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher", reason="comes with the dev extra")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", ["+ablation=penalty", f"hydra/launcher={launcher}"], return_hydra_config=True)
+        config = compose("train", ["ablation=penalty", f"hydra/launcher={launcher}"], return_hydra_config=True)
     assert key in config.hydra.launcher
     assert "Launcher" in config.hydra.launcher._target_
     assert config.hydra.callbacks.sweep._target_ == "affectgpt_r1.config.sweep.SweepCallback"
+
+
+# File names: released folders lack what the synthetic one has.
+OWN_DEFAULTS = {("data=mercaption", "validation_labels"), ("data=mercaption", "test_labels")}
+
+
+def defaults_of(target: str) -> dict[str, Any]:
+    """Parameters of a target that have a default; ``**options`` are those of the class that takes them."""
+    built = GRPOConfig if target.endswith(".GRPOStage") else get_object(target)
+    inits = (
+        [vars(base)["__init__"] for base in inspect.getmro(built) if "__init__" in vars(base)]
+        if isinstance(built, type)
+        else [built]
+    )
+    found: dict[str, Any] = {}
+    for init in inits[: 2 if isinstance(built, type) else 1]:
+        for name, parameter in inspect.signature(init).parameters.items():
+            found.setdefault(name, parameter.default)
+    return {name: default for name, default in found.items() if default is not inspect.Parameter.empty}
+
+
+def _without_form(value: Any) -> Any:
+    """A tuple is a list in YAML, and an empty one or an empty mapping is what Python's None stands for."""
+    return (list(value) if isinstance(value, tuple | list) else value) or (
+        value if isinstance(value, int | float) else None
+    )
+
+
+def test_python_and_configs_have_the_same_defaults():
+    """A choice that is built on another one may differ from it; so may experiments."""
+    compared, differing = 0, []
+    for path in sorted(CONFIGS.rglob("*.yaml")):
+        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        group, choice = path.relative_to(CONFIGS).parent.as_posix(), path.stem
+        if group in (".", "hydra") or group.partition("/")[0] in (*OVERLAYS, "debug") or "defaults" in plain:
+            continue
+        for where, node in targets(plain):
+            if not node["_target_"].startswith("affectgpt_r1."):
+                continue
+            for name, default in defaults_of(node["_target_"]).items():
+                value = node.get(name)
+                if name not in node or str(value).startswith("${") or (f"{group}={choice}", name) in OWN_DEFAULTS:
+                    continue
+                compared += 1
+                if _without_form(value) != _without_form(default):
+                    differing.append(f"{path.relative_to(CONFIGS)}: {where}.{name}={value}, in Python {default}")
+    assert differing == []
+    assert compared > 60

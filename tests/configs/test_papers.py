@@ -6,6 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from affectgpt_r1.config.compose import CONFIGS, resolved
+from affectgpt_r1.config.keys import choices_of
 
 ALL_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 AFFECTGPT = {
@@ -66,8 +67,8 @@ R1_OMNI = {
     "optim.scheduler.min_lr_ratio": 0.0,
 }
 PAPERS = {
-    "affectgpt_mercaption": {**AFFECTGPT_SFT, **CORRECTED},
-    "affectgpt": {
+    "affectgpt/mercaption": {**AFFECTGPT_SFT, **CORRECTED},
+    "affectgpt/published": {
         **AFFECTGPT_SFT,
         "prompt.bos_at_inference": False,
         "data.channel_order": "rgb",
@@ -82,7 +83,7 @@ PAPERS = {
         "optim.scheduler.warmup_start_ratio": 0.1,
         "optim.scheduler.min_lr_ratio": 1.0,
     },
-    "affectgpt_ov_merd": {
+    "affectgpt/ov_merd": {
         **AFFECTGPT_SFT,
         **CORRECTED,
         "data.train_labels": "track2_train_ovmerd.csv",
@@ -90,7 +91,7 @@ PAPERS = {
         "trainer.max_steps": 60 * 500,
         "trainer.val_check_interval": 500,
     },
-    "affectgpt_r1_cold_start": {
+    "affectgpt_r1/cold_start": {
         **AFFECTGPT_SFT,
         **CORRECTED,
         "prompt.enable_thinking": True,
@@ -99,7 +100,7 @@ PAPERS = {
         "data.questions": [],
         "trainer.val_check_interval": 15_000,
     },
-    "affectgpt_r1_grpo": {
+    "affectgpt_r1/grpo": {
         **AFFECTGPT,
         **CORRECTED,
         "stage.name": "grpo",
@@ -115,7 +116,7 @@ PAPERS = {
         "trainer.accumulate_grad_batches": 8,
         "trainer.gradient_clip_val": 1.0,
     },
-    "affectgpt_rl": {
+    "affectgpt_rl/ablation": {
         **AFFECTGPT,
         **CORRECTED,
         "stage.name": "grpo",
@@ -129,13 +130,13 @@ PAPERS = {
         "trainer.accumulate_grad_batches": 8,
         "stage.rewards.weights": {"accuracy": 1.0, "format": 0.2},
     },
-    "r1_omni_cold_start": {
+    "r1_omni/cold_start": {
         **R1_OMNI,
         "stage.name": "sft",
         "optim.optimizer.lr": 2e-5,
         "optim.scheduler._target_": "affectgpt_r1.training.optim.cosine_schedule",
     },
-    "r1_omni": {
+    "r1_omni/grpo": {
         **R1_OMNI,
         "stage.name": "grpo",
         "stage.num_generations": 8,
@@ -169,8 +170,7 @@ def at(config, key):
 
 
 def test_every_experiment_of_a_paper_is_checked():
-    named = {path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if path.stem.startswith(("affectgpt", "r1"))}
-    assert named == set(PAPERS)
+    assert {name for name in choices_of("experiment") if not name.startswith(("demo/", "smol/"))} == set(PAPERS)
 
 
 @pytest.mark.parametrize("experiment", PAPERS)
@@ -179,14 +179,14 @@ def test_the_papers_figures(experiment):
     assert {key: at(config, key) for key in PAPERS[experiment]} == PAPERS[experiment]
 
 
-@pytest.mark.parametrize("experiment", sorted(set(PAPERS) - {"affectgpt", "affectgpt_ov_merd"}))
+@pytest.mark.parametrize("experiment", sorted(set(PAPERS) - {"affectgpt/published", "affectgpt/ov_merd"}))
 def test_what_no_paper_prints_is_marked(experiment):
     assert "ours" in (CONFIGS / "experiment" / f"{experiment}.yaml").read_text("utf-8").casefold()
 
 
 @pytest.mark.parametrize(
     ("experiment", "clips", "passes", "clips_a_step"),
-    [("r1_omni", 15_306, 2, 16), ("r1_omni_cold_start", 332 - 33, 5, 16), ("affectgpt_r1_grpo", 1000, 4, 16)],
+    [("r1_omni/grpo", 15_306, 2, 16), ("r1_omni/cold_start", 332 - 33, 5, 16), ("affectgpt_r1/grpo", 1000, 4, 16)],
 )
 def test_steps_are_the_passes_over_the_clips(experiment, clips, passes, clips_a_step):
     config = composed(experiment)
@@ -199,7 +199,7 @@ def test_steps_are_the_passes_over_the_clips(experiment, clips, passes, clips_a_
 
 
 def test_a_reinforced_run_starts_from_its_cold_start():
-    for cold, grpo in (("affectgpt_r1_cold_start", "affectgpt_r1_grpo"), ("r1_omni_cold_start", "r1_omni")):
+    for cold, grpo in (("affectgpt_r1/cold_start", "affectgpt_r1/grpo"), ("r1_omni/cold_start", "r1_omni/grpo")):
         first, second = composed(cold), composed(grpo)
         assert second["init_from"] == f"{first['paths']['run']}/checkpoints/best.ckpt"
         for key in ("model.language_model", "model.lora", "prompt.question", "prompt.max_completion_length"):
@@ -212,8 +212,8 @@ def test_a_reinforced_run_starts_from_its_cold_start():
 @pytest.mark.parametrize("prompt", ["think", "no_think"])
 def test_a_sweep_at_the_papers_size_varies_the_reinforced_run(ablation, prompt):
     """Its trials differ from the paper's run in what the sweep varies, and start from the cold start of their mode."""
-    given = [f"+ablation={ablation}", f"prompt={prompt}"]
-    trial, run = composed("affectgpt_rl", *given), composed("affectgpt_r1_grpo", f"prompt={prompt}")
+    given = [f"ablation={ablation}", f"prompt={prompt}"]
+    trial, run = composed("affectgpt_rl/ablation", *given), composed("affectgpt_r1/grpo", f"prompt={prompt}")
     assert trial["sweep"]["name"] == ablation
     assert trial["init_from"] == run["init_from"]
     for key in ("data", "model", "prompt", "reward", "penalty", "optim"):
@@ -221,13 +221,13 @@ def test_a_sweep_at_the_papers_size_varies_the_reinforced_run(ablation, prompt):
     same_place = {**trial["trainer"], "default_root_dir": run["trainer"]["default_root_dir"]}
     assert same_place == run["trainer"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        hydra = compose("train", [given[0], "experiment=affectgpt_rl"], return_hydra_config=True).hydra
+        hydra = compose("train", [given[0], "experiment=affectgpt_rl/ablation"], return_hydra_config=True).hydra
     assert hydra.sweeper.params.seed == "1,2,3"
     assert hydra.callbacks.sweep._target_.endswith("SweepCallback")
 
 
 def test_warm_up_of_the_cold_start_is_three_hundredths():
-    config = composed("r1_omni_cold_start")
+    config = composed("r1_omni/cold_start")
     assert config["optim"]["scheduler"]["warmup_steps"] == round(0.03 * config["trainer"]["max_steps"])
 
 
@@ -237,7 +237,7 @@ def test_validation_and_checkpoints_cost_little_at_full_size(experiment):
     config = composed(experiment)
     steps = config["callbacks"]["last_checkpoint"]["every_n_steps"]
     assert steps <= 50 if config["stage"]["name"] == "grpo" or config["trainer"]["max_steps"] < 1000 else steps == 1000
-    clips = {"affectgpt_mercaption": 31_327, "affectgpt": 31_327, "affectgpt_r1_cold_start": 31_327}.get(
+    clips = {"affectgpt/mercaption": 31_327, "affectgpt/published": 31_327, "affectgpt_r1/cold_start": 31_327}.get(
         experiment, 332
     )
     fraction = config["data"].get("val_fraction", 0.1)

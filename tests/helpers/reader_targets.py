@@ -18,7 +18,6 @@ import openpyxl
 
 from affectgpt_r1.data.layouts.manifest import read_columns, read_cues
 from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS, read_unibench_set
-from affectgpt_r1.data.layouts.object_archive import read_object_dict
 from affectgpt_r1.data.layouts.recognition_sets import read_recognition_set
 from affectgpt_r1.data.media.subtitles import read_subtitles
 from affectgpt_r1.emotion import lexicon_cache
@@ -28,6 +27,7 @@ from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion, parse_labels
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import AffectGPTError
+from affectgpt_r1.io.object_archive import read_object_dict
 from affectgpt_r1.metrics.prediction_files import read_named_sets
 from affectgpt_r1.policy.hf_folder import SETTINGS_FILE, WEIGHTS_FILE, read_exported, read_multimodal
 from affectgpt_r1.rewards.judges import ChatJudge, RecordedCuesJudge

@@ -42,7 +42,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sizes = ("num_caption=6", "num_exact=4", "num_validation=3", "num_test=4", "workers=1", "vocab_size=400")
         render(compose_config("render", f"paths.data={folder}/data", *sizes))
         briefly = (*paths(folder), *steps(2), "trainer.val_check_interval=2", "logger=none", *SMALL)
-        train(compose_config("train", "experiment=pretrain_encoders", *briefly))
+        train(compose_config("train", "experiment=demo/pretrain_encoders", *briefly))
 
     return shutil.copytree(
         made_once(tmp_path_factory, "workspace", make), tmp_path_factory.mktemp("workspace") / "copy"
@@ -81,7 +81,7 @@ def stage_overrides(workspace: Path) -> Callable[..., tuple[str, ...]]:
 
     def build(experiment: str, run_folder: Path, number: int, *overrides: str) -> tuple[str, ...]:
         return (
-            f"experiment={experiment}",
+            f"experiment={experiment if '/' in experiment else f'demo/{experiment}'}",
             *paths(workspace),
             *steps(number),
             f"paths.run={run_folder}",

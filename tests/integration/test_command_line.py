@@ -38,7 +38,7 @@ def trained(workspace):
     """SFT, GRPO, control and evaluation, one after the other; returns the workspace and what evaluation printed."""
     for experiment in ("sft", "grpo", "control"):
         limit = () if experiment == "control" else ("trainer.max_steps=4",)
-        _run("train", workspace, f"experiment={experiment}", *OVERRIDES, *limit)
+        _run("train", workspace, f"experiment=demo/{experiment}", *OVERRIDES, *limit)
     return workspace, _run("evaluate", workspace, "data.eval_batch_size=4")
 
 
@@ -122,7 +122,7 @@ def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, numbe
             os.kill(process, number)
 
     limits = ("trainer.max_steps=100000", f"experiment_name={name}")
-    done = run_command("train", *_arguments(workspace, "experiment=sft", *OVERRIDES, *limits), on_line=interrupt)
+    done = run_command("train", *_arguments(workspace, "experiment=demo/sft", *OVERRIDES, *limits), on_line=interrupt)
     assert done.returncode == code
     _, (record,) = tracked_runs(workspace / "outputs", name)
     assert record.info.status == "KILLED"
@@ -130,7 +130,7 @@ def test_signal_ends_the_run_as_killed_and_keeps_its_checkpoint(workspace, numbe
 
 
 def test_failing_run_is_recorded_as_failed(workspace):
-    missing = ("experiment=sft", "experiment_name=cli-fails", "data.train_labels=track9_missing.csv")
+    missing = ("experiment=demo/sft", "experiment_name=cli-fails", "data.train_labels=track9_missing.csv")
     done = run_command("train", *_arguments(workspace, *missing))
     assert done.returncode == 2
     assert "track9_missing.csv" in done.stderr.splitlines()[-1]
@@ -143,7 +143,7 @@ def test_csv_logging_works_without_mlflow(workspace):
         forget_modules("affectgpt_r1", "mlflow")
         sys.modules["mlflow"] = None  # an import of it is an error
 
-    options = ("experiment=sft", *OVERRIDES, "trainer.max_steps=2", "logger=csv", "experiment_name=cli-csv")
+    options = ("experiment=demo/sft", *OVERRIDES, "trainer.max_steps=2", "logger=csv", "experiment_name=cli-csv")
     done = run_command("train", *_arguments(workspace, *options), prepare=forget_mlflow)
     assert done.returncode == 0, done.stderr[-3000:]
     (metrics,) = (workspace / "outputs/cli-csv/sft/csv").rglob("metrics.csv")

@@ -76,7 +76,7 @@ def overrides(folder: Path) -> tuple[str, ...]:
 
 
 def train(folder: Path) -> Outcome:
-    code, said = run("train", "experiment=sft", *overrides(folder))
+    code, said = run("train", "experiment=demo/sft", *overrides(folder))
     sft = folder / "outputs" / "test" / "sft"
     result = None
     if code == 0:

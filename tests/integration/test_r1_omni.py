@@ -53,10 +53,10 @@ def metrics_of(stage_overrides, workspace):
 
 
 def test_cold_start_then_grpo(metrics_of, native, tmp_path):
-    sft = metrics_of("r1_omni_cold_start", tmp_path / "sft", "data.validation_labels=track2_validation.csv")
+    sft = metrics_of("r1_omni/cold_start", tmp_path / "sft", "data.validation_labels=track2_validation.csv")
     assert {"train/loss", "val/f1"} <= set(sft)
     grpo = metrics_of(
-        "r1_omni",
+        "r1_omni/grpo",
         tmp_path / "grpo",
         f"paths.data={native}",
         f"paths.outputs={tmp_path}/outputs",

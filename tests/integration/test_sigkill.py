@@ -162,7 +162,7 @@ class Runs:
     def __init__(self, workspace: Path, folder: Path, start: str, experiment: str, num_processes: int) -> None:
         self.folder, self.experiment, self.num_processes = folder, experiment, num_processes
         self.overrides = (
-            *(f"experiment={experiment}", f"paths.data={workspace}/data", f"trainer.max_steps={STEPS}"),
+            *(f"experiment=demo/{experiment}", f"paths.data={workspace}/data", f"trainer.max_steps={STEPS}"),
             *(f"encoders_from={workspace}/outputs/pretrain_encoders/checkpoints/best.ckpt", "data.eval_batch_size=4"),
             *("optim.scheduler.total_steps=20", "callbacks.completions.console_rows=0"),
             *(("trainer=ddp", *TWO) if num_processes > 1 else ()),

@@ -28,7 +28,7 @@ GRID = ("penalty=ratio,none", "trainer.max_steps=8")
 
 def _overrides(workspace, start, name, ablation, *overrides):
     return [
-        *("-m", f"+ablation={ablation}", f"experiment_name={name}"),
+        *("-m", f"ablation={ablation}", f"experiment_name={name}"),
         *(f"paths.data={workspace}/data", f"paths.outputs={workspace}/outputs", start),
         *SMALL,
         *overrides,

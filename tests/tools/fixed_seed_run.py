@@ -20,19 +20,19 @@ SIZES = ("num_caption=24", "num_exact=12", "num_validation=6", "num_test=6", "wo
 COMMON = ("logger=csv", "trainer.log_every_n_steps=1", "data.eval_batch_size=4", "experiment_name=fixed")
 GRPO = ("stage.num_generations=4", "data.batch_size=3", "callbacks.completions.every_n_steps=1")
 RUNS = {
-    "encoders": ("experiment=pretrain_encoders", "trainer.max_steps=20", "trainer.val_check_interval=10"),
-    "sft": ("experiment=sft", "trainer.max_steps=160", "trainer.val_check_interval=80", "data.batch_size=4"),
+    "encoders": ("experiment=demo/pretrain_encoders", "trainer.max_steps=20", "trainer.val_check_interval=10"),
+    "sft": ("experiment=demo/sft", "trainer.max_steps=160", "trainer.val_check_interval=80", "data.batch_size=4"),
     "grpo": (
-        *("experiment=grpo", "trainer.max_steps=10", "trainer.val_check_interval=5", *GRPO),
+        *("experiment=demo/grpo", "trainer.max_steps=10", "trainer.val_check_interval=5", *GRPO),
         *("stage.beta=0.04", "reward=accuracy_format", "penalty=ratio", "evaluate_after=true"),
     ),
     "grpo-reused": (
-        *("experiment=grpo", "trainer.max_steps=8", "trainer.val_check_interval=4", *GRPO),
+        *("experiment=demo/grpo", "trainer.max_steps=8", "trainer.val_check_interval=4", *GRPO),
         *("stage.num_iterations=2", "stage.steps_per_generation=2", "stage.loss_type=dapo", "stage.entropy_coef=0.01"),
         *("stage.max_resamples=1", "trainer.accumulate_grad_batches=2"),
     ),
     "grpo-lora": (
-        *("experiment=grpo", "trainer.max_steps=4", "trainer.val_check_interval=2", *GRPO, "init_from=null"),
+        *("experiment=demo/grpo", "trainer.max_steps=4", "trainer.val_check_interval=2", *GRPO, "init_from=null"),
         "model.lora={r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj, v_proj]}",
     ),
 }

@@ -15,7 +15,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from affectgpt_r1 import __version__
 from affectgpt_r1.config.keys import config_keys
+from helpers.documents import DOCUMENTS
 
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
@@ -25,7 +27,7 @@ INSTALLED = [
     for line in (*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["dev"])
     if line != "affectgpt-r1[train]"
 ]
-README = (REPOSITORY / "README.md").read_text("utf-8")
+README = "\n".join((REPOSITORY / document).read_text("utf-8") for document in DOCUMENTS)
 SWITCHES = (REPOSITORY / "configs" / "README.md").read_text("utf-8")
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
@@ -149,7 +151,7 @@ def readme_switches():
     rows = re.findall(r"^\| `(\w+)=`[^|]*\| ([^|]+)\|$", SWITCHES, flags=re.MULTILINE)
     for group, choices in rows:
         if (REPOSITORY / "configs" / group).is_dir():
-            yield from ((group, choice) for choice in re.findall(r"`(\w+)`", choices))
+            yield from ((group, choice) for choice in re.findall(r"`(\w+)`", choices) if choice != "null")
 
 
 def test_readme_names_targets_that_exist():
@@ -159,7 +161,7 @@ def test_readme_names_targets_that_exist():
         target for line in re.findall(r"(?:^|`)make ([a-z -]+)", README, flags=re.MULTILINE) for target in line.split()
     }
 
-    assert named >= {"sft", "grpo", "mlflow", "lint", "test"}
+    assert named >= {"grpo", "ablations", "mlflow", "lint", "test", "figures"}
     assert named <= targets
 
 
@@ -178,3 +180,37 @@ def test_readme_names_keys_that_exist():
 
     assert len(keys) > 8
     assert keys - known == set()
+
+
+def test_documents_name_experiments_that_exist():
+    named = set(re.findall(r"(?:experiment=|`)((?:demo|smol|affectgpt\w*|r1_omni)/\w+)", README))
+
+    assert len(named) > 10
+    assert [name for name in named if not (REPOSITORY / "configs" / "experiment" / f"{name}.yaml").exists()] == []
+
+
+def test_citation_has_the_version_and_licence_of_the_project():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text("utf-8"))
+
+    assert citation["cff-version"] == "1.2.0"
+    assert (citation["title"], citation["license"]) == (PROJECT["name"], PROJECT["license"])
+    assert citation["version"] == __version__
+
+
+def test_pre_commit_runs_the_ruff_that_is_pinned():
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    revisions = {Path(hook["repo"]).name: hook["rev"].removeprefix("v") for hook in hooks}
+
+    assert set(revisions) == {"ruff-pre-commit", "yamllint", "nbstripout"}
+    assert Version(revisions["ruff-pre-commit"]) == pinned_version("ruff")
+
+
+def test_workflow_runs_make_on_three_pythons_from_pinned_actions():
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text("utf-8"))
+    jobs = workflow["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+
+    assert jobs["test"]["strategy"]["matrix"]["python-version"] == ["3.11", "3.12", "3.13"]
+    assert {step["run"] for step in steps if "run" in step} >= {"make setup PYTHON=python", "make lint", "make test"}
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"]) for step in steps if "uses" in step)
+    assert workflow["permissions"] == {"contents": "read"}

@@ -34,7 +34,7 @@ class ExactResume(pl.Callback):
     It precedes the other callbacks, which may use in ``on_train_batch_start`` what it restores there.
 
     Args:
-        config: The run's resolved configuration as plain values, so that what reads a checkpoint needs no other file.
+        config: The run's resolved configuration as plain values.
         content: Digests of what the configuration names by path, by key; ``init_from``, the digest of the weights that
             training starts from, is added.
         config_changes: Settings that have changed where the run was resumed.
@@ -56,6 +56,8 @@ class ExactResume(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Digest the weights that training starts from, while each process holds full tensors."""
         assert isinstance(pl_module, AffectModule)
+        # The module stores it: for ModelCheckpoint(save_weights_only=True), Lightning asks no callback.
+        pl_module.run_config = self.config
         self.content["init_from"] = state_digest(pl_module.policy.trainable_parameters())
 
     def on_train_batch_start(
@@ -82,7 +84,7 @@ class ExactResume(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the state of the run and of every process."""
-        checkpoint |= {"position": list(self._position), "config": self.config, "content": self.content}
+        checkpoint |= {"position": list(self._position), "content": self.content}
         checkpoint["config_changes"] = self.config_changes
         # On the CPU: a pickled tensor comes back on the device that it was on, which is another process's.
         own = to_device(self.process_state(trainer, pl_module), torch.device("cpu"))

@@ -79,7 +79,8 @@ class FailTogether(pl.Callback):
         status: RunStatus = "KILLED" if code in STOPPED else "FAILED"
         for tracked in mlflow_loggers(trainer.loggers):
             tracked.end(status)
-        print(f"error: process {rank} ended with code {code}; its messages are above", file=sys.stderr, flush=True)
+        line = f"affectgpt-r1 train: process {rank} ended with code {code}; its messages are above"
+        print(line, file=sys.stderr, flush=True)
         os._exit(code if code > 0 else 128 - code)
 
 

@@ -36,7 +36,7 @@ class UnreadableClipsMonitor(pl.Callback):
         skipped: The clips of this process so far; those that an earlier step of the run has met can be merged into it.
     """
 
-    def __init__(self, folder: str | Path, max_fraction: float = 0.05, judge_after: int = 100) -> None:
+    def __init__(self, folder: str | Path, max_fraction: float = 0.02, judge_after: int = 100) -> None:
         self._folder = Path(folder)
         self._max_fraction = max_fraction
         self._judge_after = judge_after

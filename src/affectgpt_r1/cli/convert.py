@@ -19,7 +19,8 @@ provenance_line = lazy("policy.convert_weights:provenance_line")
 import_affectgpt = lazy("config.import_affectgpt:import_affectgpt")
 
 SMOL = "smol"
-PUBLISHED_RULES = ("experiment=affectgpt",)  # of media, prompt and training; what a file says of itself comes on top
+# Of media, prompt and training; what a file says of itself comes on top
+PUBLISHED_RULES = ("experiment=affectgpt/published",)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from affectgpt_r1 import __version__
 
@@ -18,7 +18,7 @@ PROGRAM = "affectgpt-r1"
 
 COMMANDS = {
     "render": "render the synthetic clips (overrides: configs/render.yaml)",
-    "train": "train one stage (overrides: configs/train.yaml), as in `experiment=grpo stage.beta=0.04`",
+    "train": "train one stage (overrides: configs/train.yaml), as in `experiment=demo/grpo stage.beta=0.04`",
     "plan": "parameters, memory, steps and hours of a run: experiment=NAME [--tflops N] [--json FILE]",
     "evaluate": "compare trained policies on the test split (overrides: configs/evaluate.yaml)",
     "predict": "label videos, or the clips of a data folder: FILE|FOLDER... | --data ROOT [--checkpoint C]",
@@ -76,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if command in ("-h", "--help"):
-        print(usage())
+        try:
+            print(usage(), flush=True)
+        except BrokenPipeError:
+            _leave_closed_pipe()
         return
     if command == "--version":
         print(f"{PROGRAM} {__version__}")
@@ -119,8 +122,12 @@ def _run(command: str) -> None:
         print(f"{PROGRAM} {command}: {package} is not installed: pip install 'affectgpt-r1[train]'", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it flushes at exit
-        raise SystemExit(141) from None
+        _leave_closed_pipe()
+
+
+def _leave_closed_pipe() -> NoReturn:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it flushes at exit
+    raise SystemExit(141) from None
 
 
 def _complaint(command: str) -> str:

@@ -1,4 +1,4 @@
-"""Estimate what a run needs, before anything is downloaded: ``affectgpt-r1 plan experiment=affectgpt_r1_grpo``."""
+"""Estimate what a run needs, before anything is downloaded: ``affectgpt-r1 plan experiment=affectgpt_r1/grpo``."""
 
 from __future__ import annotations
 

@@ -15,9 +15,10 @@ from affectgpt_r1.cli.options import (
     report_console,
     save_json,
 )
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.evaluation.score_tables import score_tables
 from affectgpt_r1.io.clean_text import printable
+from affectgpt_r1.metrics.prediction_rows import SYNONYMS
 
 compare_systems = lazy("evaluation.score_comparison:compare_systems")
 comparison_table = lazy("evaluation.score_comparison:comparison_table")
@@ -27,7 +28,10 @@ score_files = lazy("evaluation.score_files:score_files")
 write_per_clip = lazy("evaluation.score_comparison:write_per_clip")
 write_submission_file = lazy("evaluation.score_files:write_submission_file")
 
-_FORMATS = "CSV or JSONL with name and openset (labels) or reason (free text), or .npz with filenames and fileitems"
+_FORMATS = (
+    ".csv, .tsv, .xlsx, .json or .jsonl with name and openset (labels) or reason (free text), "
+    "or .npz with filenames and fileitems, or with name2reason"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,6 +53,9 @@ def score(options: argparse.Namespace) -> None:
             chat=chat,
             subset=options.subset,
             no_match=options.no_match,
+            columns=columns_from(options.columns),
+            target_columns=columns_from(options.target_columns),
+            groupings=options.groupings,
         )
         report, notes = scored.report, scored.notes
         tables = score_tables(report, options.level)
@@ -65,8 +72,29 @@ def score(options: argparse.Namespace) -> None:
         if options.per_clip is not None:
             write_per_clip(options.per_clip, scored, options.level)
         save_json(options, report)
+        if options.strict and notes:
+            raise DataError(f"--strict: {len(notes)} lines above say what may be wrong, the first: {notes[0]}")
     if options.submission is not None:
-        print(printable(write_submission_file(options.predictions, options.submission, options.lexicon, chat)))
+        columns = columns_from(options.columns)
+        for line in write_submission_file(options.predictions, options.submission, options.lexicon, chat, columns):
+            print(printable(line))
+
+
+def columns_from(text: str | None) -> dict[str, str]:
+    """Parse ``name=ID,openset=WORDS``.
+
+    Raises:
+        ConfigError: A part is not a role and a column.
+    """
+    columns = {}
+    for part in text.split(",") if text else []:
+        role, _, column = (piece.strip() for piece in part.partition("="))
+        if role not in SYNONYMS or not column or role in columns:
+            raise ConfigError(
+                f"--columns takes {', '.join(SYNONYMS)} once each, as in name=ID,openset=WORDS, not {part!r}"
+            )
+        columns[role] = column
+    return columns
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,16 +105,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--predictions", type=Path, required=True, help=_FORMATS)
     parser.add_argument("--targets", type=Path, help="the same formats, the same names")
     parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN,...",
+        help="what the columns of --predictions are called, as in name=ID,openset=WORDS; usual names are known",
+    )
+    parser.add_argument("--target-columns", metavar="ROLE=COLUMN,...", help="the same for --targets")
+    parser.add_argument(
         "--submission", type=Path, metavar="NAME-openset.npz", help="write the predictions for a challenge"
     )
     add_lexicon_option(parser)
     parser.add_argument("--level", type=int, choices=(1, 2), default=1, help="ring of the wheels (%(default)s)")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail where anything below the tables says what may be wrong"
+    )
     parser.add_argument("--subset", action="store_true", help="let targets without a prediction pass")
     parser.add_argument(
         "--no-match",
         choices=("zero", "nan"),
         default="zero",
         help="F1 where nothing matches: 0 as in 2026 or NaN as in 2025 (%(default)s)",
+    )
+    parser.add_argument(
+        "--groupings",
+        type=Path,
+        metavar="FOLDER|ZIP",
+        help="MER2024's cached groups of synonyms, NAME.npy for each clip",
     )
     parser.add_argument(
         "--against",

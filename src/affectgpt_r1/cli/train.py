@@ -1,4 +1,4 @@
-"""Train one stage: ``affectgpt-r1 train experiment=sft``."""
+"""Train one stage: ``affectgpt-r1 train experiment=demo/sft``."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from affectgpt_r1.cli.options import (
     report_console,
     save_json,
 )
-from affectgpt_r1.evaluation.unibench_tables import recognition_rich_table, unibench_rich_table
+from affectgpt_r1.evaluation.unibench_tables import checkpoints_rich_table, recognition_rich_table, unibench_rich_table
 
 score_folders = lazy("evaluation.score_folders:score_folders")
 
@@ -39,10 +39,14 @@ def unibench(options: argparse.Namespace) -> None:
     console = report_console()
     if report["unibench"] is not None:
         console.print(unibench_rich_table(report["unibench"]))
+        if report["unibench"]["checkpoints"] is not None:
+            console.print(checkpoints_rich_table(report["unibench"]))
         console.print(f"Sentiment of the labels by {report['sentiment']}.")
     if report["recognition"]:
         console.print(recognition_rich_table(report["recognition"]))
     console.print(f"Labels of free text by {report['labels_of_free_text']}.")
+    for note in report["notes"]:
+        console.print(note)
     save_json(options, report)
 
 
@@ -56,10 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         help="folder of mer2023.csv, meld.jsonl, ... as for `affectgpt-r1 score`, for each set that is to be scored; "
-        "or of such a folder for each of several checkpoints",
+        "or of such a folder for each of several checkpoints; or of AffectGPT's results-SET/MODEL/CHECKPOINT*.npz",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the sets' published folders (data/README)")
-    parser.add_argument("--checkpoint", help="the one of several that was chosen without test clips")
+    parser.add_argument(
+        "--checkpoint", help="the one of several, or a part of its name, that was chosen without test clips"
+    )
     add_lexicon_option(parser)
     parser.add_argument("--fold", type=int, default=1, help="test fold of DFEW and MAFW, 1 to 5 (%(default)s)")
     add_json_option(parser, "every metric")

@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 from affectgpt_r1.callbacks.checkpoints import AtomicCheckpointIO
 from affectgpt_r1.callbacks.exact_resume import ExactResume
 from affectgpt_r1.callbacks.run_totals import RunTotals
+from affectgpt_r1.callbacks.step_timer import StepTimer
+from affectgpt_r1.callbacks.unreadable_clips import UnreadableClipsMonitor
 from affectgpt_r1.config.compose import instantiate, resolved
 from affectgpt_r1.config.instantiate import answer_sampling
 from affectgpt_r1.config.run_record import wall_time_of
@@ -53,6 +55,11 @@ def build_trainer(config: DictConfig, loggers: list[Any], totals: RunTotals) -> 
         log.info("match_wall_time: training ends after %.1f s, earlier parts of a resumed run included", seconds)
         options["max_time"] = {"seconds": seconds}
     callbacks = [totals, *(instantiate(config.callbacks, "callbacks") or {}).values()]
+    # Of every run, whatever callbacks= says: how long steps take, and which clips were not read.
+    if not any(isinstance(callback, StepTimer) for callback in callbacks):
+        callbacks.insert(0, StepTimer(phases=False))
+    if not any(isinstance(callback, UnreadableClipsMonitor) for callback in callbacks):
+        callbacks.append(UnreadableClipsMonitor(config.paths.run, config.data.max_unreadable_fraction))
     plugins = [AtomicCheckpointIO()]
     try:
         trainer: L.Trainer = instantiate(

@@ -21,6 +21,7 @@ from yaml import YAMLError
 
 from affectgpt_r1.config.keys import (
     CONFIGS,
+    OVERLAYS,
     STAGE_KEYS,
     check_installation,
     check_keys,
@@ -157,7 +158,10 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     if isinstance(error, AffectGPTError):
         return worker_message(str(error))
     if missing := getattr(error, "missing_cfg_file", None):
-        return unknown_choice(*str(missing).rsplit("/", maxsplit=1)) if "/" in str(missing) else _one_line(error)
+        group, _, choice = str(missing).partition("/")
+        if choice and group not in OVERLAYS:
+            group, _, choice = str(missing).rpartition("/")
+        return unknown_choice(group, choice) if choice else _one_line(error)
     if named := re.match(r"Could not override '([^']+)'", str(error)):
         return unknown_key(named[1])
     if named := re.match(r"Error parsing override '([^'=]+)'", str(error)):

@@ -27,7 +27,8 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path, mode: s
     """Write a run's folder with the file's weights and settings; the model is built on the meta device only.
 
     Args:
-        config: The composed ``configs/train.yaml`` with ``experiment=affectgpt``; it takes the file's settings.
+        config: The composed ``configs/train.yaml`` with ``experiment=affectgpt/published``; it takes the file's
+            settings.
         checkpoint: The released file; it is read as weights and plain values alone, and refused if that fails.
         output: The folder; ``checkpoints/best.ckpt`` in it must not exist.
         mode: The input mode, for a file that does not name one.
@@ -58,7 +59,7 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path, mode: s
 def _settle(config: DictConfig, settings: Mapping[str, Any], origin: Path) -> None:
     """Lay a file's settings over a configuration; an override that contradicts one is refused, but for types."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        standard = compose("train", overrides=["experiment=affectgpt"])
+        standard = compose("train", overrides=["experiment=affectgpt/published"])
     for key, value in settings.items():
         here, default = OmegaConf.select(config, key), OmegaConf.select(standard, key)
         if here != default and here != value:

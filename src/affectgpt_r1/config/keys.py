@@ -27,6 +27,7 @@ OVERLAYS = ("experiment", "ablation", "debug")  # groups whose files only change
 OPEN = ("callbacks", "logger")  # mappings with any names
 WORDS_TOO = ("trainer.devices", "trainer.deterministic", "trainer.val_check_interval")  # `auto`, `warn`, a time
 
+_PACKAGE = re.compile(r"# @package ([\w.]+)")
 _HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
@@ -47,14 +48,29 @@ def config_items() -> tuple[tuple[str, Any, str], ...]:
 
 def _config_items() -> Iterator[tuple[str, Any, str]]:
     for path in sorted(CONFIGS.rglob("*.yaml")):
-        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        group = path.relative_to(CONFIGS).parent.as_posix().removeprefix(".")
+        text = path.read_text(encoding="utf-8")
+        plain = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        group, choice = _group_of(path)
         if group:
             yield group, None, ""
-        prefix = "" if group in ("", *OVERLAYS) else f"{group.replace('/', '.')}."
+        package = _PACKAGE.match(text)
+        prefix = package[1] if package else group.replace("/", ".")
+        prefix = f"{prefix}." if prefix not in ("", "_global_") else ""
         if isinstance(plain, Mapping):
             for key, value in _dotted(plain, prefix):
-                yield key, value, f"{group}={path.stem}" if group else ""
+                yield key, value, f"{group}={choice}" if group else ""
+
+
+def _group_of(path: Path) -> tuple[str, str]:
+    """Return the group and the name that chooses a file of ``configs/``: ``experiment`` and ``demo/sft``."""
+    folder, name = path.relative_to(CONFIGS).parent.as_posix().removeprefix("."), path.stem
+    group, _, inner = folder.partition("/")
+    return (group, f"{inner}/{name}" if inner else name) if group in OVERLAYS else (folder, name)
+
+
+def choices_of(group: str) -> list[str]:
+    """Return the names that choose a file of a group."""
+    return sorted(name for folder, name in map(_group_of, CONFIGS.rglob("*.yaml")) if folder == group)
 
 
 def config_keys() -> set[str]:
@@ -113,11 +129,22 @@ def unknown_key(key: str, valid: Iterable[str] = ()) -> str:
     return f"{key} is not a key of this configuration; {remedy}"
 
 
+def without(group: str) -> str | None:
+    """Return the override that leaves a group out, as ``GROUP=null`` asks for; None where a run needs a choice.
+
+    >>> without("logger"), without("experiment"), without("model")
+    ('logger=none', '~experiment', None)
+    """
+    if group in OVERLAYS:
+        return f"~{group}"
+    return f"{group}=none" if "none" in choices_of(group) else None
+
+
 def unknown_choice(group: str, choice: str) -> str:
     """Say of a file that a group lacks what its new name is, or the nearest and all that there are."""
     if (renamed := CHOICES.get(f"{group}={choice}")) is not None:
         return f"{group}={choice} was renamed: give {renamed}"
-    files = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    files = choices_of(group)
     nearest = difflib.get_close_matches(choice, files, n=1, cutoff=0.0)
     remedy = f"; the nearest is {nearest[0]}, and there are {', '.join(files)}" if nearest else ""
     return f"{group}={choice}: there is no {CONFIGS / group / choice}.yaml{remedy}"

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from affectgpt_r1.config.keys import text_keys
+from affectgpt_r1.config.keys import text_keys, without
 from affectgpt_r1.errors import ConfigError
 
 
@@ -24,19 +24,24 @@ def given_overrides() -> list[str]:
 def quote_overrides(arguments: Sequence[str]) -> list[str]:
     """Quote the values of a command line that Hydra would refuse, and numbers that are meant as text.
 
-    What is not ``KEY=VALUE`` is left as it is.
+    ``GROUP=null``, which Hydra takes in its files only, becomes what leaves the group out. What is not ``KEY=VALUE`` is
+    left as it is.
 
     Raises:
         ConfigError: A list or mapping cannot be read, or a ``~`` was not expanded by the shell; names the key.
 
     >>> quote_overrides(["paths.data=/data/clips (copy)", "seed=1,2", "experiment_name=1e-3", "-m"])
     ['paths.data="/data/clips (copy)"', 'seed=1,2', 'experiment_name="1e-3"', '-m']
+    >>> quote_overrides(["experiment=null"])
+    ['~experiment']
     """
     return [_quoted(word) if "=" in word and not word.startswith("-") else word for word in arguments]
 
 
 def _quoted(override: str) -> str:
     key, _, value = override.partition("=")
+    if value == "null" and (left_out := without(key)) is not None:
+        return left_out
     if value.startswith("~"):
         raise ConfigError(f"{override}: the shell expands ~ only at the start of a word; write {key}=$HOME/… instead")
     parsed = _parsed(override)

@@ -42,7 +42,7 @@ def check_settings(config: DictConfig) -> None:
     if total_steps is None:  # a schedule that counts otherwise
         return
     endless = trainer.max_steps == -1 and trainer.max_epochs == -1
-    if total_steps < 1 and trainer.max_steps != 0 and endless and scheduler.get("min_lr_ratio", 0.0) < 1:
+    if total_steps < 1 and endless and scheduler.get("min_lr_ratio", 0.0) < 1:
         raise ConfigError(f"optim.scheduler.total_steps={total_steps}: {NEEDS_A_LENGTH}")
     if 0 < total_steps < scheduler.get("warmup_steps", 0):
         log.warning(
@@ -50,6 +50,19 @@ def check_settings(config: DictConfig) -> None:
             "optim.optimizer.lr",
             scheduler.warmup_steps,
             total_steps,
+        )
+
+
+def check_trains(config: DictConfig) -> None:
+    """Refuse ``train=false`` where nothing would be tested, or other weights than those that are named."""
+    if config.train:
+        return
+    if not config.evaluate_after:
+        raise ConfigError("train=false only answers the test clips: give evaluate_after=true as well")
+    if config.ckpt_path is not None:
+        raise ConfigError(
+            f"train=false tests the weights of init_from, and ckpt_path={config.ckpt_path} continues a training run: "
+            "give only one"
         )
 
 

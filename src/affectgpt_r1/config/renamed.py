@@ -23,9 +23,26 @@ KEYS = {
 }
 CHOICES = {
     "data=ovmer": "data=ov_merd",
-    "experiment=affectgpt_ovmerd": "experiment=affectgpt_ov_merd",
-    "experiment=towers": "experiment=pretrain_encoders",
     "stage=towers": "stage=pretrain_encoders",
+    "debug=none": "debug=null",
+    **{
+        f"experiment={old}": f"experiment={new}"
+        for old, new in {
+            "towers": "demo/pretrain_encoders",
+            **{name: f"demo/{name}" for name in ("pretrain_encoders", "sft", "grpo", "control", "ablation")},
+            "smol_sft": "smol/sft",
+            "smol_grpo": "smol/grpo",
+            "affectgpt_mercaption": "affectgpt/mercaption",
+            "affectgpt_ovmerd": "affectgpt/ov_merd",
+            "affectgpt_ov_merd": "affectgpt/ov_merd",
+            "affectgpt": "affectgpt/published",
+            "affectgpt_r1_cold_start": "affectgpt_r1/cold_start",
+            "affectgpt_r1_grpo": "affectgpt_r1/grpo",
+            "affectgpt_rl": "affectgpt_rl/ablation",
+            "r1_omni_cold_start": "r1_omni/cold_start",
+            "r1_omni": "r1_omni/grpo",
+        }.items()
+    },
 }
 TARGETS = {
     f"affectgpt_r1.{old}": f"affectgpt_r1.{new}"

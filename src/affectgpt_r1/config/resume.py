@@ -19,7 +19,7 @@ from affectgpt_r1.policy.checkpoint import read_checkpoint
 
 # Keys, or groups of keys, that may change
 APPLIED = (
-    *("experiment_name", "synthetic", "match_wall_time", "evaluate_after", "sweep", "num_threads"),
+    *("experiment_name", "synthetic", "match_wall_time", "evaluate_after", "sweep", "num_threads", "train"),
     *("trainer", "optim", "judge"),
     *("data.num_workers", "data.eval_batch_size", "data.modality_dropout", "data.max_unreadable_fraction"),
     *("data.feature_store", "data.seen_labels", "data.test_labels"),
@@ -134,10 +134,9 @@ def read_resumed(path: Path, today: Mapping[str, Any]) -> Resumed:
             raise
         raise CheckpointError(f"{error}. {_offer_best(best)}") from error
     stored = checkpoint.get("config")
-    if not isinstance(stored, Mapping) or not {"global_step", "epoch"} <= checkpoint.keys():
+    if not isinstance(stored, Mapping) or not {"global_step", "epoch", "position"} <= checkpoint.keys():
         raise CheckpointError(
-            f"{path} does not say how far its run was, or with which settings: start from its weights by "
-            f"init_from={path}"
+            f"{path} lacks its run's progress or settings (weights alone?): start from its weights by init_from={path}"
         )
     changes = tuple(check_changes(checkpoint, today, path))
     _check_length(today, checkpoint)

@@ -32,7 +32,7 @@ from affectgpt_r1.config.instantiate import (
     prepare_process,
     take_exported_model,
 )
-from affectgpt_r1.config.preflight import check_data, check_prompts, check_settings, schedule_length
+from affectgpt_r1.config.preflight import check_data, check_prompts, check_settings, check_trains, schedule_length
 from affectgpt_r1.config.resume import Resumed, check_content, read_resumed
 from affectgpt_r1.config.run_folder import (
     began_here,
@@ -84,6 +84,7 @@ def run_or_resume(config: DictConfig, evaluate_test_split: EvaluateTestSplit) ->
     check_ranges(config)
     if config.overwrite not in (True, False, OUTDATED):
         raise ConfigError(f"overwrite={config.overwrite} is unknown; give true, false or {OUTDATED}")
+    check_trains(config)
     prepare_process(config)  # before the stage, whose heads draw their first weights
     folder = Path(config.paths.run)
     config.paths.run = str(folder)  # what the command line made of it holds in every process that reads it later
@@ -126,7 +127,7 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
     """Build everything from the configuration, fit, and record what came of it."""
     totals = RunTotals()
     resumed = _read_checkpoint(config)
-    trains = config.trainer.max_steps != 0  # 0: the policy is tested as it is
+    trains = config.train
     if trains:
         check_settings(config)
     stage, lexicon = instantiate_stage(config.stage) if trains else None, load_lexicon(config.emotion.lexicon)

@@ -72,7 +72,7 @@ def run_name(stage: str, changes: Mapping[str, str]) -> str:
     """
     ordered = sorted(changes.items())
     readable = [re.sub(r"[^\w.-]+", "_", value, flags=re.ASCII).strip("_") for _, value in ordered]
-    parts = [f"{key}-{text}" for (key, _), text in zip(ordered, readable, strict=True)]
+    parts = [f"{key.replace('/', '.')}-{text}" for (key, _), text in zip(ordered, readable, strict=True)]
     name = SEPARATOR.join((stage, *parts))
     if len(name) <= LONGEST and readable == [value for _, value in ordered]:
         return name

@@ -1,4 +1,4 @@
-"""Sweeps: ``affectgpt-r1 train -m +ablation=reward``.
+"""Sweeps: ``affectgpt-r1 train -m ablation=reward``.
 
 A trial is identified by the hash of what its result depends on. A finished one is not trained again, one whose process
 was killed continues from its last checkpoint, and no two processes train the same one.
@@ -56,7 +56,7 @@ def run_trial(config: DictConfig, train: Callable[[DictConfig], dict[str, float]
         if run_id is None:
             _take_up(config, trial, runs)
             if is_untrained(config):
-                config.trainer.max_steps = 0
+                config.train = False
             train(config)
             run_id = read_run_id(config.paths.run)
             assert run_id is not None

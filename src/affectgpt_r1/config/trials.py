@@ -18,7 +18,7 @@ HASH_CHARACTERS = 16
 
 WITHOUT_EFFECT = (
     *("paths", "logger", "callbacks", "sweep", "experiment_name", "ckpt_path", "num_threads"),
-    *("strict_init", "overwrite", "debugging"),
+    *("strict_init", "overwrite", "debugging", "train"),  # `train` by is_untrained
 )
 BY_CONTENT = ("init_from", "encoders_from")
 TRAINING_ONLY = ("seed", "stage", "optim", "trainer", "reward", "judge", "penalty", "match_wall_time")
@@ -43,8 +43,8 @@ class Trial(NamedTuple):
 
 
 def is_untrained(config: DictConfig) -> bool:
-    """Return whether the configuration has no reward, so that its policy is what the other trials start from."""
-    return not config.reward.weights
+    """Return whether nothing is trained, for want of a reward or by choice: the policy that other trials start from."""
+    return not config.reward.weights or not config.train
 
 
 def read_trial(config: DictConfig, choices: Mapping[str, str]) -> Trial:

@@ -42,7 +42,7 @@ RANGES: Mapping[str, Range] = {
     "optim.scheduler.total_steps": STEPS,
     "optim.scheduler.min_lr_ratio": FRACTION,
     "optim.scheduler.warmup_start_ratio": FRACTION,
-    "trainer.max_steps": STEPS,
+    "trainer.max_steps": Range(f"{LIMIT.words} (train=false trains nothing)", LIMIT.holds),
     "trainer.max_epochs": LIMIT,
     "trainer.val_check_interval": POSITIVE,
     "trainer.check_val_every_n_epoch": COUNT,

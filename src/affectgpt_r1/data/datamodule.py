@@ -26,7 +26,7 @@ from affectgpt_r1.data.media.video import ChannelOrder, FaceResize, FrameResize
 from affectgpt_r1.data.media_index import MediaState, index_media
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
 from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
 from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class ClipDataModule(LightningDataModule):
         face_resize: FaceResize = "antialias",
         empty_subtitle: Literal["omit", "keep"] = "omit",
         batch_size: int = 8,
-        eval_batch_size: int = 32,
+        eval_batch_size: int = 50,
         num_workers: int = 0,
         seed: int = 0,
         subset: int | None = None,
@@ -146,29 +146,40 @@ class ClipDataModule(LightningDataModule):
         Raises:
             DataError: A file, a split or a clip's media cannot be used; says which row.
         """
-        if self.splits.train:
-            return
+        if not self.splits.train:
+            self.splits = self.read(refuse)
+
+    def read(self, on_fault: OnFault) -> Splits:
+        """Read label files and index media as :meth:`setup` does, and return the rows whose media are all present.
+
+        Where ``on_fault`` returns, the faulty row or file is left out and what follows is checked as well; the data
+        module cannot train then.
+        """
         splits = read_splits(
             self.root,
             self.files,
             val_fraction=self.val_fraction,
             subset=self.subset,
             questions=self.questions,
+            on_fault=on_fault,
         )
-        evaluated = [*splits.validation, *splits.test]
-        check_unseen(self.root, self.seen_labels, evaluated)
-        self._media_states = index_media(splits.rows(), self.root, self.media.modalities, self.media.visual)
-        check_content(self.root, splits.train, evaluated, self._media_states)
+        check_unseen(self.root, self.seen_labels, [*splits.validation, *splits.test], on_fault)
+        self._media_states = index_media(splits.rows(), self.root, self.media.modalities, self.media.visual, on_fault)
+        splits = Splits(*([row for row in rows if row.name in self._media_states] for rows in splits))
+        check_content(self.root, splits.train, [*splits.validation, *splits.test], self._media_states, on_fault)
         if self.files.cues:
-            self._cues = read_split_cues(self.root / self.files.cues, splits)
-        if self.files.subtitles is None and "text" in self.media.modalities:
+            try:
+                self._cues = read_split_cues(self.root / self.files.cues, splits)
+            except DataError as fault:
+                on_fault(fault)
+        if self.files.subtitles is None and "text" in self.media.modalities and splits.train:
             # `predict` reads .srt files next to a clip; a data folder does not. The first clip tells of all.
             srt = video_file(self.root, splits.train[0].name).with_suffix(".srt")
             if srt.exists():
                 log.warning(
                     "%s is not read: subtitles come from data.subtitles, which is null, so every clip is silent", srt
                 )
-        self.splits = splits
+        return splits
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled training batches; unreadable clips are resampled."""
@@ -243,6 +254,11 @@ class ClipDataModule(LightningDataModule):
                 *(len(store.damaged), len(rows), store.folder, listing(sorted(store.damaged))),
             )
         return lacking
+
+    @property
+    def media_states(self) -> dict[str, MediaState]:
+        """Media files of every clip on setup, by clip name."""
+        return self._media_states
 
     @property
     def media_identities(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from affectgpt_r1.data.layouts.manifest import ManifestRow, listing, read_table
 from affectgpt_r1.data.media_index import MediaState
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.errors import DataError, OnFault, refuse
 
 _OPENING = 4096
 _KNOWN_FILES = frozenset(("track2_train_human.csv", "track2_train_mercaptionplus.csv"))
@@ -44,23 +44,33 @@ def leaked_names(train_file: Path, names: Iterable[str]) -> list[str]:
     return [name for name in names if name in seen]
 
 
-def check_unseen(root: Path, seen_labels: Sequence[str], evaluation: Sequence[ManifestRow]) -> None:
+def check_unseen(
+    root: Path, seen_labels: Sequence[str], evaluation: Sequence[ManifestRow], on_fault: OnFault = refuse
+) -> None:
     """Refuse evaluation clips that the initial policy was trained on, by the label files ``seen_labels`` in ``root``.
 
     Raises:
         DataError: A file cannot be used, or names a clip of ``evaluation``.
     """
     for file in seen_labels:
-        if not (root / file).is_file():
-            raise DataError(
-                f"{root / file}: no such file, which data.seen_labels names as what the initial policy was trained on; "
-                "name the label files of that training, or give data.seen_labels=[]"
-            )
-        if leaked := leaked_names(root / file, (row.name for row in evaluation)):
-            raise DataError(
-                f"{len(leaked)} evaluation clips are in {root / file} (data.seen_labels), on which the initial "
-                f"policy was trained: {listing(leaked)}; take them out of the evaluation set"
-            )
+        try:
+            _check_unseen(root / file, evaluation)
+        except DataError as fault:
+            on_fault(fault)
+
+
+def _check_unseen(path: Path, evaluation: Sequence[ManifestRow]) -> None:
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file, which data.seen_labels names as what the initial policy was trained on; "
+            "name the label files of that training, or give data.seen_labels=[]"
+        )
+    if leaked := leaked_names(path, (row.name for row in evaluation)):
+        raise DataError(
+            f"{len(leaked)} evaluation clips are in {path} (data.seen_labels), on which the initial "
+            f"policy was trained: {listing(leaked)}; take them out of the evaluation set",
+            items=leaked,
+        )
 
 
 def same_clips(
@@ -83,11 +93,16 @@ def same_clips(
                 known[row.name] += (digest(media[row.name].files(root, row.name)[number]),)
             train, evaluation = _alike(train, evaluation, known)
     copies = _grouped(evaluation, known)
-    return [SameClip(row, copy) for row in train for copy in copies[known[row.name]]]
+    # One name in both is :func:`~affectgpt_r1.data.layouts.manifest.check_disjoint`'s to refuse.
+    return [SameClip(row, copy) for row in train for copy in copies[known[row.name]] if row.name != copy.name]
 
 
 def check_content(
-    root: Path, train: Sequence[ManifestRow], evaluation: Sequence[ManifestRow], media: Mapping[str, MediaState]
+    root: Path,
+    train: Sequence[ManifestRow],
+    evaluation: Sequence[ManifestRow],
+    media: Mapping[str, MediaState],
+    on_fault: OnFault = refuse,
 ) -> None:
     """Refuse training clips that are evaluation clips under another name; see :func:`same_clips`.
 
@@ -96,10 +111,13 @@ def check_content(
     """
     pairs = same_clips(root, train, evaluation, media)
     if pairs:
-        listed = listing(f"{row.name} (row {row.row}) = {copy.name} (row {copy.row})" for row, copy in pairs)
-        raise DataError(
-            f"{len(pairs)} training clips have the same media as an evaluation clip: {listed}; "
-            "take them out of the training file"
+        listed = [f"{row.name} (row {row.row}) = {copy.name} (row {copy.row})" for row, copy in pairs]
+        on_fault(
+            DataError(
+                f"{len(pairs)} training clips have the same media as an evaluation clip: {listing(listed)}; "
+                "take them out of the training file",
+                items=listed,
+            )
         )
 
 

@@ -6,14 +6,15 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from affectgpt_r1.data.layouts.manifest import ManifestRow, listing
 from affectgpt_r1.data.layouts.mer import AUDIO_PLACES, FACE_PLACES, VIDEO_PLACES, name_forms
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.errors import DataError, OnFault, refuse
 from affectgpt_r1.types import Modality, Visual
 
+_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".wav", ".npy")  # that label files of other projects give with names
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
@@ -30,33 +31,53 @@ class MediaState(NamedTuple):
 
 
 def index_media(
-    rows: Iterable[ManifestRow], root: Path, modalities: Sequence[Modality], visual: Visual
+    rows: Iterable[ManifestRow],
+    root: Path,
+    modalities: Sequence[Modality],
+    visual: Visual,
+    on_fault: OnFault = refuse,
 ) -> dict[str, MediaState]:
     """Find the files of every clip's ``modalities`` without opening them, by clip name.
+
+    Where ``on_fault`` returns, clips that lack a file are left out.
 
     Raises:
         DataError: A clip lacks a file; names rows and files.
     """
     wanted = [_present(root, places) for places in _wanted(modalities, visual)]
     states: dict[str, MediaState] = {}
-    missing: list[str] = []
+    missing: list[tuple[ManifestRow, str]] = []
     for row in rows:
         files = [_first(root, row.name, places) for places in wanted]
-        missing += [
-            f"row {row.row} ({row.name}): {places[0].format(row.name)}"
-            for places, file in zip(wanted, files, strict=True)
-            if file is None
-        ]
         present = [file for file in files if file is not None]
+        if len(present) < len(wanted):
+            lacking = [places[0] for places, file in zip(wanted, files, strict=True) if file is None]
+            missing += [(row, place.format(row.name)) for place in lacking]
+            continue
         statuses = [status for _, status in present]
         sizes = tuple(status.st_size for status in statuses)
         states[row.name] = MediaState(tuple(place for place, _ in present), sizes, _identity(statuses))
     if missing:
-        raise DataError(
-            f"{len(missing)} media files are missing under {root}: {listing(missing)}; "
-            "fetch them, take the rows out, or switch the modality off (data.modalities)"
+        listed = listing(f"row {row.row} ({row.name}): {file}" for row, file in missing)
+        on_fault(
+            DataError(
+                f"{len(missing)} media files are missing under {root}: {listed}; {_misspelt(missing)}"
+                "fetch them, take the rows out, or switch the modality off (data.modalities)",
+                items=[file for _, file in missing],
+            )
         )
     return states
+
+
+def _misspelt(missing: Iterable[tuple[ManifestRow, str]]) -> str:
+    """Return the remedies for names among those of missing files that are not the stem of a file name, or ``""``."""
+    blanks = suffix = ""
+    for row, _ in missing:
+        if row.name != row.name.strip():
+            blanks = blanks or f"take the blanks around names such as row {row.row}'s {row.name!r} off; "
+        elif PurePath(row.name).suffix.lower() in _SUFFIXES:
+            suffix = suffix or f"take the suffix off names such as row {row.row}'s {row.name!r}; "
+    return blanks + suffix
 
 
 def _wanted(modalities: Sequence[Modality], visual: Visual) -> list[tuple[str, ...]]:

@@ -13,7 +13,8 @@ from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.layouts.manifest import listing
 from affectgpt_r1.data.layouts.mer import video_file
 from affectgpt_r1.data.layouts.recognition_sets import FOLDERS, Split, read_recognition_set, recognition_clips
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.data.splits import Splits
+from affectgpt_r1.errors import DataError, OnFault
 from affectgpt_r1.io.files import replacing, write_text
 
 # Classes whose adjective R1-Omni answers with; it answers the others by their names.
@@ -28,7 +29,7 @@ ANSWERS: Mapping[str, str] = {
 class RecognitionDataModule(ClipDataModule):
     """Training and test folds of DFEW and MAFW, read from their native folders.
 
-    :meth:`setup` links the clips into ``prepared/<sets>-fold<K>``, which is then a data folder like any other.
+    Reading links the clips into ``prepared/<sets>-fold<K>``, which is then a data folder like any other.
 
     Args:
         root: Folder that holds ``DFEW`` and ``MAFW``; nothing is written there.
@@ -44,11 +45,14 @@ class RecognitionDataModule(ClipDataModule):
         self.native, self.sets, self.fold = Path(root), tuple(sets), fold
         super().__init__(str(Path(prepared) / f"{'-'.join(sets)}-fold{fold}"), **options)
 
-    def setup(self, stage: str | None = None) -> None:
+    def read(self, on_fault: OnFault) -> Splits:
         """Link the clips, then read them as any data folder."""
-        if not self.splits.train:
+        try:
             link_recognition_sets(self.native, self.root, self.sets, self.fold)
-        super().setup(stage)
+        except DataError as fault:
+            on_fault(fault)
+            return Splits([], [], [])
+        return super().read(on_fault)
 
     def digest(self) -> str:
         """Return the SHA-256 of the label files, after writing them if they do not exist."""

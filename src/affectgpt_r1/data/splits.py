@@ -10,7 +10,7 @@ from typing import NamedTuple
 from affectgpt_r1.data.layouts.annotations import NO_QUESTIONS, QuestionSet, shared_annotations
 from affectgpt_r1.data.layouts.manifest import ManifestRow, check_disjoint, hash_order, read_cues, read_manifest
 from affectgpt_r1.data.leakage import known_overlap
-from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
 from affectgpt_r1.types import Annotations
 
 
@@ -83,6 +83,7 @@ def read_splits(
     val_fraction: float,
     subset: int | None,
     questions: QuestionSet = NO_QUESTIONS,
+    on_fault: OnFault = refuse,
 ) -> Splits:
     """Read the label files.
 
@@ -92,14 +93,18 @@ def read_splits(
         val_fraction: Fraction of the training clips, chosen by name, that validates where no file is given.
         subset: Keep this many training clips, chosen by name.
         questions: What the training clips may be asked.
+        on_fault: See :data:`~affectgpt_r1.errors.OnFault`.
 
     Raises:
         DataError: A file cannot be used, splits overlap, or nothing is left to train on.
     """
-    train, shared = _read_training(root, files, questions)
+    train, shared = _read_training(root, files, questions, on_fault)
+    num_read = len(train)
 
     def evaluated(labels: str | None) -> list[ManifestRow]:
-        rows = read_manifest(root, labels, subtitles=files.subtitles, questions=questions) if labels else []
+        if not labels:
+            return []
+        rows = read_manifest(root, labels, subtitles=files.subtitles, questions=questions, on_fault=on_fault)
         return [_annotated(row, shared) for row in rows]
 
     test, validation = evaluated(files.test_labels), evaluated(files.validation_labels)
@@ -109,15 +114,17 @@ def read_splits(
         validation, train = ordered[:num_held_back], ordered[num_held_back:]
     known = known_overlap(filter(None, (files.train_labels, files.validation_labels, files.test_labels)))
     for first, second in ((train, validation), (train, test), (validation, test)):
-        check_disjoint(first, second, known)
+        check_disjoint(first, second, known, on_fault)
     if subset is not None:
         train = hash_order(train, salt="subset")[:subset]
-    if not train:
-        raise DataError(f"{root / files.train_labels}: no clip is left to train on")
+    if num_read and not train:
+        on_fault(DataError(f"{root / files.train_labels}: no clip is left to train on; lower data.val_fraction"))
     return Splits(train, validation, test)
 
 
-def _read_training(root: Path, files: SplitFiles, questions: QuestionSet) -> tuple[list[ManifestRow], Annotations]:
+def _read_training(
+    root: Path, files: SplitFiles, questions: QuestionSet, on_fault: OnFault
+) -> tuple[list[ManifestRow], Annotations]:
     """Return the training clips, and what their file adds to the questions of every clip."""
     rows = read_manifest(
         root,
@@ -127,9 +134,10 @@ def _read_training(root: Path, files: SplitFiles, questions: QuestionSet) -> tup
         empty_as_neutral=True,
         questions=questions,
         answers_all=True,
+        on_fault=on_fault,
     )
     labels, annotations = [row.labels for row in rows], [row.annotations for row in rows]
-    shared = shared_annotations(root / files.train_labels, labels, annotations, questions)
+    shared = shared_annotations(root / files.train_labels, labels, annotations, questions, on_fault)
     return [_annotated(row, shared) for row in rows], shared
 
 

@@ -26,7 +26,7 @@ _SENTIMENT_WANTED = (
     "You read a list of words for the emotional states of one person and judge the sentiment that they add up to. "
     "Answer with one word and nothing else: positive, negative or neutral."
 )
-_SENTIMENTS = {"positive": 1, "negative": -1, "neutral": 0}
+SENTIMENTS = {"positive": 1, "negative": -1, "neutral": 0}
 
 
 def text_extractor(lexicon: Lexicon, chat: Chat | None) -> Callable[[str], Extraction]:
@@ -51,7 +51,7 @@ def sentiment_by(chat: Chat) -> Callable[[EmotionSet], int]:
         if not labels:
             return 0
         words = _concluded(chat(", ".join(labels), _SENTIMENT_WANTED)).lower().split()
-        return _SENTIMENTS.get(words[0].strip(".,;:!\"'*"), 0) if words else 0
+        return SENTIMENTS.get(words[0].strip(".,;:!\"'*"), 0) if words else 0
 
     return sentiment
 

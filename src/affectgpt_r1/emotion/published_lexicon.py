@@ -11,25 +11,18 @@ The published mapping, which :func:`compile_published` follows to the letter:
 
 from __future__ import annotations
 
-import codecs
 import csv
 import hashlib
-import re
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from affectgpt_r1.emotion.lexicon_cache import cached_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.emotion.wheels import NUM_WHEELS, Entry, Lexicon
 from affectgpt_r1.errors import LexiconError
-from affectgpt_r1.io.untrusted_files import open_zip, read_member
-
-if TYPE_CHECKING:
-    from openpyxl.workbook import Workbook
+from affectgpt_r1.io.workbook import WorkbookLimits, read_sheet
 
 _SHEET = "Sheet1"
 _WHEELS = tuple(f"wheel{wheel}.xlsx" for wheel in range(1, NUM_WHEELS + 1))
@@ -39,13 +32,9 @@ _LEVEL_COLUMNS = ("level1", "level2", "level3")
 _FORM_COLUMNS = ("name", "format")
 _REMEDY = "copy the published folder again"
 _MOST_BYTES = 1 << 21  # of a file, unpacked; the largest published one has 300 kB
-_MOST_TAGS = 200_000  # of a workbook; the largest published one has 27,000
-_MOST_ROWS, _MOST_COLUMNS = 20_000, 64
+_LIMITS = WorkbookLimits(_MOST_BYTES, num_tags=200_000, num_rows=20_000, num_columns=64)  # published: 27,000 tags
 _LONGEST_FORM = 100
 _MOST_REACHABLE = 500_000  # wheel words of all forms
-_XML_SPACE = codecs.BOM_UTF8 + b" \t\r\n"
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"<\0", b"\0<")
-_OTHER_ENCODING = re.compile(rb"encoding\s*=\s*[\"'](?!utf-8)", re.IGNORECASE)
 
 WheelRows = list[tuple[str, str, str]]
 WordSets = Mapping[str, set[str]]
@@ -157,50 +146,17 @@ def _read_synonyms(path: Path) -> dict[str, set[str]]:
 def _read_sheet(path: Path, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
     """Return row numbers and the lower-case text of ``columns``."""
     try:
-        _check_workbook(path)
-        with warnings.catch_warnings(action="ignore"), closing(_load_workbook(path)) as workbook:
-            names = workbook.sheetnames
-            sheet = workbook[_SHEET].iter_rows if _SHEET in names else None
-            rows = list(sheet(max_row=_MOST_ROWS + 1, max_col=_MOST_COLUMNS, values_only=True)) if sheet else []
-            if len(rows) > _MOST_ROWS:
-                raise ValueError(f"more than {_MOST_ROWS:,} rows")
-            texts = [[_text(cell) for cell in row] for row in rows]
-    except Exception as error:  # openpyxl raises nearly anything over a damaged part
-        raise LexiconError(f"{path} cannot be read as a workbook ({error!r}); {_REMEDY}") from error
-    if sheet is None:
+        names, rows = read_sheet(path, _SHEET, _LIMITS)
+    except ValueError as error:
+        raise LexiconError(f"{path} cannot be read as a workbook ({error}); {_REMEDY}") from error
+    if _SHEET not in names:
         raise LexiconError(f"{path} has no sheet {_SHEET!r} (it has {', '.join(names)}); {_REMEDY}")
+    texts = [[_text(cell) for cell in row] for row in rows]
     header = texts[0] if texts else []
     if missing := [column for column in columns if column not in header]:
         raise LexiconError(f"{path}, sheet {_SHEET}, row 1: no column {', '.join(missing)}; {_REMEDY}")
     places = [header.index(column) for column in columns]
     return [(number, [row[place] for place in places]) for number, row in enumerate(texts[1:], start=2)]
-
-
-def _load_workbook(path: Path) -> Workbook:
-    import openpyxl  # late: once its workbooks are compiled and cached, a lexicon does without
-
-    return openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
-
-
-def _check_workbook(path: Path) -> None:
-    """Refuse what would take openpyxl long or much memory.
-
-    Raises:
-        BadZipFile: It is not a workbook.
-        ValueError: It is too large, or its XML may have entities, which expand to any length.
-    """
-    with open_zip(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > _MOST_BYTES:
-            raise ValueError(f"more than {_MOST_BYTES:,} bytes")
-        num_tags = 0
-        for name in archive.namelist():
-            part = read_member(archive, name, _MOST_BYTES)
-            start = part.lstrip(_XML_SPACE)
-            num_tags += part.count(b"<")
-            if start[:2] in _UTF_16 or b"<!DOCTYPE" in part or _OTHER_ENCODING.search(start[:200]):
-                raise ValueError(f"{name[:80]} is not as a spreadsheet program writes it")
-            if num_tags > _MOST_TAGS:
-                raise ValueError(f"more than {_MOST_TAGS:,} tags")
 
 
 def _text(cell: object) -> str:

@@ -21,6 +21,7 @@ from affectgpt_r1.io.clean_text import json_line
 from affectgpt_r1.io.csv_format import spreadsheet_cell
 from affectgpt_r1.io.files import write_text
 from affectgpt_r1.metrics.bootstrap import paired_intervals
+from affectgpt_r1.metrics.clip_names import pair_names
 from affectgpt_r1.metrics.functional.wheel_f1 import Floats, batch_mean_set_f1, per_sample_scores, wheel_counts
 from affectgpt_r1.metrics.prediction_files import read_named_sets
 from affectgpt_r1.types import EmotionSet
@@ -50,13 +51,15 @@ def read_rivals(
     systems = {names[0]: scored.answered.labels}
     for name, path in zip(names[1:], paths, strict=True):
         sets = read_named_sets(path, text_extractor(scored.lexicon, chat))
-        labels = dict(zip(sets.names, sets.labels, strict=True))
-        if lacking := [clip for clip in scored.expected.names if clip not in labels]:
+        pairs, _ = pair_names(sets.names, scored.expected.names, subset=True)
+        if len(pairs) < len(scored.expected.names):
+            paired = {row for _, row in pairs}
+            lacking = [clip for row, clip in enumerate(scored.expected.names) if row not in paired]
             raise DataError(
                 f"{path}: lacks {len(lacking)} of the {len(scored.expected.names)} scored clips, such as {lacking[0]}; "
                 "--against compares answers to the same clips"
             )
-        systems[name] = [labels[clip] for clip in scored.expected.names]
+        systems[name] = [sets.labels[row] for row, _ in pairs]
     return systems
 
 

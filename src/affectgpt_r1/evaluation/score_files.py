@@ -12,6 +12,9 @@ from affectgpt_r1.emotion.lexicon import Lexicon, load_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.metrics.corpus_report import corpus_report
+from affectgpt_r1.metrics.functional.grouped_sets import by_groups, by_lexicon, grouped_scores
+from affectgpt_r1.metrics.grouping_files import read_groupings
+from affectgpt_r1.metrics.label_notes import label_notes, unmapped_words
 from affectgpt_r1.metrics.prediction_files import NamedSets, align, read_named_sets, write_submission
 from affectgpt_r1.types import EmotionSet
 
@@ -26,7 +29,7 @@ class ScoredFiles(NamedTuple):
     """What :func:`score_files` read, in the order of the targets, and found."""
 
     report: dict[str, Any]
-    notes: list[str]  # what a reader of the scores should know
+    notes: list[str]  # what a reader of the scores should know, also in the report
     answered: NamedSets
     expected: NamedSets
     lexicon: Lexicon
@@ -50,7 +53,8 @@ def score(
         no_match: F1 where nothing matches: 0 as in MER2026 or NaN as in MER2025.
 
     Returns:
-        :func:`~affectgpt_r1.metrics.corpus_report.corpus_report`: fractions, with intervals and constant baselines.
+        The ``report`` of :func:`score_files`: fractions, with intervals and constant baselines; ``notes`` say what may
+        be wrong with the input.
 
     Raises:
         AffectGPTError: A file, the lexicon or the pairing of clips is at fault.
@@ -63,7 +67,7 @@ def score(
     extract = text_extractor(words, None)
     sets = [_named_sets(given, extract, what) for given, what in ((predictions, "predictions"), (targets, "targets"))]
     answered, expected = align(*sets, subset=subset)
-    return corpus_report(answered.labels, expected.labels, words, no_match)
+    return _report(answered, expected, words, no_match)
 
 
 def _named_sets(
@@ -92,6 +96,9 @@ def score_files(
     chat: Chat | None = None,
     subset: bool = False,
     no_match: Literal["zero", "nan"] = "zero",
+    columns: Mapping[str, str] | None = None,
+    target_columns: Mapping[str, str] | None = None,
+    groupings: Path | None = None,
 ) -> ScoredFiles:
     """Score the predictions of a file.
 
@@ -102,34 +109,56 @@ def score_files(
         chat: Extracts the labels of free text; None searches for the lexicon's words.
         subset: Let targets without a prediction pass.
         no_match: F1 where nothing matches.
+        columns: What ``name``, ``openset`` and ``reason`` are called in ``predictions``.
+        target_columns: The same in ``targets``.
+        groupings: MER2024's cached groups of synonyms; see :func:`~.grouping_files.read_groupings`.
 
     Returns:
-        :func:`~affectgpt_r1.metrics.corpus_report.corpus_report` with ``negated`` spans by clip, and what it is of.
+        :func:`~affectgpt_r1.metrics.corpus_report.corpus_report` with ``negated`` spans by clip, the commonest
+        ``unmapped_words`` with their counts, ``notes``, and ``mer2024``: ``accuracy_s``, ``recall_s`` and their
+        ``mean`` by the lexicon's synonyms (``lexicon``) and, if given, by ``groupings``; and what it is of.
 
     Raises:
         AffectGPTError: A file, the lexicon or the pairing of names is at fault.
     """
     words = load_lexicon(lexicon)
     extract = text_extractor(words, chat)
-    answered, expected = align(*(read_named_sets(path, extract) for path in (predictions, targets)), subset=subset)
-    report = corpus_report(answered.labels, expected.labels, words, no_match)
+    answered, expected = align(
+        read_named_sets(predictions, extract, columns), read_named_sets(targets, extract, target_columns), subset=subset
+    )
+    report = _report(answered, expected, words, no_match)
+    if groupings is not None:
+        groups = list(map(by_groups, read_groupings(groupings, expected.names)))
+        report["mer2024"]["groupings"] = grouped_scores(answered.labels, expected.labels, groups)._asdict()
+    return ScoredFiles(report, report["notes"], answered, expected, words)
+
+
+def _report(
+    answered: NamedSets, expected: NamedSets, lexicon: Lexicon, no_match: Literal["zero", "nan"]
+) -> dict[str, Any]:
+    report = corpus_report(answered.labels, expected.labels, lexicon, no_match)
     negated = {name: list(spans) for name, spans in zip(answered.names, answered.negated, strict=True) if spans}
-    report["negated"] = negated
-    notes = []
-    if not any(word in words for labels in expected.labels for word in labels):
-        notes.append(f"Nothing counts: no label of {targets} is in the {words.name} lexicon, which is English.")
+    notes = [*answered.notes, *expected.notes]
+    notes += label_notes(answered.labels, lexicon, "predictions") + label_notes(expected.labels, lexicon, "targets")
+    if not any(word in lexicon for labels in expected.labels for word in labels):
+        notes.append(f"Nothing counts: no label of the targets is in the {lexicon.name} lexicon, which is English.")
     if negated:
         notes.append(f"{sum(map(len, negated.values()))} negated spans were skipped, as in {next(iter(negated))}.")
-    return ScoredFiles(report, notes, answered, expected, words)
+    unmapped = unmapped_words(answered.labels, lexicon).commonest
+    synonyms = [by_lexicon(lexicon)] * len(expected.labels)
+    mer2024 = {"lexicon": grouped_scores(answered.labels, expected.labels, synonyms)._asdict()}
+    return report | {"negated": negated, "unmapped_words": unmapped, "notes": notes, "mer2024": mer2024}
 
 
-def write_submission_file(predictions: Path, output: Path, lexicon: str, chat: Chat | None) -> str:
-    """Write predictions as a challenge's ``-openset.npz``, and say in a line what was written.
+def write_submission_file(
+    predictions: Path, output: Path, lexicon: str, chat: Chat | None, columns: Mapping[str, str] | None = None
+) -> list[str]:
+    """Write predictions as a challenge's ``-openset.npz``, and say in lines what was read and written.
 
     Raises:
         AffectGPTError: A file or the lexicon is at fault.
     """
-    answered = read_named_sets(predictions, text_extractor(load_lexicon(lexicon), chat))
+    answered = read_named_sets(predictions, text_extractor(load_lexicon(lexicon), chat), columns)
     write_submission(output, answered.names, answered.labels)
     blank = sum(not words for words in answered.labels)
-    return f"{output}: {len(answered.names)} clips, {blank} of them without a label"
+    return [*answered.notes, f"{output}: {len(answered.names)} clips, {blank} of them without a label"]

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from affectgpt_r1.evaluation.points import points
 
+_GROUPS = {"lexicon": "the lexicon's synonyms", "groupings": "cached groupings"}
 _COLUMNS = {"f1": "F1", "precision": "P", "recall": "R"}
 
 
@@ -44,7 +45,13 @@ def _details(report: Mapping[str, Any], level: int) -> Table:
     names["mer2025_challenge"] = "mean of both levels (mer2025_challenge)"
     for key, name in names.items():
         table.add_row(name, *_cells(report, key))
-    table.caption = f"{100 * report['unmapped_rate']:.1f} % of the predicted words map onto no wheel."
+    for kind, metrics in report.get("mer2024", {}).items():
+        values = [metrics[key] for key in ("mean", "accuracy_s", "recall_s")]
+        table.add_row(f"MER2024: mean, Accuracy_s, Recall_s ({_GROUPS[kind]})", *map(points, values))
+    words = ", ".join(f"{word} ({count})" for word, count in report.get("unmapped_words", ()))
+    table.caption = (
+        f"{100 * report['unmapped_rate']:.1f} % of the predicted words map onto no wheel{': ' * bool(words)}{words}"
+    )
     return table
 
 

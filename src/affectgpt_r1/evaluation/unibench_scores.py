@@ -8,12 +8,13 @@ metric next to each published one fixes what it names.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS, UniBenchSet
 from affectgpt_r1.data.layouts.recognition_sets import RecognitionSet
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.metrics.clip_names import pair_names
 from affectgpt_r1.metrics.functional.hit_rate import hit_rate
 from affectgpt_r1.metrics.functional.neutral import counts_with_neutral, is_neutral
 from affectgpt_r1.metrics.functional.polarity import load_polarity
@@ -31,6 +32,9 @@ from affectgpt_r1.types import EmotionSet
 
 SetPredictions = Mapping[str, Mapping[str, EmotionSet]]
 """Predicted emotion sets by set name and clip name."""
+
+SetSentiments = Mapping[str, Mapping[str, int]]
+"""Sentiments +1, 0 or -1 of the predictions, by set name and clip name."""
 
 NOTES = {
     "checkpoint": "The published metrics take, for each set, the checkpoint that does best on that set's test clips. "
@@ -52,30 +56,35 @@ def unibench_table(
     sets: Mapping[str, UniBenchSet],
     lexicon: Lexicon,
     sentiment_of: Callable[[EmotionSet], int] | None = None,
+    sentiments: SetSentiments | None = None,
 ) -> dict[str, Any]:
     """Score the predictions of one checkpoint.
 
     Args:
-        predictions: Of exactly the clips of each set in ``sets``.
+        predictions: Of all clips of each set in ``sets``; those of other clips are counted and not scored.
         sets: Some or all of the nine sets, at least one, by name.
         lexicon: Maps words onto clusters.
         sentiment_of: Turns an emotion set into +1, 0 or -1, as a language model may: the offline word map, if None.
+        sentiments: What the predictions of some sets were judged to be, in place of ``sentiment_of``.
 
     Returns:
         ``lexicon``; ``sets``: by name ``group``, ``metric``, ``published``, ``corrected``, the secondary metrics under
-        ``details``, ``num_clips`` and ``published_clips`` (how many the papers score); ``mean``: the plain mean of
+        ``details``, ``num_clips``, ``published_clips`` (how many the papers score) and ``not_scored`` (predictions of
+        other clips); ``mean``: the plain mean of
         ``published`` and of ``corrected`` over the sets in ``sets``, comparable with the papers' only where
         ``missing`` is empty; the ``missing`` sets; ``notes``. Scores are fractions.
 
     Raises:
-        DataError: The predictions of a set are not of its clips.
+        DataError: A clip of a set has no prediction, or no sentiment where ``sentiments`` has that set.
     """
     sentiment_of = sentiment_of or load_polarity().sentiment
-    scored = {
-        name: _score_set(sets[name], _in_order(predictions[name], sets[name]), lexicon, sentiment_of)
-        for name in LAYOUTS
-        if name in sets
-    }
+    scored = {}
+    for name, clips in sets.items():
+        predicted = _in_order(predictions[name], clips)
+        judged = _in_order(sentiments[name], clips) if sentiments and name in sentiments else None
+        scored[name] = _score_set(clips, predicted, lexicon, judged or list(map(sentiment_of, predicted)))
+        scored[name]["not_scored"] = len(predictions[name]) - len(clips)
+    scored = {name: scored[name] for name in LAYOUTS if name in scored}
     return _summary(lexicon, scored) | {"checkpoints": None}
 
 
@@ -83,8 +92,9 @@ def unibench_over_checkpoints(
     checkpoints: Mapping[str, SetPredictions],
     sets: Mapping[str, UniBenchSet],
     lexicon: Lexicon,
-    chosen: str,
+    chosen: str | None,
     sentiment_of: Callable[[EmotionSet], int] | None = None,
+    sentiments: Mapping[str, SetSentiments] | None = None,
 ) -> dict[str, Any]:
     """Score several checkpoints as published: each set's best one, picked on its test clips.
 
@@ -93,58 +103,73 @@ def unibench_over_checkpoints(
         sets: See :func:`unibench_table`.
         lexicon: See :func:`unibench_table`.
         chosen: The checkpoint that was chosen without looking at test clips; the corrected metrics are all its own.
+            None: there are no corrected metrics.
         sentiment_of: See :func:`unibench_table`.
+        sentiments: By checkpoint; see :func:`unibench_table`.
 
     Returns:
         The summary of :func:`unibench_table`; every set also names its ``checkpoint``, and has the published metric of
-        the chosen one as ``published_chosen``. ``checkpoints`` has their ``names`` and the ``chosen`` one.
+        the chosen one as ``published_chosen``. ``checkpoints`` has their ``names``, the ``chosen`` one, and the
+        ``published`` metrics of each, by set and as their ``mean``.
 
     Raises:
         DataError: See :func:`unibench_table`.
     """
     tables = {
-        checkpoint: unibench_table(predictions, sets, lexicon, sentiment_of)["sets"]
+        checkpoint: unibench_table(predictions, sets, lexicon, sentiment_of, (sentiments or {}).get(checkpoint))
         for checkpoint, predictions in checkpoints.items()
     }
     scored = {}
-    for name, of_chosen in tables[chosen].items():
-        best = max(tables, key=lambda checkpoint: tables[checkpoint][name]["published"])
-        scored[name] = tables[best][name] | {
+    for name in next(iter(tables.values()))["sets"]:
+        of_set = {checkpoint: table["sets"][name] for checkpoint, table in tables.items()}
+        best = max(of_set, key=lambda checkpoint: of_set[checkpoint]["published"])
+        scored[name] = of_set[best] | {
             "checkpoint": best,
-            "corrected": of_chosen["corrected"],
-            "published_chosen": of_chosen["published"],
+            "corrected": of_set[chosen]["corrected"] if chosen else None,
+            "published_chosen": of_set[chosen]["published"] if chosen else None,
         }
-    return _summary(lexicon, scored) | {"checkpoints": {"names": list(checkpoints), "chosen": chosen}}
+    published = {
+        checkpoint: {name: metrics["published"] for name, metrics in table["sets"].items()}
+        | {"mean": table["mean"]["published"]}
+        for checkpoint, table in tables.items()
+    }
+    names = {"names": list(checkpoints), "chosen": chosen, "published": published}
+    return _summary(lexicon, scored) | {"checkpoints": names}
 
 
 def _summary(lexicon: Lexicon, scored: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     missing = [name for name in LAYOUTS if name not in scored]
-    means = {
-        kind: sum(metrics[kind] for metrics in scored.values()) / len(scored) for kind in ("published", "corrected")
-    }
+    values = {kind: [metrics[kind] for metrics in scored.values()] for kind in ("published", "corrected")}
+    means = {kind: None if None in of_kind else sum(of_kind) / len(of_kind) for kind, of_kind in values.items()}
     return {"lexicon": lexicon.name, "sets": scored, "mean": means, "missing": missing, "notes": NOTES}
 
 
-def _in_order(predicted: Mapping[str, EmotionSet], clips: UniBenchSet | RecognitionSet) -> list[EmotionSet]:
-    lacking = [name for name in clips.names if name not in predicted]
-    extra = sorted(set(predicted) - set(clips.names))
-    if lacking or extra:
+_T = TypeVar("_T")
+
+
+def _in_order(predicted: Mapping[str, _T], clips: UniBenchSet | RecognitionSet) -> list[_T]:
+    """Return what was predicted for each clip of a set, whose names may differ in form; see :func:`pair_names`."""
+    names = list(predicted)
+    pairs, _ = pair_names(names, clips.names, subset=True)
+    if len(pairs) < len(clips):
+        paired = {row for _, row in pairs}
+        first = next(name for row, name in enumerate(clips.names) if row not in paired)
         raise DataError(
-            f"{clips.name}: predictions lack {len(lacking)} clips and have {len(extra)} others, "
-            f"such as {(lacking or extra)[0]}; predict the {len(clips)} test clips and no other"
+            f"{clips.name}: predictions lack {len(clips) - len(pairs)} clips, such as {first}; "
+            f"predict all {len(clips)} test clips"
         )
-    return [predicted[name] for name in clips.names]
+    return [predicted[names[row]] for row, _ in pairs]
 
 
 def _score_set(
-    clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon, sentiment_of: Callable[[EmotionSet], int]
+    clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon, sentiments: list[int]
 ) -> dict[str, Any]:
     if clips.group == "fine":
         metric, published, corrected, details = _fine(clips, predicted, lexicon)
     elif clips.group == "basic":
         metric, published, corrected, details = _basic(clips, predicted, lexicon)
     else:
-        metric, published, corrected, details = _sentiment(clips, predicted, sentiment_of)
+        metric, published, corrected, details = _sentiment(clips, sentiments)
     return {
         "group": clips.group,
         "metric": metric,
@@ -185,8 +210,7 @@ def _basic(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon) ->
     return "hit rate", scores.hit_rate, scores.corrected, details
 
 
-def _sentiment(clips: UniBenchSet, predicted: list[EmotionSet], sentiment_of: Callable[[EmotionSet], int]) -> _Scored:
-    sentiments = [sentiment_of(words) for words in predicted]
+def _sentiment(clips: UniBenchSet, sentiments: list[int]) -> _Scored:
     scores = sentiment_scores(sentiments, clips.values)
     details = {
         "accuracy": scores.accuracy,

@@ -40,23 +40,39 @@ def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
     """
     table = Table(title=f"MER-UniBench, {summary['lexicon']} lexicon", title_justify="left", caption_justify="left")
     table.add_column("set", no_wrap=True)
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     for column in ("clips", "published", "corrected"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("more", no_wrap=True)
+    table.add_column("more")
     for name, metrics in summary["sets"].items():
         table.add_row(
             TITLES[name],
             metrics["metric"],
             _clips(metrics),
             points(metrics["published"]),
-            points(metrics["corrected"]),
+            _points(metrics["corrected"]),
             _more(metrics),
         )
     table.add_section()
     mean = summary["mean"]
-    table.add_row(_mean_of(summary), "", "", points(mean["published"]), points(mean["corrected"]), _missing(summary))
+    table.add_row(_mean_of(summary), "", "", points(mean["published"]), _points(mean["corrected"]), _missing(summary))
     table.caption = _caption(summary)
+    return table
+
+
+def checkpoints_rich_table(summary: Mapping[str, Any]) -> Table:
+    """Return one row per checkpoint: the published metric of each set and their mean, in points.
+
+    Args:
+        summary: Of :func:`~affectgpt_r1.evaluation.unibench_scores.unibench_over_checkpoints`.
+    """
+    table = Table(title="As published, by checkpoint", title_justify="left")
+    table.add_column("checkpoint", overflow="fold")
+    for name in summary["sets"]:
+        table.add_column(TITLES[name], justify="right")
+    table.add_column("mean", justify="right")
+    for checkpoint, metrics in summary["checkpoints"]["published"].items():
+        table.add_row(checkpoint, *(points(metrics[name]) for name in (*summary["sets"], "mean")))
     return table
 
 
@@ -74,6 +90,10 @@ def recognition_rich_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def _points(value: float | None) -> str:
+    return "" if value is None else points(value)
+
+
 def _clips(metrics: Mapping[str, Any]) -> str:
     """Return the number of clips, next to that of the papers where it differs."""
     if metrics["num_clips"] == metrics["published_clips"]:
@@ -84,7 +104,8 @@ def _clips(metrics: Mapping[str, Any]) -> str:
 def _more(metrics: Mapping[str, Any]) -> str:
     parts = [f"{short} {points(metrics['details'][key])}" for key, short in _MORE.items() if key in metrics["details"]]
     if "checkpoint" in metrics:
-        parts.append(f"{metrics['checkpoint']}; the chosen one has {points(metrics['published_chosen'])}")
+        chosen = metrics["published_chosen"]
+        parts.append(metrics["checkpoint"] + ("" if chosen is None else f"; the chosen one has {points(chosen)}"))
     return ", ".join(parts)
 
 
@@ -104,7 +125,7 @@ def _caption(summary: Mapping[str, Any]) -> str:
     scored = (
         "Here, one checkpoint was scored; none was picked by set."
         if checkpoints is None
-        else f"Here, out of {', '.join(checkpoints['names'])}; corrected: {checkpoints['chosen']}."
+        else f"Here, out of {', '.join(checkpoints['names'])}; corrected: {checkpoints['chosen'] or 'none was named'}."
     )
     notes = dict(summary["notes"])
     return "\n".join([f"{notes.pop('checkpoint')} {scored}", *notes.values()])

@@ -40,7 +40,7 @@ def check_port(port: int) -> None:
 
 def main() -> None:
     """Replace this process by the server; exit with code 2 if the database cannot be used or the port is taken."""
-    parser = argparse.ArgumentParser(description="Browse the runs in MLflow, on this machine only.")
+    parser = argparse.ArgumentParser("make mlflow", description="Browse the runs in MLflow, on this machine only.")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="holds mlflow.db (%(default)s)")
     parser.add_argument("--port", type=int, default=5000)
     arguments = parser.parse_args()
@@ -48,7 +48,7 @@ def main() -> None:
         command = server_command(arguments.outputs.resolve(), arguments.port)
         check_port(arguments.port)
     except ConfigError as error:
-        parser.exit(2, f"error: {message(error)}\n")
+        parser.exit(2, f"{message(f'{parser.prog}: {error}')}\n")
     # MLflow opens on its pages for language-model applications; these pages show the runs.
     print(f"http://{HOST}:{arguments.port}/#/experiments?workflowType=machine_learning", flush=True)
     os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}

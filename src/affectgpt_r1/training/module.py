@@ -60,6 +60,7 @@ class AffectModule(L.LightningModule):
         checks.check_trainable(self.named_parameters(), type(stage).__name__)
         checks.check_full_precision(self.named_parameters())
         self.digests = policy_digests(policy)  # now: later a strategy may shard the frozen weights
+        self.run_config: dict[str, Any] = {}  # for checkpoints; ExactResume sets it
 
     def configure_model(self) -> None:
         """Let FSDP shard the policy; Lightning asks for it in this hook."""
@@ -130,11 +131,10 @@ class AffectModule(L.LightningModule):
         self.val_score.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what trains, with digests of the rest; :class:`ExactResume` adds the state of the run."""
+        """Keep what trains, digests of the rest, and the configuration; :class:`ExactResume` adds the run's state."""
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        weights = checkpoint["state_dict"].items()
-        checkpoint["state_dict"] = {name: tensor for name, tensor in weights if name in trainable}
-        checkpoint |= {"digests": dict(self.digests), "reference": self.policy.reference_state()}
+        checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in trainable}
+        checkpoint |= {"reference": self.policy.reference_state(), "config": self.run_config, "digests": self.digests}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this model, before its weights are loaded."""

@@ -62,9 +62,8 @@ def test_overrides_are_composed_next_to_the_options(capsys):
     def work(options, config):
         return options.number, config.seed, config.stage.name
 
-    assert run_composed_command(parser(), work, ["--number", "3", "seed=7"], first=["experiment=grpo", "seed=5"]) == (
-        3, 7, "grpo"
-    )  # fmt: skip
+    first = ["experiment=demo/grpo", "seed=5"]
+    assert run_composed_command(parser(), work, ["--number", "3", "seed=7"], first=first) == (3, 7, "grpo")
     for arguments, complaint in (
         (["--numbre", "3"], "unrecognized arguments: --numbre"),
         (["sede=3"], "the nearest is seed"),
@@ -85,7 +84,7 @@ def test_overrides_are_composed_next_to_the_options(capsys):
         ("+seed='3'", "seed='3' is not a number; configs/ has seed=1"),
         ("trainer.max_steps=ten", "trainer.max_steps=ten is not a number; configs/ has trainer.max_steps=1000"),
         ("evaluate_after=yes", "evaluate_after=yes is neither true nor false; configs/ has evaluate_after=false"),
-        ("debug=null", "debug=null: there is no "),
+        ("model=null", "model=null: there is no "),
         ("reward=", "and there are accuracy, accuracy_format, "),
         ("--experiment=sft", "--experiment=sft: keys have no dashes, as in experiment=VALUE"),
     ],
@@ -96,7 +95,7 @@ def test_a_value_that_cannot_be_meant_is_refused_before_hydra_reads_it(override,
     monkeypatch.setattr("sys.argv", ["train", "--cfg", "job", override])
     assert said in refused(lambda _: run_with_clear_errors(lambda: pytest.fail("Hydra was asked")), [], capsys)
     if not override.startswith("-"):
-        assert said in refused(plan, ["experiment=grpo", "--tflops", "1", override], capsys)
+        assert said in refused(plan, ["experiment=demo/grpo", "--tflops", "1", override], capsys)
 
 
 def test_every_legal_way_of_giving_a_value_is_taken():
@@ -162,8 +161,8 @@ def test_a_full_or_locked_disk_is_one_line(code, said, capsys, monkeypatch):
         (["--tflops", "0"], "must be above 0"),
         (["--tflops", "nan"], "must be above 0"),
         (["--gpus", "0"], "must be above 0"),
-        (["experiment=grpo", "paths.root=/nowhere", "--tflops", "1"], "No tokenizer at /nowhere/data"),
-        (["experiment=affectgpt_r1_grpo", "--tflops", "1", "--json", "/proc/x/plan.json"], "cannot be written"),
+        (["experiment=demo/grpo", "paths.root=/nowhere", "--tflops", "1"], "No tokenizer at /nowhere/data"),
+        (["experiment=affectgpt_r1/grpo", "--tflops", "1", "--json", "/proc/x/plan.json"], "cannot be written"),
     ],
 )
 def test_plan(arguments: list[str], complaint: str, capsys):
@@ -192,11 +191,17 @@ def test_export_and_convert_name_the_output_that_cannot_be_written(tmp_path: Pat
 )
 def test_export_with_another_prompt_than_in_training_is_refused(tmp_path: Path, capsys, given, key, remedy):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        trained = compose("train", ["experiment=grpo", "data.visual=face"])
+        trained = compose("train", ["experiment=demo/grpo", "data.visual=face"])
         config = resolved(trained)
     checkpoint = tmp_path / "best.ckpt"
     torch.save({"state_dict": {}, "config": config}, checkpoint)
-    usual = ["experiment=grpo", "data.visual=face", f"init_from={checkpoint}", "--output", str(tmp_path / "folder")]
+    usual = [
+        "experiment=demo/grpo",
+        "data.visual=face",
+        f"init_from={checkpoint}",
+        "--output",
+        str(tmp_path / "folder"),
+    ]
     printed = refused(export, [*usual, *given], capsys)
     assert f"{checkpoint} was trained with {key}" in printed
     assert remedy in printed
@@ -275,7 +280,7 @@ def test_batches_hold_a_clip(key: str, tmp_path: Path):
 
 def test_sft_does_not_learn_to_reason_from_nothing():
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["experiment=sft", "prompt=think", "data.train_reasons=null"])
+        config = compose("train", overrides=["experiment=demo/sft", "prompt=think", "data.train_reasons=null"])
     with pytest.raises(ConfigError, match=r"data\.train_reasons, which is null"):
         build_data(config)
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -63,6 +64,15 @@ def test_unknown_command_names_the_nearest(typed, nearest, capsys):
     assert f"the nearest is {nearest!r}" in capsys.readouterr().err
 
 
+def test_help_into_a_closed_pipe_says_nothing():
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from affectgpt_r1.cli.main import main; main(['--help'])"
+    ended = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
 def test_no_command_is_an_error_with_the_help(capsys):
     with pytest.raises(SystemExit) as stopped:
         main([])
@@ -88,7 +98,7 @@ def test_help_waits_for_no_large_library(arguments):
 
 def test_overrides_reach_the_composed_configuration():
     program = "from affectgpt_r1.cli.main import main; main()"
-    arguments = ["train", "experiment=grpo", "stage.beta=0.25", "seed=7", "--cfg", "job"]
+    arguments = ["train", "experiment=demo/grpo", "stage.beta=0.25", "seed=7", "--cfg", "job"]
 
     finished = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
 

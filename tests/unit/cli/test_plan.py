@@ -20,7 +20,7 @@ def planned(tmp_path, *arguments):
 
 
 def test_the_7b_plan_counts_the_papers_parameters(tmp_path, capsys):
-    result = planned(tmp_path, "experiment=sft", "model=affectgpt_7b", "--tflops", "150", "--gpus", "8")
+    result = planned(tmp_path, "experiment=demo/sft", "model=affectgpt_7b", "--tflops", "150", "--gpus", "8")
     # Rank 16 on q, k, v, o, gate, up and down of 28 layers: 16 (in + out) each.
     sizes = [(3584, 3584), (3584, 512), (3584, 512), (3584, 3584), (3584, 18944), (3584, 18944), (18944, 3584)]
     assert result["lora_parameters"] == 28 * 16 * sum(map(sum, sizes)) == 40_370_176
@@ -128,8 +128,8 @@ def test_sampling_waits_for_memory(size):
 
 
 def test_the_papers_grpo_by_hand(tmp_path, capsys):
-    """Of ``experiment=affectgpt_r1_grpo`` on eight A100s, every number worked out from Qwen2.5-7B's shapes."""
-    result = planned(tmp_path, "experiment=affectgpt_r1_grpo", "--tflops", "150", "--gpus", "8")
+    """Of ``experiment=affectgpt_r1/grpo`` on eight A100s, every number worked out from Qwen2.5-7B's shapes."""
+    result = planned(tmp_path, "experiment=affectgpt_r1/grpo", "--tflops", "150", "--gpus", "8")
     prompt = result["tokens_per_clip"]["prompt"]
     tokens = 2 * (prompt + 8 * 1024)
     weights = 2 * (7_615_616_512 + 303_966_208) + 4 * (315_438_720 + 40_370_176 + 14_042_372)
@@ -160,7 +160,7 @@ def test_the_papers_grpo_by_hand(tmp_path, capsys):
 
 def test_usual_answers_take_less_time_and_need_as_much_memory(tmp_path):
     limit, usual = (
-        planned(tmp_path, "experiment=affectgpt_mercaption", "--tflops", "150", *given)
+        planned(tmp_path, "experiment=affectgpt/mercaption", "--tflops", "150", *given)
         for given in ((), ("--answer-tokens", "200"))
     )
     prompt = limit["tokens_per_clip"]["prompt"]
@@ -172,22 +172,22 @@ def test_usual_answers_take_less_time_and_need_as_much_memory(tmp_path):
 def test_clips_passes_and_stored_features(tmp_path, capsys, tiny_data_root):
     root = tiny_data_root(tmp_path / "data", num_train=16)
     given = ("--tflops", "150", "--gpus", "4", f"paths.data={root}")
-    known = planned(tmp_path, "experiment=affectgpt_r1_cold_start", *given)
+    known = planned(tmp_path, "experiment=affectgpt_r1/cold_start", *given)
     # Eight frames of 768 numbers and eight windows of 1,024, in float32.
     assert known["feature_bytes_per_clip"] == 4 * (8 * 768 + 8 * 1024) == 57_344
     assert known["clips"] == 16
     assert known["training_clips"] == 16 - round(0.032 * 16)
     assert known["passes"] == pytest.approx(300_000 * 3 * 4 / known["training_clips"])
     assert f"clips           16 in the training file, {known['passes']:.1f} passes" in capsys.readouterr().out
-    both = planned(tmp_path, "experiment=r1_omni_cold_start", "data.visual=both", *given)
+    both = planned(tmp_path, "experiment=r1_omni/cold_start", "data.visual=both", *given)
     assert both["feature_bytes_per_clip"] == 4 * (16 * 768 + 8 * 1024)
     assert both["training_clips"] == 14  # a tenth validates
-    unknown = planned(tmp_path, "experiment=affectgpt", *given[:-1], f"paths.data={tmp_path}")
+    unknown = planned(tmp_path, "experiment=affectgpt/published", *given[:-1], f"paths.data={tmp_path}")
     assert (unknown["clips"], unknown["passes"], unknown["feature_bytes_per_clip"]) == (None, None, 0)
 
 
 def test_a_run_by_the_clock_has_no_hours(tmp_path, capsys):
-    result = planned(tmp_path, "experiment=control", "model=affectgpt_7b", "--tflops", "1")
+    result = planned(tmp_path, "experiment=demo/control", "model=affectgpt_7b", "--tflops", "1")
     assert (result["steps"], result["hours"]) == (None, None)
     assert "until its time is up" in capsys.readouterr().out
 
@@ -199,7 +199,7 @@ def test_rates_can_be_measured():
 
 def test_mistakes_end_with_code_two(capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["experiment=sft", "stage.bata=1", "--tflops", "1"])
+        main(["experiment=demo/sft", "stage.bata=1", "--tflops", "1"])
     assert ended.value.code == 2
     assert "nearest" in capsys.readouterr().err
 
@@ -216,6 +216,6 @@ def test_mistakes_end_with_code_two(capsys):
 )
 def test_options_that_are_not_numbers(capsys, given, said):
     with pytest.raises(SystemExit) as ended:
-        main(["experiment=affectgpt_mercaption", *given])
+        main(["experiment=affectgpt/mercaption", *given])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err

@@ -100,9 +100,41 @@ def test_name_mismatch_stops_it(files, capsys):
     (files / "p.csv").write_text("name,openset\na,happy\nb,sad\n")
     assert "1 clip (c) with a target and no prediction" in fails(capsys, files)
     assert run(files, "--subset")["samples"] == 2
-    assert "1 clip (c) with a prediction and no target" in fails(
-        capsys, files, "--subset", predictions="t.csv", targets="p.csv"
+    assert "1 targets have no prediction and were not scored, such as c." in capsys.readouterr().out
+    (files / "q.csv").write_text("name,openset\nd,happy\n")
+    assert "no clip has a prediction and a target: 1 clip (d) with a prediction" in fails(
+        capsys, files, predictions="q.csv"
     )
+
+
+def test_predictions_of_more_clips_are_counted_and_not_scored(files, capsys):
+    (files / "p.csv").write_text("name,openset\na,happy\nb,sad\n")
+    assert run(files, predictions="t.csv", targets="p.csv")["samples"] == 2
+    assert "1 predictions have no target and were not scored, such as c." in capsys.readouterr().out
+
+
+def test_strict_fails_where_something_may_be_wrong(files, capsys):
+    (files / "p.csv").write_text("name,openset\na,happy\nb,sad\nc,calm\n")
+    assert run(files, "--strict", predictions="p.csv", targets="p.csv")["samples"] == 3
+    (files / "q.csv").write_text("name,openset\na,happy;sad\nb,sad\nc,calm\n")
+    line = fails(capsys, files, "--strict", predictions="q.csv", targets="p.csv")
+    assert "--strict: 2 lines above say what may be wrong, the first: predictions: the labels seem to be sep" in line
+    assert run(files, predictions="q.csv", targets="p.csv")["unmapped_words"] == [["happy;sad", 1]]
+
+
+def test_an_empty_openset_next_to_a_reason_is_said(files, capsys):
+    (files / "p.csv").write_text("name,openset,reason\na,,He is happy.\nb,sad,\nc,calm,\n")
+    run(files, predictions="p.csv", targets="p.csv")
+    assert "p.csv: 1 rows have text under 'reason' and nothing under 'openset', such as a." in capsys.readouterr().out
+
+
+def test_columns_by_name(files, capsys):
+    (files / "p.csv").write_text("id,label,prediction\na,sad,happy\n")
+    (files / "u.csv").write_text("id,label,prediction\na,happy,sad\n")
+    options = ("--columns", "openset=prediction", "--target-columns", "openset=label")
+    assert run(files, *options, targets="u.csv")["scores"]["mean_level1"]["f1"] == 1
+    assert "p.csv: column 'id' was read as 'name'." in capsys.readouterr().out
+    assert "--columns takes name, openset, reason once each" in fails(capsys, files, "--columns", "labels=x")
 
 
 def test_bad_input_is_one_line(files, capsys):

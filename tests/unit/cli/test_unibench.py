@@ -10,20 +10,8 @@ from affectgpt_r1.cli.unibench import main
 from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.metrics.prediction_folders import prediction_files
+from helpers.unibench_folders import CORRECTED, PUBLISHED, write_unibench
 
-TRAINING = {"t": {"emo": "sad", "val": -1.0}}
-CLASSES = {
-    "mer2023": {"p": "happy", "q": "neutral"},
-    "mer2024": {"p": "happy", "q": "sad"},
-    "meld": {"m1": 0, "m2": 1, "m3": 2, "m4": 3},  # anger, joy, sadness, neutral
-    "iemocap": {"Ses04_x": 0, "Ses05_a": 3, "Ses05_b": 1},  # happy, anger, sad; session 5 is tested
-}
-VALUES = {
-    "cmumosi": {"a": 0.5, "b": -2.0, "c": 0.0, "d": 1.0},
-    "cmumosei": {"a": 3.0, "b": -0.3},
-    "sims": {"a": -1.0, "b": 1.0},
-    "simsv2": {"a": 0.2, "b": -0.2},
-}
 ANSWERS = {
     "mer2023.csv": 'name,openset\np,"happy, sad"\nq,neutral\n',
     "mer2024.jsonl": '{"name": "q", "openset": ["sad"]}\n{"name": "p", "openset": ["angry"]}\n',
@@ -35,28 +23,6 @@ ANSWERS = {
     "sims.csv": "name,openset\na,happy\nb,angry\n",
     "simsv2.csv": "name,openset\na,neutral\nb,neutral\n",
     "ovmerdplus.csv": 'name,openset\nx,"happy, sad"\ny,sad\nz,happy\n',
-}
-PUBLISHED = {
-    "mer2023": 1,  # q is dropped, and the second word of p is free
-    "mer2024": 1 / 2,
-    "meld": 2 / 3,  # m4 is dropped
-    "iemocap": 1 / 2,
-    "cmumosi": 2 / 3,  # targets + - +, predictions + - -: F1 of + is 2/3, of - is 2/3
-    "cmumosei": 1,
-    "sims": 0,
-    "simsv2": 1 / 3,  # both negative: F1 of - is 2/3, of + is 0
-    "ovmerdplus": 3 / 4,  # P = (1/2 + 1) / 2, R = (1 + 1/2) / 2; z is dropped
-}
-CORRECTED = {
-    "mer2023": (1 / 2 + 1) / 2,
-    "mer2024": 1 / 2,
-    "meld": (1 + 1 / 3 + 0 + 0) / 4,
-    "iemocap": 1 / 2,
-    "cmumosi": 2 / 3 * 2 / 3,  # b is an abstention
-    "cmumosei": 1,
-    "sims": 0,
-    "simsv2": 0,
-    "ovmerdplus": 1 / 2,  # P = (1/2 + 1 + 0) / 3, R = (1 + 1/2 + 0) / 3
 }
 
 
@@ -73,19 +39,7 @@ def write_predictions(folder, files=ANSWERS):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    for name, layout in LAYOUTS.items():
-        folder = root / layout.folder
-        folder.mkdir()
-        if name == "ovmerdplus":
-            (folder / layout.label_file).write_text('name,openset\nx,[happy]\ny,"worried,sad"\nz,neutral\n')
-        elif name == "iemocap":
-            corpus = {clip: {"emo": emo, "val": -10} for clip, emo in CLASSES[name].items()}
-            np.savez_compressed(folder / layout.label_file, whole_corpus=corpus)
-        else:
-            kind, of_clip = ("emo", CLASSES[name]) if name in CLASSES else ("val", VALUES[name])
-            corpus = {clip: {"emo": 0, "val": 0.0} | {kind: value} for clip, value in of_clip.items()}
-            np.savez_compressed(folder / layout.label_file, train_corpus=TRAINING, **{layout.corpus: corpus})
+    root = write_unibench(tmp_path_factory.mktemp("data"))
     fold = root / "DFEW" / "EmoLabel_DataSplit" / "test(single-labeled)"
     fold.mkdir(parents=True)
     (fold / "set_1.csv").write_text("video_name,label\n1,1\n2,1\n3,1\n4,7\n")
@@ -151,8 +105,66 @@ def test_several_checkpoints(data, tmp_path, capsys):
 
     assert summary["mean"] == {"published": 1, "corrected": 0}
     assert "epoch_30; the chosen one has 0.00" in capsys.readouterr().out
-    for options in ((), ("--checkpoint", "epoch_5")):
+    assert run(data, predictions, "--checkpoint", "35")["unibench"]["checkpoints"]["chosen"] == "epoch_35"
+    for name in ("epoch_5", "epoch"):
+        options = ("--checkpoint", name)
         assert "without test clips, out of epoch_30, epoch_35" in refused(capsys, data, predictions, *options)
+
+
+def test_every_checkpoint_and_the_published_choice(data, tmp_path, capsys):
+    write_predictions(tmp_path / "p" / "epoch_30", {"sims.csv": "name,openset\na,sad\nb,happy\n"})
+    predictions = write_predictions(tmp_path / "p" / "epoch_35", {"sims.csv": ANSWERS["sims.csv"]}).parent
+    summary = run(data, predictions)["unibench"]
+    assert summary["mean"] == {"published": 1, "corrected": None}
+    assert summary["checkpoints"] == {
+        "names": ["epoch_30", "epoch_35"],
+        "chosen": None,
+        "published": {"epoch_30": {"sims": 1, "mean": 1}, "epoch_35": {"sims": 0, "mean": 0}},
+    }
+    printed = capsys.readouterr().out
+    assert re.search(r"epoch_35 +│ +0\.00 │ +0\.00", printed)
+    assert "corrected: none was named" in printed
+
+
+def test_affectgpts_tree(data, tmp_path, capsys):
+    """Labels are read in place of answers, and the file's sentiment in place of the word map's."""
+    for results, clips in (("results-iemocapfour", ("Ses05_a", "Ses05_b")), ("results-sims", ("a", "b"))):
+        model = tmp_path / "p" / results / "model"
+        model.mkdir(parents=True)
+        for epoch, words in (("30", ["angry", "sad"]), ("40", ["happy", "happy"])):
+            stem = model / f"checkpoint_0000{epoch}_loss_0.5"
+            np.savez_compressed(f"{stem}.npz", name2reason=dict.fromkeys((*clips, "other"), "She is calm."))
+            items = {"filenames": np.array([*clips, "other"]), "fileitems": np.array([*words, "sad"])}
+            np.savez_compressed(f"{stem}-openset.npz", **items)
+            if results == "results-sims":
+                judged = {"filenames": np.array(clips), "fileitems": np.array(["negative", "Positive"])}
+                np.savez_compressed(f"{stem}-openset-sentiment.npz", **judged)
+    summary = run(data, tmp_path / "p")["unibench"]
+    assert summary["checkpoints"]["published"] == {
+        "checkpoint_000030_loss_0.5": {"iemocap": 1, "sims": 1, "mean": 1},
+        "checkpoint_000040_loss_0.5": {"iemocap": 0, "sims": 1, "mean": 0.5},
+    }
+    assert summary["sets"]["sims"]["not_scored"] == 1
+    assert "by the files of sentiment for sims" in capsys.readouterr().out
+    (tmp_path / "p" / "results-sims" / "second").mkdir()
+    np.savez_compressed(
+        tmp_path / "p" / "results-sims" / "second" / "x.npz", name2reason=dict.fromkeys(("a", "b"), "Calm.")
+    )
+    assert "x: has no predictions for iemocap, as another checkpoint" in refused(capsys, data, tmp_path / "p")
+
+
+def test_sets_without_data_are_named(data, tmp_path, capsys):
+    predictions = write_predictions(tmp_path / "p", {file: ANSWERS[file] for file in ("meld.csv", "sims.csv")})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / LAYOUTS["sims"].folder).symlink_to(data / LAYOUTS["sims"].folder)
+    assert list(run(tmp_path / "data", predictions)["unibench"]["sets"]) == ["sims"]
+    assert "meld was predicted and not scored:" in capsys.readouterr().out
+
+
+def test_names_that_differ_in_form(data, tmp_path):
+    predictions = write_predictions(tmp_path / "p", {"sims.csv": "name,openset\nx/A.mp4,sad\nB,happy\nc,happy\n"})
+    scores = run(data, predictions)["unibench"]["sets"]["sims"]
+    assert (scores["published"], scores["not_scored"]) == (1, 1)
 
 
 def test_single_label_sets(data, tmp_path, capsys):
@@ -204,11 +216,15 @@ def test_a_judge_that_is_not_named(data, tmp_path, capsys):
     [
         ({"mld.csv": ""}, "mld.csv: 'mld' is not a data set; the nearest is 'meld' of mer2023"),
         ({"sims.csv": "", "sims.jsonl": ""}, "sims.csv and sims.jsonl both predict sims; keep one"),
-        ({"sims.csv": "name,openset\na,happy\n"}, "sims: predictions lack 1 clips and have 0 others, such as b"),
+        (
+            {"sims.csv": "name,openset\na,happy\n"},
+            "sims: predictions lack 1 clips, such as b; predict all 2 test clips",
+        ),
         ({"sims.csv": ""}, "sims.csv: the file is empty"),
-        ({"sims.csv": "name,labels\na,happy\n"}, "sims.csv, row 1: needs the columns 'name' and 'openset'"),
+        ({"sims.csv": "name,words\na,happy\n"}, "sims.csv, row 1: needs the columns 'name' and 'openset'"),
         ({"mafw.csv": "name,openset\na,happy\n"}, "no_caption/set_1/test.txt: cannot be read"),
         ({"notes.txt": ""}, "has no predictions SET.csv, SET.jsonl or SET.npz, SET being mer2023"),
+        ({"sims-sentiment.csv": ""}, "sims-sentiment.csv: sentiment without the predictions sims.csv or the like"),
     ],
 )
 def test_one_clear_line(data, tmp_path, capsys, files, message):

@@ -44,7 +44,7 @@ def error_of(*overrides: str) -> str:
     ],
 )
 def test_a_misspelt_key_names_the_nearest(override, nearest):
-    message = error_of("experiment=grpo", override)
+    message = error_of("experiment=demo/grpo", override)
     assert message == f"{override.split('=')[0]} is not a key of this configuration; the nearest is {nearest}"
 
 
@@ -58,15 +58,18 @@ def test_a_misspelt_choice_names_the_nearest_and_lists_the_choices():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["experiment=sft", "stage.beta=1"], "stage.beta is not a key of this configuration; it belongs to stage=grpo"),
+        (
+            ["experiment=demo/sft", "stage.beta=1"],
+            "stage.beta is not a key of this configuration; it belongs to stage=grpo",
+        ),
         (["xyzzy=1"], "xyzzy is not a key of this configuration; configs/README.md lists them"),
         (
-            ["experiment=grpo", "optim.lr=1"],
+            ["experiment=demo/grpo", "optim.lr=1"],
             "optim.lr is not a key of this configuration; the nearest is optim.optimizer.lr",
         ),
         (["emotion.qqqqqqqqqqqq=1"], "emotion.qqqqqqqqqqqq is not a key of this configuration; emotion has lexicon"),
         (["experiment", "sft"], "experiment: overrides are KEY=VALUE, without blanks"),
-        (["+experiment=sft"], "+experiment= is given twice: leave out the +"),
+        (["+experiment=demo/sft"], "+experiment= is given twice: leave out the +"),
     ],
 )
 def test_what_hydra_refuses_is_said_in_one_line(overrides, message):
@@ -94,7 +97,7 @@ def test_what_hydra_refuses_is_said_in_one_line(overrides, message):
 )
 def test_a_key_that_nothing_reads_is_refused_though_hydra_takes_it(override, said):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["experiment=grpo", override])
+        config = compose("train", overrides=["experiment=demo/grpo", override])
     with pytest.raises(ConfigError, match=re.escape(said)):
         check_keys(config)
 
@@ -113,7 +116,7 @@ def test_a_key_that_nothing_reads_is_refused_though_hydra_takes_it(override, sai
 )
 def test_keys_that_something_reads_are_taken(override):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        check_keys(compose("train", overrides=["experiment=grpo", override]))
+        check_keys(compose("train", overrides=["experiment=demo/grpo", override]))
 
 
 def test_instantiate_builds_nested_objects_and_takes_arguments():

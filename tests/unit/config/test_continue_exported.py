@@ -67,7 +67,7 @@ def base(make_policy, tiny_config, tmp_path):
 def config_of(folder, *overrides):
     """A run that starts from a folder, with its question."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["experiment=sft", "prompt=think", f"init_from={folder}", *overrides])
+        config = compose("train", overrides=["experiment=demo/sft", "prompt=think", f"init_from={folder}", *overrides])
     config.prompt.question = json.loads((folder / "affectgpt_r1.json").read_text())["template"]["question"]
     return config
 

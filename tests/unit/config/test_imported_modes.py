@@ -85,7 +85,7 @@ def config_of(checkpoint):
     """A run under the settings that a checkpoint carries."""
     stored = torch.load(checkpoint, weights_only=True)["config"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["experiment=affectgpt", f"init_from={checkpoint}"])
+        config = compose("train", overrides=["experiment=affectgpt/published", f"init_from={checkpoint}"])
     for section in ("model", "data", "prompt"):
         OmegaConf.update(config, section, stored[section], merge=False)
     return config
@@ -184,7 +184,7 @@ def test_training_under_other_rules_than_the_imported_ones_says_so(released, wei
         return [one.getMessage().partition(":")[0] for one in caplog.records]
 
     rules = {"data.windows", "data.frame_resize", "data.face_resize", "data.channel_order"}
-    assert not rules & set(warned("affectgpt"))
-    assert rules <= set(warned("affectgpt_mercaption"))
+    assert not rules & set(warned("affectgpt/published"))
+    assert rules <= set(warned("affectgpt/mercaption"))
     with pytest.raises(ConfigError, match=r"init_from=.* was trained with"):
-        warned("affectgpt_r1_grpo")
+        warned("affectgpt_r1/grpo")

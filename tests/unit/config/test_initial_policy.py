@@ -51,23 +51,23 @@ def start(tmp_path: Path):
     ],
 )
 def test_another_setting_is_refused_before_anything_is_built(start, sft, grpo, said):
-    given = start("experiment=sft", sft)
+    given = start("experiment=demo/sft", sft)
     with pytest.raises(ConfigError, match=said):
-        settle_settings(composed("experiment=grpo", grpo, given))
+        settle_settings(composed("experiment=demo/grpo", grpo, given))
 
 
 def test_the_switch_lets_it_start_and_each_difference_is_logged(start, caplog):
-    given = start("experiment=sft", "prompt=no_think", "data.num_frames=4")
-    settle_settings(composed("experiment=grpo", "prompt=think", "strict_init=false", given))
+    given = start("experiment=demo/sft", "prompt=no_think", "data.num_frames=4")
+    settle_settings(composed("experiment=demo/grpo", "prompt=think", "strict_init=false", given))
     assert "prompt.enable_thinking: init_from was trained with false, this run trains with true" in caplog.messages
     assert "data.num_frames: init_from was trained with 4, this run trains with 8" in caplog.messages
 
 
 def test_sft_may_teach_another_prompt_and_fewer_modalities_are_a_line(start, caplog):
-    settle_settings(composed("experiment=sft", "prompt=think", start("experiment=sft")))
+    settle_settings(composed("experiment=demo/sft", "prompt=think", start("experiment=demo/sft")))
     assert caplog.messages[0] == "prompt.enable_thinking: init_from was trained with false, this run trains with true"
     caplog.clear()
-    settle_settings(composed("experiment=grpo", "data.modalities=[text]", start("experiment=sft")))
+    settle_settings(composed("experiment=demo/grpo", "data.modalities=[text]", start("experiment=demo/sft")))
     assert caplog.messages == [
         "data.modalities: this run trains with text, init_from was trained with video, audio, text"
     ]
@@ -76,8 +76,12 @@ def test_sft_may_teach_another_prompt_and_fewer_modalities_are_a_line(start, cap
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        *(("sft", "grpo"), ("smol_sft", "smol_grpo"), ("affectgpt_r1_cold_start", "affectgpt_r1_grpo")),
-        *(("r1_omni_cold_start", "r1_omni"), ("affectgpt_r1_cold_start", "affectgpt_rl"), ("sft", "ablation")),
+        *(("demo/sft", "demo/grpo"), ("smol/sft", "smol/grpo"), ("affectgpt_r1/cold_start", "affectgpt_r1/grpo")),
+        *(
+            ("r1_omni/cold_start", "r1_omni/grpo"),
+            ("affectgpt_r1/cold_start", "affectgpt_rl/ablation"),
+            ("demo/sft", "demo/ablation"),
+        ),
     ],
 )
 @pytest.mark.parametrize("prompt", ["think", "no_think"])
@@ -88,8 +92,8 @@ def test_the_documented_chains_say_nothing(start, first, second, prompt, caplog)
 
 
 def test_a_question_among_those_that_sft_drew_is_known(start, caplog):
-    given = start("experiment=affectgpt_mercaption")  # prompt=ovlabel, and descriptions by turns
-    base = ("experiment=affectgpt_r1_grpo", "prompt=ovlabel", given)
+    given = start("experiment=affectgpt/mercaption")  # prompt=ovlabel, and descriptions by turns
+    base = ("experiment=affectgpt_r1/grpo", "prompt=ovlabel", given)
     settle_settings(composed(*base, "prompt.kind=description"))
     with pytest.raises(ConfigError, match=r"^prompt\.kind"):
         settle_settings(composed(*base, "prompt.kind=sentiment"))
@@ -97,16 +101,16 @@ def test_a_question_among_those_that_sft_drew_is_known(start, caplog):
 
 def test_the_lexicon_of_the_reward_is_a_choice_that_is_logged(start, caplog):
     caplog.set_level("INFO", logger="affectgpt_r1.config.initial_policy")
-    settle_settings(composed("experiment=grpo", "emotion=mer2025", start("experiment=sft")))
+    settle_settings(composed("experiment=demo/grpo", "emotion=mer2025", start("experiment=demo/sft")))
     assert caplog.messages == ['emotion.lexicon: init_from was trained with "bundled", this run scores with "mer2025"']
 
 
 def test_a_control_takes_the_settings_of_its_grpo_run(start, tmp_path, monkeypatch):
     run = tmp_path / "grpo"
     (run / "checkpoints").mkdir(parents=True)
-    trained = composed("experiment=grpo", "data.modalities=[text]", "prompt.max_completion_length=9")
+    trained = composed("experiment=demo/grpo", "data.modalities=[text]", "prompt.max_completion_length=9")
     torch.save({"state_dict": {}, "config": resolved(trained)}, run / "checkpoints" / "last.ckpt")
-    given = ("experiment=control", f"match_wall_time={run}/run.json", start("experiment=sft"))
+    given = ("experiment=demo/control", f"match_wall_time={run}/run.json", start("experiment=demo/sft"))
     config = settle_settings(composed(*given, "optim.optimizer.lr=1e-5"))
     assert (list(config.data.modalities), config.prompt.max_completion_length) == (["text"], 9)
     assert (config.stage.name, config.optim.optimizer.lr, config.data.batch_size) == ("control", 1e-5, 8)

@@ -96,3 +96,25 @@ def test_published_answers_are_drawn_and_the_same_at_a_rerun(tiny_policy, make_b
     assert tiny_policy.generate(batch, 1, sampling("greedy", 1)).texts != first
     with pytest.raises(ConfigError, match=r"prompt\.sampling=beam is unknown; choose greedy or published"):
         sampling("beam", 1)
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "given", "threads"), [(128, None, 1), (576, None, 7), (3584, 3, 3), (128, 2, 2)]
+)
+def test_threads_follow_the_models_size_unless_they_are_given(monkeypatch, hidden_size, given, threads):
+    taken = []
+    monkeypatch.setattr(assembly, "OWN_THREADS", 7)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    config = {"seed": 1, "experiment_name": "t", "num_threads": given}
+    config = OmegaConf.create(config | {"model": {"language_model": {"hidden_size": hidden_size}}})
+    assembly.prepare_process(config)
+    assert taken == [config.num_threads] == [threads]
+
+
+@pytest.mark.parametrize("given", [0, "all", 1.5])
+def test_a_number_of_threads_that_is_none_is_refused(given):
+    config = OmegaConf.create({"seed": 1, "experiment_name": "t", "num_threads": given})
+    with pytest.raises(
+        ConfigError, match=f"^num_threads={given}: give 1 or more, or null to let the model's size decide$"
+    ):
+        assembly.prepare_process(config)

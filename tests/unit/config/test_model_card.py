@@ -23,7 +23,7 @@ def card():
 
 
 def test_a_card_of_the_7b_model(card):
-    text = card("affectgpt_mercaption")
+    text = card("affectgpt/mercaption")
     head = text.split("---")[1]
     assert "base_model: Qwen/Qwen2.5-7B-Instruct\n" in head
     assert "license: other\n" in head
@@ -37,12 +37,12 @@ def test_a_card_of_the_7b_model(card):
 
 
 def test_a_card_of_a_model_from_synthetic_clips(card):
-    text = card("grpo", kind="merged")
+    text = card("demo/grpo", kind="merged")
     assert "base_model" not in text  # the hub would look for it
     assert text.count("trained from scratch") == 3
     assert "synthetic clips: metrics say nothing about real people" in text
     assert 'Question: "Please recognize emotional states of the character.' in text
-    assert "base_model" not in card("smol_grpo")  # a folder's name is no hub id
+    assert "base_model" not in card("smol/grpo")  # a folder's name is no hub id
 
 
 def test_no_setting_becomes_markup(card):
@@ -50,7 +50,9 @@ def test_no_setting_becomes_markup(card):
     keys = ("model.language_model.pretrained", "model.video_encoder.pretrained", "model.fusion", "data.train_labels",
             "prompt.question", "stage.name")  # fmt: skip
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = resolved(compose("train", overrides=["experiment=grpo", "init_from=a/best.ckpt", "synthetic=false"]))
+        config = resolved(
+            compose("train", overrides=["experiment=demo/grpo", "init_from=a/best.ckpt", "synthetic=false"])
+        )
     for key in keys:
         group, *path, last = key.split(".")
         holder = config[group]

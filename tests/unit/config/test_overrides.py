@@ -1,10 +1,11 @@
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.config.keys import text_keys
+from affectgpt_r1.config.keys import CONFIGS, check_overrides, text_keys
 from affectgpt_r1.config.overrides import quote_overrides
 from affectgpt_r1.errors import ConfigError
 
@@ -49,9 +50,9 @@ def test_a_number_that_names_something_stays_text(name):
 @pytest.mark.parametrize(
     "override",
     [
-        "stage.beta=0.04", "seed=1,2,3", "data.modalities=[video,text]", "init_from=null", "+ablation=reward", "-m",
+        "stage.beta=0.04", "seed=1,2,3", "data.modalities=[video,text]", "init_from=null", "ablation=reward", "-m",
         "optim.scheduler.total_steps=100", "data.subtitles=null", "paths.data='/a b/it'", "prompt.question=Who is it?",
-        "--cfg", "experiment=grpo", "seed=range(1,4)", "paths.data=${paths.root}/x",
+        "--cfg", "experiment=demo/grpo", "seed=range(1,4)", "paths.data=${paths.root}/x",
     ],
 )  # fmt: skip
 def test_what_hydra_reads_well_is_left_alone(override):
@@ -68,3 +69,14 @@ def test_what_cannot_be_read_names_its_key():
 def test_keys_of_text():
     assert {"experiment_name", "paths.data", "data.train_labels", "split"} <= text_keys()
     assert not {"seed", "stage.beta", "optim.scheduler.total_steps", "data.image_size"} & text_keys()
+
+
+def test_null_leaves_out_a_group_that_a_run_can_do_without():
+    given = [f"{group}=null" for group in ("experiment", "logger", "debug", "callbacks", "ablation", "model")]
+    quoted = quote_overrides(given)
+    assert quoted == ["~experiment", "logger=none", "~debug", "callbacks=none", "~ablation", "model=null"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", quoted[:-1])
+    assert (config.logger, config.callbacks, config.trainer.max_steps) == ({}, {}, 1000)
+    with pytest.raises(ConfigError, match=r"model=null: there is no .*there are affectgpt_7b, smol, tiny"):
+        check_overrides(quoted)

@@ -92,7 +92,7 @@ def test_a_contradicting_override_is_refused_with_key_values_and_remedy(checkpoi
 
 
 def test_what_agrees_or_is_a_matter_of_the_machine_may_be_given(checkpoint):
-    path = checkpoint("experiment=affectgpt_r1_grpo")
+    path = checkpoint("experiment=affectgpt_r1/grpo")
     given = [
         *("prompt=think", "model=affectgpt_7b", "data.modalities=[text,audio,video]", "data.decoder=pyav"),
         *("model.language_model.dtype=float32", "model.language_model.pretrained=/models/Qwen2.5-7B-Instruct"),
@@ -221,7 +221,13 @@ def test_weights_without_settings_say_so(tmp_path):
 def trained(make_policy, tokenizer_file, tiny_config, tmp_path) -> Path:
     """A complete policy in a file of its own: RGB crops, three frames, no text, at most five tokens."""
     policy = make_policy()
-    given = ("experiment=grpo", "data.modalities=[video,audio]", "data.num_frames=3", "data.num_windows=2", "seed=7")
+    given = (
+        "experiment=demo/grpo",
+        "data.modalities=[video,audio]",
+        "data.num_frames=3",
+        "data.num_windows=2",
+        "seed=7",
+    )
     encoders = {f"policy.encoders.{name}": one.detach() for name, one in policy.encoders.named_parameters()}
     torch.save({"state_dict": encoders}, tmp_path / "encoders.ckpt")
     given = (*given, f"encoders_from={tmp_path}/encoders.ckpt")

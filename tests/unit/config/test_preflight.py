@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from affectgpt_r1.config.compose import CONFIGS
-from affectgpt_r1.config.preflight import check_data, check_prompts, check_settings, schedule_length
+from affectgpt_r1.config.preflight import check_data, check_prompts, check_settings, check_trains, schedule_length
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.samplers import GenerationSchedule
 from affectgpt_r1.data.splits import SplitFiles, Splits
@@ -121,9 +122,9 @@ def test_a_monitored_metric_must_be_one_that_validation_logs(stage, overrides, d
 
 def test_encoders_are_judged_by_their_losses():
     stage = EncoderStage(["pitch"], ["pitch"], 2, 2)
-    check_data(composed("experiment=pretrain_encoders"), stage, clips(), LEXICON)
+    check_data(composed("experiment=demo/pretrain_encoders"), stage, clips(), LEXICON)
     with pytest.raises(ConfigError, match=r"logs val/audio_loss, val/log_mel_loss, val/loss, val/video_loss"):
-        check_data(composed("experiment=pretrain_encoders", "stage.monitor=val/f1"), stage, clips(), LEXICON)
+        check_data(composed("experiment=demo/pretrain_encoders", "stage.monitor=val/f1"), stage, clips(), LEXICON)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_encoders_are_judged_by_their_losses():
     [
         ("trainer.max_steps=-1",),
         ("trainer.max_steps=-1", "+trainer.max_time=00:01:00:00"),
-        ("experiment=control", "optim.scheduler.min_lr_ratio=0.5"),
+        ("experiment=demo/control", "optim.scheduler.min_lr_ratio=0.5"),
     ],
 )
 def test_a_falling_rate_needs_a_length(overrides):
@@ -141,7 +142,7 @@ def test_a_falling_rate_needs_a_length(overrides):
 
 
 def test_a_constant_rate_and_epochs_need_none(caplog):
-    check_settings(composed("experiment=control"))
+    check_settings(composed("experiment=demo/control"))
     check_settings(composed("trainer.max_steps=-1", "trainer.max_epochs=2"))
     assert caplog.messages == []
     check_settings(composed("trainer.max_steps=6"))
@@ -216,3 +217,17 @@ def test_a_prompt_longer_than_the_model_is_refused_with_its_row(make_policy, lea
     data.splits.validation[2] = replace(data.splits.validation[2], subtitle="I said so. " * 200, row=4)
     with pytest.raises(DataError, match=r"data/(train\.csv: row 3|validation\.csv: row 4)"):
         check_prompts(policy, data, learns_targets=learns_targets)
+
+
+def test_without_training_there_is_something_to_test():
+    def config(**given):
+        return OmegaConf.create({"train": False, "evaluate_after": True, "ckpt_path": None} | given)
+
+    check_trains(config())
+    check_trains(config(train=True, evaluate_after=False, ckpt_path="last"))
+    with pytest.raises(
+        ConfigError, match=r"^train=false only answers the test clips: give evaluate_after=true as well$"
+    ):
+        check_trains(config(evaluate_after=False))
+    with pytest.raises(ConfigError, match=r"^train=false tests the weights of init_from, and ckpt_path=last continues"):
+        check_trains(config(ckpt_path="last"))

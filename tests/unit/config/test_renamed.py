@@ -28,7 +28,11 @@ from affectgpt_r1.policy.checkpoint import read_checkpoint
         ("towers_from=null", "encoders_from=null"),
         ("data=ovmer", "data=ov_merd"),
         ("data=mercaption,ovmer", "data=mercaption,ov_merd"),
-        ("experiment=towers", "experiment=pretrain_encoders"),
+        ("experiment=towers", "experiment=demo/pretrain_encoders"),
+        ("experiment=sft,grpo", "experiment=demo/sft,demo/grpo"),
+        ("experiment=affectgpt", "experiment=affectgpt/published"),
+        ("experiment=r1_omni_cold_start", "experiment=r1_omni/cold_start"),
+        ("debug=none", "debug=null"),
         ("~prompt.thinks=true", "~prompt.enable_thinking=true"),
     ],
 )
@@ -51,7 +55,7 @@ def test_the_table_names_what_exists_and_nothing_that_still_does():
     assert set(own.values()) <= keys
     assert not keys & KEYS.keys()
     assert not [key for key in keys if new_key(key)]
-    assert set(CHOICES.values()) <= choices
+    assert set(CHOICES.values()) - {"debug=null"} <= choices
     assert not choices & CHOICES.keys()
     for old, new in TARGETS.items():
         get_object(new)
@@ -96,7 +100,7 @@ def test_a_checkpoint_under_old_names_is_refused_whoever_reads_it(tmp_path):
 
 def test_a_run_folder_under_old_names_says_so(tmp_path):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["experiment=sft", f"paths.run={tmp_path}"])
+        config = compose("train", overrides=["experiment=demo/sft", f"paths.run={tmp_path}"])
     for name in ("checkpoints", ".hydra"):
         (tmp_path / name).mkdir()
     OmegaConf.save(OmegaConf.create({"prompt": {"thinks": True}}), tmp_path / ".hydra" / "config.yaml")

@@ -35,13 +35,13 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 
 @pytest.fixture
 def composed(tmp_path):
-    """``composed(*overrides)``: ``experiment=sft`` in ``outputs/t/sft``; values are set where they can be."""
+    """``composed(*overrides)``: ``experiment=demo/sft`` in ``outputs/t/sft``; values are set where they can be."""
 
     def build(*overrides: str, outputs: Path = tmp_path / "outputs", experiment: str = "sft") -> DictConfig:
         groups = tuple(
             one for one in overrides if one.startswith(("+", "logger=", "callbacks=", "debug=", "model.lora"))
         )
-        config = _composed((f"experiment={experiment}", *groups)).copy()
+        config = _composed((f"experiment=demo/{experiment}", *groups)).copy()
         config.paths.outputs = str(outputs)
         config.merge_with_dotlist([one for one in overrides if one not in groups])
         return config

@@ -53,21 +53,30 @@ def folder_of(job):
 @pytest.mark.parametrize(
     ("overrides", "folder"),
     [
-        ("experiment=grpo", "demo-no_think-seed1/grpo"),
-        ("experiment=grpo stage.beta=0.04 penalty=ratio", "demo-no_think-seed1/grpo+penalty-ratio+stage.beta-0.04"),
-        ("experiment=grpo penalty=ratio stage.beta=0.04", "demo-no_think-seed1/grpo+penalty-ratio+stage.beta-0.04"),
-        ("experiment=grpo seed=3 prompt=think", "demo-think-seed3/grpo"),
-        ("experiment=grpo prompt.max_completion_length=9", "demo-no_think-seed1/grpo+prompt.max_completion_length-9"),
-        ("experiment=sft data.batch_size=4 experiment_name=t", "t/sft"),
-        ("experiment=sft logger=none callbacks=none num_threads=2 data.num_workers=1", "demo-no_think-seed1/sft"),
-        ("experiment=sft trainer=ddp trainer.devices=2 evaluate_after=true", "demo-no_think-seed1/sft"),
-        ("experiment=sft ckpt_path=last overwrite=true paths.data=/d", "demo-no_think-seed1/sft"),
-        ("experiment=affectgpt_r1_grpo stage.beta=0.1", "affectgpt-r1-think-seed1/grpo+stage.beta-0.1"),
-        ("experiment=pretrain_encoders trainer.max_steps=2", "pretrain_encoders"),
-        ("experiment=grpo penalty=ratio debug=fast", "debug/demo-no_think-seed1/grpo"),
-        ("experiment=pretrain_encoders debug=overfit", "debug/demo-no_think-seed1/pretrain_encoders"),
+        ("experiment=demo/grpo", "demo-no_think-seed1/grpo"),
         (
-            "experiment=control match_wall_time=/o/demo-no_think-seed1/grpo+penalty-ratio/run.json",
+            "experiment=demo/grpo stage.beta=0.04 penalty=ratio",
+            "demo-no_think-seed1/grpo+penalty-ratio+stage.beta-0.04",
+        ),
+        (
+            "experiment=demo/grpo penalty=ratio stage.beta=0.04",
+            "demo-no_think-seed1/grpo+penalty-ratio+stage.beta-0.04",
+        ),
+        ("experiment=demo/grpo seed=3 prompt=think", "demo-think-seed3/grpo"),
+        (
+            "experiment=demo/grpo prompt.max_completion_length=9",
+            "demo-no_think-seed1/grpo+prompt.max_completion_length-9",
+        ),
+        ("experiment=demo/sft data.batch_size=4 experiment_name=t", "t/sft"),
+        ("experiment=demo/sft logger=none callbacks=none num_threads=2 data.num_workers=1", "demo-no_think-seed1/sft"),
+        ("experiment=demo/sft trainer=ddp trainer.devices=2 evaluate_after=true", "demo-no_think-seed1/sft"),
+        ("experiment=demo/sft ckpt_path=last overwrite=true paths.data=/d", "demo-no_think-seed1/sft"),
+        ("experiment=affectgpt_r1/grpo stage.beta=0.1", "affectgpt-r1-think-seed1/grpo+stage.beta-0.1"),
+        ("experiment=demo/pretrain_encoders trainer.max_steps=2", "pretrain_encoders"),
+        ("experiment=demo/grpo penalty=ratio debug=fast", "debug/demo-no_think-seed1/grpo"),
+        ("experiment=demo/pretrain_encoders debug=overfit", "debug/demo-no_think-seed1/pretrain_encoders"),
+        (
+            "experiment=demo/control match_wall_time=/o/demo-no_think-seed1/grpo+penalty-ratio/run.json",
             "demo-no_think-seed1/control+match_wall_time-grpo_penalty-ratio-6cab3aff",
         ),
     ],
@@ -84,7 +93,7 @@ def test_folder_of_a_training_run(folder_of, overrides, folder):
         ("seed=2 data.batch_size=4", "seed=1,2 data.batch_size=4", "sft"),
         ("seed=2 experiment_name=t", "seed=1,2", "sft+seed-2"),
         ("data.num_workers=2", "data.num_workers=1,2", "sft+data.num_workers-2"),
-        ("experiment=sft", "experiment=sft,grpo", "sft"),
+        ("experiment=demo/sft", "experiment=demo/sft,demo/grpo", "sft"),
     ],
 )
 def test_a_sweep_names_what_it_varies(folder_of, overrides, swept, folder):
@@ -116,7 +125,7 @@ def test_folder_of_an_evaluation(folder_of, overrides, folder):
 
 
 def test_the_mlflow_run_is_called_as_its_folder(job):
-    assert job("train", "experiment=grpo", "penalty=ratio").logger.mlflow.run_name == "grpo+penalty-ratio-seed1"
+    assert job("train", "experiment=demo/grpo", "penalty=ratio").logger.mlflow.run_name == "grpo+penalty-ratio-seed1"
     assert job("evaluate").logger.mlflow.run_name == "evaluate-seed1"
 
 

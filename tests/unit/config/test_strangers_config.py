@@ -50,7 +50,7 @@ UNRESOLVED = {
 @pytest.fixture(scope="module")
 def sft():
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=["experiment=sft"])
+        return compose("train", overrides=["experiment=demo/sft"])
 
 
 @pytest.fixture

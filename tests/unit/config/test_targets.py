@@ -15,6 +15,7 @@ from affectgpt_r1.config.targets import LIBRARY_TARGETS, PARTS, allowed_targets
 from affectgpt_r1.errors import ConfigError
 
 SHIPPED = {
+    "hydra": {"config.sweep.SweepCallback"},
     "callbacks": {
         *("callbacks.checkpoints.BestCheckpoint", "callbacks.checkpoints.LastCheckpoint"),
         *("callbacks.completions_table.CompletionsTable", "callbacks.hacking_alarm.RewardHackingAlarm"),
@@ -72,7 +73,7 @@ HOSTILE = (
     "lightning.pytorch.strategies.launchers.subprocess_script._SubprocessScriptLauncher",
     *("torch.optim.optimizer.functools.partial", "torch.utils.cpp_extension.load_inline", "torch.hub.load"),
     # What unpickles.
-    *("pickle.load", "torch.load", "numpy.load", "affectgpt_r1.data.layouts.object_archive._PlainUnpickler"),
+    *("pickle.load", "torch.load", "numpy.load", "affectgpt_r1.io.object_archive._PlainUnpickler"),
     *(
         "lightning.pytorch.core.saving._load_from_checkpoint",
         "lightning.pytorch.utilities.migration.migrate_checkpoint",
@@ -165,7 +166,7 @@ def test_a_target_of_another_group_is_refused():
 )
 def test_a_composed_configuration_is_refused_before_anything_is_imported(override):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["experiment=grpo", override])
+        config = compose("train", overrides=["experiment=demo/grpo", override])
     with pytest.raises(ConfigError, match=r"_target_: .* is not allowed"):
         check_composed(config)
     assert "antigravity" not in sys.modules

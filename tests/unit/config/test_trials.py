@@ -22,7 +22,7 @@ def composed(tmp_path_factory):
     save(folder / "other.ckpt", 2.0)
 
     def compose_trial(*overrides):
-        base = ("+ablation=penalty", f"paths.data={folder}/data", f"init_from={folder}/start.ckpt")
+        base = ("ablation=penalty", f"paths.data={folder}/data", f"init_from={folder}/start.ckpt")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return compose("train", [*base, *overrides])
 

@@ -8,10 +8,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from affectgpt_r1.config.compose import CONFIGS
+from affectgpt_r1.config.keys import choices_of
 from affectgpt_r1.config.value_ranges import check_ranges
 from affectgpt_r1.errors import ConfigError
 
-EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+EXPERIMENTS = choices_of("experiment")
 
 
 def composed(*overrides: str):

@@ -273,10 +273,10 @@ def test_a_misspelt_key_of_set_is_refused(written):
 
 def test_a_runs_model_keeps_nothing_of_the_default_one(written):
     """Of HuBERT-large's convolutions ``affectgpt_7b`` says nothing; those of ``tiny`` are not its own."""
-    checkpoint = written("experiment=affectgpt_r1_grpo")
+    checkpoint = written("experiment=affectgpt_r1/grpo")
     config = config_of_checkpoint(checkpoint, [])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        trained = compose("train", overrides=["experiment=affectgpt_r1_grpo"])
+        trained = compose("train", overrides=["experiment=affectgpt_r1/grpo"])
     machine = {"gradient_checkpointing": False}
     assert OmegaConf.to_container(config.model) == {**OmegaConf.to_container(trained.model, resolve=True), **machine}
     assert config.prompt == trained.prompt

@@ -4,8 +4,10 @@ import io
 import json
 import re
 import zipfile
+from functools import partial
 
 import numpy as np
+import openpyxl
 import pytest
 
 from affectgpt_r1.emotion.extraction import extract_labels
@@ -102,8 +104,22 @@ def raw_npz(shape, descr="<U1", content=b"", method=zipfile.ZIP_STORED):
 
 
 FAULTS = {
-    "column.csv": ("name,labels\na,happy\n", "row 1: needs the columns 'name' and 'openset'.*has 'name', 'labels'"),
-    "noname.csv": ("clip,openset\na,happy\n", "row 1: needs the columns 'name'"),
+    "column.csv": (
+        "name,words\na,happy\n",
+        "row 1: needs the columns 'name' and 'openset'.*has 'name', 'words'.*--columns",
+    ),
+    "noname.csv": ("subject,openset\na,happy\n", "row 1: needs the columns 'name'"),
+    "two.csv": (
+        "name,label,prediction\na,happy,sad\n",
+        "row 1: 'label', 'prediction' may each be 'openset'.*--columns openset",
+    ),
+    "empty.json": ("[]", "the file has no rows"),
+    "number.json": ("3", "needs a list of objects, or an object with the labels by name"),
+    "cut.json": ('[{"name": "a"', "not JSON"),
+    "reasons.json": ('{"name2reason": 3}', "key 'name2reason': labels are text or a list of texts, not int"),
+    "damaged.xlsx": (b"PK\x03\x04 and no more", "cannot be read as a workbook .*; save it as .csv"),
+    "old.csv": (b"\xd0\xcf\x11\xe0 and more", "old Excel workbook"),
+    "repeated.npz": (b"PK\x05\x06" + bytes(18), "no array 'filenames', only none"),
     "columns.csv": ("name,openset,openset\na,happy,sad\n", "row 1: has several columns 'openset'; keep one"),
     "digits.jsonl": ('{"name":"a","openset":' + "1" * 5000 + "}", "line 1: not JSON"),
     "twice.csv": ("name,openset\na,happy\nb,sad\na,calm\n", "row 4: 'a' is in row 2 already"),
@@ -116,12 +132,12 @@ FAULTS = {
     "header.csv": ("name,openset\n", "the file has no rows"),
     "empty.jsonl": ("\n\n", "the file has no rows"),
     "latin.csv": ("name,openset\na,hé\n".encode("latin-1"), "not UTF-8.*save it as UTF-8"),
-    "wide.csv": ("name,openset\na,happy\n".encode("utf-16"), "in UTF-16.*save it as 'CSV UTF-8'"),
+    "wide.csv": ("name,openset\na,happy\n".encode("utf-16")[:-1], "not UTF-8"),
     "latin.jsonl": ('{"name": "é"}'.encode("latin-1"), "not UTF-8"),
     "json.jsonl": ('{"name":"a","openset":""}\n{', "line 2: not JSON"),
     "deep.jsonl": ("[" * 200_000, "line 1: not JSON"),
     "list.jsonl": ("[1]", "line 1: not an object"),
-    "field.jsonl": ('{"name":"a","labels":[]}', "line 1: needs the fields.*has 'name', 'labels'"),
+    "field.jsonl": ('{"name":"a","words":[]}', "line 1: needs the fields.*has 'name', 'words'"),
     "null.jsonl": ('{"name":"a","openset":null}', "line 1: neither 'openset' nor 'reason'"),
     "number.jsonl": ('{"name":"a","openset":3}', "line 1: labels are text or a list of texts, not int"),
     "name.jsonl": ('{"name":3,"openset":""}', "line 1: 'name' is 3"),
@@ -152,7 +168,7 @@ FAULTS = {
     "point.npz": (raw_npz("(1,)", content=b"\0\0\x11\0"), "item 0: not text .code point not in range"),
     "half.npz": (raw_npz("(1,)", content=b"\0\xd8\0\0"), "item 0: not text .code point in surrogate"),
     "method.npz": (raw_npz("(1,)", content=b"a\0\0\0", method=zipfile.ZIP_BZIP2), "compressed by method 12"),
-    "labels.txt": ("", "the suffix is none of .csv, .jsonl, .npz"),
+    "labels.txt": ("", "the suffix is none of .csv, .tsv, .xlsx, .json, .jsonl, .npz"),
 }
 
 
@@ -240,12 +256,113 @@ def test_names_pair_up():
     predictions, targets = align(named("c", "a", "b"), named("a", "b", "c"))
     assert predictions == targets == named("a", "b", "c")
     predictions, targets = align(named("c", "a"), named("a", "b", "c"), subset=True)
-    assert predictions == targets == named("a", "c")
+    assert targets == named("a", "c")
+    assert predictions.notes == ("1 targets have no prediction and were not scored, such as b.",)
+    predictions, targets = align(named("a", "t", "u"), named("a"))
+    assert predictions.names == targets.names == ["a"]
+    assert predictions.notes == ("2 predictions have no target and were not scored, such as t.",)
+
+
+def test_names_that_differ_by_folder_suffix_case_or_accents():
+    given = named("clips/B.mp4", "d\\Cafe\u0301.WAV", "a", "other")
+    predictions, targets = align(given, named("a", "b", "café"))
+    assert predictions.labels == [("of a",), ("of clips/B.mp4",), ("of d\\Cafe\u0301.WAV",)]
+    assert targets == named("a", "b", "café")
+    assert predictions.names == targets.names
+    assert predictions.notes == (
+        "2 names were paired that differ by folder, suffix, case or accents, such as clips/B.mp4 and b.",
+        "1 predictions have no target and were not scored, such as other.",
+    )
+
+
+def test_a_name_of_its_own_goes_first():
+    predictions, _ = align(named("a", "A", "x/a"), named("a", "A"))
+    assert predictions.labels == [("of a",), ("of A",)]
 
 
 def test_names_that_differ():
     with pytest.raises(DataError, match=r"2 clips \(c, d\) with a target and no prediction.*--subset"):
         align(named("a", "b"), named("a", "b", "c", "d"))
     for subset in (False, True):
-        with pytest.raises(DataError, match=r"7 clips \(t, u, v, w, x, …\) with a prediction and no target"):
-            align(named("a", *"tuvwxyz"), named("a"), subset=subset)
+        with pytest.raises(
+            DataError, match=r"no clip has a prediction and a target: 7 clips \(t, u, v, w, x, …\) with"
+        ):
+            align(named(*"tuvwxyz"), named("a"), subset=subset)
+    with pytest.raises(DataError, match=r"2 clips \(x/a, y/a\) with a prediction may be 1 clip \(a\) with a target"):
+        align(named("x/a", "y/a"), named("a"))
+    with pytest.raises(DataError, match=r"1 clip \(a\) with a prediction may be 2 clips \(A, x/a\) with a target"):
+        align(named("a"), named("A", "x/a"))
+
+
+OTHER_FILES = {
+    "tabs.tsv": ("name\topenset\na\thappy, sad\nb\tcalm\nc\t\n", ()),
+    "tabs.csv": ("name\topenset\na\thappy, sad\nb\tcalm\nc\t\n", ("has tabs between its cells, and was read so.",)),
+    "german.csv": ("name;openset\na;happy, sad\nb;calm\nc;\n", ("has semicolons between its cells, and was read so.",)),
+    "commas.tsv": ('name,openset\na,"happy, sad"\nb,calm\nc,\n', ("has commas between its cells, and was read so.",)),
+    "wide.csv": (
+        'name,openset\na,"happy, sad"\nb,calm\nc,\n'.encode("utf-16"),
+        ("is in UTF-16, and was read as such.",),
+    ),
+    "case.csv": (
+        'Clip ID,Label\na,"happy, sad"\nb,calm\nc,\n',
+        ("column 'Clip ID' was read as 'name'.", "column 'Label' was read as 'openset'."),
+    ),
+    "list.json": (
+        '[{"name":"a","openset":["happy","sad"]},{"name":"b","openset":"calm"},{"name":"c","openset":[]}]',
+        (),
+    ),
+    "names.json": ('{"a": "happy, sad", "b": ["calm"], "c": ""}', ()),
+    "objects.json": ('{"a": {"openset": "happy, sad"}, "b": {"openset": "calm"}, "c": {"reason": "He walks."}}', ()),
+    "reasons.json": ('{"name2reason": {"a": "Happy and sad.", "b": "calm", "c": ""}}', ()),
+}
+
+
+@pytest.mark.parametrize("file", OTHER_FILES)
+def test_what_people_have(tmp_path, file):
+    content, notes = OTHER_FILES[file]
+    sets = read(write(tmp_path / file, content))
+    assert sets.names == ["a", "b", "c"]
+    assert sets.labels == [("happy", "sad"), ("calm",), ()]
+    assert sets.notes == tuple(f"{file}: {note}" for note in notes)
+
+
+@pytest.mark.parametrize("suffix", ["xlsx", "csv"])
+def test_workbooks(tmp_path, suffix):
+    book = openpyxl.Workbook()
+    for row in (["filename", "openset"], ["a", "happy, sad"], ["b", "calm"], [None, None], ["c", None], [7, "happy"]):
+        book.active.append(row)
+    book.create_sheet("notes")
+    book.save(tmp_path / "a.xlsx")
+    path = (tmp_path / "a.xlsx").rename(tmp_path / f"b.{suffix}")
+    sets = read(path)
+    assert dict(zip(sets.names, sets.labels, strict=True)) == {
+        "a": ("happy", "sad"), "b": ("calm",), "c": (), "7": ("happy",)
+    }  # fmt: skip
+    said = ["is an Excel workbook, in spite of its name; its first sheet was read"] * (suffix == "csv")
+    said += ["has 2 sheets; 'Sheet', the first, was read", "column 'filename' was read as 'name'"]
+    assert sets.notes == tuple(f"b.{suffix}: {note}." for note in said)
+
+
+def test_affectgpts_reasons(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", name2reason={"a": "Happy and sad.", "b": "She is calm.", "c": "not sad"})
+    sets = read(tmp_path / "a.npz")
+    assert sets.names == ["a", "b", "c"]
+    assert sets.labels == [("happy", "sad"), ("calm",), ()]
+    np.savez_compressed(tmp_path / "b.npz", name2reason={"a": Trap(tmp_path / "trace")})
+    with pytest.raises(DataError, match=r"name2reason is a pickle that asks for.*refused"):
+        read(tmp_path / "b.npz")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_columns_that_the_caller_names(tmp_path):
+    path = write(tmp_path / "a.csv", "id,label,prediction,text\na,sad,happy,He is calm.\n")
+    extract = partial(extract_labels, lexicon=LEXICON)
+    assert read_named_sets(path, extract, {"openset": "prediction"}).labels == [("happy",)]
+    assert read_named_sets(path, extract, {"reason": "text", "name": "id"}).labels == [("calm",)]
+    with pytest.raises(DataError, match=r"a\.csv, row 1: no column 'words', which was to be read as 'openset'; it has"):
+        read_named_sets(path, extract, {"openset": "words"})
+
+
+def test_a_target_next_to_free_text_is_not_taken_for_the_prediction(tmp_path):
+    path = write(tmp_path / "a.csv", "name,reason,label\na,She is calm.,sad\n")
+    assert read(path).labels == [("calm",)]

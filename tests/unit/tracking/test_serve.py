@@ -24,7 +24,7 @@ def test_a_port_that_is_taken_is_one_line(outputs, capsys, monkeypatch):
             serve.main()
     assert stopped.value.code == 2
     printed = capsys.readouterr().err
-    assert printed.startswith(f"error: port {port} cannot be opened (")
+    assert printed.startswith(f"make mlflow: port {port} cannot be opened (")
     assert printed.count("\n") == 1
     serve.check_port(port)
 

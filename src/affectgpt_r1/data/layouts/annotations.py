@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
 from affectgpt_r1.types import Annotations, EmotionSet
 
 LABEL_COLUMNS = ("openset", "discrete")  # open vocabulary, or one label per clip (MER's track 1)
@@ -66,6 +66,7 @@ def read_annotations(
     kinds: Sequence[str],
     *,
     required: bool,
+    on_fault: OnFault = refuse,
 ) -> list[dict[str, str | float]]:
     """Read and check what the kinds of question need of each row.
 
@@ -76,6 +77,7 @@ def read_annotations(
         reasons: Their ``N`` reasons, ``""`` where there is none.
         kinds: Keys of :data:`QUESTION_COLUMNS`.
         required: Refuse a file that lacks a column; otherwise leave that kind out.
+        on_fault: See :data:`~affectgpt_r1.errors.OnFault`.
 
     Raises:
         DataError: Names file, row, column and remedy.
@@ -85,9 +87,11 @@ def read_annotations(
         columns = [column for column in QUESTION_COLUMNS[kind] if column not in _ELSEWHERE]
         lacking = [column for column in columns if column not in table.columns]
         if lacking and required:
-            raise DataError(
-                f"{path}: lacks the column {', '.join(lacking)}, which the question {kind!r} needs; add it, or take "
-                f"{kind} out of data.questions"
+            on_fault(
+                DataError(
+                    f"{path}: lacks the column {', '.join(lacking)}, which the question {kind!r} needs; add it, or "
+                    f"take {kind} out of data.questions"
+                )
             )
         if lacking or (not required and len(columns) < len(QUESTION_COLUMNS[kind])):
             continue
@@ -96,10 +100,14 @@ def read_annotations(
             try:
                 annotations[number] |= _values(kind, cells, words, reason)
             except ValueError as error:
-                raise DataError(
+                fault = DataError(
                     f"{path}: row {table.index[number]} ({name}): {error}, which the question {kind!r} needs; correct "
-                    f"it, take the row out, or take {kind} out of data.questions"
-                ) from error
+                    f"it, take the row out, or take {kind} out of data.questions",
+                    kind=f"{path}: {kind}",
+                    items=[f"row {table.index[number]} ({name})"],
+                )
+                fault.__cause__ = error
+                on_fault(fault)
     return annotations
 
 
@@ -108,6 +116,7 @@ def shared_annotations(
     labels: Iterable[EmotionSet],
     annotations: Iterable[Annotations],
     questions: QuestionSet,
+    on_fault: OnFault = refuse,
 ) -> dict[str, str | float]:
     """Return what the questions name of the full training set: candidate labels, and the bounds of valence scores.
 
@@ -118,20 +127,23 @@ def shared_annotations(
         labels: Emotion sets of the training clips.
         annotations: Of the training clips.
         questions: What they may be asked.
+        on_fault: See :data:`~affectgpt_r1.errors.OnFault`.
 
     Raises:
         DataError: A score is outside ``questions.valence_range``.
     """
     shared: dict[str, str | float] = {}
     if "onehot_w_candidates" in questions.kinds:
-        shared["candidates"] = ", ".join(sorted({words[0] for words in labels}))
-    if "valence" in questions.kinds:
-        scores = [float(annotation["valence"]) for annotation in annotations]
+        shared["candidates"] = ", ".join(sorted({words[0] for words in labels if words}))
+    scores = [float(annotation["valence"]) for annotation in annotations if "valence" in annotation]
+    if scores:
         lowest, highest = questions.valence_range or (min(scores), max(scores))
         if not lowest <= min(scores) <= max(scores) <= highest:
-            raise DataError(
-                f"{path}: valence runs from {min(scores):g} to {max(scores):g}, beyond data.valence_range="
-                f"[{lowest:g}, {highest:g}]; widen it, or leave it null"
+            on_fault(
+                DataError(
+                    f"{path}: valence runs from {min(scores):g} to {max(scores):g}, beyond data.valence_range="
+                    f"[{lowest:g}, {highest:g}]; widen it, or leave it null"
+                )
             )
         shared |= {"lowest": float(lowest), "highest": float(highest)}
     return shared

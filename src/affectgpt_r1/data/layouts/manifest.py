@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as short_repr
-from typing import NoReturn
 
 import pandas as pd
 
@@ -20,7 +19,7 @@ from affectgpt_r1.data.layouts.annotations import LABEL_COLUMNS, NO_QUESTIONS, Q
 from affectgpt_r1.data.layouts.mer import is_safe_name
 from affectgpt_r1.data.layouts.spoken_text import limited_subtitles
 from affectgpt_r1.emotion.parsing import parse_labels
-from affectgpt_r1.errors import DataError
+from affectgpt_r1.errors import DataError, OnFault, refuse
 from affectgpt_r1.io.csv_format import HEADER_BYTES, spreadsheet_format
 from affectgpt_r1.io.untrusted_files import has_control_character, json_lines
 from affectgpt_r1.types import Annotations, EmotionSet
@@ -51,6 +50,7 @@ def read_manifest(
     empty_as_neutral: bool = False,
     questions: QuestionSet = NO_QUESTIONS,
     answers_all: bool = False,
+    on_fault: OnFault = refuse,
 ) -> list[ManifestRow]:
     """Read a label file, and reasons and subtitles of its clips.
 
@@ -64,35 +64,46 @@ def read_manifest(
         empty_as_neutral: Read an empty ``openset`` as ``neutral``, as the published training does.
         questions: What the clips may be asked.
         answers_all: Refuse a file that does not answer each of them.
+        on_fault: See :data:`~affectgpt_r1.errors.OnFault`.
 
     Raises:
         DataError: A file is missing, empty or not UTF-8, lacks a column or a clip, names a clip twice or one outside
             ``root``; or a row does not answer one of ``questions``.
     """
     path = root / labels
-    table = read_table(path)
+    try:
+        table = read_table(path, on_fault=on_fault)
+    except DataError as fault:
+        on_fault(fault)
+        return []
     names: list[str] = table["name"].tolist()
-    emotions = _emotions(path, table, ("neutral",) if empty_as_neutral else (), questions)
-    reason_of = _covering(root / reasons, "reason", names) if reasons else {}
-    subtitle_of = clip_subtitles(root / subtitles, "english", names) if subtitles else {}
+    emotions = _emotions(path, table, ("neutral",) if empty_as_neutral else (), questions, on_fault)
+    reason_of = _covering(root / reasons, "reason", names, on_fault) if reasons else {}
+    subtitle_of = clip_subtitles(root / subtitles, "english", names, on_fault) if subtitles else {}
     why = [reason_of.get(name, "") for name in names]
-    annotations = read_annotations(path, table, emotions, why, questions.kinds, required=answers_all)
+    annotations = read_annotations(path, table, emotions, why, questions.kinds, required=answers_all, on_fault=on_fault)
     return [
         ManifestRow(name, words, reason, subtitle_of.get(name, ""), row, annotation)
         for row, name, words, reason, annotation in zip(table.index, names, emotions, why, annotations, strict=True)
     ]
 
 
-def _emotions(path: Path, table: pd.DataFrame, empty: EmotionSet, questions: QuestionSet) -> list[EmotionSet]:
+def _emotions(
+    path: Path, table: pd.DataFrame, empty: EmotionSet, questions: QuestionSet, on_fault: OnFault
+) -> list[EmotionSet]:
     """Return the emotion words of every row; none where the file lacks the column and no question needs it."""
     columns = [column for column in LABEL_COLUMNS if column in table.columns]
     if not columns and not questions.needs_labels():
         return [()] * len(table)
-    _check_columns(path, table, columns[:1] or LABEL_COLUMNS[:1])
+    try:
+        _check_columns(path, table, columns[:1] or LABEL_COLUMNS[:1])
+    except DataError as fault:
+        on_fault(fault)
+        return [()] * len(table)
     return [parse_labels(cell) or empty for cell in table[columns[0]]]
 
 
-def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str] = (), on_fault: OnFault = refuse) -> pd.DataFrame:
     """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
 
     The table's index is the row in a spreadsheet, where blank rows count. Names are composed (NFC), so that files from
@@ -101,36 +112,38 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     Args:
         path: The file.
         columns: Columns that it must have in addition to ``name``.
+        on_fault: Of rows; see :data:`~affectgpt_r1.errors.OnFault`. Such rows are left out where it returns.
 
     Raises:
         DataError: The file cannot be read, lacks a column, clips or a cell, or has an unsafe or repeated name.
     """
     check_format(path)
     try:
-        table = pd.read_csv(path, dtype=str, encoding="utf-8").fillna("")
+        # Longer rows are skipped here, and counted by _checked_rows.
+        table = pd.read_csv(path, dtype=str, encoding="utf-8", on_bad_lines="skip").fillna("")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; set the data folder (paths.data) or the file's name") from error
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path}: the file is empty") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
+        raise DataError(f"{path}: not UTF-8 ({error}); {_how_to_recode(path)}") from error
     except (ValueError, OverflowError, OSError) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
     _check_columns(path, table, ["name", *columns])
     if table.empty:
         raise DataError(f"{path}: has a header but no rows")
-    rows = _checked_rows(path)
+    rows, short = _checked_rows(path, on_fault)
     if len(rows) != len(table):  # quotes inside of cells, which pandas and Python read differently
         raise DataError(f"{path}: has {len(table)} or {len(rows)} rows, by how it is quoted; save it as CSV once more")
     table.index = pd.Index(rows)
     table["name"] = table["name"].map(_composed)
-    _check_names(path, table["name"])
-    return table
+    faulty = _faulty_names(path, table["name"].drop(index=short), on_fault)
+    return table.drop(index=[*short, *faulty])
 
 
-def read_columns(path: Path, column: str) -> dict[str, str]:
+def read_columns(path: Path, column: str, on_fault: OnFault = refuse) -> dict[str, str]:
     """Read one column of a CSV file by clip name, in file order; see :func:`read_table` for what is refused."""
-    table = read_table(path, [column])
+    table = read_table(path, [column], on_fault)
     return dict(zip(table["name"].tolist(), table[column].tolist(), strict=True))
 
 
@@ -159,7 +172,9 @@ def _finite(value: object) -> float:
     return float(value)
 
 
-def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow], known: str = "") -> None:
+def check_disjoint(
+    train: Iterable[ManifestRow], evaluation: Iterable[ManifestRow], known: str = "", on_fault: OnFault = refuse
+) -> None:
     """Refuse clips that are in a training and in an evaluation set; ``known`` says what is known of such clips.
 
     Raises:
@@ -168,9 +183,14 @@ def check_disjoint(train: Iterable[ManifestRow], evaluation: Iterable[ManifestRo
     train_row_of = {row.name: row.row for row in train}
     shared = [row for row in evaluation if row.name in train_row_of]
     if shared:
-        listed = listing(f"{row.name} (rows {train_row_of[row.name]} and {row.row})" for row in shared)
+        listed = [f"{row.name} (rows {train_row_of[row.name]} and {row.row})" for row in shared]
         note = f" ({known})" if known else ""
-        raise DataError(f"{len(shared)} clips are in two splits: {listed}{note}; take them out of the training file")
+        on_fault(
+            DataError(
+                f"{len(shared)} clips are in two splits: {listing(listed)}{note}; take them out of the training file",
+                items=listed,
+            )
+        )
 
 
 def hash_order(rows: Iterable[ManifestRow], salt: str) -> list[ManifestRow]:
@@ -185,20 +205,26 @@ def listing(items: Iterable[str]) -> str:
     return ", ".join(shown[:_LISTED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def clip_subtitles(path: Path, column: str, names: Sequence[str]) -> dict[str, str]:
+def clip_subtitles(path: Path, column: str, names: Sequence[str], on_fault: OnFault = refuse) -> dict[str, str]:
     """Read what is said in the clips ``names``, cut as by :func:`~affectgpt_r1.data.layouts.spoken_text.limited`.
 
     Raises:
         DataError: The file cannot be used, or lacks a clip.
     """
-    return limited_subtitles(path, _covering(path, column, names), names)
+    said = _covering(path, column, names, on_fault)
+    return limited_subtitles(path, said, [name for name in names if name in said])
 
 
-def _covering(path: Path, column: str, names: Sequence[str]) -> dict[str, str]:
-    values = read_columns(path, column)
+def _covering(path: Path, column: str, names: Sequence[str], on_fault: OnFault) -> dict[str, str]:
+    try:
+        values = read_columns(path, column, on_fault)
+    except DataError as fault:
+        on_fault(fault)
+        return {}
     lacking = [name for name in names if name not in values]
     if lacking:
-        raise DataError(f"{path}: has no row for {len(lacking)} of {len(names)} labelled clips: {listing(lacking)}")
+        message = f"{path}: has no row for {len(lacking)} of {len(names)} labelled clips: {listing(lacking)}"
+        on_fault(DataError(message, items=lacking))
     return values
 
 
@@ -223,12 +249,25 @@ def check_format(path: Path) -> None:
         raise DataError(f"{path}: {problem}; save it as 'CSV UTF-8', with commas between the cells")
 
 
-def _checked_rows(path: Path) -> list[int]:
-    """Return each clip's row number; refuse rows of another length than the header.
+def _how_to_recode(path: Path) -> str:
+    """Return the remedy for a file that is not UTF-8: a command where it is in the encoding of a Chinese Excel."""
+    try:
+        with path.open(encoding="gb18030") as file:
+            while file.read(HEADER_BYTES):
+                pass
+    except (OSError, ValueError):
+        return "save the file as UTF-8"
+    return f"save the file as UTF-8; if it is in GBK: iconv -f GB18030 -t UTF-8 {path.name} > utf8-{path.name}"
 
-    pandas would fill short rows with empty cells, and does not count blank rows.
+
+def _checked_rows(path: Path, on_fault: OnFault) -> tuple[list[int], list[int]]:
+    """Return the numbers of the rows that pandas reads, and of those among them that are too short.
+
+    Rows of another length than the header are faults. pandas would fill short rows with empty cells, and does not count
+    blank rows.
     """
     rows: list[int] = []
+    short: list[int] = []
     header: list[str] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -239,45 +278,64 @@ def _checked_rows(path: Path) -> list[int]:
                     header = cells
                     continue
                 if len(cells) != len(header):
-                    _refuse_row(path, row, cells, header)
-                rows.append(row)
+                    on_fault(_length_fault(path, row, cells, header))
+                if len(cells) < len(header):
+                    short.append(row)
+                if len(cells) <= len(header):
+                    rows.append(row)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
-    return rows
+    return rows, short
 
 
-def _refuse_row(path: Path, row: int, cells: list[str], header: list[str]) -> NoReturn:
+def _length_fault(path: Path, row: int, cells: list[str], header: list[str]) -> DataError:
+    items = [f"row {row} ({cells[0]})"]
     if len(cells) < len(header):
-        raise DataError(
+        return DataError(
             f"{path}: row {row} ({cells[0]}) has no cell for the column {header[len(cells)]}; complete the row, or "
-            "write its comma where the cell is meant to be empty"
+            "write its comma where the cell is meant to be empty",
+            kind=f"{path}: short",
+            items=items,
         )
-    raise DataError(
+    return DataError(
         f"{path}: row {row} ({cells[0]}) has {len(cells)} cells, the header {len(header)}; put a cell that holds "
-        "commas in double quotes"
+        "commas in double quotes",
+        kind=f"{path}: long",
+        items=items,
     )
 
 
-def _check_names(path: Path, names: pd.Series[str]) -> None:
+def _faulty_names(path: Path, names: pd.Series[str], on_fault: OnFault) -> list[int]:
+    """Return the rows whose names are faults."""
     first_row: dict[str, int] = {}
+    faulty: list[int] = []
     for row, name in names.items():
         assert isinstance(row, int)
-        if not name:
-            raise DataError(
-                f"{path}: row {row}: the name is empty; pandas takes NA, null, None and nan for empty, too: "
-                "rename the clip"
-            )
-        if not is_safe_name(name):
-            fault = "a control character" if has_control_character(name) else "a folder"
-            raise DataError(
-                f"{path}: row {row}: the name {name!r} has {fault} in it; names are file names without folder "
-                "and suffix, and paths.data is the folder above video/"
-            )
-        if (size := len(name.encode())) > LONGEST_NAME:
-            raise DataError(
-                f"{path}: row {row}: the name {name[:40]!r}… has {size} bytes; file systems allow {LONGEST_NAME} and a "
-                "suffix: rename the clip"
-            )
-        if name in first_row:
-            raise DataError(f"{path}: the name {name!r} is in rows {first_row[name]} and {row}; keep one")
-        first_row[name] = row
+        if problem := _name_problem(name):
+            kind, message = problem
+        elif name in first_row:
+            kind, message = "repeated", f"the name {name!r} is in rows {first_row[name]} and {row}; keep one"
+        else:
+            first_row[name] = row
+            continue
+        faulty.append(row)
+        where = "" if kind == "repeated" else f"row {row}: "
+        on_fault(DataError(f"{path}: {where}{message}", kind=f"{path}: {kind}", items=[f"row {row} ({name[:40]})"]))
+    return faulty
+
+
+def _name_problem(name: str) -> tuple[str, str] | None:
+    """Return the kind of fault and what is wrong with a name; None if it may be a clip's."""
+    if not name:
+        return "empty", ("the name is empty; pandas takes NA, null, None and nan for empty, too: rename the clip")
+    if not is_safe_name(name):
+        fault = "a control character" if has_control_character(name) else "a folder"
+        return fault, (
+            f"the name {name!r} has {fault} in it; names are file names without folder and suffix, and paths.data is "
+            "the folder above video/"
+        )
+    if (size := len(name.encode())) > LONGEST_NAME:
+        return "size", (
+            f"the name {name[:40]!r}… has {size} bytes; file systems allow {LONGEST_NAME} and a suffix: rename the clip"
+        )
+    return None

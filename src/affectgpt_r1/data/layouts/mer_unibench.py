@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from affectgpt_r1.data.layouts.manifest import clip_subtitles, read_columns
 from affectgpt_r1.data.layouts.mer import is_safe_name
-from affectgpt_r1.data.layouts.object_archive import read_object_dict
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.io.object_archive import read_object_dict
 from affectgpt_r1.types import EmotionSet
 
 Group = Literal["fine", "basic", "sentiment"]

@@ -28,6 +28,7 @@ STAMP_FILE = "demo.json"
 VERSION = 1  # raise it when the rendering changes, so that old folders are rendered again
 
 _MEDIA_STREAM = 104_729  # keeps the renderer's draws apart from the plan's
+_ELSEWHERE = "choose another paths.data="
 _NEW, _OLD = "new", "old"
 
 
@@ -49,12 +50,14 @@ def render_demo(root: Path, settings: RenderConfig, *, workers: int = 2) -> None
     plans = plan_clips(settings)
     files = label_files(plans)
     stamp = _stamp(settings, files)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.parent / f".{root.name}.lock"):
+    with clear_write_errors(root, _ELSEWHERE):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root.parent / f".{root.name}.lock").acquire()
+    with lock:
         if is_rendered(root, plans, {**files, STAMP_FILE: stamp}):
             return
         _refuse_foreign(root)
-        with clear_write_errors(root, "choose another paths.data="), _partial_folder(root) as partial:
+        with clear_write_errors(root, _ELSEWHERE), _partial_folder(root) as partial:
             _render_clips(partial / _NEW, plans, settings, workers)
             for name, content in {**files, STAMP_FILE: stamp}.items():
                 (partial / _NEW / name).write_text(content, encoding="utf-8", newline="")

@@ -6,10 +6,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from affectgpt_r1.data.layouts import object_archive
 from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS, read_unibench, read_unibench_set
-from affectgpt_r1.data.layouts.object_archive import read_object_dict
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.io import object_archive
+from affectgpt_r1.io.object_archive import read_object_dict
 
 RAN = []
 

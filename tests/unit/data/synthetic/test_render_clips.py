@@ -273,3 +273,9 @@ def test_damaged_labels_are_rendered_again(tmp_path, name, damage):
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
     render_demo(folder, settings, workers=1)
     assert contents(folder) == before
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=r"file/set: cannot be written: .*; choose another paths\.data=$"):
+        render_demo(tmp_path / "file" / "set", TINY)

@@ -1,0 +1,72 @@
+"""Answers that AffectGPT and seven other models published, scored as the official code scored them."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from affectgpt_r1.emotion.extraction import extract_labels
+from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.evaluation.score_files import score_files
+from affectgpt_r1.evaluation.score_folders import score_folders
+from affectgpt_r1.metrics.functional.wheel_f1 import score_table
+from affectgpt_r1.metrics.prediction_files import align, read_named_sets
+
+FIXTURES = Path(os.environ.get("AFFECTGPT_FIXTURES", ""), "published_outputs")
+WHEELS = "AFFECTGPT_WHEELS" in os.environ
+pytestmark = pytest.mark.skipif(
+    not (FIXTURES.is_dir() and WHEELS), reason="AFFECTGPT_FIXTURES or AFFECTGPT_WHEELS does not name a folder"
+)
+NAMES = {"iemocapfour": "iemocap"}
+PAPER = {"mer2023": 78.54, "meld": 55.65, "cmumosi": 81.30, "cmumosei": 80.90, "sims": 88.49}
+"""Sets whose best epoch is among the published ones."""
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return json.loads((FIXTURES / "expected.json").read_text())
+
+
+def test_mer_unibench_of_four_epochs(expected):
+    report = score_folders(FIXTURES / "unibench", FIXTURES / "labels", lexicon="mer2025")
+    summary = report["unibench"]
+    errors = [
+        abs(
+            summary["checkpoints"]["published"][checkpoint][NAMES.get(name, name)]
+            - scores.get("hit", scores.get("waf"))
+        )
+        for name, epochs in expected["unibench_lexicon_mer2025"].items()
+        for epoch, scores in epochs.items()
+        for checkpoint in summary["checkpoints"]["names"]
+        if f"_{epoch}_" in checkpoint
+    ]
+    assert len(errors) == 28
+    assert max(errors) < 1e-9
+    assert {name: round(100 * summary["sets"][name]["published"], 2) for name in PAPER} == PAPER
+    assert [note.split()[0] for note in report["notes"]] == ["mer2024", "ovmerdplus"]
+
+
+@pytest.mark.parametrize("lexicon", ["mer2025", "mer2026"])
+def test_seven_models_on_ov_merd(expected, lexicon):
+    words = load_lexicon(lexicon)
+    extract = partial(extract_labels, lexicon=words)
+    targets = read_named_sets(FIXTURES / "mer2024" / "check-openset.csv", extract)
+    errors = {}
+    for file, score in expected["ov_merd_mean_level1_f1"][lexicon].items():
+        predictions = read_named_sets(FIXTURES / "ov_merd" / file, extract)
+        answered, wanted = align(predictions, targets, subset=True)
+        errors[file] = abs(score_table(answered.labels, wanted.labels, words)["mean_level1"]["f1"] - score)
+    assert len(errors) == 21
+    assert max(errors.values()) < 1e-9
+
+
+def test_mer2024s_example(expected):
+    folder = FIXTURES / "mer2024"
+    example = expected["mer2024_example"]
+    scored = score_files(
+        folder / "predict-openset.csv", folder / "check-openset.csv", groupings=folder / "openset-synonym.zip"
+    )
+    scores = scored.report["mer2024"]["groupings"]
+    assert scores == {key: pytest.approx(example[key], abs=5e-8) for key in ("accuracy_s", "recall_s", "mean")}

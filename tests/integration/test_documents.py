@@ -1,0 +1,126 @@
+"""Every command of README and docs runs, in a folder of its own that holds what the text before it has made.
+
+Trainings are composed here and run in the slow test; both shorten them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from affectgpt_r1.config.compose import check_composed
+from helpers.configs import compose_config
+from helpers.documents import DOCUMENTS, REPOSITORY, code_blocks
+from helpers.forked import run_command
+
+TRAINING = {"train", "evaluate", "render"}
+SHORT = {
+    "train": (
+        *("trainer.max_steps=2", "trainer.val_check_interval=2", "optim.scheduler.total_steps=20"),
+        *("data.batch_size=2", "data.eval_batch_size=4", "callbacks.completions.console_rows=0"),
+    ),
+    "evaluate": ("data.eval_batch_size=4",),
+    "render": (
+        *("num_caption=6", "num_exact=4", "num_validation=3", "num_test=4", "workers=1", "vocab_size=400"),
+        "paths.data=rendered",
+    ),
+}
+
+
+def _commands(document, *, marked=False):
+    blocks = [block for block in code_blocks(document) if block.language == "bash" and bool(block.mark) is marked]
+    return [shlex.split(command, comments=True) for block in blocks for command in block.commands]
+
+
+def _own_commands():
+    """Return each document's commands of the package, without those that an earlier document has."""
+    seen, own = [], {}
+    for document in DOCUMENTS:
+        if document == ".github/CONTRIBUTING.md":  # followed in test_contributing.py
+            continue
+        new = [command for command in _commands(document) if command[0] == "affectgpt-r1" and command not in seen]
+        seen += new
+        own[document] = [command[1:] for command in new]
+    return own
+
+
+COMMANDS = _own_commands()
+TARGETS = sorted({tuple(command) for document in DOCUMENTS for command in _commands(document) if command[0] == "make"})
+
+
+MARKED = [
+    command[2:] for document in DOCUMENTS for command in _commands(document, marked=True) if command[1] == "train"
+]
+
+
+def _is_training(command):
+    return command[0] in TRAINING and "--cfg" not in command
+
+
+@pytest.fixture(scope="module")
+def workplace(workspace, sft_run, tiny_data_root, write_mp4, tmp_path_factory):
+    """Make the folder in which a reader would stand: rendered clips, trained policies, files of their own."""
+    folder = tmp_path_factory.mktemp("workplace")
+    shutil.copytree(workspace / "data", folder / "data" / "synthetic")
+    shutil.copytree(workspace / "outputs", folder / "outputs")
+    for stage in ("sft", "grpo"):
+        shutil.copytree(sft_run, folder / "outputs" / "demo-no_think-seed1" / stage)
+    tiny_data_root(folder / "my-data")
+    write_mp4(folder / "clip.mp4")
+    write_mp4(folder / "talks" / "first.mp4")
+    (folder / "labels.csv").write_text("name,openset\nfirst,happy\n")
+    (folder / "answers.csv").write_text('name,openset\nfirst,"joyful,proud"\n')
+    (folder / "answers.jsonl").write_text('{"name": "first", "openset": ["joyful"]}\n')
+    return folder
+
+
+def _run(workplace: Path, command, *more: str) -> str:
+    before = Path.cwd()
+    os.chdir(workplace)
+    try:
+        done = run_command(*command, *more)
+    finally:
+        os.chdir(before)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("document", [document for document, commands in COMMANDS.items() if commands])
+def test_commands_run(workplace, document):
+    for command in COMMANDS[document]:
+        if not _is_training(command):
+            _run(workplace, command)
+        elif "-m" not in command:
+            overrides = command[1:]
+            config = compose_config(command[0], *overrides)
+            if command[0] == "train":
+                check_composed(config)
+
+
+@pytest.mark.parametrize("overrides", MARKED, ids=shlex.join)
+def test_trainings_that_are_not_run_compose(overrides):
+    check_composed(compose_config("train", *overrides))
+
+
+@pytest.mark.parametrize("command", TARGETS, ids=shlex.join)
+def test_make_targets_are_planned(command):
+    done = subprocess.run(
+        ["make", "--dry-run", *command[1:]], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_trainings_run(workplace):
+    for command in [command for commands in COMMANDS.values() for command in commands if _is_training(command)]:
+        shortened = [value.replace("seed=1,2,3", "seed=4,5") for value in command]
+        without_limit = "experiment=demo/control" in command
+        short = [key for key in SHORT[command[0]] if not (without_limit and key.startswith("trainer.max_steps"))]
+        multirun = [key for key in shortened if key == "-m"]
+        _run(workplace, [value for value in shortened if value != "-m"], *short, *multirun)

@@ -1,0 +1,55 @@
+"""The README's picture of an answer."""
+
+import json
+
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.patches import Wedge
+from PIL import Image
+
+from affectgpt_r1.emotion.bundled import load_bundled
+from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.report.clip_picture import EXTRA, HIT, INK, average_answer, draw_clip, main
+
+ANSWER = {"name": "clip", "target": ["gloomy", "surprised"], "openset": ["sad", "angry"], "f1": 0.5}
+
+
+@pytest.fixture
+def data(tmp_path, write_mp4, write_wav):
+    write_mp4(tmp_path / "video" / "clip.mp4")
+    write_wav(tmp_path / "audio" / "clip.wav")
+    (tmp_path / "subtitle_chieng.csv").write_text("name,english\nclip,I am fine.\n")
+    return tmp_path
+
+
+def test_words_and_sectors_have_the_colour_of_what_they_are(data):
+    figure = draw_clip(ANSWER, data, load_bundled())
+
+    colours = {text.get_text(): text.get_color() for text in figure.texts}
+    assert colours["sad"] == HIT
+    assert colours["angry"] == EXTRA
+    assert colours["gloomy"] == colours["surprised"] == INK
+    assert {"“I am fine.”", "F1 50, mean of five wheels"} <= set(colours)
+    wheel = figure.axes[-1]
+    assert [text.get_text() for text in wheel.texts] == ["anger:\nextra", "sadness:\nhit", "surprise:\nmissed"]
+    sectors = [patch for patch in wheel.patches if isinstance(patch, Wedge)]
+    assert len(sectors) == len(load_bundled().clusters(1))
+    assert [to_hex(sector.get_facecolor()) for sector in sectors].count(HIT) == 1
+    assert [to_hex(sector.get_edgecolor()) for sector in sectors].count(HIT) == 2
+    assert [to_hex(sector.get_edgecolor()) for sector in sectors].count(EXTRA) == 1
+
+
+def test_it_takes_the_answer_that_is_nearest_to_the_mean(data, tmp_path, capsys):
+    others = [{**ANSWER, "name": name, "f1": f1} for name, f1 in (("best", 1.0), ("worst", 0.0), ("none", None))]
+    answers, picture = tmp_path / "grpo.jsonl", tmp_path / "clip.png"
+    answers.write_text("".join(f"{json.dumps(answer)}\n" for answer in (*others, ANSWER)))
+
+    main(["--answers", str(answers), "--data", str(data), "--output", str(picture)])
+
+    assert capsys.readouterr().out == f"{picture}\n"
+    assert Image.open(picture).size == (1152, 1104)
+
+
+def test_answers_without_a_score_cannot_be_drawn():
+    with pytest.raises(ConfigError, match="none of the answers has a score"):
+        average_answer([{**ANSWER, "f1": None}])
