@@ -25,7 +25,7 @@ SWEEPS ?= reward reasoning penalty
 SFT_POLICIES := outputs/demo-no_think-seed1/sft/run.json outputs/demo-think-seed1/sft/run.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report figures mlflow lint test test-cpu test-device test-slow bench clean
+.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report figures doctor mlflow lint test test-cpu test-device test-slow bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -101,6 +101,9 @@ report: | $(VENV)/.installed ## Write the report on the sweeps to outputs/report
 
 figures: evaluate ## Draw the README's picture, docs/clip.png, from the answers of the GRPO policy
 	$(BIN)/python -m affectgpt_r1.report.clip_picture --answers $(RUN)/predictions/grpo.jsonl
+
+doctor: | $(VENV)/.installed ## Say what a run lacks before it starts (ARGS="experiment=affectgpt/ov_merd paths.data=FOLDER")
+	$(BIN)/affectgpt-r1 doctor $(ARGS)
 
 mlflow: | $(VENV)/.installed ## Browse the runs at http://127.0.0.1:5000 (ARGS="--port 5001")
 	$(BIN)/python -m affectgpt_r1.tracking.serve $(ARGS)

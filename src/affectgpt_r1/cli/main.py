@@ -20,6 +20,7 @@ COMMANDS = {
     "render": "render the synthetic clips (overrides: configs/render.yaml)",
     "train": "train one stage (overrides: configs/train.yaml), as in `experiment=demo/grpo stage.beta=0.04`",
     "plan": "parameters, memory, steps and hours of a run: experiment=NAME [--tflops N] [--json FILE]",
+    "doctor": "say what a run lacks before it starts: experiment=NAME [--decode N] [--json [FILE]]",
     "evaluate": "compare trained policies on the test split (overrides: configs/evaluate.yaml)",
     "predict": "label videos, or the clips of a data folder: FILE|FOLDER... | --data ROOT [--checkpoint C]",
     "score": "score a file of predictions: --predictions P --targets T, or --submission NAME-openset.npz",

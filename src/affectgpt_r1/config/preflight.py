@@ -14,7 +14,7 @@ from affectgpt_r1.callbacks.checkpoints import direction_of
 from affectgpt_r1.data.collate import collate
 from affectgpt_r1.data.layouts.manifest import ManifestRow, listing
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
 from affectgpt_r1.policy.questions import LABEL_KINDS
 from affectgpt_r1.training.base import BufferedStage, Stage
 from affectgpt_r1.training.optim import NEEDS_A_LENGTH
@@ -93,16 +93,10 @@ def check_data(config: DictConfig, stage: Stage, data: ClipDataModule, lexicon: 
         ConfigError: Names the key of the monitored metric, and the names that there will be.
         DataError: Names the label file and the lexicon, or the key that gives validation clips.
     """
+    check_validation(data)
     rows, kind = data.splits.validation, config.prompt.kind
-    if not rows:
-        raise DataError(
-            f"{data.root / data.files.train_labels}: data.val_fraction={data.val_fraction} leaves no clip to "
-            "validate on, so there would be no best.ckpt; raise it, or name a file by data.validation_labels"
-            if data.files.validation_labels is None
-            else f"{data.root / data.files.validation_labels}: there is no clip to validate on"
-        )
     if stage.answers and kind in ("", *LABEL_KINDS):
-        _check_labels(data, lexicon, tests=config.evaluate_after)
+        check_labels(data, lexicon, tests=config.evaluate_after)
     targets, annotations = [row.labels for row in rows], [row.annotations for row in rows]
     names = validation_names(stage, kind, targets, annotations, lexicon)
     for key, monitor, _ in _monitors(config):
@@ -141,20 +135,45 @@ def _monitors(config: DictConfig) -> list[tuple[str, str, str]]:
     return monitors
 
 
-def _check_labels(data: ClipDataModule, lexicon: Lexicon, *, tests: bool) -> None:
+def check_validation(data: ClipDataModule) -> None:
+    """Refuse a data folder without a clip to validate on."""
+    if not data.splits.validation:
+        raise DataError(
+            f"{data.root / data.files.train_labels}: data.val_fraction={data.val_fraction} leaves no clip to "
+            "validate on, so there would be no best.ckpt; raise it, or name a file by data.validation_labels"
+            if data.files.validation_labels is None
+            else f"{data.root / data.files.validation_labels}: there is no clip to validate on"
+        )
+
+
+def check_labels(data: ClipDataModule, lexicon: Lexicon, *, tests: bool, on_fault: OnFault = refuse) -> None:
+    """Refuse a split whose labels no wheel knows, and warn of those that are unknown in part.
+
+    Args:
+        data: Its ``splits`` are judged.
+        lexicon: Has the wheels.
+        tests: Judge the test split, too.
+        on_fault: See :data:`~affectgpt_r1.errors.OnFault`.
+    """
     splits, files = data.splits, data.files
     parts: list[tuple[str, Sequence[ManifestRow]]] = [(files.train_labels, splits.train)]
     parts.append((files.validation_labels or files.train_labels, splits.validation))
     if tests and files.test_labels:
         parts.append((files.test_labels, splits.test))
     for name, rows in parts:
+        if not rows:
+            continue
         words = {word for row in rows for word in row.labels}
         unknown = sorted(word for word in words if word not in lexicon)
         if len(unknown) == len(words):
-            raise DataError(
-                f"{data.root / name}: no label of its {len(rows)} clips is on a wheel of the {lexicon.name} lexicon, "
-                "so no answer can be scored; give labels in the lexicon's language, or another emotion.lexicon="
+            on_fault(
+                DataError(
+                    f"{data.root / name}: no label of its {len(rows)} clips is on a wheel of the {lexicon.name} "
+                    "lexicon, so no answer can be scored; give labels in the lexicon's language, or another "
+                    "emotion.lexicon="
+                )
             )
+            continue
         lost = sum(all(word not in lexicon for word in row.labels) for row in rows)
         if unknown:
             log.warning(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,13 +61,21 @@ def report_folder(data: ClipDataModule, num_decoded: int) -> FolderReport:
     doubtful = [row for row in rows if row.name in doubts]
     sample = [row for row in hash_order(rows, salt="doctor")[:num_decoded] if row.name not in doubts]
     decoded = _decode(data, [*doubtful[:_MOST_DOUBTFUL], *sample] if num_decoded else [], report)
-    report.doubtful = [UnreadableClip(row.name, doubts[row.name]) for row in doubtful if row.name not in decoded]
+    report.unreadable = [_with_doubt(clip, doubts) for clip in report.unreadable]
+    left = [row.name for row in doubtful if row.name not in decoded]
+    report.doubtful = [UnreadableClip(name, ": ".join(doubts[name])) for name in left]
     return report
 
 
-def _look_at_files(data: ClipDataModule, report: FolderReport) -> dict[str, str]:
-    """Count the files of every clip and return why the files of some look damaged, by clip name."""
-    doubts: dict[str, str] = {}
+def _with_doubt(clip: UnreadableClip, doubts: Mapping[str, tuple[str, str]]) -> UnreadableClip:
+    """Add to a reader's words what the file looks like, which may name its cause."""
+    file, doubt = doubts.get(clip.name, ("", ""))
+    return clip._replace(reason=f"{clip.reason} ({doubt})") if file and clip.reason.startswith(file) else clip
+
+
+def _look_at_files(data: ClipDataModule, report: FolderReport) -> dict[str, tuple[str, str]]:
+    """Count the files of every clip, and return for those of which one looks damaged that file and why, by name."""
+    doubts: dict[str, tuple[str, str]] = {}
     root = str(data.root)
     files = [
         (name, place.format(name))
@@ -81,7 +89,7 @@ def _look_at_files(data: ClipDataModule, report: FolderReport) -> dict[str, str]
         for (name, file), look in zip(files, chain.from_iterable(looks), strict=True):
             report.files[file.partition("/")[0]] += 1
             if look.doubt:
-                doubts.setdefault(name, f"{root}/{file}: {look.doubt}")
+                doubts.setdefault(name, (f"{root}/{file}", look.doubt))
             elif look.crop_size:
                 report.crop_sizes.setdefault(look.crop_size, []).append(file)
     return doubts

@@ -1,0 +1,1 @@
+"""Find what a run would fail over before it starts: the machine, the weights and the data folder of a configuration."""
