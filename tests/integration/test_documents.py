@@ -74,6 +74,7 @@ def workplace(workspace, sft_run, tiny_data_root, write_mp4, tmp_path_factory):
     write_mp4(folder / "clip.mp4")
     write_mp4(folder / "talks" / "first.mp4")
     (folder / "labels.csv").write_text("name,openset\nfirst,happy\n")
+    (folder / "preferences.csv").write_text("name,preference\nfirst,a1\nsecond,a2\n")
     (folder / "answers.csv").write_text('name,openset\nfirst,"joyful,proud"\n')
     (folder / "answers.jsonl").write_text('{"name": "first", "openset": ["joyful"]}\n')
     return folder

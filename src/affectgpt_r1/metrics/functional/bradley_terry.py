@@ -24,8 +24,8 @@ def bradley_terry_strengths(wins: ArrayLike, *, prior: float = 0.5, iterations: 
     wins = np.asarray(wins, dtype=np.float64)
     played = wins + wins.swapaxes(-1, -2)  # n_ij
     # Without the prior a player that never loses has no finite strength, and strengths have no scale.
-    won = wins.sum(-1) + prior  # W_i
-    strengths = np.ones_like(won)
+    won: NDArray[np.float64] = wins.sum(-1) + prior  # W_i
+    strengths: NDArray[np.float64] = np.ones_like(won)
     for _ in range(iterations):
         # Minorisation-maximisation (Hunter, "MM algorithms for generalized Bradley-Terry models", 2004, equation 3):
         # p_i <- W_i / sum_j n_ij / (p_i + p_j), where the player of strength 1 adds 2 * prior / (p_i + 1) to the sum.
