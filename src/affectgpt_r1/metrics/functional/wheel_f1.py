@@ -243,8 +243,8 @@ def score_table(
     ``case3_wheel{1..5}_level{1,2}`` (clusters), ``mean_level1`` and ``mean_level2`` (means over the wheels);
     ``mer2025_challenge`` has the mean ``f1`` of both levels.
     """
-    coded = (code_sets(sets, lexicon) for sets in (predictions, targets))
-    return corpus_scores(corpus_counts(*coded, lexicon), zero_division)
+    counts = corpus_counts(code_sets(predictions, lexicon), code_sets(targets, lexicon), lexicon)
+    return corpus_scores(counts, zero_division)
 
 
 def corpus_scores(
