@@ -67,7 +67,7 @@ sft: | outputs/pretrain_encoders/checkpoints/best.ckpt ## Train the SFT policy o
 
 grpo: | $(RUN)/sft/run.json ## Train the GRPO policy and its control from the SFT policy, and compare all three
 	$(TRAIN) experiment=demo/grpo $(ARGS)
-	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,demo/grpo) && \
+	$(if $(filter-out debug=null,$(filter debug=%,$(ARGS))),@echo "A debug run is not compared.",$(call FIND_RUN,demo/grpo) && \
 	$(TRAIN) experiment=demo/control $(SHARED) $(AGAIN) match_wall_time="$$run/run.json" paths.run="$$experiment/control$$own" && \
 	$(BIN)/python -m affectgpt_r1.cli.evaluate $(SHARED) systems.grpo="$$run/checkpoints/best.ckpt" \
 	  systems.control="$$experiment/control$$own/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")
@@ -87,7 +87,7 @@ outputs/$(SMOL_EXPERIMENT)/sft/run.json: | $(SMOL_WEIGHTS) outputs/pretrain_enco
 
 smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained SmolLM2-135M-Instruct, and compare on 150 clips
 	$(TRAIN) experiment=smol/grpo $(ARGS)
-	$(if $(filter debug=%,$(ARGS)),@echo "A debug run is not compared.",$(call FIND_RUN,smol/grpo) && \
+	$(if $(filter-out debug=null,$(filter debug=%,$(ARGS))),@echo "A debug run is not compared.",$(call FIND_RUN,smol/grpo) && \
 	$(BIN)/python -m affectgpt_r1.cli.evaluate $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 \
 	  systems.grpo="$$run/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")  # all 600 clips would take four times as long
 
@@ -118,7 +118,7 @@ test: | $(VENV)/.installed ## All tests but the slow ones
 	$(MAKE) --no-print-directory -j 2 test-cpu test-device
 
 test-cpu: | $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow' src tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' src tests
 
 test-device: | $(VENV)/.installed  # in a process of its own: autograd's thread for the simulated device forbids forks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider $(wildcard tests/*/*_on_device.py tests/*/*/*_on_device.py)

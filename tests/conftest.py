@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,17 @@ if TYPE_CHECKING:
 RATE = 16_000
 FPS = 8
 SIZE = 32
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is imported out of garbage collection: it stays, and a child that looked through it would copy it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _write_wav(path: Path, seconds: float = 2.5, *, hertz: float = 220.0, rate: int = RATE, channels: int = 1) -> Path:
@@ -131,6 +144,31 @@ def tiny_data_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
         return folder
 
     return fill
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kept_configurations() -> Iterator[None]:
+    from helpers.configs import keep_what_hydra_reads
+
+    with pytest.MonkeyPatch.context() as patch:
+        keep_what_hydra_reads(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Let nothing wait until it is safe from a loss of power, which no test brings about."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def connected(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", connected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+    event.remove(Engine, "connect", connected)
 
 
 @pytest.fixture

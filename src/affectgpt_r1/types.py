@@ -10,7 +10,8 @@ Shape letters, used in every docstring:
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -22,6 +23,7 @@ MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 Visual: TypeAlias = Literal["face", "frame", "both", "image"]  # face crops, full frames, both, or one still image
 EmotionSet: TypeAlias = tuple[str, ...]  # of one clip, parsed and in order; duplicates are kept, and counted in reports
 Annotations: TypeAlias = Mapping[str, str | float]  # other columns of a label file, for AffectGPT's questions
+Phase: TypeAlias = Callable[[str], AbstractContextManager[Any]]  # a context for the named phase of a step
 
 
 class UnreadableClip(NamedTuple):
@@ -44,7 +46,7 @@ class Clip:
     waveform: Tensor | None = None  # (W, S) float32 in [-1, 1] at 16 kHz; None if not loaded
     features: Mapping[str, Tensor] | None = None  # frozen-encoder outputs by modality, in place of media
     cues: Mapping[str, float] | None = None  # of a synthetic clip; only stage=pretrain_encoders asks for them
-    skipped: tuple[UnreadableClip, ...] = ()  # clips that were drawn before this one and could not be read
+    unreadable: tuple[UnreadableClip, ...] = ()  # clips that were drawn before this one and could not be read
     context_frames: Tensor | None = None  # (F, 3, H, W) uint8 RGB: full frames next to face crops, data.visual=both
     question: str = ""  # drawn from data.questions; "" is the prompt's own
     annotations: Annotations = field(default_factory=dict)  # what the question needs beyond labels and reason
@@ -63,7 +65,7 @@ class ClipBatch:
     waveforms: Tensor | None = None  # (B, W, S) float32; None if the audio modality is not loaded
     features: Mapping[str, Tensor] = field(default_factory=dict)  # "video": (B, F, D_video), "audio": (B, W, D_audio)
     cues: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) float32 per cue
-    skipped: tuple[UnreadableClip, ...] = ()  # clips that were drawn for this batch and could not be read
+    unreadable: tuple[UnreadableClip, ...] = ()  # clips that were drawn for this batch and could not be read
     context_frames: Tensor | None = None  # (B, F, 3, H, W) uint8 RGB
     questions: tuple[str, ...] = ()  # empty where every clip is asked the prompt's own
     annotations: tuple[Annotations, ...] = ()  # empty where no question needs any

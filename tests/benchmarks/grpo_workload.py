@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from omegaconf import OmegaConf
 
+from affectgpt_r1.callbacks.step_timer import PhaseTimer
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.engine.fast import FastEngine
-from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.policy.backbone import build_language_model
 from affectgpt_r1.policy.build_policy import build_policy
 from affectgpt_r1.policy.policy import MultimodalPolicy
@@ -125,7 +125,8 @@ class OurSystem:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
         self.stage.prepare(policy)
         policy.train()
-        self.timer = policy.timer = self.stage.timer = PhaseTimer(clock=time.process_time)
+        self.timer = PhaseTimer(clock=time.process_time)
+        policy.phase = self.stage.phase = self.timer.phase
         self.steps = 0
 
     def step(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from trl.trainer.utils import entropy_from_logits as trl_entropy
 from trl.trainer.utils import selective_log_softmax as trl_log_softmax
 
-from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
+from affectgpt_r1.engine.reference import entropy_from_logits, selective_log_softmax
 
 ROUNDS = 7
 

@@ -27,6 +27,7 @@ from affectgpt_r1.config.keys import choices_of
 from affectgpt_r1.config.targets import allowed_targets
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.training.grpo_config import GRPOConfig
+from helpers.configs import compose_config
 
 ENTRIES = ("train", "evaluate", "render")
 OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
@@ -46,8 +47,7 @@ OVERLAY_FILES = [(group, choice) for group in OVERLAYS for choice in choices_of(
 
 
 def composed(entry: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(entry, overrides=list(overrides))
+    return compose_config(entry, *overrides)
 
 
 def targets(tree: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -158,6 +158,13 @@ def test_every_stage_and_reward_can_be_built(stage, reward):
     if stage == "grpo":
         parts = {"all": "accuracy format dual alignment perception", "r1_omni": "single_label format"}
         assert set(built.rewards.weights) == set(parts.get(reward, reward.replace("_", " ")).split())
+
+
+def test_a_reward_is_composed_from_parts():
+    given = ("reward=none", "reward/parts=[single_label,dual]", "reward.weights.dual=0.6", "prompt=think")
+    rewards = instantiate(composed("train", *given).reward, "reward")
+    assert list(rewards.rewards) == ["single_label", "dual"]
+    assert rewards.weights == {"single_label": 1.0, "dual": 0.6}
 
 
 @pytest.mark.parametrize("penalty", choices_of("penalty"))

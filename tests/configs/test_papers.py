@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from affectgpt_r1.config.compose import CONFIGS, resolved
 from affectgpt_r1.config.keys import choices_of
+from helpers.configs import compose_config
 
 ALL_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 AFFECTGPT = {
@@ -159,8 +160,7 @@ PAPERS = {
 
 
 def composed(experiment, *overrides):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return resolved(compose("train", overrides=[f"experiment={experiment}", *overrides]))
+    return resolved(compose_config("train", f"experiment={experiment}", *overrides))
 
 
 def at(config, key):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import multiprocessing
+import json
 import os
 import signal
 import subprocess
@@ -15,15 +15,19 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import wait
-from types import ModuleType
-from typing import NoReturn
+from types import ModuleType, SimpleNamespace
+from typing import Any, NoReturn
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
+from lightning.pytorch.strategies.launchers import subprocess_script
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from affectgpt_r1.cli.main import main
 
 IMPORTED_LATE = (
-    *("torch._dynamo", "torch.distributed.checkpoint", "mlflow.store.tracking.sqlalchemy_store"),
+    *("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.distributed.tensor"),
+    *("torch.distributed.checkpoint.state_dict", "mlflow.store.tracking.sqlalchemy_store"),
     *("affectgpt_r1.config.run", "affectgpt_r1.config.sweep", "affectgpt_r1.evaluation.compare_policies"),
 )
 """What commands import when they need it: once in the parent instead of in every child."""
@@ -47,8 +51,6 @@ def run_command(
         prepare()
         main(arguments)
 
-    for module in IMPORTED_LATE:
-        import_module(module)
     return run_forked(program, on_line)
 
 
@@ -58,23 +60,50 @@ def run_forked(
     """Run ``task`` in a forked child as a program of its own; its exceptions and exit code are as Python's."""
     reader, writer = os.pipe()
     with tempfile.TemporaryFile("w+") as errors, os.fdopen(reader, errors="replace") as output:
-        pid = os.fork()
-        if pid == 0:
-            os.close(reader)
-            run_as_program(task, writer, errors.fileno())
+        pid = fork_program(task, writer, errors.fileno())
         os.close(writer)
         code, printed = None, []
         try:
             for line in output:
                 printed.append(line)
                 on_line(pid, line)
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            code = _code_of(pid)
         finally:
             if code is None:  # such as a time-out of the test
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
         errors.seek(0)
         return subprocess.CompletedProcess([], code, "".join(printed), errors.read())
+
+
+def fork_second_process() -> None:
+    """Fork the process that Lightning is about to start, instead of a new interpreter's 13 s of imports.
+
+    For the ``prepare`` of :func:`run_command`. It waits for its arguments and environment, and ends where none come.
+    """
+    reader, writer = os.pipe()
+
+    def second() -> None:
+        os.close(writer)
+        with os.fdopen(reader) as file:
+            told = file.read()
+        if told:
+            arguments, environment = json.loads(told)
+            os.environ.clear()
+            os.environ.update(environment)
+            rank_zero_only.rank = fabric_rank_zero_only.rank = 1  # read from the environment on import
+            main(["train", *arguments])
+
+    pid = fork_program(second, 1, 2)
+    os.close(reader)
+
+    class Forked(subprocess.Popen[bytes]):
+        def _execute_child(self, args: list[str], *options: Any) -> None:
+            with os.fdopen(writer, "w") as file:
+                json.dump((args[3:], options[5]), file)  # python -m MODULE OVERRIDES, and env
+            self.pid, self._child_created = pid, True
+
+    subprocess_script.subprocess = SimpleNamespace(Popen=Forked)
 
 
 def forget_modules(*packages: str) -> None:
@@ -94,33 +123,49 @@ def run_processes(tasks: Sequence[Callable[[], object]], seconds: float, output:
     Returns:
         Their exit codes. Once one has failed or the time is over, the others are killed with what they have started.
     """
-
-    def run(task: Callable[[], object]) -> None:
-        os.setsid()
-        run_as_program(task, 1 if output is None else output, 2 if output is None else output)
-
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=run, args=(task,)) for task in tasks]
+    stdout, stderr = (1, 2) if output is None else (output, output)
     deadline = time.monotonic() + seconds
+    pids: list[int] = []
+    running: dict[int, int] = {}
+    codes: dict[int, int] = {}
     try:
-        for process in processes:
-            process.start()
-        while None in (codes := [process.exitcode for process in processes]) and not any(codes):
-            if (left := deadline - time.monotonic()) <= 0:
+        for task in tasks:
+            pids.append(fork_program(task, stdout, stderr, is_group=True))
+            running[os.pidfd_open(pids[-1])] = pids[-1]
+        while running and not any(codes.values()):
+            ended = wait(list(running), max(0.0, deadline - time.monotonic()))
+            if not ended:
                 break
-            wait([process.sentinel for process, code in zip(processes, codes, strict=True) if code is None], left)
+            codes |= {running[file]: _code_of(running[file]) for file in ended}
+            for file in ended:
+                os.close(file)
+                del running[file]
     finally:
-        for process in processes:
-            if process.pid is not None:
-                _kill_group(process.pid)
-                process.join()
-    return [-signal.SIGKILL if process.exitcode is None else process.exitcode for process in processes]
+        for file in running:
+            os.close(file)
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it has ended, or has made no group yet
+                os.killpg(pid, signal.SIGKILL)
+            if pid not in codes:
+                os.kill(pid, signal.SIGKILL)
+                codes[pid] = _code_of(pid)
+    return [codes[pid] for pid in pids]
 
 
-def _kill_group(pid: int) -> None:
-    for kill in (os.killpg, os.kill):  # it may have made no group yet
-        with suppress(ProcessLookupError):
-            kill(pid, signal.SIGKILL)
+def fork_program(task: Callable[[], object], output: int, errors: int, *, is_group: bool = False) -> int:
+    """Start ``task`` in a forked child as a program of its own, which prints to two descriptors; return its id."""
+    for module in IMPORTED_LATE:
+        import_module(module)
+    pid = os.fork()
+    if pid == 0:
+        if is_group:
+            os.setsid()
+        run_as_program(task, output, errors)
+    return pid
+
+
+def _code_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def run_as_program(task: Callable[[], object], output: int, errors: int) -> NoReturn:

@@ -5,14 +5,13 @@ import shutil
 import pytest
 
 from affectgpt_r1.tracking.database import ensure_database
+from helpers.shared import made_once
 
 
 @pytest.fixture(scope="session")
 def database_template(tmp_path_factory):
-    """An empty MLflow database, made once: Alembic takes seconds."""
-    folder = tmp_path_factory.mktemp("mlflow_template")
-    ensure_database(folder)
-    return folder / "mlflow.db"
+    """An empty MLflow database, made once for all workers: Alembic takes seconds."""
+    return made_once(tmp_path_factory, "mlflow", ensure_database) / "mlflow.db"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import distributed
 
 from helpers.forked import run_processes
@@ -23,6 +26,13 @@ SECONDS = 540
 def run_two(task: Callable[..., None], *arguments: Any) -> None:
     """Run ``task(rank, *arguments)`` in two forked processes, both of which must end well."""
     assert run_processes([partial(task, rank, *arguments) for rank in (0, 1)], SECONDS) == [0, 0]
+
+
+def become_rank(rank: int, port: int) -> None:
+    """Make this process one of two that a launcher from outside, such as torchrun, has started; in forked children."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    rank_zero_only.rank = fabric_rank_zero_only.rank = rank  # read from the environment on import
 
 
 def join_gloo(rank: int, folder: Path) -> None:

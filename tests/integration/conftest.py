@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
-from lightning_utilities.core.rank_zero import rank_zero_only
 
 from affectgpt_r1.cli.render import render
 from affectgpt_r1.cli.train import train
@@ -19,9 +16,12 @@ from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.training.module import AffectModule
 from helpers.configs import compose_config
-from helpers.processes import TWO, held_port, run_two
+from helpers.mlflow_fixtures import database_template
+from helpers.processes import TWO, become_rank, held_port, run_two
 from helpers.recorded import generate_by_name, letters
 from helpers.shared import made_once
+
+__all__ = ["database_template"]
 
 SMALL = (
     "trainer.log_every_n_steps=1",
@@ -32,8 +32,8 @@ SMALL = (
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder with ``data/`` rendered, and ``outputs/pretrain_encoders`` trained for two steps.
+def workspace(tmp_path_factory: pytest.TempPathFactory, database_template: Path) -> Path:
+    """Make a folder with ``data/`` rendered, ``outputs/pretrain_encoders`` trained for two steps, and a database.
 
     The workers of pytest-xdist make it once and copy it.
     """
@@ -43,6 +43,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         render(compose_config("render", f"paths.data={folder}/data", *sizes))
         briefly = (*paths(folder), *steps(2), "trainer.val_check_interval=2", "logger=none", *SMALL)
         train(compose_config("train", "experiment=demo/pretrain_encoders", *briefly))
+        shutil.copy(database_template, folder / "outputs")
 
     return shutil.copytree(
         made_once(tmp_path_factory, "workspace", make), tmp_path_factory.mktemp("workspace") / "copy"
@@ -105,9 +106,7 @@ def run_stage(stage_overrides: Callable[..., tuple[str, ...]]) -> Callable[..., 
 
 
 def _as_rank(rank: int, port: int, overrides: tuple[str, ...]) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    rank_zero_only.rank = fabric_rank_zero_only.rank = rank  # read from the environment on import
+    become_rank(rank, port)
     train(compose_config("train", *overrides))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from affectgpt_r1.callbacks.checkpoints import LastCheckpoint
 from affectgpt_r1.callbacks.exact_resume import ExactResume
-from affectgpt_r1.engine.timing import PhaseTimer
+from affectgpt_r1.callbacks.step_timer import PhaseTimer
 from helpers.recorded import PLAIN
 from helpers.runs import assert_equal_weights, checkpoint_of, logged_steps
 

@@ -14,7 +14,7 @@ import torch
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.rewards.format import FormatReward
-from helpers.forked import run_command
+from helpers.forked import fork_second_process, run_command
 from helpers.processes import TWO, held_port
 from helpers.recorded import PLAIN, letters
 from helpers.runs import assert_equal_weights, checkpoint_of, logged_steps, tracked_runs
@@ -112,13 +112,19 @@ def test_a_checkpoint_of_two_processes_does_not_resume_on_one(run_stage, run_on_
 
 @pytest.fixture
 def command(stage_overrides, workspace):
-    """Run ``train`` as a user does; Lightning starts the second process, in an interpreter of its own."""
+    """Run ``train`` as a user does; Lightning starts the second process, forked or in an interpreter of its own."""
 
-    def run(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *overrides: str, is_forked: bool = True) -> subprocess.CompletedProcess[str]:
         given = (f"experiment_name={name}", "logger=mlflow", "trainer=ddp", *TWO, *overrides)
         composed = stage_overrides("sft", workspace / "outputs" / name / "sft", 2, *given)
         with held_port() as port:
-            return run_command("train", *composed, prepare=lambda: os.environ.update(MASTER_PORT=str(port)))
+
+            def prepare() -> None:
+                os.environ["MASTER_PORT"] = str(port)
+                if is_forked:
+                    fork_second_process()
+
+            return run_command("train", *composed, prepare=prepare)
 
     return run
 
@@ -139,9 +145,9 @@ def test_the_command_leaves_one_finished_run(command, workspace):
     assert sorted(file.name for file in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
-@pytest.mark.slow  # beyond test_a_sharded_run_resumes, only that Lightning starts the second process
+@pytest.mark.slow  # beyond test_a_sharded_run_resumes, only that Lightning starts a second interpreter
 def test_the_command_shards_weights(command, workspace):
-    done = command("sharded", "trainer=fsdp", "evaluate_after=true")
+    done = command("sharded", "trainer=fsdp", "evaluate_after=true", is_forked=False)
     assert done.returncode == 0, done.stderr[-4000:]
     assert answered(workspace / "outputs" / "sharded" / "sft") == TEST_CLIPS
 

@@ -73,7 +73,9 @@ def uncut_grpo_run(run_stage, lora_start, tmp_path_factory) -> dict:
 
 # After 13 batches the last checkpoint is that of step 6, in mid-buffer; after 15 it is that of a validation, which came
 # between the two batches of a step.
-@pytest.mark.parametrize(("last", "position", "visits"), [(13, [1, 4], 4), (15, [1, 7], 7)])
+@pytest.mark.parametrize(
+    ("last", "position", "visits"), [pytest.param(13, [1, 4], 4, marks=pytest.mark.slow), (15, [1, 7], 7)]
+)
 def test_grpo_killed_in_mid_buffer(
     uncut_grpo_run, lora_start, run_until_killed, run_stage, tmp_path, last, position, visits
 ):

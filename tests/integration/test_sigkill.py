@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
@@ -23,16 +22,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from lightning.fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
-from lightning_utilities.core.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
 from affectgpt_r1.cli.train import train
-from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.rewards.format import FormatReward
+from helpers.configs import compose_config
 from helpers.killed_runs import TARGETS, Kill, calls_of, run_killed
-from helpers.processes import TWO, held_port
+from helpers.processes import TWO, become_rank, held_port
 from helpers.recorded import letters
 
 pytestmark = pytest.mark.slow
@@ -143,17 +139,13 @@ def same(one: Any, other: Any) -> bool:
 def train_as(rank: int, port: int | None, overrides: tuple[str, ...], launches: bool) -> None:
     """Train in this process: alone, as one of two that a launcher started, or as the first, which starts the other."""
     if port is not None:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-        os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        rank_zero_only.rank = fabric_rank_zero_only.rank = rank
+        become_rank(rank, port)
     elif launches:  # what Lightning starts: python -m affectgpt_r1.cli.train OVERRIDES
         sys.modules["__main__"].__spec__ = find_spec("affectgpt_r1.cli.train")
         sys.argv = ["train", *overrides]
     else:
         FormatReward.__call__ = letters
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=list(overrides))
-    train(config)
+    train(compose_config("train", *overrides))
 
 
 class Runs:

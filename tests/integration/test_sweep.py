@@ -23,7 +23,7 @@ SMALL = (
     "prompt.max_completion_length=6",
     "seed=1",
 )
-GRID = ("penalty=ratio,none", "trainer.max_steps=8")
+GRID = ("penalty=ratio,none", "trainer.max_steps=6")
 
 
 def _overrides(workspace, start, name, ablation, *overrides):
@@ -132,6 +132,7 @@ def test_a_finished_trial_is_not_trained_again_and_the_seeds_share_an_untrained_
     assert not any(name.startswith("train/") for name in untrained.data.metrics)
 
 
+@pytest.mark.slow  # 39 s; test_kill.py has the same of a run, and the test before this one that a sweep takes up trials
 def test_a_killed_trial_ends_as_it_would_have(swept, start):
     workspace, uncut = swept
     _sweep_until_killed(2, 5, workspace, start, "killed", "penalty", *GRID)

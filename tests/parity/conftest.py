@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
+from affectgpt_r1.engine.reference import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.policy.base import LogpsAndEntropies
 from affectgpt_r1.rewards.weighting import WeightedRewards
 from affectgpt_r1.training.grpo import GRPOStage

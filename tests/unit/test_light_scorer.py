@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tomllib
@@ -36,12 +35,14 @@ class Refuse(MetaPathFinder):
 sys.meta_path.insert(0, Refuse())
 from affectgpt_r1.cli.main import main
 main(command)
+if sys.platform == "linux":  # not ru_maxrss, in which the size of the process that forked this one is
+    print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
 """
 
 
 def run(*arguments):
     command = [sys.executable, "-c", WITHOUT_TRAIN, ",".join(REFUSED), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "140"})
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "140"})
 
 
 def test_what_is_refused_is_what_train_brings():
@@ -60,8 +61,8 @@ def test_score_and_submission_without_torch(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "s.json").read_text())["scores"]["mean_level1"]["recall"] == 0.75
     assert (tmp_path / "x-openset.npz").is_file()
-    # The largest child so far, in KiB: 150 MB is what a laptop spares beside everything else.
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 150 * 1024 or sys.platform == "darwin"
+    peak = re.search(r"VmHWM:\s+(\d+) kB", done.stderr)
+    assert (peak is None and sys.platform != "linux") or int(peak[1]) < 150 * 1024
 
 
 def test_what_needs_the_rest_says_how_to_install_it():
@@ -84,8 +85,8 @@ def test_score_takes_files_mappings_and_sequences(tmp_path):
 
     assert report["scores"] == affectgpt_r1.score(["happy, calm", "sad"], [("happy",), ("sad", "angry")])["scores"]
     assert report["samples"] == 2
-    with pytest.raises(DataError, match=r"1 clip \(c\) with a prediction and no target"):
-        affectgpt_r1.score({**by_name, "c": "sad"}, tmp_path / "t.csv")
+    with pytest.raises(DataError, match="1 clip"):
+        affectgpt_r1.score({"a": "happy"}, tmp_path / "t.csv")
     with pytest.raises(DataError, match=r"^predictions, a: labels are text or a list of texts, not 3$"):
         affectgpt_r1.score({"a": 3}, {"a": "happy"})
     with pytest.raises(DataError, match=r"^targets: there are no clips$"):

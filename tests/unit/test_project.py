@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.config.keys import config_keys
-from helpers.documents import DOCUMENTS
+from helpers.documents import DOCUMENTS, code_blocks
 
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
@@ -157,9 +157,9 @@ def readme_switches():
 def test_readme_names_targets_that_exist():
     makefile = (REPOSITORY / "Makefile").read_text("utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
-    named = {
-        target for line in re.findall(r"(?:^|`)make ([a-z -]+)", README, flags=re.MULTILINE) for target in line.split()
-    }
+    commands = [command for document in DOCUMENTS for block in code_blocks(document) for command in block.commands]
+    lines = re.findall(r"`make ([a-z -]+)", README) + re.findall(r"^make ([a-z -]+)", "\n".join(commands), flags=re.M)
+    named = {target for line in lines for target in line.split()}
 
     assert named >= {"grpo", "ablations", "mlflow", "lint", "test", "figures"}
     assert named <= targets

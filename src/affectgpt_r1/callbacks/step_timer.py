@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from affectgpt_r1.engine.timing import PhaseTimer, peak_memory_mib
 from affectgpt_r1.training.log_values import pooled_over_ranks
 from affectgpt_r1.training.module import AffectModule
 from affectgpt_r1.types import LogValue
+
+
+class PhaseTimer:
+    """Sum the seconds of ``encoders``, ``prefill``, ``decode``, ``reward``, ``reference``, ``forward``, ``backward``...
+
+    Args:
+        enabled: Off, blocks are not timed, and an accelerator is never waited for.
+        clock: Seconds.
+    """
+
+    def __init__(self, *, enabled: bool = True, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.enabled = enabled
+        self.clock = clock
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a phase, also if the block raises."""
+        started = self.now()
+        try:
+            yield
+        finally:
+            self.add(name, self.now() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add to a phase, unless the timer is off."""
+        if self.enabled:
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds by phase since the last call."""
+        taken, self.seconds = self.seconds, {}
+        return taken
+
+    def now(self) -> float:
+        """Return the clock's seconds."""
+        # Kernels run behind the launching thread: without this wait a phase would be charged with another's work.
+        if self.enabled and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+        return self.clock()
+
+
+def peak_memory_mib() -> float:
+    """Return the peak memory in MiB: of the accelerator where one is used, else the process's resident set."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class StepTimer(pl.Callback):
@@ -34,7 +84,8 @@ class StepTimer(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let policy and stage time their phases."""
         assert isinstance(pl_module, AffectModule)
-        pl_module.policy.timer = pl_module.stage.timer = self.timer
+        if self.timer.enabled:
+            pl_module.policy.phase = pl_module.stage.phase = self.timer.phase
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -27,7 +27,7 @@ OVERLAYS = ("experiment", "ablation", "debug")  # groups whose files only change
 OPEN = ("callbacks", "logger")  # mappings with any names
 WORDS_TOO = ("trainer.devices", "trainer.deterministic", "trainer.val_check_interval")  # `auto`, `warn`, a time
 
-_PACKAGE = re.compile(r"# @package ([\w.]+)")
+_PACKAGE_LINE = re.compile(r"# @package ([\w.]+)")
 _HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
@@ -53,7 +53,7 @@ def _config_items() -> Iterator[tuple[str, Any, str]]:
         group, choice = _group_of(path)
         if group:
             yield group, None, ""
-        package = _PACKAGE.match(text)
+        package = _PACKAGE_LINE.match(text)
         prefix = package[1] if package else group.replace("/", ".")
         prefix = f"{prefix}." if prefix not in ("", "_global_") else ""
         if isinstance(plain, Mapping):

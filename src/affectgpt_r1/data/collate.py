@@ -13,11 +13,11 @@ from affectgpt_r1.types import Clip, ClipBatch, UnreadableClip
 
 
 def collate(items: Sequence[Clip | UnreadableClip]) -> ClipBatch:
-    """Stack the clips that could be read, possibly none; list the others in ``skipped``."""
+    """Stack the clips that could be read, possibly none; list the others in ``unreadable``."""
     clips = [item for item in items if isinstance(item, Clip)]
-    skipped: list[UnreadableClip] = []
+    unreadable: list[UnreadableClip] = []
     for item in items:
-        skipped.extend(item.skipped if isinstance(item, Clip) else [item])
+        unreadable.extend(item.unreadable if isinstance(item, Clip) else [item])
     return ClipBatch(
         names=tuple(clip.name for clip in clips),
         subtitles=tuple(clip.subtitle for clip in clips),
@@ -33,7 +33,7 @@ def collate(items: Sequence[Clip | UnreadableClip]) -> ClipBatch:
                 for clip in clips
             ]
         ),
-        skipped=tuple(skipped),
+        unreadable=tuple(unreadable),
         context_frames=_stack([clip.context_frames for clip in clips]),
         questions=tuple(clip.question for clip in clips),
         annotations=tuple(clip.annotations for clip in clips) if any(clip.annotations for clip in clips) else (),

@@ -109,18 +109,18 @@ class ClipDataset(Dataset[Clip | UnreadableClip]):
         rng = np.random.default_rng((self.seed, key.epoch, key.index))
         modalities = self._kept_modalities(rng)
         question = self.questions[int(rng.integers(len(self.questions)))] if self.questions else ""
-        skipped: list[UnreadableClip] = []
+        unreadable: list[UnreadableClip] = []
         row = self.rows[key.index]
         for _ in range(1 + MAX_RESAMPLES):
             try:
-                return self._read(row, modalities, question, tuple(skipped))
+                return self._read(row, modalities, question, tuple(unreadable))
             except MediaError as error:
-                skipped.append(UnreadableClip(row.name, str(error)))
+                unreadable.append(UnreadableClip(row.name, str(error)))
             if self.on_unreadable == "drop":
-                return skipped[0]
+                return unreadable[0]
             row = self.rows[int(rng.integers(len(self.rows)))]
-        reasons = "; ".join(clip.reason for clip in skipped)
-        raise DataError(f"{len(skipped)} clips in a row could not be read: {reasons}")
+        reasons = "; ".join(clip.reason for clip in unreadable)
+        raise DataError(f"{len(unreadable)} clips in a row could not be read: {reasons}")
 
     def _kept_modalities(self, rng: np.random.Generator) -> tuple[Modality, ...]:
         modalities = self.media.modalities
@@ -130,7 +130,7 @@ class ClipDataset(Dataset[Clip | UnreadableClip]):
         return tuple(modality for modality, keep in zip(modalities, kept, strict=True) if keep)
 
     def _read(
-        self, row: ManifestRow, modalities: tuple[Modality, ...], question: str, skipped: tuple[UnreadableClip, ...]
+        self, row: ManifestRow, modalities: tuple[Modality, ...], question: str, unreadable: tuple[UnreadableClip, ...]
     ) -> Clip:
         frames = context_frames = waveform = features = None
         if self.features is not None:
@@ -149,7 +149,7 @@ class ClipDataset(Dataset[Clip | UnreadableClip]):
             waveform=waveform,
             features=features,
             cues=None if self.cues is None else self.cues[row.name],
-            skipped=skipped,
+            unreadable=unreadable,
             context_frames=context_frames,
             question=question,
             annotations=row.annotations,

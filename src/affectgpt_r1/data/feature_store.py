@@ -148,7 +148,7 @@ def store_features(
     unreadable = UnreadableClips()
     for batch in batches:
         unreadable.add_batch(batch)
-        for clip in batch.skipped:
+        for clip in batch.unreadable:
             store.mark_unreadable(clip, identity.get(clip.name, ""))
         if len(batch):
             features = encode(batch)

@@ -35,7 +35,7 @@ class UnreadableClips:
 
     def add_batch(self, batch: ClipBatch) -> None:
         """Count the clips of a batch and those that it lacks."""
-        self.add(batch.skipped, num_read=len(batch))
+        self.add(batch.unreadable, num_read=len(batch))
 
     def merge(self, counts: Iterable[UnreadableClips]) -> None:
         """Add the counts of other processes or of an earlier run."""

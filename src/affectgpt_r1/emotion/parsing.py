@@ -70,6 +70,31 @@ def parse_completion(text: str, *, enable_thinking: bool, num_tokens: int = 0, t
     )
 
 
+def well_formed_answer(text: str) -> str | None:
+    """Return what the answer tags of a completion in the format of either prompt mode enclose, None if it has a fault.
+
+    >>> well_formed_answer("<answer>happy, calm</answer>")
+    'happy, calm'
+    """
+    tags = (*_THINK, *_ANSWER) if _THINK[0] in text else _ANSWER
+    return _between(text, *_ANSWER) if _is_well_formed(text, tags) else None
+
+
+def without_thoughts(text: str) -> str:
+    """Return what a faulty completion answers: the text inside its answer tags, else what follows its thoughts.
+
+    A text without tags is returned as it is, and so are thoughts that nothing follows.
+
+    >>> without_thoughts("<think>Sad?</think> happy")
+    ' happy'
+    """
+    answer = _between(text, *_ANSWER)
+    if answer is not None:
+        return answer
+    after = text.rpartition(_THINK[1])[2]
+    return after if after.strip() else text
+
+
 def _between(text: str, opening: str, closing: str) -> str | None:
     start = text.find(opening)
     if start < 0:

@@ -14,18 +14,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from affectgpt_r1.engine.base import Decoded, EmbeddedPrompts, LogpsAndEntropies, PrecomputedGrads, SpecialTokens
-from affectgpt_r1.engine.fused_decoder import FusedDecoder, supports_fused_decode
-from affectgpt_r1.engine.fused_layers import fuse_layers
-from affectgpt_r1.engine.fused_linear_logps import TokenLogps, fused_linear_logps
-from affectgpt_r1.engine.head_logits import head_logits
-from affectgpt_r1.engine.kv_cache import KVCache
-from affectgpt_r1.engine.last_layer import trim_last_layer
+from affectgpt_r1.engine.fused_decoder import FusedDecoder, KVCache, supports_fused_decode
+from affectgpt_r1.engine.fused_layers import fuse_layers, trim_last_layer
+from affectgpt_r1.engine.fused_linear_logps import InputEmbedding, TokenLogps, fused_linear_logps
 from affectgpt_r1.engine.lm_head_sampling import chunked_lm_head
-from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
-from affectgpt_r1.engine.packed_lengths import PackedLengths
+from affectgpt_r1.engine.precision import head_logits
 from affectgpt_r1.engine.prefix_attention import PrefixAttention, use_prefix_attention
+from affectgpt_r1.engine.reference import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.engine.sampler import decode
-from affectgpt_r1.engine.tied_embedding import InputEmbedding
+from affectgpt_r1.engine.varlen_attention import PackedLengths
 from affectgpt_r1.types import Sampling, TokenBatch
 
 HEAD_ROWS = 256  # tokens whose logits exist at once where the head is not a plain linear layer

@@ -1,11 +1,14 @@
-"""Products and sums that keep single precision where weights and activations are in half precision."""
+"""Products and logits that keep single precision where weights and activations are in half precision."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
-FIXED_POINT = 2**35  # steps between 0 and the largest of the numbers that are added as integers
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+COLUMNS = 8192  # rows of a weight in half precision that are cast at a time, where no kernel returns single precision
 
 
 def exact_dtype(*dtypes: torch.dtype) -> torch.dtype:
@@ -47,18 +50,26 @@ def _returns_single_precision(first: Tensor, second: Tensor) -> bool:
     return first.dtype == second.dtype and first.dtype.itemsize == 2 and not differentiable
 
 
-def cumulative_sum(values: Tensor) -> Tensor:
-    """Return ``values.cumsum(-1)`` of numbers that are not negative, also where accelerators must be deterministic."""
-    # torch has no deterministic cumulative sum of floating-point numbers on CUDA: under trainer.deterministic=true it
-    # raises. There the numbers are added as integers, exactly, in whatever order.
-    if values.device.type == "cpu" or not torch.are_deterministic_algorithms_enabled():
-        return values.cumsum(-1)
-    return integer_cumulative_sum(values)
+def head_logits(head: Any, states: Tensor) -> Tensor:
+    """Return logits ``(m, V)`` in at least single precision, also under autocast and from weights in half precision.
 
-
-def integer_cumulative_sum(values: Tensor) -> Tensor:
-    """Return the cumulative sum in double precision, over multiples of ``max / FIXED_POINT``."""
-    # Sums of up to 2^17 numbers fit the 53 bits of a double; they never fall, and do not grow where a number is 0.
-    largest = values.double().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    counts = (values.double() / largest * FIXED_POINT).round().long()
-    return counts.cumsum(-1).double() * (largest / FIXED_POINT)
+    Args:
+        head: A linear layer, with or without bias and adapters.
+        states: ``(m, D)``.
+    """
+    # bfloat16 keeps logits of 20 to 1/8, and sampling and scoring would each round on their own.
+    with torch.autocast(states.device.type, enabled=False):
+        if type(head) is nn.Linear:
+            states = states.to(head.weight.dtype)
+            if head.weight.dtype.itemsize >= 4:
+                logits: Tensor = head(states)
+                return logits
+            rows = torch.split(head.weight, COLUMNS)
+            logits = torch.cat([exact_matmul(states, chunk.T) for chunk in rows], -1)
+            bias = getattr(head, "bias", None)
+            return logits if bias is None else logits + bias
+        # With adapters or a module of another kind: the head itself, called with its weights cast.
+        weights = {name: param.to(exact_dtype(param.dtype)) for name, param in head.named_parameters()}
+        exact = exact_dtype(states.dtype, *(param.dtype for param in weights.values()))
+        adapted: Tensor = functional_call(head, weights, (states.to(exact),))
+        return adapted

@@ -16,8 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from affectgpt_r1.engine.packed_lengths import PackedLengths
-from affectgpt_r1.engine.varlen_attention import attend_causally, attend_last_tokens, attend_to_prefix
+from affectgpt_r1.engine.varlen_attention import PackedLengths, attend_causally, attend_last_tokens, attend_to_prefix
 from affectgpt_r1.errors import ConfigError
 
 NAME = "prefix"  # under which transformers finds the attention

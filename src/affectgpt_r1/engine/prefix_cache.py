@@ -17,12 +17,12 @@ def keep_prefill(prefill: Any, batch: ClipBatch, weights: Iterable[nn.Parameter]
     return PrefixCache(prefill, batch, _fingerprints(weights))
 
 
-def take_prefill(cache: PrefixCache | None, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> Any | None:
+def take_prefill(cache: PrefixCache, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> Any | None:
     """Return the kept pass if one over these clips with these weights would be the same computation, else None.
 
     A pass with gradient empties the cache, used or not: a graph is differentiated once, and holds much memory.
     """
-    if cache is None or cache.prefill is None:
+    if cache.prefill is None:
         return None
     prefill = cache.prefill
     serves = is_valid(cache, batch, weights)
@@ -33,7 +33,7 @@ def take_prefill(cache: PrefixCache | None, batch: ClipBatch, weights: Iterable[
 
 def is_valid(cache: PrefixCache, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> bool:
     """Return whether the clips and the trainable weights are those of the kept pass."""
-    names = [field.name for field in dataclasses.fields(ClipBatch) if field.name != "skipped"]
+    names = [field.name for field in dataclasses.fields(ClipBatch) if field.name != "unreadable"]
     same = all(_same(getattr(cache.batch, name), getattr(batch, name)) for name in names)
     return same and list(cache.weights) == _fingerprints(weights)
 

@@ -19,8 +19,6 @@ from affectgpt_r1.engine.base import (
     PrecomputedGrads,
     SpecialTokens,
 )
-from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
-from affectgpt_r1.engine.precision import exact_dtype
 from affectgpt_r1.engine.sampler import decode
 from affectgpt_r1.types import Sampling, TokenBatch
 
@@ -116,7 +114,7 @@ class ReferenceEngine:
             logits_to_keep=length + 1,
         )
         # The logits at a position predict the next token: those at the prompt's end the first, those of the last none.
-        logits = output.logits[:, :-1].to(exact_dtype(output.logits.dtype)) / temperature  # (N, C, V)
+        logits = _at_least_single(output.logits[:, :-1]) / temperature  # (N, C, V)
         hidden = completion_mask == 0
         logps = selective_log_softmax(logits, ids).masked_fill(hidden, 0.0)
         entropies = entropy_from_logits(logits).masked_fill(hidden, 0.0) if entropy else torch.zeros_like(logps)
@@ -130,3 +128,22 @@ def _positions(mask: Tensor) -> Tensor:
     ``position_ids`` must be given: with ``inputs_embeds`` transformers would count the padding.
     """
     return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def selective_log_softmax(logits: Tensor, ids: Tensor) -> Tensor:
+    """Return the log-prob ``(...)`` of each token ``ids`` ``(...)`` from logits ``(..., V)``."""
+    # log softmax(s)[y] = s_y - logsumexp(s); of V log-probs only one is needed.
+    logits = _at_least_single(logits)
+    chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    return chosen - logits.logsumexp(-1)
+
+
+def entropy_from_logits(logits: Tensor) -> Tensor:
+    """Return the Shannon entropy ``(...)`` in nats of ``softmax(logits)``, ``(..., V)``."""
+    logps = torch.log_softmax(_at_least_single(logits), dim=-1)
+    return -(logps.exp() * logps).sum(-1)
+
+
+def _at_least_single(logits: Tensor) -> Tensor:
+    """Return logits in float32, or float64: sums over a vocabulary in half precision are wrong by 1 % and more."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from affectgpt_r1.engine.base import Decoded, SpecialTokens
-from affectgpt_r1.engine.precision import cumulative_sum
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import Sampling
 
 BLOCK = 128  # tokens whose weights are summed before the draw among blocks
+FIXED_POINT = 2**35  # steps between 0 and the largest of the numbers that are added as integers
 
 
 class Drawn(NamedTuple):
@@ -152,6 +152,23 @@ def invert_cumulative(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor
     weight = weights.gather(-1, index)
     inside = (target - (cumulative.gather(-1, index) - weight)) / weight
     return index.squeeze(-1), inside.squeeze(-1).clamp(0.0, 1.0)
+
+
+def cumulative_sum(values: Tensor) -> Tensor:
+    """Return ``values.cumsum(-1)`` of numbers that are not negative, also where accelerators must be deterministic."""
+    # torch has no deterministic cumulative sum of floating-point numbers on CUDA: under trainer.deterministic=true it
+    # raises. There the numbers are added as integers, exactly, in whatever order.
+    if values.device.type == "cpu" or not torch.are_deterministic_algorithms_enabled():
+        return values.cumsum(-1)
+    return integer_cumulative_sum(values)
+
+
+def integer_cumulative_sum(values: Tensor) -> Tensor:
+    """Return the cumulative sum in double precision, over multiples of ``max / FIXED_POINT``."""
+    # Sums of up to 2^17 numbers fit the 53 bits of a double; they never fall, and do not grow where a number is 0.
+    largest = values.double().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    counts = (values.double() / largest * FIXED_POINT).round().long()
+    return counts.cumsum(-1).double() * (largest / FIXED_POINT)
 
 
 def decode(

@@ -23,7 +23,7 @@ class Answers(NamedTuple):
     names: list[str]
     targets: list[EmotionSet]
     completions: list[Completion]
-    skipped: list[UnreadableClip]
+    unreadable: list[UnreadableClip]
 
     @property
     def labels(self) -> list[EmotionSet]:
@@ -38,7 +38,7 @@ def decode_answers(
     answers = Answers([], [], [], [])
     for read in batches:
         batch = without_long_prompts(policy, read)
-        answers.skipped.extend(batch.skipped)
+        answers.unreadable.extend(batch.unreadable)
         if len(batch) == 0:
             continue
         kept = tuple(tuple(kind for kind in kinds if kind != without) for kinds in batch.modalities)
@@ -63,17 +63,17 @@ def common_clips(systems: Mapping[str, dict[str, Answers]]) -> list[UnreadableCl
     """
     # Systems that read different media fail on different clips; paired differences need the same ones.
     every = [answers for own in systems.values() for answers in own.values()]
-    skipped = {clip.name: clip for answers in every for clip in answers.skipped}
+    unreadable = {clip.name: clip for answers in every for clip in answers.unreadable}
     for own in systems.values():
         for kind, answers in own.items():
-            rows = [row for row, name in enumerate(answers.names) if name not in skipped]
+            rows = [row for row, name in enumerate(answers.names) if name not in unreadable]
             own[kind] = Answers(
                 [answers.names[row] for row in rows],
                 [answers.targets[row] for row in rows],
                 [answers.completions[row] for row in rows],
-                list(skipped.values()),
+                list(unreadable.values()),
             )
-    return list(skipped.values())
+    return list(unreadable.values())
 
 
 def answer_lines(answers: Answers, lexicon: Lexicon) -> str:

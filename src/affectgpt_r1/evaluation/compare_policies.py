@@ -100,7 +100,7 @@ def compare_policies(config: DictConfig, loggers: Sequence[Logger]) -> dict[str,
         decoded, data = _decoded(settings, alike_systems, lexicon, [] if answers else loggers)
         answers |= decoded
         labels = labels or [row.labels for row in data.splits.validation]
-    skipped = common_clips(answers)
+    unreadable = common_clips(answers)
     summary: dict[str, Any] = {
         "synthetic": config.synthetic,
         "lexicon": lexicon.name,
@@ -118,7 +118,7 @@ def compare_policies(config: DictConfig, loggers: Sequence[Logger]) -> dict[str,
     first = next(iter(answers.values()))[""]
     constant_answers = (CONSTANT_ANSWER, best_constant_answer(labels, lexicon))
     summary["num_clips"] = len(first.names)
-    summary["unreadable_clips"] = [list(clip) for clip in skipped]
+    summary["unreadable_clips"] = [list(clip) for clip in unreadable]
     summary["baselines"] = {
         ", ".join(words): score_labels([words] * len(first.targets), first.targets, lexicon)
         for words in constant_answers
@@ -156,7 +156,9 @@ def _embedded_clips(
     check_targets(rows, lexicon, config.split)
     batches = data.evaluation_loader(rows)
     return [
-        policy.with_features(batch_to_device(batch, policy.device)) for batch in batches if len(batch) or batch.skipped
+        policy.with_features(batch_to_device(batch, policy.device))
+        for batch in batches
+        if len(batch) or batch.unreadable
     ]
 
 

@@ -50,12 +50,12 @@ def unibench_rich_table(summary: Mapping[str, Any]) -> Table:
             metrics["metric"],
             _clips(metrics),
             points(metrics["published"]),
-            _points(metrics["corrected"]),
+            points(metrics["corrected"]),
             _more(metrics),
         )
     table.add_section()
     mean = summary["mean"]
-    table.add_row(_mean_of(summary), "", "", points(mean["published"]), _points(mean["corrected"]), _missing(summary))
+    table.add_row(_mean_of(summary), "", "", points(mean["published"]), points(mean["corrected"]), _missing(summary))
     table.caption = _caption(summary)
     return table
 
@@ -88,10 +88,6 @@ def recognition_rich_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_row(_RECOGNITION_TITLES[name], f"{metrics['num_clips']:,}", *rates, metrics["source"])
     table.caption = "An answer with several labels, or with one that is not a class of the set, is wrong."
     return table
-
-
-def _points(value: float | None) -> str:
-    return "" if value is None else points(value)
 
 
 def _clips(metrics: Mapping[str, Any]) -> str:

@@ -91,21 +91,21 @@ def label_folders(
     media = predictor.media
     for task in tasks:  # a missing file is named before the first clip is labelled
         index_media(task.rows, task.folder, media.modalities, media.visual)
-    skipped = UnreadableClips()
+    unreadable = UnreadableClips()
     for task in tasks:
         count = 0
         with line_writer(task.output) as write_line:
-            for row in _labelled_rows(predictor, task, batch_size, num_workers, skipped):
+            for row in _labelled_rows(predictor, task, batch_size, num_workers, unreadable):
                 write_line(json_line(row))  # as it comes, so that Ctrl-C keeps it
                 count += 1
         say(f"{task.output}: {count} of {len(task.rows)} clips are answered")
-    for name, reason, _ in skipped.rows():
+    for name, reason, _ in unreadable.rows():
         say(f"{name}: {reason}")
-    return skipped.count
+    return unreadable.count
 
 
 def _labelled_rows(
-    predictor: Predictor, task: FolderTask, batch_size: int, num_workers: int, skipped: UnreadableClips
+    predictor: Predictor, task: FolderTask, batch_size: int, num_workers: int, unreadable: UnreadableClips
 ) -> Iterator[Mapping[str, Any]]:
     """Yield ``name``, ``openset`` (the labels), ``reasoning`` and ``completion`` of each clip that could be read."""
     policy = predictor.policy
@@ -118,7 +118,7 @@ def _labelled_rows(
     )
     for read in track(loader, escape(printable(task.folder.name)), transient=True):
         batch = without_long_prompts(policy, read)
-        skipped.add_batch(batch)
+        unreadable.add_batch(batch)
         if len(batch) == 0:
             continue
         embedded = policy.with_features(batch_to_device(batch, policy.device))

@@ -40,7 +40,9 @@ def read_sheet(path: Path, sheet: str | None, limits: WorkbookLimits) -> tuple[l
             if not names or (sheet is not None and sheet not in names):
                 return names, []
             cells = workbook[sheet or names[0]].iter_rows
-            rows = list(cells(max_row=limits.num_rows + 1, max_col=limits.num_columns, values_only=True))
+            rows: list[tuple[object, ...]] = list(
+                cells(max_row=limits.num_rows + 1, max_col=limits.num_columns, values_only=True)
+            )
     except Exception as error:  # openpyxl raises nearly anything over a damaged part
         raise ValueError(repr(error)) from error
     if len(rows) > limits.num_rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
@@ -18,7 +19,8 @@ def frequent_words(targets: Sequence[EmotionSet], num_words: int) -> EmotionSet:
     >>> frequent_words([("sad", "Sad"), ("sad", "calm"), ("angry",)], 2)
     ('sad', 'angry')
     """
-    counts = Counter(word for target in targets for word in {word.strip().lower() for word in target})
+    spelling = {word: word.strip().lower() for word in set(chain.from_iterable(targets))}
+    counts = Counter(chain.from_iterable({spelling[word] for word in target} for target in targets))
     return tuple(word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:num_words])
 
 

@@ -13,6 +13,7 @@ from affectgpt_r1.metrics.constant_baselines import CONSTANT_ANSWER, frequent_wo
 from affectgpt_r1.metrics.functional.wheel_f1 import (
     WheelCounts,
     ZeroDivision,
+    code_sets,
     corpus_counts,
     corpus_scores,
     count_unmapped,
@@ -40,8 +41,12 @@ def corpus_report(
         "constant": CONSTANT_ANSWER,
         "frequent": frequent_words(targets, NUM_FREQUENT_WORDS),
     }
-    counts = corpus_counts(predictions, targets, lexicon)
-    of_constant = {kind: corpus_counts([words] * len(targets), targets, lexicon) for kind, words in constant.items()}
+    expected = code_sets(targets, lexicon)
+    counts = corpus_counts(code_sets(predictions, lexicon), expected, lexicon)
+    of_constant = {
+        kind: corpus_counts(code_sets([words] * len(targets), lexicon), expected, lexicon)
+        for kind, words in constant.items()
+    }
     figures = dict(_figures(counts))
     for kind, own in of_constant.items():
         figures |= {f"{kind}/mean_level{level}": own[f"level{level}"] for level in LEVELS}

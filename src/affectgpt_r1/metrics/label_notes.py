@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from affectgpt_r1.emotion.wheels import Lexicon
@@ -41,9 +42,9 @@ def unmapped_words(labels: Sequence[EmotionSet], lexicon: Lexicon) -> UnmappedWo
     >>> str(unmapped_words([("happy", "zzz"), ("zzz",)], load_lexicon("bundled")))
     '2 of 3 words map onto no wheel: zzz (2)'
     """
-    words = [word for sample in labels for word in sample]
-    unmapped = Counter(word for word in words if word not in lexicon)
-    return UnmappedWords(unmapped.total(), len(words), unmapped.most_common(_SHOWN))
+    words = Counter(chain.from_iterable(labels))
+    unmapped = Counter({word: count for word, count in words.items() if word not in lexicon})
+    return UnmappedWords(unmapped.total(), words.total(), unmapped.most_common(_SHOWN))
 
 
 def label_notes(labels: Sequence[EmotionSet], lexicon: Lexicon, what: str) -> list[str]:
@@ -55,7 +56,7 @@ def label_notes(labels: Sequence[EmotionSet], lexicon: Lexicon, what: str) -> li
         what: Whose labels they are, such as ``"predictions"``.
     """
     notes = []
-    words = Counter(word for sample in labels for word in sample)
+    words = Counter(chain.from_iterable(labels))
     num_words = words.total()
     if not num_words:
         return [f"{what}: no sample has a label."]

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from affectgpt_r1.emotion.extraction import Extraction
+from affectgpt_r1.emotion.answers import read_answer
+from affectgpt_r1.emotion.extraction import AGREEMENT, Extraction
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.io.files import replacing
@@ -52,6 +53,8 @@ def read_named_sets(
     places: dict[str, str] = {}
     num_words = 0
     blank: list[str] = []
+    searched: list[str] = []
+    cleaned: list[str] = []
     for row in reader.rows():
         name = row.name.strip() if isinstance(row.name, str) else ""
         if not name:
@@ -63,7 +66,8 @@ def read_named_sets(
         if name in places:
             raise DataError(f"{path}, {row.place}: {name!r} is in {places[name]} already; keep one")
         places[name] = row.place
-        labels, negated = _labels(row, path, extract)
+        labels, negated, source = _labels(row, path, extract)
+        (searched if source == "text" else cleaned if source == "cleaned" else []).append(name)
         if not labels and row.labels is not None and isinstance(row.free_text, str) and row.free_text.strip():
             blank.append(name)
         num_words += len(labels)
@@ -79,18 +83,30 @@ def read_named_sets(
         notes.append(
             f"{len(blank)} rows have text under {FREE_TEXT!r} and nothing under {LABELS!r}, such as {blank[0]}"
         )
+    if searched:
+        notes.append(f"the labels of {len(searched)} rows were searched for in free text; {AGREEMENT}")
+    if cleaned:
+        notes.append(
+            f"{len(cleaned)} rows, such as {cleaned[0]}, have tags, sentences, JSON or marks under {LABELS!r}, of "
+            "which the labels were taken; the published scorer splits them at commas as they are"
+        )
     return sets._replace(notes=tuple(f"{path.name}: {note}." for note in notes))
 
 
-def _labels(row: Row, path: Path, extract: Callable[[str], Extraction]) -> tuple[EmotionSet, tuple[str, ...]]:
+def _labels(row: Row, path: Path, extract: Callable[[str], Extraction]) -> tuple[EmotionSet, tuple[str, ...], str]:
+    """Return labels, negated spans, and where the labels are from."""
     given = row.labels if row.labels is not None else row.free_text
     if isinstance(given, str) and len(given) > _LONGEST_TEXT:
         raise DataError(f"{path}, {row.place}: {len(given):,} characters; an answer has at most {_LONGEST_TEXT:,}")
     if row.labels is None and isinstance(given, str):
-        extraction = extract(given)
-        return extraction.labels, extraction.negated
+        return extract(given)
+    # Archives are the published form, in which figures have to equal the published scorer's.
+    if isinstance(given, str) and path.suffix.lower() != ".npz":
+        answer = read_answer(given, extract)
+        if answer is not None:
+            return _checked(answer, row, path), (), "cleaned"
     if isinstance(given, str) or (isinstance(given, list) and all(isinstance(word, str) for word in given)):
-        return _checked(parse_labels(given), row, path), ()
+        return _checked(parse_labels(given), row, path), (), "list"
     if given is None:
         raise DataError(f"{path}, {row.place}: neither {LABELS!r} nor {FREE_TEXT!r}; give one, empty if need be")
     raise DataError(f"{path}, {row.place}: labels are text or a list of texts, not {type(given).__name__}")

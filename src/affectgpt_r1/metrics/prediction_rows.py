@@ -61,6 +61,7 @@ class RowReader:
         self.path = path
         self.columns = columns
         self.notes: list[str] = []
+        self.header: tuple[str, ...] = ()  # columns or fields of the first row, once it was read
         self._fields: dict[tuple[str, ...], dict[str, str]] = {}
 
     def rows(self) -> Iterator[Row]:
@@ -196,6 +197,7 @@ class RowReader:
     def _fields_of(self, columns: Sequence[str], place: str, kind: str) -> dict[str, str]:
         """Return which column has which role: as the caller says, by its own name, or by a synonym."""
         key = tuple(columns)
+        self.header = self.header or key
         if key not in self._fields:
             self._fields[key] = self._assign(key, place, kind)
         return self._fields[key]

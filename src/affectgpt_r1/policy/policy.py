@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from affectgpt_r1.engine.base import EmbeddedPrompts, Engine, PrecomputedGrads, SpecialTokens, mean_loss_grads
 from affectgpt_r1.engine.prefix_cache import keep_prefill, repeats_exactly, take_prefill
 from affectgpt_r1.engine.sampler import cut_rows, seeded_by_names, stop_string_test
-from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.policy.base import LogpsAndEntropies
 from affectgpt_r1.policy.dropout import disable_dropout
@@ -32,7 +31,7 @@ from affectgpt_r1.policy.prompts import (
     TURN,
     PromptTemplate,
 )
-from affectgpt_r1.types import ClipBatch, PrefixCache, Rollout, Sampling, TokenBatch
+from affectgpt_r1.types import ClipBatch, Phase, PrefixCache, Rollout, Sampling, TokenBatch
 
 
 class MultimodalPolicy(nn.Module):
@@ -65,8 +64,11 @@ class MultimodalPolicy(nn.Module):
         self.engine = engine
         self.media_ids: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in MEDIA_TOKENS}
         self.turn_ids: list[int] = tokenizer.encode(TURN, add_special_tokens=False)
+        stop_ids = [self.turn_ids[0], tokenizer.eos_token_id]
+        # A drawn placeholder would be taken for media in the next pass over the text.
+        self.special_tokens = SpecialTokens(stop_ids, list(self.media_ids.values()), tokenizer.pad_token_id)
         self.prefill_ids: list[int] = tokenizer.encode(template.prefill, add_special_tokens=False)
-        self.timer = PhaseTimer(enabled=False)
+        self.phase: Phase = nullcontext
         self._reference: dict[str, Tensor] = {}
 
     @property
@@ -219,7 +221,9 @@ class MultimodalPolicy(nn.Module):
         return LogpsAndEntropies(logps, entropies if entropy_gradient else entropies.detach())
 
     def _prompts_or_prefill(self, batch: ClipBatch, prefix_cache: PrefixCache | None) -> Any:
-        prefill = take_prefill(prefix_cache, batch, self.trainable_parameters().values())
+        prefill = None
+        if prefix_cache is not None:
+            prefill = take_prefill(prefix_cache, batch, self.trainable_parameters().values())
         return self.embed_prompts(batch) if prefill is None else prefill
 
     def generate(
@@ -231,24 +235,24 @@ class MultimodalPolicy(nn.Module):
             generator = seeded_by_names(sampling.seed, batch.names, self.device)
         # A group that is drawn for an update leaves the prompts' pass, with its graph, in the rollout's prefix_cache:
         # the update continues it, if it would compute the same.
-        repeats = self.encoders.frozen and repeats_exactly(self.language_model) and repeats_exactly(self.fusion)
-        as_scored = self.engine.reuses_prefill and self.samples_as_scored and repeats
-        keep = as_scored and training and torch.is_grad_enabled() and num_generations > 1
+        keep = self.engine.reuses_prefill and self.samples_as_scored and self.encoders.frozen
+        keep = keep and training and torch.is_grad_enabled() and num_generations > 1
+        keep = keep and repeats_exactly(self.language_model) and repeats_exactly(self.fusion)
         self.eval()
         try:
-            with self.timer.phase("prefill"), torch.set_grad_enabled(keep):
+            with self.phase("prefill"), torch.set_grad_enabled(keep):
                 prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference)
                 prefill = self.engine.prefill(prompts)
             # A completion may not outgrow the model's positions: those of a clip with a long prompt are cut below.
             room = (self._num_positions - prompts.mask.sum(1)).repeat_interleave(num_generations)  # (B * G,)
             longest = min(sampling.max_completion_length, int(room.max()))
             cache = keep_prefill(prefill, batch, self.trainable_parameters().values()) if keep else None
-            with self.timer.phase("decode"), torch.no_grad():
+            with self.phase("decode"), torch.no_grad():
                 decoded = self.engine.generate(
                     prefill,
                     num_generations,
                     dataclasses.replace(sampling, max_completion_length=longest),
-                    self._special_tokens(),
+                    self.special_tokens,
                     generator=generator,
                     ends=stop_string_test(self.tokenizer, sampling.stop_strings),
                 )
@@ -266,13 +270,8 @@ class MultimodalPolicy(nn.Module):
             cache,
         )
 
-    def _special_tokens(self) -> SpecialTokens:
-        stop_ids = [self.turn_ids[0], self.tokenizer.eos_token_id]
-        # A drawn placeholder would be taken for media in the next pass over the text.
-        return SpecialTokens(stop_ids, list(self.media_ids.values()), self.tokenizer.pad_token_id)
-
     def _decode_texts(self, ids: Tensor, mask: Tensor) -> list[str]:
-        stops = {self.turn_ids[0], self.tokenizer.eos_token_id}
+        stops = self.special_tokens.stop_ids
         rows = [
             [token for token, kept in zip(row, keep, strict=True) if kept and token not in stops]
             for row, keep in zip(ids.tolist(), mask.tolist(), strict=True)

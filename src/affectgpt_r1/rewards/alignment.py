@@ -10,7 +10,7 @@ import numpy as np
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1, wheel_counts
-from affectgpt_r1.rewards.wheel_score import reasoning_labels
+from affectgpt_r1.rewards.dual import reasoning_labels
 from affectgpt_r1.types import Completion, EmotionSet
 
 AlignmentForm: TypeAlias = Literal["binary", "jaccard"]

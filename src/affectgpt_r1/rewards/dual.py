@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.rewards.penalty import Penalty, check_penalty
-from affectgpt_r1.rewards.wheel_score import penalised_scores, reasoning_labels
+from affectgpt_r1.rewards.accuracy import Penalty, check_penalty, penalised_scores
 from affectgpt_r1.types import Completion, EmotionSet
 
 
@@ -26,3 +27,13 @@ class DualReward:
         if not self.enable_thinking:
             return [None] * len(completions)
         return penalised_scores(reasoning_labels(completions, self.lexicon), targets, self.lexicon, self.penalty)
+
+
+def reasoning_labels(completions: Sequence[Completion], lexicon: Lexicon) -> list[EmotionSet]:
+    """Return the emotion words that each completion's reasoning affirms, ``()`` where it has no reasoning."""
+    return [_extracted(completion.reasoning or "", lexicon) for completion in completions]
+
+
+@lru_cache(maxsize=4096)  # completions of a group repeat each other, and two rewards read each
+def _extracted(reasoning: str, lexicon: Lexicon) -> EmotionSet:
+    return extract_labels(reasoning, lexicon).labels

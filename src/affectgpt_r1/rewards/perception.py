@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from affectgpt_r1.errors import TrainingError
-from affectgpt_r1.rewards.bradley_terry import bradley_terry_strengths
+from affectgpt_r1.metrics.functional.bradley_terry import bradley_terry_strengths
 from affectgpt_r1.rewards.judges import Judge
 from affectgpt_r1.types import Completion, EmotionSet
 
@@ -61,7 +61,7 @@ class PerceptionReward:
                         f"judge: a preference for clip {completions[rows[0]].clip} is not between 0 and 1: {table}"
                     )
                 wins[group, places.unsqueeze(1), places] = preferred
-        solved = bradley_terry_strengths(wins).tolist()
+        solved = bradley_terry_strengths(wins.numpy()).tolist()
         return [
             [strength if completions[row].reasoning else None for row, strength in zip(rows, padded, strict=False)]
             for rows, padded in zip(groups, solved, strict=True)

@@ -8,9 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from affectgpt_r1.data.samplers import GenerationSchedule
-from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
+from affectgpt_r1.types import ClipBatch, LogValue, Phase, StageOutput
 
 
 class Stage(Protocol):
@@ -19,12 +18,12 @@ class Stage(Protocol):
     Attributes:
         answers: Whether validation decodes answers and scores them on the emotion wheels.
         validation_logs: Names of what ``validation_step`` returns.
-        timer: Times the phases of a step; off unless a callback replaces it.
+        phase: Opens a context around each phase of a step; a callback may replace it, to time them.
     """
 
     answers: bool
     validation_logs: tuple[str, ...]
-    timer: PhaseTimer
+    phase: Phase
 
     def prepare(self, policy: MultimodalPolicy) -> None:
         """Choose what trains, and take the reference, once the initial weights are loaded."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,26 +17,25 @@ from affectgpt_r1.data.samplers import GenerationSchedule
 from affectgpt_r1.distributed.collectives import all_reduce_sum, world_size
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.engine.sampler import check_sampling
-from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.base import Policy
 from affectgpt_r1.rewards.weighting import RewardScores, WeightedRewards
 from affectgpt_r1.training.advantages import group_advantages, objective_advantages, zero_std_groups
-from affectgpt_r1.training.completions import answer_statistics, parse_rollout
-from affectgpt_r1.training.dynamic_sampling import ScoredRollout, resample_zero_std_groups
-from affectgpt_r1.training.grpo_config import GRPOConfig
-from affectgpt_r1.training.grpo_logs import (
+from affectgpt_r1.training.completions import (
     answer_logs,
+    answer_statistics,
     completion_logs,
     completion_records,
+    parse_rollout,
     reward_logs,
     sampling_logs,
     tokens_per_second,
 )
-from affectgpt_r1.training.losses import grpo_loss
-from affectgpt_r1.training.precomputed_grads import precompute_policy_grads
+from affectgpt_r1.training.dynamic_sampling import ScoredRollout, resample_zero_std_groups
+from affectgpt_r1.training.grpo_config import GRPOConfig
+from affectgpt_r1.training.losses import grpo_loss, precompute_policy_grads
 from affectgpt_r1.training.rollout_buffer import RolloutBuffer
-from affectgpt_r1.types import ClipBatch, LogValue, Sampling, StageOutput
+from affectgpt_r1.types import ClipBatch, LogValue, Phase, Sampling, StageOutput
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class GRPOStage:
         self.config = GRPOConfig(**options)
         self.schedule = GenerationSchedule(self.config.steps_per_generation, self.config.num_iterations)
         self._num_visits = self.schedule.steps
-        self.timer = PhaseTimer(enabled=False)
+        self.phase: Phase = nullcontext
         self._buffer: RolloutBuffer | None = None
         self._visits = 0  # training steps that have used the buffer
         self._has_warned = False
@@ -102,7 +103,7 @@ class GRPOStage:
             self._buffer, self._visits = self._generate_and_score(policy, batch, seed), 0
         step = self._next_step(policy)
 
-        with self.timer.phase("forward"):
+        with self.phase("forward"):
             per_token_logps, entropies = policy.logps_and_entropies(
                 step.batch,
                 step.completions,
@@ -121,7 +122,7 @@ class GRPOStage:
                 old_per_token_logps,
                 step.ref_per_token_logps,
                 step.advantages,
-                step.loss_mask,
+                step.completion_mask,
                 config,
                 entropies=entropies,
                 max_completion_length=self.sampling.max_completion_length,
@@ -131,7 +132,7 @@ class GRPOStage:
         # Gradient accumulation: TRL averages the losses of micro-batches, whatever their tokens. By their num_items,
         # they add up to the loss of one large batch.
         num_items = loss.num_items if config.loss_normalizer == "accumulated_batch" else 1.0
-        is_zero = float(not (step.advantages.unsqueeze(-1) * step.loss_mask).any())
+        is_zero = float(not (step.advantages.unsqueeze(-1) * step.completion_mask).any())
         logs: dict[str, LogValue | Tensor | float] = {
             "loss": LogValue("mean", loss.loss.detach(), num_items),
             **loss.logs,
@@ -146,7 +147,7 @@ class GRPOStage:
     def _generate_and_score(self, policy: Policy, batch: ClipBatch, seed: int) -> RolloutBuffer:
         """Sample completions of ``B`` clips, and reward and score them: all that needs no gradient."""
         config = self.config
-        with self.timer.phase("encoders"):
+        with self.phase("encoders"):
             batch = policy.with_features(batch)  # the frozen encoders run once per clip, not once per pass
 
         # What generation computed of the prompts stays in the autograd graph for an update of these very clips. An
@@ -168,12 +169,12 @@ class GRPOStage:
             advantages = group_advantages(rewards, config.scale_rewards)
 
         # The completion mask of the loss. Masked tokens count neither in it nor in what it is divided by.
-        loss_mask = rollout.completions.mask  # (B, G, C)
+        completion_mask = rollout.completions.mask  # (B, G, C)
         if config.mask_truncated_completions:
-            loss_mask = loss_mask * (~rollout.truncated).unsqueeze(-1)
+            completion_mask = completion_mask * (~rollout.truncated).unsqueeze(-1)
         if config.max_resamples:  # groups that resampling did not help
-            loss_mask = loss_mask * (~scored.is_zero_std).view(-1, 1, 1)
-        if not self._has_warned and not (advantages.unsqueeze(-1) * loss_mask).any():
+            completion_mask = completion_mask * (~scored.is_zero_std).view(-1, 1, 1)
+        if not self._has_warned and not (advantages.unsqueeze(-1) * completion_mask).any():
             self._has_warned = True  # step_without_advantage tells of the others
             names = ", ".join(batch.names)
             log.warning("Every group earned equal rewards: this rollout has no advantage (%s)", names)
@@ -183,11 +184,11 @@ class GRPOStage:
             logs["groups/resampled"] = LogValue("sum", float(num_resampled))
             logs["groups/filtered"] = LogValue("sum", float(scored.is_zero_std.sum()))
         statistics = answer_statistics(completions, scored.targets, self.lexicon)
-        tokens = all_reduce_sum(loss_mask.sum()) / world_size()  # averaged gradients then weigh all tokens alike
+        tokens = all_reduce_sum(completion_mask.sum()) / world_size()  # averaged gradients then weigh all tokens alike
         buffer = RolloutBuffer(
-            batch=dataclasses.replace(batch, skipped=()),
+            batch=dataclasses.replace(batch, unreadable=()),
             completions=rollout.completions,
-            loss_mask=loss_mask,
+            completion_mask=completion_mask,
             sampling_per_token_logps=rollout.per_token_logps,
             ref_per_token_logps=None,
             advantages=advantages,
@@ -201,13 +202,13 @@ class GRPOStage:
                 **answer_logs(statistics, len(completions)),
             },
         )
-        with self.timer.phase("reference"):
+        with self.phase("reference"):
             if config.beta != 0.0:
                 buffer = self._with_reference(policy, buffer)
         if self._num_visits > 1:
             # Not the sampler's own log-probs: in bfloat16 those differ from the update's by 0.04 nats per token, so
             # that one token in a hundred would be clipped before anything was learned.
-            with self.timer.phase("old_logps"):
+            with self.phase("old_logps"):
                 buffer = dataclasses.replace(buffer, old_per_token_logps=self._logps_by_step(policy, buffer))
         return buffer
 
@@ -215,10 +216,10 @@ class GRPOStage:
         """Draw ``G`` completions of each of ``B`` clips, and reward them."""
         num_generations = self.config.num_generations
         generator = torch.Generator(device=policy.device).manual_seed(seed)
-        started = self.timer.now()
+        started = time.perf_counter()
         rollout = policy.generate(batch, num_generations, self.sampling, generator)
-        seconds = self.timer.now() - started
-        with self.timer.phase("reward"):
+        seconds = time.perf_counter() - started  # it ends with texts, so an accelerator has been waited for
+        with self.phase("reward"):
             completions = parse_rollout(rollout, batch.names, enable_thinking=policy.enable_thinking)
             targets = [target for target in batch.labels for _ in range(num_generations)]
             scores = self.rewards(completions=completions, targets=targets)

@@ -7,16 +7,16 @@ window's log-mel spectrum. No real data set has such cues: metrics on top of the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from affectgpt_r1.data.media.audio import log_mel
-from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
+from affectgpt_r1.types import ClipBatch, LogValue, Phase, StageOutput
 
 NUM_MELS = 32
 
@@ -50,7 +50,7 @@ class EncoderStage(nn.Module):
         self.audio_head = nn.Linear(audio_size, len(self.audio_cues))
         self.log_mel_head = nn.Linear(audio_size, 2 * NUM_MELS)
         self.log_mel_weight = log_mel_weight
-        self.timer = PhaseTimer(enabled=False)
+        self.phase: Phase = nullcontext
 
     def prepare(self, policy: MultimodalPolicy) -> None:
         """Train the encoders and nothing else of the policy."""

@@ -21,11 +21,11 @@ class RolloutBuffer:
 
     batch: ClipBatch  # B clips with encoder features
     completions: TokenBatch  # (B, G, C)
-    loss_mask: Tensor  # (B, G, C); 1 on tokens that the loss counts
+    completion_mask: Tensor  # (B, G, C); 1 on tokens that the loss counts
     sampling_per_token_logps: Tensor  # (B, G, C) under which the tokens were drawn
     ref_per_token_logps: Tensor | None  # (B, G, C) of the reference; None without one
     advantages: Tensor  # (B, G)
-    tokens_per_step: float  # of loss_mask over the steps, averaged over processes; 0 if the loss counts none
+    tokens_per_step: float  # of completion_mask over the steps, averaged over processes; 0 if the loss counts none
     records: Sequence[CompletionRecord]  # B * G rows of the completions table
     logs: Mapping[str, LogValue] = field(default_factory=dict)  # of the generation, logged at each step of it
     # (B, G, C) of the weights that sampled, by the pass that the update makes. None where each step comes before the
@@ -50,7 +50,7 @@ class RolloutBuffer:
             self,
             batch=select_clips(self.batch, range(clips.start, clips.stop)),
             completions=TokenBatch(self.completions.ids[clips, :, :length], self.completions.mask[clips, :, :length]),
-            loss_mask=self.loss_mask[clips, :, :length],
+            completion_mask=self.completion_mask[clips, :, :length],
             sampling_per_token_logps=self.sampling_per_token_logps[clips, :, :length],
             old_per_token_logps=part(self.old_per_token_logps),
             ref_per_token_logps=part(self.ref_per_token_logps),
@@ -62,7 +62,7 @@ class RolloutBuffer:
         """Return tensors and plain values only, so that a checkpoint loads with ``weights_only=True``."""
         state = {key.name: getattr(self, key.name) for key in dataclasses.fields(self)}
         batch = {key.name: getattr(self.batch, key.name) for key in dataclasses.fields(self.batch)}
-        batch |= {"features": dict(self.batch.features), "cues": dict(self.batch.cues), "skipped": ()}
+        batch |= {"features": dict(self.batch.features), "cues": dict(self.batch.cues), "unreadable": ()}
         records = [
             {key.name: getattr(record, key.name) for key in dataclasses.fields(record)} for record in self.records
         ]
@@ -81,6 +81,9 @@ class RolloutBuffer:
     def from_state(cls, state: Mapping[str, Any], device: torch.device) -> RolloutBuffer:
         """Return the buffer that :meth:`state` described, on ``device``."""
         moved = to_device(dict(state), device)
+        if "loss_mask" in moved:  # in checkpoints of older versions
+            moved["completion_mask"] = moved.pop("loss_mask")
+            moved["batch"].pop("skipped")
         return cls(
             **{
                 **moved,
@@ -103,7 +106,7 @@ def select_clips(batch: ClipBatch, clips: Sequence[int]) -> ClipBatch:
             return {key: rows(value) for key, value in values.items()}
         return tuple(values[clip] for clip in clips) if values else values
 
-    fields = {key.name: getattr(batch, key.name) for key in dataclasses.fields(batch) if key.name != "skipped"}
+    fields = {key.name: getattr(batch, key.name) for key in dataclasses.fields(batch) if key.name != "unreadable"}
     return ClipBatch(**{name: rows(values) for name, values in fields.items()})
 
 
@@ -112,9 +115,9 @@ def without_long_prompts(policy: MultimodalPolicy, batch: ClipBatch) -> ClipBatc
     reasons = policy.too_long(batch) if len(batch) else {}
     if not reasons:
         return batch
-    skipped = tuple(UnreadableClip(batch.names[index], reason) for index, reason in reasons.items())
+    unreadable = tuple(UnreadableClip(batch.names[index], reason) for index, reason in reasons.items())
     kept = select_clips(batch, [index for index in range(len(batch)) if index not in reasons])
-    return dataclasses.replace(kept, skipped=(*batch.skipped, *skipped))
+    return dataclasses.replace(kept, unreadable=(*batch.unreadable, *unreadable))
 
 
 def to_device(value: Any, device: torch.device) -> Any:

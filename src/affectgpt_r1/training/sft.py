@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
+from torch import Tensor
 
 from affectgpt_r1.distributed.collectives import all_reduce_sum, world_size
-from affectgpt_r1.engine.logprobs import masked_mean
-from affectgpt_r1.engine.timing import PhaseTimer
 from affectgpt_r1.policy.base import Policy
-from affectgpt_r1.types import ClipBatch, LogValue, StageOutput
+from affectgpt_r1.types import ClipBatch, LogValue, Phase, StageOutput
 
 
 class SFTStage:
@@ -20,7 +20,7 @@ class SFTStage:
     validation_logs = ("loss",)
 
     def __init__(self) -> None:
-        self.timer = PhaseTimer(enabled=False)
+        self.phase: Phase = nullcontext
 
     def prepare(self, policy: Policy) -> None:
         """Do nothing: what trains was chosen when the policy was built."""
@@ -28,7 +28,7 @@ class SFTStage:
     def training_step(self, policy: Policy, batch: ClipBatch, *, seed: int) -> StageOutput:
         """See :class:`~affectgpt_r1.training.base.Stage`."""
         targets = policy.encode_targets(batch)
-        with self.timer.phase("forward"):
+        with self.phase("forward"):
             logps = policy.per_token_logps(batch, targets)
             # -sum log p / mean_p(tokens): processes then average gradients, and every token of the global batch weighs
             # the same. Accumulated micro-batches are weighted by num_items, their tokens.
@@ -42,3 +42,8 @@ class SFTStage:
         targets = policy.encode_targets(batch)
         loss = -masked_mean(policy.per_token_logps(batch, targets), targets.mask)
         return {"loss": LogValue("mean", loss, targets.mask.sum())}
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of ``values`` where ``mask`` is 1; 0 if nothing is."""
+    return (values * mask).sum() / mask.sum().clamp(min=1.0)

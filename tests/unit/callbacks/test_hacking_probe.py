@@ -15,11 +15,10 @@ from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
 from affectgpt_r1.metrics.constant_baselines import CONSTANT_ANSWER
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
-from affectgpt_r1.rewards.accuracy import AccuracyReward
+from affectgpt_r1.rewards.accuracy import AccuracyReward, length_factor
 from affectgpt_r1.rewards.alignment import AlignmentReward
 from affectgpt_r1.rewards.dual import DualReward
 from affectgpt_r1.rewards.format import FormatReward
-from affectgpt_r1.rewards.penalty import length_factor
 from affectgpt_r1.rewards.perception import PerceptionReward
 from affectgpt_r1.rewards.weighting import WeightedRewards
 

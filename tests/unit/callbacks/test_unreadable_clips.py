@@ -75,7 +75,7 @@ def test_the_list_holds_no_formula_and_no_control_character():
 
 def test_batches_are_counted_and_the_count_is_resumed(tmp_path):
     monitor = UnreadableClipsMonitor(tmp_path)
-    batch = ClipBatch(("a", "b"), ("", ""), ((), ()), ("", ""), ((), ()), skipped=tuple(LOST[:2]))
+    batch = ClipBatch(("a", "b"), ("", ""), ((), ()), ("", ""), ((), ()), unreadable=tuple(LOST[:2]))
     monitor.on_train_batch_start(None, None, batch, 0)
     monitor.on_validation_batch_start(None, None, batch, 0)
     assert (monitor.skipped.count, monitor.skipped.total) == (4, 8)

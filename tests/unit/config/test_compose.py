@@ -55,6 +55,13 @@ def test_a_misspelt_choice_names_the_nearest_and_lists_the_choices():
     )
 
 
+def test_a_misspelt_choice_in_a_folder_of_a_group_names_the_nearest():
+    message = error_of("experiment=demo/gpro")
+    assert message.startswith(f"experiment=demo/gpro: there is no {CONFIGS}/experiment/demo/gpro.yaml; ")
+    assert "the nearest is demo/grpo, and there are affectgpt/mercaption, " in message
+    assert "the nearest is format, and there are accuracy, " in error_of("reward/parts=[accuracy,fromat]")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -6,10 +6,8 @@ import json
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.config.instantiate import build_policy, take_exported_model
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.checkpoint import (
@@ -20,6 +18,7 @@ from affectgpt_r1.policy.checkpoint import (
     read_checkpoint,
 )
 from affectgpt_r1.policy.hf_export import export_policy
+from helpers.configs import compose_config
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
 PROCESSOR = {
@@ -66,8 +65,7 @@ def base(make_policy, tiny_config, tmp_path):
 
 def config_of(folder, *overrides):
     """A run that starts from a folder, with its question."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["experiment=demo/sft", "prompt=think", f"init_from={folder}", *overrides])
+    config = compose_config("train", "experiment=demo/sft", "prompt=think", f"init_from={folder}", *overrides)
     config.prompt.question = json.loads((folder / "affectgpt_r1.json").read_text())["template"]["question"]
     return config
 

@@ -7,12 +7,10 @@ import json
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from affectgpt_r1.cli.convert import main
 from affectgpt_r1.cli.export import main as export_main
-from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.config.initial_policy import check_initial_policy
 from affectgpt_r1.config.instantiate import build_policy
 from affectgpt_r1.errors import ConfigError
@@ -22,6 +20,7 @@ from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.policy.published_names import LINEAR_LAYERS
 from affectgpt_r1.training.sft import SFTStage
 from affectgpt_r1.types import Sampling
+from helpers.configs import compose_config
 from helpers.toy_folders import TOY, build, toy_config_of, write_toy_folders
 
 MODES = {  # published mode -> the fusion, the media and the placeholders of its prompt
@@ -84,8 +83,7 @@ def released(everything, tmp_path):
 def config_of(checkpoint):
     """A run under the settings that a checkpoint carries."""
     stored = torch.load(checkpoint, weights_only=True)["config"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["experiment=affectgpt/published", f"init_from={checkpoint}"])
+    config = compose_config("train", "experiment=affectgpt/published", f"init_from={checkpoint}")
     for section in ("model", "data", "prompt"):
         OmegaConf.update(config, section, stored[section], merge=False)
     return config
@@ -177,8 +175,7 @@ def test_training_under_other_rules_than_the_imported_ones_says_so(released, wei
 
     def warned(experiment):
         caplog.clear()
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", overrides=[f"experiment={experiment}", *start])
+        config = compose_config("train", f"experiment={experiment}", *start)
         with caplog.at_level("WARNING"):
             check_initial_policy(config)
         return [one.getMessage().partition(":")[0] for one in caplog.records]

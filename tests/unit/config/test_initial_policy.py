@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.config.compose import CONFIGS, resolved
+from affectgpt_r1.config.compose import resolved
 from affectgpt_r1.config.initial_policy import settle_settings
 from affectgpt_r1.errors import CheckpointError, ConfigError
+from helpers.configs import compose_config
 
 
 def composed(*overrides: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+    return compose_config("train", *overrides)
 
 
 @pytest.fixture

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 
 import pytest
-from hydra import compose, initialize_config_dir
 from rich.markdown import Markdown
 
-from affectgpt_r1.config.compose import CONFIGS, resolved
+from affectgpt_r1.config.compose import resolved
 from affectgpt_r1.config.export_checkpoint import model_card
+from helpers.configs import compose_config
 
 
 @pytest.fixture
 def card():
     def build(experiment, *overrides, kind="adapter"):
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", overrides=[f"experiment={experiment}", "init_from=a/best.ckpt", *overrides])
+        config = compose_config("train", f"experiment={experiment}", "init_from=a/best.ckpt", *overrides)
         return model_card(resolved(config), name="mine", kind=kind, trainable=54_412_548, total=8_289_433_988)
 
     return build
@@ -49,10 +48,7 @@ def test_no_setting_becomes_markup(card):
     payload = "a](http://h)<img src=x>`b`\n---\n# c\x1b"
     keys = ("model.language_model.pretrained", "model.video_encoder.pretrained", "model.fusion", "data.train_labels",
             "prompt.question", "stage.name")  # fmt: skip
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = resolved(
-            compose("train", overrides=["experiment=demo/grpo", "init_from=a/best.ckpt", "synthetic=false"])
-        )
+    config = resolved(compose_config("train", "experiment=demo/grpo", "init_from=a/best.ckpt", "synthetic=false"))
     for key in keys:
         group, *path, last = key.split(".")
         holder = config[group]

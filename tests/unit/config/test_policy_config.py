@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from affectgpt_r1.config.compose import CONFIGS, resolved
+from affectgpt_r1.config.compose import resolved
 from affectgpt_r1.config.export_checkpoint import export
 from affectgpt_r1.config.policy_config import lay_over, media_keys, settings_of_checkpoint
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.inference.load_policy import config_of_checkpoint, load_predictor
 from affectgpt_r1.policy.checkpoint import policy_digests
+from helpers.configs import compose_config
 
 
 def composed(name: str, *overrides: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(name, overrides=list(overrides))
+    return compose_config(name, *overrides)
 
 
 def stored(*overrides: str) -> dict:

@@ -8,10 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.config.preflight import check_data, check_prompts, check_settings, check_trains, schedule_length
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.samplers import GenerationSchedule
@@ -21,6 +19,7 @@ from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.training.pretrain_encoders import EncoderStage
 from affectgpt_r1.training.sft import SFTStage
+from helpers.configs import compose_config
 
 LEXICON = load_lexicon("bundled")
 ENGLISH = [("happy",), ("sad", "lonely"), ("angry",)]
@@ -30,8 +29,7 @@ GRPO.rewards = object()
 
 
 def composed(*overrides: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+    return compose_config("train", *overrides)
 
 
 def rows(labels, annotations=None):

@@ -9,10 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.config.instantiate import checkpoint_to_resume
 from affectgpt_r1.config.run_folder import (
     began_here,
@@ -25,12 +23,12 @@ from affectgpt_r1.config.run_folder import (
     recorded_metrics,
 )
 from affectgpt_r1.errors import CheckpointError, ConfigError
+from helpers.configs import compose_config
 
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", [*overrides, "experiment_name=t"])
+    return compose_config("train", *overrides, "experiment_name=t")
 
 
 @pytest.fixture

@@ -62,6 +62,10 @@ def folder_of(job):
             "experiment=demo/grpo penalty=ratio stage.beta=0.04",
             "demo-no_think-seed1/grpo+penalty-ratio+stage.beta-0.04",
         ),
+        (
+            "experiment=demo/grpo reward/parts=[accuracy,dual]",
+            "demo-no_think-seed1/grpo+reward.parts-accuracy_dual-00e70c24",
+        ),
         ("experiment=demo/grpo seed=3 prompt=think", "demo-think-seed3/grpo"),
         (
             "experiment=demo/grpo prompt.max_completion_length=9",

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from affectgpt_r1.config.compose import CONFIGS, resolved
+from affectgpt_r1.config.compose import resolved
 from affectgpt_r1.config.initial_policy import check_initial_policy
 from affectgpt_r1.config.policy_config import lay_over, settings_of_checkpoint
 from affectgpt_r1.config.resume import read_resumed
@@ -22,6 +21,7 @@ from affectgpt_r1.errors import AffectGPTError, CheckpointError
 from affectgpt_r1.evaluation.compared_runs import describe_run
 from affectgpt_r1.policy.convert_weights import _convert_pickle
 from affectgpt_r1.tracking.provenance import git_tags
+from helpers.configs import compose_config
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -49,8 +49,7 @@ UNRESOLVED = {
 
 @pytest.fixture(scope="module")
 def sft():
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=["experiment=demo/sft"])
+    return compose_config("train", "experiment=demo/sft")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
@@ -13,6 +12,7 @@ from affectgpt_r1.config import keys as config_keys
 from affectgpt_r1.config.compose import CONFIGS, check_composed, instantiate
 from affectgpt_r1.config.targets import LIBRARY_TARGETS, PARTS, allowed_targets
 from affectgpt_r1.errors import ConfigError
+from helpers.configs import compose_config
 
 SHIPPED = {
     "hydra": {"config.sweep.SweepCallback"},
@@ -165,8 +165,7 @@ def test_a_target_of_another_group_is_refused():
     ],
 )
 def test_a_composed_configuration_is_refused_before_anything_is_imported(override):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["experiment=demo/grpo", override])
+    config = compose_config("train", "experiment=demo/grpo", override)
     with pytest.raises(ConfigError, match=r"_target_: .* is not allowed"):
         check_composed(config)
     assert "antigravity" not in sys.modules

@@ -4,10 +4,9 @@ import shutil
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.config.trials import checkpoint_digest, config_hash, is_untrained, read_trial
+from helpers.configs import compose_config
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +22,7 @@ def composed(tmp_path_factory):
 
     def compose_trial(*overrides):
         base = ("ablation=penalty", f"paths.data={folder}/data", f"init_from={folder}/start.ckpt")
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("train", [*base, *overrides])
+        return compose_config("train", *base, *overrides)
 
     compose_trial.folder = folder
     return compose_trial

@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.config.keys import choices_of
 from affectgpt_r1.config.value_ranges import check_ranges
 from affectgpt_r1.errors import ConfigError
+from helpers.configs import compose_config
 
 EXPERIMENTS = choices_of("experiment")
 
 
 def composed(*overrides: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+    return compose_config("train", *overrides)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +34,7 @@ def composed(*overrides: str):
         "trainer.gradient_clip_val=-1.0",
         "trainer.val_check_interval=0",
         "trainer.max_steps=-2",
+        "trainer.max_steps=0",
         "data.modality_dropout=1.0",
         "data.modality_dropout=-0.1",
         "data.val_fraction=1.0",

@@ -117,7 +117,7 @@ def test_cues_must_cover_the_clips(root):
 
 
 def same(first, second):
-    assert (first.names, first.modalities, first.skipped) == (second.names, second.modalities, second.skipped)
+    assert (first.names, first.modalities, first.unreadable) == (second.names, second.modalities, second.unreadable)
     assert torch.equal(first.frames, second.frames)
     assert torch.equal(first.waveforms, second.waveforms)
 
@@ -160,7 +160,7 @@ def test_evaluation_drops_what_cannot_be_read(root):
     (root / "video" / "sample_09.mp4").write_text("text")
     (batch,) = ready(root, visual="frame").test_dataloader()
     assert batch.names == ("sample_08", "sample_10", "sample_11")
-    assert [clip.name for clip in batch.skipped] == ["sample_09"]
+    assert [clip.name for clip in batch.unreadable] == ["sample_09"]
 
 
 def encode(batch):

@@ -85,8 +85,8 @@ def test_training_redraws_the_same_clip_every_time(root):
     clips = dataset(root, on_unreadable="resample")
     first, second = clips[SampleKey(3, 0)], clips[SampleKey(3, 0)]
     assert first.name == second.name != "sample_03"
-    assert [skipped.name for skipped in first.skipped] == ["sample_03"]
-    assert "sample_03.wav: cannot be read as sound" in first.skipped[0].reason
+    assert [unreadable.name for unreadable in first.unreadable] == ["sample_03"]
+    assert "sample_03.wav: cannot be read as sound" in first.unreadable[0].reason
     assert len({clips[SampleKey(3, epoch)].name for epoch in range(12)}) > 2
 
 
@@ -105,7 +105,7 @@ def test_evaluation_drops_and_lists(root):
     assert batch.names == ("sample_02", "sample_04")
     assert batch.frames.shape == (2, 8, 3, 16, 16)
     assert batch.waveforms.shape == (2, 8, 32_000)
-    assert [clip.name for clip in batch.skipped] == ["sample_03"]
+    assert [clip.name for clip in batch.unreadable] == ["sample_03"]
 
 
 def test_a_batch_may_be_empty():
@@ -113,19 +113,19 @@ def test_a_batch_may_be_empty():
     assert len(batch) == 0
     assert batch.frames is None
     assert batch.features == {}
-    assert batch.skipped == (UnreadableClip("a", "broken"),)
+    assert batch.unreadable == (UnreadableClip("a", "broken"),)
 
 
 def test_collate_keeps_redrawn_clips_and_stacks_cues():
     clips = [
-        Clip("a", "", (), "", ("text",), cues={"pitch": 0.5}, skipped=(UnreadableClip("x", "broken"),)),
+        Clip("a", "", (), "", ("text",), cues={"pitch": 0.5}, unreadable=(UnreadableClip("x", "broken"),)),
         Clip("b", "hi", ("sad",), "so", ("text",), cues={"pitch": -1.0}),
     ]
     batch = collate(clips)
     assert batch.cues["pitch"].tolist() == [0.5, -1.0]
     assert batch.cues["pitch"].dtype == torch.float32
     assert batch.labels == ((), ("sad",))
-    assert batch.skipped == (UnreadableClip("x", "broken"),)
+    assert batch.unreadable == (UnreadableClip("x", "broken"),)
 
 
 def test_features_stand_in_place_of_media(root, tmp_path):

@@ -9,9 +9,9 @@ from affectgpt_r1.errors import DataError, MediaError, WriteError
 from affectgpt_r1.types import ClipBatch, UnreadableClip
 
 
-def batch(*names, skipped=()):
+def batch(*names, unreadable=()):
     return ClipBatch(names, ("",) * len(names), ((),) * len(names), ("",) * len(names), ((),) * len(names),
-                     skipped=skipped)  # fmt: skip
+                     unreadable=unreadable)  # fmt: skip
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -113,7 +113,7 @@ def test_a_name_as_long_as_a_file_name_may_be(tmp_path, name: str):
 
 def test_filling_stores_rows_and_records_what_was_unreadable(tmp_path):
     store = FeatureStore(tmp_path)
-    batches = [batch("a", "b"), batch(skipped=(UnreadableClip("c", "c.mp4: broken"),)), batch("d")]
+    batches = [batch("a", "b"), batch(unreadable=(UnreadableClip("c", "c.mp4: broken"),)), batch("d")]
     unreadable = store_features(
         store,
         batches,

@@ -10,8 +10,8 @@ import torch
 from affectgpt_r1.engine.base import EmbeddedPrompts
 from affectgpt_r1.engine.fast import Decoder, prefill_prompts
 from affectgpt_r1.engine.fused_decoder import merged_weight, supports_fused_decode
+from affectgpt_r1.engine.fused_linear_logps import InputEmbedding
 from affectgpt_r1.engine.prefix_attention import use_prefix_attention
-from affectgpt_r1.engine.tied_embedding import InputEmbedding
 from affectgpt_r1.policy.backbone import add_lora, build_language_model
 
 VOCABULARY, HIDDEN, LENGTHS, NUM_GENERATIONS, STEPS = 70, 32, (5, 9), 3, 6

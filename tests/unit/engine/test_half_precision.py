@@ -10,11 +10,10 @@ import torch
 from affectgpt_r1.engine import flash_attention as flash
 from affectgpt_r1.engine import precision
 from affectgpt_r1.engine import varlen_attention as group_attention
-from affectgpt_r1.engine.kv_cache import KVCache
-from affectgpt_r1.engine.packed_lengths import PackedLengths
+from affectgpt_r1.engine.fused_decoder import KVCache
 from affectgpt_r1.engine.precision import exact_matmul
 from affectgpt_r1.engine.prefix_attention import PrefixAttention, use_prefix_attention
-from affectgpt_r1.engine.varlen_attention import attend_causally, attend_last_tokens
+from affectgpt_r1.engine.varlen_attention import PackedLengths, attend_causally, attend_last_tokens
 
 CPU = torch.device("cpu")
 PROMPTS, COMPLETIONS = [40, 25], [20, 7, 13, 20, 1, 9]
@@ -155,7 +154,7 @@ def test_single_precision_is_plain_products(path, monkeypatch):
     states = [one.float() for one in qwen_like_states(sum(PROMPTS) + sum(COMPLETIONS), 64)]
     run = (lambda: path(flash.plain_attention_forward, states)) if path is causal else (lambda: path(states))
     found = run()
-    for module in ("flash_attention", "varlen_attention", "kv_cache"):
+    for module in ("flash_attention", "varlen_attention", "fused_decoder"):
         monkeypatch.setattr(f"affectgpt_r1.engine.{module}.exact_matmul", torch.matmul)
     assert torch.equal(run(), found)
 

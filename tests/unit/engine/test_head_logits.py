@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from affectgpt_r1.engine.head_logits import head_logits
+from affectgpt_r1.engine.precision import head_logits
 from affectgpt_r1.policy.backbone import add_lora
 from affectgpt_r1.types import Sampling
 

@@ -3,9 +3,9 @@ import torch
 
 from affectgpt_r1.engine.base import EmbeddedPrompts
 from affectgpt_r1.engine.fast import prefill_prompts, prefix_states
-from affectgpt_r1.engine.last_layer import trim_last_layer
+from affectgpt_r1.engine.fused_layers import trim_last_layer
+from affectgpt_r1.engine.fused_linear_logps import InputEmbedding
 from affectgpt_r1.engine.prefix_attention import use_prefix_attention
-from affectgpt_r1.engine.tied_embedding import InputEmbedding
 from affectgpt_r1.types import TokenBatch
 
 PROMPT_LENGTHS = [5, 3, 6]

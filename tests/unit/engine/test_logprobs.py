@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.engine.logprobs import entropy_from_logits, masked_mean, selective_log_softmax
+from affectgpt_r1.engine.reference import entropy_from_logits, selective_log_softmax
+from affectgpt_r1.training.sft import masked_mean
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

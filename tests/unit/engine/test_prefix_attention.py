@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectgpt_r1.engine import flash_attention as flash
-from affectgpt_r1.engine.packed_lengths import PackedLengths
 from affectgpt_r1.engine.prefix_attention import PrefixAttention, packed_attention_forward
+from affectgpt_r1.engine.varlen_attention import PackedLengths
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.backbone import build_language_model
 

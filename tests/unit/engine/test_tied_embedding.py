@@ -5,8 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from affectgpt_r1.engine.fused_linear_logps import fused_linear_logps
-from affectgpt_r1.engine.tied_embedding import InputEmbedding
+from affectgpt_r1.engine.fused_linear_logps import InputEmbedding, fused_linear_logps
 from affectgpt_r1.types import Sampling
 
 VOCABULARY, WIDTH = 31, 6
@@ -155,7 +154,7 @@ def test_an_update_of_a_policy_with_and_without(make_policy, make_batch, monkeyp
     results = []
     for tied in (True, False):
         if not tied:
-            monkeypatch.setattr("affectgpt_r1.engine.tied_embedding._can_chain_gradient", lambda *_: False)
+            monkeypatch.setattr("affectgpt_r1.engine.fused_linear_logps._can_chain_gradient", lambda *_: False)
         policy.zero_grad()
         drawn = policy.generate(batch, 3, Sampling(max_completion_length=5), torch.Generator().manual_seed(1))
         for _ in range(2):  # the first continues the prompts' pass, the second repeats it

@@ -23,9 +23,9 @@ def lexicon():
     return load_lexicon("bundled")
 
 
-def answered(*texts: str, targets=TARGETS, skipped=()) -> Answers:
+def answered(*texts: str, targets=TARGETS, unreadable=()) -> Answers:
     completions = [parse_completion(f"<answer> {text} </answer>", enable_thinking=False) for text in texts]
-    return Answers([f"clip_{index}" for index in range(len(texts))], list(targets), completions, list(skipped))
+    return Answers([f"clip_{index}" for index in range(len(texts))], list(targets), completions, list(unreadable))
 
 
 PERFECT = answered("happy", "sad", "angry", "happy, sad")
@@ -35,12 +35,12 @@ NOTHING = answered("", "qwertz", "", "")
 
 def test_answers_come_in_order_with_every_clip_that_was_lost(tiny_policy, make_batch):
     lost = UnreadableClip("clip_9", "truncated")
-    first, second = make_batch(2), make_batch(3, seed=1, skipped=(lost,))
-    nothing = make_batch(0, frames=None, waveforms=None, skipped=(UnreadableClip("clip_8", "empty"),))
+    first, second = make_batch(2), make_batch(3, seed=1, unreadable=(lost,))
+    nothing = make_batch(0, frames=None, waveforms=None, unreadable=(UnreadableClip("clip_8", "empty"),))
     answers = decode_answers(tiny_policy, [first, nothing, second], GREEDY)
     assert answers.names == [*first.names, *second.names]
     assert answers.targets == [*first.labels, *second.labels]
-    assert answers.skipped == [UnreadableClip("clip_8", "empty"), lost]
+    assert answers.unreadable == [UnreadableClip("clip_8", "empty"), lost]
     expected = [text for batch in (first, second) for (text,) in tiny_policy.generate(batch, 1, GREEDY).texts]
     assert [one.text for one in answers.completions] == expected
 

@@ -10,7 +10,7 @@ import numpy as np
 import openpyxl
 import pytest
 
-from affectgpt_r1.emotion.extraction import extract_labels
+from affectgpt_r1.emotion.extraction import AGREEMENT, extract_labels
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import DataError, WriteError
 from affectgpt_r1.metrics.prediction_files import NamedSets, align, read_named_sets, write_submission
@@ -294,6 +294,10 @@ def test_names_that_differ():
         align(named("a"), named("A", "x/a"))
 
 
+def searched(num_rows):
+    return f"the labels of {num_rows} rows were searched for in free text; {AGREEMENT}."
+
+
 OTHER_FILES = {
     "tabs.tsv": ("name\topenset\na\thappy, sad\nb\tcalm\nc\t\n", ()),
     "tabs.csv": ("name\topenset\na\thappy, sad\nb\tcalm\nc\t\n", ("has tabs between its cells, and was read so.",)),
@@ -312,9 +316,24 @@ OTHER_FILES = {
         (),
     ),
     "names.json": ('{"a": "happy, sad", "b": ["calm"], "c": ""}', ()),
-    "objects.json": ('{"a": {"openset": "happy, sad"}, "b": {"openset": "calm"}, "c": {"reason": "He walks."}}', ()),
-    "reasons.json": ('{"name2reason": {"a": "Happy and sad.", "b": "calm", "c": ""}}', ()),
+    "objects.json": (
+        '{"a": {"openset": "happy, sad"}, "b": {"openset": "calm"}, "c": {"reason": "He walks."}}',
+        (searched(1),),
+    ),
+    "reasons.json": ('{"name2reason": {"a": "Happy and sad.", "b": "calm", "c": ""}}', (searched(3),)),
 }
+
+
+def test_answers_in_another_form_are_read_and_said(tmp_path):
+    content = (
+        'name,openset\na,"**happy**, sad."\nb,<answer>calm</answer>\nc,He seems to be proud of it\nd,"angry, sad"\n'
+    )
+    sets = read(write(tmp_path / "marks.csv", content))
+    assert sets.labels == [("happy", "sad"), ("calm",), ("proud",), ("angry", "sad")]
+    assert sets.notes == (
+        "marks.csv: 3 rows, such as a, have tags, sentences, JSON or marks under 'openset', of which the labels were "
+        "taken; the published scorer splits them at commas as they are.",
+    )
 
 
 @pytest.mark.parametrize("file", OTHER_FILES)

@@ -188,7 +188,7 @@ def test_no_position_beyond_those_of_the_model_is_used(policy, make_batch, compl
     assert cut[0].any()
     assert torch.equal(rollout.truncated, free.truncated | cut)
     kept = without_long_prompts(policy, make_batch(subtitles=("a" * 500, "", "", "")))
-    assert (len(kept), kept.skipped[0].name) == (3, make_batch().names[0])
+    assert (len(kept), kept.unreadable[0].name) == (3, make_batch().names[0])
 
 
 def test_frozen_encoders_take_no_gradient_and_stay_in_evaluation_mode(policy, make_batch, completions):

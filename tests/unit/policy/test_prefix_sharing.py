@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from affectgpt_r1.engine.fast import head_logps
-from affectgpt_r1.engine.logprobs import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.engine.prefix_cache import is_valid
+from affectgpt_r1.engine.reference import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.types import Sampling, TokenBatch
+
+fast = pytest.importorskip("affectgpt_r1.engine.fast", reason="only the fast engine shares prompts")
 
 MIXED = (("video", "audio", "text"), ("video", "text"), ("audio",), ("text",))
 SAMPLING = Sampling(max_completion_length=12)
@@ -92,7 +93,7 @@ def test_the_prefix_cache_gives_the_same_update(policy, make_batch, modalities):
     batch = policy.train().with_features(make_batch(modalities=modalities))
     rollout = policy.generate(batch, 3, SAMPLING, generator())
     assert rollout.prefix_cache.prefill is not None
-    kept = gradients(policy, dataclasses.replace(batch, skipped=()), rollout.completions, rollout.prefix_cache)
+    kept = gradients(policy, dataclasses.replace(batch, unreadable=()), rollout.completions, rollout.prefix_cache)
     assert rollout.prefix_cache.prefill is None
     assert_close(kept, gradients(policy, batch, rollout.completions, rollout.prefix_cache))
 
@@ -180,7 +181,7 @@ def test_a_head_that_is_not_plain(tiny_policy, bias):
     tiny_policy.language_model.lm_head = nn.Sequential(nn.Linear(128, head.out_features, bias=bias))
     states = torch.randn(300, 128, requires_grad=True)
     ids = torch.randint(head.out_features, (300,))
-    scores = head_logps(tiny_policy.language_model, states, ids, temperature=0.7, entropy=True)
+    scores = fast.head_logps(tiny_policy.language_model, states, ids, temperature=0.7, entropy=True)
     logits = tiny_policy.language_model.lm_head(states) / 0.7
     torch.testing.assert_close(scores.logps, selective_log_softmax(logits, ids), atol=1e-5, rtol=0)
     torch.testing.assert_close(scores.entropies, entropy_from_logits(logits), atol=1e-5, rtol=0)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.rewards.accuracy import AccuracyReward
+from affectgpt_r1.rewards.accuracy import AccuracyReward, length_factor
 from affectgpt_r1.rewards.dual import DualReward
-from affectgpt_r1.rewards.penalty import length_factor
 
 PENALTIES = ("none", "inverse_gap", "ratio", "log_ratio")
 

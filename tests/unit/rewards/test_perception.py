@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from affectgpt_r1.emotion.chat_client import ChatError
 from affectgpt_r1.emotion.parsing import parse_completion
 from affectgpt_r1.errors import ConfigError, DataError, TrainingError
-from affectgpt_r1.rewards.bradley_terry import bradley_terry_strengths
+from affectgpt_r1.metrics.functional.bradley_terry import bradley_terry_strengths
 from affectgpt_r1.rewards.judges import ChatJudge, RecordedCuesJudge
 from affectgpt_r1.rewards.overlong import OverlongReward
 from affectgpt_r1.rewards.perception import PerceptionReward
@@ -61,14 +61,15 @@ def test_strengths_are_at_the_maximum(outcomes, prior):
     wins = torch.zeros(4, 4, dtype=torch.float64)
     for (i, j), outcome in zip(itertools.combinations(range(4), 2), outcomes, strict=True):
         wins[i, j], wins[j, i] = outcome / 2, 1 - outcome / 2
-    logs = bradley_terry_strengths(wins, prior=prior, iterations=2000).log().requires_grad_()
+    strengths = bradley_terry_strengths(wins.numpy(), prior=prior, iterations=2000)
+    logs = torch.from_numpy(strengths).log().requires_grad_()
     log_posterior(logs.exp(), wins, prior).backward()
     assert logs.grad.abs().max() < 1e-5
 
 
 def test_strengths_of_two_by_hand():
     # One win, prior 1/2: by symmetry p_2 = 1 / p_1, and p_1 = 1.5 / (1 / (p_1 + 1 / p_1) + 1 / (p_1 + 1)).
-    first, second = bradley_terry_strengths(torch.tensor([[0.0, 1.0], [0.0, 0.0]])).tolist()
+    first, second = bradley_terry_strengths([[0.0, 1.0], [0.0, 0.0]]).tolist()
     assert first * second == pytest.approx(1.0)
     assert first == pytest.approx(1.5 / (1 / (first + 1 / first) + 1 / (first + 1)))
     assert first > 1.5
@@ -78,7 +79,7 @@ def test_equal_records_have_equal_strengths_and_absent_players_one():
     wins = torch.zeros(2, 4, 4)
     wins[0, 0, 1] = wins[0, 1, 2] = wins[0, 2, 0] = 1.0  # a circle, and the fourth is absent
     wins[1] = 0.5 * (1 - torch.eye(4))
-    torch.testing.assert_close(bradley_terry_strengths(wins), torch.ones(2, 4, dtype=torch.float64))
+    assert bradley_terry_strengths(wins.numpy()) == pytest.approx(1.0)
 
 
 def test_the_recorded_cues_decide(cues_file):

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectgpt_r1.engine.base import mean_loss_grads
-from affectgpt_r1.engine.logprobs import masked_mean
 from affectgpt_r1.training.grpo_config import GRPOConfig
-from affectgpt_r1.training.losses import grpo_loss
-from affectgpt_r1.training.precomputed_grads import precompute_policy_grads
+from affectgpt_r1.training.losses import grpo_loss, precompute_policy_grads
+from affectgpt_r1.training.sft import masked_mean
 from affectgpt_r1.types import TokenBatch
 
 N, C = 6, 7
@@ -35,7 +34,7 @@ def inputs_of(seed, *, on_policy, truncated):
         old_per_token_logps=None if on_policy else old.detach(),
         ref_per_token_logps=reference.detach(),
         advantages=advantages,
-        loss_mask=mask,
+        completion_mask=mask,
     )
 
 
@@ -69,7 +68,7 @@ def test_token_losses_are_precomputed_up_to_one_factor(
         logps.detach() if on_policy else inputs.old_per_token_logps,
         inputs.ref_per_token_logps,
         inputs.advantages,
-        inputs.loss_mask,
+        inputs.completion_mask,
         options,
         entropies=torch.zeros_like(logps),
         max_completion_length=10,
@@ -85,8 +84,8 @@ def test_token_losses_are_precomputed_up_to_one_factor(
         [precomputed_grads(logps[rows], rows) for rows in (slice(0, middle), slice(middle, len(logps)))]
     )
     assert not precomputed.requires_grad
-    tokens = inputs.loss_mask.sum() if tokens_per_step is None else tokens_per_step
-    divisor = {"grpo": N, "dr_grpo": N * 10, "bnpo": inputs.loss_mask.sum()}.get(loss_type, tokens)
+    tokens = inputs.completion_mask.sum() if tokens_per_step is None else tokens_per_step
+    divisor = {"grpo": N, "dr_grpo": N * 10, "bnpo": inputs.completion_mask.sum()}.get(loss_type, tokens)
     torch.testing.assert_close(precomputed / divisor, expected, atol=1e-12, rtol=1e-12)
 
 

@@ -12,7 +12,7 @@ from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.rewards.weighting import RewardScores, WeightedRewards
 from affectgpt_r1.training.grpo import GRPOStage
-from affectgpt_r1.training.rollout_buffer import select_clips
+from affectgpt_r1.training.rollout_buffer import RolloutBuffer, select_clips
 from affectgpt_r1.types import Sampling
 
 SAMPLING = Sampling(max_completion_length=6)
@@ -96,6 +96,17 @@ def test_a_buffer_survives_a_checkpoint_bit_by_bit(tiny_policy, make_batch, tmp_
     assert stage.buffer_state() == other.buffer_state() == {}  # used up
 
 
+def test_a_buffer_of_an_older_checkpoint_is_read(tiny_policy, make_batch):
+    stage = grpo(steps_per_generation=2)
+    visits(stage, tiny_policy, make_batch(), 1)
+    state = stage.buffer_state()["buffer"]
+    older = {**state, "batch": {**state["batch"], "skipped": ()}, "loss_mask": state["completion_mask"]}
+    del older["completion_mask"], older["batch"]["unreadable"]
+    restored = RolloutBuffer.from_state(older, torch.device("cpu"))
+    assert restored.completion_mask.equal(state["completion_mask"])
+    assert restored.batch.unreadable == ()
+
+
 def test_a_buffer_without_a_reference_gets_one_when_beta_is_raised(tiny_policy, make_batch):
     """As where a run with ``beta=0`` was cut in mid-buffer and is resumed with a KL term."""
     tiny_policy.snapshot_reference()
@@ -162,7 +173,7 @@ def test_prompts_of_more_clips_than_a_step_stay_out_of_the_graph(tiny_policy, ma
 
     monkeypatch.setattr(tiny_policy, "generate", record)
     visits(grpo(steps_per_generation=steps), tiny_policy.train(), make_batch(), 1)
-    assert kept == [steps == 1]
+    assert kept == [steps == 1 and tiny_policy.engine.reuses_prefill]
 
 
 @pytest.mark.parametrize("leave", [False, True])
@@ -187,9 +198,9 @@ def test_groups_that_stay_equal_are_filtered_and_counted(tiny_policy, make_batch
     assert float(output.logs["groups/filtered"]) == float(output.logs["groups/resampled"]) == 1.0
     assert float(output.logs["frac_reward_zero_std"]) == 0.25
     buffer = stage._buffer
-    assert buffer.loss_mask[3].sum() == 0
-    assert buffer.loss_mask[:3].equal(buffer.completions.mask[:3])
-    assert buffer.tokens_per_step == buffer.loss_mask.sum()
+    assert buffer.completion_mask[3].sum() == 0
+    assert buffer.completion_mask[:3].equal(buffer.completions.mask[:3])
+    assert buffer.tokens_per_step == buffer.completion_mask.sum()
 
 
 def test_a_step_without_advantage_is_counted_and_said(tiny_policy, make_batch, caplog):
@@ -208,9 +219,9 @@ def test_truncated_completions_leave_the_loss_and_by_switch_the_baseline(tiny_po
         )
         outputs[leave] = stage.training_step(tiny_policy, make_batch(), seed=11).records
         buffer = stage._buffer
-        truncated = (buffer.completions.mask.sum(-1) == 40) & (buffer.loss_mask.sum(-1) == 0)
+        truncated = (buffer.completions.mask.sum(-1) == 40) & (buffer.completion_mask.sum(-1) == 0)
         assert 2 < truncated.sum() < 30
-        assert buffer.loss_mask[~truncated].equal(buffer.completions.mask[~truncated])
+        assert buffer.completion_mask[~truncated].equal(buffer.completions.mask[~truncated])
         rewards = torch.tensor([record.reward for record in outputs[leave]]).view(4, 8)
         for group in range(4):
             kept = rewards[group][~truncated[group]] if leave else rewards[group]

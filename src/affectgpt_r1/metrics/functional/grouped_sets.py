@@ -8,6 +8,7 @@ score is the mean of the two (Lian et al., "MER 2024", 2024).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from affectgpt_r1.emotion.wheels import Lexicon
@@ -56,4 +57,4 @@ def by_groups(groups: Sequence[Sequence[str]]) -> Callable[[str], str]:
 
 def by_lexicon(lexicon: Lexicon) -> Callable[[str], str]:
     """Return what maps a label onto the word that it is a synonym of (case 2 of the wheel metric), or onto itself."""
-    return lambda word: lexicon.synonym(word) or word
+    return cache(lambda word: lexicon.synonym(word) or word)

@@ -7,7 +7,7 @@ counts on a wheel if its target maps onto it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
 from affectgpt_r1.metrics.functional.cluster_table import (
+    Bits,
     Sizes,
     WordSets,
     cluster_sets,
@@ -88,24 +89,36 @@ def _set_sizes(
     return set_sizes(predicted & relevant, table), set_sizes(predicted, table), set_sizes(relevant, table)
 
 
-def corpus_counts(
-    predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet], lexicon: Lexicon
-) -> dict[str, WheelCounts]:
-    """Return the counts of every published figure of ``N`` samples; each word is looked up once.
+class CodedSets(NamedTuple):
+    """``N`` emotion sets whose words were looked up once, for every published figure."""
+
+    words: WordSets
+    clusters: tuple[Bits, ...]  # by level
+
+
+def code_sets(sets: Sequence[EmotionSet], lexicon: Lexicon) -> CodedSets:
+    """Look every word up once."""
+    table = word_table(lexicon)
+    words = word_sets(sets, table)
+    by_level = zip(LEVELS, table.rows, strict=True)
+    unions = (unite(rows.take(words.entries), words.sizes, cluster_table(lexicon, level)) for level, rows in by_level)
+    return CodedSets(words, tuple(unions))
+
+
+def corpus_counts(predictions: CodedSets, targets: CodedSets, lexicon: Lexicon) -> dict[str, WheelCounts]:
+    """Return the counts of every published figure of ``N`` samples.
 
     ``case1`` and ``case2`` are ``(N, 1)`` counts of words instead of clusters: of base forms, and of the words that
     represent synonyms. ``level1`` and ``level2`` are those of :func:`wheel_counts`.
     """
-    _check_lengths(predictions, targets)
+    _check_lengths(predictions.words.sizes, targets.words.sizes)
     words = word_table(lexicon)
-    answered, expected = word_sets(predictions, words), word_sets(targets, words)
     counts = {
-        "case1": _word_counts(answered, expected, words.base),
-        "case2": _word_counts(answered, expected, words.synonym),
+        "case1": _word_counts(predictions.words, targets.words, words.base),
+        "case2": _word_counts(predictions.words, targets.words, words.synonym),
     }
-    for level, rows in zip(LEVELS, words.rows, strict=True):
+    for level, predicted, relevant in zip(LEVELS, predictions.clusters, targets.clusters, strict=True):
         table = cluster_table(lexicon, level)
-        predicted, relevant = (unite(rows.take(sets.entries), sets.sizes, table) for sets in (answered, expected))
         sizes = (set_sizes(sets, table) for sets in (predicted & relevant, predicted, relevant))
         counts[f"level{level}"] = WheelCounts(*(of_set.T.astype(np.float64) for of_set in sizes))
     return counts
@@ -128,7 +141,7 @@ def _keys(sets: WordSets, number_of: npt.NDArray[np.int64], stride: int) -> npt.
     return keys[np.diff(keys, prepend=-1) > 0]
 
 
-def _check_lengths(predictions: Sequence[EmotionSet], targets: Sequence[EmotionSet]) -> None:
+def _check_lengths(predictions: Sized, targets: Sized) -> None:
     if len(predictions) != len(targets):
         raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
 
@@ -230,7 +243,8 @@ def score_table(
     ``case3_wheel{1..5}_level{1,2}`` (clusters), ``mean_level1`` and ``mean_level2`` (means over the wheels);
     ``mer2025_challenge`` has the mean ``f1`` of both levels.
     """
-    return corpus_scores(corpus_counts(predictions, targets, lexicon), zero_division)
+    coded = (code_sets(sets, lexicon) for sets in (predictions, targets))
+    return corpus_scores(corpus_counts(*coded, lexicon), zero_division)
 
 
 def corpus_scores(

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 import torch
 
-from affectgpt_r1.engine.timing import PhaseTimer, peak_memory_mib
+from affectgpt_r1.callbacks.step_timer import PhaseTimer, peak_memory_mib
 
 
 def test_phases_add_up_until_they_are_taken():

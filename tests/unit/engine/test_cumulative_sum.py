@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from affectgpt_r1.engine import precision
-from affectgpt_r1.engine.precision import cumulative_sum, integer_cumulative_sum
-from affectgpt_r1.engine.sampler import filter_logits, invert_distribution
+from affectgpt_r1.engine.sampler import cumulative_sum, filter_logits, integer_cumulative_sum, invert_distribution
 
 
 @pytest.fixture
@@ -20,7 +18,6 @@ def deterministic_accelerator(monkeypatch):
             raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation")
         return added(self, dim)
 
-    monkeypatch.setattr(precision, "cumulative_sum", integer_cumulative_sum)
     monkeypatch.setattr("affectgpt_r1.engine.sampler.cumulative_sum", integer_cumulative_sum)
     monkeypatch.setattr(torch.Tensor, "cumsum", cumsum)
 

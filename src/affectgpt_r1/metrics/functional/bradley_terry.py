@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 
-def bradley_terry_strengths(wins: Tensor, *, prior: float = 0.5, iterations: int = 100) -> Tensor:
+def bradley_terry_strengths(wins: ArrayLike, *, prior: float = 0.5, iterations: int = 100) -> NDArray[np.float64]:
     """Return the maximum a posteriori strengths ``p`` of the model ``P(i beats j) = p_i / (p_i + p_j)``.
 
     Args:
@@ -16,22 +16,22 @@ def bradley_terry_strengths(wins: Tensor, *, prior: float = 0.5, iterations: int
         iterations: Most updates; 8 players need about 20.
 
     Returns:
-        ``(..., G)`` float64 strengths, 1 for an absent player.
+        ``(..., G)`` strengths, 1 for an absent player.
 
-    >>> bradley_terry_strengths(torch.tensor([[0.0, 1.0], [0.0, 0.0]])).log().sum().abs() < 1e-6
-    tensor(True)
+    >>> bradley_terry_strengths([[0.0, 2.0], [1.0, 0.0]]).round(3).tolist()
+    [1.264, 0.791]
     """
-    wins = wins.double()
-    played = wins + wins.transpose(-1, -2)  # n_ij
+    wins = np.asarray(wins, dtype=np.float64)
+    played = wins + wins.swapaxes(-1, -2)  # n_ij
     # Without the prior a player that never loses has no finite strength, and strengths have no scale.
     won = wins.sum(-1) + prior  # W_i
-    strengths = torch.ones_like(won)
+    strengths = np.ones_like(won)
     for _ in range(iterations):
         # Minorisation-maximisation (Hunter, "MM algorithms for generalized Bradley-Terry models", 2004, equation 3):
         # p_i <- W_i / sum_j n_ij / (p_i + p_j), where the player of strength 1 adds 2 * prior / (p_i + 1) to the sum.
-        pairs = played / (strengths.unsqueeze(-1) + strengths.unsqueeze(-2))
+        pairs = played / (strengths[..., :, None] + strengths[..., None, :])
         updated = won / (pairs.sum(-1) + 2 * prior / (strengths + 1))
-        settled = torch.allclose(updated, strengths, rtol=1e-8, atol=0.0)
+        settled = np.allclose(updated, strengths, rtol=1e-8, atol=0.0)
         strengths = updated
         if settled:
             break
