@@ -19,7 +19,7 @@ from pathlib import Path
 from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.dataset import ClipDataset
 from affectgpt_r1.data.layouts.manifest import ManifestRow, hash_order
-from affectgpt_r1.data.media.quick_look import quick_look
+from affectgpt_r1.data.media.quick_look import Look, quick_look
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.data.splits import Splits
 from affectgpt_r1.errors import DataError
@@ -28,6 +28,7 @@ from affectgpt_r1.types import UnreadableClip
 _MOST_DOUBTFUL = 256  # clips that are decoded because a file looks damaged; of more the first ones tell
 _SECONDS = 20.0  # of decoding; a clip takes about 20 ms, and a damaged one up to a minute
 _THREADS = 16  # that wait for a network disk
+_SLOW_SECONDS = 0.001  # for a file: of a network disk
 _FILES_AT_ONCE = 256
 
 
@@ -82,10 +83,18 @@ def _look_at_files(data: ClipDataModule, report: FolderReport) -> dict[str, tupl
         for name, state in data.media_states.items()
         for place in dict.fromkeys(state.places)  # sound may be in the video
     ]
-    parts = [files[start : start + _FILES_AT_ONCE] for start in range(0, len(files), _FILES_AT_ONCE)]
+    parts = [files[start : start + _FILES_AT_ONCE] for start in range(_FILES_AT_ONCE, len(files), _FILES_AT_ONCE)]
     report.num_bytes = sum(sum(state.sizes) for state in data.media_states.values())
-    with ThreadPoolExecutor(_THREADS) as pool:
-        looks = pool.map(lambda part: [quick_look(f"{root}/{file}") for _, file in part], parts)
+
+    def look_at(part: list[tuple[str, str]]) -> list[Look]:
+        return [quick_look(f"{root}/{file}") for _, file in part]
+
+    started = time.perf_counter()
+    first = look_at(files[:_FILES_AT_ONCE])
+    is_slow = time.perf_counter() - started > _SLOW_SECONDS * len(first)
+    # On a fast disk threads would mostly wait for each other.
+    with ThreadPoolExecutor(_THREADS if is_slow else 1) as pool:
+        looks = chain([first], pool.map(look_at, parts))
         for (name, file), look in zip(files, chain.from_iterable(looks), strict=True):
             report.files[file.partition("/")[0]] += 1
             if look.doubt:
