@@ -19,7 +19,8 @@ def test_a_clone_has_its_configs_at_the_top():
 def test_the_wheel_carries_the_configs_where_the_package_looks_for_them():
     wheel = tomllib.loads((CLONE / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
 
-    assert wheel == {"packages": ["src/affectgpt_r1"], "force-include": {"configs": "affectgpt_r1/configs"}}
+    assert wheel["only-include"] == ["src/affectgpt_r1", "configs"]
+    assert wheel["sources"] == {"src/affectgpt_r1": "affectgpt_r1", "configs": "affectgpt_r1/configs"}
 
 
 def test_the_working_directory_is_the_root_whatever_its_name(tmp_path):
