@@ -106,7 +106,7 @@ def test_every_import_is_a_stated_dependency(folder):
     foreign = set(imported_packages(folder)) - sys.stdlib_module_names - {"affectgpt_r1"}
     foreign -= UNSTATED
     if folder == "tests":
-        foreign -= {"helpers", *(path.stem for path in (REPOSITORY / "tests" / "benchmarks").glob("*.py"))}
+        foreign -= {"helpers", "tools", *(path.stem for path in (REPOSITORY / "tests" / "benchmarks").glob("*.py"))}
 
     undeclared = {
         package for package in foreign if stated.isdisjoint(map(canonicalize_name, distributions.get(package, [])))
