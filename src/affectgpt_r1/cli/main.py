@@ -33,6 +33,9 @@ COMMANDS = {
 """What each command does; a command is a module of this package with a ``main()`` on Hydra or argparse."""
 
 
+SCORERS = ("score", "unibench", "prefer")
+
+
 class Replacement(NamedTuple):
     """A command, its first arguments, and its options by their old name, that do what an old command did."""
 
@@ -112,6 +115,8 @@ def _run(command: str) -> None:
     # Processes that Lightning, joblib or MLflow start by `python -m` would else import from the current folder, which
     # may be one that was unpacked to be looked at.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    if command in SCORERS:  # before numpy is loaded: a second thread costs the resampling more than it saves
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         import_module(f"affectgpt_r1.cli.{command}").main()
     except KeyboardInterrupt:

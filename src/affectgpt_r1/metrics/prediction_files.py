@@ -49,6 +49,8 @@ def read_named_sets(
         DataError: The file is missing, empty, pickled or damaged, lacks a column or names a clip twice.
     """
     reader = RowReader(path, columns or {})
+    # Archives are the published form, in which figures have to equal the published scorer's.
+    as_published = path.suffix.lower() == ".npz"
     sets = NamedSets([], [], [])
     places: dict[str, str] = {}
     num_words = 0
@@ -66,7 +68,7 @@ def read_named_sets(
         if name in places:
             raise DataError(f"{path}, {row.place}: {name!r} is in {places[name]} already; keep one")
         places[name] = row.place
-        labels, negated, source = _labels(row, path, extract)
+        labels, negated, source = _labels(row, path, extract, as_published=as_published)
         (searched if source == "text" else cleaned if source == "cleaned" else []).append(name)
         if not labels and row.labels is not None and isinstance(row.free_text, str) and row.free_text.strip():
             blank.append(name)
@@ -93,15 +95,16 @@ def read_named_sets(
     return sets._replace(notes=tuple(f"{path.name}: {note}." for note in notes))
 
 
-def _labels(row: Row, path: Path, extract: Callable[[str], Extraction]) -> tuple[EmotionSet, tuple[str, ...], str]:
+def _labels(
+    row: Row, path: Path, extract: Callable[[str], Extraction], *, as_published: bool
+) -> tuple[EmotionSet, tuple[str, ...], str]:
     """Return labels, negated spans, and where the labels are from."""
     given = row.labels if row.labels is not None else row.free_text
     if isinstance(given, str) and len(given) > _LONGEST_TEXT:
         raise DataError(f"{path}, {row.place}: {len(given):,} characters; an answer has at most {_LONGEST_TEXT:,}")
     if row.labels is None and isinstance(given, str):
         return extract(given)
-    # Archives are the published form, in which figures have to equal the published scorer's.
-    if isinstance(given, str) and path.suffix.lower() != ".npz":
+    if isinstance(given, str) and not as_published:
         answer = read_answer(given, extract)
         if answer is not None:
             return _checked(answer, row, path), (), "cleaned"

@@ -101,13 +101,21 @@ class RowReader:
                 if not columns:
                     raise DataError(f"{self.path}: the file is empty")
                 fields = self._check_header(columns)
-                places = [columns.index(fields[role]) if role in fields else None for role in (NAME, LABELS, FREE_TEXT)]
+                name = columns.index(fields[NAME])
+                labels, text_at = (
+                    columns.index(fields[role]) if role in fields else None for role in (LABELS, FREE_TEXT)
+                )
                 for number, cells in enumerate(reader, start=2):
                     if len(cells) != len(columns):
                         raise DataError(
                             f"{self.path}, row {number}: does not have {len(columns)} cells; quote texts with commas"
                         )
-                    yield Row(f"row {number}", *(None if place is None else cells[place] for place in places))
+                    yield Row(
+                        f"row {number}",
+                        cells[name],
+                        None if labels is None else cells[labels],
+                        None if text_at is None else cells[text_at],
+                    )
         except UnicodeError as error:
             raise DataError(f"{self.path}: not UTF-8 ({error}); save it as UTF-8") from error
         except csv.Error as error:
