@@ -23,6 +23,7 @@ SHORT = {
     "train": (
         *("trainer.max_steps=2", "trainer.val_check_interval=2", "optim.scheduler.total_steps=20"),
         *("data.batch_size=2", "data.eval_batch_size=4", "callbacks.completions.console_rows=0"),
+        "overwrite=true",  # the policies that the text has trained so far are copies of other folders' runs
     ),
     "evaluate": ("data.eval_batch_size=4",),
     "render": (
