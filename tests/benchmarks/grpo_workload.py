@@ -88,7 +88,9 @@ def language_model_config(workload: Workload) -> dict[str, object]:
 
 def ban_stops(policy: MultimodalPolicy) -> None:
     """Force the completion length, as TRL does by ``min_new_tokens``: tokens that end a completion are never drawn."""
-    policy.media_ids |= {"stop": policy.turn_ids[0], "end": policy.tokenizer.eos_token_id}
+    special = policy.special_tokens
+    banned = [*special.banned_ids, policy.turn_ids[0], policy.tokenizer.eos_token_id]
+    policy.special_tokens = special._replace(banned_ids=banned)
 
 
 def text_batch(policy: MultimodalPolicy, prompt_tokens: int) -> ClipBatch:
