@@ -150,6 +150,8 @@ def test_a_rollouts_prefill_is_kept_only_for_an_update_of_the_same_clips(
 
     Each of these is passed twice: for the old log-probs, and for the update.
     """
+    if not tiny_policy.engine.reuses_prefill:
+        pytest.skip("this engine keeps no prefill")
     embedded, embed = [], tiny_policy.embed_prompts
     monkeypatch.setattr(tiny_policy, "embed_prompts", lambda *one, **named: embedded.append(1) or embed(*one, **named))
     tiny_policy.train()
