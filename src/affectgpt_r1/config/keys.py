@@ -25,7 +25,8 @@ CONFIGS = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CLONE
 STAGE_KEYS = ("name", "monitor", "mode")  # of `stage`, but not arguments of its class
 OVERLAYS = ("experiment", "ablation", "debug")  # groups whose files only change keys of others
 OPEN = ("callbacks", "logger")  # mappings with any names
-WORDS_TOO = ("trainer.devices", "trainer.deterministic", "trainer.val_check_interval")  # `auto`, `warn`, a time
+# `outdated`, `auto`, `warn`, a time
+WORDS_TOO = ("overwrite", "trainer.devices", "trainer.deterministic", "trainer.val_check_interval")
 
 _PACKAGE_LINE = re.compile(r"# @package ([\w.]+)")
 _HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
