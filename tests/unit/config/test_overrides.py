@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -5,7 +7,7 @@ from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.config.keys import CONFIGS, check_overrides, text_keys
+from affectgpt_r1.config.keys import CONFIGS, check_overrides, config_keys, text_keys
 from affectgpt_r1.config.overrides import quote_overrides
 from affectgpt_r1.errors import ConfigError
 
@@ -80,3 +82,14 @@ def test_null_leaves_out_a_group_that_a_run_can_do_without():
     assert (config.logger, config.callbacks, config.trainer.max_steps) == ({}, {}, 1000)
     with pytest.raises(ConfigError, match=r"model=null: there is no .*there are affectgpt_7b, smol, tiny"):
         check_overrides(quoted)
+
+
+def test_overrides_of_the_makefile_are_accepted():
+    """`make grpo` gives its control `overwrite=outdated`, which a check of true-or-false keys once refused."""
+    makefile = (CONFIGS.parent / "Makefile").read_text()
+    given = set(re.findall(r"(?<![\w.-])([a-z][\w.]*=[\w./-]+)(?=[\s,)])", makefile))
+    overrides = sorted(
+        override for override in given if "%" not in override and override.split("=")[0] in config_keys()
+    )
+    assert {"overwrite=outdated", "experiment=demo/grpo"} <= set(overrides)
+    check_overrides(overrides)
