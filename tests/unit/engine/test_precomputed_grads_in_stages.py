@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.training.rollout_buffer import select_clips
 from affectgpt_r1.training.sft import SFTStage
 from affectgpt_r1.types import Sampling
+from helpers.precisions import precision
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
 """Share of the greatest element. In float32 it is the rounding of three optimizer steps, as float64 shows."""
@@ -54,16 +54,6 @@ def gradients(policy, stage, batch, *, visits):
     return {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
 
 
-@contextmanager
-def default_dtype(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def cast(batch, dtype):
     return dataclasses.replace(batch, features={name: one.to(dtype) for name, one in batch.features.items()})
 
@@ -73,11 +63,11 @@ def policy_in(make_policy):
     """``policy_in(dtype)``: a policy with weights in ``dtype`` whose completions are drawn in single precision."""
 
     def build(dtype):
-        with default_dtype(torch.float32):  # so that weights are drawn alike
+        with precision(torch.float32):  # so that weights are drawn alike
             policy, single = make_policy().to(dtype), make_policy().eval()
 
         def generate(batch, *options):
-            with default_dtype(torch.float32):
+            with precision(torch.float32):
                 return single.generate(cast(batch, torch.float32), *options)
 
         policy.generate = generate
@@ -100,7 +90,7 @@ def policy_in(make_policy):
 def test_grpo(policy_in, make_policy, make_batch, walks_again, monkeypatch, options, precomputed, dtype):
     visits = options.get("num_iterations", 1)
     batch = cast(make_policy().with_features(make_batch()), dtype)
-    with default_dtype(dtype):
+    with precision(dtype):
         mine = gradients(policy_in(dtype), grpo(**options), batch, visits=visits)
         assert bool(walks_again) is not precomputed
         recomputed = fast.fused_linear_logps
