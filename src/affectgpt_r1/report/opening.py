@@ -1,0 +1,76 @@
+"""Open the report with what was asked, what came out and how sure one can be, in words made from the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from affectgpt_r1.report.choices import label
+from affectgpt_r1.report.formats import between, points, signed
+
+
+class Finding(NamedTuple):
+    """One question of the report and its answer."""
+
+    anchor: str
+    asked: str
+    result: str
+    certainty: str
+
+
+def findings(summary: Mapping[str, Any]) -> list[Finding]:
+    """Return a finding per sweep that has finished trials."""
+    return [
+        Finding(name, sweep["question"], _result(name, sweep), _certainty(name, sweep))
+        for name, sweep in summary["sweeps"].items()
+        if sweep["choices"]
+    ]
+
+
+def _result(name: str, sweep: Mapping[str, Any]) -> str:
+    scores = {choice: content["metrics"]["f1"]["mean"] for choice, content in sweep["choices"].items()}
+    ordered = sorted(scores, key=lambda choice: -scores[choice])
+    listed = ", ".join(f"{label(name, choice)} {points(scores[choice])}" for choice in ordered)
+    seeds = sorted({run["seed"] for run in sweep["runs"]})
+    over = f"the mean of seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    return f"F1 in points on {sweep['clips']:,} test clips, {over}: {listed}."
+
+
+def _certainty(name: str, sweep: Mapping[str, Any]) -> str:
+    compared = [_compared(name, pair) for pair in sweep["comparisons"] if pair["clips"] or pair["seeds"]]
+    parts = compared or ["Nothing was compared: a choice to compare with has no finished trial."]
+    if len(sweep["choices"]) > 2 and len(sweep["comparisons"]) == 1:
+        parts.append(
+            f"That pair was chosen after the fact, as the best of {len(sweep['choices'])}: its interval is too narrow."
+        )
+    for alarm in sweep["alarms"]:
+        parts.append(
+            f"{label(name, alarm['choice'])}, seed {alarm['seed']}: from step {alarm['step']} the reward rose while F1 "
+            "on the validation clips fell, the mark of reward hacking."
+        )
+    if sweep["synthetic"]:
+        parts.append("The clips are rendered: nothing is said on recorded people.")
+    return " ".join(parts)
+
+
+def _compared(name: str, pair: Mapping[str, Any]) -> str:
+    clips, seeds = pair["clips"], pair["seeds"]
+    difference = (clips or seeds)["difference"]
+    made = ((test, what) for test, what in ((clips, "over clips"), (seeds, "over seeds")) if test)
+    bounds = ", ".join(f"{between(test['low'], test['high'], 100)} {what}" for test, what in made)
+    names = f"{label(name, pair['first'])} minus {label(name, pair['second'])}"
+    return f"{names}: {signed(100 * difference)} points, 95 % interval {bounds}: {_verdict(clips, seeds)}."
+
+
+def _verdict(clips: Mapping[str, Any] | None, seeds: Mapping[str, Any] | None) -> str:
+    """Say what two intervals allow; each asks another question, so that one cannot stand for the other."""
+    by_clips, by_seeds = (test is not None and not test["low"] <= 0 <= test["high"] for test in (clips, seeds))
+    if by_clips and by_seeds:
+        return "neither the choice of the clips nor that of the seeds explains it"
+    if by_clips and seeds is None:
+        return "other clips would show it too; whether other seeds would, one seed cannot tell"
+    if by_clips:
+        return "these policies differ on other clips too, but training again need not give the difference"
+    if by_seeds:
+        return "the seeds agree on it, but other clips need not show it"
+    return "no difference is shown"
