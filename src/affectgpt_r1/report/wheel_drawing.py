@@ -22,16 +22,16 @@ class Overlap(NamedTuple):
     extra: tuple[str, ...]
 
 
-def overlap(openset: EmotionSet, target: EmotionSet, lexicon: Lexicon) -> Overlap:
-    """Compare an answer's words with its target's on the wheel that the report draws."""
-    answered, wanted = (clusters_of(words, lexicon) for words in (openset, target))
+def overlap(openset: EmotionSet, target: EmotionSet, lexicon: Lexicon, place: int = WHEEL) -> Overlap:
+    """Compare an answer's words with its target's on one wheel, by default the one that the report draws."""
+    answered, wanted = (clusters_of(words, lexicon, place) for words in (openset, target))
     parts = (answered & wanted, wanted - answered, answered - wanted)
     return Overlap(*(tuple(sorted(part)) for part in parts))
 
 
-def clusters_of(words: Iterable[str], lexicon: Lexicon) -> set[str]:
-    """Return the level-1 clusters that ``words`` name on the wheel that the report draws."""
-    return {cluster for word in words if (cluster := lexicon.cluster(word, WHEEL)) is not None}
+def clusters_of(words: Iterable[str], lexicon: Lexicon, place: int = WHEEL) -> set[str]:
+    """Return the level-1 clusters that ``words`` name on one wheel."""
+    return {cluster for word in words if (cluster := lexicon.cluster(word, place)) is not None}
 
 
 def wheel(clusters: Overlap, lexicon: Lexicon, words: EmotionSet | None = None) -> dict[str, Any]:
