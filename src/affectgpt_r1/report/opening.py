@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from affectgpt_r1.report.choices import label
-from affectgpt_r1.report.formats import between, points, signed
+from affectgpt_r1.report.formats import between, number, points, signed
 
 
 class Finding(NamedTuple):
@@ -31,9 +31,20 @@ def _result(name: str, sweep: Mapping[str, Any]) -> str:
     scores = {choice: content["metrics"]["f1"]["mean"] for choice, content in sweep["choices"].items()}
     ordered = sorted(scores, key=lambda choice: -scores[choice])
     listed = ", ".join(f"{label(name, choice)} {points(scores[choice])}" for choice in ordered)
+    words = _words(name, sweep, ordered) if name == "penalty" else ""
     seeds = sorted({run["seed"] for run in sweep["runs"]})
     over = f"the mean of seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    return f"F1 in points on {sweep['clips']:,} test clips, {over}: {listed}."
+    return f"F1 in points on {sweep['clips']:,} test clips, {over}: {listed}.{words}"
+
+
+def _words(name: str, sweep: Mapping[str, Any], choices: Sequence[str]) -> str:
+    """Say how many words the answers and the targets have, which is what a length penalty is about."""
+    metrics = {choice: sweep["choices"][choice]["metrics"] for choice in choices}
+    keys = ("answers/distinct_words", "answers/target_words")
+    if not all(key in metric for metric in metrics.values() for key in keys):
+        return ""
+    listed = ", ".join(f"{label(name, choice)} {number(metrics[choice][keys[0]]['mean'])}" for choice in choices)
+    return f" Words per answer: {listed}; the target’s {number(metrics[choices[0]][keys[1]]['mean'])}."
 
 
 def _certainty(name: str, sweep: Mapping[str, Any]) -> str:
@@ -50,7 +61,7 @@ def _certainty(name: str, sweep: Mapping[str, Any]) -> str:
         )
     if sweep["synthetic"]:
         parts.append("The clips are rendered: nothing is said on recorded people.")
-    return " ".join(parts)
+    return " ".join(part[0].upper() + part[1:] for part in parts)
 
 
 def _compared(name: str, pair: Mapping[str, Any]) -> str:

@@ -88,15 +88,17 @@ def _has_ablations(sweeps: Sequence[Sweep]) -> bool:
 
 
 def _pairs(sweep: Sweep) -> list[tuple[str, str]]:
-    """List the comparisons that answer a sweep's question: GRPO's, or the best choice's with the baseline."""
+    """List the comparisons that answer a sweep's question: GRPO's, or the best choice's."""
     if sweep.name not in SWEEPS:
         return [("grpo", "sft"), ("grpo", "control")]
+    # The reward sweep asks what is better than the policy without RL; its tables compare with another row.
+    other = "none" if sweep.name == "reward" and sweep.of("none") else sweep.baseline
     means = {
         choice: fmean(trial.metrics["test/f1"] for trial in sweep.of(choice))
         for choice in sweep.choices
-        if choice != sweep.baseline
+        if choice != other
     }
-    return [(max(means, key=lambda choice: means[choice]), sweep.baseline)] if means else []
+    return [(max(means, key=lambda choice: means[choice]), other)] if means else []
 
 
 def _compared(sweep: Sweep, first: str, second: str) -> dict[str, Any]:
