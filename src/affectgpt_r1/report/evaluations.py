@@ -20,6 +20,7 @@ from affectgpt_r1.errors import ConfigError, DataError, MediaError
 from affectgpt_r1.io.untrusted_files import read_json, read_text
 from affectgpt_r1.report.completion_examples import spread
 from affectgpt_r1.report.queries import (
+    SWEEPS,
     Answer,
     Clip,
     Source,
@@ -60,6 +61,7 @@ def read_evaluations(outputs: Path, data: Path, lexicon: str | None = None) -> l
         summary = _read_summary(file)
         seed = next((int(run["seed"]) for run in summary["runs"].values() if run["seed"] is not None), 0)
         name = re.sub(r"[^\w.-]", "-", _SEED.sub(r"\1", short(str(summary["experiment"]))))
+        name = f"{name}-policies" if name in SWEEPS else name
         found.setdefault(name, {})[seed] = file.parent, summary
     if not found:
         return []
@@ -80,10 +82,15 @@ def _read_summary(file: Path) -> dict[str, Any]:
 
 def _read_experiment(source: Source, name: str, seeds: Mapping[int, tuple[Path, dict[str, Any]]], data: Path) -> Sweep:
     trials, missing, run_ids = [], [], []
-    for system in SYSTEMS:
+    compared = {system for _, summary in seeds.values() for system in summary["runs"]}
+    for system in (system for system in SYSTEMS if system in compared):
         for seed, (folder, summary) in sorted(seeds.items()):
             if system not in summary["runs"]:
                 missing.append(f"{name}: {system}, seed {seed} was not evaluated")
+                continue
+            answers = folder / "predictions" / f"{system}.jsonl"
+            if not answers.is_file():
+                missing.append(f"{name}: {system}, seed {seed} has no answers in {answers}")
                 continue
             run = _mlflow_run(source, str(summary["runs"][system]["checkpoint"]))
             if run is None:
@@ -96,7 +103,7 @@ def _read_experiment(source: Source, name: str, seeds: Mapping[int, tuple[Path, 
                     seed=seed,
                     run_id=run.info.run_id if run else f"{system}-{seed}",
                     metrics=_metrics(summary[system]),
-                    answers=tuple(read_answers(folder / "predictions" / f"{system}.jsonl")),
+                    answers=tuple(read_answers(answers)),
                     lexicon=_lexicon(summary, source.lexicon),
                     **(read_training(source.client, run) if run else {}),
                 )

@@ -1,7 +1,9 @@
 """The report on what `make grpo` alone leaves: three policies and their evaluation, without a sweep."""
 
 import json
+import re
 import shutil
+import subprocess
 
 import pytest
 
@@ -9,6 +11,8 @@ from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.report.build import build_report
 from affectgpt_r1.report.evaluations import read_evaluations
 from helpers.evaluated_outputs import write_evaluation
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,34 @@ def test_clips_can_be_ordered_and_filtered_without_a_script(report):
     assert "<script" not in html
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: Debian has it as the package chromium")
+@pytest.mark.parametrize(
+    ("chosen", "shown"),
+    [
+        ((), "clip0 clip3 clip2 clip1"),
+        (("sort-name",), "clip0 clip1 clip2 clip3"),
+        (("show-empty",), "clip3"),
+        (("show-missed", "sort-name"), "clip0 clip1 clip3"),
+    ],
+)
+def test_a_browser_orders_and_filters(report, tmp_path, chosen, shown):
+    html = report["report.html"]
+    for name in chosen:
+        html = html.replace(f'id="{name}"', f'id="{name}" checked')
+    policy = re.search(r"<meta http-equiv=.*?>", html).group()  # the page allows no script, not even this test's
+    probe = """<script>document.title = [...document.querySelectorAll('.clip')].filter(clip => clip.offsetHeight)
+      .sort((a, b) => a.offsetTop - b.offsetTop).map(clip => clip.querySelector('h3').textContent).join(' ')</script>"""
+    page = tmp_path / "page.html"
+    page.write_text(html.replace(policy, "") + probe, encoding="utf-8")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    dom = subprocess.run(
+        [*command, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()],
+        capture_output=True, check=True, timeout=120, encoding="utf-8",
+    ).stdout  # fmt: skip
+    assert f"<title>{shown}</title>" in dom
+
+
 def test_it_is_attached_to_the_grpo_run(report, evaluated):
     from mlflow.tracking import MlflowClient
 
@@ -96,14 +128,16 @@ def test_seeds_are_pooled_and_what_is_missing_is_said(outputs, tmp_path):
     (outputs / "demo-no_think-seed2" / "sft" / "mlflow_run_id").write_text("../../x\n")
     summary = json.loads((outputs / "demo-no_think-seed2" / "summary.json").read_text())
     del summary["runs"]["control"]
+    (outputs / "demo-no_think-seed2" / "predictions" / "grpo.jsonl").unlink()
     (outputs / "demo-no_think-seed2" / "summary.json").write_text(json.dumps(summary))
     (sweep,) = read_evaluations(outputs, tmp_path)
     assert [(trial.choice, trial.seed, bool(trial.curves)) for trial in sweep.trials] == [
-        ("sft", 1, True), ("sft", 2, False), ("control", 1, True), ("grpo", 1, True), ("grpo", 2, True),
+        ("sft", 1, True), ("sft", 2, False), ("control", 1, True), ("grpo", 1, True),
     ]  # fmt: skip
     assert sweep.missing == (
         "demo-no_think: sft, seed 2 has no run in MLflow, so no curves",
         "demo-no_think: control, seed 2 was not evaluated",
+        f"demo-no_think: grpo, seed 2 has no answers in {outputs}/demo-no_think-seed2/predictions/grpo.jsonl",
         f"demo-no_think: {tmp_path} has no films of the clips, so no frames are shown; name the data folder by --data",
     )
 

@@ -148,6 +148,16 @@ def test_synthetic_is_said_in_the_title_and_at_every_measured_table(report):
         assert [("synthetic" in title, "papers" in title) for title in titles] == [(True, False)] * 10 + [(False, True)]
 
 
+def test_it_is_attached_to_the_parent_run_of_each_sweep(report, swept):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{swept / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("ablations").experiment_id
+    parents = client.search_runs([experiment], "tags.`affectgpt.kind` = 'sweep'")
+    attached = [{file.path for file in client.list_artifacts(run.info.run_id, "report")} for run in parents]
+    assert attached == [{f"report/{name}" for name in report}] * 3
+
+
 def test_page_asks_for_nothing_and_runs_nothing(report):
     page = Page(report["report.html"])
     for tag, attributes in page.elements:
