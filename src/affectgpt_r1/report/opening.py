@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from affectgpt_r1.report.choices import label
 from affectgpt_r1.report.formats import between, number, points, signed
 
+_SHOWN = 10  # characters of a commit, and a whole date
+
 
 class Finding(NamedTuple):
     """One question of the report and its answer."""
@@ -16,12 +18,13 @@ class Finding(NamedTuple):
     asked: str
     result: str
     certainty: str
+    provenance: str
 
 
 def findings(summary: Mapping[str, Any]) -> list[Finding]:
     """Return a finding per sweep that has finished trials."""
     return [
-        Finding(name, sweep["question"], _result(name, sweep), _certainty(name, sweep))
+        Finding(name, sweep["question"], _result(name, sweep), _certainty(name, sweep), _provenance(sweep))
         for name, sweep in summary["sweeps"].items()
         if sweep["choices"]
     ]
@@ -35,6 +38,17 @@ def _result(name: str, sweep: Mapping[str, Any]) -> str:
     seeds = sorted({run["seed"] for run in sweep["runs"]})
     over = f"the mean of seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
     return f"F1 in points on {sweep['clips']:,} test clips, {over}: {listed}.{words}"
+
+
+def _provenance(sweep: Mapping[str, Any]) -> str:
+    runs = sweep["runs"]
+    seeds, commits, dates = (
+        ", ".join(sorted({str(run[key])[:_SHOWN] for run in runs} - {""})) for key in ("seed", "git_commit", "date")
+    )
+    steps = max((run["steps"] or 0 for run in runs), default=0)
+    number_of_runs = len({run["run_id"] for run in runs})
+    text = f"{number_of_runs} runs, seeds {seeds}, up to {steps:,} steps; commits {commits}; ended on {dates}."
+    return f"{text} Command: {sweep['command']}" if sweep["command"] else text
 
 
 def _words(name: str, sweep: Mapping[str, Any], choices: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ def markdown(tables: Sequence[TextTable], heading: str, summary: Mapping[str, An
     """Return all tables as Markdown, after the findings and the sentences on what is missing."""
     parts, missing = [f"# {markdown_text(heading)}"], summary["missing"]
     for finding in summary["findings"]:
-        parts += [markdown_text(finding[key]) for key in ("asked", "result", "certainty")]
+        parts += [markdown_text(finding[key]) for key in ("asked", "result", "certainty", "provenance")]
     if missing:
         parts.append("\n".join(["Missing:", "", *(f"- {markdown_text(line)}" for line in missing)]))
     for table in tables:
