@@ -59,8 +59,8 @@ def read_evaluations(outputs: Path, data: Path, lexicon: str | None = None) -> l
     found: dict[str, dict[int, tuple[Path, dict[str, Any]]]] = {}
     for file in sorted(files, key=lambda file: file.stat().st_mtime):
         summary = _read_summary(file)
-        seed = next((int(run["seed"]) for run in summary["runs"].values() if run["seed"] is not None), 0)
-        name = re.sub(r"[^\w.-]", "-", _SEED.sub(r"\1", short(str(summary["experiment"]))))
+        seed = next((run["seed"] for run in summary["runs"].values() if run["seed"] is not None), 0)
+        name = re.sub(r"[^\w.-]", "-", _SEED.sub(r"\1", short(summary["experiment"])))
         name = f"{name}-policies" if name in SWEEPS else name
         found.setdefault(name, {})[seed] = file.parent, summary
     if not found:
@@ -72,10 +72,14 @@ def read_evaluations(outputs: Path, data: Path, lexicon: str | None = None) -> l
 def _read_summary(file: Path) -> dict[str, Any]:
     try:
         summary = read_json(file)
-        for system in summary["runs"]:
-            if not 0 <= summary[system]["mean_level1"]["f1"] <= 1:
+        for system, run in summary["runs"].items():
+            if not (isinstance(run["checkpoint"], str) and isinstance(run["seed"], int | None)):
+                raise ValueError(f"the run of {system} has no checkpoint or seed")
+            if not 0 <= _metrics(summary[system])["test/f1"] <= 1:
                 raise ValueError(f"{system} has an F1 that is not between 0 and 1")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        if not isinstance(summary["experiment"], str):
+            raise ValueError("its experiment is not a name")
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{file}: not an evaluation ({short(repr(error))}); run `make evaluate` again") from error
     return dict(summary)
 
@@ -92,7 +96,7 @@ def _read_experiment(source: Source, name: str, seeds: Mapping[int, tuple[Path, 
             if not answers.is_file():
                 missing.append(f"{name}: {system}, seed {seed} has no answers in {answers}")
                 continue
-            run = _mlflow_run(source, str(summary["runs"][system]["checkpoint"]))
+            run = _mlflow_run(source, summary["runs"][system]["checkpoint"])
             if run is None:
                 missing.append(f"{name}: {system}, seed {seed} has no run in MLflow, so no curves")
             else:

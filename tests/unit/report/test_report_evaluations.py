@@ -14,6 +14,8 @@ from helpers.evaluated_outputs import write_evaluation
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
+SCRIPT = "<script>alert(1)</script>"
+
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, database_template):
@@ -147,7 +149,44 @@ def test_seeds_are_pooled_and_what_is_missing_is_said(outputs, tmp_path):
     )
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"runs": {"sft": {"seed": 1}}}', '{"runs": 7}'])
+def test_texts_of_strangers_are_shown_and_their_paths_are_not_followed(outputs, tmp_path):
+    write_evaluation(outputs, name="<script>x")
+    (folder,) = outputs.glob("<script>x-seed1")
+    hostile = {"name": "../../secret", "target": ["happy"], "openset": [SCRIPT], "completion": SCRIPT, "f1": 0.0}
+    with (folder / "predictions" / "grpo.jsonl").open("a") as file:
+        file.write(json.dumps(hostile) + "\n")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["runs"]["sft"]["checkpoint"] = "../../elsewhere/checkpoints/best.ckpt"
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "secret.mp4").write_bytes(b"")
+
+    html = build_report(outputs, tmp_path / "report", data=tmp_path / "data" / "here")[0].read_text("utf-8")
+
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2  # the answer's word and its completion
+    assert "<bdi>../../secret</bdi>" in html
+    assert "sft, seed 1 has no run in MLflow" in html
+
+
+RUN = '{"experiment": "x", "runs": {"sft": {"seed": 1, "checkpoint": "x/sft/checkpoints/best.ckpt"}}, "sft": %s}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"runs": 7}',
+        '{"runs": {"sft": {"seed": 1}}}',
+        '{"runs": {"sft": {"seed": "1", "checkpoint": "x"}}}',
+        '{"runs": {}}',
+        RUN % "7",
+        RUN % '{"mean_level1": {"f1": 1.5}}',
+        RUN % '{"mean_level1": {"f1": NaN}}',
+        RUN % ('{"mean_level1": {"f1": %s}}' % ("9" * 400)),
+        RUN % '{"mean_level1": {"f1": 0.5}, "without": {"video": 3}}',
+    ],
+)
 def test_a_damaged_evaluation_is_named(outputs, tmp_path, text):
     (outputs / "x").mkdir()
     (outputs / "x" / "summary.json").write_text(text)
