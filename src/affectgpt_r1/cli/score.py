@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from affectgpt_r1.cli.command import lazy, run_command
 from affectgpt_r1.cli.options import (
@@ -22,11 +23,16 @@ from affectgpt_r1.metrics.prediction_rows import SYNONYMS
 
 compare_systems = lazy("evaluation.score_comparison:compare_systems")
 comparison_table = lazy("evaluation.score_comparison:comparison_table")
+explanation_table = lazy("evaluation.score_explanations:explanation_table")
 find_leakage = lazy("evaluation.score_leakage:find_leakage")
 read_rivals = lazy("evaluation.score_comparison:read_rivals")
+score_explanations = lazy("evaluation.score_explanations:score_explanations")
 score_files = lazy("evaluation.score_files:score_files")
 write_per_clip = lazy("evaluation.score_comparison:write_per_clip")
 write_submission_file = lazy("evaluation.score_files:write_submission_file")
+
+if TYPE_CHECKING:
+    from affectgpt_r1.emotion.chat_client import Chat
 
 _FORMATS = (
     ".csv, .tsv, .xlsx, .json or .jsonl with name and openset (labels) or reason (free text), "
@@ -45,7 +51,9 @@ def score(options: argparse.Namespace) -> None:
     if options.targets is None and (options.submission is None or any(of_scores)):
         raise ConfigError("give --targets FILE to score, or --submission NAME-openset.npz alone to write a submission")
     chat = chat_from(options)
-    if options.targets is not None:
+    if options.explanations:
+        _score_explanations(options, chat)
+    elif options.targets is not None:
         scored = score_files(
             options.predictions,
             options.targets,
@@ -72,12 +80,36 @@ def score(options: argparse.Namespace) -> None:
         if options.per_clip is not None:
             write_per_clip(options.per_clip, scored, options.level)
         save_json(options, report)
-        if options.strict and notes:
-            raise DataError(f"--strict: {len(notes)} lines above say what may be wrong, the first: {notes[0]}")
+        _check_strict(options, notes)
     if options.submission is not None:
         columns = columns_from(options.columns)
         for line in write_submission_file(options.predictions, options.submission, options.lexicon, chat, columns):
             print(printable(line))
+
+
+def _score_explanations(options: argparse.Namespace, chat: Chat | None) -> None:
+    others = (options.submission, options.per_clip, options.groupings, *options.train, *options.against)
+    if options.targets is None or any(others):
+        raise ConfigError("--explanations takes --predictions and --targets, and of the other outputs --json alone")
+    report = score_explanations(
+        options.predictions,
+        options.targets,
+        lexicon=options.lexicon,
+        chat=chat,
+        subset=options.subset,
+        columns=columns_from(options.columns),
+        target_columns=columns_from(options.target_columns),
+    )
+    console = report_console()
+    for shown in (explanation_table(report), *report["notes"]):
+        console.print(shown)
+    save_json(options, report)
+    _check_strict(options, report["notes"])
+
+
+def _check_strict(options: argparse.Namespace, notes: Sequence[str]) -> None:
+    if options.strict and notes:
+        raise DataError(f"--strict: {len(notes)} lines above say what may be wrong, the first: {notes[0]}")
 
 
 def columns_from(text: str | None) -> dict[str, str]:
@@ -140,6 +172,11 @@ def _parser() -> argparse.ArgumentParser:
         help="compare with other systems' predictions of the same clips (paired bootstrap, mean ranks)",
     )
     parser.add_argument("--per-clip", type=Path, metavar="FILE", help="write each clip's scores, .csv or .jsonl")
+    parser.add_argument(
+        "--explanations",
+        action="store_true",
+        help="compare the free text with that of --targets: EMER's ratings by --chat-model, and offline scores",
+    )
     add_json_option(parser, "every score, interval and baseline")
     parser.add_argument(
         "--train", type=Path, nargs="+", default=[], metavar="CSV", help="report scored names that are in these files"

@@ -137,6 +137,12 @@ def _interval(
     return _percentiles(values, confidence)
 
 
+def mean_interval(values: Floats, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> Interval:
+    """Return the interval of the mean of ``N`` values."""
+    means = [weights @ values / len(values) for weights in _resample(len(values), resamples, seed)]
+    return _percentiles(np.concatenate([[values.mean()], *means]), confidence)
+
+
 def _percentiles(values: Floats, confidence: float) -> Interval:
     """Return the interval of values of which the first is the estimate and the others are of resamples."""
     tail = (1 - confidence) / 2
