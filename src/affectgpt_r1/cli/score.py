@@ -12,6 +12,7 @@ from affectgpt_r1.cli.options import (
     add_chat_options,
     add_json_option,
     add_lexicon_option,
+    add_no_target_option,
     chat_from,
     report_console,
     save_json,
@@ -61,6 +62,7 @@ def score(options: argparse.Namespace) -> None:
             chat=chat,
             subset=options.subset,
             no_match=options.no_match,
+            no_target=options.no_target,
             columns=columns_from(options.columns),
             target_columns=columns_from(options.target_columns),
             groupings=options.groupings,
@@ -157,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         default="zero",
         help="F1 where nothing matches: 0 as in 2026 or NaN as in 2025 (%(default)s)",
     )
+    add_no_target_option(parser)
     parser.add_argument(
         "--groupings",
         type=Path,

@@ -48,6 +48,9 @@ def _details(report: Mapping[str, Any], level: int) -> Table:
     for kind, metrics in report.get("mer2024", {}).items():
         values = [metrics[key] for key in ("mean", "accuracy_s", "recall_s")]
         table.add_row(f"MER2024: mean, Accuracy_s, Recall_s ({_GROUPS[kind]})", *map(points, values))
+    if track1 := report.get("track1"):
+        values = points(track1["waf"]), points(track1["accuracy"])
+        table.add_row("track 1, six classes: WAF, ACC (an answer of several is wrong)", *values)
     words = ", ".join(f"{word} ({count})" for word, count in report.get("unmapped_words", ()))
     table.caption = (
         f"{100 * report['unmapped_rate']:.1f} % of the predicted words map onto no wheel{': ' * bool(words)}{words}"

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 import affectgpt_r1.cli.score
 from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -84,6 +85,42 @@ def test_targets_that_map_nowhere(files):
     assert report["scores"]["mean_level1"]["f1"] is None
     assert report["intervals"] == {}
     assert report["counted"] == {f"wheel{wheel}": 0 for wheel in range(1, 6)}
+
+
+def test_a_wheel_without_a_target_is_left_out_zero_or_null(files, capsys):
+    lexicon = load_lexicon("bundled")
+    word = next(word for word in lexicon.entries if sorted(map(bool, lexicon.masks(word)))[:2] == [False, True])
+    (files / "t.csv").write_text(f"name,openset\na,{word}\n")
+    own, zero, null = (run(files, *options, targets="t.csv", predictions="t.csv") for options in
+                       ((), ("--no-target", "zero"), ("--no-target", "nan")))  # fmt: skip
+    assert [report["scores"]["mean_level1"]["f1"] for report in (own, zero, null)] == [1, 0.8, None]
+    assert [report["intervals"].get("mean_level1", {}).get("f1") for report in (own, zero, null)] == [
+        [1, 1], [pytest.approx(0.8)] * 2, None
+    ]  # fmt: skip
+    wheel = list(own["counted"].values()).index(0) + 1
+    note = (
+        f"No target counts on wheel{wheel}: left out of the mean over the wheels, which is ours; the official scorers"
+    )
+    assert [any(line.startswith(note) for line in report["notes"]) for report in (own, zero, null)] == [
+        True,
+        False,
+        False,
+    ]
+    assert note[:60] in capsys.readouterr().out
+    assert "--strict: 1 lines" in fails(capsys, files, "--strict", targets="t.csv", predictions="t.csv")
+
+
+def test_six_classes_of_track_1(files, capsys):
+    (files / "t.csv").write_text("name,discrete\na,happy\nb,worried\nc,neutral\nd,neutral\n")
+    (files / "p.csv").write_text('name,discrete\na,Happy\nb,"worried,sad"\nc,neutral\nd,angry\n')
+    track1 = run(files)["track1"]
+    wanted, given = ["happy", "worried", "neutral", "neutral"], ["happy", "", "neutral", "angry"]
+    assert track1["waf"] == pytest.approx(f1_score(wanted, given, average="weighted"), abs=1e-12)
+    assert (track1["accuracy"], track1["scored"]) == (0.5, 4)
+    printed = capsys.readouterr().out
+    assert f"{100 * track1['waf']:.2f}" in next(line for line in printed.splitlines() if "track 1, six classes" in line)
+    (files / "t.csv").write_text("name,discrete\na,happy\nb,worried\nc,proud\nd,neutral\n")
+    assert run(files)["track1"] == {}
 
 
 def fails(capsys, folder, *options, **files):
