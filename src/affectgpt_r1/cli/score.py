@@ -19,12 +19,14 @@ from affectgpt_r1.cli.options import (
 )
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.evaluation.score_tables import score_tables
-from affectgpt_r1.io.clean_text import printable
+from affectgpt_r1.io.clean_text import counted, printable
 from affectgpt_r1.metrics.prediction_rows import SYNONYMS
 
 compare_systems = lazy("evaluation.score_comparison:compare_systems")
 comparison_table = lazy("evaluation.score_comparison:comparison_table")
 explanation_table = lazy("evaluation.score_explanations:explanation_table")
+masked_table = lazy("evaluation.score_masked:masked_table")
+score_masked = lazy("evaluation.score_masked:score_masked")
 find_leakage = lazy("evaluation.score_leakage:find_leakage")
 read_rivals = lazy("evaluation.score_comparison:read_rivals")
 score_explanations = lazy("evaluation.score_explanations:score_explanations")
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Print the tables, and write ``--json``, ``--per-clip`` and ``--submission``."""
-    of_scores = (options.json, options.per_clip, *options.train, *options.against)
+    of_scores = (options.json, options.per_clip, *options.train, *options.against, *options.masked)
     if options.targets is None and (options.submission is None or any(of_scores)):
         raise ConfigError("give --targets FILE to score, or --submission NAME-openset.npz alone to write a submission")
     chat = chat_from(options)
@@ -73,6 +75,9 @@ def score(options: argparse.Namespace) -> None:
             systems = read_rivals(options.against, scored, options.predictions, chat)
             report["against"] = compare_systems(systems, scored.expected.labels, scored.lexicon, options.level)
             tables.append(comparison_table(report["against"]))
+        if options.masked:
+            report["masked"] = score_masked(masked_from(options.masked), scored, chat, options.level)
+            tables.append(masked_table(report["masked"]))
         if options.train:
             report["leakage"], lines = find_leakage(options.train, options.targets, scored.expected.names)
             notes += lines
@@ -90,7 +95,14 @@ def score(options: argparse.Namespace) -> None:
 
 
 def _score_explanations(options: argparse.Namespace, chat: Chat | None) -> None:
-    others = (options.submission, options.per_clip, options.groupings, *options.train, *options.against)
+    others = (
+        options.submission,
+        options.per_clip,
+        options.groupings,
+        *options.train,
+        *options.against,
+        *options.masked,
+    )
     if options.targets is None or any(others):
         raise ConfigError("--explanations takes --predictions and --targets, and of the other outputs --json alone")
     report = score_explanations(
@@ -111,7 +123,23 @@ def _score_explanations(options: argparse.Namespace, chat: Chat | None) -> None:
 
 def _check_strict(options: argparse.Namespace, notes: Sequence[str]) -> None:
     if options.strict and notes:
-        raise DataError(f"--strict: {len(notes)} lines above say what may be wrong, the first: {notes[0]}")
+        lines = counted(len(notes), "line above says", "lines above say")
+        raise DataError(f"--strict: {lines} what may be wrong, the first: {notes[0]}")
+
+
+def masked_from(given: Sequence[str]) -> dict[str, Path]:
+    """Parse ``audio=FILE``.
+
+    Raises:
+        ConfigError: A part is not a modality and a file, or a modality is given twice.
+    """
+    masked: dict[str, Path] = {}
+    for part in given:
+        modality, _, path = part.partition("=")
+        if not modality or not path or modality in masked:
+            raise ConfigError(f"--masked takes MODALITY=FILE once for each, as in audio=no_audio.csv, not {part!r}")
+        masked[modality] = Path(path)
+    return masked
 
 
 def columns_from(text: str | None) -> dict[str, str]:
@@ -173,6 +201,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="compare with other systems' predictions of the same clips (paired bootstrap, mean ranks)",
+    )
+    parser.add_argument(
+        "--masked",
+        nargs="+",
+        default=[],
+        metavar="MODALITY=FILE",
+        help="answers to the same clips without a modality (audio, video, text): what changes, what is still named",
     )
     parser.add_argument("--per-clip", type=Path, metavar="FILE", help="write each clip's scores, .csv or .jsonl")
     parser.add_argument(

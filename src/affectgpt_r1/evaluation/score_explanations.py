@@ -13,6 +13,7 @@ from affectgpt_r1.emotion.chat_explanation import LOWEST, rate_clues, rate_label
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.io.clean_text import counted
 from affectgpt_r1.metrics.bootstrap import mean_interval
 from affectgpt_r1.metrics.clip_names import pair_names
 from affectgpt_r1.metrics.functional.explanation import clue_similarity
@@ -74,9 +75,10 @@ def score_explanations(
     ratings["offline_label_f1"] = batch_mean_set_f1(found, expected, words)
     for name, values in ratings.items():
         if "overlap" in name and (missed := values.count(None)):
-            notes.append(f"{name}: {missed} answers of the chat model have no rating from 1 to 10 and do not count.")
+            answers = counted(missed, "answer of the chat model has", "answers of the chat model have")
+            notes.append(f"{name}: {answers} no rating from 1 to 10, which is left out of the mean.")
     if empty := sum(not own.strip() for own, _ in texts):
-        notes.append(f"{empty} predictions are empty: they count with the lowest rating, unasked.")
+        notes.append(f"{counted(empty, 'prediction is', 'predictions are')} empty: the lowest rating, unasked.")
     return {
         "samples": len(names),
         "judge": chat.identity if chat is not None else None,
@@ -118,7 +120,7 @@ def _mean(values: Sequence[float | None]) -> dict[str, Any]:
 def explanation_table(report: Mapping[str, Any]) -> Table:
     """Return the table of :func:`score_explanations`."""
     judge = f"rated by {report['judge']}" if report["judge"] else "offline alone: --chat-model has the EMER scores"
-    table = Table(title=f"Explanations ({report['samples']} clips, {judge})", title_justify="left")
+    table = Table(title=f"Explanations ({counted(report['samples'], 'clip', 'clips')}, {judge})", title_justify="left")
     for column in ("", "mean", "95 % interval", "clips"):
         table.add_column(column, justify="right" if column else "left")
     for name, score in report["scores"].items():

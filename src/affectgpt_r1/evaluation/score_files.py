@@ -11,6 +11,7 @@ from affectgpt_r1.emotion.extraction import Extraction
 from affectgpt_r1.emotion.lexicon import Lexicon, load_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.io.clean_text import counted
 from affectgpt_r1.metrics.corpus_report import corpus_report
 from affectgpt_r1.metrics.functional.grouped_sets import by_groups, by_lexicon, grouped_scores
 from affectgpt_r1.metrics.functional.recognition import six_class_scores
@@ -152,7 +153,8 @@ def _report(
     elif no_target == "leave" and (empty := [wheel for wheel, number in report["counted"].items() if not number]):
         notes.append(empty_wheel_note(f"on {', '.join(empty)}"))
     if negated:
-        notes.append(f"{sum(map(len, negated.values()))} negated spans were skipped, as in {next(iter(negated))}.")
+        spans = counted(sum(map(len, negated.values())), "negated span was", "negated spans were")
+        notes.append(f"{spans} skipped, as in {next(iter(negated))}.")
     unmapped = unmapped_words(answered.labels, lexicon).commonest
     synonyms = [by_lexicon(lexicon)] * len(expected.labels)
     mer2024 = {"lexicon": grouped_scores(answered.labels, expected.labels, synonyms)._asdict()}
@@ -184,4 +186,7 @@ def write_submission_file(
     answered = read_named_sets(predictions, text_extractor(load_lexicon(lexicon), chat), columns)
     write_submission(output, answered.names, answered.labels)
     blank = sum(not words for words in answered.labels)
-    return [*answered.notes, f"{output}: {len(answered.names)} clips, {blank} of them without a label"]
+    return [
+        *answered.notes,
+        f"{output}: {counted(len(answered.names), 'clip', 'clips')}, {blank} of them without a label",
+    ]

@@ -70,7 +70,7 @@ def test_free_text_reports_negated_spans(files, capsys):
     )
     report = run(files, predictions="p.jsonl")
     assert report["negated"] == {"a": ["not happy"]}
-    assert "1 negated spans were skipped, as in a." in capsys.readouterr().out
+    assert "1 negated span was skipped, as in a." in capsys.readouterr().out
 
 
 def test_no_match_is_zero_or_null(files):
@@ -107,7 +107,7 @@ def test_a_wheel_without_a_target_is_left_out_zero_or_null(files, capsys):
         False,
     ]
     assert note[:60] in capsys.readouterr().out
-    assert "--strict: 1 lines" in fails(capsys, files, "--strict", targets="t.csv", predictions="t.csv")
+    assert "--strict: 1 line above says" in fails(capsys, files, "--strict", targets="t.csv", predictions="t.csv")
 
 
 def test_six_classes_of_track_1(files, capsys):
@@ -137,7 +137,7 @@ def test_name_mismatch_stops_it(files, capsys):
     (files / "p.csv").write_text("name,openset\na,happy\nb,sad\n")
     assert "1 clip (c) with a target and no prediction" in fails(capsys, files)
     assert run(files, "--subset")["samples"] == 2
-    assert "1 targets have no prediction and were not scored, such as c." in capsys.readouterr().out
+    assert "1 target has no prediction and was not scored, such as c." in capsys.readouterr().out
     (files / "q.csv").write_text("name,openset\nd,happy\n")
     assert "no clip has a prediction and a target: 1 clip (d) with a prediction" in fails(
         capsys, files, predictions="q.csv"
@@ -147,7 +147,7 @@ def test_name_mismatch_stops_it(files, capsys):
 def test_predictions_of_more_clips_are_counted_and_not_scored(files, capsys):
     (files / "p.csv").write_text("name,openset\na,happy\nb,sad\n")
     assert run(files, predictions="t.csv", targets="p.csv")["samples"] == 2
-    assert "1 predictions have no target and were not scored, such as c." in capsys.readouterr().out
+    assert "1 prediction has no target and was not scored, such as c." in capsys.readouterr().out
 
 
 def test_strict_fails_where_something_may_be_wrong(files, capsys):
@@ -162,7 +162,7 @@ def test_strict_fails_where_something_may_be_wrong(files, capsys):
 def test_an_empty_openset_next_to_a_reason_is_said(files, capsys):
     (files / "p.csv").write_text("name,openset,reason\na,,He is happy.\nb,sad,\nc,calm,\n")
     run(files, predictions="p.csv", targets="p.csv")
-    assert "p.csv: 1 rows have text under 'reason' and nothing under 'openset', such as a." in capsys.readouterr().out
+    assert "p.csv: 1 row has text under 'reason' and nothing under 'openset', such as a." in capsys.readouterr().out
 
 
 def test_columns_by_name(files, capsys):

@@ -79,8 +79,8 @@ def test_ratings_are_asked_for_averaged_and_kept(server, run, capsys):
     low, high = scores["clue_overlap"]["interval"]
     assert 1 <= low < scores["clue_overlap"]["mean"] < high <= 8
     assert report["notes"] == [
-        "label_overlap: 1 answers of the chat model have no rating from 1 to 10 and do not count.",
-        "1 predictions are empty: they count with the lowest rating, unasked.",
+        "label_overlap: 1 answer of the chat model has no rating from 1 to 10, which is left out of the mean.",
+        "1 prediction is empty: the lowest rating, unasked.",
     ]
     printed = capsys.readouterr().out
     assert "EMER clue overlap, 1 to 10" in printed
