@@ -22,6 +22,7 @@ from affectgpt_r1.evaluation.score_tables import score_tables
 from affectgpt_r1.io.clean_text import counted, printable
 from affectgpt_r1.metrics.prediction_rows import SYNONYMS
 
+clip_rows = lazy("evaluation.score_comparison:clip_rows")
 compare_systems = lazy("evaluation.score_comparison:compare_systems")
 comparison_table = lazy("evaluation.score_comparison:comparison_table")
 explanation_table = lazy("evaluation.score_explanations:explanation_table")
@@ -31,6 +32,7 @@ find_leakage = lazy("evaluation.score_leakage:find_leakage")
 read_rivals = lazy("evaluation.score_comparison:read_rivals")
 score_explanations = lazy("evaluation.score_explanations:score_explanations")
 score_files = lazy("evaluation.score_files:score_files")
+write_score_page = lazy("report.score_page:write_score_page")
 write_per_clip = lazy("evaluation.score_comparison:write_per_clip")
 write_submission_file = lazy("evaluation.score_files:write_submission_file")
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Print the tables, and write ``--json``, ``--per-clip`` and ``--submission``."""
-    of_scores = (options.json, options.per_clip, *options.train, *options.against, *options.masked)
+    of_scores = (options.json, options.per_clip, options.html, *options.train, *options.against, *options.masked)
     if options.targets is None and (options.submission is None or any(of_scores)):
         raise ConfigError("give --targets FILE to score, or --submission NAME-openset.npz alone to write a submission")
     chat = chat_from(options)
@@ -86,6 +88,10 @@ def score(options: argparse.Namespace) -> None:
             console.print(shown)
         if options.per_clip is not None:
             write_per_clip(options.per_clip, scored, options.level)
+        if options.html is not None:
+            title = f"{options.predictions.name} against {options.targets.name}"
+            rows = clip_rows(scored, options.level)
+            write_score_page(options.html, report, rows, scored.lexicon, options.level, title)
         save_json(options, report)
         _check_strict(options, notes)
     if options.submission is not None:
@@ -98,6 +104,7 @@ def _score_explanations(options: argparse.Namespace, chat: Chat | None) -> None:
     others = (
         options.submission,
         options.per_clip,
+        options.html,
         options.groupings,
         *options.train,
         *options.against,
@@ -215,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compare the free text with that of --targets: EMER's ratings by --chat-model, and offline scores",
     )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="draw the wheels and the worst clips as one page")
     add_json_option(parser, "every score, interval and baseline")
     parser.add_argument(
         "--train", type=Path, nargs="+", default=[], metavar="CSV", help="report scored names that are in these files"

@@ -151,18 +151,12 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
     return table
 
 
-def write_per_clip(path: Path, scored: ScoredFiles, level: int) -> None:
-    """Write each clip's scores as ``.csv`` or ``.jsonl``, in the order of the targets.
+def clip_rows(scored: ScoredFiles, level: int) -> list[dict[str, Any]]:
+    """Return each clip's scores, in the order of the targets.
 
-    ``f1``, ``precision`` and ``recall`` are means over the wheels onto which the target maps, empty where there is
-    none; ``unmapped`` are the predicted words that no wheel knows.
-
-    Raises:
-        DataError: The suffix is another.
-        WriteError: The file cannot be written.
+    ``f1``, ``precision`` and ``recall`` are means over the wheels onto which the target maps, None where there is none;
+    ``unmapped`` are the predicted words that no wheel knows.
     """
-    if path.suffix not in (".csv", ".jsonl"):
-        raise DataError(f"--per-clip {path}: the suffix is neither .csv nor .jsonl; rename it")
     answered, expected, lexicon = scored.answered.labels, scored.expected.labels, scored.lexicon
     scores = per_sample_scores(wheel_counts(answered, expected, lexicon, level))
     num_wheels = scores.counted.sum(1)
@@ -171,7 +165,7 @@ def write_per_clip(path: Path, scored: ScoredFiles, level: int) -> None:
         (part * scores.counted).sum(1) / np.maximum(num_wheels, 1) for part in (scores.precision, scores.recall)
     )
     f1 = batch_mean_set_f1(answered, expected, lexicon, level)
-    rows = [
+    return [
         {
             "name": name,
             "f1": f1[row],
@@ -183,6 +177,18 @@ def write_per_clip(path: Path, scored: ScoredFiles, level: int) -> None:
         }
         for row, name in enumerate(scored.expected.names)
     ]
+
+
+def write_per_clip(path: Path, scored: ScoredFiles, level: int) -> None:
+    """Write :func:`clip_rows` as ``.csv`` or ``.jsonl``.
+
+    Raises:
+        DataError: The suffix is another.
+        WriteError: The file cannot be written.
+    """
+    if path.suffix not in (".csv", ".jsonl"):
+        raise DataError(f"--per-clip {path}: the suffix is neither .csv nor .jsonl; rename it")
+    rows = clip_rows(scored, level)
     if path.suffix == ".jsonl":
         text = "".join(map(json_line, rows))
     else:
