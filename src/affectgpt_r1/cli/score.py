@@ -27,6 +27,8 @@ compare_systems = lazy("evaluation.score_comparison:compare_systems")
 comparison_table = lazy("evaluation.score_comparison:comparison_table")
 explanation_table = lazy("evaluation.score_explanations:explanation_table")
 masked_table = lazy("evaluation.score_masked:masked_table")
+score_slices = lazy("evaluation.score_slices:score_slices")
+slice_tables = lazy("evaluation.score_slices:slice_tables")
 score_masked = lazy("evaluation.score_masked:score_masked")
 find_leakage = lazy("evaluation.score_leakage:find_leakage")
 read_rivals = lazy("evaluation.score_comparison:read_rivals")
@@ -77,6 +79,10 @@ def score(options: argparse.Namespace) -> None:
             systems = read_rivals(options.against, scored, options.predictions, chat)
             report["against"] = compare_systems(systems, scored.expected.labels, scored.lexicon, options.level)
             tables.append(comparison_table(report["against"]))
+        report["slices"] = score_slices(
+            scored, options.targets, options.by, options.level, columns_from(options.target_columns)
+        )
+        tables += slice_tables(report["slices"])
         if options.masked:
             report["masked"] = score_masked(masked_from(options.masked), scored, chat, options.level)
             tables.append(masked_table(report["masked"]))
@@ -221,6 +227,14 @@ def _parser() -> argparse.ArgumentParser:
         "--explanations",
         action="store_true",
         help="compare the free text with that of --targets: EMER's ratings by --chat-model, and offline scores",
+    )
+    parser.add_argument(
+        "--by",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="score slices of the clips by columns of --targets, or by the target's cluster or length; columns "
+        "cluster, length, language and modality are taken unasked",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="draw the wheels and the worst clips as one page")
     add_json_option(parser, "every score, interval and baseline")

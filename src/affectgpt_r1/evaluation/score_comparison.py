@@ -69,14 +69,7 @@ def read_same_clips(path: Path, scored: ScoredFiles, chat: Chat | None, option: 
             f"{path}: lacks {len(lacking)} of the {len(scored.expected.names)} scored clips, such as {lacking[0]}; "
             f"{option} compares answers to the same clips"
         )
-    rows = [row for row, _ in pairs]
-    return NamedSets(
-        list(scored.expected.names),
-        [sets.labels[row] for row in rows],
-        [sets.negated[row] for row in rows],
-        sets.notes,
-        [sets.texts[row] for row in rows],
-    )
+    return sets.of_rows([row for row, _ in pairs], scored.expected.names)
 
 
 def compare_systems(

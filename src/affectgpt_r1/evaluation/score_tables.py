@@ -50,8 +50,8 @@ def _details(report: Mapping[str, Any], level: int) -> Table:
         values = [metrics[key] for key in ("mean", "accuracy_s", "recall_s")]
         table.add_row(f"MER2024: mean, Accuracy_s, Recall_s ({_GROUPS[kind]})", *map(points, values))
     if track1 := report.get("track1"):
-        values = points(track1["waf"]), points(track1["accuracy"])
-        table.add_row("track 1, six classes: WAF, ACC (an answer of several is wrong)", *values)
+        of_track1 = map(points, (track1["waf"], track1["accuracy"]))
+        table.add_row("track 1, six classes: WAF, ACC (an answer of several is wrong)", *of_track1)
     words = ", ".join(f"{word} ({count})" for word, count in report.get("unmapped_words", ()))
     table.caption = (
         f"{100 * report['unmapped_rate']:.1f} % of the predicted words map onto no wheel{': ' * bool(words)}{words}"

@@ -35,6 +35,16 @@ class NamedSets(NamedTuple):
     negated: list[tuple[str, ...]]  # spans that the extraction from free text skipped; empty where labels were given
     notes: tuple[str, ...] = ()  # what was taken for something else than it is called, or left out
     texts: Sequence[str] = ()  # free text of each row, "" where it has none; empty where no file was read
+    header: tuple[str, ...] = ()  # columns or fields of the file's first row
+
+    def of_rows(self, rows: Sequence[int], names: list[str]) -> NamedSets:
+        """Return some rows, under other names."""
+        return self._replace(
+            names=names,
+            labels=[self.labels[row] for row in rows],
+            negated=[self.negated[row] for row in rows],
+            texts=[self.texts[row] for row in rows] if self.texts else (),
+        )
 
 
 def read_named_sets(
@@ -97,7 +107,7 @@ def read_named_sets(
             f"{rows_have} tags, sentences, JSON or marks under {LABELS!r}, of which "
             f"the labels were taken, such as {cleaned[0]}; the published scorer splits them at commas as they are"
         )
-    return sets._replace(notes=tuple(f"{path.name}: {note}." for note in notes), texts=texts)
+    return sets._replace(notes=tuple(f"{path.name}: {note}." for note in notes), texts=texts, header=reader.header)
 
 
 def _labels(
@@ -157,13 +167,6 @@ def align(predictions: NamedSets, targets: NamedSets, *, subset: bool = False) -
     pairs, notes = pair_names(predictions.names, targets.names, subset=subset)
     names = [targets.names[row] for _, row in pairs]
     answered, expected = (
-        NamedSets(
-            names,
-            [sets.labels[row] for row in rows],
-            [sets.negated[row] for row in rows],
-            sets.notes,
-            [sets.texts[row] for row in rows] if sets.texts else (),
-        )
-        for sets, rows in zip((predictions, targets), zip(*pairs, strict=True), strict=True)
+        sets.of_rows(rows, names) for sets, rows in zip((predictions, targets), zip(*pairs, strict=True), strict=True)
     )
     return answered._replace(notes=(*answered.notes, *notes)), expected

@@ -235,7 +235,7 @@ def test_submission_is_text_that_loads_without_pickle(tmp_path):
         assert sorted(archive) == ["fileitems", "filenames"]
         assert archive["filenames"].tolist() == ["b", "a"]
         assert archive["fileitems"].tolist() == ["happy, sad", ""]
-    assert read(path) == NamedSets(["b", "a"], [("happy", "sad"), ()], [(), ()], texts=["", ""])
+    assert read(path)[:3] == (["b", "a"], [("happy", "sad"), ()], [(), ()])
 
 
 def test_submissions_that_cannot_be_written(tmp_path):

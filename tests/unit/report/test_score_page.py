@@ -60,7 +60,7 @@ def test_hits_are_counted_on_each_wheel(page):
     text = page()
     for wheel, figure in enumerate(text.split("<figure>")[1:], start=1):
         said = dict(re.findall(r"<title>(.+?): (\d of \d hit, \d) without a target", figure))
-        # Two targets are happy, one of which is hit, and one is sad. Sad and angry are named by clips without that target.
+        # Of two happy targets one is hit; sad and angry are named by clips without that target.
         wanted = {"happy": "1 of 2 hit, 0", "sad": "0 of 1 hit, 1", "angry": "0 of 0 hit, 1"}
         assert {word: said[LEXICON.cluster(word, wheel)] for word in wanted} == wanted
     assert "Always “happy, sad, angry” (constant): F1" in text
