@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as short_repr
@@ -103,7 +103,9 @@ def _emotions(
     return [parse_labels(cell) or empty for cell in table[columns[0]]]
 
 
-def read_table(path: Path, columns: Sequence[str] = (), on_fault: OnFault = refuse) -> pd.DataFrame:
+def read_table(
+    path: Path, columns: Sequence[str] = (), on_fault: OnFault = refuse, wanted: Container[str] | None = None
+) -> pd.DataFrame:
     """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
 
     The table's index is the row in a spreadsheet, where blank rows count. Names are composed (NFC), so that files from
@@ -113,6 +115,7 @@ def read_table(path: Path, columns: Sequence[str] = (), on_fault: OnFault = refu
         path: The file.
         columns: Columns that it must have in addition to ``name``.
         on_fault: Of rows; see :data:`~affectgpt_r1.errors.OnFault`. Such rows are left out where it returns.
+        wanted: Names that are looked up; others may be repeated. None for all.
 
     Raises:
         DataError: The file cannot be read, lacks a column, clips or a cell, or has an unsafe or repeated name.
@@ -137,13 +140,15 @@ def read_table(path: Path, columns: Sequence[str] = (), on_fault: OnFault = refu
         raise DataError(f"{path}: has {len(table)} or {len(rows)} rows, by how it is quoted; save it as CSV once more")
     table.index = pd.Index(rows)
     table["name"] = table["name"].map(_composed)
-    faulty = _faulty_names(path, table["name"].drop(index=short), on_fault)
+    faulty = _faulty_names(path, table["name"].drop(index=short), on_fault, wanted)
     return table.drop(index=[*short, *faulty])
 
 
-def read_columns(path: Path, column: str, on_fault: OnFault = refuse) -> dict[str, str]:
+def read_columns(
+    path: Path, column: str, on_fault: OnFault = refuse, wanted: Container[str] | None = None
+) -> dict[str, str]:
     """Read one column of a CSV file by clip name, in file order; see :func:`read_table` for what is refused."""
-    table = read_table(path, [column], on_fault)
+    table = read_table(path, [column], on_fault, wanted)
     return dict(zip(table["name"].tolist(), table[column].tolist(), strict=True))
 
 
@@ -217,7 +222,7 @@ def clip_subtitles(path: Path, column: str, names: Sequence[str], on_fault: OnFa
 
 def _covering(path: Path, column: str, names: Sequence[str], on_fault: OnFault) -> dict[str, str]:
     try:
-        values = read_columns(path, column, on_fault)
+        values = read_columns(path, column, on_fault, set(names))
     except DataError as fault:
         on_fault(fault)
         return {}
@@ -305,7 +310,9 @@ def _length_fault(path: Path, row: int, cells: list[str], header: list[str]) -> 
     )
 
 
-def _faulty_names(path: Path, names: pd.Series[str], on_fault: OnFault) -> list[int]:
+def _faulty_names(
+    path: Path, names: pd.Series[str], on_fault: OnFault, wanted: Container[str] | None = None
+) -> list[int]:
     """Return the rows whose names are faults."""
     first_row: dict[str, int] = {}
     faulty: list[int] = []
@@ -313,6 +320,9 @@ def _faulty_names(path: Path, names: pd.Series[str], on_fault: OnFault) -> list[
         assert isinstance(row, int)
         if problem := _name_problem(name):
             kind, message = problem
+        elif name in first_row and wanted is not None and name not in wanted:
+            faulty.append(row)  # IEMOCAP's transcription has two clips twice that no set labels
+            continue
         elif name in first_row:
             kind, message = "repeated", f"the name {name!r} is in rows {first_row[name]} and {row}; keep one"
         else:
