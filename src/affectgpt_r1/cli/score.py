@@ -32,6 +32,7 @@ slice_tables = lazy("evaluation.score_slices:slice_tables")
 score_masked = lazy("evaluation.score_masked:score_masked")
 find_leakage = lazy("evaluation.score_leakage:find_leakage")
 read_rivals = lazy("evaluation.score_comparison:read_rivals")
+provenance = lazy("evaluation.score_files:provenance")
 score_explanations = lazy("evaluation.score_explanations:score_explanations")
 score_files = lazy("evaluation.score_files:score_files")
 write_score_page = lazy("report.score_page:write_score_page")
@@ -98,7 +99,7 @@ def score(options: argparse.Namespace) -> None:
             title = f"{options.predictions.name} against {options.targets.name}"
             rows = clip_rows(scored, options.level)
             write_score_page(options.html, report, rows, scored.lexicon, options.level, title)
-        save_json(options, report)
+        save_json(options, report | provenance(scored.lexicon) if options.json else report)
         _check_strict(options, notes)
     if options.submission is not None:
         columns = columns_from(options.columns)

@@ -13,6 +13,7 @@ from affectgpt_r1.emotion.chat_explanation import LOWEST, rate_clues, rate_label
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.evaluation.score_files import provenance
 from affectgpt_r1.io.clean_text import counted
 from affectgpt_r1.metrics.bootstrap import mean_interval
 from affectgpt_r1.metrics.clip_names import pair_names
@@ -83,6 +84,7 @@ def score_explanations(
         "samples": len(names),
         "judge": chat.identity if chat is not None else None,
         "lexicon": words.name,
+        **provenance(words),
         "scores": {name: _mean(values) for name, values in ratings.items()},
         "clips": {
             name: {kind: values[row] for kind, values in ratings.items()} for row, name in enumerate(names)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from affectgpt_r1 import __version__
 from affectgpt_r1.emotion.chat_extraction import text_extractor
 from affectgpt_r1.emotion.extraction import Extraction
-from affectgpt_r1.emotion.lexicon import Lexicon, load_lexicon
+from affectgpt_r1.emotion.lexicon import Lexicon, lexicon_digest, load_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.io.clean_text import counted
@@ -165,6 +166,11 @@ def _report(
         "mer2024": mer2024,
         "track1": six_class_scores(answered.labels, expected.labels),
     }
+
+
+def provenance(lexicon: Lexicon) -> dict[str, str]:
+    """Return what figures depend on: the package's ``version``, and the ``lexicon_digest`` of all words' clusters."""
+    return {"version": __version__, "lexicon_digest": lexicon_digest(lexicon)}
 
 
 def empty_wheel_note(where: str) -> str:

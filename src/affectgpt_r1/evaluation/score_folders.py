@@ -12,7 +12,7 @@ from affectgpt_r1.emotion.chat_extraction import SENTIMENTS, sentiment_by, text_
 from affectgpt_r1.emotion.extraction import AGREEMENT, Extraction
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.evaluation.score_files import empty_wheel_note
+from affectgpt_r1.evaluation.score_files import empty_wheel_note, provenance
 from affectgpt_r1.evaluation.unibench_scores import (
     recognition_table,
     unibench_over_checkpoints,
@@ -111,6 +111,7 @@ def score_folders(
         else f"offline search, {words.name} lexicon; {AGREEMENT}",
         "sentiment": _sentiment_source(chat if sentiment_of else None, given),
         "notes": notes,
+        **provenance(words),
     }
 
 

@@ -120,6 +120,8 @@ def six_class_scores(answers: Sequence[EmotionSet], targets: Sequence[EmotionSet
     >>> six_class_scores([("happy",), ("sad", "angry")], [("happy",), ("sad",)])
     {'accuracy': 0.5, 'waf': 0.5, 'scored': 2.0}
     """
+    if any(len(target) != 1 for target in targets):
+        return {}
     wanted = [only_class(target) for target in targets]
     known = [target for target in wanted if target in SIX_CLASSES]
     return choice_scores([only_class(answer) for answer in answers], known, SIX_CLASSES) if known == wanted else {}
