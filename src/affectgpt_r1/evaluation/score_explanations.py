@@ -61,8 +61,9 @@ def score_explanations(
         AffectGPTError: A file, the lexicon, the pairing of names or the chat is at fault.
     """
     words = load_lexicon(lexicon)
-    given, wanted = _read_texts(predictions, columns), _read_texts(targets, target_columns)
-    pairs, notes = pair_names(list(given), list(wanted), subset=subset)
+    (given, notes), (wanted, target_notes) = _read_texts(predictions, columns), _read_texts(targets, target_columns)
+    pairs, name_notes = pair_names(list(given), list(wanted), subset=subset)
+    notes += target_notes + name_notes
     names = [list(wanted)[row] for _, row in pairs]
     texts = [(list(given.values())[own], wanted[name]) for (own, _), name in zip(pairs, names, strict=True)]
     if blank := [name for name, (_, reference) in zip(names, texts, strict=True) if not reference.strip()]:
@@ -93,10 +94,11 @@ def score_explanations(
     }  # fmt: skip
 
 
-def _read_texts(path: Path, columns: Mapping[str, str] | None) -> dict[str, str]:
-    """Return free text by clip name."""
+def _read_texts(path: Path, columns: Mapping[str, str] | None) -> tuple[dict[str, str], list[str]]:
+    """Return free text by clip name, and what was taken for something else than it is called."""
     texts: dict[str, str] = {}
-    for row in RowReader(path, columns or {}).rows():
+    reader = RowReader(path, columns or {})
+    for row in reader.rows():
         if not isinstance(row.free_text, str):
             raise DataError(
                 f"{path}, {row.place}: no free text under {FREE_TEXT!r}; name its column by --columns reason=COLUMN "
@@ -108,7 +110,7 @@ def _read_texts(path: Path, columns: Mapping[str, str] | None) -> dict[str, str]
         texts[name] = row.free_text
     if not texts:
         raise DataError(f"{path}: the file has no rows")
-    return texts
+    return texts, [f"{path.name}: {note}." for note in reader.notes]
 
 
 def _mean(values: Sequence[float | None]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from affectgpt_r1.metrics.clip_names import pair_names
 from affectgpt_r1.metrics.functional.hit_rate import hit_rate
 from affectgpt_r1.metrics.functional.neutral import counts_with_neutral, is_neutral
 from affectgpt_r1.metrics.functional.polarity import load_polarity
-from affectgpt_r1.metrics.functional.recognition import CLASSES, only_class, recognition_scores
+from affectgpt_r1.metrics.functional.recognition import CLASSES, only_class, recognition_scores, six_class_scores
 from affectgpt_r1.metrics.functional.sentiment import sentiment_scores
 from affectgpt_r1.metrics.functional.wheel_f1 import (
     NoTarget,
@@ -225,6 +225,8 @@ def _basic(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon, no
         "unmapped_rate": _unmapped_rate(predicted, lexicon),
         "empty_wheels": _empty_wheels(wheel_counts(clips.labels, clips.labels, lexicon)),
     }
+    if all(len(words) <= 1 for words in predicted) and (track1 := six_class_scores(predicted, clips.labels)):
+        details["six_class_waf"] = track1["waf"]
     return "hit rate", scores.hit_rate, scores.corrected, details
 
 

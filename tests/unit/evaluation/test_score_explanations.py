@@ -123,6 +123,17 @@ def test_without_a_chat_the_scores_are_offline_and_say_so(run, capsys):
     assert "EMER clue" not in printed
 
 
+def test_emers_first_file_is_read_as_it_is(run, tmp_path):
+    rows = "".join(f"{name},angry,said,{text}\n" for name, text in REFERENCES.items())
+    (tmp_path / "gt-eng.csv").write_text("names,emotions,subtitles,reasons\n" + rows)
+    report = run(targets="gt-eng.csv", columns="name=names")
+    assert report["scores"] == run()["scores"]
+    assert report["notes"][:2] == [
+        "gt-eng.csv: column 'emotions' was read as 'openset'.",
+        "gt-eng.csv: column 'reasons' was read as 'reason'.",
+    ]
+
+
 def test_clue_similarity_is_of_words_in_clauses():
     assert clue_similarity("He smiles broadly.", "broadly smiles") == 1
     assert clue_similarity("He smiles broadly.", "") == 0
