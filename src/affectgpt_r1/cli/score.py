@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,26 +26,32 @@ clip_rows = lazy("evaluation.score_comparison:clip_rows")
 compare_systems = lazy("evaluation.score_comparison:compare_systems")
 comparison_table = lazy("evaluation.score_comparison:comparison_table")
 explanation_table = lazy("evaluation.score_explanations:explanation_table")
-masked_table = lazy("evaluation.score_masked:masked_table")
-score_slices = lazy("evaluation.score_slices:score_slices")
-slice_tables = lazy("evaluation.score_slices:slice_tables")
-score_masked = lazy("evaluation.score_masked:score_masked")
 find_leakage = lazy("evaluation.score_leakage:find_leakage")
-read_rivals = lazy("evaluation.score_comparison:read_rivals")
+masked_table = lazy("evaluation.score_masked:masked_table")
 provenance = lazy("evaluation.score_files:provenance")
+read_rivals = lazy("evaluation.score_comparison:read_rivals")
 score_explanations = lazy("evaluation.score_explanations:score_explanations")
 score_files = lazy("evaluation.score_files:score_files")
-write_score_page = lazy("report.score_page:write_score_page")
+score_masked = lazy("evaluation.score_masked:score_masked")
+score_slices = lazy("evaluation.score_slices:score_slices")
+slice_tables = lazy("evaluation.score_slices:slice_tables")
 write_per_clip = lazy("evaluation.score_comparison:write_per_clip")
+write_score_page = lazy("report.score_page:write_score_page")
 write_submission_file = lazy("evaluation.score_files:write_submission_file")
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from affectgpt_r1.emotion.chat_client import Chat
+    from affectgpt_r1.evaluation.score_files import ScoredFiles
 
 _FORMATS = (
     ".csv, .tsv, .xlsx, .json or .jsonl with name and openset (labels) or reason (free text), "
     "or .npz with filenames and fileitems, or with name2reason"
 )
+
+
+_OF_LABELS = ("per_clip", "html", "groupings", "train", "against", "masked", "by")  # options that need scored labels
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,69 +61,67 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Print the tables, and write ``--json``, ``--per-clip`` and ``--submission``."""
-    of_scores = (options.json, options.per_clip, options.html, *options.train, *options.against, *options.masked)
-    if options.targets is None and (options.submission is None or any(of_scores)):
+    if options.targets is None and (options.submission is None or _given(options, "json", *_OF_LABELS)):
         raise ConfigError("give --targets FILE to score, or --submission NAME-openset.npz alone to write a submission")
     chat = chat_from(options)
     if options.explanations:
         _score_explanations(options, chat)
     elif options.targets is not None:
-        scored = score_files(
-            options.predictions,
-            options.targets,
-            lexicon=options.lexicon,
-            chat=chat,
-            subset=options.subset,
-            no_match=options.no_match,
-            no_target=options.no_target,
-            columns=columns_from(options.columns),
-            target_columns=columns_from(options.target_columns),
-            groupings=options.groupings,
-        )
-        report, notes = scored.report, scored.notes
-        tables = score_tables(report, options.level)
-        if options.against:
-            systems = read_rivals(options.against, scored, options.predictions, chat)
-            report["against"] = compare_systems(systems, scored.expected.labels, scored.lexicon, options.level)
-            tables.append(comparison_table(report["against"]))
-        report["slices"] = score_slices(
-            scored, options.targets, options.by, options.level, columns_from(options.target_columns)
-        )
-        tables += slice_tables(report["slices"])
-        if options.masked:
-            report["masked"] = score_masked(masked_from(options.masked), scored, chat, options.level)
-            tables.append(masked_table(report["masked"]))
-        if options.train:
-            report["leakage"], lines = find_leakage(options.train, options.targets, scored.expected.names)
-            notes += lines
-        console = report_console()
-        for shown in (*tables, *notes):
-            console.print(shown)
-        if options.per_clip is not None:
-            write_per_clip(options.per_clip, scored, options.level)
-        if options.html is not None:
-            title = f"{options.predictions.name} against {options.targets.name}"
-            rows = clip_rows(scored, options.level)
-            write_score_page(options.html, report, rows, scored.lexicon, options.level, title)
-        save_json(options, report | provenance(scored.lexicon) if options.json else report)
-        _check_strict(options, notes)
+        _score_labels(options, chat)
     if options.submission is not None:
         columns = columns_from(options.columns)
         for line in write_submission_file(options.predictions, options.submission, options.lexicon, chat, columns):
             print(printable(line))
 
 
-def _score_explanations(options: argparse.Namespace, chat: Chat | None) -> None:
-    others = (
-        options.submission,
-        options.per_clip,
-        options.html,
-        options.groupings,
-        *options.train,
-        *options.against,
-        *options.masked,
+def _score_labels(options: argparse.Namespace, chat: Chat | None) -> None:
+    scored = score_files(
+        options.predictions,
+        options.targets,
+        lexicon=options.lexicon,
+        chat=chat,
+        subset=options.subset,
+        no_match=options.no_match,
+        no_target=options.no_target,
+        columns=columns_from(options.columns),
+        target_columns=columns_from(options.target_columns),
+        groupings=options.groupings,
     )
-    if options.targets is None or any(others):
+    report, notes = scored.report, scored.notes
+    tables = [*score_tables(report, options.level), *_comparisons(options, chat, scored)]
+    if options.train:
+        report["leakage"], lines = find_leakage(options.train, options.targets, scored.expected.names)
+        notes += lines
+    console = report_console()
+    for shown in (*tables, *notes):
+        console.print(shown)
+    if options.per_clip is not None:
+        write_per_clip(options.per_clip, scored, options.level)
+    if options.html is not None:
+        title = f"{options.predictions.name} against {options.targets.name}"
+        rows = clip_rows(scored, options.level)
+        write_score_page(options.html, report, rows, scored.lexicon, options.level, title)
+    save_json(options, report | provenance(scored.lexicon) if options.json else report)
+    _check_strict(options, notes)
+
+
+def _comparisons(options: argparse.Namespace, chat: Chat | None, scored: ScoredFiles) -> Iterator[Table]:
+    """Add to the report what is compared on the same clips, and yield its tables."""
+    report, level = scored.report, options.level
+    if options.against:
+        systems = read_rivals(options.against, scored, options.predictions, chat)
+        report["against"] = compare_systems(systems, scored.expected.labels, scored.lexicon, level)
+        yield comparison_table(report["against"])
+    columns = columns_from(options.target_columns)
+    report["slices"] = score_slices(scored, options.targets, options.by, level, columns)
+    yield from slice_tables(report["slices"])
+    if options.masked:
+        report["masked"] = score_masked(masked_from(options.masked), scored, chat, level)
+        yield masked_table(report["masked"])
+
+
+def _score_explanations(options: argparse.Namespace, chat: Chat | None) -> None:
+    if options.targets is None or _given(options, "submission", *_OF_LABELS):
         raise ConfigError("--explanations takes --predictions and --targets, and of the other outputs --json alone")
     report = score_explanations(
         options.predictions,
@@ -133,6 +137,10 @@ def _score_explanations(options: argparse.Namespace, chat: Chat | None) -> None:
         console.print(shown)
     save_json(options, report)
     _check_strict(options, report["notes"])
+
+
+def _given(options: argparse.Namespace, *names: str) -> bool:
+    return any(getattr(options, name) for name in names)
 
 
 def _check_strict(options: argparse.Namespace, notes: Sequence[str]) -> None:
