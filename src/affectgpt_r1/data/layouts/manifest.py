@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as short_repr
@@ -70,7 +70,7 @@ def read_manifest(
         questions: What the clips may be asked.
         answers_all: Refuse a file that does not answer each of them.
         on_fault: See :data:`~affectgpt_r1.errors.OnFault`.
-        read: Reads the subtitles, in place of :func:`read_columns`: one that several manifests share reads them once.
+        read: Reads the subtitles; one that several manifests share reads them once.
 
     Raises:
         DataError: A file is missing, empty or not UTF-8, lacks a column or a clip, names a clip twice or one outside
@@ -111,7 +111,9 @@ def _emotions(
     return [parse_labels(cell) or empty for cell in table[columns[0]]]
 
 
-def read_table(path: Path, columns: Sequence[str] = (), on_fault: OnFault = refuse) -> pd.DataFrame:
+def read_table(
+    path: Path, columns: Sequence[str] = (), on_fault: OnFault = refuse, wanted: Container[str] | None = None
+) -> pd.DataFrame:
     """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
 
     The table's index is the row in a spreadsheet, where blank rows count. Names are composed (NFC), so that files from
@@ -121,6 +123,7 @@ def read_table(path: Path, columns: Sequence[str] = (), on_fault: OnFault = refu
         path: The file.
         columns: Columns that it must have in addition to ``name``.
         on_fault: Of rows; see :data:`~affectgpt_r1.errors.OnFault`. Such rows are left out where it returns.
+        wanted: Names that are looked up; others may be repeated. None for all.
 
     Raises:
         DataError: The file cannot be read, lacks a column, clips or a cell, or has an unsafe or repeated name.
@@ -145,13 +148,15 @@ def read_table(path: Path, columns: Sequence[str] = (), on_fault: OnFault = refu
         raise DataError(f"{path}: has {len(table)} or {len(rows)} rows, by how it is quoted; save it as CSV once more")
     table.index = pd.Index(rows)
     table["name"] = table["name"].map(_composed)
-    faulty = _faulty_names(path, table["name"].drop(index=short), on_fault)
+    faulty = _faulty_names(path, table["name"].drop(index=short), on_fault, wanted)
     return table.drop(index=[*short, *faulty])
 
 
-def read_columns(path: Path, column: str, on_fault: OnFault = refuse) -> dict[str, str]:
+def read_columns(
+    path: Path, column: str, on_fault: OnFault = refuse, wanted: Container[str] | None = None
+) -> dict[str, str]:
     """Read one column of a CSV file by clip name, in file order; see :func:`read_table` for what is refused."""
-    table = read_table(path, [column], on_fault)
+    table = read_table(path, [column], on_fault, wanted)
     return dict(zip(table["name"].tolist(), table[column].tolist(), strict=True))
 
 
@@ -214,7 +219,7 @@ def listing(items: Iterable[str]) -> str:
 
 
 def clip_subtitles(
-    path: Path, column: str, names: Sequence[str], on_fault: OnFault = refuse, read: ColumnReader = read_columns
+    path: Path, column: str, names: Sequence[str], on_fault: OnFault = refuse, read: ColumnReader | None = None
 ) -> dict[str, str]:
     """Read what is said in the clips ``names``, cut as by :func:`~affectgpt_r1.data.layouts.spoken_text.limited`.
 
@@ -226,10 +231,10 @@ def clip_subtitles(
 
 
 def _covering(
-    path: Path, column: str, names: Sequence[str], on_fault: OnFault, read: ColumnReader = read_columns
+    path: Path, column: str, names: Sequence[str], on_fault: OnFault, read: ColumnReader | None = None
 ) -> dict[str, str]:
     try:
-        values = read(path, column, on_fault)
+        values = read(path, column, on_fault) if read else read_columns(path, column, on_fault, set(names))
     except DataError as fault:
         on_fault(fault)
         return {}
@@ -317,7 +322,9 @@ def _length_fault(path: Path, row: int, cells: list[str], header: list[str]) -> 
     )
 
 
-def _faulty_names(path: Path, names: pd.Series[str], on_fault: OnFault) -> list[int]:
+def _faulty_names(
+    path: Path, names: pd.Series[str], on_fault: OnFault, wanted: Container[str] | None = None
+) -> list[int]:
     """Return the rows whose names are faults."""
     if names.is_unique and names.str.fullmatch(_PLAIN_NAME).all():  # of 130,000 clips the loop would take seconds
         return []
@@ -327,6 +334,9 @@ def _faulty_names(path: Path, names: pd.Series[str], on_fault: OnFault) -> list[
         assert isinstance(row, int)
         if problem := _name_problem(name):
             kind, message = problem
+        elif name in first_row and wanted is not None and name not in wanted:
+            faulty.append(row)  # IEMOCAP's transcription has two clips twice that no set labels
+            continue
         elif name in first_row:
             kind, message = "repeated", f"the name {name!r} is in rows {first_row[name]} and {row}; keep one"
         else:
