@@ -127,7 +127,8 @@ def _run(command: str) -> None:
         package = str(error.name).partition(".")[0]
         if package == "affectgpt_r1":
             raise
-        print(f"{PROGRAM} {command}: {package} is not installed: pip install 'affectgpt-r1[train]'", file=sys.stderr)
+        extra = "app" if package == "gradio" else "train"
+        print(f"{PROGRAM} {command}: {package} is not installed: pip install 'affectgpt-r1[{extra}]'", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         _leave_closed_pipe()

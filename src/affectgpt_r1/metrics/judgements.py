@@ -20,7 +20,6 @@ from affectgpt_r1.metrics.functional.preference import FIRST, NEITHER, SECOND, S
 
 BOTH_BAD = "neither"  # recorded apart from `same`, and scored like it
 CHOICES = (FIRST, SECOND, NEITHER, BOTH_BAD)
-_TEXTS = ("clip", "rater", "system1", "system2", "a1", "a2", "time")
 
 
 class Judgement(NamedTuple):
@@ -38,7 +37,8 @@ class Judgement(NamedTuple):
     @property
     def pair(self) -> tuple[str, str, str]:
         """Clip and systems, whatever the order in which they were shown."""
-        return (self.clip, *sorted((self.system1, self.system2)))
+        first, second = sorted((self.system1, self.system2))
+        return self.clip, first, second
 
     def row(self) -> dict[str, str]:
         """Return the line of the file; ``name`` is unique, as ``prefer`` asks."""
@@ -67,10 +67,10 @@ def read_judgements(path: Path) -> list[Judgement]:
 def _judgement(row: Any) -> Judgement | None:
     if not isinstance(row, dict) or row.get("preference") not in CHOICES:
         return None
-    texts = {key: row.get(key) for key in _TEXTS}
+    texts = {key: row.get(key) for key in Judgement._fields}
     if not all(isinstance(text, str) for text in texts.values()) or not texts["clip"]:
         return None
-    return Judgement(**texts, preference=row["preference"])
+    return Judgement(**texts)
 
 
 def as_scored(preference: str) -> str:
@@ -148,7 +148,7 @@ def nominal_agreement(units: Sequence[Sequence[str]]) -> Agreement:
     return Agreement(len(units), sum(couples) / len(couples), alpha)
 
 
-def preferred_words(judgements: Iterable[Judgement]) -> Mapping[str, list[tuple[str, float]]]:
+def preferred_texts(judgements: Iterable[Judgement]) -> Mapping[str, list[tuple[str, float]]]:
     """Return by clip each answer's text and how much people preferred it: wins minus losses over comparisons."""
     sums: dict[str, dict[str, list[float]]] = {}
     for judgement in judgements:

@@ -16,7 +16,7 @@ from affectgpt_r1.errors import DataError
 from affectgpt_r1.io.untrusted_files import json_lines
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
 from affectgpt_r1.report.wheel_drawing import clusters_of
-from affectgpt_r1.types import EmotionSet
+from affectgpt_r1.types import MODALITIES, EmotionSet
 
 ORDERS = ("name", "largest disagreement", "worst F1")
 KINDS = ("all", "repeated words", "empty answers")
@@ -94,9 +94,10 @@ def read_answers(outputs: Path, lexicon: Lexicon) -> AnswerTable:
         wanted = [targets[name] for name in rows]
         labels = [tuple(row["openset"]) for row in rows.values()]
         scores = batch_mean_set_f1(labels, wanted, lexicon)
+        reliance = _reliance(list(rows.values()), wanted, scores, lexicon)
         answers[system] = {
-            name: Answer(words, str(row.get("completion", "")), np.nan if f1 is None else f1, _reliance(row))
-            for (name, row), words, f1 in zip(rows.items(), labels, scores, strict=True)
+            name: Answer(words, str(row.get("completion", "")), np.nan if f1 is None else f1, modality)
+            for (name, row), words, f1, modality in zip(rows.items(), labels, scores, reliance, strict=True)
         }
         files[system] = path
     return AnswerTable(lexicon, sorted(targets), targets, answers, files, faults)
@@ -110,19 +111,39 @@ def _rows(path: Path) -> dict[str, dict[str, Any]]:
     for number, row in rows:
         lists = [row.get("openset"), row.get("target") or []] if isinstance(row, dict) else [None]
         is_text = all(isinstance(words, list) and all(isinstance(word, str) for word in words) for words in lists)
-        if not is_text or not isinstance(row.get("name"), str):
+        if not is_text or not isinstance(row.get("name"), str) or not _has_modalities(row):
             raise DataError(f"{path}: line {number} lacks name or openset: write it by `evaluate` or `predict`")
     return {row["name"]: row for _, row in rows}
 
 
-def _reliance(row: Mapping[str, Any]) -> str:
-    """Return the modality whose absence lowers the answer's log-probability most (``predict``)."""
-    drops = row.get("contributions")
-    if not isinstance(drops, dict) or not drops:
-        return ""
-    values = {kind: part.get("log_probability") for kind, part in drops.items() if isinstance(part, dict)}
-    numbers = {kind: value for kind, value in values.items() if isinstance(value, int | float)}
-    return max(numbers, key=lambda kind: numbers[kind]) if numbers else ""
+def _has_modalities(row: Mapping[str, Any]) -> bool:
+    """Return whether what an answer says of each modality has the right form; it may be absent."""
+    drops, without = row.get("contributions") or {}, row.get("without") or {}
+    if not isinstance(drops, dict) or not isinstance(without, dict):
+        return False
+    numbers = [part.get("log_probability") if isinstance(part, dict) else None for part in drops.values()]
+    words = [word for part in without.values() for word in (part if isinstance(part, list) else [None])]
+    return all(isinstance(number, int | float) for number in numbers) and all(isinstance(word, str) for word in words)
+
+
+def _reliance(
+    rows: Sequence[Mapping[str, Any]], targets: Sequence[EmotionSet], scores: Sequence[float | None], lexicon: Lexicon
+) -> list[str]:
+    """Return for each answer the modality without which its F1 (``evaluate``) or log-probability (``predict``) falls.
+
+    Of several the one by which it falls most; "" where none does, or the file does not say.
+    """
+    drops: list[dict[str, float]] = [
+        {kind: part["log_probability"] for kind, part in (row.get("contributions") or {}).items()} for row in rows
+    ]
+    for kind in MODALITIES:
+        kept = [index for index, row in enumerate(rows) if kind in (row.get("without") or {})]
+        words = [tuple(rows[index]["without"][kind]) for index in kept]
+        left = batch_mean_set_f1(words, [targets[index] for index in kept], lexicon) if kept else []
+        for index, f1 in zip(kept, left, strict=True):
+            drops[index][kind] = (scores[index] or 0.0) - (f1 or 0.0)
+    largest = [max(own, key=lambda kind, own=own: own[kind], default="") for own in drops]  # type: ignore[misc]
+    return [kind if kind and own[kind] > 0 else "" for kind, own in zip(largest, drops, strict=True)]
 
 
 def choose(table: AnswerTable, choice: Choice) -> list[str]:

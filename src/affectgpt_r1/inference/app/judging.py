@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.inference.app.answer_files import AnswerTable
 from affectgpt_r1.io.clean_text import json_line, one_line
 from affectgpt_r1.io.files import clear_write_errors
@@ -62,9 +62,9 @@ class JudgementFiles:
 
     def prefer(self, table: AnswerTable, pair: Pair, rater: str, preference: str) -> Judgement:
         """Write a preference, and return it once the disk has it."""
-        texts = [_text(table, pair.clip, system) for system in (pair.first, pair.second)]
+        first, second = (_text(table, pair.clip, system) for system in (pair.first, pair.second))
         judgement = Judgement(
-            pair.clip, checked_rater(rater), pair.first, pair.second, *texts, preference=preference, time=_now()
+            pair.clip, checked_rater(rater), pair.first, pair.second, first, second, preference, time=_now()
         )
         self._append(self.preferences, judgement.row())
         return judgement
@@ -117,7 +117,15 @@ def checked_rater(name: str) -> str:
 
 
 def _label_rows(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in json_lines(path)] if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        rows = [row for _, row in json_lines(path)]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}") from error
+    if any(not isinstance(row, dict) or not {"name", "openset"} <= row.keys() for row in rows):
+        raise DataError(f"{path}: has a line without name or openset; take it out")
+    return rows
 
 
 def _text(table: AnswerTable, clip: str, system: str) -> str:
@@ -190,7 +198,7 @@ def label_agreement(labels: Mapping[str, Mapping[str, EmotionSet]], table: Answe
     for one, other in combinations(labels, 2):
         shared = [clip for clip in labels[one] if clip in labels[other]]
         sets = [[labels[rater][clip] for clip in shared] for rater in (one, other)]
-        scores = [score for score in batch_mean_set_f1(*sets, table.lexicon) if score is not None]
+        scores = [score for score in batch_mean_set_f1(sets[0], sets[1], table.lexicon) if score is not None]
         if scores:
             rows.append({"raters": (one, other), "clips": len(scores), "f1": sum(scores) / len(scores)})
     return rows

@@ -135,6 +135,9 @@ def _try_tab(sources: Sources, predictors: Callable[[str], Predictor]) -> None:
         return f'<div class="ag-answers">{"".join(columns)}</div>'
 
     clip.input(choose_clip, clip, [video, subtitle])
+    # What was said in another clip must not be taken for what is said in this file.
+    video.upload(lambda: (None, ""), None, [clip, subtitle])
+    video.stop_recording(lambda: (None, ""), None, [clip, subtitle])
     button.click(answer, [video, subtitle, first, second, number], shown)
 
 
@@ -144,17 +147,18 @@ def _compare_tab(page: gr.Blocks, sources: Sources) -> None:
         gr.Markdown("No answers yet: `make evaluate` writes them to `predictions/` of a run.")
         return
     systems = table.systems
-    worst_last = systems[::-1]
+    start = next((system for system in systems if "grpo" in system), systems[-1])
+    rest = [system for system in systems if system != start] or systems
     with gr.Row():
-        first = gr.Dropdown(systems, value=worst_last[0], label="System", min_width=140, elem_id="ag-first")
-        second = gr.Dropdown(systems, value=worst_last[-1], label="against", min_width=140)
-        order = gr.Dropdown(list(ORDERS), value=ORDERS[1], label="Order", min_width=140, elem_id="ag-order")
+        first = gr.Dropdown(systems, value=start, label="System", min_width=140, elem_id="ag-first")
+        second = gr.Dropdown(systems, value=rest[-1], label="against", min_width=140, elem_id="ag-second")
+        order = gr.Dropdown(list(ORDERS), value=ORDERS[1], label="Order", min_width=210, elem_id="ag-order")
         kind = gr.Dropdown(list(KINDS), value=KINDS[0], label="Show", min_width=140, elem_id="ag-kind")
         clusters = [ANY, *table.lexicon.clusters(WHEEL)]
         cluster = gr.Dropdown(clusters, value=ANY, label="Cluster", min_width=140, elem_id="ag-cluster")
-        reliance = gr.Dropdown([ANY, *MODALITIES], value=ANY, label="Relies on", min_width=140)
+        reliance = gr.Dropdown([ANY, *MODALITIES], value=ANY, label="Relies on", min_width=140, elem_id="ag-reliance")
         search = gr.Textbox(label="Search", placeholder="clip, word or text", min_width=140, elem_id="ag-search")
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="ag-steps"):
         back = gr.Button("← Previous", elem_id="ag-previous", min_width=90)
         position = gr.Number(1, label="Clip", minimum=1, precision=0, min_width=90, elem_id="ag-position")
         forward = gr.Button("Next →", elem_id="ag-next", min_width=90)
@@ -248,7 +252,7 @@ def _judge_tab(page: gr.Blocks, sources: Sources) -> None:
             labels = {"a1": "First is better (1)", "a2": "Second is better (2)", "same": "Both as good (s)",
                       "neither": "Neither fits (n)"}  # fmt: skip
             buttons = {key: gr.Button(text, elem_id=f"ag-prefer-{key}", min_width=130) for key, text in labels.items()}
-        with gr.Row(equal_height=True):
+        with gr.Row():
             words = gr.Dropdown(
                 sorted(table.lexicon.entries),
                 value=[],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import socket
+import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
@@ -22,15 +24,29 @@ def serve(options: argparse.Namespace) -> None:
     Raises:
         ConfigError: The port is taken, or a folder does not exist.
     """
-    sources = find_sources(options)
     check_port(options.host, options.port)
-    build_page(sources).queue(default_concurrency_limit=1).launch(
-        server_name=options.host,
-        server_port=options.port,
-        max_file_size=round(options.max_upload * 1e6),
+    print(f"affectgpt-r1 app: reading {options.outputs} ...", file=sys.stderr)
+    sources = find_sources(options)
+    print(
+        f"{len(sources.policies)} policies; {len(sources.table.names):,} clips answered by "
+        f"{len(sources.table.systems)} systems; judgements go to {sources.judgements.folder}",
+        file=sys.stderr,
+    )
+    launch(sources, options.host, options.port, options.max_upload)
+
+
+def launch(sources: Sources, host: str, port: int, megabytes: float, *, block: bool = True) -> Any:
+    """Serve the page, until interrupted or, without ``block``, until the returned page is closed."""
+    page = build_page(sources).queue(default_concurrency_limit=1)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        max_file_size=round(megabytes * 1e6),
         allowed_paths=served_folders(sources.data),
+        prevent_thread_lock=not block,
         **launch_options(),
     )
+    return page
 
 
 def find_sources(options: argparse.Namespace) -> Sources:
