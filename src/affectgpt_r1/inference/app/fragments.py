@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import escape
 from PIL import Image
 
 from affectgpt_r1.emotion.wheels import NUM_WHEELS, Lexicon
@@ -43,14 +42,12 @@ _FRAGMENTS: Any = _environment().get_template("fragments.html.j2").module
 
 def quoted(subtitle: str) -> str:
     """Return what is said."""
-    return (
-        f"<p>“<bdi>{escape(printable(subtitle))}</bdi>”</p>" if subtitle else "<p class='ag-soft'>nothing is said</p>"
-    )
+    return str(_FRAGMENTS.quoted(subtitle))
 
 
 def fault(text: object) -> str:
     """Return an error that a person can do something about."""
-    return f'<p class="ag-fault" role="alert">{escape(printable(text))}</p>'
+    return str(_FRAGMENTS.fault(str(text)))
 
 
 def trial(policy: str, tried: Trial, lexicon: Lexicon, visual: Visual, device: str) -> str:
