@@ -122,10 +122,10 @@ def visit(chromium):
             context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
             contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(30_000)
         page.on("request", lambda request: asked.append((address, request.url)))
         page.goto(address)
-        page.wait_for_selector("#ag-systems")
+        page.get_by_role("tab", name="Judge").wait_for()
         return page
 
     yield open_page
