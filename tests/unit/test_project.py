@@ -24,8 +24,8 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["pro
 EXTRAS = PROJECT["optional-dependencies"]
 INSTALLED = [
     Requirement(line)
-    for line in (*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["dev"])
-    if line != "affectgpt-r1[train]"
+    for line in (*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["app"], *EXTRAS["dev"])
+    if not line.startswith("affectgpt-r1[")
 ]
 README = "\n".join((REPOSITORY / document).read_text("utf-8") for document in DOCUMENTS)
 SWITCHES = (REPOSITORY / "configs" / "README.md").read_text("utf-8")

@@ -47,6 +47,15 @@ class SplitFiles:
         return {name: _content_digest(root / file).hexdigest() for name, file in asdict(self).items() if file}
 
 
+class LabelFile(NamedTuple):
+    """What a run reads of one split; ``digest`` is the SHA-256 of the file."""
+
+    split: str  # train, validation or test
+    path: Path
+    digest: str
+    num_clips: int
+
+
 def _content_digest(path: Path) -> hashlib._Hash:
     try:
         return hashlib.sha256(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Judges that prefer one reasoning to another: the recorded cues of synthetic clips, or a chat model."""
+"""Judges that prefer one reasoning to another: the recorded cues of synthetic clips, people, or a chat model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from typing import Protocol
 from affectgpt_r1.emotion.chat_client import Chat, ChatError, answer_all
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.io.untrusted_files import json_lines
+from affectgpt_r1.metrics.judgements import preferred_texts, read_judgements
+
+_WORD = re.compile(r"\w+")
 
 
 class Judge(Protocol):
@@ -41,14 +44,7 @@ class RecordedCuesJudge:
 
     def wins(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[list[float]]]:
         """Compare by :meth:`worth`."""
-        return [self._compare([self.worth(clip, reasoning) for reasoning in reasonings]) for clip, reasonings in groups]
-
-    @staticmethod
-    def _compare(worths: Sequence[int]) -> list[list[float]]:
-        return [
-            [0.0 if i == j else 0.5 * (1 + (row > column) - (row < column)) for j, column in enumerate(worths)]
-            for i, row in enumerate(worths)
-        ]
+        return [_wins([self.worth(clip, reasoning) for reasoning in reasonings]) for clip, reasonings in groups]
 
     def worth(self, clip: str, reasoning: str) -> int:
         """Return the number of distinct phrases recorded for the clip that a reasoning states, minus all others."""
@@ -78,6 +74,45 @@ class RecordedCuesJudge:
 
     def _find_stated(self, reasoning: str) -> frozenset[str]:
         return frozenset(self._phrases.findall(reasoning.lower()))
+
+
+class PeopleJudge:
+    """Prefers the reasoning that is more like those that people preferred: ``path`` is written by the app's Judge tab.
+
+    People judged other answers than those that are sampled now, so a sampled one is worth what they thought of each
+    judged answer to the clip, times the F1 of the words that the two have in common. On a clip that nobody judged, and
+    between answers that are as much alike, it is a tie.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def wins(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[list[float]]]:
+        """Compare by :meth:`worth`."""
+        return [_wins([self.worth(clip, reasoning) for reasoning in reasonings]) for clip, reasonings in groups]
+
+    def worth(self, clip: str, reasoning: str) -> float:
+        """Return the sum over judged answers of preference, in [-1, 1], times likeness, in [0, 1]."""
+        own = _words(reasoning)
+        return sum(
+            won * 2 * len(own & words) / max(1, len(own) + len(words)) for words, won in self._judged.get(clip, ())
+        )
+
+    @cached_property
+    def _judged(self) -> Mapping[str, list[tuple[frozenset[str], float]]]:
+        judged = preferred_texts(read_judgements(self.path))
+        return {clip: [(_words(text), won) for text, won in texts] for clip, texts in judged.items()}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(text.lower()))
+
+
+def _wins(worths: Sequence[float]) -> list[list[float]]:
+    return [
+        [0.0 if i == j else 0.5 * (1 + (row > column) - (row < column)) for j, column in enumerate(worths)]
+        for i, row in enumerate(worths)
+    ]
 
 
 _INSTRUCTION = (

@@ -23,6 +23,7 @@ from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError, OnFault, refuse
 from affectgpt_r1.io.csv_format import HEADER_BYTES, spreadsheet_format
 from affectgpt_r1.io.untrusted_files import has_control_character, json_lines
+from affectgpt_r1.metrics.judgements import preferences_of_clips, read_judgements
 from affectgpt_r1.types import Annotations, EmotionSet
 
 _LISTED_AT_MOST = 5
@@ -116,6 +117,9 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
 
+    A ``.jsonl`` file is one of people's judgements, read by :func:`~affectgpt_r1.metrics.judgements.read_judgements`:
+    a row for each clip, with ``a1``, ``a2`` and ``preference``.
+
     The table's index is the row in a spreadsheet, where blank rows count. Names are composed (NFC), so that files from
     different systems agree. As in the published loaders, pandas takes ``NA``, ``null``, ``None`` and ``nan`` for empty.
 
@@ -128,6 +132,11 @@ def read_table(
     Raises:
         DataError: The file cannot be read, lacks a column, clips or a cell, or has an unsafe or repeated name.
     """
+    if path.suffix == ".jsonl":
+        table = pd.DataFrame(preferences_of_clips(read_judgements(path)), dtype=str)
+        table.index = pd.RangeIndex(1, len(table) + 1)
+        _check_columns(path, table, ["name", *columns])
+        return table.drop(index=_faulty_names(path, table["name"], on_fault))
     check_format(path)
     try:
         # Longer rows are skipped here, and counted by _checked_rows.
