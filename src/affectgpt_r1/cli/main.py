@@ -27,7 +27,7 @@ COMMANDS = {
     "unibench": "score folders of predictions on MER-UniBench: --predictions FOLDER --data FOLDER",
     "prefer": "score preferences between two descriptions: --predictions P --targets T [--swapped S]",
     "app": "a page on this machine: try policies, compare answers, judge them: [--port N]",
-    "report": "write the report on the ablation sweeps: --outputs outputs",
+    "report": "write the report on evaluated policies and ablation sweeps: --outputs outputs",
     "export": "write a Hugging Face folder: init_from=CKPT --output FOLDER [--kind adapter|merged]",
     "convert": "make safetensors of weights, or a run of a released AffectGPT checkpoint: FOLDER|FILE|smol",
 }
