@@ -47,7 +47,7 @@ def _provenance(sweep: Mapping[str, Any]) -> str:
     )
     steps = max((run["steps"] or 0 for run in runs), default=0)
     number_of_runs = len({run["run_id"] for run in runs})
-    text = f"{number_of_runs} runs, seeds {seeds}, up to {steps:,} steps; commits {commits}; ended on {dates}."
+    text = f"{number_of_runs} runs, {'seeds' if ',' in seeds else 'seed'} {seeds}, up to {steps:,} steps; commits {commits}; ended on {dates}."
     return f"{text} Command: {sweep['command']}" if sweep["command"] else text
 
 

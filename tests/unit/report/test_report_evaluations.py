@@ -49,7 +49,7 @@ def test_it_opens_with_what_was_asked_what_came_out_and_how_sure_one_can_be(repo
     assert f"GRPO minus SFT: +{100 * (f1['grpo'] - f1['sft']):.2f} points, 95 % interval [" in finding["certainty"]
     assert finding["certainty"].endswith("The clips are rendered: nothing is said on recorded people.")
     assert re.fullmatch(
-        r"3 runs, seeds 1, up to 30 steps; commits 1111111111, 2121212121, 3131313131; ended on \d{4}-\d\d-\d\d\. "
+        r"3 runs, seed 1, up to 30 steps; commits 1111111111, 2121212121, 3131313131; ended on \d{4}-\d\d-\d\d\. "
         "Command: affectgpt-r1 train experiment=demo/grpo",
         finding["provenance"],
     )
