@@ -46,8 +46,9 @@ def _provenance(sweep: Mapping[str, Any]) -> str:
         ", ".join(sorted({str(run[key])[:_SHOWN] for run in runs} - {""})) for key in ("seed", "git_commit", "date")
     )
     steps = max((run["steps"] or 0 for run in runs), default=0)
-    number_of_runs = len({run["run_id"] for run in runs})
-    text = f"{number_of_runs} runs, {'seeds' if ',' in seeds else 'seed'} {seeds}, up to {steps:,} steps; commits {commits}; ended on {dates}."
+    count = len({run["run_id"] for run in runs})
+    named = f"seed{'s' if ',' in seeds else ''} {seeds}"
+    text = f"{count} runs, {named}, up to {steps:,} steps; commits {commits}; ended on {dates}."
     return f"{text} Command: {sweep['command']}" if sweep["command"] else text
 
 
