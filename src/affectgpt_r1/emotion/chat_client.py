@@ -9,13 +9,13 @@ import logging
 import os
 import random
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from affectgpt_r1.emotion.lexicon_cache import cache_folder
@@ -32,6 +32,11 @@ MAX_TOKENS = 512
 MAX_BYTES = 1 << 20  # of an answer; 512 tokens take a few thousand
 
 _MAX_RETRY_AFTER, _MAX_PAUSE = 60, 3600
+_AT_ONCE = 8  # questions to a server, which batches them
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
 _TRY_AGAIN = frozenset((408, 429, 500, 502, 503, 504))
 _RANGES = {"timeout": (0.001, 3600), "retries": (0, 100), "pause": (0, _MAX_PAUSE), "max_tokens": (1, 1_000_000)}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -167,6 +172,13 @@ class CachedChat:
         with suppress(WriteError):  # an answer that cannot be kept is asked for again
             write_text(path, json.dumps(answer), flush=False)
         return answer
+
+
+def ask_each(chat: Chat, question: Callable[[Item], Answer], items: Iterable[Item]) -> list[Answer]:
+    """Return ``question(item)`` for each item, several at a time where a server answers; the first failure ends it."""
+    behind_url = isinstance(chat.chat if isinstance(chat, CachedChat) else chat, UrlChat)
+    with ThreadPoolExecutor(_AT_ONCE if behind_url else 1) as pool:
+        return list(pool.map(question, items))
 
 
 async def _post(client: AsyncClient, address: str, body: bytes) -> tuple[int, float | None, bytes]:

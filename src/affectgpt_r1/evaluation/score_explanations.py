@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
+from affectgpt_r1.emotion.chat_client import ask_each
 from affectgpt_r1.emotion.chat_explanation import LOWEST, rate_clues, rate_labels
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -71,7 +73,7 @@ def score_explanations(
     ratings: dict[str, list[float | None]] = {}
     if chat is not None:
         for name, rate in (("clue_overlap", rate_clues), ("label_overlap", rate_labels)):
-            ratings[name] = [rate(chat, reference, own) if own.strip() else LOWEST for own, reference in texts]
+            ratings[name] = ask_each(chat, partial(_rate, rate, chat), texts)
     ratings["offline_clue_similarity"] = [clue_similarity(reference, own) for own, reference in texts]
     found, expected = ([extract_labels(text, words).labels for text in side] for side in zip(*texts, strict=True))
     ratings["offline_label_f1"] = batch_mean_set_f1(found, expected, words)
@@ -92,6 +94,11 @@ def score_explanations(
         },
         "notes": notes,
     }  # fmt: skip
+
+
+def _rate(rate: Callable[[Chat, str, str], float | None], chat: Chat, pair: tuple[str, str]) -> float | None:
+    prediction, reference = pair
+    return rate(chat, reference, prediction) if prediction.strip() else LOWEST
 
 
 def _read_texts(path: Path, columns: Mapping[str, str] | None) -> tuple[dict[str, str], list[str]]:

@@ -87,7 +87,10 @@ def _by_values(values: Sequence[str], column: str, path: Path) -> dict[str, list
     empty = {"(empty)": rows_of.pop("")} if "" in rows_of else {}
     numbers = _numbers(rows_of)
     if numbers is not None and len(rows_of) > _MOST_NUMBERS:
-        return empty | _by_range({numbers[value]: rows for value, rows in rows_of.items()})
+        by_number: dict[float, list[int]] = {}  # "1" and "1.0" are one
+        for value, rows in rows_of.items():
+            by_number.setdefault(numbers[value], []).extend(rows)
+        return empty | _by_range(by_number)
     if len(rows_of) > _MOST_VALUES:
         raise DataError(f"{path}: column {column!r} has {len(rows_of)} values; slices are made of up to {_MOST_VALUES}")
     ordered = sorted(sorted(rows_of), key=lambda value: (numbers or {}).get(value, 0))

@@ -8,8 +8,8 @@ from affectgpt_r1.cli.score import main
 
 ROWS = [
     # name, answer, target, language, seconds
-    ("a", "happy", "happy", "en", 1.0),
-    ("b", "sad", "happy, sad", "en", 2.0),
+    ("a", "happy", "happy", "en", "1"),
+    ("b", "sad", "happy, sad", "en", "1.0"),
     ("c", "angry", "sad", "zh", 3.5),
     ("d", "zzz", "zzz", "", 4.0),
     *((f"e{number}", "calm", "calm", "zh", 5.0 + number) for number in range(8)),
