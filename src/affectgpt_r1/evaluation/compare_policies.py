@@ -114,7 +114,7 @@ def compare_policies(config: DictConfig, loggers: Sequence[Logger]) -> dict[str,
         own = answers[name][""]
         without = {kind: answers[name][kind] for kind in settings[name].data.modalities}
         summary[name] = system_summary(own, without, lexicon)
-        write_text(predictions / f"{name}.jsonl", answer_lines(own, lexicon))
+        write_text(predictions / f"{name}.jsonl", answer_lines(own, lexicon, without))
     first = next(iter(answers.values()))[""]
     constant_answers = (CONSTANT_ANSWER, best_constant_answer(labels, lexicon))
     summary["num_clips"] = len(first.names)
@@ -136,7 +136,8 @@ def _decoded(
     data = build_data(config)
     encode_clips(data, policy)
     for logger in mlflow_loggers(loggers):
-        logger.log_data(data.digest(), config.synthetic)
+        files = [file for file in data.label_files() if file.split == config.split]
+        logger.log_data(data.digest(), config.synthetic, files=files)
     batches = _embedded_clips(config, policy, data, lexicon)
     answers = {}
     for name, checkpoint in checkpoints.items():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
-from affectgpt_r1.emotion.chat_client import ask_each
 from affectgpt_r1.emotion.chat_explanation import LOWEST, rate_clues, rate_labels
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -73,7 +71,8 @@ def score_explanations(
     ratings: dict[str, list[float | None]] = {}
     if chat is not None:
         for name, rate in (("clue_overlap", rate_clues), ("label_overlap", rate_labels)):
-            ratings[name] = ask_each(chat, partial(_rate, rate, chat), texts)
+            rated = iter(rate(chat, [(reference, own) for own, reference in texts if own.strip()]))
+            ratings[name] = [next(rated) if own.strip() else LOWEST for own, _ in texts]
     ratings["offline_clue_similarity"] = [clue_similarity(reference, own) for own, reference in texts]
     found, expected = ([extract_labels(text, words).labels for text in side] for side in zip(*texts, strict=True))
     ratings["offline_label_f1"] = batch_mean_set_f1(found, expected, words)
@@ -94,11 +93,6 @@ def score_explanations(
         },
         "notes": notes,
     }  # fmt: skip
-
-
-def _rate(rate: Callable[[Chat, str, str], float | None], chat: Chat, pair: tuple[str, str]) -> float | None:
-    prediction, reference = pair
-    return rate(chat, reference, prediction) if prediction.strip() else LOWEST
 
 
 def _read_texts(path: Path, columns: Mapping[str, str] | None) -> tuple[dict[str, str], list[str]]:

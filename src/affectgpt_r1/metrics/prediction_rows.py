@@ -209,8 +209,8 @@ class RowReader:
 
     def _row(self, place: str, cells: Mapping[str, Any], kind: str = "columns") -> Row:
         fields = self._fields_of(tuple(cells), place, kind)
-        values = [cells[fields[role]] if role in fields else None for role in (NAME, LABELS, FREE_TEXT)]
-        return Row(place, *values, tuple(cells.get(column) for column in self.further))
+        name, labels, text = (cells[fields[role]] if role in fields else None for role in (NAME, LABELS, FREE_TEXT))
+        return Row(place, name, labels, text, tuple(cells.get(column) for column in self.further))
 
     def _fields_of(self, columns: Sequence[str], place: str, kind: str) -> dict[str, str]:
         """Return which column has which role: as the caller says, by its own name, or by a synonym."""
