@@ -9,9 +9,11 @@ has to name.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from affectgpt_r1.emotion.chat_extraction import concluded, words_by_chat
+from affectgpt_r1.emotion.chat_client import answer_all
+from affectgpt_r1.emotion.chat_extraction import WORDS_WANTED, concluded, listed
 
 if TYPE_CHECKING:
     from affectgpt_r1.emotion.chat_client import Chat
@@ -34,15 +36,19 @@ _LABELS_WANTED = (
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-def rate_clues(chat: Chat, reference: str, prediction: str) -> float | None:
-    """Return how far the clues of two descriptions overlap, None where the answer has no rating."""
-    return parse_rating(chat(_both(reference, prediction), _CLUES_WANTED))
+def rate_clues(chat: Chat, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
+    """Return how far the clues of each reference and prediction overlap, None where the answer has no rating."""
+    return list(map(parse_rating, answer_all(chat, [_both(*pair) for pair in pairs], _CLUES_WANTED)))
 
 
-def rate_labels(chat: Chat, reference: str, prediction: str) -> float | None:
-    """Return how far the emotion words of two descriptions overlap, None where the answer has no rating."""
-    words = (", ".join(words_by_chat(text, chat)) or "none" for text in (reference, prediction))
-    return parse_rating(chat(_both(*words), _LABELS_WANTED))
+def rate_labels(chat: Chat, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
+    """Return how far the emotion words of each reference and prediction overlap, None where there is no rating."""
+    lists = [
+        [", ".join(listed(answer)) or "none" for answer in answer_all(chat, texts, WORDS_WANTED)]
+        for texts in zip(*pairs, strict=True)
+    ]
+    questions = [_both(*pair) for pair in zip(*lists, strict=True)]
+    return list(map(parse_rating, answer_all(chat, questions, _LABELS_WANTED)))
 
 
 def parse_rating(answer: str) -> float | None:

@@ -17,7 +17,7 @@ from affectgpt_r1.types import EmotionSet
 if TYPE_CHECKING:
     from affectgpt_r1.emotion.chat_client import Chat
 
-_WORDS_WANTED = (
+WORDS_WANTED = (
     "You read a description of a person and name the emotional states that it says the person is in. Answer with a "
     "list of emotion words in square brackets, separated by commas, and nothing else. Leave out states that the "
     "description denies. If it names no emotional state, answer []."
@@ -60,15 +60,10 @@ def _extract_by_chat(text: str, chat: Chat) -> Extraction:
     completion = parse_completion(text, enable_thinking="<think>" in text)
     if completion.well_formed:
         return Extraction(completion.labels, (), "answer")
-    return Extraction(words_by_chat(text, chat), (), "chat")
+    return Extraction(listed(chat(text, WORDS_WANTED)), (), "chat")
 
 
-def words_by_chat(text: str, chat: Chat) -> EmotionSet:
-    """Return the emotion words that ``chat`` finds in a description."""
-    return _listed(chat(text, _WORDS_WANTED))
-
-
-def _listed(answer: str) -> EmotionSet:
+def listed(answer: str) -> EmotionSet:
     """Return the words of the last bracketed list, of the full answer without one."""
     answer = concluded(answer)
     end = answer.rfind("]")

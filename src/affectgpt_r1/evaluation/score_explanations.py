@@ -71,7 +71,8 @@ def score_explanations(
     ratings: dict[str, list[float | None]] = {}
     if chat is not None:
         for name, rate in (("clue_overlap", rate_clues), ("label_overlap", rate_labels)):
-            ratings[name] = [rate(chat, reference, own) if own.strip() else LOWEST for own, reference in texts]
+            rated = iter(rate(chat, [(reference, own) for own, reference in texts if own.strip()]))
+            ratings[name] = [next(rated) if own.strip() else LOWEST for own, _ in texts]
     ratings["offline_clue_similarity"] = [clue_similarity(reference, own) for own, reference in texts]
     found, expected = ([extract_labels(text, words).labels for text in side] for side in zip(*texts, strict=True))
     ratings["offline_label_f1"] = batch_mean_set_f1(found, expected, words)

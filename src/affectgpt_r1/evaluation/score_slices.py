@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from affectgpt_r1.evaluation.score_files import ScoredFiles
 from affectgpt_r1.io.clean_text import counted
 from affectgpt_r1.metrics.bootstrap import STATISTICS, bootstrap_intervals
 from affectgpt_r1.metrics.functional.wheel_f1 import WheelCounts, wheel_counts
-from affectgpt_r1.metrics.prediction_rows import LABELS, RowReader
+from affectgpt_r1.metrics.prediction_rows import RowReader
 
 USUAL = ("cluster", "length", "language", "modality")
 """Columns by which clips are sliced without being asked to; the first two are computed where there is none."""
@@ -54,7 +55,13 @@ def score_slices(
     report = {}
     for column in by or [name for name in USUAL if name in header]:
         if column in header:
-            slices = _by_values(_column(targets, column, columns or {}, scored.expected.names), column, targets)
+            try:
+                slices = _by_values(_column(targets, column, columns or {}, scored.expected.names), column, targets)
+            except DataError as fault:
+                if by:
+                    raise
+                scored.notes.append(f"{fault}; there are no slices by it.")
+                continue
         elif column == "cluster":
             slices = _by_cluster(scored)
         elif column == "length":
@@ -68,38 +75,43 @@ def score_slices(
 
 
 def _column(path: Path, column: str, columns: Mapping[str, str], names: Sequence[str]) -> list[str]:
-    rows = RowReader(path, {role: name for role, name in columns.items() if name != column} | {LABELS: column}).rows()
-    value_of = {str(row.name).strip(): "" if row.labels is None else str(row.labels).strip() for row in rows}
+    cells = ((str(row.name).strip(), row.further[0]) for row in RowReader(path, columns, [column]).rows())
+    value_of = {name: "" if cell is None else str(cell).strip() for name, cell in cells}
     return [value_of.get(name, "") for name in names]
 
 
 def _by_values(values: Sequence[str], column: str, path: Path) -> dict[str, list[int]]:
-    distinct = sorted(set(values))
-    numbers = _numbers(distinct)
-    if numbers is not None and len(distinct) > _MOST_NUMBERS:
-        return _by_range([float(value) for value in values])
-    if len(distinct) > _MOST_VALUES:
-        raise DataError(f"{path}: column {column!r} has {len(distinct)} values; --by takes up to {_MOST_VALUES}")
-    if numbers is not None:
-        distinct.sort(key=float)
-    return {value or "(empty)": [row for row, own in enumerate(values) if own == value] for value in distinct}
+    rows_of: dict[str, list[int]] = {}
+    for row, value in enumerate(values):
+        rows_of.setdefault(value, []).append(row)
+    empty = {"(empty)": rows_of.pop("")} if "" in rows_of else {}
+    numbers = _numbers(rows_of)
+    if numbers is not None and len(rows_of) > _MOST_NUMBERS:
+        by_number: dict[float, list[int]] = {}  # "1" and "1.0" are one
+        for value, rows in rows_of.items():
+            by_number.setdefault(numbers[value], []).extend(rows)
+        return empty | _by_range(by_number)
+    if len(rows_of) > _MOST_VALUES:
+        raise DataError(f"{path}: column {column!r} has {len(rows_of)} values; slices are made of up to {_MOST_VALUES}")
+    ordered = sorted(sorted(rows_of), key=lambda value: (numbers or {}).get(value, 0))
+    return empty | {value: rows_of[value] for value in ordered}
 
 
-def _numbers(texts: Iterable[str]) -> list[float] | None:
+def _numbers(texts: Iterable[str]) -> dict[str, float] | None:
     try:
-        return [float(text) for text in texts]
+        numbers = {text: float(text) for text in texts}
     except ValueError:
         return None
+    return numbers if all(map(math.isfinite, numbers.values())) else None
 
 
-def _by_range(values: Sequence[float]) -> dict[str, list[int]]:
-    edges = np.quantile(values, np.linspace(0, 1, _NUM_RANGES + 1))
-    place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, _NUM_RANGES - 1)
-    return {
-        f"{edges[part]:g} to {edges[part + 1]:g}": np.flatnonzero(place == part).tolist()
-        for part in range(_NUM_RANGES)
-        if (place == part).any()
-    }
+def _by_range(rows_of: Mapping[float, list[int]]) -> dict[str, list[int]]:
+    edges = np.quantile([number for number, rows in rows_of.items() for _ in rows], np.linspace(0, 1, _NUM_RANGES + 1))
+    slices: dict[str, list[int]] = {}
+    for number in sorted(rows_of):
+        part = min(int(np.searchsorted(edges, number, side="right")) - 1, _NUM_RANGES - 1)
+        slices.setdefault(f"{edges[part]:g} to {edges[part + 1]:g}", []).extend(rows_of[number])
+    return slices
 
 
 def _by_cluster(scored: ScoredFiles) -> dict[str, list[int]]:

@@ -44,7 +44,10 @@ def unmapped_words(labels: Sequence[EmotionSet], lexicon: Lexicon) -> UnmappedWo
     >>> str(unmapped_words([("happy", "zzz"), ("zzz",)], load_lexicon("bundled")))
     '2 of 3 words map onto no wheel: zzz (2)'
     """
-    words = Counter(chain.from_iterable(labels))
+    return _unmapped(Counter(chain.from_iterable(labels)), lexicon)
+
+
+def _unmapped(words: Counter[str], lexicon: Lexicon) -> UnmappedWords:
     unmapped = Counter({word: count for word, count in words.items() if word not in lexicon})
     return UnmappedWords(unmapped.total(), words.total(), unmapped.most_common(_SHOWN))
 
@@ -73,7 +76,7 @@ def label_notes(labels: Sequence[EmotionSet], lexicon: Lexicon, what: str) -> li
     meta = Counter({word: count for word, count in words.items() if _META.fullmatch(word.strip())})
     if meta.total() > _MOST_META * num_words:
         notes.append(f"{what}: {counted(meta.total(), 'word names', 'words name')} no emotion: {_listed(meta)}.")
-    unmapped = unmapped_words(labels, lexicon)
+    unmapped = _unmapped(words, lexicon)
     if unmapped.num_unmapped > _MOST_UNMAPPED * num_words:
         notes.append(f"{what}: {unmapped}; such words are not scored.")
     return notes
@@ -83,6 +86,8 @@ def _separator_notes(words: Counter[str], lexicon: Lexicon, what: str) -> list[s
     """Look for labels that hold several words: split by another mark, more of their parts would be in the lexicon."""
     notes = []
     for mark, name in _SEPARATORS.items():
+        if not any(mark in word for word in words):
+            continue
         joined = Counter({word: count for word, count in words.items() if mark in word.strip()})
         parts = [part.strip() for word in joined for part in word.split(mark)]
         known = sum(part in lexicon for part in parts)

@@ -52,13 +52,21 @@ class Row(NamedTuple):
     name: Any
     labels: Any  # None without such a column
     free_text: Any
+    further: tuple[Any, ...] = ()  # cells of the further columns that the file has
 
 
 class RowReader:
-    """Read the rows of one file, and note what was taken for something else than it is called."""
+    """Read the rows of one file, and note what was taken for something else than it is called.
 
-    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
+    Args:
+        path: The file.
+        columns: What the roles are called in it, some or all.
+        further: More columns whose cells are wanted.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, str], further: Sequence[str] = ()) -> None:
         self.path = path
+        self.further = further
         self.columns = columns
         self.notes: list[str] = []
         self.header: tuple[str, ...] = ()  # columns or fields of the first row, once it was read
@@ -105,6 +113,7 @@ class RowReader:
                 labels, text_at = (
                     columns.index(fields[role]) if role in fields else None for role in (LABELS, FREE_TEXT)
                 )
+                further = [columns.index(column) for column in self.further if column in columns]
                 for number, cells in enumerate(reader, start=2):
                     if len(cells) != len(columns):
                         raise DataError(
@@ -115,6 +124,7 @@ class RowReader:
                         cells[name],
                         None if labels is None else cells[labels],
                         None if text_at is None else cells[text_at],
+                        tuple(cells[place] for place in further) if further else (),
                     )
         except UnicodeError as error:
             raise DataError(f"{self.path}: not UTF-8 ({error}); save it as UTF-8") from error
@@ -199,8 +209,8 @@ class RowReader:
 
     def _row(self, place: str, cells: Mapping[str, Any], kind: str = "columns") -> Row:
         fields = self._fields_of(tuple(cells), place, kind)
-        values = [cells[fields[role]] if role in fields else None for role in (NAME, LABELS, FREE_TEXT)]
-        return Row(place, *values)
+        name, labels, text = (cells[fields[role]] if role in fields else None for role in (NAME, LABELS, FREE_TEXT))
+        return Row(place, name, labels, text, tuple(cells.get(column) for column in self.further))
 
     def _fields_of(self, columns: Sequence[str], place: str, kind: str) -> dict[str, str]:
         """Return which column has which role: as the caller says, by its own name, or by a synonym."""

@@ -90,9 +90,7 @@ def test_ratings_are_asked_for_averaged_and_kept(server, run, capsys):
     assert len(server.asked) == 2 * 4
     assert {temperature for *_, temperature in server.asked} == {0}
     prompts = [prompt for _, prompt, _ in server.asked]
-    assert prompts[0] == (
-        "Reference:\nHe smiles broadly. He is happy.\n\nPrediction:\nHe smiles broadly, he seems joyful."
-    )
+    assert "Reference:\nHe smiles broadly. He is happy.\n\nPrediction:\nHe smiles broadly, he seems joyful." in prompts
     assert "Reference:\nnone\n\nPrediction:\nnone" in prompts
     assert run(*chat_options(server)) == report
     assert len(server.asked) == 8

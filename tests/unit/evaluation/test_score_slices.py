@@ -8,8 +8,8 @@ from affectgpt_r1.cli.score import main
 
 ROWS = [
     # name, answer, target, language, seconds
-    ("a", "happy", "happy", "en", 1.0),
-    ("b", "sad", "happy, sad", "en", 2.0),
+    ("a", "happy", "happy", "en", "1"),
+    ("b", "sad", "happy, sad", "en", "1.0"),
     ("c", "angry", "sad", "zh", 3.5),
     ("d", "zzz", "zzz", "", 4.0),
     *((f"e{number}", "calm", "calm", "zh", 5.0 + number) for number in range(8)),
@@ -48,6 +48,19 @@ def test_usual_columns_are_slices_unasked_and_score_like_their_clips(run, capsys
     assert "By language, 3 slices" in capsys.readouterr().out
 
 
+def test_a_field_that_some_rows_lack_is_an_empty_slice(run, tmp_path):
+    run()
+    rows = [{"name": name, "openset": target, "language": language} for name, _, target, language, _ in ROWS]
+    del rows[2]["language"]
+    rows[3]["language"] = None
+    rows[4]["language"] = 7
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = ["--predictions", tmp_path / "p.csv", "--targets", tmp_path / "t.jsonl", "--json", tmp_path / "s.json"]
+    main([*map(str, files)])
+    slices = json.loads((tmp_path / "s.json").read_text())["slices"]["language"]
+    assert {value: row["clips"] for value, row in slices.items()} == {"(empty)": 2, "7": 1, "en": 2, "zh": 7}
+
+
 def test_ranges_clusters_and_lengths(run):
     slices = run("--by", "seconds", "cluster", "length")["slices"]
     assert {value: row["clips"] for value, row in slices["seconds"].items()} == {
@@ -55,6 +68,20 @@ def test_ranges_clusters_and_lengths(run):
     }  # fmt: skip
     assert sum(row["clips"] for row in slices["cluster"].values()) >= 12  # b is in two, d in none
     assert {value: row["clips"] for value, row in slices["length"].items()} == {"1": 11, "2": 1}
+
+
+def test_too_many_values_are_no_slices(run, tmp_path, capsys):
+    names = [f"n{number}" for number in range(40)]
+    table = "name,openset,language\n" + "".join(f"{name},happy,l{name}\n" for name in names)
+    (tmp_path / "p.csv").write_text(table)
+    (tmp_path / "t.csv").write_text(table)
+    files = ["--predictions", str(tmp_path / "p.csv"), "--targets", str(tmp_path / "t.csv")]
+    main(files)
+    said = "t.csv: column 'language' has 40 values; slices are made of up to 30"
+    assert f"{said}; there are no slices by it." in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        main([*files, "--by", "language"])
+    assert said in capsys.readouterr().err
 
 
 def test_faults_are_one_line(run, capsys):

@@ -31,14 +31,14 @@ def grouped_scores(
     Args:
         predictions: A clip without labels scores 0.
         targets: Clips without labels are left out; the published code divides by zero there.
-        first_of: For each clip, what a label in lower case counts as.
+        first_of: For each clip, what a label counts as.
 
     >>> grouped_scores([("glad", "calm")], [("Happy",)], [by_groups([["happy", "glad"]])])[:2]
     (0.5, 1.0)
     """
     accuracies, recalls = [], []
     for predicted, target, first in zip(predictions, targets, first_of, strict=True):
-        named, wanted = ({first(word.lower()) for word in words} for words in (predicted, target))
+        named, wanted = set(map(first, predicted)), set(map(first, target))
         if wanted:
             hits = len(named & wanted)
             accuracies.append(hits / max(1, len(named)))
@@ -52,9 +52,9 @@ def grouped_scores(
 def by_groups(groups: Sequence[Sequence[str]]) -> Callable[[str], str]:
     """Return what maps a label onto the first one of its group; of a label in several groups, the last one counts."""
     first = {word.lower(): group[0].lower() for group in groups for word in group}
-    return lambda word: first.get(word, word)
+    return lambda word: first.get(word.lower(), word.lower())
 
 
 def by_lexicon(lexicon: Lexicon) -> Callable[[str], str]:
     """Return what maps a label onto the word that it is a synonym of (case 2 of the wheel metric), or onto itself."""
-    return cache(lambda word: lexicon.synonym(word) or word)
+    return cache(lambda word: lexicon.synonym(word) or word.lower())
