@@ -72,6 +72,8 @@ def build_page(sources: Sources) -> gr.Blocks:
     predictors = lru_cache(maxsize=3)(lambda name: sources.load(sources.policies[name]))
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.Markdown(f"# {TITLE}" + (f"\n{_SYNTHETIC}" if sources.synthetic else ""))
+        # In a tab it would not be there before the tab is first shown.
+        remembered = gr.BrowserState("", storage_key="affectgpt-r1-rater", secret="not a secret: a name")
         for line in sources.table.faults:
             gr.HTML(fragments.fault(f"left out: {line}"))
         with gr.Tab("Try", id="try"):
@@ -79,7 +81,7 @@ def build_page(sources: Sources) -> gr.Blocks:
         with gr.Tab("Compare", id="compare"):
             _compare_tab(page, sources)
         with gr.Tab("Judge", id="judge"):
-            _judge_tab(page, sources)
+            _judge_tab(page, sources, remembered)
     return page
 
 
@@ -90,8 +92,9 @@ def launch_options() -> dict[str, Any]:
         "css": (_TEMPLATES / "app.css").read_text("utf-8"),
         "head": f"<script>{(_TEMPLATES / 'keys.js').read_text('utf-8')}</script>",
         "theme": gr.themes.Default(font=system, font_mono=["ui-monospace", "monospace"]),
-        # Nothing is fetched from, or told to, another machine.
-        **{"share": False, "ssr_mode": False, "pwa": False, "mcp_server": False, "footer_links": []},
+        # Nothing is fetched from, or told to, another machine, and no answer is kept in the browser.
+        **{"share": False, "ssr_mode": False, "pwa": False, "mcp_server": False},
+        **{"footer_links": [], "run_history": False},
     }
 
 
@@ -230,12 +233,11 @@ def _points(f1: float) -> str:
     return "–" if f1 != f1 else f"{100 * f1:.0f}"
 
 
-def _judge_tab(page: gr.Blocks, sources: Sources) -> None:
+def _judge_tab(page: gr.Blocks, sources: Sources, remembered: gr.BrowserState) -> None:
     table, written = sources.table, sources.judgements
     if len(table.systems) < 2:
         gr.Markdown("Judging takes the answers of two systems or more: `make evaluate` writes them.")
         return
-    remembered = gr.BrowserState("", storage_key="affectgpt-r1-rater", secret="not a secret: a name")
     rater, pair = gr.State(""), gr.State(None)
     with gr.Row():
         name = gr.Textbox(label="Your name or initials", info="is written with each judgement", elem_id="ag-rater")
@@ -254,7 +256,7 @@ def _judge_tab(page: gr.Blocks, sources: Sources) -> None:
             buttons = {key: gr.Button(text, elem_id=f"ag-prefer-{key}", min_width=130) for key, text in labels.items()}
         with gr.Row():
             words = gr.Dropdown(
-                sorted(table.lexicon.entries),
+                sorted(word for word, entry in table.lexicon.entries.items() if entry.base == word),
                 value=[],
                 multiselect=True,
                 allow_custom_value=True,
