@@ -90,9 +90,11 @@ def test_two_people_judge_the_same_pairs_and_resume(table, tmp_path):
     assert {pair.clip for pair in pairs["anna"]} == {"two", "three"}  # on `one` both say the same
     for rater in ("anna", "ben"):
         for done in range(2):
-            pair, judged = next_pair(pairs[rater], JudgementFiles(files.folder).judgements(), rater)
-            assert judged == done
-            files.prefer(table, pair, rater, "a1" if pair.first == "grpo" else "a2")
+            place, judged = next_pair(pairs[rater], JudgementFiles(files.folder).judgements(), rater)
+            assert (place, judged) == (done, done)
+            pair = pairs[rater][place]
+            for _ in range(2):  # a key that is held down
+                files.prefer(table, pair, rater, "a1" if pair.first == "grpo" else "a2")
         assert next_pair(pairs[rater], files.judgements(), rater) == (None, 2)
     (line, *others) = files.preferences.read_text("utf-8").splitlines()
     assert len(others) == 3

@@ -238,7 +238,9 @@ def _judge_tab(page: gr.Blocks, sources: Sources, remembered: gr.BrowserState) -
     if len(table.systems) < 2:
         gr.Markdown("Judging takes the answers of two systems or more: `make evaluate` writes them.")
         return
-    rater, pair = gr.State(""), gr.State(None)
+    rater, chosen = gr.State(""), gr.State(list[str]())
+    # The browser says which pair it showed when a key was pressed; what the server holds may be ahead of that.
+    place = gr.Number(None, precision=0, visible=False)
     with gr.Row():
         name = gr.Textbox(label="Your name or initials", info="is written with each judgement", elem_id="ag-rater")
         compared = gr.CheckboxGroup(table.systems, value=table.systems, label="Systems", elem_id="ag-systems")
@@ -276,63 +278,52 @@ def _judge_tab(page: gr.Blocks, sources: Sources, remembered: gr.BrowserState) -
 
     def following(systems: Sequence[str], person: str) -> tuple[Any, ...]:
         every = pairs(tuple(systems), person)
-        found, done = next_pair(every, written.judgements(), person)
+        number, done = next_pair(every, written.judgements(), person)
         state = f"{done:,} of {len(every):,} pairs judged as {person}"
-        if found is None:
-            return (
-                None,
-                f"{state}: nothing is left to judge. Thank you.",
-                gr.update(visible=False),
-                None,
-                "",
-                "",
-                [],
-                "",
-            )
-        known = sources.subtitles.get(found.clip, "")
-        own = list(written.labels_of(person).get(found.clip, ()))
-        quoted = fragments.quoted(known)
-        return (
-            found,
-            state,
-            gr.update(visible=True),
-            sources.media(found.clip),
-            quoted,
-            fragments.two(table, found),
-            own,
-            "",
-        )
+        if number is None:
+            said_so = "nothing is left to judge. Thank you." if every else "choose two systems or more"
+            return None, f"{state}: {said_so}", gr.update(visible=False), None, "", "", [], ""
+        clip = every[number].clip
+        html = fragments.quoted(sources.subtitles.get(clip, "")), fragments.two(table, every[number])
+        own = list(written.labels_of(person).get(clip, ()))
+        return number, state, gr.update(visible=True), sources.media(clip), *html, own, ""
 
     def begin(person: str, systems: list[str]) -> tuple[Any, ...]:
         try:
             person = checked_rater(person)
-            return person, person, *following(systems, person)
+            return person, systems, person, *following(systems, person)
         except AffectGPTError as error:
-            return "", gr.skip(), None, f"⚠ {error}", gr.update(visible=False), None, "", "", [], ""
+            return "", [], gr.skip(), None, f"⚠ {error}", gr.update(visible=False), None, "", "", [], ""
 
     def prefer(preference: str) -> Callable[..., tuple[Any, ...]]:
-        def judge(person: str, judged: Pair | None, systems: list[str]) -> tuple[Any, ...]:
-            if person and judged is not None:
-                written.prefer(table, judged, person, preference)
-            return following(systems, person)
+        def judge(person: str, systems: list[str], number: int | None) -> tuple[Any, ...]:
+            try:
+                if person and number is not None:
+                    written.prefer(table, pairs(tuple(systems), person)[number], person, preference)
+                return following(systems, person)
+            except AffectGPTError as error:
+                raise gr.Error(str(error)) from error
 
         return judge
 
-    def save_words(person: str, judged: Pair | None, given: list[str]) -> str:
-        if not person or judged is None:
+    def save_words(person: str, systems: list[str], number: int | None, given: list[str]) -> str:
+        if not person or number is None:
             return ""
-        kept = written.label(judged.clip, person, given or [])
+        try:
+            kept = written.label(pairs(tuple(systems), person)[number].clip, person, given or [])
+        except AffectGPTError as error:
+            raise gr.Error(str(error)) from error
         return f"saved {len(kept)} word{'s' if len(kept) != 1 else ''} to {written.labels(person).name}"
 
-    parts = [pair, progress, judging, video, said, shown, words, saved]
-    start.click(begin, [name, compared], [rater, remembered, *parts])
-    name.submit(begin, [name, compared], [rater, remembered, *parts])
+    parts = [place, progress, judging, video, said, shown, words, saved]
+    start.click(begin, [name, compared], [rater, chosen, remembered, *parts])
+    name.submit(begin, [name, compared], [rater, chosen, remembered, *parts])
     for key, button in buttons.items():
-        button.click(prefer(key), [rater, pair, compared], parts, show_progress="hidden")
-    save.click(save_words, [rater, pair, words], saved, show_progress="hidden")
+        button.click(prefer(key), [rater, chosen, place], parts, show_progress="hidden")
+    save.click(save_words, [rater, chosen, place, words], saved, show_progress="hidden")
     refresh.click(lambda: fragments.standing(judged_so_far(written, table)), None, standing)
     page.load(
-        lambda person, systems: (person, *begin(person, systems)) if person else [gr.skip()] * (len(parts) + 3),
+        lambda person, systems: (person, *begin(person, systems)) if person else [gr.skip()] * (len(parts) + 4),
         [remembered, compared],
-        [name, rater, remembered, *parts],
+        [name, rater, chosen, remembered, *parts],
     )
