@@ -96,7 +96,7 @@ ablations: | outputs/pretrain_encoders/checkpoints/best.ckpt ## Sweep rewards, r
 	set -e; for sweep in $(SWEEPS); do \
 	  $(TRAIN) -m ablation=$$sweep hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS) $(ARGS); done
 
-report: | $(VENV)/.installed ## Write the report on the sweeps to outputs/report/
+report: | $(VENV)/.installed ## Write the report on the policies and sweeps to outputs/report/
 	$(BIN)/python -m affectgpt_r1.cli.report $(ARGS)
 
 figures: evaluate ## Draw the README's picture, docs/clip.png, from the answers of the GRPO policy

@@ -151,7 +151,7 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
         if resumed is not None:
             check_content(resumed, content, resolved(config))
         for logger in mlflow_loggers(loggers):
-            logger.log_data(data.digest(), config.synthetic)
+            logger.log_data(data.digest(), config.synthetic, files=data.label_files())
         with processes_started(trainer, wanted=trains):  # now that all mistakes are found, to encode together
             with totals.phase("encoding_seconds"):
                 skipped = encode_clips(data, policy, trainer.strategy.root_device)

@@ -41,7 +41,14 @@ WITHOUT_EFFECT = (
 PLACEHOLDERS = ("root", "outputs", "experiment", "run", "features")
 
 # Resolvers that only name folders of this machine; runs before 0.2 have ${repository:}
-OURS = {"${working_directory:}", "${repository:}", "${run_folder:}", "${run_title:}"}
+OURS = {
+    "${working_directory:}",
+    "${repository:}",
+    "${run_folder:}",
+    "${run_title:}",
+    "${experiment_title:}",
+    "${run_baseline:}",
+}
 START_KEYS = ("init_from", "encoders_from")
 CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/start.json"
 

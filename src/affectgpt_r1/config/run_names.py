@@ -62,6 +62,25 @@ def run_title(*, _root_: DictConfig) -> str:
     return f"{name}-seed{_root_.seed}"
 
 
+def experiment_title(*, _root_: DictConfig) -> str:
+    """Return the run's MLflow experiment: ``experiment_name`` without the seed, so that one holds all seeds.
+
+    A sweep's own name stays as it is: its trials have several seeds, and its parent run has none.
+    """
+    name = str(_root_.experiment_name)
+    swept = _root_.get("sweep") is not None and _root_.sweep.name is not None
+    return name if swept else name.removesuffix(f"-seed{_root_.seed}") or name
+
+
+def run_baseline(*, _root_: DictConfig) -> str:
+    """Return the run that a run starts from, below ``paths.outputs`` where it is; empty where it starts from none."""
+    if _root_.init_from is None:
+        return ""
+    run, outputs = Path(_root_.init_from).absolute(), Path(_root_.paths.outputs).absolute()
+    run = run.parents[1] if run.parent.name == "checkpoints" else run
+    return str(run.relative_to(outputs) if run.is_relative_to(outputs) else run)
+
+
 def run_name(stage: str, changes: Mapping[str, str]) -> str:
     """Return a folder name that Hydra reads unquoted and that a change of any value changes.
 

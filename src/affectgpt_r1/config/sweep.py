@@ -77,6 +77,7 @@ def _take_up(config: DictConfig, trial: Trial, runs: SweepRuns) -> None:
         **{"affectgpt.seed": str(trial.seed), "affectgpt.synthetic": str(config.synthetic).lower()},
     }
     parent = runs.find_sweep(trial.sweep)
+    tags = {**config.logger.mlflow.tags, **tags}
     config.logger.mlflow.tags = tags if parent is None else {**tags, sweeps.PARENT: parent}
     config.logger.mlflow.run_name = trial.run_name
     if "progress" in config.callbacks:
@@ -176,4 +177,4 @@ def _sweep_runs(config: DictConfig) -> SweepRuns:
     if "mlflow" not in config.logger:
         raise ConfigError("a sweep finds its finished trials in MLflow: leave logger=mlflow")
     folder = Path(config.paths.experiment)
-    return SweepRuns(config.paths.outputs, config.experiment_name, folder / "locks")
+    return SweepRuns(config.paths.outputs, config.logger.mlflow.experiment_name, folder / "locks")

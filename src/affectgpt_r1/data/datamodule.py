@@ -25,7 +25,7 @@ from affectgpt_r1.data.media.audio import WindowRule
 from affectgpt_r1.data.media.video import ChannelOrder, FaceResize, FrameResize
 from affectgpt_r1.data.media_index import MediaState, index_media
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
-from affectgpt_r1.data.splits import SplitFiles, Splits, read_split_cues, read_splits
+from affectgpt_r1.data.splits import LabelFile, SplitFiles, Splits, read_split_cues, read_splits
 from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
 from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
 
@@ -276,6 +276,16 @@ class ClipDataModule(LightningDataModule):
     def file_digests(self) -> dict[str, str]:
         """Return the SHA-256 of each label file, by its field of :class:`~affectgpt_r1.data.splits.SplitFiles`."""
         return self.files.digests(self.root)
+
+    def label_files(self) -> list[LabelFile]:
+        """Return the label file of each split that has clips; a validation part of the training file is that file."""
+        digests, files = self.file_digests(), self.files
+        found = []
+        for split, rows in zip(Splits._fields, self.splits, strict=True):
+            field = f"{split}_labels" if f"{split}_labels" in digests else "train_labels"
+            if rows:
+                found.append(LabelFile(split, self.root / getattr(files, field), digests[field], len(rows)))
+        return found
 
     def evaluation_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
         """Return batches of ``rows`` in order; unreadable clips are left out and listed."""

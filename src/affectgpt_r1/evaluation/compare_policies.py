@@ -136,7 +136,8 @@ def _decoded(
     data = build_data(config)
     encode_clips(data, policy)
     for logger in mlflow_loggers(loggers):
-        logger.log_data(data.digest(), config.synthetic)
+        files = [file for file in data.label_files() if file.split == config.split]
+        logger.log_data(data.digest(), config.synthetic, files=files)
     batches = _embedded_clips(config, policy, data, lexicon)
     answers = {}
     for name, checkpoint in checkpoints.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
@@ -12,8 +13,9 @@ from affectgpt_r1.evaluation.tables import MEASURES, SYSTEMS, Summary, evaluatio
 from affectgpt_r1.io.console import PlainConsole
 from affectgpt_r1.io.files import write_text
 from affectgpt_r1.io.plain_json import json_text, write_json
+from affectgpt_r1.io.untrusted_files import json_lines
 from affectgpt_r1.metrics.bootstrap import STATISTICS
-from affectgpt_r1.tracking.mlflow_logger import mlflow_loggers
+from affectgpt_r1.tracking.mlflow_logger import TrackedMLFlowLogger, mlflow_loggers
 
 _TABLE_WIDTH = 160
 
@@ -38,6 +40,8 @@ def log_evaluation(loggers: Sequence[Logger], summary: Summary, folder: str | Pa
         tracked.log_text(json_text(summary), "evaluation/summary.json")
         tracked.log_text(tables_text(summary), "evaluation/tables.txt")
         tracked.log_table(*table_cells(summary), "evaluation/table.json")
+        if summary["split"] == "test":
+            _log_on_judged_runs(tracked, summary, Path(folder) / "predictions")
     return metrics
 
 
@@ -45,15 +49,36 @@ def evaluation_metrics(summary: Summary) -> dict[str, float]:
     """Return the summary's scores as fractions by log name: ``test/sft/f1``, ``test/sft/without_video/drop``, ..."""
     metrics: dict[str, float] = {}
     for name in (system for system in SYSTEMS if system in summary):
-        system = summary[name]
-        scores: dict[str, float | None] = {score: system["mean_level1"].get(score) for score in STATISTICS}
-        scores |= {measure: system.get(measure) for measure in MEASURES}
-        for modality, without in system.get("without", {}).items():
-            scores |= {f"without_{modality}/{key}": without.get(key) for key in ("f1", "drop")}
-        metrics |= {f"test/{name}/{key}": float(value) for key, value in scores.items() if value is not None}
+        metrics |= {f"test/{name}/{key}": value for key, value in _system_metrics(summary[name]).items()}
     for name, difference in summary.get("differences", {}).items():
         metrics[f"test/{name}/f1"] = float(difference["f1"])
     return metrics
+
+
+def _system_metrics(system: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores of one system's part of the summary: ``f1``, ``without_video/drop``, ..."""
+    scores: dict[str, float | None] = {score: system["mean_level1"].get(score) for score in STATISTICS}
+    scores |= {measure: system.get(measure) for measure in MEASURES}
+    for modality, without in system.get("without", {}).items():
+        scores |= {f"without_{modality}/{key}": without.get(key) for key in ("f1", "drop")}
+    return {key: float(value) for key, value in scores.items() if value is not None}
+
+
+def _log_on_judged_runs(tracked: TrackedMLFlowLogger, summary: Summary, predictions: Path) -> None:
+    """Log each system's scores on the run that trained it, and its answers as traces."""
+    for name, run in summary["runs"].items():
+        metrics = {f"test/{key}": value for key, value in _system_metrics(summary[name]).items()}
+        metrics["test/num_clips"] = float(summary["num_clips"])
+        file = predictions / f"{name}.jsonl"
+        answers = (_with_marks(row) for _, row in json_lines(file)) if file.is_file() else ()
+        folder = (tracked.outputs / run["checkpoint"]).parent.parent
+        tracked.log_judgement(folder, metrics, run["step"] or 0, answers)
+
+
+def _with_marks(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what a reader of traces filters by."""
+    words = answer["openset"]
+    return {**answer, "words": len(words), "repeats_words": len(set(words)) < len(words), "empty": not words}
 
 
 def tables_text(summary: Summary) -> str:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.io.files import remove_partial, replacing
 from affectgpt_r1.tracking.artifacts import artifact_folder
+from affectgpt_r1.tracking.dashboard import experiment_tags
 from affectgpt_r1.tracking.relocate_artifacts import relocate_artifacts
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def ensure_experiment(uri: str, name: str, artifact_root: Path) -> str:
         if experiment is None:
             location = (artifact_root.resolve() / re.sub(r"[^\w.-]+", "_", name)).as_uri()
             artifact_folder(location, artifact_root.parent, f"experiment_name={name}")
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=experiment_tags()))
         artifact_folder(experiment.artifact_location, artifact_root.parent, f"MLflow experiment {name!r}")
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)

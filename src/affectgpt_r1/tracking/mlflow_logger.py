@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import torch
 import yaml
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from affectgpt_r1.data.splits import LabelFile
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.io.clean_text import json_line
 from affectgpt_r1.io.files import write_text
 from affectgpt_r1.io.plain_json import finite_or_none, json_text
 from affectgpt_r1.tracking.artifacts import artifact_folder
+from affectgpt_r1.tracking.dashboard import dataset_input, run_link
 from affectgpt_r1.tracking.database import ensure_database, ensure_experiment
 from affectgpt_r1.tracking.killed_runs import LOCK_FILE, mark_killed, process_tags
 from affectgpt_r1.tracking.provenance import command_line, flatten_config, git_tags
+from affectgpt_r1.tracking.traces import log_answers
+
+log = logging.getLogger(__name__)
 
 RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
 Cell: TypeAlias = str | float | int | None
 
-CHANGES_TAG = "affectgpt.config_changes"
+CHANGES_TAG, HASH_TAG = "affectgpt.config_changes", "affectgpt.config_hash"
 
 _TAG_CHARACTERS = 5000  # MLflow's limit
 _RUN_ID_FILE = "mlflow_run_id"
@@ -91,12 +99,14 @@ class TrackedMLFlowLogger(MLFlowLogger):
         tags: Mapping[str, str] | None = None,
     ) -> None:
         folder = Path(folder).resolve()
-        provenance = {"experiment": experiment_name, "stage": stage, "command": command_line(), **git_tags()}
+        command = command_line()
+        provenance = {"experiment": experiment_name, "stage": stage, "command": command, "hardware": hardware()}
+        self._description = f"```\n{command}\n```" + (f"\nFolder: `{run_folder}`" if run_folder else "")
         super().__init__(
             experiment_name=experiment_name,
             run_name=run_name,
             tracking_uri=ensure_database(folder),
-            tags={**provenance, **(tags or {})},
+            tags={**provenance, **git_tags(), **{key: value for key, value in (tags or {}).items() if value}},
             log_model=False,
             run_id=run_id,
         )
@@ -131,6 +141,16 @@ class TrackedMLFlowLogger(MLFlowLogger):
             write_text(self._run_folder / _RUN_ID_FILE, f"{self.run_id}\n")
 
     @property
+    def link(self) -> str:
+        """Return the address of the run's page while ``make mlflow`` serves it."""
+        return run_link(str(self.experiment_id), str(self.run_id))
+
+    @property
+    def outputs(self) -> Path:
+        """The folder of the database."""
+        return self._folder
+
+    @property
     def save_dir(self) -> str | None:
         """Return this run's output folder, if it was given."""
         return None if self._run_folder is None else str(self._run_folder)
@@ -156,8 +176,15 @@ class TrackedMLFlowLogger(MLFlowLogger):
         self.experiment.set_tag(self.run_id, CHANGES_TAG, "\n".join(lines)[-_TAG_CHARACTERS:])
 
     @rank_zero_only
-    def log_data(self, digest: str, synthetic: bool, note: str = "") -> None:
-        """Tag the run with the digest of its data; the description (Markdown) says so if the clips are synthetic."""
+    def log_data(self, digest: str, synthetic: bool, note: str = "", files: Iterable[LabelFile] = ()) -> None:
+        """Tag the run with its data, list the label files as MLflow's data sets, and describe the run (in Markdown).
+
+        Args:
+            digest: Of all label files.
+            synthetic: The description says so if the clips are.
+            note: More for the description.
+            files: What was read of each split.
+        """
         warning = (
             "**Synthetic clips**: every metric of this run is a metric of rendered, synthetic data."
             if synthetic
@@ -166,8 +193,12 @@ class TrackedMLFlowLogger(MLFlowLogger):
         tags = {
             "data_digest": digest,
             "synthetic": str(synthetic).lower(),
-            "mlflow.note.content": "\n\n".join(part for part in (warning, note) if part),
+            "mlflow.note.content": "\n\n".join(part for part in (warning, note, self._description) if part),
         }
+        files = list(files)
+        if files:
+            tags["data"] = ", ".join(f"{file.path.name} ({file.split}, {file.num_clips} clips)" for file in files)
+            self.experiment.log_inputs(self.run_id, datasets=[dataset_input(file) for file in files])
         for key, value in tags.items():
             self.experiment.set_tag(self.run_id, key, value)
 
@@ -209,6 +240,35 @@ class TrackedMLFlowLogger(MLFlowLogger):
         write_text(Path(folder) / path, text, flush=False)  # no fsync: some hundred tables per run
 
     @rank_zero_only
+    def log_judgement(
+        self, run_folder: str | Path, metrics: Mapping[str, float], step: int, answers: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Log what this run, an evaluation, found about another one on that run: its page has to show its score.
+
+        Args:
+            run_folder: Of the other run; nothing is logged unless the same database has it.
+            metrics: By log name.
+            step: The step of the checkpoint that was judged.
+            answers: See :func:`~affectgpt_r1.tracking.traces.log_answers`.
+        """
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        run_id = read_run_id(run_folder)
+        try:
+            judged = None if run_id is None else self.experiment.get_run(run_id)
+        except MlflowException:
+            judged = None  # another database's
+        if judged is None or HASH_TAG in judged.data.tags:  # a sweep's trial was judged as it ended
+            log.info("%s: its MLflow run is not in this database, or is a trial; its page stays as it is", run_folder)
+            return
+        now = time.time_ns() // 1_000_000
+        values = [Metric(name, value, now, step) for name, value in metrics.items()]
+        self.experiment.log_batch(judged.info.run_id, metrics=values)
+        self.experiment.set_tag(judged.info.run_id, "evaluation", self.run_id)
+        log_answers(str(self._tracking_uri), judged.info.experiment_id, judged.info.run_id, answers)
+
+    @rank_zero_only
     def end(self, status: RunStatus) -> None:
         """Set the final status."""
         self.experiment.set_terminated(self.run_id, status)
@@ -234,6 +294,13 @@ class TrackedMLFlowLogger(MLFlowLogger):
                 f"the MLflow page by logger.mlflow.run_id=ID, or leave it out and delete {_RUN_ID_FILE} in the run's "
                 "folder to continue in a new run"
             ) from error
+
+
+def hardware() -> str:
+    """Return what computes here, such as ``1 x NVIDIA H200`` or ``2 CPU cores``."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{len(os.sched_getaffinity(0))} CPU cores"
 
 
 def mlflow_loggers(loggers: Iterable[Logger]) -> list[TrackedMLFlowLogger]:

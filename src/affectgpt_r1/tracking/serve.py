@@ -8,12 +8,15 @@ import socket
 import sys
 from pathlib import Path
 
+from mlflow.tracking import MlflowClient
+
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.io.clean_text import message
+from affectgpt_r1.io.clean_text import message, printable
 from affectgpt_r1.tracking.artifacts import check_artifact_places
+from affectgpt_r1.tracking.dashboard import HOST, base_url, runs_link, tag_experiment
 from affectgpt_r1.tracking.database import DATABASE_NAME, ensure_database
 
-HOST = "127.0.0.1"
+_LINKS = 5
 
 
 def server_command(folder: Path, port: int) -> list[str]:
@@ -21,9 +24,23 @@ def server_command(folder: Path, port: int) -> list[str]:
     uri = ensure_database(folder)
     check_artifact_places(folder / DATABASE_NAME)
     return [
-        *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)),
+        # One worker answers one person; each more is another 8 s of imports before the first page.
+        *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", uri, "--artifacts-destination", str(folder / "artifacts")),
     ]
+
+
+def links(folder: Path, port: int) -> list[tuple[str, str]]:
+    """Return the pages to open: each experiment's table of runs, the newest first, by name."""
+    client = MlflowClient(ensure_database(folder))
+    newest = sorted(client.search_experiments(), key=lambda experiment: experiment.last_update_time, reverse=True)
+    named = []
+    for experiment in newest:
+        if client.search_runs([experiment.experiment_id], max_results=1):
+            tag_experiment(client, experiment)
+            named.append((printable(experiment.name), runs_link(experiment.experiment_id, port)))
+    # MLflow opens on its pages for language-model applications; these pages show the runs.
+    return named[:_LINKS] or [("", f"{base_url(port)}experiments?workflowType=machine_learning")]
 
 
 def check_port(port: int) -> None:
@@ -49,8 +66,8 @@ def main() -> None:
         check_port(arguments.port)
     except ConfigError as error:
         parser.exit(2, f"{message(f'{parser.prog}: {error}')}\n")
-    # MLflow opens on its pages for language-model applications; these pages show the runs.
-    print(f"http://{HOST}:{arguments.port}/#/experiments?workflowType=machine_learning", flush=True)
+    for title, link in links(arguments.outputs.resolve(), arguments.port):
+        print(f"{title}: {link}" if title else link, flush=True)
     os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
     os.execv(command[0], command)
 

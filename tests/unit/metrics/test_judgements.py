@@ -107,5 +107,5 @@ def test_the_perception_reward_follows_what_people_preferred(tmp_path):
     judge = PeopleJudge(write(tmp_path / "p.jsonl", judged("one", "anna", "a1"), judged("one", "ben", "a1")))
 
     assert judge.worth("one", "a calm voice") == pytest.approx(2 * 2 / 5)  # F1 of {a, calm, voice} and {calm, voice}
-    assert judge.wins("one", ["a calm voice", "brows", "nothing"]) == [[0, 1, 1], [0, 0, 0], [0, 1, 0]]
-    assert judge.wins("two", ["a calm voice", "brows"]) == [[0, 0.5], [0.5, 0]]
+    assert judge.wins([("one", ["a calm voice", "brows", "nothing"])])[0] == [[0, 1, 1], [0, 0, 0], [0, 1, 0]]
+    assert judge.wins([("two", ["a calm voice", "brows"])])[0] == [[0, 0.5], [0.5, 0]]

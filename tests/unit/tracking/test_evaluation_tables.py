@@ -5,6 +5,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from affectgpt_r1.evaluation.log_evaluation import evaluation_metrics, log_evaluation, tables_text
 from affectgpt_r1.evaluation.tables import comparison_table, evaluation_tables, modality_table
+from affectgpt_r1.io.clean_text import json_line
+from affectgpt_r1.io.files import write_text
+from affectgpt_r1.tracking.mlflow_logger import TrackedMLFlowLogger
 
 
 def _system(f1):
@@ -28,6 +31,8 @@ def summary():
         "lexicon": "bundled",
         "num_clips": 600,
         "experiment": "tiny",
+        "split": "test",
+        "runs": {},
         "sft": _system(0.671),
         "control": _system(0.788),
         "grpo": _system(0.87),
@@ -94,6 +99,26 @@ def test_metrics_by_log_name(summary):
     assert metrics["test/grpo/without_video/drop"] == 0.09
     assert metrics["test/grpo_minus_control/f1"] == 0.082
     assert len(metrics) == 3 * 10 + 2
+
+
+def test_the_judged_run_shows_its_own_score(summary, logger, outputs):
+    run = outputs / "demo" / "grpo"
+    trained = TrackedMLFlowLogger(outputs, "demo", run_name="grpo", run_folder=run)
+    trained.keep_run_id()
+    facts = {"stage": "grpo", "step": 275, "seed": 1, "git_commit": None, "finished": True}
+    summary["runs"] = {"grpo": {"checkpoint": "demo/grpo/checkpoints/best.ckpt", **facts}}
+    row = {"name": "a", "target": ["happy"], "openset": ["glad", "glad"], "completion": "<script>alert(1)</script>"}
+    write_text(outputs / "evaluation" / "predictions" / "grpo.jsonl", json_line({**row, "f1": 0.5}))
+    for _ in range(2):  # the second evaluation replaces the traces of the first
+        log_evaluation([logger], summary, outputs / "evaluation")
+    judged = logger.experiment.get_run(trained.run_id).data
+    assert (judged.metrics["test/f1"], judged.metrics["test/num_clips"]) == (0.87, 600.0)
+    assert judged.tags["evaluation"] == logger.run_id
+    (trace,) = logger.experiment.search_traces([trained.experiment_id])
+    found = {assessment.name: assessment.value for assessment in trace.info.assessments}
+    assert found == {"target": "happy", "f1": 0.5, "words": 2, "repeats_words": True, "empty": False}
+    assert trace.info.trace_metadata["mlflow.sourceRun"] == trained.run_id
+    assert trace.data.spans[0].outputs["labels"] == ["glad", "glad"]
 
 
 def test_files_and_artifacts(summary, logger, read_artifact, tmp_path):

@@ -1,11 +1,13 @@
 import json
 import os
+import re
 import subprocess
 
 import pytest
 import yaml
 from lightning.pytorch.loggers import CSVLogger
 
+from affectgpt_r1.data.splits import LabelFile
 from affectgpt_r1.errors import ConfigError, WriteError
 from affectgpt_r1.tracking.mlflow_logger import TrackedMLFlowLogger, mlflow_loggers, read_run_id
 from affectgpt_r1.tracking.provenance import flatten_config, git_tags
@@ -40,14 +42,34 @@ def test_tags_tell_code_data_and_command(logger):
     assert tags["experiment"] == "demo"
     assert tags["mlflow.runName"] == "grpo-seed1"
     assert "synthetic" in tags["mlflow.note.content"]
-    assert tags["mlflow.note.content"].endswith("600 clips")
+    assert "600 clips" in tags["mlflow.note.content"]
+    assert tags["mlflow.note.content"].endswith(f"```\n{tags['command']}\n```\nFolder: `{logger.save_dir}`")
+    assert re.fullmatch(r"\d+ (CPU cores|x .+)", tags["hardware"])
     assert tags["command"]
     assert {key: tags[key] for key in ("git_commit", "git_dirty")} == git_tags()
 
 
 def test_real_data_are_not_called_synthetic(logger):
     logger.log_data(digest="1", synthetic=False)
-    assert _run(logger).data.tags["mlflow.note.content"] == ""
+    assert _run(logger).data.tags["mlflow.note.content"].startswith("```\n")
+
+
+def test_label_files_are_data_sets_of_the_run(logger, tmp_path):
+    logger.log_data("1", synthetic=True, files=[LabelFile("train", tmp_path / "train.csv", "ab" * 32, 600)])
+    (used,) = _run(logger).inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest, used.dataset.profile) == (
+        "train.csv",
+        "ab" * 8,
+        '{"num_clips": 600}',
+    )
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "train")]
+    assert _run(logger).data.tags["data"] == "train.csv (train, 600 clips)"
+
+
+def test_an_experiment_opens_on_its_runs_with_their_scores(logger):
+    experiment = logger.experiment.get_experiment(logger.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "metrics.`test/f1`" in json.loads(experiment.tags["mlflow.sharedViewState.runs"])["selectedColumns"]
 
 
 def test_git_tags_follow_the_repository(tmp_path, monkeypatch):
