@@ -24,7 +24,7 @@ from affectgpt_r1.inference.app.judging import (
     next_pair,
     pairs_to_judge,
 )
-from affectgpt_r1.inference.app.trial import NUM_ALTERNATIVES, try_file
+from affectgpt_r1.inference.app.trial import NUM_ALTERNATIVES, try_clip, try_file
 from affectgpt_r1.inference.label_file import Predictor
 from affectgpt_r1.report.wheel_drawing import WHEEL
 from affectgpt_r1.types import MODALITIES
@@ -122,14 +122,17 @@ def _try_tab(sources: Sources, predictors: Callable[[str], Predictor]) -> None:
     def choose_clip(name: str | None) -> tuple[Any, str]:
         return (sources.media(name), sources.subtitles.get(name, "")) if name else (gr.skip(), gr.skip())
 
-    def answer(path: str | None, said: str, one: str, other: str, samples: float) -> str:
+    def answer(known: str | None, path: str | None, said: str, one: str, other: str, samples: float) -> str:
         if not path:
             return fragments.fault("choose a clip, or drop a file")
         columns = []
         for name in dict.fromkeys(policy for policy in (one, other) if policy in sources.policies):
             try:
                 predictor = predictors(name)
-                tried = try_file(predictor, Path(path), said.strip() or None, int(samples))
+                if known:
+                    tried = try_clip(predictor, sources.data, known, said.strip(), int(samples))
+                else:
+                    tried = try_file(predictor, Path(path), said.strip() or None, int(samples))
             except AffectGPTError as error:
                 columns.append(fragments.fault(str(error).replace(path, Path(path).name)))
                 continue
@@ -139,9 +142,9 @@ def _try_tab(sources: Sources, predictors: Callable[[str], Predictor]) -> None:
 
     clip.input(choose_clip, clip, [video, subtitle])
     # What was said in another clip must not be taken for what is said in this file.
-    video.upload(lambda: (None, ""), None, [clip, subtitle])
-    video.stop_recording(lambda: (None, ""), None, [clip, subtitle])
-    button.click(answer, [video, subtitle, first, second, number], shown)
+    for changed in (video.upload, video.stop_recording, video.clear):
+        changed(lambda: (None, ""), None, [clip, subtitle])
+    button.click(answer, [clip, video, subtitle, first, second, number], shown)
 
 
 def _compare_tab(page: gr.Blocks, sources: Sources) -> None:
