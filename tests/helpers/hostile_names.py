@@ -1,4 +1,4 @@
 """Names and texts that a page must show and not run."""
 
-SCRIPT = "<img src=x onerror=\"document.title='run'\">"
+SCRIPT = "<img src=x onerror=\"document.title='run'\">${document.title='run'}{{7*7}}"
 NAMES = [*(f"clip_{number:02}" for number in range(25)), f"clip {SCRIPT}"]

@@ -70,7 +70,7 @@ def _judgement(row: Any) -> Judgement | None:
     texts = {key: row.get(key) for key in Judgement._fields}
     if not all(isinstance(text, str) for text in texts.values()) or not texts["clip"]:
         return None
-    return Judgement(**texts)
+    return Judgement(*map(str, texts.values()))
 
 
 def as_scored(preference: str) -> str:

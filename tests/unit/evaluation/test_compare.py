@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 
 import pytest
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.parsing import parse_completion
-from affectgpt_r1.evaluation.compare import Answers, decode_answers, differences, score_labels, system_summary
+from affectgpt_r1.evaluation.compare import (
+    Answers,
+    answer_lines,
+    decode_answers,
+    differences,
+    score_labels,
+    system_summary,
+)
 from affectgpt_r1.metrics.constant_baselines import best_constant_answer
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
 from affectgpt_r1.types import Sampling, UnreadableClip
@@ -131,6 +139,20 @@ def test_a_constant_answer_has_the_words_asked_for_or_all_that_exist(lexicon):
 def test_only_frequent_words_are_candidates(lexicon):
     targets = [("happy", "sad")] * 3 + [("angry",)]
     assert set(best_constant_answer(targets, lexicon, num_words=5, candidates=2)) == {"happy", "sad"}
+
+
+def test_lines_say_what_is_answered_without_a_modality(lexicon):
+    plain, full = (
+        [json.loads(line) for line in answer_lines(HALF, lexicon, without).splitlines()]
+        for without in (None, {"audio": NOTHING, "text": PERFECT})
+    )
+
+    assert [set(line) for line in plain] == [{"name", "target", "openset", "completion", "f1"}] * 4
+    assert [line.pop("without") for line in full][:2] == [
+        {"audio": [], "text": ["happy"]},
+        {"audio": ["qwertz"], "text": ["sad"]},
+    ]
+    assert full == plain
 
 
 def test_answers_of_another_order_cannot_be_compared_by_accident(lexicon):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from argparse import Namespace
 from http.client import HTTPConnection
@@ -14,12 +15,12 @@ import pytest
 from affectgpt_r1.cli import app as command
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.errors import ConfigError, MediaError
 from affectgpt_r1.inference.app import fragments
 from affectgpt_r1.inference.app.answer_files import Choice, choose, read_answers
 from affectgpt_r1.inference.app.judging import JudgementFiles, judged_so_far, next_pair, pairs_to_judge
 from affectgpt_r1.inference.app.serve import check_port, find_sources
-from affectgpt_r1.inference.app.trial import find_policies, try_file
+from affectgpt_r1.inference.app.trial import find_policies, try_clip, try_file
 from affectgpt_r1.inference.label_file import Predictor
 from affectgpt_r1.types import Sampling
 
@@ -90,9 +91,11 @@ def test_two_people_judge_the_same_pairs_and_resume(table, tmp_path):
     assert {pair.clip for pair in pairs["anna"]} == {"two", "three"}  # on `one` both say the same
     for rater in ("anna", "ben"):
         for done in range(2):
-            pair, judged = next_pair(pairs[rater], JudgementFiles(files.folder).judgements(), rater)
-            assert judged == done
-            files.prefer(table, pair, rater, "a1" if pair.first == "grpo" else "a2")
+            place, judged = next_pair(pairs[rater], JudgementFiles(files.folder).judgements(), rater)
+            assert (place, judged) == (done, done)
+            pair = pairs[rater][place]
+            for _ in range(2):  # a key that is held down
+                files.prefer(table, pair, rater, "a1" if pair.first == "grpo" else "a2")
         assert next_pair(pairs[rater], files.judgements(), rater) == (None, 2)
     (line, *others) = files.preferences.read_text("utf-8").splitlines()
     assert len(others) == 3
@@ -150,6 +153,25 @@ def test_a_trial_shows_what_the_policy_saw_and_might_have_said(tiny_policy, writ
     assert html.count("<img") == 6
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 2  # the file's name and what is said
+
+
+def test_a_clip_of_the_data_folder_is_read_as_in_training(tiny_policy, tiny_data_root, tmp_path):
+    tiny_policy.eval()
+    media = MediaSettings(num_frames=3, image_size=48, num_windows=2)
+    predictor = Predictor(tiny_policy, media, Sampling(temperature=0.0, max_completion_length=6), LEXICON, "centre")
+    data = tiny_data_root(tmp_path / "data")
+
+    prepared = try_clip(predictor, data, "sample_03", "hello", 0)
+    shutil.rmtree(data / "openface_face")
+    found = try_clip(predictor, data, "sample_03", "hello", 0)
+
+    assert prepared.seen[0][0, 0].tolist() == [170, 0, 30]  # BGR crops of 30 blue and 170 red
+    assert found.seen[0][0, 0].tolist() != [170, 0, 30]
+    assert (prepared.row["name"], prepared.row["subtitle"], prepared.alternatives) == ("sample_03", "hello", [])
+    (data / "openface_face" / "sample_03").mkdir(parents=True)
+    (data / "openface_face" / "sample_03" / "sample_03.npy").write_bytes(b"no crops")
+    with pytest.raises(MediaError, match="sample_03"):
+        try_clip(predictor, data, "sample_03", "hello", 0)
 
 
 def test_the_probability_of_a_sample_is_that_of_its_tokens(tiny_policy, write_video, tmp_path):

@@ -66,7 +66,7 @@ def trial(policy: str, tried: Trial, lexicon: Lexicon, visual: Visual, device: s
             "policy": policy,
             "row": row,
             "words": chips(row["labels"], lexicon, {}),
-            "wheel": coloured(wheel(Overlap(tuple(sorted(named)), (), ()), lexicon, labels=True)),
+            "wheel": coloured(wheel(Overlap(tuple(sorted(named)), (), ()), lexicon, tuple(row["labels"]))),
             "lexicon": lexicon.name,
             "clusters": "; ".join(others),
             "device": device,
@@ -103,7 +103,7 @@ def clip(table: AnswerTable, name: str, subtitle: str, first: Sequence[str] = ()
             "system": system,
             "f1": answer.f1,
             "words": chips(answer.labels, lexicon, kinds),
-            "wheel": coloured(wheel(clusters, lexicon, labels=True)),
+            "wheel": coloured(wheel(clusters, lexicon, answer.labels)),
             "completion": answer.completion,
         })  # fmt: skip
     return str(

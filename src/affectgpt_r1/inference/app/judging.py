@@ -61,12 +61,14 @@ class JudgementFiles:
         return read_judgements(self.preferences) if self.preferences.exists() else []
 
     def prefer(self, table: AnswerTable, pair: Pair, rater: str, preference: str) -> Judgement:
-        """Write a preference, and return it once the disk has it."""
+        """Write a preference, and return it once the disk has it; a second one for a pair is not written."""
         first, second = (_text(table, pair.clip, system) for system in (pair.first, pair.second))
         judgement = Judgement(
             pair.clip, checked_rater(rater), pair.first, pair.second, first, second, preference, time=_now()
         )
-        self._append(self.preferences, judgement.row())
+        with self._lock:  # a key that is held down must not judge a pair twice
+            if (judgement.pair, judgement.rater) not in {(one.pair, one.rater) for one in self.judgements()}:
+                self._append(self.preferences, judgement.row())
         return judgement
 
     def label(self, clip: str, rater: str, words: Sequence[str]) -> EmotionSet:
@@ -93,7 +95,7 @@ class JudgementFiles:
         return {rater: self.labels_of(rater) for rater in raters if _RATER.fullmatch(rater)}
 
     def _append(self, path: Path, row: Mapping[str, Any]) -> None:
-        with self._lock, clear_write_errors(path, "choose another --judgements"):
+        with clear_write_errors(path, "choose another --judgements"):
             path.parent.mkdir(parents=True, exist_ok=True)
             # One write of a whole line: an interruption leaves no half of it, and other processes' lines stay whole.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -164,11 +166,11 @@ def _digest(parts: Sequence[str]) -> bytes:
     return hashlib.sha256("\0".join(parts).encode()).digest()
 
 
-def next_pair(pairs: Sequence[Pair], judgements: Sequence[Judgement], rater: str) -> tuple[Pair | None, int]:
-    """Return the first pair that a person has not judged, and how many they have."""
+def next_pair(pairs: Sequence[Pair], judgements: Sequence[Judgement], rater: str) -> tuple[int | None, int]:
+    """Return the place of the first pair that a person has not judged, and how many they have."""
     done = {judgement.pair for judgement in judgements if judgement.rater == rater}
-    open_pairs = [pair for pair in pairs if (pair.clip, *sorted(pair[1:])) not in done]
-    return (open_pairs[0] if open_pairs else None), len(pairs) - len(open_pairs)
+    places = [place for place, pair in enumerate(pairs) if (pair.clip, *sorted(pair[1:])) not in done]
+    return (places[0] if places else None), len(pairs) - len(places)
 
 
 def judged_so_far(files: JudgementFiles, table: AnswerTable) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from affectgpt_r1.inference.app.judging import (
     next_pair,
     pairs_to_judge,
 )
-from affectgpt_r1.inference.app.trial import NUM_ALTERNATIVES, try_file
+from affectgpt_r1.inference.app.trial import NUM_ALTERNATIVES, try_clip, try_file
 from affectgpt_r1.inference.label_file import Predictor
 from affectgpt_r1.report.wheel_drawing import WHEEL
 from affectgpt_r1.types import MODALITIES
@@ -72,6 +72,8 @@ def build_page(sources: Sources) -> gr.Blocks:
     predictors = lru_cache(maxsize=3)(lambda name: sources.load(sources.policies[name]))
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.Markdown(f"# {TITLE}" + (f"\n{_SYNTHETIC}" if sources.synthetic else ""))
+        # In a tab it would not be there before the tab is first shown.
+        remembered = gr.BrowserState("", storage_key="affectgpt-r1-rater", secret="not a secret: a name")
         for line in sources.table.faults:
             gr.HTML(fragments.fault(f"left out: {line}"))
         with gr.Tab("Try", id="try"):
@@ -79,7 +81,7 @@ def build_page(sources: Sources) -> gr.Blocks:
         with gr.Tab("Compare", id="compare"):
             _compare_tab(page, sources)
         with gr.Tab("Judge", id="judge"):
-            _judge_tab(page, sources)
+            _judge_tab(page, sources, remembered)
     return page
 
 
@@ -90,8 +92,9 @@ def launch_options() -> dict[str, Any]:
         "css": (_TEMPLATES / "app.css").read_text("utf-8"),
         "head": f"<script>{(_TEMPLATES / 'keys.js').read_text('utf-8')}</script>",
         "theme": gr.themes.Default(font=system, font_mono=["ui-monospace", "monospace"]),
-        # Nothing is fetched from, or told to, another machine.
-        **{"share": False, "ssr_mode": False, "pwa": False, "mcp_server": False, "footer_links": []},
+        # Nothing is fetched from, or told to, another machine, and no answer is kept in the browser.
+        **{"share": False, "ssr_mode": False, "pwa": False, "mcp_server": False},
+        **{"footer_links": [], "run_history": False},
     }
 
 
@@ -119,14 +122,17 @@ def _try_tab(sources: Sources, predictors: Callable[[str], Predictor]) -> None:
     def choose_clip(name: str | None) -> tuple[Any, str]:
         return (sources.media(name), sources.subtitles.get(name, "")) if name else (gr.skip(), gr.skip())
 
-    def answer(path: str | None, said: str, one: str, other: str, samples: float) -> str:
+    def answer(known: str | None, path: str | None, said: str, one: str, other: str, samples: float) -> str:
         if not path:
             return fragments.fault("choose a clip, or drop a file")
         columns = []
         for name in dict.fromkeys(policy for policy in (one, other) if policy in sources.policies):
             try:
                 predictor = predictors(name)
-                tried = try_file(predictor, Path(path), said.strip() or None, int(samples))
+                if known:
+                    tried = try_clip(predictor, sources.data, known, said.strip(), int(samples))
+                else:
+                    tried = try_file(predictor, Path(path), said.strip() or None, int(samples))
             except AffectGPTError as error:
                 columns.append(fragments.fault(str(error).replace(path, Path(path).name)))
                 continue
@@ -136,9 +142,9 @@ def _try_tab(sources: Sources, predictors: Callable[[str], Predictor]) -> None:
 
     clip.input(choose_clip, clip, [video, subtitle])
     # What was said in another clip must not be taken for what is said in this file.
-    video.upload(lambda: (None, ""), None, [clip, subtitle])
-    video.stop_recording(lambda: (None, ""), None, [clip, subtitle])
-    button.click(answer, [video, subtitle, first, second, number], shown)
+    for changed in (video.upload, video.stop_recording, video.clear):
+        changed(lambda: (None, ""), None, [clip, subtitle])
+    button.click(answer, [clip, video, subtitle, first, second, number], shown)
 
 
 def _compare_tab(page: gr.Blocks, sources: Sources) -> None:
@@ -230,13 +236,14 @@ def _points(f1: float) -> str:
     return "–" if f1 != f1 else f"{100 * f1:.0f}"
 
 
-def _judge_tab(page: gr.Blocks, sources: Sources) -> None:
+def _judge_tab(page: gr.Blocks, sources: Sources, remembered: gr.BrowserState) -> None:
     table, written = sources.table, sources.judgements
     if len(table.systems) < 2:
         gr.Markdown("Judging takes the answers of two systems or more: `make evaluate` writes them.")
         return
-    remembered = gr.BrowserState("", storage_key="affectgpt-r1-rater", secret="not a secret: a name")
-    rater, pair = gr.State(""), gr.State(None)
+    rater, chosen = gr.State(""), gr.State(list[str]())
+    # The browser says which pair it showed when a key was pressed; what the server holds may be ahead of that.
+    place = gr.Number(None, precision=0, visible=False)
     with gr.Row():
         name = gr.Textbox(label="Your name or initials", info="is written with each judgement", elem_id="ag-rater")
         compared = gr.CheckboxGroup(table.systems, value=table.systems, label="Systems", elem_id="ag-systems")
@@ -254,7 +261,7 @@ def _judge_tab(page: gr.Blocks, sources: Sources) -> None:
             buttons = {key: gr.Button(text, elem_id=f"ag-prefer-{key}", min_width=130) for key, text in labels.items()}
         with gr.Row():
             words = gr.Dropdown(
-                sorted(table.lexicon.entries),
+                sorted(word for word, entry in table.lexicon.entries.items() if entry.base == word),
                 value=[],
                 multiselect=True,
                 allow_custom_value=True,
@@ -274,63 +281,52 @@ def _judge_tab(page: gr.Blocks, sources: Sources) -> None:
 
     def following(systems: Sequence[str], person: str) -> tuple[Any, ...]:
         every = pairs(tuple(systems), person)
-        found, done = next_pair(every, written.judgements(), person)
+        number, done = next_pair(every, written.judgements(), person)
         state = f"{done:,} of {len(every):,} pairs judged as {person}"
-        if found is None:
-            return (
-                None,
-                f"{state}: nothing is left to judge. Thank you.",
-                gr.update(visible=False),
-                None,
-                "",
-                "",
-                [],
-                "",
-            )
-        known = sources.subtitles.get(found.clip, "")
-        own = list(written.labels_of(person).get(found.clip, ()))
-        quoted = fragments.quoted(known)
-        return (
-            found,
-            state,
-            gr.update(visible=True),
-            sources.media(found.clip),
-            quoted,
-            fragments.two(table, found),
-            own,
-            "",
-        )
+        if number is None:
+            said_so = "nothing is left to judge. Thank you." if every else "choose two systems or more"
+            return None, f"{state}: {said_so}", gr.update(visible=False), None, "", "", [], ""
+        clip = every[number].clip
+        html = fragments.quoted(sources.subtitles.get(clip, "")), fragments.two(table, every[number])
+        own = list(written.labels_of(person).get(clip, ()))
+        return number, state, gr.update(visible=True), sources.media(clip), *html, own, ""
 
     def begin(person: str, systems: list[str]) -> tuple[Any, ...]:
         try:
             person = checked_rater(person)
-            return person, person, *following(systems, person)
+            return person, systems, person, *following(systems, person)
         except AffectGPTError as error:
-            return "", gr.skip(), None, f"⚠ {error}", gr.update(visible=False), None, "", "", [], ""
+            return "", [], gr.skip(), None, f"⚠ {error}", gr.update(visible=False), None, "", "", [], ""
 
     def prefer(preference: str) -> Callable[..., tuple[Any, ...]]:
-        def judge(person: str, judged: Pair | None, systems: list[str]) -> tuple[Any, ...]:
-            if person and judged is not None:
-                written.prefer(table, judged, person, preference)
-            return following(systems, person)
+        def judge(person: str, systems: list[str], number: int | None) -> tuple[Any, ...]:
+            try:
+                if person and number is not None:
+                    written.prefer(table, pairs(tuple(systems), person)[number], person, preference)
+                return following(systems, person)
+            except AffectGPTError as error:
+                raise gr.Error(str(error)) from error
 
         return judge
 
-    def save_words(person: str, judged: Pair | None, given: list[str]) -> str:
-        if not person or judged is None:
+    def save_words(person: str, systems: list[str], number: int | None, given: list[str]) -> str:
+        if not person or number is None:
             return ""
-        kept = written.label(judged.clip, person, given or [])
+        try:
+            kept = written.label(pairs(tuple(systems), person)[number].clip, person, given or [])
+        except AffectGPTError as error:
+            raise gr.Error(str(error)) from error
         return f"saved {len(kept)} word{'s' if len(kept) != 1 else ''} to {written.labels(person).name}"
 
-    parts = [pair, progress, judging, video, said, shown, words, saved]
-    start.click(begin, [name, compared], [rater, remembered, *parts])
-    name.submit(begin, [name, compared], [rater, remembered, *parts])
+    parts = [place, progress, judging, video, said, shown, words, saved]
+    start.click(begin, [name, compared], [rater, chosen, remembered, *parts])
+    name.submit(begin, [name, compared], [rater, chosen, remembered, *parts])
     for key, button in buttons.items():
-        button.click(prefer(key), [rater, pair, compared], parts, show_progress="hidden")
-    save.click(save_words, [rater, pair, words], saved, show_progress="hidden")
+        button.click(prefer(key), [rater, chosen, place], parts, show_progress="hidden")
+    save.click(save_words, [rater, chosen, place, words], saved, show_progress="hidden")
     refresh.click(lambda: fragments.standing(judged_so_far(written, table)), None, standing)
     page.load(
-        lambda person, systems: (person, *begin(person, systems)) if person else [gr.skip()] * (len(parts) + 3),
+        lambda person, systems: (person, *begin(person, systems)) if person else [gr.skip()] * (len(parts) + 4),
         [remembered, compared],
-        [name, rater, remembered, *parts],
+        [name, rater, chosen, remembered, *parts],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 import sys
 from functools import partial
@@ -32,6 +33,7 @@ def serve(options: argparse.Namespace) -> None:
         f"{len(sources.table.systems)} systems; judgements go to {sources.judgements.folder}",
         file=sys.stderr,
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else what was uploaded would stay on the disk
     launch(sources, options.host, options.port, options.max_upload)
 
 

@@ -11,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectgpt_r1.data.clip_reader import read_pictures
+from affectgpt_r1.data.dataset import ClipDataset
+from affectgpt_r1.data.layouts.manifest import ManifestRow
+from affectgpt_r1.data.layouts.mer import audio_file, face_file, video_file
 from affectgpt_r1.data.media.any_media import LONG_SECONDS
 from affectgpt_r1.data.media.audio import read_waveform, window_starts
 from affectgpt_r1.data.media.containers import inspect
 from affectgpt_r1.data.media.video import Frames
+from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import MediaError
 from affectgpt_r1.inference.label_file import Predictor, read_clip
+from affectgpt_r1.types import Clip, UnreadableClip
 
 NUM_ALTERNATIVES = 16
 _NUM_BARS = 300
@@ -50,19 +55,44 @@ def try_file(predictor: Predictor, path: Path, subtitle: str | None, number: int
     """
     started = time.perf_counter()
     clip, notes = read_clip(path, subtitle, predictor.media, predictor.faces)
-    row = predictor.label(path, clip, notes, started) | {"subtitle": clip.subtitle}
-    has_video, has_audio = "video" in clip.modalities, "audio" in clip.modalities
-    seen = [] if clip.frames is None else list(clip.frames.permute(0, 2, 3, 1).numpy())
+    return _tried(predictor, clip, predictor.label(path, clip, notes, started), path, path, number)
+
+
+def try_clip(predictor: Predictor, data: Path, name: str, subtitle: str, number: int = NUM_ALTERNATIVES) -> Trial:
+    """Answer a clip of a data folder as ``evaluate`` does: from its own face crops and sound, where it has them.
+
+    Raises:
+        MediaError: The clip cannot be read.
+        DataError: Its prompt is too long for the model.
+    """
+    started, media = time.perf_counter(), predictor.media
+    video = video_file(data, name)
+    if "video" in media.modalities and media.visual in ("face", "both") and not face_file(data, name).is_file():
+        return try_file(predictor, video, subtitle, number)
+    read = ClipDataset([ManifestRow(name, (), subtitle=subtitle)], data, media, seed=0)[SampleKey(0, epoch=0)]
+    if isinstance(read, UnreadableClip):
+        raise MediaError(read.reason)
+    return _tried(predictor, read, predictor.label(video, read, [], started), video, audio_file(data, name), number)
+
+
+def _tried(predictor: Predictor, clip: Clip, row: dict[str, Any], video: Path, audio: Path, number: int) -> Trial:
+    row = row | {"subtitle": clip.subtitle}
     pictures = []
-    if has_video:
+    if "video" in clip.modalities:
         try:
-            pictures = read_pictures(path, predictor.media, inspect(path))
+            pictures = read_pictures(video, predictor.media, inspect(video))
         except MediaError as error:
             row["notes"].append(f"its full frames cannot be shown: {error}")
-    return Trial(row, pictures, seen, _sound(predictor, path) if has_audio else None, _sampled(predictor, clip, number))
+    return Trial(
+        row,
+        pictures,
+        [] if clip.frames is None else list(clip.frames.permute(0, 2, 3, 1).numpy()),
+        _sound(predictor, audio) if "audio" in clip.modalities else None,
+        _sampled(predictor, clip, number),
+    )
 
 
-def _sampled(predictor: Predictor, clip: Any, number: int) -> list[tuple[str, int, float]]:
+def _sampled(predictor: Predictor, clip: Clip, number: int) -> list[tuple[str, int, float]]:
     found: dict[str, tuple[int, float]] = {}
     for completion, probability in predictor.alternatives(clip, number) if number else ():
         words = ", ".join(completion.labels)
