@@ -137,6 +137,8 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
     with tracked_run(loggers), destroy_process_group_on_exit():
         for logger in mlflow_loggers(loggers):
             logger.log_config(resolved(config))
+            if trainer.is_global_zero:
+                log.info("MLflow, by `make mlflow`: %s", logger.link)
         if resumed is not None and trainer.is_global_zero:
             _log_changes(resumed, loggers)
         policy = build_policy(config)
