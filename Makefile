@@ -25,7 +25,7 @@ SWEEPS ?= reward reasoning penalty
 SFT_POLICIES := outputs/demo-no_think-seed1/sft/run.json outputs/demo-think-seed1/sft/run.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report figures doctor mlflow lint test test-cpu test-device test-slow bench clean
+.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report figures doctor mlflow app lint test test-cpu test-device test-slow bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -96,7 +96,7 @@ ablations: | outputs/pretrain_encoders/checkpoints/best.ckpt ## Sweep rewards, r
 	set -e; for sweep in $(SWEEPS); do \
 	  $(TRAIN) -m ablation=$$sweep hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS) $(ARGS); done
 
-report: | $(VENV)/.installed ## Write the report on the sweeps to outputs/report/
+report: | $(VENV)/.installed ## Write the report on the policies and sweeps to outputs/report/
 	$(BIN)/python -m affectgpt_r1.cli.report $(ARGS)
 
 figures: evaluate ## Draw the README's picture, docs/clip.png, from the answers of the GRPO policy
@@ -107,6 +107,9 @@ doctor: | $(VENV)/.installed ## Say what a run lacks before it starts (ARGS="exp
 
 mlflow: | $(VENV)/.installed ## Browse the runs at http://127.0.0.1:5000 (ARGS="--port 5001")
 	$(BIN)/python -m affectgpt_r1.tracking.serve $(ARGS)
+
+app: | $(VENV)/.installed ## Try policies, compare answers and judge them at http://127.0.0.1:7860 (ARGS="--port 7861")
+	$(BIN)/affectgpt-r1 app $(ARGS)
 
 lint: | $(VENV)/.installed ## ruff, mypy, import-linter
 	$(BIN)/ruff check src tests notebooks

@@ -115,6 +115,7 @@ PAPERS = {
         "data.batch_size": 2,
         "optim.optimizer.lr": 1e-6,
         "trainer.accumulate_grad_batches": 8,
+        "stage.steps_per_generation": 8,
         "trainer.gradient_clip_val": 1.0,
     },
     "affectgpt_rl/ablation": {
@@ -129,6 +130,7 @@ PAPERS = {
         "trainer.max_steps": 250,
         "trainer.val_check_interval": 200,
         "trainer.accumulate_grad_batches": 8,
+        "stage.steps_per_generation": 8,
         "stage.rewards.weights": {"accuracy": 1.0, "format": 0.2},
     },
     "r1_omni/cold_start": {
@@ -196,6 +198,8 @@ def test_steps_are_the_passes_over_the_clips(experiment, clips, passes, clips_a_
     assert 5 <= validations // config["trainer"]["val_check_interval"] <= 10
     eight = composed(experiment, "trainer=ddp", "trainer.devices=8", "trainer.accumulate_grad_batches=2")
     assert eight["trainer"]["max_steps"] == config["trainer"]["max_steps"]
+    if config["stage"]["name"] == "grpo":  # all clips of a step are sampled at once
+        assert eight["stage"]["steps_per_generation"] == 2
 
 
 def test_a_reinforced_run_starts_from_its_cold_start():

@@ -15,6 +15,7 @@ DOCUMENTS = (
     "docs/data.md",
     "docs/metrics.md",
     "docs/design.md",
+    "docs/app.md",
     "configs/README.md",
     "data/README.md",
     ".github/CONTRIBUTING.md",

@@ -5,6 +5,7 @@ Trainings are composed here and run in the slow test; both shorten them.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -77,7 +78,15 @@ def workplace(workspace, sft_run, tiny_data_root, write_mp4, tmp_path_factory):
     (folder / "labels.csv").write_text("name,openset\nfirst,happy\n")
     (folder / "preferences.csv").write_text("name,preference\nfirst,a1\nsecond,a2\n")
     (folder / "answers.csv").write_text('name,openset\nfirst,"joyful,proud"\n')
+    for file in ("reasons.csv", "references.csv"):
+        (folder / file).write_text("name,reason\nfirst,He smiles and is happy.\n")
     (folder / "answers.jsonl").write_text('{"name": "first", "openset": ["joyful"]}\n')
+    judged = {"clip": "first", "system1": "grpo", "system2": "sft", "a1": "calm", "a2": "sad", "time": "2026-01-01"}
+    people = folder / "outputs" / "judgements"
+    people.mkdir()
+    (people / "preferences.jsonl").write_text(json.dumps({"name": "x", **judged, "rater": "anna", "preference": "a1"}))
+    for person in ("anna", "ben"):
+        (people / f"labels-{person}.jsonl").write_text('{"name": "first", "openset": ["happy"]}\n')
     return folder
 
 

@@ -107,6 +107,7 @@ def test_accumulated_gradients(parity, captured, loss_type, micro_batches):
     """Four micro-batches of a generation to an optimizer step, or the three that an epoch leaves."""
     inputs, options, accumulated = captured["group"], {"loss_type": loss_type, "beta": 0.04}, len(micro_batches)
     stage, policy = parity.stage(inputs, steps_per_generation=4, **options)
+    stage.accumulate_grad_batches = 4  # no optimizer step within the generation: neither side needs old log-probs
     parity.move(0)
     ours = [parity.our_step(stage, policy, NONE_MORE if number else CLIPS).gradients for number in micro_batches]
     trl = [

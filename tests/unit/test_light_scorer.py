@@ -56,11 +56,13 @@ def test_score_and_submission_without_torch(tmp_path):
     files = ("--predictions", tmp_path / "p.jsonl", "--targets", tmp_path / "t.csv", "--train", tmp_path / "t.csv")
     outputs = ("--json", tmp_path / "s.json", "--submission", tmp_path / "x-openset.npz")
 
-    done = run("score", *files, *outputs, "--against", tmp_path / "t.csv", "--per-clip", tmp_path / "c.csv")
+    done = run("score", *files, *outputs, "--against", tmp_path / "t.csv", "--per-clip", tmp_path / "c.csv",
+               "--html", tmp_path / "s.html", "--masked", f"audio={tmp_path / 't.csv'}")  # fmt: skip
 
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "s.json").read_text())["scores"]["mean_level1"]["recall"] == 0.75
     assert (tmp_path / "x-openset.npz").is_file()
+    assert "p.jsonl against t.csv" in (tmp_path / "s.html").read_text("utf-8")
     peak = re.search(r"VmHWM:\s+(\d+) kB", done.stderr)
     assert (peak is None and sys.platform != "linux") or int(peak[1]) < 150 * 1024
 

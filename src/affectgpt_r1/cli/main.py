@@ -26,6 +26,7 @@ COMMANDS = {
     "score": "score a file of predictions: --predictions P --targets T, or --submission NAME-openset.npz",
     "unibench": "score folders of predictions on MER-UniBench: --predictions FOLDER --data FOLDER",
     "prefer": "score preferences between two descriptions: --predictions P --targets T [--swapped S]",
+    "app": "a page on this machine: try policies, compare answers, judge them: [--port N]",
     "report": "write the report on the ablation sweeps: --outputs outputs",
     "export": "write a Hugging Face folder: init_from=CKPT --output FOLDER [--kind adapter|merged]",
     "convert": "make safetensors of weights, or a run of a released AffectGPT checkpoint: FOLDER|FILE|smol",
@@ -50,6 +51,7 @@ EXAMPLES = {
     "report": ("--outputs outputs",),
     "export": ("init_from=outputs/demo-no_think-seed1/grpo/checkpoints/best.ckpt --output my-model",),
     "convert": ("smol", "data/pretrained/chinese-hubert-large"),
+    "app": ("", "--port 7861"),
     "completion": ("",),
 }
 """What follows a command in the examples that its ``--help`` ends with."""
@@ -151,7 +153,8 @@ def _run(command: str) -> None:
         package = str(error.name).partition(".")[0]
         if package == "affectgpt_r1":
             raise
-        print(f"{PROGRAM} {command}: {package} is not installed: pip install 'affectgpt-r1[train]'", file=sys.stderr)
+        extra = "app" if package == "gradio" else "train"
+        print(f"{PROGRAM} {command}: {package} is not installed: pip install 'affectgpt-r1[{extra}]'", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:
         _leave_closed_pipe()

@@ -55,6 +55,17 @@ def add_lexicon_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lexicon", default="bundled", help="bundled, mer2025, mer2026 or a folder (%(default)s)")
 
 
+def add_no_target_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--no-target``."""
+    parser.add_argument(
+        "--no-target",
+        choices=("leave", "zero", "nan"),
+        default="leave",
+        help="a wheel on which no target counts: left out of the mean, which is ours, 0 as in 2026 or NaN as in 2025 "
+        "(%(default)s)",
+    )
+
+
 def add_json_option(parser: argparse.ArgumentParser, what: str) -> None:
     """Add ``--json``, for :func:`save_json`."""
     parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} to this file")

@@ -11,6 +11,7 @@ from affectgpt_r1.cli.options import (
     add_chat_options,
     add_json_option,
     add_lexicon_option,
+    add_no_target_option,
     chat_from,
     report_console,
     save_json,
@@ -35,6 +36,7 @@ def unibench(options: argparse.Namespace) -> None:
         fold=options.fold,
         chat=chat_from(options),
         sentiment_by_chat=options.sentiment == "chat",
+        no_target=options.no_target,
     )
     console = report_console()
     if report["unibench"] is not None:
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_lexicon_option(parser)
     parser.add_argument("--fold", type=int, default=1, help="test fold of DFEW and MAFW, 1 to 5 (%(default)s)")
+    add_no_target_option(parser)
     add_json_option(parser, "every metric")
     parser.add_argument(
         "--sentiment", choices=("words", "chat"), default="words", help="by word map or chat model (%(default)s)"

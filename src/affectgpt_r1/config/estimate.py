@@ -106,6 +106,7 @@ def _workload(settings: dict[str, Any], prompt_tokens: int, gpus: int | None) ->
         share_prefix=model.get("share_prefix", True),
         accumulates=trainer["accumulate_grad_batches"] > 1,
         gpus=gpus,
+        steps_per_generation=stage.get("steps_per_generation", 1),
     )
 
 

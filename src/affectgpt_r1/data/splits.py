@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, astuple, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from affectgpt_r1.data.layouts.annotations import NO_QUESTIONS, QuestionSet, shared_annotations
-from affectgpt_r1.data.layouts.manifest import ManifestRow, check_disjoint, hash_order, read_cues, read_manifest
+from affectgpt_r1.data.layouts.manifest import (
+    ColumnReader,
+    ManifestRow,
+    check_disjoint,
+    hash_order,
+    read_columns,
+    read_cues,
+    read_manifest,
+)
 from affectgpt_r1.data.leakage import known_overlap
 from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
 from affectgpt_r1.types import Annotations
@@ -107,13 +116,14 @@ def read_splits(
     Raises:
         DataError: A file cannot be used, splits overlap, or nothing is left to train on.
     """
-    train, shared = _read_training(root, files, questions, on_fault)
+    read = cache(read_columns)  # the subtitles of all splits are in one file
+    train, shared = _read_training(root, files, questions, on_fault, read)
     num_read = len(train)
 
     def evaluated(labels: str | None) -> list[ManifestRow]:
         if not labels:
             return []
-        rows = read_manifest(root, labels, subtitles=files.subtitles, questions=questions, on_fault=on_fault)
+        rows = read_manifest(root, labels, subtitles=files.subtitles, questions=questions, on_fault=on_fault, read=read)
         return [_annotated(row, shared) for row in rows]
 
     test, validation = evaluated(files.test_labels), evaluated(files.validation_labels)
@@ -132,7 +142,7 @@ def read_splits(
 
 
 def _read_training(
-    root: Path, files: SplitFiles, questions: QuestionSet, on_fault: OnFault
+    root: Path, files: SplitFiles, questions: QuestionSet, on_fault: OnFault, read: ColumnReader
 ) -> tuple[list[ManifestRow], Annotations]:
     """Return the training clips, and what their file adds to the questions of every clip."""
     rows = read_manifest(
@@ -144,6 +154,7 @@ def _read_training(
         questions=questions,
         answers_all=True,
         on_fault=on_fault,
+        read=read,
     )
     labels, annotations = [row.labels for row in rows], [row.annotations for row in rows]
     shared = shared_annotations(root / files.train_labels, labels, annotations, questions, on_fault)

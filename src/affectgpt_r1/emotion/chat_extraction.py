@@ -50,7 +50,7 @@ def sentiment_by(chat: Chat) -> Callable[[EmotionSet], int]:
     def sentiment(labels: EmotionSet) -> int:
         if not labels:
             return 0
-        words = _concluded(chat(", ".join(labels), _SENTIMENT_WANTED)).lower().split()
+        words = concluded(chat(", ".join(labels), _SENTIMENT_WANTED)).lower().split()
         return SENTIMENTS.get(words[0].strip(".,;:!\"'*"), 0) if words else 0
 
     return sentiment
@@ -60,17 +60,22 @@ def _extract_by_chat(text: str, chat: Chat) -> Extraction:
     completion = parse_completion(text, enable_thinking="<think>" in text)
     if completion.well_formed:
         return Extraction(completion.labels, (), "answer")
-    return Extraction(_listed(chat(text, _WORDS_WANTED)), (), "chat")
+    return Extraction(words_by_chat(text, chat), (), "chat")
+
+
+def words_by_chat(text: str, chat: Chat) -> EmotionSet:
+    """Return the emotion words that ``chat`` finds in a description."""
+    return _listed(chat(text, _WORDS_WANTED))
 
 
 def _listed(answer: str) -> EmotionSet:
     """Return the words of the last bracketed list, of the full answer without one."""
-    answer = _concluded(answer)
+    answer = concluded(answer)
     end = answer.rfind("]")
     start = answer.rfind("[", 0, max(0, end))
     return parse_labels(answer[start : end + 1] if 0 <= start < end else answer)
 
 
-def _concluded(answer: str) -> str:
+def concluded(answer: str) -> str:
     """Return what follows the thoughts of a model that reasons first."""
     return answer.rpartition("</think>")[2].strip()

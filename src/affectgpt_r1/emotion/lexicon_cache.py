@@ -15,7 +15,7 @@ from affectgpt_r1.io.files import write_text
 from affectgpt_r1.io.untrusted_files import MOST_JSON_BYTES, parse_json, read_text
 
 _log = logging.getLogger(__name__)
-_COMPILER_VERSION = 3
+_COMPILER_VERSION = 4
 _BETWEEN_FORMS = "\0"
 
 

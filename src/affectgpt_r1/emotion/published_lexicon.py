@@ -176,7 +176,8 @@ def _read_forms(path: Path) -> dict[str, set[str]]:
                 base = _text(row["name"])
                 if not base or row["format"] is None:
                     raise LexiconError(f"{path}, row {number}: a name or a format is missing; {_REMEDY}")
-                for form in parse_labels(_text(row["format"])):
+                # As published, a name is a form of itself, also where none is listed ("no words").
+                for form in (base, *parse_labels(_text(row["format"]))):
                     if len(form) > _LONGEST_FORM:
                         raise LexiconError(f"{path}, row {number}: a form of {len(form):,} characters; {_REMEDY}")
                     bases[form].add(base)

@@ -76,10 +76,11 @@ def common_clips(systems: Mapping[str, dict[str, Answers]]) -> list[UnreadableCl
     return list(unreadable.values())
 
 
-def answer_lines(answers: Answers, lexicon: Lexicon) -> str:
+def answer_lines(answers: Answers, lexicon: Lexicon, without: Mapping[Modality, Answers] | None = None) -> str:
     """Return JSON lines: ``name``, ``target``, ``openset``, ``completion`` and ``f1``.
 
-    ``f1`` is the clip's mean set F1 over the wheels, None where no target word is on a wheel.
+    ``f1`` is the clip's mean set F1 over the wheels, None where no target word is on a wheel. With ``without``, answers
+    to the same clips with one modality left out, a line also has their words by modality.
     """
     scores = batch_mean_set_f1(answers.labels, answers.targets, lexicon)
     rows = zip(answers.names, answers.targets, answers.completions, scores, strict=True)
@@ -90,8 +91,9 @@ def answer_lines(answers: Answers, lexicon: Lexicon) -> str:
             "openset": list(completion.labels),
             "completion": completion.text,
             "f1": score,
+            **({"without": {kind: list(left.labels[row]) for kind, left in without.items()}} if without else {}),
         }
-        for name, target, completion, score in rows
+        for row, (name, target, completion, score) in enumerate(rows)
     ]
     return "".join(map(json_line, lines))
 

@@ -114,7 +114,7 @@ def compare_policies(config: DictConfig, loggers: Sequence[Logger]) -> dict[str,
         own = answers[name][""]
         without = {kind: answers[name][kind] for kind in settings[name].data.modalities}
         summary[name] = system_summary(own, without, lexicon)
-        write_text(predictions / f"{name}.jsonl", answer_lines(own, lexicon))
+        write_text(predictions / f"{name}.jsonl", answer_lines(own, lexicon, without))
     first = next(iter(answers.values()))[""]
     constant_answers = (CONSTANT_ANSWER, best_constant_answer(labels, lexicon))
     summary["num_clips"] = len(first.names)

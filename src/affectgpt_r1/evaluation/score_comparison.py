@@ -17,13 +17,13 @@ from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.evaluation.points import points
 from affectgpt_r1.evaluation.score_files import ScoredFiles
-from affectgpt_r1.io.clean_text import json_line
+from affectgpt_r1.io.clean_text import counted, json_line
 from affectgpt_r1.io.csv_format import spreadsheet_cell
 from affectgpt_r1.io.files import write_text
 from affectgpt_r1.metrics.bootstrap import paired_intervals
 from affectgpt_r1.metrics.clip_names import pair_names
 from affectgpt_r1.metrics.functional.wheel_f1 import Floats, batch_mean_set_f1, per_sample_scores, wheel_counts
-from affectgpt_r1.metrics.prediction_files import read_named_sets
+from affectgpt_r1.metrics.prediction_files import NamedSets, read_named_sets
 from affectgpt_r1.types import EmotionSet
 
 if TYPE_CHECKING:
@@ -50,17 +50,26 @@ def read_rivals(
         raise DataError(f"--against: a file is given twice among {', '.join(names)}; keep one")
     systems = {names[0]: scored.answered.labels}
     for name, path in zip(names[1:], paths, strict=True):
-        sets = read_named_sets(path, text_extractor(scored.lexicon, chat))
-        pairs, _ = pair_names(sets.names, scored.expected.names, subset=True)
-        if len(pairs) < len(scored.expected.names):
-            paired = {row for _, row in pairs}
-            lacking = [clip for row, clip in enumerate(scored.expected.names) if row not in paired]
-            raise DataError(
-                f"{path}: lacks {len(lacking)} of the {len(scored.expected.names)} scored clips, such as {lacking[0]}; "
-                "--against compares answers to the same clips"
-            )
-        systems[name] = [sets.labels[row] for row, _ in pairs]
+        systems[name] = read_same_clips(path, scored, chat, "--against").labels
     return systems
+
+
+def read_same_clips(path: Path, scored: ScoredFiles, chat: Chat | None, option: str) -> NamedSets:
+    """Read answers to the clips that were scored, in their order and under their names in the targets.
+
+    Raises:
+        DataError: The file cannot be read, or lacks an answer; ``option`` names what wants them all.
+    """
+    sets = read_named_sets(path, text_extractor(scored.lexicon, chat))
+    pairs, _ = pair_names(sets.names, scored.expected.names, subset=True)
+    if len(pairs) < len(scored.expected.names):
+        paired = {row for _, row in pairs}
+        lacking = [clip for row, clip in enumerate(scored.expected.names) if row not in paired]
+        raise DataError(
+            f"{path}: lacks {len(lacking)} of the {len(scored.expected.names)} scored clips, such as {lacking[0]}; "
+            f"{option} compares answers to the same clips"
+        )
+    return sets.of_rows([row for row, _ in pairs], scored.expected.names)
 
 
 def compare_systems(
@@ -120,7 +129,7 @@ def _mean_ranks(scores: Floats) -> list[float]:
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
     """Return the table of :func:`compare_systems`, best system first."""
     first = next(iter(comparison["systems"]))
-    title = f"Systems on the same {comparison['clips']} clips, level {comparison['level']}"
+    title = f"Systems on the same {counted(comparison['clips'], 'clip', 'clips')}, level {comparison['level']}"
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for heading in ("F1", f"{first} minus it", "mean rank"):
@@ -135,18 +144,12 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
     return table
 
 
-def write_per_clip(path: Path, scored: ScoredFiles, level: int) -> None:
-    """Write each clip's scores as ``.csv`` or ``.jsonl``, in the order of the targets.
+def clip_rows(scored: ScoredFiles, level: int) -> list[dict[str, Any]]:
+    """Return each clip's scores, in the order of the targets.
 
-    ``f1``, ``precision`` and ``recall`` are means over the wheels onto which the target maps, empty where there is
-    none; ``unmapped`` are the predicted words that no wheel knows.
-
-    Raises:
-        DataError: The suffix is another.
-        WriteError: The file cannot be written.
+    ``f1``, ``precision`` and ``recall`` are means over the wheels onto which the target maps, None where there is none;
+    ``unmapped`` are the predicted words that no wheel knows.
     """
-    if path.suffix not in (".csv", ".jsonl"):
-        raise DataError(f"--per-clip {path}: the suffix is neither .csv nor .jsonl; rename it")
     answered, expected, lexicon = scored.answered.labels, scored.expected.labels, scored.lexicon
     scores = per_sample_scores(wheel_counts(answered, expected, lexicon, level))
     num_wheels = scores.counted.sum(1)
@@ -155,7 +158,7 @@ def write_per_clip(path: Path, scored: ScoredFiles, level: int) -> None:
         (part * scores.counted).sum(1) / np.maximum(num_wheels, 1) for part in (scores.precision, scores.recall)
     )
     f1 = batch_mean_set_f1(answered, expected, lexicon, level)
-    rows = [
+    return [
         {
             "name": name,
             "f1": f1[row],
@@ -167,6 +170,18 @@ def write_per_clip(path: Path, scored: ScoredFiles, level: int) -> None:
         }
         for row, name in enumerate(scored.expected.names)
     ]
+
+
+def write_per_clip(path: Path, scored: ScoredFiles, level: int) -> None:
+    """Write :func:`clip_rows` as ``.csv`` or ``.jsonl``.
+
+    Raises:
+        DataError: The suffix is another.
+        WriteError: The file cannot be written.
+    """
+    if path.suffix not in (".csv", ".jsonl"):
+        raise DataError(f"--per-clip {path}: the suffix is neither .csv nor .jsonl; rename it")
+    rows = clip_rows(scored, level)
     if path.suffix == ".jsonl":
         text = "".join(map(json_line, rows))
     else:

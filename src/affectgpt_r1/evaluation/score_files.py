@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from affectgpt_r1 import __version__
 from affectgpt_r1.emotion.chat_extraction import text_extractor
 from affectgpt_r1.emotion.extraction import Extraction
-from affectgpt_r1.emotion.lexicon import Lexicon, load_lexicon
+from affectgpt_r1.emotion.lexicon import Lexicon, lexicon_digest, load_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.io.clean_text import counted
 from affectgpt_r1.metrics.corpus_report import corpus_report
 from affectgpt_r1.metrics.functional.grouped_sets import by_groups, by_lexicon, grouped_scores
+from affectgpt_r1.metrics.functional.recognition import six_class_scores
+from affectgpt_r1.metrics.functional.wheel_f1 import NoTarget, ZeroDivision
 from affectgpt_r1.metrics.grouping_files import read_groupings
 from affectgpt_r1.metrics.label_notes import label_notes, unmapped_words
 from affectgpt_r1.metrics.prediction_files import NamedSets, align, read_named_sets, write_submission
@@ -41,7 +45,8 @@ def score(
     lexicon: str | Path = "bundled",
     *,
     subset: bool = False,
-    no_match: Literal["zero", "nan"] = "zero",
+    no_match: ZeroDivision = "zero",
+    no_target: NoTarget = "leave",
 ) -> dict[str, Any]:
     """Score predictions with the emotion wheels, as ``affectgpt-r1 score`` does.
 
@@ -51,6 +56,7 @@ def score(
         lexicon: ``bundled``, ``mer2025``, ``mer2026`` or a folder.
         subset: Let targets without a prediction pass.
         no_match: F1 where nothing matches: 0 as in MER2026 or NaN as in MER2025.
+        no_target: A wheel on which no target counts: left out of the mean, 0 as in MER2026 or NaN as in MER2025.
 
     Returns:
         The ``report`` of :func:`score_files`: fractions, with intervals and constant baselines; ``notes`` say what may
@@ -67,7 +73,7 @@ def score(
     extract = text_extractor(words, None)
     sets = [_named_sets(given, extract, what) for given, what in ((predictions, "predictions"), (targets, "targets"))]
     answered, expected = align(*sets, subset=subset)
-    return _report(answered, expected, words, no_match)
+    return _report(answered, expected, words, no_match, no_target)
 
 
 def _named_sets(
@@ -95,7 +101,8 @@ def score_files(
     lexicon: str = "bundled",
     chat: Chat | None = None,
     subset: bool = False,
-    no_match: Literal["zero", "nan"] = "zero",
+    no_match: ZeroDivision = "zero",
+    no_target: NoTarget = "leave",
     columns: Mapping[str, str] | None = None,
     target_columns: Mapping[str, str] | None = None,
     groupings: Path | None = None,
@@ -109,6 +116,7 @@ def score_files(
         chat: Extracts the labels of free text; None searches for the lexicon's words.
         subset: Let targets without a prediction pass.
         no_match: F1 where nothing matches.
+        no_target: A wheel on which no target counts.
         columns: What ``name``, ``openset`` and ``reason`` are called in ``predictions``.
         target_columns: The same in ``targets``.
         groupings: MER2024's cached groups of synonyms; see :func:`~.grouping_files.read_groupings`.
@@ -116,7 +124,8 @@ def score_files(
     Returns:
         :func:`~affectgpt_r1.metrics.corpus_report.corpus_report` with ``negated`` spans by clip, the commonest
         ``unmapped_words`` with their counts, ``notes``, and ``mer2024``: ``accuracy_s``, ``recall_s`` and their
-        ``mean`` by the lexicon's synonyms (``lexicon``) and, if given, by ``groupings``; and what it is of.
+        ``mean`` by the lexicon's synonyms (``lexicon``) and, if given, by ``groupings``; ``track1``, of
+        :func:`~.recognition.six_class_scores`; and what it is of.
 
     Raises:
         AffectGPTError: A file, the lexicon or the pairing of names is at fault.
@@ -126,7 +135,7 @@ def score_files(
     answered, expected = align(
         read_named_sets(predictions, extract, columns), read_named_sets(targets, extract, target_columns), subset=subset
     )
-    report = _report(answered, expected, words, no_match)
+    report = _report(answered, expected, words, no_match, no_target)
     if groupings is not None:
         groups = list(map(by_groups, read_groupings(groupings, expected.names)))
         report["mer2024"]["groupings"] = grouped_scores(answered.labels, expected.labels, groups)._asdict()
@@ -134,20 +143,42 @@ def score_files(
 
 
 def _report(
-    answered: NamedSets, expected: NamedSets, lexicon: Lexicon, no_match: Literal["zero", "nan"]
+    answered: NamedSets, expected: NamedSets, lexicon: Lexicon, no_match: ZeroDivision, no_target: NoTarget
 ) -> dict[str, Any]:
-    report = corpus_report(answered.labels, expected.labels, lexicon, no_match)
+    report = corpus_report(answered.labels, expected.labels, lexicon, no_match, no_target)
     negated = {name: list(spans) for name, spans in zip(answered.names, answered.negated, strict=True) if spans}
     notes = [*answered.notes, *expected.notes]
     notes += label_notes(answered.labels, lexicon, "predictions") + label_notes(expected.labels, lexicon, "targets")
     if not any(word in lexicon for labels in expected.labels for word in labels):
         notes.append(f"Nothing counts: no label of the targets is in the {lexicon.name} lexicon, which is English.")
+    elif no_target == "leave" and (empty := [wheel for wheel, number in report["counted"].items() if not number]):
+        notes.append(empty_wheel_note(f"on {', '.join(empty)}"))
     if negated:
-        notes.append(f"{sum(map(len, negated.values()))} negated spans were skipped, as in {next(iter(negated))}.")
+        spans = counted(sum(map(len, negated.values())), "negated span was", "negated spans were")
+        notes.append(f"{spans} skipped, as in {next(iter(negated))}.")
     unmapped = unmapped_words(answered.labels, lexicon).commonest
     synonyms = [by_lexicon(lexicon)] * len(expected.labels)
     mer2024 = {"lexicon": grouped_scores(answered.labels, expected.labels, synonyms)._asdict()}
-    return report | {"negated": negated, "unmapped_words": unmapped, "notes": notes, "mer2024": mer2024}
+    return report | {
+        "negated": negated,
+        "unmapped_words": unmapped,
+        "notes": notes,
+        "mer2024": mer2024,
+        "track1": six_class_scores(answered.labels, expected.labels),
+    }
+
+
+def provenance(lexicon: Lexicon) -> dict[str, str]:
+    """Return what figures depend on: the package's ``version``, and the ``lexicon_digest`` of all words' clusters."""
+    return {"version": __version__, "lexicon_digest": lexicon_digest(lexicon)}
+
+
+def empty_wheel_note(where: str) -> str:
+    """Say that the mean deviates from the official scorers'."""
+    return (
+        f"No target counts {where}: left out of the mean over the wheels, which is ours; the official scorers have 0 "
+        "(2026: --no-target zero) or NaN (2025: --no-target nan) there."
+    )
 
 
 def write_submission_file(
@@ -161,4 +192,7 @@ def write_submission_file(
     answered = read_named_sets(predictions, text_extractor(load_lexicon(lexicon), chat), columns)
     write_submission(output, answered.names, answered.labels)
     blank = sum(not words for words in answered.labels)
-    return [*answered.notes, f"{output}: {len(answered.names)} clips, {blank} of them without a label"]
+    return [
+        *answered.notes,
+        f"{output}: {counted(len(answered.names), 'clip', 'clips')}, {blank} of them without a label",
+    ]

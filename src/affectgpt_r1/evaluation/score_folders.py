@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS, read_unibench_set
 from affectgpt_r1.data.layouts.recognition_sets import FOLDERS, read_recognition_set
 from affectgpt_r1.emotion.chat_extraction import SENTIMENTS, sentiment_by, text_extractor
-from affectgpt_r1.emotion.extraction import Extraction
+from affectgpt_r1.emotion.extraction import AGREEMENT, Extraction
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
+from affectgpt_r1.evaluation.score_files import empty_wheel_note, provenance
 from affectgpt_r1.evaluation.unibench_scores import (
     recognition_table,
     unibench_over_checkpoints,
     unibench_table,
 )
+from affectgpt_r1.metrics.functional.wheel_f1 import NoTarget
 from affectgpt_r1.metrics.prediction_files import read_named_sets
 from affectgpt_r1.metrics.prediction_folders import SetFiles, prediction_files
 from affectgpt_r1.types import EmotionSet
@@ -34,6 +36,7 @@ def score_folders(
     fold: int = 1,
     chat: Chat | None = None,
     sentiment_by_chat: bool = False,
+    no_target: NoTarget = "leave",
 ) -> dict[str, Any]:
     """Score a folder of predictions by set, or one such folder for each of several checkpoints.
 
@@ -46,6 +49,7 @@ def score_folders(
         fold: Test fold of DFEW and MAFW, 1 to 5.
         chat: Extracts the labels of free text; None searches for the lexicon's words.
         sentiment_by_chat: Let ``chat`` judge the labels' sentiment, too.
+        no_target: A wheel on which no target counts, in the published metrics.
 
     Returns:
         ``unibench``, of :func:`~.unibench_scores.unibench_over_checkpoints`, None where none of the nine sets was
@@ -90,15 +94,24 @@ def score_folders(
         given = {}
     summary = None
     if sets and len(answers) == 1:
-        summary = unibench_table(predicted, sets, words, sentiment_of, given.get(next(iter(answers))))
+        summary = unibench_table(predicted, sets, words, sentiment_of, given.get(next(iter(answers))), no_target)
     elif sets:
-        summary = unibench_over_checkpoints(answers, sets, words, chosen, sentiment_of, given)
+        summary = unibench_over_checkpoints(answers, sets, words, chosen, sentiment_of, given, no_target)
+    if no_target == "leave" and summary is not None:
+        notes += [
+            empty_wheel_note(f"on {wheels:g} wheels of {name}")
+            for name, metrics in summary["sets"].items()
+            if (wheels := metrics["details"].get("empty_wheels", 0))
+        ]
     return {
         "unibench": summary,
         "recognition": recognition_table(predicted, single_label_sets),
-        "labels_of_free_text": f"chat model {chat.identity}" if chat else f"offline search, {words.name} lexicon",
+        "labels_of_free_text": f"chat model {chat.identity}"
+        if chat
+        else f"offline search, {words.name} lexicon; {AGREEMENT}",
         "sentiment": _sentiment_source(chat if sentiment_of else None, given),
         "notes": notes,
+        **provenance(words),
     }
 
 
@@ -117,7 +130,7 @@ def _read(
 ) -> tuple[dict[str, EmotionSet], dict[str, int] | None]:
     """Return labels and, if there is such a file, sentiment by clip."""
     rows = read_named_sets(files.answers, extract)
-    notes += rows.notes
+    notes += [note.replace(f"; {AGREEMENT}", "") for note in rows.notes]  # said once of all files
     labels = dict(zip(rows.names, rows.labels, strict=True))
     if files.sentiment is None:
         return labels, None

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.evaluation.points import points
+from affectgpt_r1.io.clean_text import counted
 from affectgpt_r1.metrics.clip_names import pair_names
 from affectgpt_r1.metrics.functional.preference import (
     FIRST,
@@ -116,7 +117,7 @@ def preference_tables(report: Mapping[str, Any]) -> list[Table | str]:
     """Return tables and lines of :func:`score_preferences`."""
     shown: list[Table | str] = []
     if "scores" in report:
-        table = Table(title=f"Preferences ({report['pairs']} pairs)", title_justify="left")
+        table = Table(title=f"Preferences ({counted(report['pairs'], 'pair', 'pairs')})", title_justify="left")
         for column in ("", "pairs", "WAF", "ACC"):
             table.add_column(column, justify="right" if column else "left")
         for kind, scores in report["scores"].items():

@@ -18,9 +18,10 @@ from affectgpt_r1.metrics.clip_names import pair_names
 from affectgpt_r1.metrics.functional.hit_rate import hit_rate
 from affectgpt_r1.metrics.functional.neutral import counts_with_neutral, is_neutral
 from affectgpt_r1.metrics.functional.polarity import load_polarity
-from affectgpt_r1.metrics.functional.recognition import CLASSES, only_class, recognition_scores
+from affectgpt_r1.metrics.functional.recognition import CLASSES, only_class, recognition_scores, six_class_scores
 from affectgpt_r1.metrics.functional.sentiment import sentiment_scores
 from affectgpt_r1.metrics.functional.wheel_f1 import (
+    NoTarget,
     WheelCounts,
     _compute,
     _mean_over_wheels,
@@ -57,6 +58,7 @@ def unibench_table(
     lexicon: Lexicon,
     sentiment_of: Callable[[EmotionSet], int] | None = None,
     sentiments: SetSentiments | None = None,
+    no_target: NoTarget = "leave",
 ) -> dict[str, Any]:
     """Score the predictions of one checkpoint.
 
@@ -66,6 +68,7 @@ def unibench_table(
         lexicon: Maps words onto clusters.
         sentiment_of: Turns an emotion set into +1, 0 or -1, as a language model may: the offline word map, if None.
         sentiments: What the predictions of some sets were judged to be, in place of ``sentiment_of``.
+        no_target: A wheel on which no target counts, in the published metrics.
 
     Returns:
         ``lexicon``; ``sets``: by name ``group``, ``metric``, ``published``, ``corrected``, the secondary metrics under
@@ -82,7 +85,7 @@ def unibench_table(
     for name, clips in sets.items():
         predicted = _in_order(predictions[name], clips)
         judged = _in_order(sentiments[name], clips) if sentiments and name in sentiments else None
-        scored[name] = _score_set(clips, predicted, lexicon, judged or list(map(sentiment_of, predicted)))
+        scored[name] = _score_set(clips, predicted, lexicon, judged or list(map(sentiment_of, predicted)), no_target)
         scored[name]["not_scored"] = len(predictions[name]) - len(clips)
     scored = {name: scored[name] for name in LAYOUTS if name in scored}
     return _summary(lexicon, scored) | {"checkpoints": None}
@@ -95,6 +98,7 @@ def unibench_over_checkpoints(
     chosen: str | None,
     sentiment_of: Callable[[EmotionSet], int] | None = None,
     sentiments: Mapping[str, SetSentiments] | None = None,
+    no_target: NoTarget = "leave",
 ) -> dict[str, Any]:
     """Score several checkpoints as published: each set's best one, picked on its test clips.
 
@@ -106,6 +110,7 @@ def unibench_over_checkpoints(
             None: there are no corrected metrics.
         sentiment_of: See :func:`unibench_table`.
         sentiments: By checkpoint; see :func:`unibench_table`.
+        no_target: See :func:`unibench_table`.
 
     Returns:
         The summary of :func:`unibench_table`; every set also names its ``checkpoint``, and has the published metric of
@@ -116,7 +121,9 @@ def unibench_over_checkpoints(
         DataError: See :func:`unibench_table`.
     """
     tables = {
-        checkpoint: unibench_table(predictions, sets, lexicon, sentiment_of, (sentiments or {}).get(checkpoint))
+        checkpoint: unibench_table(
+            predictions, sets, lexicon, sentiment_of, (sentiments or {}).get(checkpoint), no_target
+        )
         for checkpoint, predictions in checkpoints.items()
     }
     scored = {}
@@ -162,12 +169,12 @@ def _in_order(predicted: Mapping[str, _T], clips: UniBenchSet | RecognitionSet) 
 
 
 def _score_set(
-    clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon, sentiments: list[int]
+    clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon, sentiments: list[int], no_target: NoTarget
 ) -> dict[str, Any]:
     if clips.group == "fine":
-        metric, published, corrected, details = _fine(clips, predicted, lexicon)
+        metric, published, corrected, details = _fine(clips, predicted, lexicon, no_target)
     elif clips.group == "basic":
-        metric, published, corrected, details = _basic(clips, predicted, lexicon)
+        metric, published, corrected, details = _basic(clips, predicted, lexicon, no_target)
     else:
         metric, published, corrected, details = _sentiment(clips, sentiments)
     return {
@@ -184,11 +191,18 @@ def _score_set(
 _Scored = tuple[str, float, float, dict[str, float]]
 
 
-def _fine(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon) -> _Scored:
-    scores = _wheel_means(wheel_counts(predicted, clips.labels, lexicon))
+def _fine(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon, no_target: NoTarget) -> _Scored:
+    counts = wheel_counts(predicted, clips.labels, lexicon)
+    scores = _wheel_means(counts, no_target)
     corrected = _wheel_means(counts_with_neutral(predicted, clips.labels, lexicon))
     details = {name: scores[name] for name in ("precision", "recall")}
-    return "EW F1", scores["f1"], corrected["f1"], details | {"unmapped_rate": _unmapped_rate(predicted, lexicon)}
+    details |= {"unmapped_rate": _unmapped_rate(predicted, lexicon), "empty_wheels": _empty_wheels(counts)}
+    return "EW F1", scores["f1"], corrected["f1"], details
+
+
+def _empty_wheels(counts: WheelCounts) -> int:
+    """Return the number of wheels on which no target counts."""
+    return int((~(counts.relevant > 0).any(0)).sum())
 
 
 def _unmapped_rate(predicted: list[EmotionSet], lexicon: Lexicon) -> float:
@@ -198,15 +212,21 @@ def _unmapped_rate(predicted: list[EmotionSet], lexicon: Lexicon) -> float:
     return unmapped / max(1, num_words)
 
 
-def _wheel_means(counts: WheelCounts) -> dict[str, float]:
+def _wheel_means(counts: WheelCounts, no_target: NoTarget = "leave") -> dict[str, float]:
     sums = _update(counts)
     scores = _compute(sums)._asdict()
-    return {name: float(_mean_over_wheels(values, sums.counted)) for name, values in scores.items()}
+    return {name: float(_mean_over_wheels(values, sums.counted, no_target)) for name, values in scores.items()}
 
 
-def _basic(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon) -> _Scored:
-    scores = hit_rate(predicted, [label for (label,) in clips.labels], clips.classes, lexicon)
-    details = {"mscore": scores.mscore, "unmapped_rate": _unmapped_rate(predicted, lexicon)}
+def _basic(clips: UniBenchSet, predicted: list[EmotionSet], lexicon: Lexicon, no_target: NoTarget) -> _Scored:
+    scores = hit_rate(predicted, [label for (label,) in clips.labels], clips.classes, lexicon, no_target)
+    details = {
+        "mscore": scores.mscore,
+        "unmapped_rate": _unmapped_rate(predicted, lexicon),
+        "empty_wheels": _empty_wheels(wheel_counts(clips.labels, clips.labels, lexicon)),
+    }
+    if all(len(words) <= 1 for words in predicted) and (track1 := six_class_scores(predicted, clips.labels)):
+        details["six_class_waf"] = track1["waf"]
     return "hit rate", scores.hit_rate, scores.corrected, details
 
 

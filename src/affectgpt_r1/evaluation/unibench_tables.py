@@ -22,6 +22,7 @@ TITLES = {
 }
 _MORE = {
     "mscore": "mscore",
+    "six_class_waf": "six-class WAF",
     "accuracy": "ACC",
     "precision": "P",
     "recall": "R",

@@ -69,6 +69,10 @@ class Predictor:
         """
         started = time.perf_counter()
         clip, notes = read_clip(path, subtitle, self.media, self.faces)
+        return self.label(path, clip, notes, started)
+
+    def label(self, path: Path, clip: Clip, notes: list[str], started: float) -> dict[str, Any]:
+        """Answer a clip that was read from ``path``; ``started`` is when that began, by ``time.perf_counter``."""
         answer, contributions = self._answer(clip)
         if not answer["labels"]:
             answer["labels"] = list(extract_labels(answer["completion"], self.lexicon).labels)
@@ -84,6 +88,21 @@ class Predictor:
             "contributions": contributions,
             "seconds": round(time.perf_counter() - started, 3),
         }
+
+    @torch.no_grad()
+    def alternatives(self, clip: Clip, number: int, seed: int = 0) -> list[tuple[Completion, float]]:
+        """Sample ``number`` completions at temperature 1.
+
+        Returns:
+            Each with its probability given the clip, ``exp`` of the sum of its tokens' log-probs.
+        """
+        batch = self.policy.with_features(batch_to_device(collate([clip]), self.policy.device))
+        sampling = dataclasses.replace(self.sampling, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, seed=seed)
+        rollout = self.policy.generate(batch, number, sampling)
+        kind = self.policy.template.kind
+        parsed = parse_rollout(rollout, batch.names, enable_thinking=self.policy.enable_thinking, kind=kind)
+        logps = (self.policy.per_token_logps(batch, rollout.completions) * rollout.completions.mask).sum(-1)[0]
+        return list(zip(parsed, logps.exp().tolist(), strict=True))
 
     @torch.no_grad()
     def _answer(self, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -28,6 +28,15 @@ def printable(text: object) -> str:
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number with the words that it takes.
+
+    >>> counted(1, "row has", "rows have"), counted(3, "row has", "rows have")
+    ('1 row has', '3 rows have')
+    """
+    return f"{number} {one if number == 1 else many}"
+
+
 def one_line(text: str) -> str:
     """Return :func:`printable` text without line breaks, and with single blanks."""
     return printable(" ".join(text.split()))

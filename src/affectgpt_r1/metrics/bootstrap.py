@@ -9,6 +9,7 @@ import numpy as np
 
 from affectgpt_r1.metrics.functional.wheel_f1 import (
     Floats,
+    NoTarget,
     WheelCounts,
     WheelSums,
     _compute,
@@ -49,16 +50,23 @@ def bootstrap_interval(
 
 
 def bootstrap_intervals(
-    figures: Mapping[str, WheelCounts], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+    figures: Mapping[str, WheelCounts],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    no_target: NoTarget = "leave",
 ) -> dict[str, dict[Statistic, Interval]]:
     """Return the intervals of many figures of the same clips, all from the same resamples.
 
-    Each equals what :func:`bootstrap_interval` gives it alone; figures for which no clip counts are left out.
+    Each equals what :func:`bootstrap_interval` gives it alone; figures for which no clip counts are left out, and so
+    are those that a wheel without a target makes NaN.
     """
-    counted = {name: counts for name, counts in figures.items() if (counts.relevant > 0).any()}
+    counts_where = np.all if no_target == "nan" else np.any
+    counted = {name: counts for name, counts in figures.items() if counts_where((counts.relevant > 0).any(0))}
     if not counted:
         return {}
-    scores = _resampled_scores(list(counted.values()), resamples, seed)
+    scores = _resampled_scores(list(counted.values()), resamples, seed, no_target)
     return {
         name: {statistic: _percentiles(of_figure[statistic], confidence) for statistic in STATISTICS}
         for name, of_figure in zip(counted, scores, strict=True)
@@ -137,6 +145,12 @@ def _interval(
     return _percentiles(values, confidence)
 
 
+def mean_interval(values: Floats, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> Interval:
+    """Return the interval of the mean of ``N`` values."""
+    means = [weights @ values / len(values) for weights in _resample(len(values), resamples, seed)]
+    return _percentiles(np.concatenate([[values.mean()], *means]), confidence)
+
+
 def _percentiles(values: Floats, confidence: float) -> Interval:
     """Return the interval of values of which the first is the estimate and the others are of resamples."""
     tail = (1 - confidence) / 2
@@ -144,7 +158,9 @@ def _percentiles(values: Floats, confidence: float) -> Interval:
     return Interval(float(values[0]), float(low), float(high))
 
 
-def _resampled_scores(systems: Sequence[WheelCounts], resamples: int, seed: int) -> list[dict[Statistic, Floats]]:
+def _resampled_scores(
+    systems: Sequence[WheelCounts], resamples: int, seed: int, no_target: NoTarget = "leave"
+) -> list[dict[Statistic, Floats]]:
     """Return the corpus scores of each system: of all clips once, then of each resample, ``(1 + resamples,)``."""
     # A clip that was drawn w times counts w times in each sum, so one matrix product of the weights (R, N) and every
     # system's columns (N, K) sums all of them for all resamples.
@@ -157,12 +173,12 @@ def _resampled_scores(systems: Sequence[WheelCounts], resamples: int, seed: int)
     matrix = np.stack(columns.distinct, axis=1)
     draws = _resample(len(matrix), resamples, seed)
     sums = np.concatenate([matrix.sum(0, keepdims=True), *(weights @ matrix for weights in draws)])
-    return [_corpus_scores(WheelSums(*(sums[:, part] for part in of_system))) for of_system in places]
+    return [_corpus_scores(WheelSums(*(sums[:, part] for part in of_system)), no_target) for of_system in places]
 
 
-def _corpus_scores(sums: WheelSums) -> dict[Statistic, Floats]:
+def _corpus_scores(sums: WheelSums, no_target: NoTarget) -> dict[Statistic, Floats]:
     corpus = _compute(sums)._asdict()
-    return {statistic: _mean_over_wheels(corpus[statistic], sums.counted) for statistic in STATISTICS}
+    return {statistic: _mean_over_wheels(corpus[statistic], sums.counted, no_target) for statistic in STATISTICS}
 
 
 class _Columns:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.io.clean_text import counted
 
 _SUFFIX = re.compile(r"\.(mp4|avi|mkv|mov|webm|flv|wmv|m4v|mpe?g|wav|mp3|flac|m4a|npy|npz)$")
 _SHOWN_NAMES = 5
@@ -62,16 +63,20 @@ def pair_names(
         raise DataError(f"{_some(missing)} with a target and no prediction: answer them, or give --subset")
     notes = []
     if likened:
-        notes.append(
-            f"{len(likened)} names were paired that differ by folder, suffix, case or accents, "
-            f"such as {likened[0][0]} and {likened[0][1]}."
-        )
+        names_differ = counted(len(likened), "name was paired that differs", "names were paired that differ")
+        notes.append(f"{names_differ} by folder, suffix, case or accents, such as {likened[0][0]} and {likened[0][1]}.")
     if ignored := len(predicted) - len(pairs):
         taken = {row for row, _ in pairs}
         first = next(name for row, name in enumerate(predicted) if row not in taken)
-        notes.append(f"{ignored} predictions have no target and were not scored, such as {first}.")
+        notes.append(
+            f"{counted(ignored, 'prediction has', 'predictions have')} no target and "
+            f"{'was' if ignored == 1 else 'were'} not scored, such as {first}."
+        )
     if missing:
-        notes.append(f"{len(missing)} targets have no prediction and were not scored, such as {missing[0]}.")
+        notes.append(
+            f"{counted(len(missing), 'target has', 'targets have')} no prediction and "
+            f"{'was' if len(missing) == 1 else 'were'} not scored, such as {missing[0]}."
+        )
     return pairs, notes
 
 
@@ -94,4 +99,4 @@ def _by_plain_name(names: Sequence[str]) -> Mapping[str, list[str]]:
 
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_SHOWN_NAMES])
-    return f"{len(names)} clip{'s' * (len(names) > 1)} ({shown}{', …' if len(names) > _SHOWN_NAMES else ''})"
+    return f"{counted(len(names), 'clip', 'clips')} ({shown}{', …' if len(names) > _SHOWN_NAMES else ''})"

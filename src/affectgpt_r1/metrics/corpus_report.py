@@ -11,6 +11,7 @@ from affectgpt_r1.emotion.wheels import LEVELS, NUM_WHEELS, Lexicon
 from affectgpt_r1.metrics.bootstrap import bootstrap_intervals
 from affectgpt_r1.metrics.constant_baselines import CONSTANT_ANSWER, frequent_words
 from affectgpt_r1.metrics.functional.wheel_f1 import (
+    NoTarget,
     WheelCounts,
     ZeroDivision,
     code_sets,
@@ -28,6 +29,7 @@ def corpus_report(
     targets: Sequence[EmotionSet],
     lexicon: Lexicon,
     zero_division: ZeroDivision = "zero",
+    no_target: NoTarget = "leave",
 ) -> dict[str, Any]:
     """Score ``N`` samples; see :func:`~affectgpt_r1.metrics.functional.wheel_f1.score_table` for the arguments.
 
@@ -50,7 +52,7 @@ def corpus_report(
     figures = dict(_figures(counts))
     for kind, own in of_constant.items():
         figures |= {f"{kind}/mean_level{level}": own[f"level{level}"] for level in LEVELS}
-    bounds = _bounds(figures)  # one resampling for all, so that no clip is drawn twice for two figures
+    bounds = _bounds(figures, no_target)  # one resampling for all, so that no clip is drawn twice for two figures
     counted = np.count_nonzero(counts["level1"].relevant, axis=0)
     unmapped, num_words = count_unmapped(predictions, lexicon)
     return {
@@ -58,12 +60,12 @@ def corpus_report(
         "samples": len(targets),
         "counted": {f"wheel{wheel}": int(number) for wheel, number in enumerate(counted, start=1)},
         "unmapped_rate": unmapped / max(1, num_words),
-        "scores": corpus_scores(counts, zero_division),
+        "scores": corpus_scores(counts, zero_division, no_target),
         "intervals": {key: of_key for key, of_key in bounds.items() if "/" not in key},
         "baselines": {
             kind: {
                 "words": list(words),
-                "scores": corpus_scores(of_constant[kind], zero_division),
+                "scores": corpus_scores(of_constant[kind], zero_division, no_target),
                 "intervals": {
                     key.partition("/")[2]: of_key for key, of_key in bounds.items() if key.startswith(f"{kind}/")
                 },
@@ -73,7 +75,7 @@ def corpus_report(
     }
 
 
-def _bounds(figures: Mapping[str, WheelCounts]) -> dict[str, dict[str, list[float]]]:
+def _bounds(figures: Mapping[str, WheelCounts], no_target: NoTarget) -> dict[str, dict[str, list[float]]]:
     """Return the bounds of every figure, of F1 alone where it is not a mean over the wheels."""
     return {
         key: {
@@ -81,7 +83,7 @@ def _bounds(figures: Mapping[str, WheelCounts]) -> dict[str, dict[str, list[floa
             for statistic, interval in intervals.items()
             if statistic == "f1" or "mean" in key
         }
-        for key, intervals in bootstrap_intervals(figures).items()
+        for key, intervals in bootstrap_intervals(figures, no_target=no_target).items()
     }
 
 

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from affectgpt_r1.emotion.wheels import Lexicon
+from affectgpt_r1.io.clean_text import counted
 from affectgpt_r1.types import EmotionSet
 
 _MOST_UNMAPPED = 0.2  # of the words; 0.06 to 0.15 in the labels of three published models, published lexicons
@@ -32,7 +33,8 @@ class UnmappedWords(NamedTuple):
 
     def __str__(self) -> str:
         words = ", ".join(f"{word} ({count})" for word, count in self.commonest)
-        return f"{self.num_unmapped} of {self.num_words} words map onto no wheel{': ' * bool(words)}{words}"
+        words_map = counted(self.num_words, "word maps", "words map")
+        return f"{self.num_unmapped} of {words_map} onto no wheel{': ' * bool(words)}{words}"
 
 
 def unmapped_words(labels: Sequence[EmotionSet], lexicon: Lexicon) -> UnmappedWords:
@@ -62,14 +64,15 @@ def label_notes(labels: Sequence[EmotionSet], lexicon: Lexicon, what: str) -> li
         return [f"{what}: no sample has a label."]
     blank = sum(not sample for sample in labels)
     if 2 * blank > len(labels):
-        notes.append(f"{what}: {blank} of {len(labels)} samples have no label.")
+        notes.append(f"{what}: {blank} of {counted(len(labels), 'sample has', 'samples have')} no label.")
     notes += _separator_notes(words, lexicon, what)
     foreign = sum(count for word, count in words.items() if word.strip() and not word.isascii())
     if 2 * foreign > num_words:
-        notes.append(f"{what}: {foreign} of {num_words} words are not in Latin letters; the lexicons are English.")
+        words_are = counted(num_words, "word is", "words are")
+        notes.append(f"{what}: {foreign} of {words_are} not in Latin letters; the lexicons are English.")
     meta = Counter({word: count for word, count in words.items() if _META.fullmatch(word.strip())})
     if meta.total() > _MOST_META * num_words:
-        notes.append(f"{what}: {meta.total()} words name no emotion: {_listed(meta)}.")
+        notes.append(f"{what}: {counted(meta.total(), 'word names', 'words name')} no emotion: {_listed(meta)}.")
     unmapped = unmapped_words(labels, lexicon)
     if unmapped.num_unmapped > _MOST_UNMAPPED * num_words:
         notes.append(f"{what}: {unmapped}; such words are not scored.")
@@ -90,7 +93,8 @@ def _separator_notes(words: Counter[str], lexicon: Lexicon, what: str) -> list[s
             )
     sentences = sum(count for word, count in words.items() if word.count(" ") > 4)
     if 5 * sentences > words.total():
-        notes.append(f"{what}: {sentences} labels are sentences; name free text by --columns reason=COLUMN.")
+        labels_are = counted(sentences, "label is a sentence", "labels are sentences")
+        notes.append(f"{what}: {labels_are}; name free text by --columns reason=COLUMN.")
     return notes
 
 

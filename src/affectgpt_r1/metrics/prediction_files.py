@@ -13,6 +13,7 @@ from affectgpt_r1.emotion.answers import read_answer
 from affectgpt_r1.emotion.extraction import AGREEMENT, Extraction
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.io.clean_text import counted
 from affectgpt_r1.io.files import replacing
 from affectgpt_r1.io.untrusted_files import has_control_character
 from affectgpt_r1.metrics.clip_names import pair_names
@@ -33,6 +34,17 @@ class NamedSets(NamedTuple):
     labels: list[EmotionSet]
     negated: list[tuple[str, ...]]  # spans that the extraction from free text skipped; empty where labels were given
     notes: tuple[str, ...] = ()  # what was taken for something else than it is called, or left out
+    texts: Sequence[str] = ()  # free text of each row, "" where it has none; empty where no file was read
+    header: tuple[str, ...] = ()  # columns or fields of the file's first row
+
+    def of_rows(self, rows: Sequence[int], names: list[str]) -> NamedSets:
+        """Return some rows, under other names."""
+        return self._replace(
+            names=names,
+            labels=[self.labels[row] for row in rows],
+            negated=[self.negated[row] for row in rows],
+            texts=[self.texts[row] for row in rows] if self.texts else (),
+        )
 
 
 def read_named_sets(
@@ -52,6 +64,7 @@ def read_named_sets(
     # Archives are the published form, in which figures have to equal the published scorer's.
     as_published = path.suffix.lower() == ".npz"
     sets = NamedSets([], [], [])
+    texts: list[str] = []
     places: dict[str, str] = {}
     num_words = 0
     blank: list[str] = []
@@ -78,21 +91,23 @@ def read_named_sets(
         sets.names.append(name)
         sets.labels.append(labels)
         sets.negated.append(negated)
+        texts.append(row.free_text if isinstance(row.free_text, str) else "")
     if not sets.names:
         raise DataError(f"{path}: the file has no rows")
     notes = list(reader.notes)
     if blank:
-        notes.append(
-            f"{len(blank)} rows have text under {FREE_TEXT!r} and nothing under {LABELS!r}, such as {blank[0]}"
-        )
+        rows_have = counted(len(blank), "row has", "rows have")
+        notes.append(f"{rows_have} text under {FREE_TEXT!r} and nothing under {LABELS!r}, such as {blank[0]}")
     if searched:
-        notes.append(f"the labels of {len(searched)} rows were searched for in free text; {AGREEMENT}")
+        rows = counted(len(searched), "row", "rows")
+        notes.append(f"the labels of {rows} were searched for in free text; {AGREEMENT}")
     if cleaned:
+        rows_have = counted(len(cleaned), "row has", "rows have")
         notes.append(
-            f"{len(cleaned)} rows, such as {cleaned[0]}, have tags, sentences, JSON or marks under {LABELS!r}, of "
-            "which the labels were taken; the published scorer splits them at commas as they are"
+            f"{rows_have} tags, sentences, JSON or marks under {LABELS!r}, of which "
+            f"the labels were taken, such as {cleaned[0]}; the published scorer splits them at commas as they are"
         )
-    return sets._replace(notes=tuple(f"{path.name}: {note}." for note in notes))
+    return sets._replace(notes=tuple(f"{path.name}: {note}." for note in notes), texts=texts, header=reader.header)
 
 
 def _labels(
@@ -152,7 +167,6 @@ def align(predictions: NamedSets, targets: NamedSets, *, subset: bool = False) -
     pairs, notes = pair_names(predictions.names, targets.names, subset=subset)
     names = [targets.names[row] for _, row in pairs]
     answered, expected = (
-        NamedSets(names, [sets.labels[row] for row in rows], [sets.negated[row] for row in rows], sets.notes)
-        for sets, rows in zip((predictions, targets), zip(*pairs, strict=True), strict=True)
+        sets.of_rows(rows, names) for sets, rows in zip((predictions, targets), zip(*pairs, strict=True), strict=True)
     )
     return answered._replace(notes=(*answered.notes, *notes)), expected

@@ -27,7 +27,7 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     NAME: ("names", "filename", "filenames", "file_name", "file", "clip", "clip_id", "clip_name", "video", "video_id",
            "video_name", "sample", "sample_id", "sample_name", "utterance", "utterance_id", "id"),
     LABELS: ("open_set", "openset_labels", "ov_labels", "ovlabel", "label", "labels", "emotion", "emotions",
-             "prediction", "predictions", "pred", "fileitems"),
+             "prediction", "predictions", "pred", "fileitems", "discrete"),
     FREE_TEXT: ("reasons", "reasoning", "explanation", "description", "caption", "response", "output", "completion"),
 }  # fmt: skip
 """What each column is called elsewhere; case, spaces and hyphens do not matter."""

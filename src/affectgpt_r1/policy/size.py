@@ -73,6 +73,7 @@ class Workload:
     share_prefix: bool
     accumulates: bool  # gradients of earlier batches wait for the optimizer's step while this one runs
     gpus: int
+    steps_per_generation: int = 1  # batches that are sampled at once
 
 
 def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) -> ModelSize:
@@ -155,10 +156,11 @@ def step_seconds(size: ModelSize, work: Workload, stage: StageName, *, tflops: f
     if stage == "sft":
         return seconds
     # Each sampled token waits until all weights of the language model, and the cache (half full on average), are read
-    # once, however few completions there are.
+    # once, however few completions there are. A rollout of several steps shares that.
     sampled = work.batch_size * work.num_generations * work.completion_tokens
     weights = size.activation_bytes * size.parameters["language_model"] + 4 * size.parameters["lora"]
     reading = work.completion_tokens * (weights + _cache_bytes(size, work) / 2) / (bandwidth * 1e9)
+    reading /= work.steps_per_generation
     return seconds + max(0.0, reading - 2.0 * size.language_model_parameters * sampled / (tflops * 1e12))
 
 
@@ -200,11 +202,13 @@ def _head_bytes(size: ModelSize, work: Workload, stage: StageName) -> float:
 
 
 def _sampling_bytes(size: ModelSize, work: Workload) -> float:
-    return _cache_bytes(size, work) + COPIES * 4.0 * _rows(work, "grpo") * size.vocab_size
+    rows = work.steps_per_generation * _rows(work, "grpo")
+    return _cache_bytes(size, work) + COPIES * 4.0 * rows * size.vocab_size
 
 
 def _cache_bytes(size: ModelSize, work: Workload) -> float:
-    tokens = work.batch_size * (work.prompt_tokens + work.num_generations * work.completion_tokens)
+    clips = work.batch_size * work.steps_per_generation
+    tokens = clips * (work.prompt_tokens + work.num_generations * work.completion_tokens)
     return 2.0 * tokens * size.num_layers * size.key_value_size * size.activation_bytes
 
 

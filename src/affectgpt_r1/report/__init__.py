@@ -1,1 +1,1 @@
-"""The report on the ablation sweeps: queries, statistics, tables, curves and one HTML page. It reads MLflow only."""
+"""The report on evaluated policies and sweeps: queries, statistics, tables, curves and one HTML page."""

@@ -1,7 +1,7 @@
 """Draw the README's picture: what a policy saw, heard and read of a clip, its answer, and the wheel that scores it.
 
-``python -m affectgpt_r1.report.clip_picture`` reads what ``affectgpt-r1 evaluate`` and ``render`` wrote. It draws the
-clip whose score is nearest to the mean of all clips: an average answer, not the best one.
+``python -m affectgpt_r1.report.clip_picture`` reads what ``affectgpt-r1 evaluate`` and ``render`` wrote. It draws an
+average answer, not the best one, on which one of the five wheels disagrees with the other four.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,15 +31,17 @@ from affectgpt_r1.io.files import clear_write_errors, replacing
 from affectgpt_r1.report.wheel_drawing import WHEEL, overlap
 
 NUM_FRAMES = 3
-INK, PALE, HIT, EXTRA = "#1f2328", "#d0d7de", "#14598f", "#b4541a"
+INK, PALE, HIT, EXTRA, ABSENT = "#1f2328", "#d0d7de", "#14598f", "#b4541a", "#6e7781"
+_WHEELS = 5
 _LARGE, _SMALL = 17, 13  # points at a width of 7.2 inches; a telephone shows the picture half as wide
 
 
-def average_answer(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the answer whose ``f1`` is nearest to the mean; clips without a score are left out.
+def choose_answer(answers: Sequence[dict[str, Any]], lexicon: Lexicon) -> tuple[dict[str, Any], int]:
+    """Choose an answer that shows why the score is the mean of five wheels, and the wheel to draw.
 
-    >>> average_answer([{"f1": 0.0}, {"f1": 1.0}, {"f1": None}, {"f1": 0.4}])
-    {'f1': 0.4}
+    Four wheels give it one F1 and the fifth another, and that one, which is drawn, has a hit, a miss and a sector too
+    many. Of such answers, without repeated words, the one whose ``f1`` is nearest to the mean of all; without any, the
+    answer nearest to the mean, on the first wheel.
 
     Raises:
         ConfigError: No answer has a score.
@@ -48,16 +50,34 @@ def average_answer(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if not scored:
         raise ConfigError("none of the answers has a score: take the file of another evaluation")
     mean = fmean(answer["f1"] for answer in scored)
-    return min(scored, key=lambda answer: abs(answer["f1"] - mean))
+    scored.sort(key=lambda answer: abs(answer["f1"] - mean))
+    for answer in scored:
+        scores = list(wheel_scores(answer, lexicon).values())
+        odd = [place for place, score in enumerate(scores, start=1) if scores.count(score) == 1]
+        disagrees = len(odd) == 1 and len(set(scores)) == 2
+        is_plain = len(set(answer["openset"])) == len(answer["openset"])
+        if disagrees and is_plain and all(overlap(answer["openset"], answer["target"], lexicon, odd[0])):
+            return answer, odd[0]
+    return scored[0], WHEEL
 
 
-def draw_clip(answer: dict[str, Any], data: Path, lexicon: Lexicon) -> Figure:
+def wheel_scores(answer: Mapping[str, Any], lexicon: Lexicon) -> dict[int, float | None]:
+    """Return an answer's set F1 by wheel; None on a wheel that has none of the target's words."""
+    scores: dict[int, float | None] = {}
+    for place in range(1, _WHEELS + 1):
+        hits, misses, extra = map(len, overlap(answer["openset"], answer["target"], lexicon, place))
+        scores[place] = 2 * hits / (2 * hits + misses + extra) if hits + misses else None
+    return scores
+
+
+def draw_clip(answer: dict[str, Any], data: Path, lexicon: Lexicon, place: int = WHEEL) -> Figure:
     """Draw one answer.
 
     Args:
         answer: A line of ``predictions/<system>.jsonl``: ``name``, ``openset``, ``target`` and ``f1``.
         data: The data folder that holds the clip.
-        lexicon: Its first wheel is drawn.
+        lexicon: Brings words to sectors.
+        place: The wheel that is drawn.
     """
     name = answer["name"]
     figure = Figure(figsize=(7.2, 6.9), dpi=160, facecolor="white")
@@ -67,8 +87,8 @@ def draw_clip(answer: dict[str, Any], data: Path, lexicon: Lexicon) -> Figure:
     _draw_waveform(_area(figure, (0.03, 0.55, 0.94, 0.085)), read_waveform(audio_file(data, name))[0])
     subtitle = textwrap.fill(read_columns(data / "subtitle_chieng.csv", "english")[name], 50) or "nothing is said"
     figure.text(0.5, 0.53, f"“{subtitle}”", size=_LARGE, color=INK, style="italic", ha="center", va="top")
-    _draw_words(figure, answer, lexicon)
-    _draw_wheel(_area(figure, (0.40, -0.03, 0.60, 0.53)), answer, lexicon)
+    _draw_words(figure, answer, lexicon, place)
+    _draw_wheel(_area(figure, (0.40, -0.03, 0.60, 0.53)), answer, lexicon, place)
     return figure
 
 
@@ -84,28 +104,31 @@ def _draw_waveform(axes: Axes, waveform: np.ndarray) -> None:
     axes.margins(x=0)
 
 
-def _draw_words(figure: Figure, answer: dict[str, Any], lexicon: Lexicon) -> None:
+def _draw_words(figure: Figure, answer: dict[str, Any], lexicon: Lexicon, place: int) -> None:
     """List answer and target; a word of the answer has the colour of its sector."""
-    hits = overlap(answer["openset"], answer["target"], lexicon).hits
+    hits = overlap(answer["openset"], answer["target"], lexicon, place).hits
     lines: list[tuple[str, str, int, str]] = [("The policy’s answer", INK, _SMALL, "normal")]
     for word in answer["openset"]:
-        is_hit = lexicon.cluster(word, WHEEL) in hits
-        lines.append((word, HIT if is_hit else EXTRA, _LARGE, "bold"))
+        cluster = lexicon.cluster(word, place)
+        lines.append((word, ABSENT if cluster is None else HIT if cluster in hits else EXTRA, _LARGE, "bold"))
     lines.append(("Exact labels (synthetic clip)", INK, _SMALL, "normal"))
     lines.extend((word, INK, _LARGE, "bold") for word in answer["target"])
-    lines.append((f"F1 {100 * answer['f1']:.0f}, mean of five wheels", INK, _SMALL, "normal"))
+    lines.append((f"F1 {100 * answer['f1']:.0f}, mean of five wheels:", INK, _SMALL, "normal"))
+    scores = wheel_scores(answer, lexicon).values()
+    lines.append((", ".join("–" if score is None else f"{100 * score:.0f}" for score in scores), INK, _SMALL, "bold"))
     y = 0.43
     for text, colour, size, weight in lines:
-        y -= 0.02 if size == _SMALL and y < 0.43 else 0.0
+        y -= 0.015 if size == _SMALL and y < 0.43 and weight == "normal" else 0.0
         figure.text(0.04, y, text, color=colour, size=size, weight=weight, va="top")
-        y -= 0.042 if size == _SMALL else 0.046
+        y -= 0.040 if size == _SMALL else 0.044
 
 
-def _draw_wheel(axes: Axes, answer: dict[str, Any], lexicon: Lexicon) -> None:
+def _draw_wheel(axes: Axes, answer: dict[str, Any], lexicon: Lexicon, place: int) -> None:
     """Draw the wheel's sectors clockwise from the top: in both filled, in one of the two outlined."""
-    clusters = overlap(answer["openset"], answer["target"], lexicon)
-    names = lexicon.clusters(WHEEL)
+    clusters = overlap(answer["openset"], answer["target"], lexicon, place)
+    names = lexicon.clusters(place)
     step = 360 / len(names)
+    axes.text(0, 0, f"wheel {place}", color=INK, size=_SMALL, ha="center", va="center")
     for index, name in enumerate(names):
         start = 90 - (index + 1) * step
         is_hit, is_miss, is_extra = (name in part for part in clusters)
@@ -131,7 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/clip.png"))
     options = parser.parse_args(arguments)
     answers = [json.loads(line) for line in options.answers.read_text("utf-8").splitlines()]
-    figure = draw_clip(average_answer(answers), options.data, load_bundled())
+    lexicon = load_bundled()
+    answer, place = choose_answer(answers, lexicon)
+    figure = draw_clip(answer, options.data, lexicon, place)
     with clear_write_errors(options.output), replacing(options.output) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
     print(options.output)

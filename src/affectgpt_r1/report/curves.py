@@ -7,6 +7,7 @@ The template draws them, not Matplotlib: for the 63 panels of a full report its 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
@@ -17,15 +18,16 @@ from affectgpt_r1.report.formats import number
 from affectgpt_r1.report.queries import REWARD_PART, Curve, Sweep
 
 _MOST_POINTS = 40
-FRAME = {"width": 220.0, "height": 116.0, "left": 30.0, "right": 186.0, "top": 8.0, "bottom": 98.0}
+FRAME = {"width": 230.0, "height": 124.0, "left": 44.0, "right": 196.0, "top": 8.0, "bottom": 98.0}
 """Size of a panel's drawing, and its axes within."""
 
 
 class Quantity(NamedTuple):
-    """A metric to draw; ``target`` is the metric that it should reach, if any."""
+    """A metric to draw, in ``unit``; ``target`` is the metric that it should reach, if any."""
 
     key: str
     title: str
+    unit: str
     scale: float = 1.0
     target: str = ""
 
@@ -44,17 +46,22 @@ def quantities(sweep: Sweep) -> list[Quantity]:
     logged = sorted({key for trial in sweep.trials for key in trial.curves})
     parts = [part for key in logged if (part := REWARD_PART.fullmatch(key))]
     return [
-        Quantity("val/f1", "F1 on the validation clips, points", 100.0),
-        Quantity("val/answers/distinct_words", "Words per answer (validation)", target="test/answers/target_words"),
+        Quantity("val/f1", "F1 on the validation clips", "points", 100.0),
         Quantity(
-            "val/answers/clusters_named_fraction", "Fraction of the wheels’ clusters that an answer names (validation)"
+            "val/answers/distinct_words", "Words per answer (validation)", "words", target="test/answers/target_words"
         ),
-        Quantity("val/answers/answer_entropy", "Entropy of the answers across clips (validation)"),
-        Quantity("train/reward", "Reward"),
-        *(Quantity(part[0], f"Reward part: {part[1]}") for part in parts),
-        Quantity("train/entropy", "Entropy of the policy, nats per token"),
-        Quantity("train/frac_reward_zero_std", "Fraction of groups whose rewards are all equal"),
-        Quantity("train/kl", "KL to the starting policy"),
+        Quantity(
+            "val/answers/clusters_named_fraction",
+            "Fraction of the wheels’ clusters that an answer names (validation)",
+            "fraction",
+        ),
+        Quantity("val/answers/answer_entropy", "Entropy of the answers across clips (validation)", "nats"),
+        Quantity("train/reward", "Reward", "reward"),
+        *(Quantity(part[0], f"Reward part: {part[1]}", "reward") for part in parts),
+        Quantity("train/entropy", "Entropy of the policy", "nats per token"),
+        Quantity("train/frac_reward_zero_std", "Fraction of groups whose rewards are all equal", "fraction"),
+        Quantity("train/kl", "KL to the starting policy", "nats per token"),
+        Quantity("val/kl", "KL to the starting policy (validation)", "nats per token"),
     ]
 
 
@@ -104,16 +111,16 @@ def _figure(sweep: Sweep, quantity: Quantity, bands: Mapping[str, Band]) -> dict
     values += [] if target is None else [target]
     margin = 0.06 * (max(values) - min(values)) or 0.5
     low, high = min(values) - margin, max(values) + margin
-    last = max(band.steps[-1] for band in bands.values())
 
-    def x(step: float) -> float:
+    def x(step: float, last: float) -> float:
         return FRAME["left"] + (FRAME["right"] - FRAME["left"]) * step / max(last, 1)
 
     def y(value: float) -> float:
         return FRAME["top"] + (FRAME["bottom"] - FRAME["top"]) * (high - value) / (high - low)
 
     def line(steps: Sequence[float], values: Sequence[float]) -> str:
-        return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in zip(steps, values, strict=True))
+        # Each line spans its own training: GRPO's 300 steps would be a stub on the axis of SFT's 2,000.
+        return " ".join(f"{x(step, max(steps)):.1f},{y(value):.1f}" for step, value in zip(steps, values, strict=True))
 
     means = {choice: line(band.steps, band.mean) for choice, band in bands.items()}
     marks = ticks(low, high)
@@ -126,17 +133,21 @@ def _figure(sweep: Sweep, quantity: Quantity, bands: Mapping[str, Band]) -> dict
             "others": [points for name, points in means.items() if name != choice],
             "band": f"{line(band.steps, band.high)} {line(band.steps[::-1], band.low[::-1])}",
             "mean": means[choice],
-            "end": (x(band.steps[-1]), y(band.mean[-1])),
+            "end": (x(1, 1), y(band.mean[-1])),
+            "last": f"{band.steps[-1]:,.0f}",
             "value": number(band.mean[-1], value_digits),
         }
         for choice, band in bands.items()
     ]
     return {
+        "key": re.sub(r"[^\w.-]", "-", f"{sweep.name}-{quantity.key}"),
         "title": quantity.title,
+        "x": "optimizer step",
+        "y": quantity.unit,
+        "series": {choice: band._asdict() for choice, band in bands.items()},
         "panels": panels,
         "ticks": [(y(mark), number(mark, tick_digits)) for mark in marks],
         "target": None if target is None else y(target),
-        "last": f"{last:.0f}",
     }
 
 

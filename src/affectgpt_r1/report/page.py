@@ -9,8 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.report.choices import QUESTIONS, TITLES
-from affectgpt_r1.report.completion_examples import completion_examples
+from affectgpt_r1.report.choices import question, title
+from affectgpt_r1.report.cluster_wheels import cluster_wheels
+from affectgpt_r1.report.completion_examples import FILTERS, SORTS, completion_examples
 from affectgpt_r1.report.curves import FRAME, curve_figures
 from affectgpt_r1.report.queries import Sweep
 from affectgpt_r1.report.result_tables import TEXT_COLUMNS, directions_table, published_table, sweep_tables
@@ -21,13 +22,17 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def heading(summary: Mapping[str, Any]) -> str:
     """Return the title of the report in every format."""
-    title = "Rewards, reasoning and length penalties"
-    return f"{title}: synthetic demo clips" if summary["synthetic"] else title
+    text = "Rewards, reasoning and length penalties"
+    if not summary["directions"]:
+        text = f"{', '.join(map(title, summary['sweeps']))}"
+    return f"{text}: synthetic demo clips" if summary["synthetic"] else text
 
 
 def page(summary: Mapping[str, Any], sweeps: Sequence[Sweep], lexicon: Lexicon) -> str:
     """Return the HTML document: tables from ``summary``, curves and completions from ``sweeps``."""
-    sections = {"directions": "Directions", **{sweep.name: TITLES[sweep.name] for sweep in sweeps}}
+    sections = {sweep.name: title(sweep.name) for sweep in sweeps}
+    if summary["directions"]:
+        sections["directions"] = "Directions"
     return (
         environment()
         .get_template("report.html.j2")
@@ -36,10 +41,12 @@ def page(summary: Mapping[str, Any], sweeps: Sequence[Sweep], lexicon: Lexicon) 
             note=summary["note"].removeprefix("Synthetic: ").capitalize(),
             mark=_mark(summary["synthetic"]),
             missing=summary["missing"],
+            written=summary["written"],
+            findings=summary["findings"],
             sections={**sections, "completions": "Completions", "published": "From the papers"},
-            directions=directions_table(summary),
+            directions=directions_table(summary) if summary["directions"] else None,
             published=published_table(summary),
-            sweeps=[_sweep(summary, sweep) for sweep in sweeps],
+            sweeps=[_sweep(summary, sweep, lexicon) for sweep in sweeps],
             examples=completion_examples(sweeps, lexicon),
         )
     )
@@ -54,7 +61,7 @@ def environment() -> Environment:
         trim_blocks=True,
         finalize=_printed,
     )
-    result.globals |= {"text_columns": TEXT_COLUMNS, "frame": FRAME}
+    result.globals |= {"text_columns": TEXT_COLUMNS, "frame": FRAME, "sorts": SORTS, "filters": FILTERS}
     return result
 
 
@@ -65,14 +72,15 @@ def _printed(value: Any) -> Any:
     return _UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value  # a macro's Markup is finished
 
 
-def _sweep(summary: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
+def _sweep(summary: Mapping[str, Any], sweep: Sweep, lexicon: Lexicon) -> dict[str, Any]:
     figures, absent = curve_figures(sweep)
     return {
         "name": sweep.name,
-        "question": QUESTIONS[sweep.name],
+        "question": question(sweep.name),
         "tables": sweep_tables(summary, sweep.name),
         "mark": _mark(sweep.synthetic),
         "figures": figures,
+        "wheels": cluster_wheels(sweep, lexicon),
         "absent": absent,
         "missing": sweep.missing,
     }

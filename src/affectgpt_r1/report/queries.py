@@ -1,4 +1,4 @@
-"""Read from MLflow what the report shows: sweeps, their finished trials, answers, curves and the clips to show."""
+"""Read from MLflow what the report shows of sweeps: finished trials, answers, curves and the clips to show."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ EXPERIMENT = "ablations"
 SWEEPS = ("reward", "reasoning", "penalty")
 CURVES = (
     *("val/f1", "val/answers/distinct_words", "val/answers/clusters_named_fraction", "val/answers/answer_entropy"),
-    *("train/reward", "train/entropy", "train/frac_reward_zero_std", "train/kl"),
+    *("train/reward", "train/entropy", "train/frac_reward_zero_std", "train/kl", "val/kl"),
 )
 REWARD_PART = re.compile(r"train/rewards/(.+)/mean")
 """Metrics that the report draws: these, and the mean of each part of the reward."""
@@ -72,6 +73,9 @@ class Trial:
     alarm: str | None = None
     prompt: str = ""
     git_commit: str = "unknown"
+    steps: int | None = None
+    date: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's finished trials in display order; ``missing`` says in words what is not there."""
+    """A sweep's finished trials in display order; ``missing`` says in words what is not there.
+
+    An experiment's policies (SFT, control, GRPO) are a sweep as well. The report is attached to the MLflow run
+    ``run_id``, which ``command`` started.
+    """
 
     name: str
     baseline: str
@@ -94,6 +102,8 @@ class Sweep:
     trials: tuple[Trial, ...]
     clips: tuple[Clip, ...]
     missing: tuple[str, ...]
+    run_id: str = ""
+    command: str = ""
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -107,43 +117,44 @@ class Sweep:
 
 
 def read_sweeps(outputs: Path, lexicon: str | None = None) -> list[Sweep]:
-    """Return the three sweeps below ``outputs``; one that was not run has no trials and says so.
+    """Return the three sweeps below ``outputs``, none if there is no ablation.
+
+    A sweep that was not run has no trials and says so.
 
     Args:
         outputs: The folder that holds ``mlflow.db``.
         lexicon: Folder of the lexicon of runs that were scored by one of the user's own.
 
     Raises:
-        ConfigError: The MLflow database is missing or damaged, has no ablation, or names artifacts elsewhere or a
-            lexicon that ``lexicon`` does not allow.
+        ConfigError: The MLflow database is missing or damaged, or names artifacts elsewhere or a lexicon that
+            ``lexicon`` does not allow.
         DataError: If an artifact of a sweep is damaged.
     """
-    database = outputs.resolve() / DATABASE_NAME
-    if not is_database(database):
-        raise ConfigError(f"{database}: no MLflow database; run `make ablations` first")
-    check_intact(database)
-    relocate_artifacts(database)
-    with _readable(database):
-        client = MlflowClient(f"sqlite:///{database}")
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+    with open_runs(outputs, lexicon) as source:
+        experiment = source.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            raise ConfigError(f"{database}: it has no experiment {EXPERIMENT!r}; run `make ablations` first")
-        source = _Source(client, database.parent, lexicon)
+            return []
         return [_read_sweep(source, str(experiment.experiment_id), name) for name in SWEEPS]
 
 
 @contextmanager
-def _readable(database: Path) -> Iterator[None]:
+def open_runs(outputs: Path, lexicon: str | None) -> Iterator[Source]:
+    """Open the database; whatever MLflow cannot read of it is a ConfigError that names it."""
+    database = outputs.resolve() / DATABASE_NAME
+    if not is_database(database):
+        raise ConfigError(f"{database}: no MLflow database; run `make grpo` or `make ablations` first")
+    check_intact(database)
+    relocate_artifacts(database)
     try:
-        yield
+        yield Source(MlflowClient(f"sqlite:///{database}"), database.parent, lexicon)
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "alembic"):
             raise
-        reason = _short(" ".join(str(error).split()))
+        reason = short(" ".join(str(error).split()))
         raise ConfigError(f"{database}: MLflow cannot read this database ({reason}); restore it from a copy") from error
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """Where sweeps are read from; ``lexicon`` is the folder that the user named."""
 
     client: Any
@@ -151,7 +162,7 @@ class _Source(NamedTuple):
     lexicon: str | None
 
 
-def _read_sweep(source: _Source, experiment_id: str, name: str) -> Sweep:
+def _read_sweep(source: Source, experiment_id: str, name: str) -> Sweep:
     client = source.client
     parents = client.search_runs(
         [experiment_id],
@@ -175,10 +186,10 @@ def _read_sweep(source: _Source, experiment_id: str, name: str) -> Sweep:
         if isinstance(trial, Trial):
             trials.append(trial)
         else:
-            missing.append(f"{name} sweep: {_short(entry['choice'])}, seed {entry['seed']} {trial}")
+            missing.append(f"{name} sweep: {short(entry['choice'])}, seed {entry['seed']} {trial}")
     tags = parent.data.tags
     missing += _missing_seeds(name, trials)
-    baseline = _short(tags.get("affectgpt.baseline", ""))
+    baseline = short(tags.get("affectgpt.baseline", ""))
     clips, lacking = _read_clips(source, parent)
     missing += [f"{name} sweep: {line}" for line in lacking]
     if trials and baseline not in {trial.choice for trial in trials}:
@@ -190,6 +201,8 @@ def _read_sweep(source: _Source, experiment_id: str, name: str) -> Sweep:
         trials=tuple(trials),
         clips=clips,
         missing=tuple(missing),
+        run_id=str(parent.info.run_id),
+        command=short(tags.get("command", "")),
     )
 
 
@@ -209,7 +222,7 @@ def _children(client: Any, experiment_id: str, parent_id: str, sweep: str) -> li
     return entries
 
 
-def _read_trial(source: _Source, entry: Mapping[str, Any]) -> Trial | str:
+def _read_trial(source: Source, entry: Mapping[str, Any]) -> Trial | str:
     """Return the trial, or why there is none."""
     run_id = entry["run_id"]
     try:
@@ -222,62 +235,84 @@ def _read_trial(source: _Source, entry: Mapping[str, Any]) -> Trial | str:
         return "is not finished"
     if not 0 <= score <= 1:
         return f"is left out: it logged F1 {score:g}"
-    metrics = {key: value for key, value in renamed(run.data.metrics, current_metric).items() if _is_number(value)}
+    metrics = {key: value for key, value in renamed(run.data.metrics, current_metric).items() if is_number(value)}
+    return Trial(
+        choice=short(entry["choice"]),
+        seed=entry["seed"],
+        run_id=run_id,
+        metrics=metrics,
+        answers=tuple(read_answers(answers)),
+        lexicon=_lexicon(source, run),
+        **read_training(source.client, run),
+    )
+
+
+def read_training(client: Any, run: Any) -> dict[str, Any]:
+    """Return what a run tells of its training, as the keyword arguments of a :class:`Trial`."""
     curves: dict[str, dict[int, float]] = {}
+    last = 0
     # Old names first: where a run was resumed by a newer version, its points count.
     for logged in sorted(run.data.metrics, key=lambda name: (name == current_metric(name), name)):
         key = current_metric(logged)
         if key in CURVES or (len(key) <= _LONGEST_TEXT and REWARD_PART.fullmatch(key)):
-            history = source.client.get_metric_history(run_id, logged)
-            curves.setdefault(key, {}).update((p.step, p.value) for p in history if _is_number(p.value))
+            history = client.get_metric_history(run.info.run_id, logged)
+            curves.setdefault(key, {}).update((p.step, p.value) for p in history if is_number(p.value))
+            last = max([last, *curves[key]])
     tags = current_tags(run.data.tags)
-    return Trial(
-        choice=_short(entry["choice"]),
-        seed=entry["seed"],
-        run_id=run_id,
-        metrics=metrics,
-        answers=tuple(_read_answers(answers)),
-        lexicon=_lexicon(source, run),
-        curves={key: curve for key, curve in curves.items() if len(curve) > 1},
-        alarm=None if ALARM_TAG not in tags else _short(tags[ALARM_TAG]),
-        prompt=_short(tags.get("affectgpt.prompt", "")),
-        git_commit=_short(tags.get("git_commit", "unknown")),
-    )
+    return {
+        "curves": {key: curve for key, curve in curves.items() if len(curve) > 1},
+        "alarm": None if ALARM_TAG not in tags else short(tags[ALARM_TAG]),
+        "prompt": short(tags.get("affectgpt.prompt", "")),
+        "git_commit": short(tags.get("git_commit", "unknown")),
+        "command": short(tags.get("command", "")),
+        "steps": last + 1 if last else None,  # Lightning counts from 0
+        "date": _date(run.info.end_time or run.info.start_time),
+    }
 
 
-def _lexicon(source: _Source, run: Any) -> str:
+def _date(milliseconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError):  # a year that no calendar has
+        return "unknown"
+
+
+def _lexicon(source: Source, run: Any) -> str:
     """Return the lexicon that scored a run; a folder is opened only where the user names it, not the database."""
     named = str(renamed(run.data.params, current_param).get("emotion.lexicon", "bundled"))
     if named in ("bundled", *PUBLISHED_VERSIONS):
         return named
     if source.lexicon is None:
         raise ConfigError(
-            f"MLflow run {run.info.run_id} was scored by the lexicon {_short(named)!r}, a folder; if it is yours, name "
+            f"MLflow run {run.info.run_id} was scored by the lexicon {short(named)!r}, a folder; if it is yours, name "
             "it by --lexicon FOLDER"
         )
     return source.lexicon
 
 
-def _is_number(value: float) -> bool:
+def is_number(value: float) -> bool:
+    """Tell a number from NaN and from what MLflow stores for infinity."""
     return math.isfinite(value) and abs(value) < _LARGEST_METRIC
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Cut a text that a stranger may have made long."""
     return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
 
 
-def _read_answers(path: Path) -> list[Answer]:
+def read_answers(path: Path) -> list[Answer]:
+    """Read a file of answers: ``test/answers.jsonl`` of a trial, ``predictions/<system>.jsonl`` of an evaluation."""
     answers = []
     place = "line 1"
     try:
         for number, row in json_lines(path):
             place = f"line {number}"
             target, openset = (tuple(map(str, row[key])) for key in ("target", "openset"))
-            score = None if row["f1"] is None or not _is_number(float(row["f1"])) else float(row["f1"])
-            answers.append(Answer(_short(str(row["name"])), target, openset, str(row["completion"]), score))
+            score = None if row["f1"] is None or not is_number(float(row["f1"])) else float(row["f1"])
+            answers.append(Answer(short(str(row["name"])), target, openset, str(row["completion"]), score))
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(
-            f"{path}, {place}: not an answer ({_short(repr(error))}); delete its run and repeat it"
+            f"{path}, {place}: not an answer ({short(repr(error))}); delete its run and repeat it"
         ) from error
     return answers
 
@@ -294,24 +329,24 @@ def _missing_seeds(name: str, trials: Sequence[Trial]) -> list[str]:
     return lines
 
 
-def _read_clips(source: _Source, run: Any) -> tuple[tuple[Clip, ...], list[str]]:
+def _read_clips(source: Source, run: Any) -> tuple[tuple[Clip, ...], list[str]]:
     """Return the clips to show, and what of them is left out."""
     kinds = {"name": str, "subtitle": str | None, "target": list, "frames": list}
     clips, lacking = [], []
     for row in _rows(source, run, "clips/clips.json", kinds) or []:
-        name = _short(row["name"])
+        name = short(row["name"])
         images = []
         for frame in row["frames"]:
             try:
                 images.append(_image(source, run, f"clips/{frame}"))
             except DataError as error:
                 lacking.append(f"a frame of {name} is left out: {error}")
-        target = tuple(_short(str(word)) for word in row["target"])
+        target = tuple(short(str(word)) for word in row["target"])
         clips.append(Clip(name, row["subtitle"] or "", target, tuple(filter(None, images))))
     return tuple(clips), lacking
 
 
-def _image(source: _Source, run: Any, path: str) -> bytes | None:
+def _image(source: Source, run: Any, path: str) -> bytes | None:
     """Return a PNG file, None if there is none.
 
     Raises:
@@ -327,7 +362,7 @@ def _image(source: _Source, run: Any, path: str) -> bytes | None:
     return content
 
 
-def _rows(source: _Source, run: Any, path: str, kinds: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+def _rows(source: Source, run: Any, path: str, kinds: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """Return the rows of a JSON artifact, None if there is none.
 
     Args:

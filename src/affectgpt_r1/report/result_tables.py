@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from affectgpt_r1.report.choices import FORMULAS, TITLES, label
+from affectgpt_r1.report.choices import FORMULAS, label, title
 from affectgpt_r1.report.directions import NOT_RUN, RULES
 from affectgpt_r1.report.formats import (
     NOTHING,
@@ -19,7 +19,7 @@ from affectgpt_r1.report.formats import (
 from affectgpt_r1.report.paired_comparison import CLIPS_TEST, SEEDS_TEST
 from affectgpt_r1.report.summary import SYNTHETIC_NOTE
 
-TEXT_COLUMNS = frozenset({"setting", "source", "verdict", "values", "F1 per seed"})
+TEXT_COLUMNS = frozenset({"setting", "source", "verdict", "values", "F1 per seed", "date", "commit", "MLflow run"})
 """Columns that hold words; the others, but the first, hold metrics and are set flush right."""
 
 _ANSWERS = (
@@ -31,6 +31,9 @@ _ANSWERS = (
     ("answers/unmapped_rate", "unmapped, %", 100.0),
     ("answers/format_rate", "well formed, %", 100.0),
 )
+
+
+_DROPS = ("without_video", "without_audio", "without_text")
 
 
 class TextTable(NamedTuple):
@@ -56,8 +59,8 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
     mark = " (synthetic clips)" if content["synthetic"] else ""
     scores = TextTable(
         f"{sweep}-scores",
-        f"{TITLES[sweep]}: scores{mark}",
-        (TITLES[sweep], "n", "F1", "F1 per seed", "difference", "clips", "seeds", "p"),
+        f"{title(sweep)}: scores{mark}",
+        (_first_column(sweep), "n", "F1", "F1 per seed", "difference", "clips", "seeds", "p"),
         tuple(_score_row(choice, name == content["baseline"]) for name, choice in choices.items()),
         (
             *synthetic,
@@ -71,8 +74,8 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
     )
     answers = TextTable(
         f"{sweep}-answers",
-        f"{TITLES[sweep]}: answers{mark}",
-        (TITLES[sweep], "n", *(title for _, title, _ in _ANSWERS)),
+        f"{title(sweep)}: answers{mark}",
+        (_first_column(sweep), "n", *(column for _, column, _ in _ANSWERS)),
         tuple(_answer_row(choice) for choice in choices.values()),
         (
             *synthetic,
@@ -82,7 +85,55 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
             *_alarms(sweep, content),
         ),
     )
-    return [scores, answers]
+    runs = TextTable(
+        f"{sweep}-runs",
+        f"{title(sweep)}: runs{mark}",
+        (_first_column(sweep), "seed", "steps", "date", "commit", "MLflow run"),
+        tuple(_run_row(choices[run["choice"]]["label"], run) for run in content["runs"]),
+        (*synthetic, "Date: the day on which the run ended, UTC.", *_commands(content)),
+    )
+    return [scores, answers, *_modalities(sweep, content), runs]
+
+
+def _modalities(sweep: str, content: Mapping[str, Any]) -> list[TextTable]:
+    """Tabulate the drop of F1 without each modality, where it was measured."""
+    choices = [choice for choice in content["choices"].values() if f"{_DROPS[0]}/drop" in choice["metrics"]]
+    if not choices:
+        return []
+    rows = (
+        (
+            choice["label"],
+            str(choice["metrics"]["f1"]["n"]),
+            *(_cell(choice["metrics"].get(f"{name}/drop"), 100.0) for name in _DROPS),
+        )
+        for choice in choices
+    )
+    mark = " (synthetic clips)" if content["synthetic"] else ""
+    return [
+        TextTable(
+            f"{sweep}-modalities",
+            f"{title(sweep)}: what each modality gives{mark}",
+            (_first_column(sweep), "n", *(name.replace("_", " ") for name in _DROPS)),
+            tuple(rows),
+            (
+                *([SYNTHETIC_NOTE] if content["synthetic"] else []),
+                "Loss of F1 in points when a modality is masked in every clip; mean ± 95 % t interval over n seeds.",
+            ),
+        )
+    ]
+
+
+def _first_column(sweep: str) -> str:
+    return title(sweep).partition(" of ")[0]
+
+
+def _run_row(name: str, run: Mapping[str, Any]) -> tuple[str, ...]:
+    steps = NOTHING if run["steps"] is None else f"{run['steps']:,}"
+    return (name, str(run["seed"]), steps, run["date"] or NOTHING, run["git_commit"][:7], run["run_id"][:8])
+
+
+def _commands(content: Mapping[str, Any]) -> list[str]:
+    return [f"Command: {content['command']}"] if content["command"] else []
 
 
 def directions_table(summary: Mapping[str, Any]) -> TextTable:
@@ -122,7 +173,8 @@ def published_table(summary: Mapping[str, Any]) -> TextTable:
 def all_tables(summary: Mapping[str, Any]) -> list[TextTable]:
     """Return every table, in the order of the report."""
     sweeps = [table for sweep in summary["sweeps"] for table in sweep_tables(summary, sweep)]
-    return [directions_table(summary), *sweeps, published_table(summary)]
+    directions = [directions_table(summary)] if summary["directions"] else []
+    return [*sweeps, *directions, published_table(summary)]
 
 
 def _prompt(sweep: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from affectgpt_r1.io.clean_text import markdown_text, one_line
 from affectgpt_r1.report.result_tables import TEXT_COLUMNS, TextTable
@@ -33,9 +34,11 @@ _LATEX = {
 _LIGATURES = ("--", "''", ",,")  # which LaTeX joins to a dash or a quotation mark
 
 
-def markdown(tables: Sequence[TextTable], heading: str, missing: Sequence[str]) -> str:
-    """Return all tables as Markdown, with the sentences on what is missing."""
-    parts = [f"# {markdown_text(heading)}"]
+def markdown(tables: Sequence[TextTable], heading: str, summary: Mapping[str, Any]) -> str:
+    """Return all tables as Markdown, after the findings and the sentences on what is missing."""
+    parts, missing = [f"# {markdown_text(heading)}"], summary["missing"]
+    for finding in summary["findings"]:
+        parts += [markdown_text(finding[key]) for key in ("asked", "result", "certainty", "provenance")]
     if missing:
         parts.append("\n".join(["Missing:", "", *(f"- {markdown_text(line)}" for line in missing)]))
     for table in tables:

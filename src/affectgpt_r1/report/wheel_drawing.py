@@ -22,25 +22,25 @@ class Overlap(NamedTuple):
     extra: tuple[str, ...]
 
 
-def overlap(openset: EmotionSet, target: EmotionSet, lexicon: Lexicon) -> Overlap:
-    """Compare an answer's words with its target's on the wheel that the report draws."""
-    answered, wanted = (clusters_of(words, lexicon) for words in (openset, target))
+def overlap(openset: EmotionSet, target: EmotionSet, lexicon: Lexicon, place: int = WHEEL) -> Overlap:
+    """Compare an answer's words with its target's on one wheel, by default the one that the report draws."""
+    answered, wanted = (clusters_of(words, lexicon, place) for words in (openset, target))
     parts = (answered & wanted, wanted - answered, answered - wanted)
     return Overlap(*(tuple(sorted(part)) for part in parts))
 
 
-def clusters_of(words: Iterable[str], lexicon: Lexicon) -> set[str]:
-    """Return the level-1 clusters that ``words`` name on the wheel that the report draws."""
-    return {cluster for word in words if (cluster := lexicon.cluster(word, WHEEL)) is not None}
+def clusters_of(words: Iterable[str], lexicon: Lexicon, place: int = WHEEL) -> set[str]:
+    """Return the level-1 clusters that ``words`` name on one wheel."""
+    return {cluster for word in words if (cluster := lexicon.cluster(word, place)) is not None}
 
 
-def wheel(clusters: Overlap, lexicon: Lexicon, *, labels: bool = False) -> dict[str, Any]:
+def wheel(clusters: Overlap, lexicon: Lexicon, words: EmotionSet | None = None) -> dict[str, Any]:
     """Return what the template draws: sectors of the kinds ``hit``, ``miss``, ``extra`` and ``empty``.
 
     Args:
         clusters: Which sectors are of which kind.
         lexicon: Names the sectors.
-        labels: Write the names of the sectors that are not empty around the wheel.
+        words: Written next to their sectors with the names of the sectors that are not empty; None for no labels.
     """
     names = lexicon.clusters(WHEEL)
     kinds = {name: kind for kind, part in zip(("hit", "miss", "extra"), clusters, strict=True) for name in part}
@@ -55,11 +55,13 @@ def wheel(clusters: Overlap, lexicon: Lexicon, *, labels: bool = False) -> dict[
             "kind": kinds.get(name, "empty"),
             "path": _sector(start, start + step),
             "dot": _point((_INNER + _OUTER) / 2, middle),
-            "label": (x, y + 3 + 3 * math.sin(middle)),
+            # Words make a second line, for which the name moves up where it would run into its sector.
+            "label": (x, y + 3 + 3 * math.sin(middle) - (0 if words is None else 4.5 * (1 - math.sin(middle)))),
+            "words": ", ".join(dict.fromkeys(w for w in words or () if lexicon.cluster(w, WHEEL) == name)),
             "anchor": "middle" if abs(x) < 8 else "start" if x > 0 else "end",
         })  # fmt: skip
-    words = "; ".join(f"{kind}: {', '.join(part) or 'none'}" for kind, part in clusters._asdict().items())
-    return {"sectors": sectors, "words": words, "labels": labels}
+    text = "; ".join(f"{kind}: {', '.join(part) or 'none'}" for kind, part in clusters._asdict().items())
+    return {"sectors": sectors, "words": text, "labels": words is not None}
 
 
 def _sector(start: float, end: float) -> str:

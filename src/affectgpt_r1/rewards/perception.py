@@ -35,7 +35,7 @@ class PerceptionReward:
         rows_of: dict[tuple[int, str], list[int]] = {}
         for row, completion in enumerate(completions):
             rows_of.setdefault((completion.group, completion.clip), []).append(row)
-        # A completion without reasoning is not compared and earns 0.
+        # A completion without reasoning earns 0.
         groups = [rows for rows in rows_of.values() if len(rows) > 1]
         strengths = self._strengths(groups, completions)
         for rows, group_strengths in zip(groups, strengths, strict=True):
@@ -49,18 +49,20 @@ class PerceptionReward:
         """Return strengths by group, None for a completion without reasoning; all groups are solved at once."""
         largest = max(map(len, groups), default=0)
         wins = torch.zeros(len(groups), largest, largest, dtype=torch.float64)
-        for group, rows in enumerate(groups):
-            reasonings = {place: completions[row].reasoning or "" for place, row in enumerate(rows)}
-            compared = [place for place, reasoning in reasonings.items() if reasoning]
-            if compared:
-                table = self.judge.wins(completions[rows[0]].clip, [reasonings[place] for place in compared])
-                places = torch.tensor(compared)
-                preferred = torch.tensor(table, dtype=torch.float64)
-                if not bool(((preferred >= 0) & (preferred <= 1)).all()):  # NaN would rank all of the group last
-                    raise TrainingError(
-                        f"judge: a preference for clip {completions[rows[0]].clip} is not between 0 and 1: {table}"
-                    )
-                wins[group, places.unsqueeze(1), places] = preferred
+        # A completion without reasoning is not compared.
+        compared = [[place for place, row in enumerate(rows) if completions[row].reasoning] for rows in groups]
+        asked = [
+            (completions[rows[0]].clip, [completions[rows[place]].reasoning or "" for place in places])
+            for rows, places in zip(groups, compared, strict=True)
+        ]
+        for group, (table, places) in enumerate(zip(self.judge.wins(asked), compared, strict=True)):
+            if not places:
+                continue
+            preferred = torch.tensor(table, dtype=torch.float64)
+            if not bool(((preferred >= 0) & (preferred <= 1)).all()):  # NaN would rank all of the group last
+                raise TrainingError(f"judge: a preference for clip {asked[group][0]} is not between 0 and 1: {table}")
+            index = torch.tensor(places)
+            wins[group, index.unsqueeze(1), index] = preferred
         solved = bradley_terry_strengths(wins.numpy()).tolist()
         return [
             [strength if completions[row].reasoning else None for row, strength in zip(rows, padded, strict=False)]

@@ -40,7 +40,13 @@ class Stage(Protocol):
 
 @runtime_checkable
 class BufferedStage(Stage, Protocol):
-    """A stage that samples once for several training steps."""
+    """A stage that samples once for several training steps.
+
+    Attributes:
+        accumulate_grad_batches: The Trainer's, which the module sets: steps between which the weights stay as they are.
+    """
+
+    accumulate_grad_batches: int
 
     @property
     def schedule(self) -> GenerationSchedule:

@@ -70,6 +70,7 @@ class GRPOStage:
         self.config = GRPOConfig(**options)
         self.schedule = GenerationSchedule(self.config.steps_per_generation, self.config.num_iterations)
         self._num_visits = self.schedule.steps
+        self.accumulate_grad_batches = 1  # of the Trainer; the module sets it
         self.phase: Phase = nullcontext
         self._buffer: RolloutBuffer | None = None
         self._visits = 0  # training steps that have used the buffer
@@ -112,8 +113,8 @@ class GRPOStage:
                 precomputed_grads=precompute_policy_grads(config, step),
                 prefix_cache=step.prefix_cache,
             )
-            # pi_old is the policy that sampled. A rollout that is used once comes before any update, so that is the
-            # present policy: the ratio exp(logp - old) is exactly 1, and only its gradient, that of logp, counts.
+            # pi_old is the policy that sampled. Where no update lies between, that is the present policy: the ratio
+            # exp(logp - old) is exactly 1, and only its gradient, that of logp, counts.
             old_per_token_logps = step.old_per_token_logps
             if old_per_token_logps is None:
                 old_per_token_logps = per_token_logps.detach()
@@ -205,7 +206,7 @@ class GRPOStage:
         with self.phase("reference"):
             if config.beta != 0.0:
                 buffer = self._with_reference(policy, buffer)
-        if self._num_visits > 1:
+        if not self._is_on_policy:
             # Not the sampler's own log-probs: in bfloat16 those differ from the update's by 0.04 nats per token, so
             # that one token in a hundred would be clipped before anything was learned.
             with self.phase("old_logps"):
@@ -267,10 +268,19 @@ class GRPOStage:
             self._buffer = RolloutBuffer.from_state(self._buffer.state(), policy.device)
         if self.config.beta != 0.0 and self._buffer.ref_per_token_logps is None:  # resumed, with beta=0 until then
             self._buffer = self._with_reference(policy, self._buffer)
+        if self._buffer.old_per_token_logps is None and not self._is_on_policy:  # resumed
+            log.warning("The checkpoint is older than scored old log-probs: its rollout uses the sampler's")
+            sampled = self._buffer.sampling_per_token_logps
+            self._buffer = dataclasses.replace(self._buffer, old_per_token_logps=sampled)
         num_steps = self.config.steps_per_generation
         step = self._buffer.step(self._visits % num_steps, num_steps)
         self._visits += 1
         return step
+
+    @property
+    def _is_on_policy(self) -> bool:
+        """Say whether each rollout is used up before the optimizer changes the weights that sampled it, as TRL does."""
+        return self.accumulate_grad_batches % self._num_visits == 0
 
     def validation_step(self, policy: Policy, batch: ClipBatch) -> Mapping[str, LogValue]:
         """Return nothing: the wheel scores of the greedy answers are all."""
@@ -288,8 +298,3 @@ class GRPOStage:
         if state:
             self._buffer = RolloutBuffer.from_state(state["buffer"], torch.device("cpu"))
             self._visits = state["visits"]
-            if self._buffer.old_per_token_logps is None and self._num_visits > 1:
-                log.warning("The checkpoint is older than scored old log-probs: its rollout uses the sampler's")
-                self._buffer = dataclasses.replace(
-                    self._buffer, old_per_token_logps=self._buffer.sampling_per_token_logps
-                )

@@ -81,6 +81,7 @@ class AffectModule(L.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(self.stage, BufferedStage):
             data.use_schedule(self.stage.schedule)
+            self.stage.accumulate_grad_batches = self.trainer.accumulate_grad_batches
         if self.trainer.world_size > 1:
             checks.check_local_rows(len(data.splits.validation), self.trainer.world_size)
             torch.manual_seed(derive_seed(self.seed, self.global_rank))
@@ -121,8 +122,7 @@ class AffectModule(L.LightningModule):
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
         """Decode greedily and count; return the ``completions``, on which callbacks may look."""
-        completions = self.validation.add(self.policy, self.stage, batch, self.answer_sampling)
-        if completions:
+        if completions := self.validation.add(self.policy, self.stage, batch, self.answer_sampling):
             self.val_score.update([completion.labels for completion in completions], list(batch.labels))
         return {"completions": completions}
 

@@ -33,7 +33,7 @@ def lexicon():
 class NoJudge:
     """A judge that must not be asked."""
 
-    def wins(self, clip, reasonings):
+    def wins(self, groups):
         raise AssertionError("asked")
 
 

@@ -127,9 +127,12 @@ def test_sampling_waits_for_memory(size):
     assert slow == pytest.approx(step_flops(size, grpo, "grpo") / 1e12 + reading - hidden)
 
 
+PAPER = ("experiment=affectgpt_r1/grpo", "--tflops", "150", "--gpus", "8")
+
+
 def test_the_papers_grpo_by_hand(tmp_path, capsys):
     """Of ``experiment=affectgpt_r1/grpo`` on eight A100s, every number worked out from Qwen2.5-7B's shapes."""
-    result = planned(tmp_path, "experiment=affectgpt_r1/grpo", "--tflops", "150", "--gpus", "8")
+    result = planned(tmp_path, *PAPER)
     prompt = result["tokens_per_clip"]["prompt"]
     tokens = 2 * (prompt + 8 * 1024)
     weights = 2 * (7_615_616_512 + 303_966_208) + 4 * (315_438_720 + 40_370_176 + 14_042_372)
@@ -144,11 +147,17 @@ def test_the_papers_grpo_by_hand(tmp_path, capsys):
     for strategy, held in expected.items():
         gib = (held + activations + scores + head) / 2**30
         assert result["memory_gib"]["grpo"][strategy] == pytest.approx(gib, abs=0.006)
-    # Forward, again under checkpointing, for activations and for what trains; then sampling: by memory, not arithmetic.
+    # Forward, again under checkpointing, for activations and for what trains; then sampling of the step's 16 clips at
+    # once, whose arithmetic takes longer than to read the weights for it.
     operations = 2 * (7_615_616_512 + 40_370_176)
     update = tokens * (3 * operations + 2 * 40_370_176) / 150e12
-    cache = 2 * 2 * tokens * 28 * 512
-    sampling = 1024 * (2 * 7_615_616_512 + 4 * 40_370_176 + cache / 2) / 2e12 + 2 * prompt * operations / 150e12
+    cache = 8 * 2 * 2 * tokens * 28 * 512
+    reading = 1024 * (2 * 7_615_616_512 + 4 * 40_370_176 + cache / 2) / 2e12 / 8
+    sampling = (tokens * operations) / 150e12
+    assert 0.5 < reading / sampling < 1
+    one_by_one = planned(tmp_path, *PAPER, "stage.steps_per_generation=1")["seconds_per_step"]
+    reading += 7 / 8 * 1024 * (2 * 7_615_616_512 + 4 * 40_370_176) / 2e12  # the weights for each micro-batch
+    assert one_by_one == pytest.approx(8 * (update + reading + 2 * prompt * operations / 150e12))
     assert result["seconds_per_step"] == pytest.approx(8 * (update + sampling))
     assert result["hours"] == pytest.approx(250 * 8 * (update + sampling) / 3600)
     assert result["clips_per_step"] == 2 * 8 * 8

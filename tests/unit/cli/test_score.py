@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 import affectgpt_r1.cli.score
-from affectgpt_r1.emotion.lexicon import load_lexicon
+from affectgpt_r1.emotion.lexicon import lexicon_digest, load_lexicon
 from affectgpt_r1.metrics.corpus_report import corpus_report
 from affectgpt_r1.metrics.functional.wheel_f1 import score_table
 
@@ -37,6 +38,7 @@ def test_scores_intervals_and_baselines(files, capsys):
     low, high = report["intervals"]["mean_level1"]["f1"]
     assert low < mean["f1"] < high
     assert report["samples"] == 3
+    assert (report["version"], report["lexicon_digest"]) == (affectgpt_r1.__version__, lexicon_digest(lexicon))
     assert report["unmapped_rate"] == pytest.approx(1 / 4)
     baselines = report["baselines"]
     assert baselines["constant"]["words"] == ["happy", "sad", "angry"]
@@ -69,7 +71,7 @@ def test_free_text_reports_negated_spans(files, capsys):
     )
     report = run(files, predictions="p.jsonl")
     assert report["negated"] == {"a": ["not happy"]}
-    assert "1 negated spans were skipped, as in a." in capsys.readouterr().out
+    assert "1 negated span was skipped, as in a." in capsys.readouterr().out
 
 
 def test_no_match_is_zero_or_null(files):
@@ -86,6 +88,42 @@ def test_targets_that_map_nowhere(files):
     assert report["counted"] == {f"wheel{wheel}": 0 for wheel in range(1, 6)}
 
 
+def test_a_wheel_without_a_target_is_left_out_zero_or_null(files, capsys):
+    lexicon = load_lexicon("bundled")
+    word = next(word for word in lexicon.entries if sorted(map(bool, lexicon.masks(word)))[:2] == [False, True])
+    (files / "t.csv").write_text(f"name,openset\na,{word}\n")
+    own, zero, null = (run(files, *options, targets="t.csv", predictions="t.csv") for options in
+                       ((), ("--no-target", "zero"), ("--no-target", "nan")))  # fmt: skip
+    assert [report["scores"]["mean_level1"]["f1"] for report in (own, zero, null)] == [1, 0.8, None]
+    assert [report["intervals"].get("mean_level1", {}).get("f1") for report in (own, zero, null)] == [
+        [1, 1], [pytest.approx(0.8)] * 2, None
+    ]  # fmt: skip
+    wheel = list(own["counted"].values()).index(0) + 1
+    note = (
+        f"No target counts on wheel{wheel}: left out of the mean over the wheels, which is ours; the official scorers"
+    )
+    assert [any(line.startswith(note) for line in report["notes"]) for report in (own, zero, null)] == [
+        True,
+        False,
+        False,
+    ]
+    assert note[:60] in capsys.readouterr().out
+    assert "--strict: 1 line above says" in fails(capsys, files, "--strict", targets="t.csv", predictions="t.csv")
+
+
+def test_six_classes_of_track_1(files, capsys):
+    (files / "t.csv").write_text("name,discrete\na,happy\nb,worried\nc,neutral\nd,neutral\n")
+    (files / "p.csv").write_text('name,discrete\na,Happy\nb,"worried,sad"\nc,neutral\nd,angry\n')
+    track1 = run(files)["track1"]
+    wanted, given = ["happy", "worried", "neutral", "neutral"], ["happy", "", "neutral", "angry"]
+    assert track1["waf"] == pytest.approx(f1_score(wanted, given, average="weighted"), abs=1e-12)
+    assert (track1["accuracy"], track1["scored"]) == (0.5, 4)
+    printed = capsys.readouterr().out
+    assert f"{100 * track1['waf']:.2f}" in next(line for line in printed.splitlines() if "track 1, six classes" in line)
+    (files / "t.csv").write_text("name,discrete\na,happy\nb,worried\nc,proud\nd,neutral\n")
+    assert run(files)["track1"] == {}
+
+
 def fails(capsys, folder, *options, **files):
     with pytest.raises(SystemExit) as stopped:
         run(folder, *options, **files)
@@ -100,7 +138,7 @@ def test_name_mismatch_stops_it(files, capsys):
     (files / "p.csv").write_text("name,openset\na,happy\nb,sad\n")
     assert "1 clip (c) with a target and no prediction" in fails(capsys, files)
     assert run(files, "--subset")["samples"] == 2
-    assert "1 targets have no prediction and were not scored, such as c." in capsys.readouterr().out
+    assert "1 target has no prediction and was not scored, such as c." in capsys.readouterr().out
     (files / "q.csv").write_text("name,openset\nd,happy\n")
     assert "no clip has a prediction and a target: 1 clip (d) with a prediction" in fails(
         capsys, files, predictions="q.csv"
@@ -110,7 +148,7 @@ def test_name_mismatch_stops_it(files, capsys):
 def test_predictions_of_more_clips_are_counted_and_not_scored(files, capsys):
     (files / "p.csv").write_text("name,openset\na,happy\nb,sad\n")
     assert run(files, predictions="t.csv", targets="p.csv")["samples"] == 2
-    assert "1 predictions have no target and were not scored, such as c." in capsys.readouterr().out
+    assert "1 prediction has no target and was not scored, such as c." in capsys.readouterr().out
 
 
 def test_strict_fails_where_something_may_be_wrong(files, capsys):
@@ -125,7 +163,7 @@ def test_strict_fails_where_something_may_be_wrong(files, capsys):
 def test_an_empty_openset_next_to_a_reason_is_said(files, capsys):
     (files / "p.csv").write_text("name,openset,reason\na,,He is happy.\nb,sad,\nc,calm,\n")
     run(files, predictions="p.csv", targets="p.csv")
-    assert "p.csv: 1 rows have text under 'reason' and nothing under 'openset', such as a." in capsys.readouterr().out
+    assert "p.csv: 1 row has text under 'reason' and nothing under 'openset', such as a." in capsys.readouterr().out
 
 
 def test_columns_by_name(files, capsys):

@@ -33,7 +33,7 @@ SHIPPED = {
     },
     "judge": {
         *("emotion.chat_client.CachedChat", "emotion.chat_client.UrlChat", "policy.local_chat.load_local_chat"),
-        *("rewards.judges.ChatJudge", "rewards.judges.RecordedCuesJudge"),
+        *("rewards.judges.ChatJudge", "rewards.judges.PeopleJudge", "rewards.judges.RecordedCuesJudge"),
     },
     "logger": {"tracking.mlflow_logger.TrackedMLFlowLogger"},
     "model": {"policy.build_policy.build_policy"},

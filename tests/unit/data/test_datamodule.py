@@ -2,6 +2,7 @@ import inspect
 import os
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 from lightning import LightningModule, Trainer
@@ -46,6 +47,15 @@ def test_splits_and_subsets_are_chosen_by_name(root):
     four, two = ready(root, subset=4), ready(root, subset=2)
     assert names(two.splits.train) == names(four.splits.train)[:2]
     assert names(four.splits.validation) == validation
+
+
+def test_the_subtitles_of_all_splits_are_read_once(root, monkeypatch):
+    read, opened = pd.read_csv, []
+    monkeypatch.setattr(pd, "read_csv", lambda path, **options: opened.append(path.name) or read(path, **options))
+    splits = ready(root).splits
+
+    assert sorted(opened) == ["subtitle_chieng.csv", "test.csv", "track2_train_ovmerd.csv"]
+    assert [row.subtitle for row in splits.test] == [f"line {number}" for number in range(8, 12)]
 
 
 def test_both_variants_read_their_published_files(root):

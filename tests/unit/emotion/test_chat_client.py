@@ -3,8 +3,10 @@
 import asyncio
 import gzip
 import json
+import os
 import random
 import resource
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -14,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from affectgpt_r1.emotion import chat_client as chat
-from affectgpt_r1.emotion.chat_client import CachedChat, ChatError, UrlChat
+from affectgpt_r1.emotion.chat_client import CachedChat, ChatError, UrlChat, answer_all
 
 
 class Server(ThreadingHTTPServer):
@@ -25,6 +27,7 @@ class Server(ThreadingHTTPServer):
         self.requests, self.statuses, self.content, self.silent = [], [], "[happy, calm]", threading.Event()
         self.body = self.raw = None
         self.more, self.stopped = b"", threading.Event()  # sent after `raw` again and again
+        self.meet = lambda prompt: None  # called with each prompt; what it returns, if anything, is the status
         self.silent.set()
 
     @property
@@ -51,13 +54,16 @@ class Handler(BaseHTTPRequestHandler):
             return
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append((self.path, self.headers.get("Authorization"), request))
+        prompt = request["messages"][-1]["content"]
+        status = self.server.meet(prompt)
         self.server.silent.wait(10)
-        answer = {"choices": [{"message": {"role": "assistant", "content": self.server.content}}]}
+        answer = {"choices": [{"message": {"role": "assistant", "content": self.server.content.format(prompt)}}]}
         body = self.server.body if self.server.body is not None else json.dumps(answer).encode()
-        self.send_response(self.server.statuses.pop(0) if self.server.statuses else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        with suppress(OSError):  # who asked may have given up
+            self.send_response(status or (self.server.statuses.pop(0) if self.server.statuses else 200))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
     def log_message(self, *arguments):
         pass
@@ -113,6 +119,79 @@ def test_a_question_is_asked_once(server):
     CachedChat(replace(chat, model="large"))("a", "b")
     CachedChat(replace(chat, max_tokens=3))("a", "b")
     assert len(server.requests) == 5
+
+
+def test_many_questions_are_under_way_at_once_and_answered_in_order(server):
+    met, under_way, most = threading.Barrier(8), [], []
+
+    def meet(prompt):
+        under_way.append(prompt)
+        most.append(len(under_way))
+        met.wait(10)  # until eight have come: one after another they would never meet
+        under_way.remove(prompt)
+
+    server.meet, server.content = meet, "[{}]"
+    prompts = [str(number) for number in range(24)]
+
+    assert answer_all(server.chat(concurrency=8), prompts) == [f"[{prompt}]" for prompt in prompts]
+    assert max(most) == 8
+
+
+def test_answers_that_came_before_a_failure_are_not_asked_again(server):
+    chat = CachedChat(server.chat(concurrency=2))
+    server.meet = lambda prompt: 400 if prompt == "5" else None
+    with pytest.raises(ChatError, match="answered 400 Bad Request: check the URL, key and model"):
+        answer_all(chat, ["1", "2", "3", "4", "1", "5"])
+    server.meet, server.requests = (lambda prompt: None), []
+
+    assert answer_all(chat, ["1", "2", "5", "1"]) == ["[happy, calm]"] * 4
+    assert [request["messages"][0]["content"] for _, _, request in server.requests] == ["5"]
+
+
+def test_a_failure_ends_the_questions_that_still_wait(server):
+    answered, failed = [], threading.Event()
+
+    def meet(prompt):
+        if prompt != "0":
+            failed.wait(10)
+            answered.append(prompt)
+        return 400
+
+    server.meet = meet
+    with pytest.raises(ChatError, match="answered 400"):
+        answer_all(server.chat(retries=0), [str(number) for number in range(9)])
+    assert answered == []
+    failed.set()
+
+
+def test_an_interrupt_ends_the_questions_that_still_wait(server):
+    answered, come = [], threading.Barrier(4, lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    def meet(prompt):
+        come.wait(10)
+        server.silent.wait(10)
+        answered.append(prompt)
+
+    server.silent.clear()
+    server.meet = meet
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(server.chat(), list("abcd"))
+    assert answered == []
+
+
+def test_any_other_chat_is_asked_one_after_another(tmp_path, monkeypatch):
+    class Echo:
+        identity = "echo"
+
+        def __call__(self, prompt, instruction=""):
+            return prompt * 2
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept = []
+
+    assert answer_all(CachedChat(Echo()), ["a", "b"], keep=lambda *pair: kept.append(pair)) == ["aa", "bb"]
+    assert answer_all(CachedChat(Echo()), ["b"], keep=lambda *pair: kept.append(pair)) == ["bb"]
+    assert kept == [("a", "aa"), ("b", "bb"), ("b", "bb")]
 
 
 def test_a_damaged_answer_on_disk_is_asked_anew(server, tmp_path):

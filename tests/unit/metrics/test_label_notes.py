@@ -40,7 +40,7 @@ def test_nothing_is_said_of_good_labels():
         ([(), ()], "no sample has a label."),
         (
             [("the man looks rather happy today",), ("happy",)],
-            "1 labels are sentences; name free text by --columns reason=COLUMN.",
+            "1 label is a sentence; name free text by --columns reason=COLUMN.",
         ),
         (
             [("zzz", "happy"), ("zzz", "yyy")],

@@ -235,7 +235,7 @@ def test_submission_is_text_that_loads_without_pickle(tmp_path):
         assert sorted(archive) == ["fileitems", "filenames"]
         assert archive["filenames"].tolist() == ["b", "a"]
         assert archive["fileitems"].tolist() == ["happy, sad", ""]
-    assert read(path) == NamedSets(["b", "a"], [("happy", "sad"), ()], [(), ()])
+    assert read(path)[:3] == (["b", "a"], [("happy", "sad"), ()], [(), ()])
 
 
 def test_submissions_that_cannot_be_written(tmp_path):
@@ -257,7 +257,7 @@ def test_names_pair_up():
     assert predictions == targets == named("a", "b", "c")
     predictions, targets = align(named("c", "a"), named("a", "b", "c"), subset=True)
     assert targets == named("a", "c")
-    assert predictions.notes == ("1 targets have no prediction and were not scored, such as b.",)
+    assert predictions.notes == ("1 target has no prediction and was not scored, such as b.",)
     predictions, targets = align(named("a", "t", "u"), named("a"))
     assert predictions.names == targets.names == ["a"]
     assert predictions.notes == ("2 predictions have no target and were not scored, such as t.",)
@@ -271,7 +271,7 @@ def test_names_that_differ_by_folder_suffix_case_or_accents():
     assert predictions.names == targets.names
     assert predictions.notes == (
         "2 names were paired that differ by folder, suffix, case or accents, such as clips/B.mp4 and b.",
-        "1 predictions have no target and were not scored, such as other.",
+        "1 prediction has no target and was not scored, such as other.",
     )
 
 
@@ -295,7 +295,7 @@ def test_names_that_differ():
 
 
 def searched(num_rows):
-    return f"the labels of {num_rows} rows were searched for in free text; {AGREEMENT}."
+    return f"the labels of {num_rows} row{'s' * (num_rows > 1)} were searched for in free text; {AGREEMENT}."
 
 
 OTHER_FILES = {
@@ -331,8 +331,8 @@ def test_answers_in_another_form_are_read_and_said(tmp_path):
     sets = read(write(tmp_path / "marks.csv", content))
     assert sets.labels == [("happy", "sad"), ("calm",), ("proud",), ("angry", "sad")]
     assert sets.notes == (
-        "marks.csv: 3 rows, such as a, have tags, sentences, JSON or marks under 'openset', of which the labels were "
-        "taken; the published scorer splits them at commas as they are.",
+        "marks.csv: 3 rows have tags, sentences, JSON or marks under 'openset', of which the labels were taken, such "
+        "as a; the published scorer splits them at commas as they are.",
     )
 
 

@@ -215,3 +215,10 @@ def test_a_class_named_twice_is_one_answer_wherever_it_is_scored():
     assert single_label_scores(answers, targets) == {
         "war": pytest.approx(1 / 3), "uar": 0.5, "unparsed_rate": pytest.approx(2 / 3)
     }  # fmt: skip
+
+
+def test_a_wheel_without_a_target_by_switch():
+    word = next(word for word in LEXICON.entries if sorted(map(bool, LEXICON.masks(word)))[:2] == [False, True])
+    scores = [hit_rate([(word,)], [word], [word], LEXICON, no_target) for no_target in ("leave", "zero", "nan")]
+    assert [score.hit_rate for score in scores] == pytest.approx([1, 0.8, math.nan], nan_ok=True)
+    assert [score.corrected for score in scores] == [1, 1, 1]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from affectgpt_r1.emotion.bundled import load_bundled
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.report.clip_picture import EXTRA, HIT, INK, average_answer, draw_clip, main
+from affectgpt_r1.report.clip_picture import ABSENT, EXTRA, HIT, INK, choose_answer, draw_clip, main, wheel_scores
 
 ANSWER = {"name": "clip", "target": ["gloomy", "surprised"], "openset": ["sad", "angry"], "f1": 0.5}
 
@@ -29,9 +29,14 @@ def test_words_and_sectors_have_the_colour_of_what_they_are(data):
     assert colours["sad"] == HIT
     assert colours["angry"] == EXTRA
     assert colours["gloomy"] == colours["surprised"] == INK
-    assert {"“I am fine.”", "F1 50, mean of five wheels"} <= set(colours)
+    assert {"“I am fine.”", "F1 50, mean of five wheels:"} <= set(colours)
     wheel = figure.axes[-1]
-    assert [text.get_text() for text in wheel.texts] == ["anger:\nextra", "sadness:\nhit", "surprise:\nmissed"]
+    assert [text.get_text() for text in wheel.texts] == [
+        "wheel 1",
+        "anger:\nextra",
+        "sadness:\nhit",
+        "surprise:\nmissed",
+    ]
     sectors = [patch for patch in wheel.patches if isinstance(patch, Wedge)]
     assert len(sectors) == len(load_bundled().clusters(1))
     assert [to_hex(sector.get_facecolor()) for sector in sectors].count(HIT) == 1
@@ -52,4 +57,31 @@ def test_it_takes_the_answer_that_is_nearest_to_the_mean(data, tmp_path, capsys)
 
 def test_answers_without_a_score_cannot_be_drawn():
     with pytest.raises(ConfigError, match="none of the answers has a score"):
-        average_answer([{**ANSWER, "f1": None}])
+        choose_answer([{**ANSWER, "f1": None}], load_bundled())
+
+
+def test_it_prefers_an_answer_on_which_one_wheel_disagrees(data):
+    lexicon = load_bundled()
+    answer = {
+        "name": "clip",
+        "target": ["sad", "surprised"],
+        "openset": ["sorrowful", "amazed", "delighted"],
+        "f1": 0.74,
+    }
+    scores = wheel_scores(answer, lexicon)
+    assert scores == pytest.approx({1: 0.8, 2: 0.8, 3: 0.5, 4: 0.8, 5: 0.8})
+    repeated = {**answer, "openset": [*answer["openset"], "sorrowful"]}
+
+    assert choose_answer([ANSWER, repeated, answer, {**answer, "f1": 0.1}], lexicon) == (answer, 3)
+    assert choose_answer([ANSWER, repeated], lexicon) == (ANSWER, 1)
+
+    figure = draw_clip(answer, data, lexicon, 3)
+    colours = {text.get_text(): text.get_color() for text in figure.texts}
+    assert (colours["sorrowful"], colours["amazed"], colours["delighted"]) == (HIT, ABSENT, EXTRA)
+    assert "80, 80, 50, 80, 80" in colours
+    assert [text.get_text() for text in figure.axes[-1].texts] == [
+        "wheel 3",
+        "joyful:\nextra",
+        "powerful:\nmissed",
+        "sad:\nhit",
+    ]

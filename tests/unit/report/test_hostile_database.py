@@ -41,6 +41,7 @@ FIELDS = (
     "completion",
     "metric",
     "commit",
+    "command",
 )
 
 
@@ -84,6 +85,7 @@ def hostile(tmp_path_factory, database_template, make_writer):
         client.set_tag(run, "affectgpt.prompt", marked("prompt"))
         client.set_tag(run, "git_commit", marked("commit"))
     client.set_tag(parent, "affectgpt.baseline", marked("baseline"))
+    client.set_tag(parent, "command", marked("command")[:190])
     client.log_text(parent, json.dumps(trials), "trials.json")
     client.log_text(parent, json.dumps([clip]), "clips/clips.json")
     for table in ("metrics", "latest_metrics"):
@@ -148,17 +150,19 @@ def test_no_element_and_no_attribute_comes_from_a_database(hostile, files):
     sweeps = read_sweeps(hostile)
     lexicon = load_lexicon("bundled")
     ours = [plainly(sweep) for sweep in sweeps]
-    harmless = Structure(page(summarise(ours), ours, lexicon))
+    harmless = Structure(page(summarise(ours, lexicon), ours, lexicon))
     shown = Structure(files["report.html"])
     assert shown.elements == harmless.elements
     named = dataclasses.replace(lexicon, name=marked("lexicon"))
-    assert Structure(page(summarise(sweeps), sweeps, named)).elements == harmless.elements
-    assert "lexicon:<script>" in Structure(page(summarise(sweeps), sweeps, named)).text
+    assert Structure(page(summarise(sweeps, lexicon), sweeps, named)).elements == harmless.elements
+    assert "lexicon:<script>" in Structure(page(summarise(sweeps, lexicon), sweeps, named)).text
     tags, names = {element[0] for element in shown.elements}, {name for _, name, _ in shown.attributes}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "input", "foreignobject", "use"}
-    assert not [name for name in names if name.startswith("on") or name in ("style", "srcset", "xlink:href", "action")]
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "foreignobject", "use"}
+    assert not [name for name in names if name.startswith("on") or name in ("srcset", "xlink:href", "action")]
     for _, name, value in shown.attributes:
         assert name not in ("src", "href") or value.startswith(("#", "data:image/png;base64,"))
+        assert name != "style" or re.fullmatch(r"(--(spread|worst|name):\d+;)+|--panels:\d+", value)
+        assert name != "type" or value == "radio"
     (policy,) = [
         value for tag, name, value in shown.attributes if (tag, name) == ("meta", "content") and "src" in value
     ]
@@ -214,7 +218,7 @@ def test_json_is_exact_and_the_terminal_is_clean(hostile, files, tmp_path, capsy
     captured = capsys.readouterr()
     assert "pwned" not in captured.err
     assert printable(captured.err) == captured.err
-    assert f"penalty sweep: {printable(marked('choice'))}, seed 1" in captured.err
+    assert f"penalty: {printable(marked('choice'))}, seed 1" in captured.err
 
 
 def test_artifacts_elsewhere_are_not_read(finished, tmp_path, monkeypatch):

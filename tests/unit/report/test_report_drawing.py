@@ -13,7 +13,7 @@ from affectgpt_r1.report.queries import Sweep, Trial
 from affectgpt_r1.report.wheel_drawing import overlap, wheel
 
 LEXICON = load_lexicon("bundled")
-QUANTITY = Quantity("val/f1", "F", 100.0)
+QUANTITY = Quantity("val/f1", "F", "points", 100.0)
 
 
 class Text(HTMLParser):
@@ -32,8 +32,8 @@ def render(template, **values):
     return environment().from_string(template).render(values)
 
 
-def wheel_svg(clusters, labels=False):
-    drawing = wheel(clusters, LEXICON, labels=labels)
+def wheel_svg(clusters, words=None):
+    drawing = wheel(clusters, LEXICON, words)
     return render("{% from 'completions.html.j2' import wheel %}{{ wheel(drawing) }}", drawing=drawing)
 
 
@@ -70,8 +70,10 @@ def test_wheel_marks_hits_misses_and_extra():
         "anger": "extra", "anticipation": "empty", "disgust": "empty", "fear": "empty", "joy": "hit",
         "sadness": "miss", "surprise": "empty", "trust": "empty",
     }  # fmt: skip
-    labels = re.findall(r"<text[^>]*>(\w+)</text>", wheel_svg(clusters, labels=True))
-    assert labels == ["anger", "joy", "sadness"]
+    labels = re.findall(
+        r"<text[^>]*>(\w+)<tspan[^>]*>(.*?)</tspan>", wheel_svg(clusters, ("happy", "furious", "joyful"))
+    )
+    assert labels == [("anger", "furious"), ("joy", "happy, joyful"), ("sadness", "")]
 
 
 def test_sectors_fill_the_wheel_without_overlap():

@@ -34,7 +34,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "input"):
             self._open.append(tag)
         if tag == "table":
             self.tables.append([])
@@ -89,7 +89,7 @@ def test_the_curves_that_are_read_are_those_that_are_drawn(swept):
 def test_html_markdown_and_latex_have_the_same_cells(report):
     summary = json.loads(report["tables.json"])
     cells = [[list(table.columns), *map(list, table.rows)] for table in all_tables(summary)]
-    assert len(cells) == 8
+    assert len(cells) == 11
     assert markdown_tables(report["tables.md"]) == cells
     assert latex_tables(report["tables.tex"]) == cells
     assert Page(report["report.html"]).tables == cells
@@ -141,11 +141,21 @@ def test_synthetic_is_said_in_the_title_and_at_every_measured_table(report):
     page = Page(report["report.html"])
     assert "<title>Rewards, reasoning and length penalties: synthetic demo clips</title>" in report["report.html"]
     measured = [heading for heading in page.headings if "papers" not in heading and "clip0" not in heading]
-    assert len(measured) == 7 + 3  # tables, curves
+    assert len(measured) == 10 + 3 + 3  # tables, curves, wheels
     assert all("synthetic" in heading for heading in measured)
     for name, heading in (("tables.md", r"^## (.*)"), ("tables.tex", r"\\caption\{(.*)\}")):
         titles = re.findall(heading, report[name], re.MULTILINE)
-        assert [("synthetic" in title, "papers" in title) for title in titles] == [(True, False)] * 7 + [(False, True)]
+        assert [("synthetic" in title, "papers" in title) for title in titles] == [(True, False)] * 10 + [(False, True)]
+
+
+def test_it_is_attached_to_the_parent_run_of_each_sweep(report, swept):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{swept / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("ablations").experiment_id
+    parents = client.search_runs([experiment], "tags.`affectgpt.kind` = 'sweep'")
+    attached = [{file.path for file in client.list_artifacts(run.info.run_id, "report")} for run in parents]
+    assert attached == [{f"report/{name}" for name in report}] * 3
 
 
 def test_page_asks_for_nothing_and_runs_nothing(report):
@@ -153,6 +163,7 @@ def test_page_asks_for_nothing_and_runs_nothing(report):
     for tag, attributes in page.elements:
         assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
         assert not [name for name in attributes if name.startswith("on")]
+        assert tag != "input" or attributes["type"] == "radio"
         assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
         assert attributes.get("href", "#").startswith("#")
     assert not re.search(r"url\(|@import", report["report.html"])
@@ -191,12 +202,15 @@ def test_a_run_logged_under_the_old_names_gives_the_same_report(make_writer, old
         writer.parent("penalty", trials)
         files = {path.name: path.read_text("utf-8") for path in build_report(outputs, outputs / "report")}
         for index, trial in enumerate(trials):
-            files["tables.json"] = files["tables.json"].replace(trial["run_id"], f"run {index}")
+            for name in files:
+                files[name] = (
+                    files[name].replace(trial["run_id"], f"run {index}").replace(trial["run_id"][:8], f"run {index}")
+                )
         reports.append(files)
     new, old = reports
     assert old == new
     assert "unmapped_rate" in old["tables.json"]
-    assert "Fraction of the wheels’ clusters that an answer names (validation): P2" in old["report.html"]
+    assert "names (validation), fraction by optimizer step: P2" in old["report.html"]
     assert "share" not in json.dumps(old)
 
 
@@ -248,7 +262,9 @@ def test_no_database_or_no_ablation_is_one_line(tmp_path, outputs, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--outputs", str(tmp_path / "nowhere")])
     assert stop.value.code == 2
-    assert "no MLflow database; run `make ablations` first" in capsys.readouterr().err
+    assert "no MLflow database; run `make grpo` or `make ablations` first" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(ConfigError, match="no experiment 'ablations'; run `make ablations` first"):
+    with pytest.raises(
+        ConfigError, match="no policy was evaluated and no sweep was run; run `make grpo` or `make ablations` first"
+    ):
         build_report(outputs, tmp_path)

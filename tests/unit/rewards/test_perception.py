@@ -92,7 +92,7 @@ def test_the_recorded_cues_decide(cues_file):
     assert judge.worth("a", "She feels allowed.") == 0  # "loud" is not a word of it
     assert judge.worth("b", "inner brows raised") == 1  # and not also "brows raised", which is false of b
     assert judge.worth("c", "inner brows raised") == -1
-    assert judge.wins("a", ["", TRUE, "loud", "quiet", "nothing"]) == [
+    assert judge.wins([("a", ["", TRUE, "loud", "quiet", "nothing"])])[0] == [
         [0, 0, 0, 1, 0.5],
         [1, 0, 1, 1, 1],
         [1, 0, 0, 1, 1],
@@ -192,7 +192,7 @@ def descriptions(tmp_path):
 
 def test_a_chat_model_is_asked_in_both_orders(descriptions):
     chat = Loud()
-    assert ChatJudge(chat, descriptions).wins("a", ["it is loud", "quiet", "quiet", "even"]) == [
+    assert ChatJudge(chat, descriptions).wins([("a", ["it is loud", "quiet", "quiet", "even"])])[0] == [
         [0, 1, 1, 1],
         [0, 0, 0.5, 0.5],
         [0, 0.5, 0, 0.5],
@@ -202,27 +202,34 @@ def test_a_chat_model_is_asked_in_both_orders(descriptions):
     assert all("The voice, is loud." in prompt for prompt in chat.asked)
 
 
+def test_all_groups_are_asked_together(descriptions):
+    tables = ChatJudge(Loud(), descriptions).wins(
+        [("a", ["loud", "quiet"]), ("a", []), ("a", ["even", "even", "loud"])]
+    )
+    assert tables == [[[0, 1], [0, 0]], [], [[0, 0.5, 0], [0.5, 0, 0], [1, 1, 0]]]
+
+
 def test_a_model_that_favours_a_place_decides_nothing(descriptions):
     judge = ChatJudge(Loud(("A", "A", "A")), descriptions)
-    assert judge.wins("a", ["loud", "quiet"]) == [[0, 0.5], [0.5, 0]]
+    assert judge.wins([("a", ["loud", "quiet"])])[0] == [[0, 0.5], [0.5, 0]]
 
 
 @pytest.mark.parametrize(
     "answers", [("a.", "b!", "tie"), ("**A**", "**B**", "**TIE**"), ("Verdict: A", "I say B", "tie.")]
 )
 def test_verdicts_are_found_in_a_sentence(descriptions, answers):
-    assert ChatJudge(Loud(answers), descriptions).wins("a", ["loud", "quiet"]) == [[0, 1], [0, 0]]
+    assert ChatJudge(Loud(answers), descriptions).wins([("a", ["loud", "quiet"])])[0] == [[0, 1], [0, 0]]
 
 
 def test_no_verdict_and_no_description_are_errors(descriptions, tmp_path):
     with pytest.raises(ChatError, match="'hmm' in place of A, B or TIE"):
-        ChatJudge(Loud(("hmm", "hmm", "hmm")), descriptions).wins("a", ["loud", "quiet"])
+        ChatJudge(Loud(("hmm", "hmm", "hmm")), descriptions).wins([("a", ["loud", "quiet"])])
     with pytest.raises(DataError, match="does not describe clip 'b'"):
-        ChatJudge(Loud(), descriptions).wins("b", ["loud", "quiet"])
+        ChatJudge(Loud(), descriptions).wins([("b", ["loud", "quiet"])])
     for text in ("name,other\na,b\n", ""):
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(DataError, match=r"bad\.csv"):
-            ChatJudge(Loud(), tmp_path / "bad.csv").wins("a", ["loud", "quiet"])
+            ChatJudge(Loud(), tmp_path / "bad.csv").wins([("a", ["loud", "quiet"])])
 
 
 def test_overlong_is_refused_without_a_sensible_ramp():
@@ -236,8 +243,8 @@ def test_overlong_is_refused_without_a_sensible_ramp():
 @pytest.mark.parametrize("preference", [float("nan"), float("inf"), -1.0])
 def test_a_judge_whose_preference_is_no_share_stops_the_run(preference):
     class Broken:
-        def wins(self, clip, reasonings):
-            return [[0.0, preference], [0.5, 0.0]]
+        def wins(self, groups):
+            return [[[0.0, preference], [0.5, 0.0]]]
 
     with pytest.raises(TrainingError, match="judge: a preference for clip a is not between 0 and 1"):
         scores(Broken(), think("loud"), think("quiet"))

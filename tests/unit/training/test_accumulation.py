@@ -147,6 +147,41 @@ def test_a_generation_may_be_larger_than_a_micro_batch(grpo, loss_type):
         assert found[name] == pytest.approx(logs[name], abs=1e-9)  # of eight visits, the generation counts once
 
 
+def test_a_rollout_that_an_optimizer_step_uses_up_is_on_policy(grpo, monkeypatch, caplog):
+    options = {"loss_type": "dapo", "loss_normalizer": "accumulated_batch"}
+    policy, stage, clips = grpo(**options)
+    full, _ = accumulate(policy, stage, clips, [[0, 1, 2, 3]])
+    policy, stage, clips = grpo(steps_per_generation=4, **options)
+    scored = []
+    monkeypatch.setattr(stage, "_logps_by_step", lambda *arguments: scored.append(arguments))
+    stage.accumulate_grad_batches = 8  # two rollouts to an optimizer step
+    gradients, logs = accumulate(policy, stage, clips, [[0, 1, 2, 3]], empty_batches=3)
+
+    assert scored == []
+    assert distance(gradients, full) < 1e-12
+    assert logs["clip_ratio/region_mean"] == 0.0
+
+    stage.training_step(policy, clips, seed=0)
+    resumed = grpo(steps_per_generation=4, **options)[1]
+    resumed.accumulate_grad_batches = 8
+    resumed.load_buffer_state(stage.buffer_state())
+    empty = select_clips(clips, [])
+    first, second = (one.training_step(policy, empty, seed=0).loss for one in (stage, resumed))
+    assert first.item() == second.item()
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("accumulated", "passes"), [(1, 1), (2, 1), (4, 0), (6, 1), (8, 0)])
+def test_old_log_probs_are_scored_where_the_weights_change_within_a_rollout(grpo, monkeypatch, accumulated, passes):
+    policy, stage, clips = grpo(num_iterations=2, steps_per_generation=2)
+    stage.accumulate_grad_batches = accumulated
+    score, scored = stage._logps_by_step, []
+    monkeypatch.setattr(stage, "_logps_by_step", lambda *arguments: scored.append(1) or score(*arguments))
+    stage.training_step(policy, clips, seed=0)
+
+    assert len(scored) == passes
+
+
 def test_an_unknown_normalizer_is_refused():
     with pytest.raises(ConfigError, match=r"stage\.loss_normalizer=tokens is unknown; choose among micro_batch"):
         GRPOConfig(loss_normalizer="tokens")

@@ -111,8 +111,8 @@ def test_an_older_checkpoints_rollout_is_taken_up_with_a_warning(tiny_policy, ma
     del state["buffer"]["old_per_token_logps"]
     resumed = grpo(num_iterations=2)
     resumed.load_buffer_state(state)
-    assert "uses the sampler's" in caplog.text
     output = resumed.training_step(tiny_policy, select_clips(batch, []), seed=7)
+    assert "uses the sampler's" in caplog.text
     expected = stage.training_step(tiny_policy, select_clips(batch, []), seed=7)
     assert output.loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
     assert dataclasses.asdict(resumed.config) == dataclasses.asdict(stage.config)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as short_repr
+from typing import TypeAlias
 
 import pandas as pd
 
@@ -22,11 +23,15 @@ from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError, OnFault, refuse
 from affectgpt_r1.io.csv_format import HEADER_BYTES, spreadsheet_format
 from affectgpt_r1.io.untrusted_files import has_control_character, json_lines
+from affectgpt_r1.metrics.judgements import preferences_of_clips, read_judgements
 from affectgpt_r1.types import Annotations, EmotionSet
 
 _LISTED_AT_MOST = 5
 
 LONGEST_NAME = 251  # bytes; a file name has at most 255 with its suffix
+_PLAIN_NAME = rf"[A-Za-z0-9_-]{{1,{LONGEST_NAME}}}"  # without any of the faults of _name_problem
+
+ColumnReader: TypeAlias = Callable[[Path, str, OnFault], dict[str, str]]  # as read_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ def read_manifest(
     questions: QuestionSet = NO_QUESTIONS,
     answers_all: bool = False,
     on_fault: OnFault = refuse,
+    read: ColumnReader | None = None,
 ) -> list[ManifestRow]:
     """Read a label file, and reasons and subtitles of its clips.
 
@@ -65,6 +71,7 @@ def read_manifest(
         questions: What the clips may be asked.
         answers_all: Refuse a file that does not answer each of them.
         on_fault: See :data:`~affectgpt_r1.errors.OnFault`.
+        read: Reads the subtitles; one that several manifests share reads them once.
 
     Raises:
         DataError: A file is missing, empty or not UTF-8, lacks a column or a clip, names a clip twice or one outside
@@ -79,7 +86,9 @@ def read_manifest(
     names: list[str] = table["name"].tolist()
     emotions = _emotions(path, table, ("neutral",) if empty_as_neutral else (), questions, on_fault)
     reason_of = _covering(root / reasons, "reason", names, on_fault) if reasons else {}
-    subtitle_of = clip_subtitles(root / subtitles, "english", names, on_fault) if subtitles else {}
+    subtitle_of = (
+        clip_subtitles(root / subtitles, "english", names, on_fault, read or read_columns) if subtitles else {}
+    )
     why = [reason_of.get(name, "") for name in names]
     annotations = read_annotations(path, table, emotions, why, questions.kinds, required=answers_all, on_fault=on_fault)
     return [
@@ -103,8 +112,13 @@ def _emotions(
     return [parse_labels(cell) or empty for cell in table[columns[0]]]
 
 
-def read_table(path: Path, columns: Sequence[str] = (), on_fault: OnFault = refuse) -> pd.DataFrame:
+def read_table(
+    path: Path, columns: Sequence[str] = (), on_fault: OnFault = refuse, wanted: Container[str] | None = None
+) -> pd.DataFrame:
     """Read a CSV file that has a ``name`` column: UTF-8, every field a string, empty fields ``""``.
+
+    A ``.jsonl`` file is one of people's judgements, read by :func:`~affectgpt_r1.metrics.judgements.read_judgements`:
+    a row for each clip, with ``a1``, ``a2`` and ``preference``.
 
     The table's index is the row in a spreadsheet, where blank rows count. Names are composed (NFC), so that files from
     different systems agree. As in the published loaders, pandas takes ``NA``, ``null``, ``None`` and ``nan`` for empty.
@@ -113,10 +127,16 @@ def read_table(path: Path, columns: Sequence[str] = (), on_fault: OnFault = refu
         path: The file.
         columns: Columns that it must have in addition to ``name``.
         on_fault: Of rows; see :data:`~affectgpt_r1.errors.OnFault`. Such rows are left out where it returns.
+        wanted: Names that are looked up; others may be repeated. None for all.
 
     Raises:
         DataError: The file cannot be read, lacks a column, clips or a cell, or has an unsafe or repeated name.
     """
+    if path.suffix == ".jsonl":
+        table = pd.DataFrame(preferences_of_clips(read_judgements(path)), dtype=str)
+        table.index = pd.RangeIndex(1, len(table) + 1)
+        _check_columns(path, table, ["name", *columns])
+        return table.drop(index=_faulty_names(path, table["name"], on_fault))
     check_format(path)
     try:
         # Longer rows are skipped here, and counted by _checked_rows.
@@ -137,13 +157,15 @@ def read_table(path: Path, columns: Sequence[str] = (), on_fault: OnFault = refu
         raise DataError(f"{path}: has {len(table)} or {len(rows)} rows, by how it is quoted; save it as CSV once more")
     table.index = pd.Index(rows)
     table["name"] = table["name"].map(_composed)
-    faulty = _faulty_names(path, table["name"].drop(index=short), on_fault)
+    faulty = _faulty_names(path, table["name"].drop(index=short), on_fault, wanted)
     return table.drop(index=[*short, *faulty])
 
 
-def read_columns(path: Path, column: str, on_fault: OnFault = refuse) -> dict[str, str]:
+def read_columns(
+    path: Path, column: str, on_fault: OnFault = refuse, wanted: Container[str] | None = None
+) -> dict[str, str]:
     """Read one column of a CSV file by clip name, in file order; see :func:`read_table` for what is refused."""
-    table = read_table(path, [column], on_fault)
+    table = read_table(path, [column], on_fault, wanted)
     return dict(zip(table["name"].tolist(), table[column].tolist(), strict=True))
 
 
@@ -205,19 +227,23 @@ def listing(items: Iterable[str]) -> str:
     return ", ".join(shown[:_LISTED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def clip_subtitles(path: Path, column: str, names: Sequence[str], on_fault: OnFault = refuse) -> dict[str, str]:
+def clip_subtitles(
+    path: Path, column: str, names: Sequence[str], on_fault: OnFault = refuse, read: ColumnReader | None = None
+) -> dict[str, str]:
     """Read what is said in the clips ``names``, cut as by :func:`~affectgpt_r1.data.layouts.spoken_text.limited`.
 
     Raises:
         DataError: The file cannot be used, or lacks a clip.
     """
-    said = _covering(path, column, names, on_fault)
+    said = _covering(path, column, names, on_fault, read)
     return limited_subtitles(path, said, [name for name in names if name in said])
 
 
-def _covering(path: Path, column: str, names: Sequence[str], on_fault: OnFault) -> dict[str, str]:
+def _covering(
+    path: Path, column: str, names: Sequence[str], on_fault: OnFault, read: ColumnReader | None = None
+) -> dict[str, str]:
     try:
-        values = read_columns(path, column, on_fault)
+        values = read(path, column, on_fault) if read else read_columns(path, column, on_fault, set(names))
     except DataError as fault:
         on_fault(fault)
         return {}
@@ -305,14 +331,21 @@ def _length_fault(path: Path, row: int, cells: list[str], header: list[str]) -> 
     )
 
 
-def _faulty_names(path: Path, names: pd.Series[str], on_fault: OnFault) -> list[int]:
+def _faulty_names(
+    path: Path, names: pd.Series[str], on_fault: OnFault, wanted: Container[str] | None = None
+) -> list[int]:
     """Return the rows whose names are faults."""
+    if names.is_unique and names.str.fullmatch(_PLAIN_NAME).all():  # of 130,000 clips the loop would take seconds
+        return []
     first_row: dict[str, int] = {}
     faulty: list[int] = []
     for row, name in names.items():
         assert isinstance(row, int)
         if problem := _name_problem(name):
             kind, message = problem
+        elif name in first_row and wanted is not None and name not in wanted:
+            faulty.append(row)  # IEMOCAP's transcription has two clips twice that no set labels
+            continue
         elif name in first_row:
             kind, message = "repeated", f"the name {name!r} is in rows {first_row[name]} and {row}; keep one"
         else:

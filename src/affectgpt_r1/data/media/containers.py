@@ -33,6 +33,8 @@ _FORMATS = (
 )
 _OPTIONS = {"format_whitelist": _FORMATS.replace(" ", ","), "protocol_whitelist": "file"}
 
+_JPEG = b"\xff\xd8\xff"
+
 MAX_PIXELS = 1 << 26  # of a frame; twice those of 8K
 
 
@@ -124,13 +126,22 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
                 "a file, which is read more than once"
             )
         # `file:`, or FFmpeg takes `scene:1.mp4` for an address. Old titles and names of authors are not UTF-8.
-        with av.open(f"file:{path}", metadata_errors="replace", options=_OPTIONS) as container:
+        address, kind = f"file:{path}", _photo_format(path)
+        with av.open(address, "r", kind, _OPTIONS, metadata_errors="replace") as container:
             yield container
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error  # without the path, which FFmpeg repeats
         if getattr(error, "errno", 0) == errno.EINVAL:
             reason = f"{reason}; playlists, patterns and other lists of files are not opened: name the files themselves"
         raise MediaError(f"{path}: cannot be read as video or sound: {reason}") from error
+
+
+def _photo_format(path: Path) -> str | None:
+    """Return the format of a JPEG photo, which FFmpeg would take by its suffix for a pattern of many files' names."""
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return None
+    with path.open("rb") as file:
+        return "jpeg_pipe" if file.read(len(_JPEG)) == _JPEG else None
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:

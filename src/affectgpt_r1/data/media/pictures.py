@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 LONGEST_EDGE = 1280  # larger pictures are scaled down as they are decoded; faces and the encoders need less
 _TIME_BASE = Fraction(1, 1000)  # required by the filters, without effect
+_EXIF = 31  # AV_FRAME_DATA_EXIF of FFmpeg 8, whose filter has no name for it
 
 
 def as_shown(frame: av.VideoFrame, pixel_aspect: Fraction) -> NDArray[np.uint8]:
@@ -56,7 +57,14 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, int]:
 
 
 def _is_mirrored(frame: av.VideoFrame) -> bool:
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    # Photos have side data that PyAV 18 cannot list: it crashes when it frees a colour profile, and does not know EXIF.
+    graph = av.filter.Graph()
+    steps = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_TIME_BASE)]
+    steps += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in ("ICC_PROFILE", _EXIF)]
+    graph.link_nodes(*steps, graph.add("buffersink")).configure()
+    graph.push(frame)
+    kept: Any = graph.pull()
+    matrix: Any = kept.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False
     across_x, across_y, _, down_x, down_y = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)

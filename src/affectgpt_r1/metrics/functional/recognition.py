@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from affectgpt_r1.metrics.functional.choice import choice_scores
 from affectgpt_r1.types import EmotionSet
 
+SIX_CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 _SEVEN = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 CLASSES: Mapping[str, tuple[str, ...]] = {
     "dfew": _SEVEN,
@@ -108,3 +110,18 @@ def single_label_scores(
     return recognition_scores(
         [only_class(answer) for answer in answers], [label for (label,) in targets], classes
     )._asdict()
+
+
+def six_class_scores(answers: Sequence[EmotionSet], targets: Sequence[EmotionSet]) -> dict[str, float]:
+    """Return ``accuracy``, ``waf`` and ``scored`` of track 1 where every target is of its six classes; else nothing.
+
+    An answer of several classes, or of another one, is wrong.
+
+    >>> six_class_scores([("happy",), ("sad", "angry")], [("happy",), ("sad",)])
+    {'accuracy': 0.5, 'waf': 0.5, 'scored': 2.0}
+    """
+    if any(len(target) != 1 for target in targets):
+        return {}
+    wanted = [only_class(target) for target in targets]
+    known = [target for target in wanted if target in SIX_CLASSES]
+    return choice_scores([only_class(answer) for answer in answers], known, SIX_CLASSES) if known == wanted else {}

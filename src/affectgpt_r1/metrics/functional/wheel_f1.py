@@ -30,6 +30,9 @@ from affectgpt_r1.metrics.functional.cluster_table import (
 from affectgpt_r1.types import EmotionSet
 
 ZeroDivision = Literal["zero", "nan"]
+NoTarget = Literal["leave", "zero", "nan"]
+"""What a wheel on which no target counts adds to the mean over the wheels: nothing, which is ours; 0, as in the 2026
+scorer; or NaN, as in the 2025 one."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -199,12 +202,19 @@ def _compute(sums: WheelSums, zero_division: ZeroDivision = "zero") -> CorpusSco
     return CorpusScore(precision, recall, f1)
 
 
-def _mean_over_wheels(values: Floats, counted: Floats) -> Floats:
+def _mean_over_wheels(values: Floats, counted: Floats, no_target: NoTarget = "leave") -> Floats:
     """Return the mean of ``values`` (..., 5) over the wheels on which any sample counts; NaN if there is none."""
+    if no_target != "leave":
+        filled: Floats = _filled(values, counted, no_target).mean(-1)
+        return filled
     scored = counted > 0
     with np.errstate(invalid="ignore"):
         means: Floats = np.where(scored, values, 0.0).sum(-1) / scored.sum(-1)
     return means
+
+
+def _filled(values: Floats, counted: Floats, no_target: NoTarget) -> Floats:
+    return np.where(counted > 0, values, 0.0 if no_target == "zero" else np.nan)
 
 
 def count_unmapped(predictions: Sequence[EmotionSet], lexicon: Lexicon) -> tuple[int, int]:
@@ -236,6 +246,7 @@ def score_table(
     targets: Sequence[EmotionSet],
     lexicon: Lexicon,
     zero_division: ZeroDivision = "zero",
+    no_target: NoTarget = "leave",
 ) -> dict[str, dict[str, float]]:
     """Return every published score of a corpus.
 
@@ -244,20 +255,22 @@ def score_table(
     ``mer2025_challenge`` has the mean ``f1`` of both levels.
     """
     counts = corpus_counts(code_sets(predictions, lexicon), code_sets(targets, lexicon), lexicon)
-    return corpus_scores(counts, zero_division)
+    return corpus_scores(counts, zero_division, no_target)
 
 
 def corpus_scores(
-    counts: Mapping[str, WheelCounts], zero_division: ZeroDivision = "zero"
+    counts: Mapping[str, WheelCounts], zero_division: ZeroDivision = "zero", no_target: NoTarget = "leave"
 ) -> dict[str, dict[str, float]]:
     """Return what :func:`score_table` does, from :func:`corpus_counts`."""
     table = {name: _as_floats(_compute(_update(counts[name]), zero_division), 0) for name in ("case1", "case2")}
     for level in LEVELS:
         sums = _update(counts[f"level{level}"])
         score = _compute(sums, zero_division)
+        if no_target == "zero":
+            score = CorpusScore(*(_filled(values, sums.counted, no_target) for values in score))
         for wheel in range(NUM_WHEELS):
             table[f"case3_wheel{wheel + 1}_level{level}"] = _as_floats(score, wheel)
-        means = CorpusScore(*(np.atleast_1d(_mean_over_wheels(values, sums.counted)) for values in score))
+        means = CorpusScore(*(np.atleast_1d(_mean_over_wheels(values, sums.counted, no_target)) for values in score))
         table[f"mean_level{level}"] = _as_floats(means, 0)
     table["mer2025_challenge"] = {"f1": (table["mean_level1"]["f1"] + table["mean_level2"]["f1"]) / 2}
     return table

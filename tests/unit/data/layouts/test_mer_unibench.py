@@ -92,6 +92,17 @@ def test_all_nine_published_folders(tmp_path):
     )
 
 
+def test_iemocaps_transcription_repeats_clips_that_are_not_labelled(tmp_path):
+    write_all(tmp_path)
+    folder = tmp_path / "iemocap-process"
+    file = folder / "transcription-engchi-polish.csv"
+    file.write_text(file.read_text() + "Ses05F_script03_M001,-,one\n" * 2)
+    assert len(read_unibench_set(folder, "iemocap").transcription) == 2
+    file.write_text(file.read_text() + "Ses05M_impro01_F001,-,two\n")
+    with pytest.raises(DataError, match="the name 'Ses05M_impro01_F001' is in rows 4 and 7; keep one"):
+        read_unibench_set(folder, "iemocap")
+
+
 def test_scoring_needs_no_transcripts(tmp_path):
     write_all(tmp_path)
     (tmp_path / "sims-process" / "transcription-engchi-polish.csv").unlink()

@@ -8,7 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
+from affectgpt_r1.data.clip_reader import read_pictures
+from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.media.any_media import read_sound_windows, read_uniform_frames
 from affectgpt_r1.data.media.audio import average_channels
 from affectgpt_r1.data.media.containers import inspect
@@ -29,6 +32,22 @@ def test_uniform_frames_by_their_number(write_video, tmp_path: Path):
     frames = frames_of(write_video(tmp_path / "clip.mp4", [index / 10 for index in range(240)]))
     assert brightness(frames) == pytest.approx([0, 30, 60, 90, 120, 150, 180, 210], abs=4)
     assert {frame.shape for frame in frames} == {(48, 64, 3)}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "webp", "tiff"])
+def test_photos_with_a_colour_profile_are_shown_upright(tmp_path: Path, suffix):
+    """Pillow turns them; of a phone's photo EXIF says how it was held, and every screenshot has a colour profile."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = np.zeros((64, 48, 3), np.uint8)
+    pixels[:32, :24], pixels[32:] = (255, 0, 0), (0, 255, 0)
+    for orientation in range(1, 9):
+        path, exif = tmp_path / f"{orientation}.{suffix}", Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        Image.fromarray(pixels).save(path, icc_profile=profile, exif=exif.tobytes(), lossless=True)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        for picture in read_pictures(path, MediaSettings(), inspect(path)):
+            assert picture.shape == expected.shape
+            assert np.abs(picture.astype(int) - expected).mean() < 3  # a turn changes 40
 
 
 def test_a_variable_frame_rate_spreads_over_frames(write_video, tmp_path: Path):
