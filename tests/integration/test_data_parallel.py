@@ -135,7 +135,7 @@ def test_the_command_leaves_one_finished_run(command, workspace):
     assert done.stdout.count("sft 2/2  loss") == 1
     client, (run,) = tracked_runs(workspace / "outputs", "two")
     assert run.info.status == "FINISHED"
-    for name in ("train/loss", "val/f1", "data/unreadable_clips"):
+    for name in ("train/loss", "val/f1", "train/unreadable_clips"):
         history = client.get_metric_history(run.info.run_id, name)
         assert len({logged.step for logged in history}) == len(history), name
     assert len(client.get_metric_history(run.info.run_id, "val/f1")) == 2

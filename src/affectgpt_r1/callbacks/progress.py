@@ -165,12 +165,12 @@ class PlainProgress(ProgressBar):
         step = trainer.global_step
         if step != self._last_step and (step % self._every_n_steps == 0 or step == total_steps(trainer)):
             self._last_step = step
-            self._print(trainer, ("loss", "reward"))
+            self._print(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the validation's score."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._print(trainer, ("F1",))
+            self._print(trainer)
 
     def disable(self) -> None:
         """Print nothing: Lightning calls this on every rank but the first."""
@@ -180,11 +180,11 @@ class PlainProgress(ProgressBar):
         """Print the lines."""
         self._enabled = True
 
-    def _print(self, trainer: pl.Trainer, names: tuple[str, ...]) -> None:
+    def _print(self, trainer: pl.Trainer) -> None:
         if not self._enabled:
             return
         total = total_steps(trainer)
-        metrics = [f"{name} {value:.3f}" for name, value in shown_metrics(trainer).items() if name in names]
+        metrics = [f"{name} {value:.3f}" for name, value in shown_metrics(trainer).items()]
         elapsed = time.monotonic() - self._started
         paced = seconds_left(trainer.global_step - self._first_step, elapsed, trainer.global_step, total)
         left = min((bound for bound in (paced, time_limit_left(trainer)) if bound is not None), default=None)
@@ -206,10 +206,13 @@ def total_steps(trainer: pl.Trainer) -> int | None:
 
 
 def shown_metrics(trainer: pl.Trainer) -> dict[str, float]:
-    """Return the newest value of each of :data:`SHOWN_METRICS` that has been logged."""
+    """Return the newest value of each of :data:`SHOWN_METRICS`; a reward replaces the loss, which then says nothing."""
     logged = trainer.callback_metrics
     values = {name: logged.get(f"{key}_step", logged.get(key)) for name, key in SHOWN_METRICS.items()}
-    return {name: float(value) for name, value in values.items() if value is not None}
+    shown = {name: float(value) for name, value in values.items() if value is not None}
+    if "reward" in shown:
+        shown.pop("loss", None)
+    return shown
 
 
 def time_limit_left(trainer: pl.Trainer) -> float | None:

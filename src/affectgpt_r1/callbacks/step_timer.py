@@ -17,6 +17,8 @@ from affectgpt_r1.training.log_values import pooled_over_ranks
 from affectgpt_r1.training.module import AffectModule
 from affectgpt_r1.types import LogValue
 
+_STEP = "step_time"  # in checkpoints; logged as time/step
+
 
 class PhaseTimer:
     """Sum the seconds of ``encoders``, ``prefill``, ``decode``, ``reward``, ``reference``, ``forward``, ``backward``...
@@ -66,7 +68,7 @@ def peak_memory_mib() -> float:
 
 
 class StepTimer(pl.Callback):
-    """Log ``train/step_time``, ``train/time/<phase>`` in seconds and ``train/memory/peak_mib`` of each optimizer step.
+    """Log ``time/step`` and ``time/<phase>`` in seconds and ``system/peak_memory_mib`` of each optimizer step.
 
     A step's times are summed over its micro-batches; validation and checkpoints are not part of it.
 
@@ -117,14 +119,15 @@ class StepTimer(pl.Callback):
         if has_stepped:
             self.timer.add("optimizer", ended - self._phase_started)
         times = {f"time/{name}": seconds for name, seconds in self.timer.take().items()}
-        for name, seconds in {"step_time": ended - self._batch_started, **times}.items():
+        for name, seconds in {_STEP: ended - self._batch_started, **times}.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
         if not has_stepped:
             return
         self._logged |= dict.fromkeys(self._seconds, 0.0)
         summed, self._seconds = {**self._logged, **self._seconds}, {}  # a phase that this step left out took no time
         logs = {name: LogValue("mean", seconds) for name, seconds in summed.items()}
-        logs["memory/peak_mib"] = LogValue("max", peak_memory_mib())
+        logs["time/step"] = logs.pop(_STEP)
+        logs["system/peak_memory_mib"] = LogValue("max", peak_memory_mib())
         pl_module.log_train(pooled_over_ranks(logs, pl_module.device))
 
     def process_state(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class UnreadableClipsMonitor(pl.Callback):
     """Count drawn clips that could not be read; report them when training ends, and end it when they are too many.
 
     The report is a warning in the log, ``<folder>/unreadable_clips.csv`` without formulas, the metric
-    ``data/unreadable_clips`` and, with MLflow, the artifact ``data/unreadable_clips.csv``.
+    ``train/unreadable_clips`` and, with MLflow, the artifact ``data/unreadable_clips.csv``.
 
     Args:
         folder: This run's output folder.
@@ -95,7 +95,7 @@ class UnreadableClipsMonitor(pl.Callback):
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
-            logger.log_metrics({"data/unreadable_clips": float(skipped.count)}, step=trainer.global_step)
+            logger.log_metrics({"train/unreadable_clips": float(skipped.count)}, step=trainer.global_step)
         if not skipped.count:
             return
         rows = [(name, reason) for name, reason, _ in skipped.rows()]

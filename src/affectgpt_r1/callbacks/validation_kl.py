@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -39,8 +39,8 @@ class ValidationKL(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Copy the weights before a checkpoint replaces them, and before a strategy shards them."""
         assert isinstance(pl_module, AffectModule)
-        policy = pl_module.policy
-        if stage == "fit" and isinstance(pl_module.stage, GRPOStage) and not policy.reference_state():
+        policy, trained_by = pl_module.policy, cast(object, pl_module.stage)
+        if stage == "fit" and isinstance(trained_by, GRPOStage) and not policy.reference_state():
             weights = policy.trainable_parameters().items()
             self._reference = {name: weight.detach().to("cpu", copy=True) for name, weight in weights}
 
@@ -55,7 +55,7 @@ class ValidationKL(pl.Callback):
     ) -> None:
         """Measure a batch, until there are enough."""
         assert isinstance(pl_module, AffectModule)
-        policy, stage = pl_module.policy, pl_module.stage
+        policy, stage = pl_module.policy, cast(object, pl_module.stage)
         if trainer.sanity_checking or not isinstance(stage, GRPOStage) or self._num_clips >= self._max_clips:
             return
         is_lent = not policy.reference_state()

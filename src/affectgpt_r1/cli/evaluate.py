@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
 from affectgpt_r1.cli.command import lazy
 from affectgpt_r1.cli.composed_command import run_hydra_command
 from affectgpt_r1.config.compose import CONFIGS, clear_errors
+from affectgpt_r1.io.clean_text import printable
 from affectgpt_r1.io.console import get_console
 
 evaluate = lazy("evaluation.compare_policies:evaluate")
@@ -17,6 +20,8 @@ evaluate = lazy("evaluation.compare_policies:evaluate")
 def _entry(config: DictConfig) -> None:
     with clear_errors(config):
         evaluate(config, get_console().print)
+        folder = Path(config.paths.run)
+        print(printable(f"Written to {folder}: summary.json, tables.txt and the answers, predictions/*.jsonl"))
 
 
 def main() -> None:

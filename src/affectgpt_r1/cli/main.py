@@ -30,9 +30,31 @@ COMMANDS = {
     "report": "write the report on evaluated policies and ablation sweeps: --outputs outputs",
     "export": "write a Hugging Face folder: init_from=CKPT --output FOLDER [--kind adapter|merged]",
     "convert": "make safetensors of weights, or a run of a released AffectGPT checkpoint: FOLDER|FILE|smol",
+    "completion": 'completion by Tab in bash and zsh: eval "$(affectgpt-r1 completion)"',
 }
 """What each command does; a command is a module of this package with a ``main()`` on Hydra or argparse."""
 
+EXAMPLES = {
+    "render": ("", "noise=hard num_exact=200"),
+    "train": (
+        "experiment=demo/sft",
+        "experiment=demo/grpo stage.beta=0.04 penalty=ratio",
+        "-m ablation=reward",
+    ),
+    "plan": ("experiment=affectgpt_r1/grpo --tflops 150 --gpus 8",),
+    "doctor": ("experiment=demo/sft paths.data=my-data",),
+    "evaluate": ("", "split=validation num_clips=100"),
+    "predict": ('clip.mp4 --subtitle "I am fine."', "talks/ --output answers.jsonl"),
+    "score": ("--predictions answers.jsonl --targets labels.csv --json scores.json",),
+    "unibench": ("--predictions answers --data /data/unibench --lexicon mer2025",),
+    "prefer": ("--predictions preferences.csv --targets preferences.csv",),
+    "report": ("--outputs outputs",),
+    "export": ("init_from=outputs/demo-no_think-seed1/grpo/checkpoints/best.ckpt --output my-model",),
+    "convert": ("smol", "data/pretrained/chinese-hubert-large"),
+    "app": ("", "--port 7861"),
+    "completion": ("",),
+}
+"""What follows a command in the examples that its ``--help`` ends with."""
 
 SCORERS = ("score", "unibench", "prefer")
 
@@ -119,7 +141,11 @@ def _run(command: str) -> None:
     if command in SCORERS:  # before numpy is loaded: a second thread costs the resampling more than it saves
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        import_module(f"affectgpt_r1.cli.{command}").main()
+        try:
+            import_module(f"affectgpt_r1.cli.{command}").main()
+        finally:  # help ends by SystemExit
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                print("\n".join(["", "examples:", *_examples(command)]), flush=True)
     except KeyboardInterrupt:
         print(f"{PROGRAM} {command}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -132,6 +158,10 @@ def _run(command: str) -> None:
         raise SystemExit(2) from None
     except BrokenPipeError:
         _leave_closed_pipe()
+
+
+def _examples(command: str) -> list[str]:
+    return [f"  {PROGRAM} {command} {example}".rstrip() for example in EXAMPLES[command]]
 
 
 def _leave_closed_pipe() -> NoReturn:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
@@ -52,7 +53,7 @@ from affectgpt_r1.distributed.collectives import destroy_process_group_on_exit
 from affectgpt_r1.emotion.lexicon import lexicon_digest, load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.policy.checkpoint import check_there
+from affectgpt_r1.policy.checkpoint import check_there, read_checkpoint
 from affectgpt_r1.tracking.mlflow_logger import Terminated, mlflow_loggers, status_of
 from affectgpt_r1.tracking.run_status import tracked_run
 
@@ -137,6 +138,8 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
     with tracked_run(loggers), destroy_process_group_on_exit():
         for logger in mlflow_loggers(loggers):
             logger.log_config(resolved(config))
+            if trainer.is_global_zero:
+                log.info("MLflow, by `make mlflow`: %s", logger.link)
         if resumed is not None and trainer.is_global_zero:
             _log_changes(resumed, loggers)
         policy = build_policy(config)
@@ -159,6 +162,9 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
                 begin(config)  # not earlier: overwrite=true removes a run here
                 for logger in mlflow_loggers(loggers):
                     logger.keep_run_id()
+                    if stage is not None and stage.answers and not policy.template.kind:
+                        prompt = policy.template.prompt("{{subtitle}}", data.media.modalities)
+                        logger.log_prompt(f"affectgpt-r1-{config.prompt.name}", prompt)
             with totals.phase("fit_seconds"):
                 if trains:
                     module = build_module(config, policy, stage, lexicon, length)
@@ -166,6 +172,7 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
                     add_exact_resume(trainer, stored_config(config), content=content, config_changes=changes)
                     add_unreadable(trainer, skipped)
                     trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed.path)
+                    _log_best_checkpoint(config, trainer, loggers)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if config.evaluate_after:
             with totals.phase("test_seconds"):
@@ -178,6 +185,15 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
     return write_record(
         config, trainer, totals, metrics, history, config_hash=config_hash(config), is_repeated=is_repeated
     )
+
+
+def _log_best_checkpoint(config: DictConfig, trainer: L.Trainer, loggers: list[Any]) -> None:
+    """List the best checkpoint among the MLflow run's logged models."""
+    best = Path(config.paths.run) / "checkpoints" / "best.ckpt"
+    if trainer.is_global_zero and best.is_file() and not config.debugging:
+        step = int(read_checkpoint(best, mmap=True)["global_step"])
+        for logger in mlflow_loggers(loggers):
+            logger.log_checkpoint(best, step)
 
 
 def _check_files(config: DictConfig) -> None:

@@ -77,7 +77,6 @@ def _take_up(config: DictConfig, trial: Trial, runs: SweepRuns) -> None:
         **{"affectgpt.seed": str(trial.seed), "affectgpt.synthetic": str(config.synthetic).lower()},
     }
     parent = runs.find_sweep(trial.sweep)
-    tags = {**config.logger.mlflow.tags, **tags}
     config.logger.mlflow.tags = tags if parent is None else {**tags, sweeps.PARENT: parent}
     config.logger.mlflow.run_name = trial.run_name
     if "progress" in config.callbacks:

@@ -38,7 +38,7 @@ def ensure_database(folder: Path) -> str:
     if is_database(database):
         check_intact(database)
     else:
-        with _locked(database):
+        with locked(database):
             if not is_database(database):
                 _create(database)
     relocate_artifacts(database)
@@ -56,7 +56,7 @@ def ensure_experiment(uri: str, name: str, artifact_root: Path) -> str:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
-    with _locked(Path(uri.removeprefix("sqlite:///"))):
+    with locked(Path(uri.removeprefix("sqlite:///"))):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             location = (artifact_root.resolve() / re.sub(r"[^\w.-]+", "_", name)).as_uri()
@@ -107,7 +107,8 @@ def check_intact(database: Path) -> None:
 
 
 @contextmanager
-def _locked(database: Path) -> Iterator[None]:
+def locked(database: Path) -> Iterator[None]:
+    """Hold the database's lock, for what two processes must not do at once."""
     lock_path = database.with_name(f".{database.name}.lock")
     try:
         database.parent.mkdir(parents=True, exist_ok=True)

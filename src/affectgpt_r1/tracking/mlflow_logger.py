@@ -26,8 +26,9 @@ from affectgpt_r1.io.files import write_text
 from affectgpt_r1.io.plain_json import finite_or_none, json_text
 from affectgpt_r1.tracking.artifacts import artifact_folder
 from affectgpt_r1.tracking.dashboard import dataset_input, run_link
-from affectgpt_r1.tracking.database import ensure_database, ensure_experiment
+from affectgpt_r1.tracking.database import DATABASE_NAME, ensure_database, ensure_experiment, locked
 from affectgpt_r1.tracking.killed_runs import LOCK_FILE, mark_killed, process_tags
+from affectgpt_r1.tracking.logged_models import link_prompt, log_checkpoint
 from affectgpt_r1.tracking.provenance import command_line, flatten_config, git_tags
 from affectgpt_r1.tracking.traces import log_answers
 
@@ -83,6 +84,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
         run_id: A run to continue.
         run_folder: Folder of this run's output, whose lock this process holds.
         tags: More tags.
+        baseline: A tag: what the run starts from.
 
     Raises:
         ConfigError: If the database cannot be made, ``run_id`` names no run in it, or artifacts would go elsewhere.
@@ -97,6 +99,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
         run_id: str | None = None,
         run_folder: str | Path | None = None,
         tags: Mapping[str, str] | None = None,
+        baseline: str = "",
     ) -> None:
         folder = Path(folder).resolve()
         command = command_line()
@@ -106,7 +109,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
             experiment_name=experiment_name,
             run_name=run_name,
             tracking_uri=ensure_database(folder),
-            tags={**provenance, **git_tags(), **{key: value for key, value in (tags or {}).items() if value}},
+            tags={**provenance, **git_tags(), **({"baseline": baseline} if baseline else {}), **(tags or {})},
             log_model=False,
             run_id=run_id,
         )
@@ -240,6 +243,20 @@ class TrackedMLFlowLogger(MLFlowLogger):
         write_text(Path(folder) / path, text, flush=False)  # no fsync: some hundred tables per run
 
     @rank_zero_only
+    def log_checkpoint(self, checkpoint: Path, step: int) -> None:
+        """List a checkpoint among the run's logged models."""
+        run = self.experiment.get_run(self.run_id)
+        tags = {key: run.data.tags[key] for key in ("stage", "baseline", "data_digest") if key in run.data.tags}
+        log_checkpoint(self.experiment, run, checkpoint, step, tags)
+
+    @rank_zero_only
+    def log_prompt(self, name: str, template: str) -> None:
+        """Link the run to its prompt in the registry; one process at a time, or two would register it."""
+        client = self.experiment  # which takes the lock, too
+        with locked(self._folder / DATABASE_NAME):
+            link_prompt(client, str(self.run_id), name, template)
+
+    @rank_zero_only
     def log_judgement(
         self, run_folder: str | Path, metrics: Mapping[str, float], step: int, answers: Iterable[Mapping[str, Any]]
     ) -> None:
@@ -263,7 +280,9 @@ class TrackedMLFlowLogger(MLFlowLogger):
             log.info("%s: its MLflow run is not in this database, or is a trial; its page stays as it is", run_folder)
             return
         now = time.time_ns() // 1_000_000
-        values = [Metric(name, value, now, step) for name, value in metrics.items()]
+        models = judged.outputs.model_outputs if judged.outputs else []
+        model_id = models[-1].model_id if models else None
+        values = [Metric(name, value, now, step, model_id=model_id) for name, value in metrics.items()]
         self.experiment.log_batch(judged.info.run_id, metrics=values)
         self.experiment.set_tag(judged.info.run_id, "evaluation", self.run_id)
         log_answers(str(self._tracking_uri), judged.info.experiment_id, judged.info.run_id, answers)

@@ -19,6 +19,9 @@ METRICS = {
     "hacking/spray5_reward": "hacking/constant5_reward",
     "time/towers": "time/encoders",
     "groups/skipped": "groups/filtered",
+    "train/step_time": "time/step",
+    "train/memory/peak_mib": "system/peak_memory_mib",
+    "data/unreadable_clips": "train/unreadable_clips",
 }
 # Beginnings of dotted keys, for a section may have been renamed.
 PARAMS = {
@@ -43,6 +46,8 @@ def current_metric(name: str) -> str:
     >>> current_metric("val/answers/unmapped_share"), current_metric("val/f1")
     ('val/answers/unmapped_rate', 'val/f1')
     """
+    if name.startswith("train/time/"):
+        name = name.removeprefix("train/")
     for old, new in METRICS.items():
         if name == old or name.endswith(f"/{old}"):
             return name.removesuffix(old) + new

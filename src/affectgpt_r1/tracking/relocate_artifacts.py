@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -38,6 +38,12 @@ def relocate_artifacts(database: Path) -> list[str]:
 
 def _repoint(connection: sqlite3.Connection, old: str, new: str) -> None:
     connection.execute("UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (new, old))
+    for table, column in (("logged_models", "artifact_location"), ("trace_tags", "value")):
+        with suppress(sqlite3.OperationalError):  # a table that this version of MLflow does not have
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                (new, len(old) + 1, len(old) + 1, f"{old}/"),
+            )
     connection.execute(
         "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
         (new, len(old) + 1, len(old) + 1, f"{old}/"),

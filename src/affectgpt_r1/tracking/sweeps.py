@@ -21,6 +21,7 @@ from affectgpt_r1.tracking.database import ensure_database, ensure_experiment
 from affectgpt_r1.tracking.killed_runs import mark_killed, process_tags
 from affectgpt_r1.tracking.mlflow_logger import RunStatus
 from affectgpt_r1.tracking.provenance import command_line, git_tags
+from affectgpt_r1.tracking.sweep_page import describe_sweep
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ class SweepRuns:
         """
         if trials:
             self._client.log_text(run_id, json_text(trials), "trials.json")
+            describe_sweep(self._client, run_id, trials)
         self._client.set_terminated(run_id, status)
 
     def _folder_of(self, run_id: str) -> Path:

@@ -48,12 +48,12 @@ def test_plain_lines(tiny_module, fit, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("grpo ")]
     times = r"  \d:\d\d:\d\d elapsed  \d:\d\d:\d\d left"
     expected = [
-        r"grpo 4/12  F1 0\.500",
-        r"grpo 5/12  loss \d+\.\d{3}  reward 0\.250",
-        r"grpo 8/12  F1 0\.700",
-        r"grpo 10/12  loss \d+\.\d{3}  reward 0\.250",
-        r"grpo 12/12  loss \d+\.\d{3}  reward 0\.250",
-        r"grpo 12/12  F1 0\.625",
+        r"grpo 4/12  reward 0\.250  F1 0\.500",
+        r"grpo 5/12  reward 0\.250  F1 0\.500",
+        r"grpo 8/12  reward 0\.250  F1 0\.700",
+        r"grpo 10/12  reward 0\.250  F1 0\.700",
+        r"grpo 12/12  reward 0\.250  F1 0\.700",
+        r"grpo 12/12  reward 0\.250  F1 0\.625",
     ]
     assert len(lines) == len(expected)
     for line, pattern in zip(lines, expected, strict=True):
@@ -81,7 +81,7 @@ def test_live_bar_shows_steps_figures_and_time(tiny_module, fit, monkeypatch):
     fit(tiny_module((0.5, 0.7, 0.625)), [bar])
     shown = re.sub(r"\x1b\[[?\d]*[a-zA-Z]", "", console.file.getvalue())
     final = [line for line in shown.splitlines() if line.startswith("grpo")][-1]
-    assert re.search(r"grpo .* 12/12 loss \d+\.\d{3}  reward 0\.250  F1 0\.625 \d:\d\d:\d\d 0:00:00 left", final), final
+    assert re.search(r"grpo .* 12/12 reward 0\.250  F1 0\.625 \d:\d\d:\d\d 0:00:00 left", final), final
 
 
 def test_live_bar_gives_the_console_back_after_an_error(tiny_module, fit, monkeypatch):

@@ -53,9 +53,9 @@ def test_times_are_summed_over_the_micro_batches_of_a_step(module):
     assert module.logged == []
     micro_batch(timer, module, steps=True)
     (logs,) = module.logged
-    assert logs.pop("memory/peak_mib") > 20
+    assert logs.pop("system/peak_memory_mib") > 20
     # Looks at the clock after the first, of each micro-batch: 5 and 6.
-    assert logs == {"step_time": 11.0, "time/forward": 2.0, "time/backward": 2.0, "time/optimizer": 1.0}
+    assert logs == {"time/step": 11.0, "time/forward": 2.0, "time/backward": 2.0, "time/optimizer": 1.0}
 
 
 def test_a_step_that_is_cut_between_its_micro_batches_keeps_its_seconds(module):
@@ -65,7 +65,7 @@ def test_a_step_that_is_cut_between_its_micro_batches_keeps_its_seconds(module):
     resumed.load_process_state(timer.process_state())
     resumed.on_fit_start(None, module)
     micro_batch(resumed, module, steps=True)
-    assert module.logged[0]["step_time"] == 11.0
+    assert module.logged[0]["time/step"] == 11.0
     older = StepTimer()
     older.load_process_state({"accumulated": {"seconds": {"step_time": 2.0}}})
     assert older.process_state() == {"seconds": {"step_time": 2.0}}
@@ -84,4 +84,4 @@ def test_without_phases_the_steps_time_is_left(module):
     timer = StepTimer(phases=False)
     timer.on_fit_start(None, module)
     micro_batch(timer, module, steps=True)
-    assert module.logged[0].keys() == {"step_time", "memory/peak_mib"}
+    assert module.logged[0].keys() == {"time/step", "system/peak_memory_mib"}

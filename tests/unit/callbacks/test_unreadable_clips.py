@@ -39,7 +39,7 @@ def test_list_reasons_and_metric_without_mlflow(tmp_path, tiny_module, fit, capl
     assert "3 of 100 clips drawn could not be read" in caplog.text
     assert "clip_b: b.wav: empty" in caplog.text
     with (tmp_path / "csv" / "version_0" / "metrics.csv").open(newline="") as file:
-        logged = [row["data/unreadable_clips"] for row in csv.DictReader(file) if row["data/unreadable_clips"]]
+        logged = [row["train/unreadable_clips"] for row in csv.DictReader(file) if row["train/unreadable_clips"]]
     assert logged == ["3.0"]
 
 

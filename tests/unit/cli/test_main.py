@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 
-from affectgpt_r1.cli.main import COMMANDS, main
+from affectgpt_r1.cli.main import COMMANDS, EXAMPLES, main
 
 MODULES = {command: import_module(f"affectgpt_r1.cli.{command}") for command in COMMANDS}
 
@@ -106,3 +106,16 @@ def test_overrides_reach_the_composed_configuration():
     assert "seed: 7" in lines
     assert "  beta: 0.25" in lines
     assert "  name: grpo" in lines
+
+
+@pytest.mark.parametrize("command", ["score", "completion"])
+def test_help_of_a_command_ends_with_examples(command):
+    code = f"from affectgpt_r1.cli.main import main; main(['{command}', '--help'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, _, examples = done.stdout.partition("\nexamples:\n")
+    assert examples.startswith(f"  affectgpt-r1 {command}")
+    assert all(word in before for word in examples.split() if word.startswith("--"))
+
+
+def test_every_command_has_an_example():
+    assert EXAMPLES.keys() == COMMANDS.keys()

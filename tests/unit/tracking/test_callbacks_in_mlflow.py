@@ -30,7 +30,7 @@ def test_unreadable_clips_are_an_artifact_and_a_metric(logger, read_artifact, tm
     callback.skipped.add([UnreadableClip("clip_a", "zero bytes")], num_read=49)
     callback.on_train_end(_trainer(logger, 12), SimpleNamespace())
     assert read_artifact("data/unreadable_clips.csv").splitlines() == ["name,reason", "clip_a,zero bytes"]
-    (point,) = logger.experiment.get_metric_history(logger.run_id, "data/unreadable_clips")
+    (point,) = logger.experiment.get_metric_history(logger.run_id, "train/unreadable_clips")
     assert (point.step, point.value) == (12, 1.0)
 
 

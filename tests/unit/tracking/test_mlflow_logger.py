@@ -66,6 +66,24 @@ def test_label_files_are_data_sets_of_the_run(logger, tmp_path):
     assert _run(logger).data.tags["data"] == "train.csv (train, 600 clips)"
 
 
+def test_the_checkpoint_is_a_logged_model_with_a_signature(logger, tmp_path):
+    logger.log_checkpoint(tmp_path / "best.ckpt", 275)
+    (output,) = _run(logger).outputs.model_outputs
+    model = logger.experiment.get_logged_model(output.model_id)
+    assert (model.name, model.status.value, output.step) == ("grpo-seed1-step275", "READY", 275)
+    assert (model.params["checkpoint"], model.tags["stage"]) == (str(tmp_path / "best.ckpt"), "grpo")
+    (file,) = logger.outputs.glob(f"artifacts/demo/models/{output.model_id}/artifacts/MLmodel")
+    signature = yaml.safe_load(file.read_text("utf-8"))["signature"]
+    assert [column["name"] for column in json.loads(signature["inputs"])] == ["video", "subtitle"]
+
+
+def test_a_prompt_gets_a_version_when_it_changes(logger):
+    for template, version in (("Say {{subtitle}}", 1), ("Say {{subtitle}}", 1), ("Feel {{subtitle}}", 2)):
+        logger.log_prompt("affectgpt-r1-think", template)
+        linked = json.loads(_run(logger).data.tags["mlflow.linkedPrompts"])
+        assert linked[-1] == {"name": "affectgpt-r1-think", "version": str(version)}
+
+
 def test_an_experiment_opens_on_its_runs_with_their_scores(logger):
     experiment = logger.experiment.get_experiment(logger.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"

@@ -71,6 +71,23 @@ def test_a_sweep_has_one_parent_run_however_often_it_starts(runs):
     assert runs.find_sweep("reasoning") is None
 
 
+def test_the_parents_page_has_the_table_and_the_curves(runs):
+    sweep = runs.open_sweep("penalty", baseline="none", synthetic=True)
+    trials = []
+    for choice, seed, score in (("none", 1, 0.5), ("none", 2, 0.7), ("ratio", 1, 0.25)):
+        run = start_trial(runs, f"{choice}{seed}", **{"test/f1": score})
+        for step in (5, 10):
+            runs._client.log_metric(run, "val/f1", score + step / 100, step=step)
+        trials.append({"choice": choice, "seed": seed, "config_hash": "a", "run_id": run})
+    runs.close_sweep(sweep, trials, "FINISHED")
+    parent = runs._client.get_run(sweep).data
+    assert "Synthetic clips" in parent.tags["mlflow.note.content"]
+    assert "| none | 2 | 0.600 ± 0.141 |  |  |  |\n| ratio | 1 | 0.250 |" in parent.tags["mlflow.note.content"]
+    assert parent.metrics["test/f1/none"] == pytest.approx(0.6)
+    curve = [(point.step, point.value) for point in runs._client.get_metric_history(sweep, "val/f1/none")]
+    assert curve == [(5, pytest.approx(0.65)), (10, pytest.approx(0.7))]
+
+
 def test_clips_are_logged_with_their_frames(runs):
     sweep = runs.open_sweep("reward", baseline="none", synthetic=True)
     assert not runs.has_clips(sweep)
