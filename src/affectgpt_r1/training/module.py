@@ -23,14 +23,11 @@ from affectgpt_r1.training import sanity_checks as checks
 from affectgpt_r1.training.accumulation import AccumulatedStep
 from affectgpt_r1.training.base import BufferedStage, Stage
 from affectgpt_r1.training.grpo import GRPOStage
-from affectgpt_r1.training.log_values import pooled_over_ranks
+from affectgpt_r1.training.log_values import pooled_over_ranks, train_log_name
 from affectgpt_r1.training.optim import OptimizerFactory
 from affectgpt_r1.training.random_state import derive_seed
 from affectgpt_r1.training.validation import ValidationRecord
 from affectgpt_r1.types import ClipBatch, LogValue, Sampling
-
-GROUPS = ("time/", "system/")
-"""Beginnings of log names that MLflow shows as groups of their own, next to ``train/`` and ``val/``."""
 
 
 class AffectModule(L.LightningModule):
@@ -145,9 +142,8 @@ class AffectModule(L.LightningModule):
         check_reference(checkpoint["reference"], self.policy, "ckpt_path")
 
     def log_train(self, values: Mapping[str, LogValue | Tensor]) -> None:
-        """Log values that are the same in every process, all but times as ``train/<name>``."""
-        # sync_dist would reduce each by itself.
-        logs = {name if name.startswith(GROUPS) else f"train/{name}": float(value) for name, value in values.items()}
+        """Log values that are the same in every process; ``sync_dist`` would reduce each by itself."""
+        logs = {train_log_name(name): float(value) for name, value in values.items()}
         self.log_dict(logs, on_step=True, on_epoch=False, batch_size=1)
 
     def _remedy(self) -> str:
