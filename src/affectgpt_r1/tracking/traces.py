@@ -13,7 +13,6 @@ from typing import Any
 MOST_TRACES = 100
 """Answers of a run that become traces; of more, the first ones. Each takes 20 to 30 ms."""
 _PREVIEW = 1000  # characters
-_TEXTS = ("name", "target", "openset", "completion")
 
 
 def log_answers(uri: str, experiment_id: str, run_id: str, answers: Iterable[Mapping[str, Any]]) -> int:
@@ -23,8 +22,7 @@ def log_answers(uri: str, experiment_id: str, run_id: str, answers: Iterable[Map
         uri: Of the database.
         experiment_id: The run's.
         run_id: The run that answered.
-        answers: ``name``, ``target``, ``openset`` and ``completion``; any other entry is feedback of that name: a
-            number or truth value, left out where it is None.
+        answers: ``name``, ``target``, ``openset`` and ``completion``; any number or truth value besides is feedback.
     """
     from mlflow.tracing.client import TracingClient
 
@@ -58,7 +56,7 @@ def _trace_info(experiment_id: str, run_id: str, answer: Mapping[str, Any], star
     from mlflow.tracing.constant import TraceMetadataKey, TraceTagKey
 
     source, trace_id = AssessmentSource("CODE", "affectgpt-r1"), f"tr-{uuid.uuid4().hex}"
-    scores = {name: value for name, value in answer.items() if name not in _TEXTS and value is not None}
+    scores = {name: value for name, value in answer.items() if isinstance(value, bool | int | float)}
     return TraceInfo(
         trace_id=trace_id,
         trace_location=TraceLocation.from_experiment_id(experiment_id),

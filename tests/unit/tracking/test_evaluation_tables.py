@@ -108,7 +108,9 @@ def test_the_judged_run_shows_its_own_score(summary, logger, outputs):
     facts = {"stage": "grpo", "step": 275, "seed": 1, "git_commit": None, "finished": True}
     summary["runs"] = {"grpo": {"checkpoint": "demo/grpo/checkpoints/best.ckpt", **facts}}
     row = {"name": "a", "target": ["happy"], "openset": ["glad", "glad"], "completion": "<script>alert(1)</script>"}
-    write_text(outputs / "evaluation" / "predictions" / "grpo.jsonl", json_line({**row, "f1": 0.5}))
+    write_text(
+        outputs / "evaluation" / "predictions" / "grpo.jsonl", json_line({**row, "f1": 0.5, "without": {"audio": []}})
+    )
     for _ in range(2):  # the second evaluation replaces the traces of the first
         log_evaluation([logger], summary, outputs / "evaluation")
     judged = logger.experiment.get_run(trained.run_id).data
