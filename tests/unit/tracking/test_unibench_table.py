@@ -48,13 +48,13 @@ def test_mean_of_nine_is_plain(summary):
 def test_secondary_values(summary):
     details = {name: metrics["details"] for name, metrics in summary["sets"].items()}
 
-    assert details["mer2023"] == {"mscore": pytest.approx(1 / 2), "unmapped_rate": 0}
+    assert details["mer2023"] == {"mscore": pytest.approx(1 / 2), "unmapped_rate": 0, "empty_wheels": 0}
     # Of m2's three words all are classes of MELD: 1, 1/3, 0.
-    assert details["meld"] == {"mscore": pytest.approx((1 + 1 / 3 + 0) / 3), "unmapped_rate": 0}
+    assert details["meld"] == {"mscore": pytest.approx((1 + 1 / 3 + 0) / 3), "unmapped_rate": 0, "empty_wheels": 0}
     assert details["cmumosi"] == {"accuracy": pytest.approx(2 / 3), "accuracy_corrected": pytest.approx(1 / 3),
                                   "predicted_neutral": 1 / 4}  # fmt: skip
     assert details["ovmerdplus"] == {"precision": pytest.approx(3 / 4), "recall": pytest.approx(3 / 4),
-                                     "unmapped_rate": 0}  # fmt: skip
+                                     "unmapped_rate": 0, "empty_wheels": 0}  # fmt: skip
 
 
 def test_summary_is_json_and_says_how_many_clips_the_papers_score(summary):
