@@ -147,7 +147,8 @@ def test_lines_say_what_is_answered_without_a_modality(lexicon):
         for without in (None, {"audio": NOTHING, "text": PERFECT})
     )
 
-    assert [set(line) for line in plain] == [{"name", "target", "openset", "completion", "f1"}] * 4
+    assert [set(line) for line in plain] == [{"name", "target", "openset", "completion", "well_formed", "f1"}] * 4
+    assert [line["well_formed"] for line in plain] == [True] * 4
     assert [line.pop("without") for line in full][:2] == [
         {"audio": [], "text": ["happy"]},
         {"audio": ["qwertz"], "text": ["sad"]},
