@@ -79,9 +79,9 @@ def common_clips(systems: Mapping[str, dict[str, Answers]]) -> list[UnreadableCl
 def answer_lines(answers: Answers, lexicon: Lexicon, without: Mapping[Modality, Answers] | None = None) -> str:
     """Return JSON lines: ``name``, ``target``, ``openset``, ``completion``, ``well_formed`` and ``f1``.
 
-    ``f1`` is the clip's mean set F1 over the wheels, None where no target word is on a wheel. It is the accuracy reward,
-    and ``well_formed`` the format reward. With ``without``, answers to the same clips with one modality left out, a
-    line also has their words by modality.
+    ``f1`` is the clip's mean set F1 over the wheels, None where no target word is on a wheel. It is the accuracy
+    reward, and ``well_formed`` the format reward. With ``without``, answers to the same clips with one modality left
+    out, a line also has their words by modality.
     """
     scores = batch_mean_set_f1(answers.labels, answers.targets, lexicon)
     rows = zip(answers.names, answers.targets, answers.completions, scores, strict=True)
