@@ -132,7 +132,8 @@ def command(stage_overrides, workspace):
 def test_the_command_leaves_one_finished_run(command, workspace):
     done = command("two", "trainer.val_check_interval=1", "data.eval_batch_size=1", "evaluate_after=true")
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.count("sft 2/2  loss") == 1
+    assert done.stdout.count("sft 2/2  loss") == 2  # of the step and of its validation, by the first process alone
+    assert done.stdout.count("sft, seed 1: 2 steps, in ") == 1
     client, (run,) = tracked_runs(workspace / "outputs", "two")
     assert run.info.status == "FINISHED"
     for name in ("train/loss", "val/f1", "train/unreadable_clips"):

@@ -25,7 +25,7 @@ SHIPPED = {
             "callbacks.progress.PlainProgress",
             "callbacks.progress.progress_bar",
         ),
-        "callbacks.unreadable_clips.UnreadableClipsMonitor",
+        *("callbacks.unreadable_clips.UnreadableClipsMonitor", "callbacks.validation_kl.ValidationKL"),
     },
     "data": {
         *("data.datamodule.MERCaptionDataModule", "data.datamodule.OVMERDataModule"),
