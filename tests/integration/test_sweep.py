@@ -96,7 +96,7 @@ def test_a_trial_is_evaluated_on_the_test_split(swept):
     for run in trials.values():
         rows = [json.loads(line) for line in _artifact(client, run, "test/answers.jsonl").splitlines()]
         assert [row["name"] for row in rows] == [f"synthetic_test_{number:05d}" for number in range(4)]
-        assert set(rows[0]) == {"name", "target", "openset", "completion", "f1"}
+        assert set(rows[0]) == {"name", "target", "openset", "completion", "well_formed", "f1"}
         metrics = run.data.metrics
         assert metrics["test/answers/target_words"] == pytest.approx(sum(len(set(row["target"])) for row in rows) / 4)
         words = sum(len({word.strip().lower() for word in row["openset"]}) for row in rows)
