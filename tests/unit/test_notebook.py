@@ -83,6 +83,16 @@ def test_it_is_short_and_defines_nothing(path):
     assert not any(cell.get("outputs") for cell in cells)
 
 
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_it_is_as_nbstripout_leaves_it(path):
+    """Without outputs, counts of executions and random identifiers: pre-commit runs nbstripout."""
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+
+    assert [cell["id"] for cell in cells] == [str(number) for number in range(len(cells))]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [(cell["outputs"], cell["execution_count"]) for cell in code] == [([], None)] * len(code)
+
+
 def test_browse_shows_reward_against_held_out_f1(evaluated):
     scope, (runs, evaluation, completions) = run_notebook("01")
 
