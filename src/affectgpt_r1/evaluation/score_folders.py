@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +64,7 @@ def score_folders(
         raise ConfigError("--sentiment chat needs a chat model: give --chat-model, and --chat-url for a server")
     files = prediction_files(predictions, (*LAYOUTS, *FOLDERS))
     chosen = _chosen(checkpoint, list(files))
-    any_files = next(iter(files.values()))
-    absent = {name: LAYOUTS[name].folder for name in LAYOUTS if name in any_files}
-    absent = {name: folder for name, folder in absent.items() if not (data / folder).is_dir()}
-    if len(absent) == len([name for name in any_files if name in LAYOUTS]):
-        absent = {}  # the reader says which file is missing
+    absent = _absent_sets(next(iter(files.values())), data)
     notes = [f"{name} was predicted and not scored: {data / folder} does not exist." for name, folder in absent.items()]
     extract = text_extractor(words, chat)
     read = {
@@ -98,11 +94,7 @@ def score_folders(
     elif sets:
         summary = unibench_over_checkpoints(answers, sets, words, chosen, sentiment_of, given, no_target)
     if no_target == "leave" and summary is not None:
-        notes += [
-            empty_wheel_note(f"on {wheels:g} wheels of {name}")
-            for name, metrics in summary["sets"].items()
-            if (wheels := metrics["details"].get("empty_wheels", 0))
-        ]
+        notes += _empty_wheel_notes(summary)
     return {
         "unibench": summary,
         "recognition": recognition_table(predicted, single_label_sets),
@@ -113,6 +105,21 @@ def score_folders(
         "notes": notes,
         **provenance(words),
     }
+
+
+def _absent_sets(predicted: Container[str], data: Path) -> dict[str, str]:
+    """Return the sets that were predicted and have no folder, by name; nothing if none has: the reader will say so."""
+    folders = {name: layout.folder for name, layout in LAYOUTS.items() if name in predicted}
+    absent = {name: folder for name, folder in folders.items() if not (data / folder).is_dir()}
+    return absent if len(absent) < len(folders) else {}
+
+
+def _empty_wheel_notes(summary: Mapping[str, Any]) -> list[str]:
+    return [
+        empty_wheel_note(f"on {wheels:g} wheels of {name}")
+        for name, metrics in summary["sets"].items()
+        if (wheels := metrics["details"].get("empty_wheels", 0))
+    ]
 
 
 def _chosen(wanted: str | None, names: list[str]) -> str | None:

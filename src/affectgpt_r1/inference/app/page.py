@@ -192,17 +192,7 @@ def _compare_tab(page: gr.Blocks, sources: Sources) -> None:
                 one, other, by, show, "" if sector == ANY else sector, "" if modality == ANY else modality, text or ""
             ),
         )
-        rows = [
-            [
-                str(number),
-                name,
-                ", ".join(table.targets[name]),
-                _points(table.f1(one, [name])[0]),
-                _points(table.f1(other, [name])[0]),
-                ", ".join(table.answers[one][name].labels) if name in table.answers.get(one, {}) else "",
-            ]
-            for number, name in enumerate(found[:MOST_ROWS], start=1)
-        ]
+        rows = _listed_rows(table, found[:MOST_ROWS], one, other)
         said = f"{len(found):,} of {len(table.names):,} clips"
         said += f"; the first {MOST_ROWS} are listed below" if len(found) > MOST_ROWS else ""
         return found, said, rows, *at(found, 1, one, other)
@@ -232,8 +222,34 @@ def _compare_tab(page: gr.Blocks, sources: Sources) -> None:
     listed.select(selected, [names, first, second], clip_parts, show_progress="hidden")
 
 
+def _listed_rows(table: AnswerTable, names: Sequence[str], one: str, other: str) -> list[list[str]]:
+    return [
+        [
+            str(number),
+            name,
+            ", ".join(table.targets[name]),
+            _points(table.f1(one, [name])[0]),
+            _points(table.f1(other, [name])[0]),
+            ", ".join(table.answers[one][name].labels) if name in table.answers.get(one, {}) else "",
+        ]
+        for number, name in enumerate(names, start=1)
+    ]
+
+
 def _points(f1: float) -> str:
     return "–" if f1 != f1 else f"{100 * f1:.0f}"
+
+
+def _words_field(table: AnswerTable) -> gr.Dropdown:
+    return gr.Dropdown(
+        sorted(word for word, entry in table.lexicon.entries.items() if entry.base == word),
+        value=[],
+        multiselect=True,
+        allow_custom_value=True,
+        label="Your own words for this clip (optional)",
+        info="as many as fit; words of the wheel are completed, others are allowed",
+        elem_id="ag-words",
+    )
 
 
 def _judge_tab(page: gr.Blocks, sources: Sources, remembered: gr.BrowserState) -> None:
@@ -260,15 +276,7 @@ def _judge_tab(page: gr.Blocks, sources: Sources, remembered: gr.BrowserState) -
                       "neither": "Neither fits (n)"}  # fmt: skip
             buttons = {key: gr.Button(text, elem_id=f"ag-prefer-{key}", min_width=130) for key, text in labels.items()}
         with gr.Row():
-            words = gr.Dropdown(
-                sorted(word for word, entry in table.lexicon.entries.items() if entry.base == word),
-                value=[],
-                multiselect=True,
-                allow_custom_value=True,
-                label="Your own words for this clip (optional)",
-                info="as many as fit; words of the wheel are completed, others are allowed",
-                elem_id="ag-words",
-            )
+            words = _words_field(table)
             save = gr.Button("Save words", min_width=110, scale=0, elem_id="ag-save")
         saved = gr.Markdown(elem_id="ag-saved")
     with gr.Accordion("Ranking and agreement so far", open=False, elem_id="ag-standing-fold"):
