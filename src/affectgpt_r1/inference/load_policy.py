@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from affectgpt_r1.config.compose import CONFIGS, explain, resolved
-from affectgpt_r1.config.instantiate import answer_sampling, build_policy, prepare_process
+from affectgpt_r1.config.instantiate import answer_sampling, build_policy
 from affectgpt_r1.config.policy_config import lay_over, media_keys, settings_of_checkpoint
+from affectgpt_r1.config.threads import set_threads
 from affectgpt_r1.config.untrusted_config import read_media
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.emotion.lexicon import load_lexicon
@@ -71,7 +72,7 @@ def load_predictor(
 
 def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str]:
     config = config_of_checkpoint(checkpoint, changes)
-    prepare_process(config)
+    set_threads(config)
     tokenizer = Path(config.model.tokenizer)
     if tokenizer.suffix == ".json" and not tokenizer.is_file():
         raise CheckpointError(
