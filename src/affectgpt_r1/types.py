@@ -129,6 +129,7 @@ class Completion:
     truncated: bool = False  # the token limit ended it
     clip: str = ""  # name of the clip that it answers
     group: int = 0  # of the rollout; completions of one group answer one prompt
+    subtitle: str = ""  # what is said in the clip, for a reward that compares with it
 
 
 @dataclass(frozen=True)

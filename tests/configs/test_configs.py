@@ -156,7 +156,12 @@ def test_every_stage_and_reward_can_be_built(stage, reward):
     built = instantiate_stage(composed("train", f"stage={stage}", f"reward={reward}", "prompt=think").stage)
     assert callable(built.training_step)
     if stage == "grpo":
-        parts = {"all": "accuracy format dual alignment perception", "r1_omni": "single_label format"}
+        parts = {
+            "all": "accuracy format dual alignment perception",
+            "r1_omni": "single_label format",
+            "mer_r1": "recall precision format",
+            "accuracy_repetition": "accuracy format repetition",
+        }
         assert set(built.rewards.weights) == set(parts.get(reward, reward.replace("_", " ")).split())
 
 

@@ -221,7 +221,8 @@ class GRPOStage:
         rollout = policy.generate(batch, num_generations, self.sampling, generator)
         seconds = time.perf_counter() - started  # it ends with texts, so an accelerator has been waited for
         with self.phase("reward"):
-            completions = parse_rollout(rollout, batch.names, enable_thinking=policy.enable_thinking)
+            thinks = policy.enable_thinking
+            completions = parse_rollout(rollout, batch.names, enable_thinking=thinks, subtitles=batch.subtitles)
             targets = [target for target in batch.labels for _ in range(num_generations)]
             scores = self.rewards(completions=completions, targets=targets)
         rewards_per_func, rewards = self._grouped(scores, rollout.truncated)
