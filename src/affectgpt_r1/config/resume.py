@@ -34,7 +34,14 @@ APPLIED = (
         "stage.num_generations",
     ),
     *("stage.mask_truncated_completions", "stage.truncated_leave_baseline"),
-    *("stage.entropy_coef", "stage.top_entropy_quantile", "stage.sampling", "stage.log_mel_weight"),
+    *(
+        "stage.entropy_coef",
+        "stage.faithfulness_coef",
+        "stage.faithfulness_margin",
+        "stage.top_entropy_quantile",
+        "stage.sampling",
+        "stage.log_mel_weight",
+    ),
     *("stage.mu", "stage.token_weighting"),
     "stage.mode",  # the best checkpoint compares the direction itself
 )
