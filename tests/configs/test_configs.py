@@ -30,7 +30,11 @@ from affectgpt_r1.training.grpo_config import GRPOConfig
 from helpers.configs import compose_config
 
 ENTRIES = ("train", "evaluate", "render")
-OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
+OVERLAYS = (
+    "experiment",
+    "objective",
+    "ablation",
+)  # `debug` may add arguments of the trainer; they are bound like all others
 SUPERVISED = ("mercaption", "ov_merd", "published", "cold_start")
 REINFORCED = ("ablation",)
 
