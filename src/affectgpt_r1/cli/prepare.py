@@ -49,7 +49,7 @@ def prepare(options: argparse.Namespace) -> None:
         say(line)
     if done.splits["train"]:
         say("Then, one after the other:")
-        for line in commands(options.output):
+        for line in commands(options.output, done):
             say(f"  {line}")
     else:
         say(f"No labels to train on: `{PROGRAM} predict --data {options.output} --names unlabelled.csv` answers them")

@@ -51,17 +51,15 @@ def write_configs(output: Path, prepared: Prepared) -> list[Path]:
     return written
 
 
-def commands(output: Path) -> list[str]:
+def commands(output: Path, prepared: Prepared) -> list[str]:
     """Return what to type next, one command for each stage."""
     name = data_name(output)
     given = f"--config-dir {_quoted(output / 'configs')} experiment={name}"
-    return [
-        f"affectgpt-r1 doctor {given}/sft",
-        f"affectgpt-r1 train {given}/sft",
-        f"affectgpt-r1 train {given}/grpo",
-        f"affectgpt-r1 evaluate {given}/evaluate",
-        f"affectgpt-r1 predict FILE --checkpoint outputs/{name}-seed1/grpo/checkpoints/best.ckpt",
-    ]
+    lines = [f"doctor {given}/sft", f"train {given}/sft", f"train {given}/grpo"]
+    if prepared.splits["test"]:
+        lines.append(f"evaluate {given}/evaluate")
+    lines.append(f"predict FILE --checkpoint outputs/{name}-seed1/grpo/checkpoints/best.ckpt")
+    return [f"affectgpt-r1 {line}" for line in lines]
 
 
 def _quoted(path: Path) -> str:

@@ -90,6 +90,7 @@ class Prepared:
     splits: dict[str, list[str]]  # clip names
     modalities: tuple[Modality, ...]
     visual: Visual
+    is_detected: bool  # whether faces were looked for
     has_reasons: bool
     has_subtitles: bool
     left_out: dict[str, str]  # reasons by clip name
@@ -230,6 +231,7 @@ def _choose(found: Plan, states: Mapping[str, Extracted]) -> Prepared:
         splits={},
         modalities=tuple(chosen),
         visual="face" if is_face else "frame",
+        is_detected=found.wishes.extraction.faces == "detect",
         has_reasons=False,
         has_subtitles="text" in chosen,
         left_out=left_out,
@@ -306,7 +308,7 @@ def _splits(wishes: Wishes, facts: Mapping[str, Facts], earlier: Mapping[str, st
     """Return every labelled clip's split: the user's where a table or folder says it, else drawn by speaker."""
     said = {name: fact.values[SPLIT] for name, fact in facts.items() if SPLIT in fact.values}
     groups = {name: fact.values.get(SPEAKER, name) for name, fact in facts.items()}
-    fractions = {"validation": wishes.val_fraction, "test": wishes.test_fraction}
+    fractions = {"test": wishes.test_fraction, "validation": wishes.val_fraction}
     missing = {split: share for split, share in fractions.items() if split not in said.values()}
     if said:  # what the user calls training may be divided further, for a split that is not there
         fixed = {name: split for name, split in said.items() if split != "train"}
@@ -362,7 +364,7 @@ def outcome(prepared: Prepared) -> list[str]:
     if prepared.unlabelled:
         lines[0] += f", {len(prepared.unlabelled)} without labels ({UNLABELLED})"
     lines.append(f"modalities {', '.join(prepared.modalities)}; data.visual={prepared.visual}")
-    if prepared.visual == "face":
+    if prepared.is_detected:
         lines.append(f"a face in {faces:,} of {frames:,} frames ({faces / max(frames, 1):.1%})")
     if prepared.left_out:
         reasons = Counter(prepared.left_out.values())
