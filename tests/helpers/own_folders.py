@@ -16,7 +16,7 @@ def nested(root: Path, write_mp4: WriteMP4) -> None:
     rows = ["video,emotion,speaker,transcript"]
     for day in ("day 1", "day 2"):
         for number, speaker in enumerate(("anna", "ben", "cleo", "dora")):
-            write_mp4(root / day / f"{number:03}.mp4", hertz=200 + 10 * number, first_gray=number)
+            write_mp4(root / day / f"{number:03}.mp4", 12, hertz=200 + 10 * number, first_gray=number)
             rows.append(f'{day}/{number:03}.mp4,"happy, proud",{speaker},"Well, number {number}."')
     (root / "labels.csv").write_text("\n".join(rows))
 
@@ -26,7 +26,7 @@ def excel_csv(root: Path, write_mp4: WriteMP4) -> None:
     names = ("Müller 1", "Grüße", "生气", "take 4")
     rows = ["Datei;Gefühl"]
     for name, labels in zip(names, ("happy, proud", "sad", "angry", "calm"), strict=True):
-        write_mp4(root / f"{unicodedata.normalize('NFD', name)}.MP4")
+        write_mp4(root / f"{unicodedata.normalize('NFD', name)}.MP4", 12)
         rows.append(f"{name}.MP4;{labels}")
     (root / "Gefühle.csv").write_text("\n".join(rows), encoding="utf-8-sig")
 
@@ -37,7 +37,7 @@ def workbook(root: Path, write_mp4: WriteMP4) -> None:
     sheet = book.active
     sheet.append(["ID", "Labels", "Reason", "Set"])
     for number, split in enumerate(("train", "train", "train", "dev", "test"), start=1):
-        write_mp4(root / "clips" / f"{number:03}.mp4", first_gray=number)
+        write_mp4(root / "clips" / f"{number:03}.mp4", 12, first_gray=number)
         sheet.append([number, "happy; proud", f"A smile, the {number}th.", split])
     book.save(root / "annotation.xlsx")
 
@@ -53,13 +53,13 @@ def phone(root: Path, write_mp4: WriteMP4, turn: Callable[[Path], object]) -> No
 def silent(root: Path, write_mp4: WriteMP4) -> None:
     """One of four clips has no sound; two have it in a file of its own. The folder is the label."""
     for number in range(4):
-        write_mp4(root / ("happy" if number % 2 else "sad") / f"{number}.mp4", sound=number not in (0, 3))
+        write_mp4(root / ("happy" if number % 2 else "sad") / f"{number}.mp4", 12, sound=number not in (0, 3))
 
 
 def split_files(root: Path, write_mp4: WriteMP4, write_wav: Callable[..., Path]) -> None:
     """Videos without sound next to wavs in a folder of their own; a file of labels per split; one clip unlabelled."""
     for number in range(6):
-        write_mp4(root / "videos" / f"clip{number}.avi", sound=False, first_gray=number)
+        write_mp4(root / "videos" / f"clip{number}.avi", 12, sound=False, first_gray=number)
         write_wav(root / "wavs" / f"clip{number}.wav", rate=44_100, channels=2)
     for split, numbers in (("train", (0, 1, 2)), ("val", (3,)), ("test", (4,))):
         rows = "\n".join(f"clip{number},angry" for number in numbers)

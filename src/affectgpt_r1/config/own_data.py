@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from affectgpt_r1.config.render_demo import prompt_phrases
+from affectgpt_r1.config.run_names import TOKENIZER
 from affectgpt_r1.data.prepare.extract import write_changed
 from affectgpt_r1.data.prepare.prepare_folder import LABEL_FILES, REASONS, SUBTITLES, Prepared
 from affectgpt_r1.policy.tokenizer import build_tokenizer
@@ -34,7 +35,7 @@ def write_configs(output: Path, prepared: Prepared) -> list[Path]:
     Experiments are the user's to change, and written once.
     """
     written: list[Path] = []
-    tokenizer = output / "tokenizer" / "tokenizer.json"
+    tokenizer = output / TOKENIZER
     if not tokenizer.exists():  # never again: checkpoints know its tokens
         build_tokenizer(prepared.texts, prompt_phrases(), VOCAB_SIZE, tokenizer)
         written.append(tokenizer)
