@@ -50,9 +50,9 @@ def phone(root: Path, write_mp4: WriteMP4, turn: Callable[[Path], object]) -> No
     (root / "labels.json").write_text('{"IMG_0001": ["happy"], "IMG_0002": ["sad", "tired"], "IMG_0003": ["calm"]}')
 
 
-def silent(root: Path, write_mp4: WriteMP4) -> None:
-    """One of four clips has no sound; two have it in a file of its own. The folder is the label."""
-    for number in range(4):
+def silent(root: Path, write_mp4: WriteMP4, number_of_clips: int = 4) -> None:
+    """Two clips have no sound. The folder is the label."""
+    for number in range(number_of_clips):
         write_mp4(root / ("happy" if number % 2 else "sad") / f"{number}.mp4", 12, sound=number not in (0, 3))
 
 

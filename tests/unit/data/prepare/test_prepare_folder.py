@@ -128,7 +128,7 @@ def test_a_second_run_changes_nothing_and_a_replaced_file_is_noticed(folders, tm
     found, done = _prepared(data, output)
     assert (found.to_do, done.written, _state(output)) == ([], [], before)
     kept = (data / "clips" / "002.mp4").stat()
-    write_mp4(data / "clips" / "new.mp4", hertz=500)
+    write_mp4(data / "clips" / "new.mp4", 12, hertz=500)
     (data / "clips" / "new.mp4").replace(data / "clips" / "002.mp4")
     os.utime(data / "clips" / "002.mp4", ns=(kept.st_atime_ns, kept.st_mtime_ns))  # as `cp -p` leaves it
     found, done = _prepared(data, output)
