@@ -25,8 +25,8 @@ def excel_csv(root: Path, write_mp4: WriteMP4) -> None:
     """A German Excel's CSV, names with umlauts (decomposed on the disk), blanks and Chinese, and ``.MP4`` in cells."""
     names = ("Müller 1", "Grüße", "生气", "take 4")
     rows = ["Datei;Gefühl"]
-    for name, labels in zip(names, ("happy, proud", "sad", "angry", "calm"), strict=True):
-        write_mp4(root / f"{unicodedata.normalize('NFD', name)}.MP4", 12)
+    for number, (name, labels) in enumerate(zip(names, ("happy, proud", "sad", "angry", "calm"), strict=True)):
+        write_mp4(root / f"{unicodedata.normalize('NFD', name)}.MP4", 12, first_gray=number)
         rows.append(f"{name}.MP4;{labels}")
     (root / "Gefühle.csv").write_text("\n".join(rows), encoding="utf-8-sig")
 
@@ -44,8 +44,8 @@ def workbook(root: Path, write_mp4: WriteMP4) -> None:
 
 def phone(root: Path, write_mp4: WriteMP4, turn: Callable[[Path], object]) -> None:
     """Phone clips that a player turns, with subtitles next to them and JSON of labels."""
-    for name in ("IMG_0001", "IMG_0002", "IMG_0003"):
-        turn(write_mp4(root / f"{name}.MOV"))
+    for number, name in enumerate(("IMG_0001", "IMG_0002", "IMG_0003")):
+        turn(write_mp4(root / f"{name}.MOV", 12, first_gray=number))
         (root / f"{name}.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nI am fine.\n")
     (root / "labels.json").write_text('{"IMG_0001": ["happy"], "IMG_0002": ["sad", "tired"], "IMG_0003": ["calm"]}')
 
@@ -53,7 +53,12 @@ def phone(root: Path, write_mp4: WriteMP4, turn: Callable[[Path], object]) -> No
 def silent(root: Path, write_mp4: WriteMP4, number_of_clips: int = 4) -> None:
     """Two clips have no sound. The folder is the label."""
     for number in range(number_of_clips):
-        write_mp4(root / ("happy" if number % 2 else "sad") / f"{number}.mp4", 12, sound=number not in (0, 3))
+        write_mp4(
+            root / ("happy" if number % 2 else "sad") / f"{number}.mp4",
+            12,
+            sound=number not in (0, 3),
+            first_gray=number,
+        )
 
 
 def split_files(root: Path, write_mp4: WriteMP4, write_wav: Callable[..., Path]) -> None:

@@ -51,19 +51,16 @@ def _from_prepare_to_predict(folder: Path, *options: str) -> None:
     assert row["modalities"] == ["video", "audio"] or row["modalities"] == ["video", "audio", "text"]
 
 
-def test_a_workbook(tmp_path, write_mp4):
-    own_folders.workbook(tmp_path / "own", write_mp4)
-    _from_prepare_to_predict(tmp_path, "--faces", "centre", "--frames", "8")
-
-
 @pytest.mark.slow
-def test_the_other_folders(tmp_path, write_mp4, write_wav):
+def test_six_folders(tmp_path, write_mp4, write_wav):
+    own_folders.workbook(tmp_path / "workbook" / "own", write_mp4)
     own_folders.nested(tmp_path / "nested" / "own", write_mp4)
     own_folders.excel_csv(tmp_path / "excel" / "own", write_mp4)
     own_folders.phone(tmp_path / "phone" / "own", write_mp4, _turned)
     own_folders.silent(tmp_path / "silent" / "own", write_mp4, 10)
     own_folders.split_files(tmp_path / "splits" / "own", write_mp4, write_wav)
     for folder, options in {
+        "workbook": ("--faces", "centre", "--frames", "8"),
         "nested": (),
         "excel": (*COLUMNS, "--faces", "none"),
         "phone": (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -84,6 +85,20 @@ class ClipFinder:
             or (self._of_number.get(number.lstrip("0")) if number.isdigit() else None)
             or []
         )
+
+
+def same_bytes(clips: Sequence[Clip]) -> dict[str, str]:
+    """Return for each clip whose file is a copy of an earlier clip's that clip's name, by name."""
+    of_size = _grouped((str((clip.video or clip.sound or Path()).stat().st_size), clip) for clip in clips)
+    copies: dict[str, str] = {}
+    for alike in of_size.values():
+        first: dict[bytes, str] = {}
+        for clip in alike if len(alike) > 1 else ():
+            with (clip.video or clip.sound or Path()).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+            if first.setdefault(digest, clip.name) != clip.name:
+                copies[clip.name] = first[digest]
+    return copies
 
 
 def place_key(cell: str) -> str:

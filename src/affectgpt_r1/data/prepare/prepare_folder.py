@@ -22,7 +22,7 @@ from affectgpt_r1.data.prepare.extract import (
     write_changed,
     write_record,
 )
-from affectgpt_r1.data.prepare.find_clips import Clip, find_clips
+from affectgpt_r1.data.prepare.find_clips import Clip, find_clips, same_bytes
 from affectgpt_r1.data.prepare.label_tables import (
     SPEAKER,
     SPLIT,
@@ -251,7 +251,11 @@ def _write(output: Path, found: Plan, prepared: Prepared, earlier: Mapping[str, 
     facts = found.facts
     labelled = [name for name in names if facts[name].values.get(LABELS)]
     prepared.unlabelled = [name for name in names if name not in set(labelled)]
-    split_of = _splits(found.wishes, {name: facts[name] for name in labelled}, earlier)
+    copies = same_bytes([clip for clip in found.clips if clip.name in set(labelled)])
+    if copies:
+        shown = _some(f"{name} is {first}" for name, first in copies.items())
+        prepared.notes.append(f"{counted(len(copies), 'clip has', 'clips have')} the bytes of another: {shown}")
+    split_of = _splits(found.wishes, {name: facts[name] for name in labelled}, earlier, copies)
     prepared.splits = {split: [name for name in labelled if split_of[name] == split] for split in SPLITS}
     train = prepared.splits["train"]
     reasons = {name: facts[name].values.get(FREE_TEXT, "") for name in train}
@@ -304,10 +308,16 @@ def _report_row(found: Plan, prepared: Prepared, clip: Clip, split_of: Mapping[s
     )
 
 
-def _splits(wishes: Wishes, facts: Mapping[str, Facts], earlier: Mapping[str, str]) -> dict[str, str]:
-    """Return every labelled clip's split: the user's where a table or folder says it, else drawn by speaker."""
+def _splits(
+    wishes: Wishes, facts: Mapping[str, Facts], earlier: Mapping[str, str], copies: Mapping[str, str]
+) -> dict[str, str]:
+    """Return every labelled clip's split: the user's where a table or folder says it, else drawn by speaker.
+
+    A copy of a clip is drawn with it: in two splits they would be a leak, which training refuses.
+    """
     said = {name: fact.values[SPLIT] for name, fact in facts.items() if SPLIT in fact.values}
-    groups = {name: fact.values.get(SPEAKER, name) for name, fact in facts.items()}
+    origin = {name: copies.get(name, name) for name in facts}
+    groups = {name: facts[first].values.get(SPEAKER, first) for name, first in origin.items()}
     fractions = {"test": wishes.test_fraction, "validation": wishes.val_fraction}
     missing = {split: share for split, share in fractions.items() if split not in said.values()}
     if said:  # what the user calls training may be divided further, for a split that is not there

@@ -167,6 +167,19 @@ def test_clips_that_come_later_move_no_other(tmp_path, write_mp4):
     assert sum(map(len, second.splits.values())) == 8
 
 
+def test_copies_of_a_clip_are_in_one_split(tmp_path, write_mp4):
+    data = tmp_path / "data"
+    for number in range(4):
+        first = write_mp4(data / f"{number}.mp4", 4, first_gray=number)
+        (data / f"{number} copy.mp4").write_bytes(first.read_bytes())
+    names = [path.stem for path in data.iterdir()]
+    (data / "labels.csv").write_text("name,label\n" + "".join(f"{name},sad\n" for name in names))
+    _, done = _prepared(data, tmp_path / "out")
+    assert {split: len(names) for split, names in done.splits.items()} == {"train": 4, "validation": 2, "test": 2}
+    assert len({done.splits["test"][0][0], done.splits["test"][1][0]}) == 1
+    assert done.notes[0].startswith("4 clips have the bytes of another: 0 copy is 0")
+
+
 def test_a_file_that_cannot_be_read_is_left_out_with_its_reason(tmp_path, write_mp4):
     write_mp4(tmp_path / "data" / "good.mp4")
     (tmp_path / "data" / "bad.mp4").write_bytes(b"not a video")
