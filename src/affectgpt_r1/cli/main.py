@@ -37,7 +37,7 @@ COMMANDS = {
 """What each command does; a command is a module of this package with a ``main()`` on Hydra or argparse."""
 
 EXAMPLES = {
-    "prepare": ("my-videos", "my-videos --output my-data"),
+    "prepare": ("my-videos", "my-videos --output my-set"),
     "crop-faces": ("/data/mer2026-dataset --names track1_track2_candidate.csv",),
     "render": ("", "noise=hard num_exact=200"),
     "train": (
