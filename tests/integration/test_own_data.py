@@ -42,7 +42,7 @@ def _from_prepare_to_predict(folder: Path, *options: str) -> None:
     assert "the run can start" in _run(folder, "doctor", *configs, "experiment=my_data/sft", "--decode", "0")
     for stage in ("sft", "grpo"):
         _run(folder, "train", *configs, f"experiment=my_data/{stage}", *SHORT, "experiment_name=my_data-seed1")
-    _run(folder, "evaluate", *configs, "experiment=my_data/evaluate")
+    _run(folder, "evaluate", *configs, "+experiment=my_data/evaluate")
     summary = json.loads((folder / "outputs" / "my_data-seed1" / "summary.json").read_text())
     assert not summary["synthetic"]
     checkpoint = "outputs/my_data-seed1/grpo/checkpoints/best.ckpt"

@@ -46,7 +46,7 @@ def test_trainings_read_the_folder(prepared, stage):
 
 
 def test_the_evaluation_reads_the_same_folder(prepared):
-    config = _composed(prepared[0], "evaluate", "experiment=Meine_Daten/evaluate")
+    config = _composed(prepared[0], "evaluate", "+experiment=Meine_Daten/evaluate")
     check_composed(config)
     assert (config.data.test_labels, config.data.root) == ("labels_test.csv", str(prepared[0]))
 
