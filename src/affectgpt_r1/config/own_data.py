@@ -58,7 +58,7 @@ def commands(output: Path, prepared: Prepared) -> list[str]:
     given = f"--config-dir {_quoted(output / 'configs')} experiment={name}"
     lines = [f"doctor {given}/sft", f"train {given}/sft", f"train {given}/grpo"]
     if prepared.splits["test"]:
-        lines.append(f"evaluate {given.replace(" experiment=", " +experiment=")}/evaluate")
+        lines.append(f"evaluate {given.replace(' experiment=', ' +experiment=')}/evaluate")
     lines.append(f"predict FILE --checkpoint outputs/{name}-seed1/grpo/checkpoints/best.ckpt")
     return [f"affectgpt-r1 {line}" for line in lines]
 
