@@ -31,8 +31,8 @@ from helpers.configs import compose_config
 
 ENTRIES = ("train", "evaluate", "render")
 OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
-SUPERVISED = ("mercaption", "ov_merd", "published", "cold_start")
-REINFORCED = ("ablation",)
+SUPERVISED = ("mercaption", "ov_merd", "published", "cold_start", "on_affectgpt_cold_start")
+REINFORCED = ("ablation", "rlvr", "on_affectgpt_rlvr")
 
 
 def groups_of(entry: str) -> list[str]:
@@ -156,7 +156,11 @@ def test_every_stage_and_reward_can_be_built(stage, reward):
     built = instantiate_stage(composed("train", f"stage={stage}", f"reward={reward}", "prompt=think").stage)
     assert callable(built.training_step)
     if stage == "grpo":
-        parts = {"all": "accuracy format dual alignment perception", "r1_omni": "single_label format"}
+        parts = {
+            "all": "accuracy format dual alignment perception",
+            "r1_omni": "single_label format",
+            "r1_omni_published": "single_label_published format_published",
+        }
         assert set(built.rewards.weights) == set(parts.get(reward, reward.replace("_", " ")).split())
 
 

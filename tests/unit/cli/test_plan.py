@@ -188,7 +188,7 @@ def test_clips_passes_and_stored_features(tmp_path, capsys, tiny_data_root):
     assert known["training_clips"] == 16 - round(0.032 * 16)
     assert known["passes"] == pytest.approx(300_000 * 3 * 4 / known["training_clips"])
     assert f"clips           16 in the training file, {known['passes']:.1f} passes" in capsys.readouterr().out
-    both = planned(tmp_path, "experiment=r1_omni/cold_start", "data.visual=both", *given)
+    both = planned(tmp_path, "experiment=r1_omni/on_affectgpt_cold_start", "data.visual=both", *given)
     assert both["feature_bytes_per_clip"] == 4 * (16 * 768 + 8 * 1024)
     assert both["training_clips"] == 14  # a tenth validates
     unknown = planned(tmp_path, "experiment=affectgpt/published", *given[:-1], f"paths.data={tmp_path}")
