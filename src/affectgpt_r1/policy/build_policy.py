@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from affectgpt_r1.policy.families import FAMILIES, Family
 from affectgpt_r1.policy.fusion import MediaFusion
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
+
+log = logging.getLogger(__name__)
 
 DEFAULT_FAMILY = "affectgpt"
 SIZES = ("hidden_size", "d_model")  # keys by which a part's configuration names its width
@@ -57,7 +60,7 @@ def build_engine(name: str, model: Any, *, share_prefix: bool = True) -> Engine:
     """Build what runs the language model.
 
     Args:
-        name: ``reference`` or ``fast``.
+        name: ``reference`` or ``fast``, which for sliding windows or attention sinks is ``reference`` as well.
         model: A transformers causal language model.
         share_prefix: Run a prompt once per clip in the update, not once per completion; of the fast engine.
 
@@ -66,11 +69,23 @@ def build_engine(name: str, model: Any, *, share_prefix: bool = True) -> Engine:
     """
     if name == "reference":
         return ReferenceEngine(model)
+    if name == "fast" and (reason := _beyond_fast(model)) is not None:
+        log.warning("model.engine=reference is used, since the language model has %s", reason)
+        return ReferenceEngine(model)
     if name == "fast":
         from affectgpt_r1.engine.fast import FastEngine  # here, so that the reference engine runs without its files
 
         return FastEngine(model, share_prefix=share_prefix)
     raise ConfigError(f"model.engine={name} is unknown: choose fast or reference")
+
+
+def _beyond_fast(model: Any) -> str | None:
+    """Return what the fast engine's attention does not compute of a language model."""
+    attentions = [getattr(layer, "self_attn", None) for layer in model.model.layers]
+    everywhere = getattr(model.config, "sliding_window", None)  # of families whose layers do not tell
+    if any(getattr(attention, "sliding_window", everywhere) for attention in attentions):
+        return "sliding windows"
+    return "attention sinks" if any(hasattr(attention, "sinks") for attention in attentions) else None
 
 
 def build_modules(*, family: str = DEFAULT_FAMILY, **keywords: Any) -> tuple[Any, Encoders, MediaFusion]:
