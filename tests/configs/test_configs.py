@@ -30,7 +30,11 @@ from affectgpt_r1.training.grpo_config import GRPOConfig
 from helpers.configs import compose_config
 
 ENTRIES = ("train", "evaluate", "render")
-OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
+OVERLAYS = (
+    "experiment",
+    "objective",
+    "ablation",
+)  # `debug` may add arguments of the trainer; they are bound like all others
 SUPERVISED = ("mercaption", "ov_merd", "published", "cold_start", "on_affectgpt_cold_start")
 REINFORCED = ("ablation", "rlvr", "on_affectgpt_rlvr")
 
@@ -160,6 +164,8 @@ def test_every_stage_and_reward_can_be_built(stage, reward):
             "all": "accuracy format dual alignment perception",
             "r1_omni": "single_label format",
             "r1_omni_published": "single_label_published format_published",
+            "mer_r1": "recall precision format",
+            "accuracy_repetition": "accuracy format repetition",
         }
         assert set(built.rewards.weights) == set(parts.get(reward, reward.replace("_", " ")).split())
 
