@@ -52,7 +52,7 @@ def build_modules(
     return model, encoders, media_fusion
 
 
-AFFECTGPT = Family(
+FAMILY = Family(
     template=PromptTemplate,
     build_modules=build_modules,
     parts={"video_encoder": "encoders.video.model", "audio_encoder": "encoders.audio.model"},

@@ -118,7 +118,7 @@ def build_modules(
     return model, Encoders(PatchEncoder(siglip), SoundEncoder(whisper)), fusion
 
 
-HUMANOMNI = Family(
+FAMILY = Family(
     template=HumanOmniTemplate,
     build_modules=build_modules,
     parts={
