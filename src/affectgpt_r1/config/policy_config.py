@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from affectgpt_r1.config.compose import resolved
 from affectgpt_r1.config.keys import CONFIGS, config_items, key_of
 from affectgpt_r1.config.overrides import given_overrides
+from affectgpt_r1.config.run_names import RENDERED_TOKENIZER, TOKENIZER
 from affectgpt_r1.config.untrusted_config import read_media
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.errors import CheckpointError
@@ -324,6 +325,10 @@ def _places(plain: Mapping[str, Any], settings: PolicySettings, overrides: Seque
         if key in given and here is not _ABSENT:
             continue
         default = _select(plain, defaults[key])
+        if (
+            default == f"{_select(plain, 'paths.root')}/{RENDERED_TOKENIZER}"
+        ):  # maybe not the policy's: see tokenizer_file
+            default = f"{_select(plain, 'paths.data')}/{TOKENIZER}"
         if trained is None or (key == "model.tokenizer" and Path(trained).suffix != ".json"):
             places[key] = trained  # none was used, or a name on the hub or below model.weights
         elif defaults[key] in given:
