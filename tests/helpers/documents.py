@@ -15,6 +15,7 @@ DOCUMENTS = (
     "docs/predict.md",
     "docs/data.md",
     "docs/metrics.md",
+    "docs/models.md",
     "docs/design.md",
     "docs/app.md",
     "configs/README.md",

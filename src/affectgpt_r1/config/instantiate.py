@@ -128,7 +128,7 @@ def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.d
     """
     if data.feature_store is None:
         return UnreadableClips()
-    if policy.encoders.settings["waveform_normalization"] == "joint":
+    if policy.encoders.settings.get("waveform_normalization") == "joint":
         raise ConfigError(
             "model.waveform_normalization=joint depends on the clips of each training batch, so nothing can be "
             "stored: set data.feature_store=null, or model.waveform_normalization=clip"

@@ -23,6 +23,7 @@ from affectgpt_r1.data.media.pictures import HDR, LONGEST_EDGE, orientation
 from affectgpt_r1.data.media.video import (
     Frames,
     channels_first,
+    padded_square,
     read_face_crops,
     read_frames,
     resize_faces,
@@ -86,7 +87,9 @@ def resize_pictures(pictures: Sequence[Frames], media: MediaSettings) -> Tensor:
     """Scale pictures to ``(F, 3, S, S)`` uint8 RGB; ``visual=image`` takes only the middle one."""
     if media.visual == "image":
         pictures = pictures[len(pictures) // 2 :][:1]
-    if media.frame_resize == "squash":
+    if media.frame_resize == "pad":
+        pictures = [padded_square(picture) for picture in pictures]
+    if media.frame_resize != "crop":  # "squash" here: of a still, which the published loader reads by Pillow, too
         return channels_first(np.stack([squash_still(picture, media.image_size) for picture in pictures]))
     return torch.cat([resize_frames(picture[None], media.image_size) for picture in pictures])
 
@@ -138,14 +141,14 @@ def _read(path: Path, media: MediaSettings, streams: Streams | None, size: int |
     is_plain = not (file.is_mirrored or file.is_long or (file.is_stored_otherwise and streams is not None))
     if media.decoder == "decord" or (file.is_plain if size is None else is_plain):
         try:
-            return list(read_frames(path, media.num_frames, media.decoder, size))
+            return list(read_frames(path, media.num_frames, media.decoder, size, media.frame_indices))
         except MediaError:
             if streams is None or media.decoder == "decord":
                 raise
     streams = streams or inspect(path)
     if not streams.has_video:
         raise MediaError(f"{path}: has no video stream")
-    return read_uniform_frames(path, streams, media.num_frames, size)
+    return read_uniform_frames(path, streams, media.num_frames, size, media.frame_indices)
 
 
 def _properties(path: Path) -> _Properties:

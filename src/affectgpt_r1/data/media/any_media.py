@@ -31,7 +31,7 @@ from affectgpt_r1.data.media.audio import (
 )
 from affectgpt_r1.data.media.containers import MAX_LOST_FRACTION, Streams, audio_stream, opened, video_stream
 from affectgpt_r1.data.media.pictures import as_shown, squash
-from affectgpt_r1.data.media.video import Frames, uniform_indices
+from affectgpt_r1.data.media.video import FrameIndices, Frames, uniform_indices
 from affectgpt_r1.errors import MediaError
 
 LONG_SECONDS = 120.0  # of a longer file sound is read window by window, so that two hours take no more memory
@@ -40,7 +40,9 @@ SEEKS_EARLIER = (0, 5, 20, 80)  # seconds before a wanted frame where its key fr
 RESAMPLING_MARGIN = 0.1  # seconds around a window: the resampling filter must see no edge where the file has none
 
 
-def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | None = None) -> list[Frames]:
+def read_uniform_frames(
+    path: Path, streams: Streams, count: int, size: int | None = None, rule: FrameIndices = "floor"
+) -> list[Frames]:
     """Read ``count`` frames spread over the file by their place in presentation order.
 
     With a variable frame rate they are spread over the frames, not over the time, as by the training sets' reader.
@@ -50,6 +52,7 @@ def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | No
         streams: From :func:`~affectgpt_r1.data.media.containers.inspect`.
         count: Frames ``F``; a shorter file repeats its last.
         size: Height and width to squash each picture to, as published.
+        rule: See :func:`~affectgpt_r1.data.media.video.uniform_indices`.
 
     Returns:
         ``F`` pictures ``(H, W, 3)`` uint8 RGB as a player shows them: turned or mirrored as the file asks, with square
@@ -58,7 +61,7 @@ def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | No
     Raises:
         MediaError: A frame cannot be decoded.
     """
-    wanted = [streams.picture_times[index] for index in uniform_indices(len(streams.picture_times), count)]
+    wanted = [streams.picture_times[index] for index in uniform_indices(len(streams.picture_times), count, rule)]
     pictures = _pictures_at(path, wanted, size, may_seek=True, is_part=streams.is_part)
     if len(pictures) < len(set(wanted)):
         pictures = _pictures_at(path, wanted, size, may_seek=False)  # some containers cannot seek, or seek wrongly
