@@ -70,11 +70,14 @@ def workplace(workspace, sft_run, tiny_data_root, write_mp4, tmp_path_factory):
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(workspace / "data", folder / "data" / "synthetic")
     shutil.copytree(workspace / "outputs", folder / "outputs")
-    for stage in ("sft", "grpo"):
-        shutil.copytree(sft_run, folder / "outputs" / "demo-no_think-seed1" / stage)
+    for run in ("demo-no_think-seed1/sft", "demo-no_think-seed1/grpo", "my-set-seed1/grpo"):
+        shutil.copytree(sft_run, folder / "outputs" / run)
     tiny_data_root(folder / "my-data")
     write_mp4(folder / "clip.mp4")
     write_mp4(folder / "talks" / "first.mp4")
+    for number in range(3):
+        write_mp4(folder / "my-videos" / "day 1" / f"{number}.mp4", 4, first_gray=number)
+    (folder / "my-videos" / "labels.csv").write_text("file,emotion\n0.mp4,happy\n1.mp4,sad\n2.mp4,calm\n")
     (folder / "labels.csv").write_text("name,openset\nfirst,happy\n")
     (folder / "preferences.csv").write_text("name,preference\nfirst,a1\nsecond,a2\n")
     (folder / "answers.csv").write_text('name,openset\nfirst,"joyful,proud"\n')
@@ -101,6 +104,13 @@ def _run(workplace: Path, command, *more: str) -> str:
     return done.stdout
 
 
+def _absolute(workplace: Path, overrides):
+    """Return the overrides of a command line, with ``--config-dir`` as Hydra takes it from a program."""
+    if overrides[:1] != ["--config-dir"]:
+        return overrides
+    return [f"hydra.searchpath=[file://{workplace / overrides[1]}]", *overrides[2:]]
+
+
 @pytest.mark.parametrize("document", [document for document, commands in COMMANDS.items() if commands])
 def test_commands_run(workplace, document):
     for command in COMMANDS[document]:
@@ -108,7 +118,7 @@ def test_commands_run(workplace, document):
             _run(workplace, command)
         elif "-m" not in command:
             overrides = command[1:]
-            config = compose_config(command[0], *overrides)
+            config = compose_config(command[0], *_absolute(workplace, overrides))
             if command[0] == "train":
                 check_composed(config)
 
@@ -129,7 +139,8 @@ def test_make_targets_are_planned(command):
 
 @pytest.mark.slow
 def test_trainings_run(workplace):
-    for command in [command for commands in COMMANDS.values() for command in commands if _is_training(command)]:
+    trainings = [command for commands in COMMANDS.values() for command in commands if _is_training(command)]
+    for command in [command for command in trainings if "--config-dir" not in command]:  # which test_own_data.py runs
         shortened = [value.replace("seed=1,2,3", "seed=4,5") for value in command]
         without_limit = "experiment=demo/control" in command
         short = [key for key in SHORT[command[0]] if not (without_limit and key.startswith("trainer.max_steps"))]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -43,6 +45,7 @@ def run_composed_command(
         SystemExit: With code 2 after bad input.
     """
     guard_standard_error()
+    parser.add_argument("--config-dir", type=Path, metavar="FOLDER", help="more configurations, as `train` takes them")
     with printable_usage_errors():
         options, overrides = parser.parse_known_args(arguments)
         if unknown := [override for override in overrides if override.startswith("-")]:
@@ -55,13 +58,21 @@ def run_composed_command(
             quoted = quote_overrides(overrides)
             check_overrides(quoted)
             with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                config = compose("train", overrides=[*first, *quoted])
+                config = compose("train", overrides=[*_search_path(options.config_dir), *first, *quoted])
             check_composed(config)
             return work(options, config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, overrides)) from error
 
     return with_one_line_errors(parser.prog, compose_and_work)
+
+
+def _search_path(folder: Path | None) -> list[str]:
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {folder}: there is no such folder")
+    return [f"hydra.searchpath=[{json.dumps(f'file://{folder.absolute()}')}]"]
 
 
 def run_hydra_command(name: str, entry: Callable[[], None]) -> None:

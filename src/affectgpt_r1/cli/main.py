@@ -17,6 +17,8 @@ from affectgpt_r1 import __version__
 PROGRAM = "affectgpt-r1"
 
 COMMANDS = {
+    "prepare": "make a data folder of your videos and tables: DATA looks, DATA --output FOLDER writes",
+    "crop-faces": "add the face crops that a data folder lacks: ROOT [--names FILE]",
     "render": "render the synthetic clips (overrides: configs/render.yaml)",
     "train": "train one stage (overrides: configs/train.yaml), as in `experiment=demo/grpo stage.beta=0.04`",
     "plan": "parameters, memory, steps and hours of a run: experiment=NAME [--tflops N] [--json FILE]",
@@ -36,6 +38,8 @@ COMMANDS = {
 """What each command does; a command is a module of this package with a ``main()`` on Hydra or argparse."""
 
 EXAMPLES = {
+    "prepare": ("my-videos", "my-videos --output my-set"),
+    "crop-faces": ("/data/mer2026-dataset --names track1_track2_candidate.csv",),
     "render": ("", "noise=hard num_exact=200"),
     "train": (
         "experiment=demo/sft",
@@ -144,7 +148,7 @@ def _run(command: str) -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         try:
-            import_module(f"affectgpt_r1.cli.{command}").main()
+            import_module(f"affectgpt_r1.cli.{command.replace('-', '_')}").main()
         finally:  # help ends by SystemExit
             if {"-h", "--help"} & set(sys.argv[1:]):
                 print("\n".join(["", "examples:", *_examples(command)]), flush=True)

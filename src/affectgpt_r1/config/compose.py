@@ -34,7 +34,7 @@ from affectgpt_r1.config.keys import (
 from affectgpt_r1.config.library_errors import explain_library_error, worker_message
 from affectgpt_r1.config.overrides import quote_overrides
 from affectgpt_r1.config.renamed import TARGETS
-from affectgpt_r1.config.run_names import experiment_title, run_baseline, run_folder, run_title
+from affectgpt_r1.config.run_names import experiment_title, run_baseline, run_folder, run_title, tokenizer_file
 from affectgpt_r1.config.targets import check_targets
 from affectgpt_r1.errors import AffectGPTError, ConfigError
 from affectgpt_r1.io.clean_text import guard_standard_error, message
@@ -61,6 +61,7 @@ OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 OmegaConf.register_new_resolver("experiment_title", experiment_title, replace=True)
 OmegaConf.register_new_resolver("run_baseline", run_baseline, replace=True)
 OmegaConf.register_new_resolver("run_title", run_title, replace=True)
+OmegaConf.register_new_resolver("tokenizer_file", tokenizer_file, replace=True)
 
 
 def instantiate(config: Any, group: str, **arguments: Any) -> Any:

@@ -30,14 +30,14 @@ def render(config: DictConfig) -> dict[str, float]:
     )
     log.info("Rendering synthetic clips into %s", root)
     render_demo(root, settings, workers=config.workers)
-    phrases = {phrase for question in _questions() for phrase in PromptTemplate(question).phrases()}
-    tokenizer = build_tokenizer(
-        demo_texts(root),
-        sorted(phrases, key=lambda phrase: (-len(phrase), phrase)),
-        config.vocab_size,
-        Path(config.paths.tokenizer),
-    )
+    tokenizer = build_tokenizer(demo_texts(root), prompt_phrases(), config.vocab_size, Path(config.paths.tokenizer))
     return {"vocab_size": float(tokenizer.get_vocab_size())}
+
+
+def prompt_phrases() -> list[str]:
+    """Return the fixed phrases of every prompt, longest first, each of which is one token."""
+    phrases = {phrase for question in _questions() for phrase in PromptTemplate(question).phrases()}
+    return sorted(phrases, key=lambda phrase: (-len(phrase), phrase))
 
 
 def _questions() -> list[str]:

@@ -48,6 +48,7 @@ OURS = {
     "${run_title:}",
     "${experiment_title:}",
     "${run_baseline:}",
+    "${tokenizer_file:}",
 }
 START_KEYS = ("init_from", "encoders_from")
 CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/start.json"

@@ -23,6 +23,9 @@ LONGEST = 120  # characters of a folder's name; a longer one is cut and ends in 
 
 HASH_CHARACTERS = 8
 
+TOKENIZER = "tokenizer/tokenizer.json"  # below a data folder
+RENDERED_TOKENIZER = f"data/synthetic/{TOKENIZER}"  # below paths.root
+
 PLACES = ("paths", "logger", "callbacks", "hydra")  # groups that say where a run is kept and shown
 
 # Keys that say how a run is started and on what machine; a second stage should find the first one all the same
@@ -53,6 +56,13 @@ def run_folder(*, _root_: DictConfig) -> str:
     if not changes:
         return str(experiment if stage == "evaluate" else experiment / stage)
     return str(experiment / run_name(stage, changes))
+
+
+def tokenizer_file(*, _root_: DictConfig) -> str:
+    """Return the data folder's own tokenizer; where it has none, that of the synthetic clips, if it is there."""
+    own, rendered = Path(_root_.paths.data) / TOKENIZER, Path(_root_.paths.root) / RENDERED_TOKENIZER
+    is_made_here = str(_root_.stage.name) == "render"
+    return str(own if is_made_here or own.exists() or not rendered.exists() else rendered)
 
 
 def run_title(*, _root_: DictConfig) -> str:

@@ -15,7 +15,7 @@ PROGRAM = '#!/bin/sh\nexec {} -c "from affectgpt_r1.cli.main import main; main()
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("affectgpt-r1 pre", ["predict ", "prefer "]),
+        ("affectgpt-r1 pre", ["prepare ", "predict ", "prefer "]),
         ("affectgpt-r1 train exp", ["experiment=", "experiment_name="]),
         ("affectgpt-r1 train experiment=demo/s", ["experiment=demo/sft "]),
         ("affectgpt-r1 train seed=3 stage.bet", ["stage.beta="]),

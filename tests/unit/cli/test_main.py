@@ -7,7 +7,7 @@ import pytest
 
 from affectgpt_r1.cli.main import COMMANDS, EXAMPLES, main
 
-MODULES = {command: import_module(f"affectgpt_r1.cli.{command}") for command in COMMANDS}
+MODULES = {command: import_module(f"affectgpt_r1.cli.{command.replace('-', '_')}") for command in COMMANDS}
 
 
 def test_every_command_has_a_module_with_a_main():

@@ -42,7 +42,12 @@ SHIPPED = {
     "reward": {
         *("emotion.lexicon.load_lexicon", "rewards.accuracy.AccuracyReward", "rewards.alignment.AlignmentReward"),
         *("rewards.dual.DualReward", "rewards.format.FormatReward", "rewards.perception.PerceptionReward"),
-        *("rewards.single_label.SingleLabelReward", "rewards.weighting.WeightedRewards"),
+        *(
+            "rewards.r1_omni_published.PublishedFormatReward",
+            "rewards.r1_omni_published.PublishedSingleLabelReward",
+            "rewards.single_label.SingleLabelReward",
+            "rewards.weighting.WeightedRewards",
+        ),
         *("rewards.recall_precision.SetScoreReward", "rewards.repetition.RepetitionReward"),
     },
     "stage": {
