@@ -68,7 +68,7 @@ def _options(command: str) -> list[str]:
         return ["--cfg", "--help", "--info", "--multirun", "--resolve"]
     text = io.StringIO()
     with redirect_stdout(text), suppress(SystemExit):
-        import_module(f"affectgpt_r1.cli.{command}").main(["--help"])
+        import_module(f"affectgpt_r1.cli.{command.replace('-', '_')}").main(["--help"])
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.getvalue())))
 
 
