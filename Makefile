@@ -21,7 +21,7 @@ SMOL_EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter exper
 SMOL_WEIGHTS := data/pretrained/SmolLM2-135M-Instruct/provenance.json
 TRAIN := $(BIN)/python -m affectgpt_r1.cli.train
 JOBS ?= $(shell nproc)
-SWEEPS ?= reward reasoning penalty
+SWEEPS ?= reward reasoning penalty objective
 SFT_POLICIES := outputs/demo-no_think-seed1/sft/run.json outputs/demo-think-seed1/sft/run.json
 
 .DEFAULT_GOAL := help
@@ -91,7 +91,7 @@ smol: | outputs/$(SMOL_EXPERIMENT)/sft/run.json ## SFT, then GRPO of pretrained 
 	$(BIN)/python -m affectgpt_r1.cli.evaluate $(SHARED) model=smol experiment_name=$(SMOL_EXPERIMENT) num_clips=150 \
 	  systems.grpo="$$run/checkpoints/best.ckpt" paths.run="$$experiment$${own:+/evaluate$$own}")  # all 600 clips would take four times as long
 
-ablations: | outputs/pretrain_encoders/checkpoints/best.ckpt ## Sweep rewards, reasoning and length penalties over three seeds (JOBS=2 SWEEPS="penalty")
+ablations: | outputs/pretrain_encoders/checkpoints/best.ckpt ## Sweep rewards, reasoning, length penalties and objectives over three seeds (JOBS=2 SWEEPS="penalty")
 	$(MAKE) --no-print-directory -j $(JOBS) $(SFT_POLICIES)
 	set -e; for sweep in $(SWEEPS); do \
 	  $(TRAIN) -m ablation=$$sweep hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS) $(ARGS); done

@@ -69,6 +69,7 @@ class ClipBatch:
     context_frames: Tensor | None = None  # (B, F, 3, H, W) uint8 RGB
     questions: tuple[str, ...] = ()  # empty where every clip is asked the prompt's own
     annotations: tuple[Annotations, ...] = ()  # empty where no question needs any
+    supervised: ClipBatch | None = None  # labelled clips for the supervised part of a mixed loss
 
     def __len__(self) -> int:
         """Return the number of clips ``B``."""
@@ -129,6 +130,7 @@ class Completion:
     truncated: bool = False  # the token limit ended it
     clip: str = ""  # name of the clip that it answers
     group: int = 0  # of the rollout; completions of one group answer one prompt
+    subtitle: str = ""  # what is said in the clip, for a reward that compares with it
 
 
 @dataclass(frozen=True)

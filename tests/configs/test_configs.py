@@ -30,7 +30,11 @@ from affectgpt_r1.training.grpo_config import GRPOConfig
 from helpers.configs import compose_config
 
 ENTRIES = ("train", "evaluate", "render")
-OVERLAYS = ("experiment", "ablation")  # `debug` may add arguments of the trainer; they are bound like all others
+OVERLAYS = (
+    "experiment",
+    "objective",
+    "ablation",
+)  # `debug` may add arguments of the trainer; they are bound like all others
 SUPERVISED = ("mercaption", "ov_merd", "published", "cold_start")
 REINFORCED = ("ablation",)
 
@@ -156,7 +160,12 @@ def test_every_stage_and_reward_can_be_built(stage, reward):
     built = instantiate_stage(composed("train", f"stage={stage}", f"reward={reward}", "prompt=think").stage)
     assert callable(built.training_step)
     if stage == "grpo":
-        parts = {"all": "accuracy format dual alignment perception", "r1_omni": "single_label format"}
+        parts = {
+            "all": "accuracy format dual alignment perception",
+            "r1_omni": "single_label format",
+            "mer_r1": "recall precision format",
+            "accuracy_repetition": "accuracy format repetition",
+        }
         assert set(built.rewards.weights) == set(parts.get(reward, reward.replace("_", " ")).split())
 
 

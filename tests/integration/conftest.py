@@ -28,6 +28,7 @@ SMALL = (
     "callbacks.completions.console_rows=0",
     "callbacks.progress.every_n_steps=1",
     "data.eval_batch_size=4",
+    "callbacks.modality_faithfulness.max_clips=0",
 )
 
 

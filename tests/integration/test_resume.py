@@ -63,3 +63,18 @@ def test_a_resumed_run_continues_its_mlflow_run(run_stage, workspace, tmp_path):
     assert run.info.status == "FINISHED"
     losses = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted({metric.step for metric in losses}) == [0, 1, 2, 3]
+
+
+def test_chord_resumes_bit_equal_over_both_streams(run_stage, start, tmp_path):
+    """A file of its own for the supervised clips, and a stop in the middle of a rollout buffer of two passes."""
+    options = (
+        *("stage=chord", "stage.num_generations=3", "stage.num_iterations=2", "stage.token_weighting=phi", start),
+        *("stage.mu={peak: 0.5, valley: 0.1, warmup_steps: 0, decay_steps: 2}", "stage.supervised_batch_size=2"),
+        *("data.supervised_labels=track2_train_mercaptionplus.csv", "data.modality_dropout=0.3", "data.seen_labels=[]"),
+    )
+    expected = checkpoint_of(run_stage("grpo", tmp_path / "expected", 3, *options))
+    run_stage("grpo", tmp_path / "cut", 1, *options)
+    torch.manual_seed(99)
+    resumed = checkpoint_of(run_stage("grpo", tmp_path / "cut", 3, *options, "ckpt_path=last"))
+    assert_equal_checkpoints(expected, resumed)
+    assert resumed["content"].keys() >= {"data.supervised_labels"}

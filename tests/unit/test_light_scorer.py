@@ -67,6 +67,16 @@ def test_score_and_submission_without_torch(tmp_path):
     assert (peak is None and sys.platform != "linux") or int(peak[1]) < 150 * 1024
 
 
+def test_merge_without_torch(tmp_path):
+    for name, labels in (("a", "happy"), ("b", "joyful"), ("c", "sad")):
+        (tmp_path / f"{name}.csv").write_text(f"name,openset\nx,{labels}\n")
+
+    done = run("merge", *(tmp_path / f"{name}.csv" for name in "abc"), "--output", tmp_path / "m.jsonl")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"name": "x", "openset": ["happy"]}
+
+
 def test_what_needs_the_rest_says_how_to_install_it():
     done = run("train")
 

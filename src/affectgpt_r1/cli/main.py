@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "compare trained policies on the test split (overrides: configs/evaluate.yaml)",
     "predict": "label videos, or the clips of a data folder: FILE|FOLDER... | --data ROOT [--checkpoint C]",
     "score": "score a file of predictions: --predictions P --targets T, or --submission NAME-openset.npz",
+    "merge": "merge several systems' answers: A.jsonl B.jsonl ... --rule union|vote|cap --output FILE",
     "unibench": "score folders of predictions on MER-UniBench: --predictions FOLDER --data FOLDER",
     "prefer": "score preferences between two descriptions: --predictions P --targets T [--swapped S]",
     "app": "a page on this machine: try policies, compare answers, judge them: [--port N]",
@@ -47,6 +48,7 @@ EXAMPLES = {
     "evaluate": ("", "split=validation num_clips=100"),
     "predict": ('clip.mp4 --subtitle "I am fine."', "talks/ --output answers.jsonl"),
     "score": ("--predictions answers.jsonl --targets labels.csv --json scores.json",),
+    "merge": ("seed1.jsonl seed2.jsonl seed3.jsonl --rule vote --output merged.jsonl --targets labels.csv",),
     "unibench": ("--predictions answers --data /data/unibench --lexicon mer2025",),
     "prefer": ("--predictions preferences.csv --targets preferences.csv",),
     "report": ("--outputs outputs",),
@@ -58,7 +60,7 @@ EXAMPLES = {
 }
 """What follows a command in the examples that its ``--help`` ends with."""
 
-SCORERS = ("score", "unibench", "prefer")
+SCORERS = ("score", "merge", "unibench", "prefer")
 
 
 class Replacement(NamedTuple):

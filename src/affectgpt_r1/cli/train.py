@@ -33,6 +33,8 @@ def opening(config: DictConfig) -> str:
     length = f"{steps} steps" if (steps or -1) > 0 else f"{epochs} epochs"
     if config.match_wall_time is not None:
         length = f"the wall time of {_shown(Path(config.match_wall_time))}"
+    if config.trainer.get("fast_dev_run"):
+        length = "one batch of training and validation"
     if not config.train:
         length = "no training"
     where = f"sweep {config.sweep.name}" if config.sweep.name else _shown(Path(config.paths.run))

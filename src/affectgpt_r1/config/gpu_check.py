@@ -185,9 +185,10 @@ class GPUCheck:
             for position in (0, 1, 3):  # queries and keys
                 inputs[position][..., :8] += (offset * size**0.5 / 8) ** 0.5
             halves = [value.bfloat16().requires_grad_() for value in inputs]
+            query, key, value, prompt_key, prompt_value = halves
             doubles = [value.detach().double().requires_grad_() for value in halves]
-            output = attend_to_prefix(*halves, packed, own, size**-0.5)
-            expected = _plain_attention(*doubles, packed, own, size**-0.5)
+            output = attend_to_prefix(query, key, value, prompt_key, prompt_value, packed, own, size**-0.5)
+            expected = _plain_attention(doubles, packed, own, size**-0.5)
             weights = torch.randn_like(expected)
             pairs = [
                 (output, expected),
@@ -198,8 +199,8 @@ class GPUCheck:
                 ),
             ]
             names = ("output", "d query", "d key", "d value", "d prompt key", "d prompt value")
-            for name, (value, exact) in zip(names, pairs, strict=True):
-                error = _relative_error(value, exact)
+            for name, (found, exact) in zip(names, pairs, strict=True):
+                error = _relative_error(found, exact)
                 # Gradients are products of rounded probabilities; at 1,000 they are differences of large numbers.
                 if name == "output" or offset == 0:
                     part.limits.append(
@@ -242,7 +243,7 @@ class GPUCheck:
                 started = self._now()
                 with self._mixed():
                     loss = SFTStage().training_step(self.policy, batch, seed=1).loss
-                loss.backward()
+                torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -258,8 +259,9 @@ class GPUCheck:
         trained, optimizer = self._trained()
         lengths = (2, 2, 6, 2) if self.tiny else (16, 8, 200, 8)
         clips, generations, length, micro_batches = lengths
+        rewards: dict[str, Any] = {"even": _even_letters}
         stage = GRPOStage(
-            WeightedRewards({"even": _even_letters}, {"even": 1.0}),
+            WeightedRewards(rewards, {"even": 1.0}),
             load_lexicon("bundled"),
             Sampling(temperature=1.0, max_completion_length=length),
             num_generations=generations,
@@ -274,7 +276,7 @@ class GPUCheck:
             for number in range(micro_batches):
                 with self._mixed():
                     output = stage.training_step(self.policy, nothing if number else batch, seed=attempt)
-                output.loss.backward()
+                torch.autograd.backward(output.loss)
                 if not number:
                     logs = output.logs
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -344,7 +346,7 @@ class GPUCheck:
         for shared in (True, False):
             started = self._now()
             with self._shared(shared), self._mixed():
-                self.policy.per_token_logps(batch, completions).mean().backward()
+                torch.autograd.backward(self.policy.per_token_logps(batch, completions).mean())
             part.measured[f"update, prompts {'shared' if shared else 'repeated'}/seconds"] = self._now() - started
             self.policy.zero_grad()
 
@@ -403,16 +405,10 @@ def as_json(check: GPUCheck, parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def _plain_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prompt_key: Tensor,
-    prompt_value: Tensor,
-    prompts: PackedLengths,
-    completions: PackedLengths,
-    scale: float,
+    inputs: Sequence[Tensor], prompts: PackedLengths, completions: PackedLengths, scale: float
 ) -> Tensor:
     """Compute :func:`~affectgpt_r1.engine.varlen_attention.attend_to_prefix` completion by completion."""
+    query, key, value, prompt_key, prompt_value = inputs
     outputs = []
     repeats, per_prompt = query.shape[1] // key.shape[1], completions.count // prompts.count
     ends, prompt_ends = completions.cu_seqlens.tolist(), prompts.cu_seqlens.tolist()

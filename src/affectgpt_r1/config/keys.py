@@ -23,7 +23,7 @@ _IN_WHEEL, _IN_CLONE = _PACKAGE / "configs", _PACKAGE.parents[1] / "configs"
 CONFIGS = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CLONE
 
 STAGE_KEYS = ("name", "monitor", "mode")  # of `stage`, but not arguments of its class
-OVERLAYS = ("experiment", "ablation", "debug")  # groups whose files only change keys of others
+OVERLAYS = ("experiment", "objective", "ablation", "debug")  # groups whose files only change keys of others
 OPEN = ("callbacks", "logger")  # mappings with any names
 # `outdated`, `auto`, `warn`, a time
 WORDS_TOO = ("overwrite", "trainer.devices", "trainer.deterministic", "trainer.val_check_interval")

@@ -75,7 +75,8 @@ def check_prompts(policy: MultimodalPolicy, data: ClipDataModule, *, learns_targ
     # A token has at least one byte, so only rows with many bytes need be tokenized.
     positions: int = policy.language_model.config.max_position_embeddings
     files = data.files
-    for rows, file in ((data.splits.train, files.train_labels), (data.splits.validation, files.validation_labels)):
+    splits = [(data.splits.train, files.train_labels), (data.splits.validation, files.validation_labels)]
+    for rows, file in [*splits, (data.splits.supervised, files.supervised_labels)]:
         for row in rows:
             if len(row.subtitle.encode()) + len(row.reason.encode()) + SLACK <= positions:
                 continue

@@ -34,7 +34,15 @@ APPLIED = (
         "stage.num_generations",
     ),
     *("stage.mask_truncated_completions", "stage.truncated_leave_baseline"),
-    *("stage.entropy_coef", "stage.top_entropy_quantile", "stage.sampling", "stage.log_mel_weight"),
+    *(
+        "stage.entropy_coef",
+        "stage.faithfulness_coef",
+        "stage.faithfulness_margin",
+        "stage.top_entropy_quantile",
+        "stage.sampling",
+        "stage.log_mel_weight",
+    ),
+    *("stage.mu", "stage.token_weighting"),
     "stage.mode",  # the best checkpoint compares the direction itself
 )
 
@@ -59,6 +67,7 @@ NOT_COMPARED = (
 BY_CONTENT = (
     *("init_from", "encoders_from", "emotion.lexicon", "model.tokenizer", "model.weights", "data.root"),
     *("data.train_labels", "data.train_reasons", "data.validation_labels", "data.subtitles", "data.cues_file"),
+    *("data.supervised_labels", "data.supervised_reasons"),
 )
 
 # Patterns of keys that `configs/` fills from another key, and that key

@@ -49,7 +49,8 @@ def batch_to_device(batch: ClipBatch, device: torch.device) -> ClipBatch:
         return None if value is None else value.to(device, non_blocking=True)
 
     fields = ("frames", "context_frames", "waveforms", "features", "cues")
-    return dataclasses.replace(batch, **{name: move(getattr(batch, name)) for name in fields})
+    supervised = None if batch.supervised is None else batch_to_device(batch.supervised, device)
+    return dataclasses.replace(batch, supervised=supervised, **{name: move(getattr(batch, name)) for name in fields})
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:

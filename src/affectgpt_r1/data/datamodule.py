@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
@@ -28,6 +28,7 @@ from affectgpt_r1.data.media_index import MediaState, index_media
 from affectgpt_r1.data.packed_rows import FORMAT, PackedRows, pack_splits, read_packed_splits
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
 from affectgpt_r1.data.splits import LabelFile, SplitFiles, Splits, content_digest, read_split_cues, read_splits
+from affectgpt_r1.data.supervised import MixedBatchSampler, MixedDataset, collate_mixed
 from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
 from affectgpt_r1.io.files import clear_write_errors
 from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
@@ -64,6 +65,8 @@ class ClipDataModule(LightningDataModule):
         seen_labels: Label files that the initial policy was trained on; no evaluation clip may be in them.
         questions: Kinds of question that training draws from; see :mod:`affectgpt_r1.data.layouts.annotations`.
         valence_range: See :class:`~affectgpt_r1.data.layouts.annotations.QuestionSet`.
+        supervised_labels: Label file of the supervised part of a mixed loss; None takes the training clips.
+        supervised_reasons: Reasons of these clips.
         manifests: Folder of what :meth:`setup` keeps of a large data folder; None keeps nothing.
         recheck: Read label files and look at media although what an earlier start found is kept.
 
@@ -105,13 +108,19 @@ class ClipDataModule(LightningDataModule):
         seen_labels: Sequence[str] = (),
         questions: Sequence[str] = (),
         valence_range: Sequence[float] | None = None,
+        supervised_labels: str | None = None,
+        supervised_reasons: str | None = None,
         manifests: str | None = None,
         recheck: bool = False,
     ) -> None:
         super().__init__()
         self.root = Path(root)
         subtitles = subtitles if "text" in modalities else None
-        self.files = SplitFiles(train_labels, train_reasons, validation_labels, test_labels, subtitles, cues_file)
+        self.files = SplitFiles(
+            *(train_labels, train_reasons, validation_labels, test_labels, subtitles, cues_file),
+            supervised_labels=supervised_labels,
+            supervised_reasons=supervised_reasons,
+        )
         self.media = MediaSettings(
             modalities=tuple(modalities),
             visual=visual,
@@ -147,6 +156,7 @@ class ClipDataModule(LightningDataModule):
         self._cues: dict[str, dict[str, float]] | None = None
         self._train_sampler: GenerationBatchSampler | None = None
         self._schedule = GenerationSchedule()
+        self._supervised_size = 0
         self._resume = (-1, 0)
 
     def setup(self, stage: str | None = None) -> None:
@@ -161,7 +171,7 @@ class ClipDataModule(LightningDataModule):
     def _is_kept(self) -> bool:
         """Return whether what :meth:`read` returns is kept: of a small folder it is read in less than a second."""
         labels = self.root / self.files.train_labels
-        if self.manifests is None or self.files.cues or not labels.is_file():
+        if self.manifests is None or self.files.cues or self.files.supervised_labels or not labels.is_file():
             return False
         with labels.open("rb") as file:
             return sum(1 for _ in file) > KEPT_FROM
@@ -181,7 +191,7 @@ class ClipDataModule(LightningDataModule):
             kept = None if self.recheck else read_packed_splits(folder)
             if kept is None:
                 splits = self.read(refuse)
-                pack_splits(folder, splits, self.media_identities(splits.rows()), ELSEWHERE)
+                pack_splits(folder, splits[:3], self.media_identities(splits.rows()), ELSEWHERE)
                 kept = read_packed_splits(folder)
                 assert kept is not None
                 self._media_states = {}
@@ -213,7 +223,13 @@ class ClipDataModule(LightningDataModule):
         check_unseen(self.root, self.seen_labels, [*splits.validation, *splits.test], on_fault)
         self._media_states = index_media(splits.rows(), self.root, self.media.modalities, self.media.visual, on_fault)
         splits = Splits(*([row for row in rows if row.name in self._media_states] for rows in splits))
-        check_content(self.root, splits.train, [*splits.validation, *splits.test], self._media_states, on_fault)
+        check_content(
+            self.root,
+            [*splits.train, *splits.supervised],
+            [*splits.validation, *splits.test],
+            self._media_states,
+            on_fault,
+        )
         if self.files.cues:
             try:
                 self._cues = read_split_cues(self.root / self.files.cues, splits)
@@ -230,17 +246,35 @@ class ClipDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled training batches; unreadable clips are resampled."""
-        dataset = self._dataset(
-            self.splits.train,
+        dataset, clips = self._training_dataset(self.splits.train), self._sampler(self.splits.train, train=True)
+        if self._supervised_size:
+            return self._mixed_dataloader(dataset, clips)
+        self._train_sampler = GenerationBatchSampler(clips, self.batch_size, self._schedule)
+        self._train_sampler.start_at(*self._resume)
+        return self._loader(dataset, batch_sampler=self._train_sampler)
+
+    def _mixed_dataloader(self, dataset: ClipDataset, clips: ClipSampler) -> DataLoader[Any]:
+        supervised = self.splits.supervised or self.splits.train
+        self._train_sampler = MixedBatchSampler(
+            clips,
+            self.batch_size,
+            self._schedule,
+            num_supervised=len(supervised),
+            supervised_size=self._supervised_size,
+            seed=self.seed,
+        )
+        self._train_sampler.start_at(*self._resume)
+        mixed = MixedDataset(dataset, self._training_dataset(supervised))
+        return self._loader(mixed, batch_sampler=self._train_sampler, collate_fn=collate_mixed)
+
+    def _training_dataset(self, rows: Sequence[ManifestRow]) -> ClipDataset:
+        return self._dataset(
+            rows,
             modality_dropout=self.modality_dropout,
             features=self.features,
             on_unreadable="resample",
             questions=self.questions.kinds,
         )
-        clips = self._sampler(self.splits.train, train=True)
-        self._train_sampler = GenerationBatchSampler(clips, self.batch_size, self._schedule)
-        self._train_sampler.start_at(*self._resume)
-        return self._loader(dataset, batch_sampler=self._train_sampler)
 
     def num_train_batches(self, num_processes: int, schedule: GenerationSchedule | None = None) -> int:
         """Return the training batches per epoch and process, before a Trainer is attached.
@@ -271,6 +305,10 @@ class ClipDataModule(LightningDataModule):
     def use_schedule(self, schedule: GenerationSchedule) -> None:
         """Let each generation batch be followed by the empty batches of the steps that reuse it."""
         self._schedule = schedule
+
+    def use_supervised(self, size: int) -> None:
+        """Let each training batch bring so many labelled clips in ``supervised`` as well."""
+        self._supervised_size = size
 
     def open_feature_store(self, encoder_digest: str) -> FeatureStore:
         """Open the store of these encoders, media settings and data folder; new loaders read it.
@@ -364,13 +402,12 @@ class ClipDataModule(LightningDataModule):
             even=train,
         )
 
-    def _loader(self, dataset: ClipDataset, **batching: Any) -> DataLoader[Any]:
+    def _loader(self, dataset: Dataset[Any], **batching: Any) -> DataLoader[Any]:
         has_workers = self.num_workers > 0
         return DataLoader(
             dataset,
-            **batching,
+            **{"collate_fn": collate, **batching},
             num_workers=self.num_workers,
-            collate_fn=collate,
             timeout=WORKER_TIMEOUT_SECONDS if has_workers else 0,
             persistent_workers=has_workers,
             # Its own generator: an iterator that drew from the global one would change a resumed run.

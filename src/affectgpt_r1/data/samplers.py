@@ -66,8 +66,8 @@ class ClipSampler(Sampler[SampleKey]):
         self._length = length
         self._seed = seed
         self._shuffle = shuffle
-        self._num_replicas = num_replicas
-        self._rank = rank
+        self.num_replicas = num_replicas
+        self.rank = rank
         self._even = even
 
     def set_epoch(self, epoch: int) -> None:
@@ -75,21 +75,21 @@ class ClipSampler(Sampler[SampleKey]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(range(self._rank, self._padded_length, self._num_replicas))
+        return len(range(self.rank, self._padded_length, self.num_replicas))
 
     def __iter__(self) -> Iterator[SampleKey]:
         epoch = self.epoch
         order = np.arange(self._length)
         if self._shuffle:
             order = np.random.default_rng((self._seed, epoch)).permutation(self._length)
-        local = np.resize(order, self._padded_length)[self._rank :: self._num_replicas]
+        local = np.resize(order, self._padded_length)[self.rank :: self.num_replicas]
         return (SampleKey(int(index), epoch) for index in local)
 
     @property
     def _padded_length(self) -> int:
         if not self._even:
             return self._length
-        return -(-self._length // self._num_replicas) * self._num_replicas
+        return -(-self._length // self.num_replicas) * self.num_replicas
 
 
 class GenerationBatchSampler(Sampler[list[SampleKey]]):
@@ -135,10 +135,14 @@ class GenerationBatchSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         keys = list(self.sampler)
-        first = self._first if self.sampler.epoch == self._resumed_epoch else 0
-        for number in range(first, len(self)):
+        for number in range(self.first_batch, len(self)):
             generation, step = divmod(number, self._schedule.steps)
             yield [] if step else keys[generation * self._size : (generation + 1) * self._size]
+
+    @property
+    def first_batch(self) -> int:
+        """Number of the batch at which the current epoch begins."""
+        return self._first if self.sampler.epoch == self._resumed_epoch else 0
 
     @property
     def _generations(self) -> int:

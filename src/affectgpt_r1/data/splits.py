@@ -35,6 +35,8 @@ class SplitFiles:
     test_labels: str | None = None
     subtitles: str | None = None  # of every set
     cues: str | None = None  # of synthetic clips
+    supervised_labels: str | None = None  # of the supervised part of a mixed loss; None: the training clips
+    supervised_reasons: str | None = None
 
     def digest(self, root: Path) -> str:
         """Return the SHA-256 of names and contents of the files."""
@@ -52,7 +54,7 @@ class SplitFiles:
 class LabelFile(NamedTuple):
     """What a run reads of one split; ``digest`` is the SHA-256 of the file."""
 
-    split: str  # train, validation or test
+    split: str  # train, validation, test or supervised
     path: Path
     digest: str
     num_clips: int
@@ -81,17 +83,20 @@ def _digest_once(path: Path, *state: int) -> str:
 
 
 class Splits(NamedTuple):
-    """Rows of each split; a clip is in one at most."""
+    """Rows of each split; a clip is in one at most, but that clips to train on may be supervised as well."""
 
     train: Sequence[ManifestRow]
     validation: Sequence[ManifestRow]
     test: Sequence[ManifestRow]
+    supervised: Sequence[ManifestRow] = ()
 
     def rows(self) -> Sequence[ManifestRow]:
-        """Return the rows of every split."""
+        """Return the rows of every split, each clip once."""
         if isinstance(self.train, PackedRows):
             return self.train.joined(*(split for split in self[1:] if isinstance(split, PackedRows)))
-        return [*self.train, *self.validation, *self.test]
+        trained = {row.name for row in self.train} if self.supervised else set()
+        supervised = [row for row in self.supervised if row.name not in trained]
+        return [*self.train, *self.validation, *self.test, *supervised]
 
 
 def evaluated_rows(splits: Splits, split: str, num_clips: int | None) -> list[ManifestRow]:
@@ -135,6 +140,10 @@ def read_splits(
     """
     read = cache(read_columns)  # the subtitles of all splits are in one file
     train, shared = _read_training(root, files, questions, on_fault, read)
+    supervised: list[ManifestRow] = []
+    if files.supervised_labels:
+        second = replace(files, train_labels=files.supervised_labels, train_reasons=files.supervised_reasons)
+        supervised, _ = _read_training(root, second, questions, on_fault, read)
     num_read = len(train)
 
     def evaluated(labels: str | None) -> list[ManifestRow]:
@@ -148,14 +157,16 @@ def read_splits(
         num_held_back = round(val_fraction * len(train))
         ordered = hash_order(train, salt="validation")
         validation, train = ordered[:num_held_back], ordered[num_held_back:]
-    known = known_overlap(filter(None, (files.train_labels, files.validation_labels, files.test_labels)))
-    for first, second in ((train, validation), (train, test), (validation, test)):
-        check_disjoint(first, second, known, on_fault)
+    named = (files.train_labels, files.validation_labels, files.test_labels, files.supervised_labels)
+    known = known_overlap(filter(None, named))
+    pairs = [(train, validation), (train, test), (validation, test), (supervised, validation), (supervised, test)]
+    for first, other in pairs:
+        check_disjoint(first, other, known, on_fault)
     if subset is not None:
         train = hash_order(train, salt="subset")[:subset]
     if num_read and not train:
         on_fault(DataError(f"{root / files.train_labels}: no clip is left to train on; lower data.val_fraction"))
-    return Splits(train, validation, test)
+    return Splits(train, validation, test, supervised)
 
 
 def _read_training(

@@ -52,6 +52,17 @@ def decode_answers(
     return answers
 
 
+def join_answers(shares: Sequence[Answers], names: Sequence[str]) -> Answers:
+    """Put the shares of several processes together, in the order of the split's ``names``."""
+    place = {name: number for number, name in enumerate(names)}
+    unreadable = sorted((clip for share in shares for clip in share.unreadable), key=lambda clip: place[clip.name])
+    rows = sorted(
+        (row for share in shares for row in zip(share.names, share.targets, share.completions, strict=True)),
+        key=lambda row: place[row[0]],
+    )
+    return Answers([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], unreadable)
+
+
 def common_clips(systems: Mapping[str, dict[str, Answers]]) -> list[UnreadableClip]:
     """Keep the answers to clips that every system could read, in place.
 

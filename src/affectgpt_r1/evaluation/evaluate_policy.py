@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 from affectgpt_r1.config.instantiate import answer_sampling, build_policy
 from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.recognition_datamodule import set_of_clip
+from affectgpt_r1.distributed.collectives import gather_objects_to_rank_zero
 from affectgpt_r1.distributed.sharding import full_state_dict, is_sharded
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
-from affectgpt_r1.evaluation.compare import Answers, answer_lines, decode_answers
+from affectgpt_r1.evaluation.compare import Answers, answer_lines, decode_answers, join_answers
 from affectgpt_r1.io.files import write_text
 from affectgpt_r1.metrics.emotion_wheel import EmotionWheelScore
 from affectgpt_r1.metrics.functional.recognition import CLASSES, single_label_scores
@@ -30,7 +31,8 @@ def evaluate_test_split(
 ) -> dict[str, float]:
     """Answer the test clips with the weights of the best validation, and log metrics and answers.
 
-    The first process answers alone; the others only help to unshard the weights, and return no metrics.
+    Each process answers its share of the clips, and the first one scores them all; the others return no metrics.
+    Weights that were sharded are whole in the first process only, which then answers alone.
 
     Args:
         config: The run's configuration.
@@ -43,23 +45,28 @@ def evaluate_test_split(
         See :func:`metrics_on_test_split`.
     """
     weights = full_state_dict(policy) if is_sharded(policy) else None
-    if not trainer.is_global_zero:
-        return {}
     if weights is not None:
+        if not trainer.is_global_zero:
+            return {}
         policy = build_policy(config)
         policy.load_state_dict(weights, strict=False)
+        data.trainer = None  # else its sampler would yield this rank's share of the clips
     best = Path(config.paths.run) / "checkpoints" / "best.ckpt"
     if best.is_file():
         load_policy_weights(policy, best)
     device = trainer.strategy.root_device
     policy.to(device).eval()
     lexicon = load_lexicon(config.emotion.lexicon)
-    data.trainer = None  # else its sampler would yield this rank's shard of the clips
     batches = (
         policy.with_features(data.transfer_batch_to_device(batch, device, 0)) if len(batch) else batch
         for batch in data.test_dataloader()
     )
     answers = decode_answers(policy, batches, answer_sampling(config))
+    if weights is None:
+        shares = gather_objects_to_rank_zero(answers)
+        if not trainer.is_global_zero:
+            return {}
+        answers = join_answers(shares, [row.name for row in data.splits.test])
     metrics = metrics_on_test_split(answers, lexicon)
     text = answer_lines(answers, lexicon)
     write_text(Path(config.paths.run) / "test" / "answers.jsonl", text)

@@ -72,8 +72,9 @@ def check_there(path: str | Path) -> None:
         others = sorted(run.parent.glob(f"{run.name}+*/checkpoints/{Path(path).name}"))
         named = f"; there is {', '.join(map(str, others))}" if others else ""
         raise CheckpointError(
-            f"No checkpoint at {path}: train that stage first (`make sft`; of a paper's run, the cold start that the "
-            f"README names before it), or correct the path{named}"
+            f"No checkpoint at {path}: train that stage first (`make sft`, or `affectgpt-r1 train` with "
+            "experiment=demo/pretrain_encoders, then demo/sft; of a paper's run, the cold start that the README names "
+            f"before it), or correct the path{named}"
         )
 
 

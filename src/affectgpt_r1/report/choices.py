@@ -6,11 +6,13 @@ _TITLES = {
     "reward": "Reward",
     "reasoning": "Reasoning",
     "penalty": "Length penalty",
+    "objective": "Objective",
 }
 _QUESTIONS = {
     "reward": "Which reward makes the policy better than its supervised start?",
     "reasoning": "Does the policy score better when it reasons before it answers?",
     "penalty": "What stops the policy from listing ever more words?",
+    "objective": "Is another objective (recall and precision, CHORD, faithfulness) better than accuracy + format?",
 }
 _POLICIES_QUESTION = (
     "Does GRPO on the emotion-wheel metric make the policy better than its supervised start (SFT), and than supervised "
@@ -26,6 +28,12 @@ _LABELS = {
         "no_think_untrained": "no-think, no RL",
     },
     "penalty": {"none": "no penalty", "inverse_gap": "P1", "ratio": "P2", "log_ratio": "P3"},
+    "objective": {
+        "accuracy": "accuracy + format",
+        "mer_r1": "recall | precision",
+        "chord_low": "CHORD, μ 0.1",
+        "chord_high": "CHORD, μ 0.5",
+    },
 }
 PENALTIES = ("inverse_gap", "ratio", "log_ratio")
 FORMULAS = "P1 = 1/(|o|−|y|+1), P2 = |y|/|o|, P3 = log(|y|+1)/log(|o|+1), on distinct words, where |o| > |y|."

@@ -46,6 +46,12 @@ def judge_directions(sweeps: Mapping[str, Sweep]) -> list[Verdict]:
     for choice in PENALTIES:
         direction = f"{label('penalty', choice)}: no loss of F1 against no penalty"
         verdicts += [_words_come_back(penalty, choice), _not_below(penalty, choice, "none", direction)]
+    if objective := sweeps.get("objective"):
+        verdicts += [
+            _above(objective, "mer_r1", "accuracy", "recall and precision apart above accuracy (MER-R1)"),
+            _above(objective, "chord_low", "accuracy", "supervision mixed in above GRPO alone (CHORD), μ 0.1"),
+            _above(objective, "chord_high", "accuracy", "supervision mixed in above GRPO alone (CHORD), μ 0.5"),
+        ]
     return verdicts
 
 

@@ -24,7 +24,8 @@ from affectgpt_r1.tracking.relocate_artifacts import relocate_artifacts
 from affectgpt_r1.types import EmotionSet
 
 EXPERIMENT = "ablations"
-SWEEPS = ("reward", "reasoning", "penalty")
+PAPERS_SWEEPS = ("reward", "reasoning", "penalty")
+SWEEPS = (*PAPERS_SWEEPS, "objective")
 CURVES = (
     *("val/f1", "val/answers/distinct_words", "val/answers/clusters_named_fraction", "val/answers/answer_entropy"),
     *("train/reward", "train/entropy", "train/frac_reward_zero_std", "train/kl", "val/kl"),
@@ -117,9 +118,9 @@ class Sweep:
 
 
 def read_sweeps(outputs: Path, lexicon: str | None = None) -> list[Sweep]:
-    """Return the three sweeps below ``outputs``, none if there is no ablation.
+    """Return the sweeps below ``outputs``, none if there is no ablation.
 
-    A sweep that was not run has no trials and says so.
+    A sweep of the papers that was not run has no trials and says so; another is left out.
 
     Args:
         outputs: The folder that holds ``mlflow.db``.
@@ -134,7 +135,8 @@ def read_sweeps(outputs: Path, lexicon: str | None = None) -> list[Sweep]:
         experiment = source.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return []
-        return [_read_sweep(source, str(experiment.experiment_id), name) for name in SWEEPS]
+        sweeps = [_read_sweep(source, str(experiment.experiment_id), name) for name in SWEEPS]
+        return [sweep for sweep in sweeps if sweep.run_id or sweep.name in PAPERS_SWEEPS]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from affectgpt_r1.report.directions import judge_directions
 from affectgpt_r1.report.opening import findings
 from affectgpt_r1.report.paired_comparison import compare, disagreement
 from affectgpt_r1.report.published_results import PUBLISHED, PUBLISHED_NOTE
-from affectgpt_r1.report.queries import SWEEPS, Sweep, Trial
+from affectgpt_r1.report.queries import PAPERS_SWEEPS, SWEEPS, Sweep, Trial
 from affectgpt_r1.report.statistics import CONFIDENCE, mean_interval
 
 SYNTHETIC_NOTE = "Synthetic: measured on rendered demo clips, not on recorded people."
@@ -84,7 +84,7 @@ def summarise_choice(sweep: Sweep, choice: str) -> dict[str, Any]:
 
 
 def _has_ablations(sweeps: Sequence[Sweep]) -> bool:
-    return {sweep.name for sweep in sweeps} >= set(SWEEPS)
+    return {sweep.name for sweep in sweeps} >= set(PAPERS_SWEEPS)
 
 
 def _pairs(sweep: Sweep) -> list[tuple[str, str]]:

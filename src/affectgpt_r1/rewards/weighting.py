@@ -26,6 +26,7 @@ class WeightedRewards:
     """``sum_k w_k r_k`` over the reward functions that apply to a completion.
 
     ``overlong_tokens`` adds :class:`OverlongReward` with this ramp, as ``overlong`` of weight 1.
+    ``multi_objective_aggregation`` is what ``stage.multi_objective_aggregation`` is by default: only advantages use it.
 
     Raises:
         ConfigError: ``rewards`` and ``weights`` have different names, there is none, a weight is NaN or infinite, all
@@ -39,6 +40,7 @@ class WeightedRewards:
         *,
         overlong_tokens: int | None = None,
         max_completion_length: int | None = None,
+        multi_objective_aggregation: str = "sum_then_normalize",
     ) -> None:
         if set(rewards) != set(weights) or not rewards:
             raise ConfigError(
@@ -46,6 +48,7 @@ class WeightedRewards:
             )
         if not any(getattr(reward, "enable_thinking", True) for reward in rewards.values()):
             raise ConfigError(f"reward.rewards {sorted(rewards)} read the reasoning: take prompt=think, or reward=all")
+        self.multi_objective_aggregation = multi_objective_aggregation
         self.rewards = dict(rewards)
         self.weights = {name: float(weight) for name, weight in weights.items()}
         for name, weight in self.weights.items():

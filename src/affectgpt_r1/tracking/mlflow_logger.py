@@ -207,10 +207,17 @@ class TrackedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Log params by dotted key; on a resumed run changed ones go to an artifact, for MLflow params never change."""
+        """Log params by dotted key; on a resumed run changed ones go to an artifact, for MLflow params never change.
+
+        Paths inside the run's folder are left out: they differ between any two runs, so that MLflow's view of two
+        runs would open on them.
+        """
         from mlflow.entities import Param
 
         flat = flatten_config(params if isinstance(params, Mapping) else vars(params))
+        if self._run_folder is not None:
+            own = (str(self._run_folder), f"{self._run_folder}{os.sep}")
+            flat = {key: value for key, value in flat.items() if value != own[0] and not value.startswith(own[1])}
         logged = self.experiment.get_run(self.run_id).data.params
         fresh = [Param(key, value) for key, value in flat.items() if key not in logged]
         for start in range(0, len(fresh), _PARAMS_PER_CALL):

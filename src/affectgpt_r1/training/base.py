@@ -13,7 +13,7 @@ from affectgpt_r1.types import ClipBatch, LogValue, Phase, StageOutput
 
 
 class Stage(Protocol):
-    """A strategy, chosen by ``stage=sft|grpo|control|pretrain_encoders``.
+    """A strategy, chosen by ``stage=sft|grpo|chord|control|pretrain_encoders``.
 
     Attributes:
         answers: Whether validation decodes answers and scores them on the emotion wheels.
@@ -60,6 +60,19 @@ class BufferedStage(Stage, Protocol):
     def load_buffer_state(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`buffer_state`."""
         ...
+
+
+@runtime_checkable
+class MixedStage(Stage, Protocol):
+    """A stage that adds a supervised loss, on the clips of ``batch.supervised``.
+
+    Attributes:
+        supervised_batch_size: Labelled clips of a training batch, which the module asks the data module for.
+        global_step: Optimizer step, which the module sets: the weight of the loss follows it.
+    """
+
+    supervised_batch_size: int
+    global_step: int
 
 
 @runtime_checkable

@@ -22,7 +22,9 @@ from affectgpt_r1.training.losses import token_mean
 from affectgpt_r1.types import ClipBatch, Completion, CompletionRecord, EmotionSet, LogValue, Rollout
 
 
-def parse_rollout(rollout: Rollout, clips: Sequence[str], *, enable_thinking: bool, kind: str = "") -> list[Completion]:
+def parse_rollout(
+    rollout: Rollout, clips: Sequence[str], *, enable_thinking: bool, kind: str = "", subtitles: Sequence[str] = ()
+) -> list[Completion]:
     """Return the ``B * G`` completions of a rollout, clip by clip.
 
     Args:
@@ -30,7 +32,9 @@ def parse_rollout(rollout: Rollout, clips: Sequence[str], *, enable_thinking: bo
         clips: ``B`` clip names.
         enable_thinking: Whether the prompt asks for reasoning.
         kind: The published question that was asked, answered by its sentence; ``""`` is answered in tags.
+        subtitles: Of the clips, for rewards that read them.
     """
+    said = subtitles or [""] * len(clips)
     lengths = rollout.completions.mask.sum(-1).flatten().int().tolist()
     truncated = rollout.truncated.flatten().tolist()
     texts = [
@@ -43,6 +47,7 @@ def parse_rollout(rollout: Rollout, clips: Sequence[str], *, enable_thinking: bo
             parse_completion(text, enable_thinking=enable_thinking, num_tokens=length, truncated=is_cut),
             clip=clip,
             group=group,
+            subtitle=said[group],
         )
         for (text, clip, group), length, is_cut in zip(texts, lengths, truncated, strict=True)
     ]

@@ -33,7 +33,14 @@ from affectgpt_r1.training.completions import (
 )
 from affectgpt_r1.training.dynamic_sampling import ScoredRollout, resample_zero_std_groups
 from affectgpt_r1.training.grpo_config import GRPOConfig
-from affectgpt_r1.training.losses import grpo_loss, precompute_policy_grads
+from affectgpt_r1.training.losses import (
+    PolicyLoss,
+    faithfulness_loss,
+    grpo_loss,
+    precompute_policy_grads,
+    token_mean,
+)
+from affectgpt_r1.training.masked_modality import mask_one_each
 from affectgpt_r1.training.rollout_buffer import RolloutBuffer
 from affectgpt_r1.types import ClipBatch, LogValue, Phase, Sampling, StageOutput
 
@@ -129,6 +136,9 @@ class GRPOStage:
                 max_completion_length=self.sampling.max_completion_length,
                 tokens_per_step=step.tokens_per_step,
             )
+        if config.faithfulness_coef != 0.0:
+            with self.phase("masked"):
+                loss = self._with_faithfulness(policy, step, per_token_logps, loss, seed)
 
         # Gradient accumulation: TRL averages the losses of micro-batches, whatever their tokens. By their num_items,
         # they add up to the loss of one large batch.
@@ -144,6 +154,23 @@ class GRPOStage:
         if "policy_loss" in loss.logs:
             logs["policy_loss"] = dataclasses.replace(loss.logs["policy_loss"], weight=num_items)
         return StageOutput(loss.loss, logs, step.records, num_items, generation_logs=step.logs.keys())
+
+    def _with_faithfulness(
+        self, policy: Policy, step: RolloutBuffer, per_token_logps: Tensor, loss: PolicyLoss, seed: int
+    ) -> PolicyLoss:
+        """Add the penalty on completions that do not need a modality, drawn for each clip."""
+        config = self.config
+        batch, changed = mask_one_each(step.batch, seed)
+        masked = policy.per_token_logps(batch, step.completions, self.sampling.temperature)
+        counted = step.completion_mask * torch.tensor(changed, device=masked.device).view(-1, 1, 1)
+        penalty, kl = faithfulness_loss(per_token_logps, masked, counted, config.faithfulness_margin)
+        logs = {
+            "policy_loss": LogValue("mean", loss.loss.detach()),
+            **loss.logs,
+            "faithfulness/loss": LogValue("mean", penalty.detach()),
+            "faithfulness/kl": token_mean(kl, counted),
+        }
+        return loss._replace(loss=loss.loss + config.faithfulness_coef * penalty, logs=logs)
 
     def _generate_and_score(self, policy: Policy, batch: ClipBatch, seed: int) -> RolloutBuffer:
         """Sample completions of ``B`` clips, and reward and score them: all that needs no gradient."""
@@ -221,7 +248,8 @@ class GRPOStage:
         rollout = policy.generate(batch, num_generations, self.sampling, generator)
         seconds = time.perf_counter() - started  # it ends with texts, so an accelerator has been waited for
         with self.phase("reward"):
-            completions = parse_rollout(rollout, batch.names, enable_thinking=policy.enable_thinking)
+            thinks = policy.enable_thinking
+            completions = parse_rollout(rollout, batch.names, enable_thinking=thinks, subtitles=batch.subtitles)
             targets = [target for target in batch.labels for _ in range(num_generations)]
             scores = self.rewards(completions=completions, targets=targets)
         rewards_per_func, rewards = self._grouped(scores, rollout.truncated)

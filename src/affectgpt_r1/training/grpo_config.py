@@ -58,6 +58,11 @@ class GRPOConfig:
     entropy_coef: float = 0.0  # weight of the entropy bonus
     top_entropy_quantile: float = 1.0  # fraction of the tokens, those of highest entropy, that the policy loss keeps
 
+    # Weight and margin (nats per token) of a penalty on completions whose log-probs hardly change when a modality is
+    # masked; see losses.faithfulness_loss. 0 runs no second pass.
+    faithfulness_coef: float = 0.0
+    faithfulness_margin: float = 0.5
+
     def __post_init__(self) -> None:
         """Check every value."""
         for key, choices in CHOICES.items():
@@ -82,6 +87,8 @@ class GRPOConfig:
             "epsilon_high": (self.epsilon_high is None or self.epsilon_high >= 0, "0 or more, or null"),
             "delta": (self.delta is None or self.delta > 1, "above 1, or null"),
             "beta": (0 <= self.beta < math.inf, "0 or more: a negative one would reward distance from the reference"),
+            "faithfulness_coef": (0 <= self.faithfulness_coef < math.inf, "0 or more"),
+            "faithfulness_margin": (0 < self.faithfulness_margin < math.inf, "above 0"),
             "entropy_coef": (math.isfinite(self.entropy_coef), "finite"),
         }
         for key, (fits, allowed) in ranges.items():

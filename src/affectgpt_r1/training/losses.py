@@ -97,9 +97,10 @@ def precompute_policy_grads(config: GRPOConfig, step: RolloutBuffer) -> Precompu
         step: The completions.
 
     Returns:
-        None where a token's gradient depends on other tokens or on entropies.
+        None where a token's gradient depends on other tokens, on entropies or on a second pass.
     """
-    if config.importance_sampling_level == "sequence" or config.top_entropy_quantile < 1 or config.entropy_coef != 0:
+    needs_more = config.top_entropy_quantile < 1 or config.entropy_coef != 0 or config.faithfulness_coef != 0
+    if config.importance_sampling_level == "sequence" or needs_more:
         return None
     mask, tokens = step.completion_mask, step.completions.mask.bool()  # (B, G, C)
     counted, advantage = mask[tokens], step.advantages.unsqueeze(-1).expand_as(mask)[tokens]
@@ -175,6 +176,28 @@ def kl_estimate(per_token_logps: Tensor, ref_per_token_logps: Tensor, estimator:
     if estimator == "k2":
         return 0.5 * difference.square()
     return difference.exp() - difference - 1.0  # k3 = ref/pi - log(ref/pi) - 1
+
+
+def faithfulness_loss(
+    per_token_logps: Tensor, masked_per_token_logps: Tensor, mask: Tensor, margin: float
+) -> tuple[Tensor, Tensor]:
+    """Return the mean over completions of ``max(0, margin - KL)``, and the KL of each token without gradient.
+
+    KL is that of the policy that sees all modalities to the same policy that lacks one, a mean over a completion's
+    tokens. It has a gradient in both (PAPO, arXiv 2507.06448; OPPO, arXiv 2606.25325); the margin bounds it, without
+    which the policy would gain by unlearning to answer a masked prompt.
+
+    Args:
+        per_token_logps: ``(..., C)`` of completions sampled with all modalities.
+        masked_per_token_logps: ``(..., C)`` of the same completions, with one left out of the prompt.
+        mask: ``(..., C)``, 1 on tokens that count; completions without any do not.
+        margin: In nats per token.
+    """
+    kl = kl_estimate(per_token_logps, masked_per_token_logps) * mask
+    tokens = mask.sum(-1)
+    hinge = (margin - kl.sum(-1) / tokens.clamp(min=1.0)).clamp(min=0.0)
+    counted = (tokens > 0).to(hinge.dtype)
+    return (hinge * counted).sum() / counted.sum().clamp(min=1.0), kl.detach()
 
 
 def aggregate(

@@ -21,7 +21,7 @@ from affectgpt_r1.policy.checkpoint import check_fits, check_reference, policy_d
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.training import sanity_checks as checks
 from affectgpt_r1.training.accumulation import AccumulatedStep
-from affectgpt_r1.training.base import BufferedStage, Stage
+from affectgpt_r1.training.base import BufferedStage, MixedStage, Stage
 from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.training.log_values import pooled_over_ranks, train_log_name
 from affectgpt_r1.training.optim import OptimizerFactory
@@ -79,6 +79,8 @@ class AffectModule(L.LightningModule):
         if isinstance(self.stage, BufferedStage):
             data.use_schedule(self.stage.schedule)
             self.stage.accumulate_grad_batches = self.trainer.accumulate_grad_batches
+        if isinstance(self.stage, MixedStage):
+            data.use_supervised(self.stage.supervised_batch_size)
         if self.trainer.world_size > 1:
             checks.check_local_rows(len(data.splits.validation), self.trainer.world_size)
             torch.manual_seed(derive_seed(self.seed, self.global_rank))
@@ -86,6 +88,8 @@ class AffectModule(L.LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
         """Run the stage on a micro-batch; return ``loss``, and ``records`` for the completions table."""
         seed = derive_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        if isinstance(self.stage, MixedStage):
+            self.stage.global_step = self.global_step
         output = self.stage.training_step(self.policy, batch, seed=seed)
         checks.check_loss_has_gradient(output.loss, type(self.stage).__name__)
         checks.check_finite(output, batch, Path(self.trainer.default_root_dir), self.global_step, self._remedy())

@@ -27,13 +27,8 @@ class SFTStage:
 
     def training_step(self, policy: Policy, batch: ClipBatch, *, seed: int) -> StageOutput:
         """See :class:`~affectgpt_r1.training.base.Stage`."""
-        targets = policy.encode_targets(batch)
         with self.phase("forward"):
-            logps = policy.per_token_logps(batch, targets)
-            # -sum log p / mean_p(tokens): processes then average gradients, and every token of the global batch weighs
-            # the same. Accumulated micro-batches are weighted by num_items, their tokens.
-            tokens = all_reduce_sum(targets.mask.sum()).clamp(min=1.0) / world_size()
-            loss = -(logps * targets.mask).sum() / tokens
+            loss, tokens = supervised_loss(policy, batch)
         return StageOutput(loss, {"loss": LogValue("mean", loss.detach(), tokens)}, num_items=tokens)
 
     @torch.no_grad()
@@ -42,6 +37,26 @@ class SFTStage:
         targets = policy.encode_targets(batch)
         loss = -masked_mean(policy.per_token_logps(batch, targets), targets.mask)
         return {"loss": LogValue("mean", loss, targets.mask.sum())}
+
+
+def supervised_loss(policy: Policy, batch: ClipBatch, *, weighting: str = "none") -> tuple[Tensor, Tensor]:
+    """Return the loss of the target answers, and the tokens that it was divided by.
+
+    Args:
+        policy: What answers.
+        batch: Clips with labels.
+        weighting: ``phi`` multiplies each token's loss by p (1 - p), without gradient; ``none`` by 1.
+    """
+    targets = policy.encode_targets(batch)
+    logps = policy.per_token_logps(batch, targets)
+    weights = targets.mask
+    if weighting == "phi":
+        probs = logps.detach().exp()
+        weights = weights * probs * (1.0 - probs)
+    # -sum log p / mean_p(tokens): processes then average gradients, and every token of the global batch weighs
+    # the same. Accumulated micro-batches are weighted by num_items, their tokens.
+    tokens = all_reduce_sum(targets.mask.sum()).clamp(min=1.0) / world_size()
+    return -(logps * weights).sum() / tokens, tokens
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

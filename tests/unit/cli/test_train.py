@@ -15,6 +15,8 @@ def test_the_first_line_names_stage_length_folder_and_page(tmp_path, monkeypatch
     )
     config.match_wall_time, config.logger = "other/run.json", None
     assert opening(config) == "grpo, seed 2: the wall time of other/run.json, in outputs/grpo"
+    config = compose_config("train", "experiment=demo/sft", "debug=fast", f"paths.outputs={tmp_path}")
+    assert opening(config) == "sft, seed 1: one batch of training and validation, in debug/demo-no_think-seed1/sft"
 
 
 def test_the_last_lines_name_the_files_that_are_there(tmp_path, monkeypatch):

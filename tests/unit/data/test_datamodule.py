@@ -38,7 +38,7 @@ def names(rows):
 
 def test_splits_and_subsets_are_chosen_by_name(root):
     datamodule = ready(root)
-    train, validation, test = (names(rows) for rows in datamodule.splits)
+    train, validation, test = (names(rows) for rows in datamodule.splits[:3])
     assert len(train) == 6
     assert len(validation) == 2
     assert sorted(train + validation) == [f"sample_{number:02d}" for number in range(8)]

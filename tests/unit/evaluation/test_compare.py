@@ -15,12 +15,13 @@ from affectgpt_r1.evaluation.compare import (
     answer_lines,
     decode_answers,
     differences,
+    join_answers,
     score_labels,
     system_summary,
 )
 from affectgpt_r1.metrics.constant_baselines import best_constant_answer
 from affectgpt_r1.metrics.functional.wheel_f1 import batch_mean_set_f1
-from affectgpt_r1.types import Sampling, UnreadableClip
+from affectgpt_r1.types import Completion, Sampling, UnreadableClip
 
 GREEDY = Sampling(temperature=0.0, max_completion_length=6)
 TARGETS = [("happy",), ("sad",), ("angry",), ("happy", "sad")]
@@ -167,3 +168,16 @@ def test_unmapped_and_repeated_words_are_counted(lexicon):
     repeating = dataclasses.replace(PERFECT.completions[0], labels=("happy", "happy", "qwertz"))
     summary = system_summary(PERFECT._replace(completions=[repeating] * 4), {}, lexicon)
     assert (summary["repeated_words"], summary["unmapped_rate"]) == (1.0, pytest.approx(1 / 3))
+
+
+def test_shares_of_processes_are_joined_in_the_order_of_the_split():
+    names = ["a", "b", "c", "d", "e"]
+    gone = {name: UnreadableClip(name, "no file") for name in "be"}
+    done = {name: Completion(name, None, name, (name,), True) for name in names}
+    shares = [
+        Answers(["a", "c"], [("x",), ("y",)], [done["a"], done["c"]], [gone["e"]]),
+        Answers(["d"], [("z",)], [done["d"]], [gone["b"]]),
+    ]
+    assert join_answers(shares, names) == Answers(
+        ["a", "c", "d"], [("x",), ("y",), ("z",)], [done["a"], done["c"], done["d"]], [gone["b"], gone["e"]]
+    )

@@ -30,6 +30,14 @@ def test_params_are_dotted_cut_and_the_full_config_is_an_artifact(logger, read_a
     assert yaml.safe_load(read_artifact("config/resolved.yaml")) == config
 
 
+def test_paths_inside_the_runs_folder_are_not_params(logger, read_artifact):
+    folder = logger.save_dir
+    config = {"paths": {"run": folder, "data": f"{folder}-data"}, "callbacks": {"a": {"folder": f"{folder}/a"}}}
+    logger.log_config(config)
+    assert _run(logger).data.params == {"paths.data": f"{folder}-data"}
+    assert yaml.safe_load(read_artifact("config/resolved.yaml")) == config
+
+
 def test_key_that_mlflow_refuses_is_replaced():
     assert flatten_config({"a,b": {"c=d": 1}}) == {"a_b.c_d": "1"}
 

@@ -70,7 +70,8 @@ def _misplaced(root: Path, data: ClipDataModule) -> list[Finding]:
 
 
 def _label_files(data: ClipDataModule, report: FolderReport) -> Iterable[Finding]:
-    rows = ", ".join(f"{len(rows):,} {name}" for name, rows in report.splits._asdict().items())
+    shown = [(name, rows) for name, rows in report.splits._asdict().items() if rows or name != "supervised"]
+    rows = ", ".join(f"{len(rows):,} {name}" for name, rows in shown)
     yield Finding("clips", "ok" if report.splits.train else "problem", f"{rows} with all their media, in {data.root}")
     named = [file for file in asdict(data.files).values() if file]
     for file in dict.fromkeys([*named, *data.seen_labels]):
