@@ -9,9 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from affectgpt_r1.cli.convert import main
+from affectgpt_r1.config.instantiate import build_policy
 from affectgpt_r1.inference.load_policy import load_predictor
 from affectgpt_r1.policy.hf_export import load_exported
+from affectgpt_r1.training.sft import SFTStage
 from affectgpt_r1.types import Sampling
+from helpers.configs import compose_config
 from helpers.toy_humanomni import SHORT, toy_batch, toy_policy
 
 GREEDY = Sampling(temperature=0.0, max_completion_length=6)
@@ -121,6 +124,21 @@ def test_a_converted_folder_answers_a_video(released, convert, tmp_path, write_v
     row = predictor(write_video(tmp_path / "clip.mp4", sound=True))
     assert row["modalities"] == ["video", "audio"]
     assert isinstance(row["completion"], str)
+
+
+def test_a_converted_folder_trains_on(released, convert, tmp_path):
+    convert(released)
+    config = compose_config(
+        "train", "experiment=r1_omni/rlvr", "model=humanomni_tiny", f"init_from={tmp_path}/out", "trainer=cpu"
+    )
+    policy = build_policy(config).train()
+    assert config.model.family == "humanomni"
+    policy.disable_dropout()
+    SFTStage().training_step(policy, toy_batch(), seed=0).loss.backward()
+    parts = {
+        name.split(".")[0]: param for name, param in policy.trainable_parameters().items() if param.grad is not None
+    }
+    assert set(parts) == {"language_model", "fusion"}
 
 
 @pytest.mark.parametrize(
