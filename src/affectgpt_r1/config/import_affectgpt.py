@@ -16,7 +16,7 @@ from affectgpt_r1.io.files import replacing, write_text
 from affectgpt_r1.policy.build_policy import build_modules
 from affectgpt_r1.policy.checkpoint import POLICY_PREFIX, check_tensors
 from affectgpt_r1.policy.published_names import our_name, our_names
-from affectgpt_r1.policy.published_settings import published_settings
+from affectgpt_r1.policy.published_settings import CHOICES, published_settings
 from affectgpt_r1.policy.published_weights import Published, read_published
 
 STORED = ("experiment_name", "model", "data", "prompt", "emotion", "stage", "seed", "synthetic", "encoders_from")
@@ -44,7 +44,9 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path, mode: s
     if best.exists():
         raise CheckpointError(f"{best} exists; choose another --output")
     published = read_published(checkpoint)
-    settings = published_settings(published.tensors, published.config, mode, str(checkpoint))
+    named = Path(str(config.model.language_model.pretrained)).name
+    choice = CHOICES.get(named, "affectgpt_7b")
+    settings = published_settings(published.tensors, published.config, mode, str(checkpoint), choice)
     _settle(config, settings, checkpoint)
     state = _our_state(config, published, checkpoint)
     _write(config, state, {"file": checkpoint.name, "epoch": published.epoch}, output, best)
@@ -52,7 +54,7 @@ def import_affectgpt(config: DictConfig, checkpoint: Path, output: Path, mode: s
         name.removeprefix("module.").partition(".")[0] for name in published.tensors if our_name(name) not in state
     }
     told = ", ".join(f"{key}={_shown(value)}" for key, value in settings.items())
-    left_out = f" Without {', '.join(sorted(unused))}, which its input mode does not use." if unused else ""
+    left_out = f" Without {', '.join(sorted(unused))}, which this policy does not use." if unused else ""
     return f"{best}: {len(state)} tensors, {told}.{left_out} Answer with --checkpoint {best}, or init_from={best}"
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning as L
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
 from affectgpt_r1.config.compose import instantiate
 from affectgpt_r1.data.collate import batch_to_device
-from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.fill_feature_store import Encode, fill_feature_store
 from affectgpt_r1.data.layouts.annotations import QuestionSet
 from affectgpt_r1.data.unreadable import UnreadableClips
@@ -29,43 +27,12 @@ from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import ClipBatch, Sampling
 
+if TYPE_CHECKING:  # it imports Lightning, which takes `predict` seconds
+    from affectgpt_r1.data.datamodule import ClipDataModule
+
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_REPORTS = 20.0
-
-# Language models below this decode on one thread: at 128 (model=tiny) two threads take 29 times as long as one, since
-# they wait for each other at every operation; at 576 (model=smol) two are 1.6 times as fast. Between them nothing is
-# measured.
-SMALL_HIDDEN_SIZE = 256
-OWN_THREADS = torch.get_num_threads()  # OMP_NUM_THREADS, or the cores of the machine
-
-# Lightning's warnings that a user would wrongly worry about
-UNTRUE_HERE = (
-    ".*your dataloader is not resumable.*",  # the data module resumes its sampler itself
-    ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen encoders, on purpose
-    ".*LeafSpec.* is deprecated.*",  # inside Lightning
-    ".*FSDP2-wrapped module.*returned a view tensor.*",  # which nothing changes in place
-    ".*It is recommended to use `self.log.*sync_dist=True.*",  # the module itself averages over processes, in one go
-)
-
-
-def prepare_process(config: DictConfig) -> None:
-    """Seed every generator, set the number of threads, and silence Lightning's needless messages."""
-    if not 0 <= config.seed < 2**32:
-        raise ConfigError(f"seed={config.seed}: give an integer from 0 to {2**32 - 1}")
-    if not str(config.experiment_name or "").strip():
-        raise ConfigError("experiment_name is empty: it names the run's folder below paths.outputs")
-    if config.num_threads is None:
-        is_small = config.model.language_model.hidden_size < SMALL_HIDDEN_SIZE
-        config.num_threads = 1 if is_small else OWN_THREADS  # kept, so that the run's record says how it was
-    if not isinstance(config.num_threads, int) or config.num_threads < 1:
-        raise ConfigError(f"num_threads={config.num_threads}: give 1 or more, or null to let the model's size decide")
-    L.seed_everything(config.seed, workers=True, verbose=False)
-    torch.set_num_threads(config.num_threads)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # its messages would be doubled by Hydra's log
-    for message in UNTRUE_HERE:
-        warnings.filterwarnings("ignore", message=message)
 
 
 def build_policy(config: DictConfig) -> MultimodalPolicy:
@@ -161,7 +128,7 @@ def encode_clips(data: ClipDataModule, policy: MultimodalPolicy, device: torch.d
     """
     if data.feature_store is None:
         return UnreadableClips()
-    if policy.encoders.settings["waveform_normalization"] == "joint":
+    if policy.encoders.settings.get("waveform_normalization") == "joint":
         raise ConfigError(
             "model.waveform_normalization=joint depends on the clips of each training batch, so nothing can be "
             "stored: set data.feature_store=null, or model.waveform_normalization=clip"

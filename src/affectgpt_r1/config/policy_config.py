@@ -23,7 +23,7 @@ from affectgpt_r1.config.run_names import RENDERED_TOKENIZER, TOKENIZER
 from affectgpt_r1.config.untrusted_config import read_media
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.policy.build_policy import MODEL_KEYS, NOT_MODEL
+from affectgpt_r1.policy.build_policy import MODEL_KEYS, NOT_MODEL, family_of
 from affectgpt_r1.policy.checkpoint import read_checkpoint
 from affectgpt_r1.policy.hf_export import read_processor
 from affectgpt_r1.policy.hf_folder import SETTINGS_FILE, read_exported
@@ -40,7 +40,7 @@ QUESTIONS = (
 )
 
 # Last parts of keys that say how, not what, a policy computes: an override wins, and no run is refused for them
-THIS_MACHINE = ("dtype", "dropout", "decoder", "attn_implementation")
+THIS_MACHINE = ("dtype", "dropout", "decoder", "attn_implementation", "tokenizer")
 
 # Files and folders: looked for where the checkpoint says, and where the configuration here says
 PLACES = ("model.tokenizer", "model.weights", "encoders_from")
@@ -135,7 +135,7 @@ def lay_over(
                 raise CheckpointError(contradiction(settings, key, here))
             notes.append(_note(key, settings[key], here))
         kept[key] = here
-    laid = OmegaConf.create(plain)
+    laid = OmegaConf.create(_without_other_family(plain, settings))
     for group, values in settings.tree.items():
         for name, value in values.items():
             if f"{group}.{name}" != "data.questions":  # which training alone reads
@@ -143,6 +143,15 @@ def lay_over(
     for key, value in [*kept.items(), *_places(plain, settings, overrides).items()]:
         OmegaConf.update(laid, key, value, merge=False, force_add=True)
     return laid, notes
+
+
+def _without_other_family(plain: dict[str, Any], settings: PolicySettings) -> dict[str, Any]:
+    """Leave out the keys of ``model`` that only another family than the policy's has."""
+    trained = settings.tree.get("model") or {}
+    if not trained or family_of(trained) is family_of(plain["model"]):
+        return plain
+    kept = {key: value for key, value in plain["model"].items() if key in trained or key not in MODEL_KEYS}
+    return {**plain, "model": kept}
 
 
 def same(key: str, trained: Any, here: Any) -> bool:

@@ -40,7 +40,8 @@ CHOICES = {
             "affectgpt_r1_grpo": "affectgpt_r1/grpo",
             "affectgpt_rl": "affectgpt_rl/ablation",
             "r1_omni_cold_start": "r1_omni/cold_start",
-            "r1_omni": "r1_omni/grpo",
+            "r1_omni": "r1_omni/rlvr",
+            "r1_omni/grpo": "r1_omni/on_affectgpt_rlvr",
         }.items()
     },
 }

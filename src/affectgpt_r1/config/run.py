@@ -30,10 +30,10 @@ from affectgpt_r1.config.instantiate import (
     build_policy,
     checkpoint_to_resume,
     encode_clips,
-    prepare_process,
     take_exported_model,
 )
 from affectgpt_r1.config.preflight import check_data, check_prompts, check_settings, check_trains, schedule_length
+from affectgpt_r1.config.prepare_process import prepare_process
 from affectgpt_r1.config.resume import Resumed, check_content, read_resumed
 from affectgpt_r1.config.run_folder import (
     began_here,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from affectgpt_r1.config.compose import instantiate
-from affectgpt_r1.config.instantiate import prepare_process
+from affectgpt_r1.config.prepare_process import prepare_process
 from affectgpt_r1.config.trials import Trial, is_untrained, read_trial
 from affectgpt_r1.data.layouts.manifest import hash_order
 from affectgpt_r1.data.layouts.mer import face_file, video_file

@@ -19,10 +19,11 @@ from affectgpt_r1.data.media.any_media import LONG_SECONDS, read_sound_windows, 
 from affectgpt_r1.data.media.audio import read_audio_windows
 from affectgpt_r1.data.media.containers import Streams, inspect, opened, video_stream
 from affectgpt_r1.data.media.decoding_process import in_decoding_process
-from affectgpt_r1.data.media.pictures import LONGEST_EDGE, orientation
+from affectgpt_r1.data.media.pictures import HDR, LONGEST_EDGE, orientation
 from affectgpt_r1.data.media.video import (
     Frames,
     channels_first,
+    padded_square,
     read_face_crops,
     read_frames,
     resize_faces,
@@ -42,12 +43,14 @@ class _Properties(NamedTuple):
     is_mirrored: bool = False
     has_square_pixels: bool = True
     is_large: bool = False
+    is_stored_otherwise: bool = False  # interlaced or HDR
     is_long: bool = False
 
     @property
     def is_plain(self) -> bool:
         """Whether the stored frames are those that a player shows."""
-        return self.is_upright and self.has_square_pixels and not self.is_large and not self.is_long
+        as_stored = self.is_upright and self.has_square_pixels and not self.is_stored_otherwise
+        return as_stored and not self.is_large and not self.is_long
 
 
 def read_faces(path: Path, media: MediaSettings) -> Tensor:
@@ -84,7 +87,9 @@ def resize_pictures(pictures: Sequence[Frames], media: MediaSettings) -> Tensor:
     """Scale pictures to ``(F, 3, S, S)`` uint8 RGB; ``visual=image`` takes only the middle one."""
     if media.visual == "image":
         pictures = pictures[len(pictures) // 2 :][:1]
-    if media.frame_resize == "squash":
+    if media.frame_resize == "pad":
+        pictures = [padded_square(picture) for picture in pictures]
+    if media.frame_resize != "crop":  # "squash" here: of a still, which the published loader reads by Pillow, too
         return channels_first(np.stack([squash_still(picture, media.image_size) for picture in pictures]))
     return torch.cat([resize_frames(picture[None], media.image_size) for picture in pictures])
 
@@ -113,10 +118,10 @@ def read_sound(path: Path, media: MediaSettings, streams: Streams | None = None)
         MediaError: The sound cannot be read.
     """
     options = media.num_windows, media.window_seconds, media.windows
-    is_long = streams is not None and streams.sound_end - streams.sound_start > LONG_SECONDS
+    is_long = streams is not None and (streams.is_part or streams.sound_end - streams.sound_start > LONG_SECONDS)
     if not is_long and not _properties(path).is_long:
         try:
-            return read_audio_windows(path, *options)
+            return read_audio_windows(path, *options, None if streams is None else streams.audio_track)
         except MediaError:
             if streams is None:
                 raise  # else it may be a damaged packet, which players ignore
@@ -127,19 +132,23 @@ def read_sound(path: Path, media: MediaSettings, streams: Streams | None = None)
 
 
 def _read(path: Path, media: MediaSettings, streams: Streams | None, size: int | None) -> list[Frames]:
+    if streams is not None and streams.is_part:
+        return read_uniform_frames(path, streams, media.num_frames, size)
     file = _properties(path)
     if media.frame_resize == "squash":  # the published rule has no largest size
         file = file._replace(is_large=False)
-    if media.decoder == "decord" or (file.is_plain if size is None else not (file.is_mirrored or file.is_long)):
+    # The published rule deinterlaces nothing; of a file outside a data set a player's picture is wanted.
+    is_plain = not (file.is_mirrored or file.is_long or (file.is_stored_otherwise and streams is not None))
+    if media.decoder == "decord" or (file.is_plain if size is None else is_plain):
         try:
-            return list(read_frames(path, media.num_frames, media.decoder, size))
+            return list(read_frames(path, media.num_frames, media.decoder, size, media.frame_indices))
         except MediaError:
             if streams is None or media.decoder == "decord":
                 raise
     streams = streams or inspect(path)
     if not streams.has_video:
         raise MediaError(f"{path}: has no video stream")
-    return read_uniform_frames(path, streams, media.num_frames, size)
+    return read_uniform_frames(path, streams, media.num_frames, size, media.frame_indices)
 
 
 def _properties(path: Path) -> _Properties:
@@ -157,6 +166,7 @@ def _properties(path: Path) -> _Properties:
                 is_mirrored=mirrored,
                 has_square_pixels=stream.sample_aspect_ratio in (None, 0, 1),
                 is_large=max(frame.width, frame.height) > LONGEST_EDGE,
+                is_stored_otherwise=frame.interlaced_frame or frame.color_trc in HDR,
                 is_long=seconds > LONG_SECONDS,
             )
     except MediaError:

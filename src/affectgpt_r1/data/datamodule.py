@@ -22,7 +22,7 @@ from affectgpt_r1.data.layouts.manifest import ManifestRow, listing
 from affectgpt_r1.data.layouts.mer import video_file
 from affectgpt_r1.data.leakage import check_content, check_unseen
 from affectgpt_r1.data.media.audio import WindowRule
-from affectgpt_r1.data.media.video import ChannelOrder, FaceResize, FrameResize
+from affectgpt_r1.data.media.video import ChannelOrder, FaceResize, FrameIndices, FrameResize
 from affectgpt_r1.data.media_index import MediaState, index_media
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
 from affectgpt_r1.data.splits import LabelFile, SplitFiles, Splits, read_split_cues, read_splits
@@ -87,6 +87,7 @@ class ClipDataModule(LightningDataModule):
         decoder: str = "auto",
         windows: WindowRule = "even",
         frame_resize: FrameResize = "crop",
+        frame_indices: FrameIndices = "floor",
         face_resize: FaceResize = "antialias",
         empty_subtitle: Literal["omit", "keep"] = "omit",
         batch_size: int = 8,
@@ -124,6 +125,7 @@ class ClipDataModule(LightningDataModule):
             decoder=decoder,
             windows=windows,
             frame_resize=frame_resize,
+            frame_indices=frame_indices,
             face_resize=face_resize,
             empty_subtitle=empty_subtitle,
         )
@@ -273,6 +275,8 @@ class ClipDataModule(LightningDataModule):
             raise ConfigError("data.feature_store is not set; give a folder for frozen-encoder outputs")
         media = dataclasses.asdict(self.media)
         del media["empty_subtitle"]  # of the prompt alone
+        if media["frame_indices"] == "floor":  # stores of before there was a choice stay valid
+            del media["frame_indices"]
         identity = [encoder_digest, media, str(self.root.resolve())]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.features = FeatureStore(Path(self.feature_store) / digest[:16])

@@ -16,7 +16,7 @@ from affectgpt_r1.data.feature_store import FeatureStore
 from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.layouts.mer import audio_file, face_file, video_file
 from affectgpt_r1.data.media.audio import WindowRule
-from affectgpt_r1.data.media.video import DECODERS, ChannelOrder, FaceResize, FrameResize
+from affectgpt_r1.data.media.video import DECODERS, ChannelOrder, FaceResize, FrameIndices, FrameResize
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import ConfigError, DataError, MediaError
 from affectgpt_r1.types import MODALITIES, Clip, Modality, UnreadableClip, Visual
@@ -38,6 +38,7 @@ class MediaSettings:
     decoder: str = "auto"  # key of DECODERS
     windows: WindowRule = "even"  # where audio windows start, see audio_windows
     frame_resize: FrameResize = "crop"  # the shortest edge is scaled; "squash" changes the aspect, as published
+    frame_indices: FrameIndices = "floor"  # AffectGPT's; "middle" of equal segments: HumanOmni's
     face_resize: FaceResize = "antialias"  # see resize_faces
     # Where `predict` knows of no speech: "omit" the text modality, or "keep" its sentence with nothing in it, as
     # published. Clips of a data folder always keep it.
@@ -49,7 +50,8 @@ class MediaSettings:
         _check_choice("channel_order", [self.channel_order], ("bgr", "rgb"))
         _check_choice("decoder", [self.decoder], tuple(DECODERS))
         _check_choice("windows", [self.windows], ("even", "published"))
-        _check_choice("frame_resize", [self.frame_resize], ("crop", "squash"))
+        _check_choice("frame_resize", [self.frame_resize], ("crop", "squash", "bicubic", "pad"))
+        _check_choice("frame_indices", [self.frame_indices], ("floor", "middle"))
         _check_choice("face_resize", [self.face_resize], ("antialias", "cv2"))
         _check_choice("empty_subtitle", [self.empty_subtitle], ("omit", "keep"))
         for key in ("num_frames", "image_size", "num_windows", "window_seconds"):

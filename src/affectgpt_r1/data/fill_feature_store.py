@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.data.feature_store import store_features
 from affectgpt_r1.data.unreadable import UnreadableClips
 from affectgpt_r1.distributed.collectives import split_across_ranks
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import ClipBatch
+
+if TYPE_CHECKING:  # it imports Lightning, which takes `predict` seconds
+    from affectgpt_r1.data.datamodule import ClipDataModule
 
 # Of a batch on the CPU: {"video": (B, F, D_video), "audio": (B, W, D_audio)}.
 Encode = Callable[[ClipBatch], Mapping[str, Tensor]]

@@ -1,4 +1,4 @@
-"""Decoding by one token: attention to a prompt's keys, held once per prompt, and the layers of Llama and Qwen2 fused.
+"""Decoding by one token: attention to a prompt's keys, held once per prompt, and fused layers of Llama, Qwen2, Qwen3.
 
 A step multiplies few rows by every weight, so that reading the weights and launching small operations cost most. The
 fused layers are copies, made once per rollout and stored in the order in which a step reads them: queries, keys and
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from affectgpt_r1.engine.precision import exact_matmul
 from affectgpt_r1.engine.varlen_attention import PackedLengths
 
-FAMILIES = ("Llama", "Qwen2")
+FAMILIES = ("Llama", "Qwen2", "Qwen3")
 POSITIONS = ("default", "linear", "llama3", "yarn")  # rotary positions whose angles do not depend on the text's length
 
 # Unused columns after each row of a copy: rows a power of two apart would map to the same lines of the CPU's cache.
@@ -134,6 +134,7 @@ class FusedDecoderLayer(NamedTuple):
     feed_forward_norm: Tensor  # (D,)
     gate_up: FusedLinear  # D to 2 * I
     down: FusedLinear
+    head_norms: tuple[Tensor, float] | None  # weights (H + KV heads, d) of Qwen3's query and key norms, and epsilon
 
 
 class FusedDecoder:
@@ -167,6 +168,9 @@ class FusedDecoder:
             heads = layer.qkv(self._normalize(states, layer.attention_norm, layer.epsilon))
             heads = heads.view(len(states), layer.heads + 2 * layer.key_heads, -1)
             rotated, value = torch.split(heads, [layer.heads + layer.key_heads, layer.key_heads], 1)
+            if layer.head_norms is not None:
+                weights, epsilon = layer.head_norms
+                rotated = F.rms_norm(rotated, rotated.shape[-1:], None, epsilon) * weights
             rotated = torch.addcmul(rotated * cosine, rotated.roll(self._half, -1), sine)  # queries and keys at once
             query, key = torch.split(rotated, [layer.heads, layer.key_heads], 1)
             attended = cache.attend(layer.layer_idx, query, key, value, layer.scale)
@@ -200,14 +204,20 @@ def _supports_layer(layer: Any, family: str) -> bool:
         "DecoderLayer": [layer],
         "Attention": [layer.self_attn],
         "MLP": [layer.mlp],
-        "RMSNorm": [layer.input_layernorm, layer.post_attention_layernorm],
+        "RMSNorm": [layer.input_layernorm, layer.post_attention_layernorm, *_head_norms(layer)],
     }
     if any(type(part).__name__ != family + name for name, same in parts.items() for part in same):
         return False
     if getattr(layer.self_attn, "sliding_window", None) or type(layer.mlp.act_fn).__name__ != "SiLUActivation":
         return False
-    norms = [layer.input_layernorm.weight, layer.post_attention_layernorm.weight]
-    return all(map(_supports_linear, _linears(layer))) and all(norm.dtype == torch.float32 for norm in norms)
+    norms = [layer.input_layernorm, layer.post_attention_layernorm, *_head_norms(layer)]
+    return all(map(_supports_linear, _linears(layer))) and all(norm.weight.dtype == torch.float32 for norm in norms)
+
+
+def _head_norms(layer: Any) -> list[Any]:
+    """Return Qwen3's norms of queries and keys; other families have none."""
+    mixer = layer.self_attn
+    return [mixer.q_norm, mixer.k_norm] if hasattr(mixer, "q_norm") else []
 
 
 def _linears(layer: Any) -> list[Any]:
@@ -242,7 +252,16 @@ def _copy_layer(layer: Any) -> FusedDecoderLayer:
         layer.post_attention_layernorm.weight,
         _copy_linears([gate, up]),
         _copy_linears([down]),
+        _copy_head_norms(layer, query.out_features // size, key.out_features // size),
     )
+
+
+def _copy_head_norms(layer: Any, heads: int, key_heads: int) -> tuple[Tensor, float] | None:
+    norms = _head_norms(layer)
+    if not norms:
+        return None
+    weights = [norm.weight.detach().expand(count, -1) for norm, count in zip(norms, (heads, key_heads), strict=True)]
+    return torch.cat(weights), norms[0].variance_epsilon
 
 
 def _copy_linears(modules: Sequence[Any]) -> FusedLinear:

@@ -1,4 +1,4 @@
-"""Forward passes that replace those of Llama's and Qwen2's layers; the weights and their names stay.
+"""Forward passes that replace those of Llama's, Qwen2's and Qwen3's layers; the weights and their names stay.
 
 Norms and gated feed-forwards become single nodes of the autograd graph. Composed of elementary operations, each keeps
 every intermediate for the backward pass; as one operation each keeps its inputs, and computes the rest again.
@@ -155,9 +155,10 @@ def _trimmed(
     normed, residual = layer.input_layernorm(hidden_states), hidden_states[:, read]
     cosine, sine = (angles[0].unsqueeze(0) for angles in rotation)
     # Queries of the tokens read, keys and values of all: what a later token attends to.
-    query = _heads(mixer.q_proj(normed[:, read]), mixer.head_dim)
-    query = _rotate(query, cosine[:, read], sine[:, read])
-    key = _rotate(_heads(mixer.k_proj(normed), mixer.head_dim), cosine, sine)
+    query, key = _heads(mixer.q_proj(normed[:, read]), mixer.head_dim), _heads(mixer.k_proj(normed), mixer.head_dim)
+    if hasattr(mixer, "q_norm"):  # Qwen3
+        query, key = mixer.q_norm(query), mixer.k_norm(key)
+    query, key = _rotate(query, cosine[:, read], sine[:, read]), _rotate(key, cosine, sine)
     value = _heads(mixer.v_proj(normed), mixer.head_dim)
     mixed, _ = packed_attention_forward(
         mixer,

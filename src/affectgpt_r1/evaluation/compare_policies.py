@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from affectgpt_r1.config.compose import instantiate, resolved
-from affectgpt_r1.config.instantiate import answer_sampling, build_data, build_policy, encode_clips, prepare_process
+from affectgpt_r1.config.instantiate import answer_sampling, build_data, build_policy, encode_clips
 from affectgpt_r1.config.policy_config import lay_over, settings_of_checkpoint
+from affectgpt_r1.config.prepare_process import prepare_process
 from affectgpt_r1.config.run_lock import owned
 from affectgpt_r1.data.collate import batch_to_device
 from affectgpt_r1.data.datamodule import ClipDataModule

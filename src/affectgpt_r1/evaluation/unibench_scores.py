@@ -14,6 +14,7 @@ from affectgpt_r1.data.layouts.mer_unibench import LAYOUTS, UniBenchSet
 from affectgpt_r1.data.layouts.recognition_sets import RecognitionSet
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import DataError
+from affectgpt_r1.evaluation.unibench_choice import compare_choices, published_metric
 from affectgpt_r1.metrics.clip_names import pair_names
 from affectgpt_r1.metrics.functional.hit_rate import hit_rate
 from affectgpt_r1.metrics.functional.neutral import counts_with_neutral, is_neutral
@@ -29,6 +30,7 @@ from affectgpt_r1.metrics.functional.wheel_f1 import (
     count_unmapped,
     wheel_counts,
 )
+from affectgpt_r1.metrics.unibench_bootstrap import SummedMetric
 from affectgpt_r1.types import EmotionSet
 
 SetPredictions = Mapping[str, Mapping[str, EmotionSet]]
@@ -88,7 +90,7 @@ def unibench_table(
         scored[name] = _score_set(clips, predicted, lexicon, judged or list(map(sentiment_of, predicted)), no_target)
         scored[name]["not_scored"] = len(predictions[name]) - len(clips)
     scored = {name: scored[name] for name in LAYOUTS if name in scored}
-    return _summary(lexicon, scored) | {"checkpoints": None}
+    return _summary(lexicon, scored) | {"checkpoints": None, "choice": None}
 
 
 def unibench_over_checkpoints(
@@ -115,7 +117,8 @@ def unibench_over_checkpoints(
     Returns:
         The summary of :func:`unibench_table`; every set also names its ``checkpoint``, and has the published metric of
         the chosen one as ``published_chosen``. ``checkpoints`` has their ``names``, the ``chosen`` one, and the
-        ``published`` metrics of each, by set and as their ``mean``.
+        ``published`` metrics of each, by set and as their ``mean``; ``choice`` compares the published choice with one
+        that does not look at test clips, see :func:`~.unibench_choice.compare_choices`.
 
     Raises:
         DataError: See :func:`unibench_table`.
@@ -141,7 +144,18 @@ def unibench_over_checkpoints(
         for checkpoint, table in tables.items()
     }
     names = {"names": list(checkpoints), "chosen": chosen, "published": published}
-    return _summary(lexicon, scored) | {"checkpoints": names}
+    judge = sentiment_of or load_polarity().sentiment
+    metrics: dict[str, dict[str, SummedMetric]] = {name: {} for name in scored}
+    for checkpoint, predictions in checkpoints.items():
+        given = (sentiments or {}).get(checkpoint, {})
+        for name in metrics:
+            predicted = _in_order(predictions[name], sets[name])
+            if sets[name].group != "sentiment":
+                judged = []
+            else:
+                judged = _in_order(given[name], sets[name]) if name in given else list(map(judge, predicted))
+            metrics[name][checkpoint] = published_metric(sets[name], predicted, judged, lexicon, no_target)
+    return _summary(lexicon, scored) | {"checkpoints": names, "choice": compare_choices(metrics, chosen)}
 
 
 def _summary(lexicon: Lexicon, scored: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from affectgpt_r1.data.clip_reader import read_full_frames, read_pictures, read_sound, resize_found_faces
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import MediaSettings
-from affectgpt_r1.data.layouts.spoken_text import MOST_CHARACTERS, limited
-from affectgpt_r1.data.media.containers import Streams, inspect
-from affectgpt_r1.data.media.faces import centre_square, face_crops
 from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.wheels import NUM_WHEELS
 from affectgpt_r1.errors import DataError, MediaError
+from affectgpt_r1.inference.read_file import Faces, ReadOptions, Said, read_clips
 from affectgpt_r1.metrics.functional.polarity import SIGNS, load_polarity
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.training.completions import parse_rollout
-from affectgpt_r1.types import Clip, ClipBatch, Completion, Modality, Rollout, Sampling, TokenBatch
+from affectgpt_r1.types import Clip, ClipBatch, Completion, EmotionSet, Rollout, Sampling, TokenBatch
 
-Faces: TypeAlias = Literal["detect", "centre"]
-
-WITHOUT_TEXT = "give what is said by --subtitle, as an .srt next to the file, or as a text track inside it"
+NOBODY = "not answered: neither a face nor a voice is found"
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,12 @@ class Predictor:
         media: How its clips are read.
         sampling: How answers are decoded.
         lexicon: Names the clusters of the answered words.
-        faces: ``detect`` crops the largest face of each frame, ``centre`` the middle of the frame.
+        faces: See :class:`~.read_file.ReadOptions`.
         contributions: Answer again without each modality.
+        num_samples: Sampled answers that tell how sure the policy is; 0 asks for none.
+        options: How files are read; its ``faces`` is replaced.
+        require_person: A file, or a part of it, without face and voice gets a row that is not answered.
+        provenance: What each row says of the policy, above all else.
     """
 
     policy: MultimodalPolicy
@@ -51,25 +50,45 @@ class Predictor:
     lexicon: Lexicon
     faces: Faces = "detect"
     contributions: bool = True
+    num_samples: int = 0
+    options: ReadOptions = field(default_factory=ReadOptions)
+    require_person: bool = False
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, path: Path, subtitle: str | None = None) -> dict[str, Any]:
+    def __call__(self, path: Path, subtitle: str | Said | None = None) -> dict[str, Any]:
+        """Return the first of :meth:`rows`, the only one unless ``options`` asks for parts or for each person."""
+        return next(self.rows(path, subtitle))
+
+    def rows(self, path: Path, subtitle: str | Said | None = None) -> Iterator[dict[str, Any]]:
         """Answer one file.
 
         Args:
             path: Any file that FFmpeg reads.
             subtitle: What is said in it, ``""`` leaves the text modality out; None reads the file's subtitle track.
 
-        Returns:
-            A row of plain values: ``name`` and ``openset``, as ``affectgpt-r1 score`` reads them, ``file``, ``labels``,
-            ``reasoning``, ``answer``, ``completion``, ``well_formed``, ``clusters`` (by wheel), ``unmapped``,
-            ``polarity``, ``modalities``, ``notes``, ``contributions``, ``seconds``.
+        Yields:
+            A row of plain values: ``name`` and ``openset``, as ``affectgpt-r1 score`` reads them, ``file``, ``labels``
+            (each once), ``reasoning``, ``answer``, ``completion``, ``well_formed``, ``clusters`` (by wheel),
+            ``unmapped``, ``polarity``, ``confidence``, ``modalities``, ``notes``, ``contributions``, ``evidence``,
+            ``seconds``, and of :class:`~.read_file.Reading` the ``facts``.
 
         Raises:
             MediaError: The file cannot be read, or holds nothing that the policy was trained on.
         """
+        options = dataclasses.replace(self.options, faces=self.faces)
         started = time.perf_counter()
-        clip, notes = read_clip(path, subtitle, self.media, self.faces)
-        return self.label(path, clip, notes, started)
+        for reading in read_clips(path, subtitle, self.media, options):
+            facts = dict(reading.facts)
+            if self.require_person and not reading.has_person:
+                row = {"answered": False, "labels": [], "openset": [], "notes": [*reading.notes, NOBODY]}
+                row = {**self.provenance, "file": str(path), "name": path.stem, **facts, **row}
+            else:
+                row = self.label(path, reading.clip, reading.notes, started)
+                row = {**row, **facts, "evidence": reading.evidence}
+            parts = [f"#{facts['person']}"] if options.person == "each" and "person" in facts else []
+            parts += [f"@{facts['start']:g}"] if "start" in facts else []
+            yield row | {"name": path.stem + "".join(parts)}
+            started = time.perf_counter()
 
     def label(self, path: Path, clip: Clip, notes: list[str], started: float) -> dict[str, Any]:
         """Answer a clip that was read from ``path``; ``started`` is when that began, by ``time.perf_counter``."""
@@ -77,12 +96,15 @@ class Predictor:
         if not answer["labels"]:
             answer["labels"] = list(extract_labels(answer["completion"], self.lexicon).labels)
             notes.append("the answer names no emotion: the labels are the emotion words found in the whole completion")
+        said = answer["labels"]
         return {
+            **self.provenance,
             "file": str(path),
             "name": path.stem,
             **answer,
-            "openset": answer["labels"],
-            **self._meaning(answer["labels"]),
+            "labels": list(dict.fromkeys(said)),
+            "openset": said,
+            **self._meaning(said),
             "modalities": list(clip.modalities),
             "notes": notes,
             "contributions": contributions,
@@ -105,6 +127,17 @@ class Predictor:
         return list(zip(parsed, logps.exp().tolist(), strict=True))
 
     @torch.no_grad()
+    def sampled_fractions(self, batch: ClipBatch) -> list[dict[str, Any]]:
+        """Return :func:`answer_fractions` of each clip of an embedded batch."""
+        sampling = dataclasses.replace(self.sampling, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, seed=0)
+        rollout = self.policy.generate(batch, self.num_samples, sampling)
+        kind = self.policy.template.kind
+        parsed = parse_rollout(rollout, batch.names, enable_thinking=self.policy.enable_thinking, kind=kind)
+        answers = [completion.labels for completion in parsed]
+        starts = range(0, len(answers), self.num_samples)
+        return [answer_fractions(answers[start : start + self.num_samples], self.lexicon) for start in starts]
+
+    @torch.no_grad()
     def _answer(self, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the answer, and by modality what leaving it out changes."""
         batch = self.policy.with_features(batch_to_device(collate([clip]), self.policy.device))
@@ -117,6 +150,8 @@ class Predictor:
             "completion": completion.text,
             "well_formed": completion.well_formed,
         }
+        if self.num_samples:
+            answer["confidence"] = self.sampled_fractions(batch)[0]
         if not self.contributions or len(clip.modalities) == 1:
             return answer, {}
         full = self._log_probability(batch, rollout.completions)
@@ -126,7 +161,11 @@ class Predictor:
             without = dataclasses.replace(batch, modalities=(kept,))
             labels = self._parsed(self.policy.generate(without, 1, self.sampling), batch).labels
             drop = full - self._log_probability(without, rollout.completions)
-            contributions[modality] = {"log_probability": round(drop, 4), "labels_without": list(labels)}
+            contributions[modality] = {
+                "log_probability": round(drop, 4),
+                "per_token": round(drop / completion.num_tokens, 4),
+                "labels_without": list(dict.fromkeys(labels)),
+            }
         return answer, contributions
 
     def _parsed(self, rollout: Rollout, batch: ClipBatch) -> Completion:
@@ -149,43 +188,10 @@ class Predictor:
         }
 
 
-def read_clip(path: Path, subtitle: str | None, media: MediaSettings, faces: Faces) -> tuple[Clip, list[str]]:
-    """Read a file as the policy's training clips were read; returns notes on what is missing, too.
-
-    A modality that the file lacks is left out of the prompt, never made of zeros. Where no frame shows a face, the
-    middle of each frame replaces it.
-
-    Raises:
-        MediaError: See :class:`Predictor`.
-    """
-    streams = inspect(path, with_text=subtitle is None and "text" in media.modalities)
-    subtitle, about_cut = _cut(streams.text if subtitle is None else subtitle)
-    recorded: dict[Modality, bool] = {"video": streams.has_video, "audio": streams.has_audio, "text": bool(subtitle)}
-    # An empty subtitle sentence alone is nothing to answer from.
-    has_any = any(recorded[kind] for kind in media.modalities)
-    present = {**recorded, "text": bool(subtitle) or media.empty_subtitle == "keep"}
-    kept = tuple(kind for kind in media.modalities if present[kind])
-    if not has_any:
-        raise MediaError(f"{path}: has none of the modalities that the policy reads ({', '.join(media.modalities)})")
-    frames = context_frames = waveform = None
-    notes = [*streams.notes, *about_cut]
-    if "video" in kept:
-        frames, context_frames, about_faces = _seen(path, media, streams, faces)
-        notes += about_faces
-    if "audio" in kept:
-        waveform = read_sound(path, media, streams)
-    lacking = [kind for kind in media.modalities if kind not in kept]
-    if own := [kind for kind in lacking if kind != "text"]:
-        notes.append(f"answered without {' and '.join(own)}, which the file does not have")
-    if "text" in lacking:
-        notes.append(f"answered without text: {WITHOUT_TEXT}")
-    return Clip(path.name, subtitle, (), "", kept, frames, waveform, context_frames=context_frames), notes
-
-
 def predict_files(
-    predictor: Predictor, subtitles: Mapping[Path, str | None], failures: dict[Path, str]
+    predictor: Predictor, subtitles: Mapping[Path, str | Said | None], failures: dict[Path, str]
 ) -> Iterator[dict[str, Any] | None]:
-    """Yield a row for each file, None for one that could not be answered.
+    """Yield the rows of each file as they are answered, and None at the end of each file.
 
     Args:
         predictor: Answers a file.
@@ -194,33 +200,23 @@ def predict_files(
     """
     for path, subtitle in subtitles.items():
         try:
-            row: dict[str, Any] | None = predictor(path, subtitle)
+            yield from predictor.rows(path, subtitle)
         except (MediaError, DataError) as error:  # DataError: its prompt is too long for the model
             failures[path] = str(error)
-            row = None
-        yield row
+        yield None
 
 
-def _cut(said: str) -> tuple[str, list[str]]:
-    said = said.strip()
-    if len(read := limited(said)) == MOST_CHARACTERS < len(said):
-        return read, [f"of {len(said)} characters that are said, the first {MOST_CHARACTERS} are read"]
-    return read, []
+def answer_fractions(answers: Sequence[EmotionSet], lexicon: Lexicon) -> dict[str, Any]:
+    """Return in which fraction of answers each word, and each cluster of each wheel, is named; the surest first."""
 
+    def fractions(named: Iterable[Iterable[str | None]]) -> dict[str, float]:
+        counts = Counter(name for names in named for name in set(names) if name is not None)
+        ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+        return {name: round(count / len(answers), 4) for name, count in ordered}
 
-def _seen(path: Path, media: MediaSettings, streams: Streams, faces: Faces) -> tuple[Tensor, Tensor | None, list[str]]:
-    """Return the frames that ``data.visual`` asks for, for ``both`` the full frames as well, and notes on faces."""
-    full_frames = read_full_frames(path, media, streams) if media.visual != "face" else None
-    if full_frames is not None and media.visual != "both":
-        return full_frames, None, []
-    pictures = read_pictures(path, media, streams)
-    detected = face_crops(pictures) if faces == "detect" else [None] * len(pictures)
-    crops = [crop for crop in detected if crop is not None]
-    notes = []
-    if not crops:
-        crops = [centre_square(picture) for picture in pictures]
-        notes = ["no face found: the middle of each frame replaces it"] if faces == "detect" else []
-    elif len(crops) < len(pictures):
-        notes = [f"a face in {len(crops)} of {len(pictures)} frames, repeated for the others"]
-        crops = [crops[index * len(crops) // len(pictures)] for index in range(len(pictures))]
-    return resize_found_faces(crops, media), full_frames, notes
+    words = [[label.strip().lower() for label in answer] for answer in answers]
+    clusters = {
+        f"wheel{wheel}": fractions([lexicon.cluster(word, wheel) for word in answer] for answer in words)
+        for wheel in range(1, NUM_WHEELS + 1)
+    }
+    return {"samples": len(answers), "labels": fractions(words), "clusters": clusters}

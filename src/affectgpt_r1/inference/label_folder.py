@@ -124,10 +124,13 @@ def _labelled_rows(
         embedded = policy.with_features(batch_to_device(batch, policy.device))
         rollout = policy.generate(embedded, 1, predictor.sampling)
         kind = policy.template.kind
-        for answer in parse_rollout(rollout, batch.names, enable_thinking=policy.enable_thinking, kind=kind):
+        sure = predictor.sampled_fractions(embedded) if predictor.num_samples else [None] * len(batch)
+        answers = parse_rollout(rollout, batch.names, enable_thinking=policy.enable_thinking, kind=kind)
+        for answer, confidence in zip(answers, sure, strict=True):
             yield {
                 "name": answer.clip,
                 "openset": list(answer.labels),
                 "reasoning": answer.reasoning,
                 "completion": answer.text,
+                **({} if confidence is None else {"confidence": confidence}),
             }

@@ -12,16 +12,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from affectgpt_r1 import __version__
 from affectgpt_r1.config.compose import CONFIGS, explain, resolved
-from affectgpt_r1.config.instantiate import answer_sampling, build_policy, prepare_process
+from affectgpt_r1.config.instantiate import answer_sampling, build_policy
 from affectgpt_r1.config.policy_config import lay_over, media_keys, settings_of_checkpoint
+from affectgpt_r1.config.threads import set_threads
 from affectgpt_r1.config.untrusted_config import read_media
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import CheckpointError, ConfigError, LexiconError
-from affectgpt_r1.inference.label_file import Faces, Predictor
+from affectgpt_r1.inference.label_file import Predictor
+from affectgpt_r1.inference.read_file import Faces, ReadOptions
 from affectgpt_r1.io.clean_text import printable
 from affectgpt_r1.policy.hf_export import load_exported, read_processor, read_sampling
+from affectgpt_r1.policy.hf_folder import SETTINGS_FILE, file_digest
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.types import Sampling
 
@@ -36,6 +40,9 @@ def load_predictor(
     lexicon: str | None = None,
     faces: Faces = "detect",
     contributions: bool = False,
+    num_samples: int = 0,
+    options: ReadOptions | None = None,
+    require_person: bool = False,
 ) -> Predictor:
     """Load the policy of a checkpoint under the settings that it was trained with, or of an exported folder.
 
@@ -46,6 +53,9 @@ def load_predictor(
         lexicon: Names the clusters; None is the one of training.
         faces: See :class:`~.label_file.Predictor`.
         contributions: See :class:`~.label_file.Predictor`.
+        num_samples: See :class:`~.label_file.Predictor`.
+        options: See :class:`~.label_file.Predictor`.
+        require_person: See :class:`~.label_file.Predictor`.
 
     Raises:
         CheckpointError: There is no checkpoint, or it does not say how it was trained.
@@ -58,7 +68,9 @@ def load_predictor(
         raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
     checkpoint = checkpoint or newest_checkpoint()
     load = _exported if checkpoint.is_dir() else _trained
-    policy, media, sampling, trained_lexicon = load(checkpoint, changes)
+    policy, media, sampling, trained_lexicon, synthetic = load(checkpoint, changes)
+    if options is not None and options.person != "largest" and media.visual not in ("face", "both"):
+        raise ConfigError(f"--person {options.person}: {checkpoint} reads full frames (data.visual={media.visual})")
     policy.to(device).eval()
     try:
         chosen = load_lexicon(lexicon or trained_lexicon)
@@ -66,12 +78,29 @@ def load_predictor(
         if lexicon or trained_lexicon == "bundled":
             raise
         raise LexiconError(f"{checkpoint} was trained with emotion.lexicon={trained_lexicon}: {error}") from error
-    return Predictor(policy, media, sampling, chosen, faces, contributions)
+    provenance = {"synthetic": "trained on synthetic clips: says nothing about real people"} if synthetic else {}
+    provenance |= {
+        "policy": {
+            "checkpoint": str(checkpoint),
+            "digest": _digest(checkpoint),
+            "lexicon": lexicon or trained_lexicon,
+            "version": __version__,
+        }
+    }
+    given = options or ReadOptions()
+    return Predictor(
+        policy, media, sampling, chosen, faces, contributions, num_samples, given, require_person, provenance
+    )
 
 
-def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str]:
+def _digest(checkpoint: Path) -> str:
+    """Return the start of a checkpoint's SHA-256; an exported folder's settings hold the digests of its weights."""
+    return file_digest(checkpoint / SETTINGS_FILE if checkpoint.is_dir() else checkpoint)[: len("sha256:") + 16]
+
+
+def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str, bool]:
     config = config_of_checkpoint(checkpoint, changes)
-    prepare_process(config)
+    set_threads(config)
     tokenizer = Path(config.model.tokenizer)
     if tokenizer.suffix == ".json" and not tokenizer.is_file():
         raise CheckpointError(
@@ -80,16 +109,20 @@ def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy
         )
     data = resolved(config)["data"]
     media = read_media({key: data[key] for key in media_keys() if key in data}, checkpoint)
-    return build_policy(config), media, answer_sampling(config), config.emotion.lexicon
+    return build_policy(config), media, answer_sampling(config), config.emotion.lexicon, _is_synthetic(checkpoint)
 
 
-def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str]:
+def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str, bool]:
     if changes:
         raise CheckpointError(f"{folder}: --set changes a training run's configuration; an exported folder has none")
     processor, sampling = read_processor(folder), read_sampling(folder)
     lexicon = str(processor.pop("lexicon", "bundled"))
     media = read_media(processor, folder / "preprocessor_config.json")
-    return load_exported(folder), media, sampling, lexicon
+    return load_exported(folder), media, sampling, lexicon, _is_synthetic(folder)
+
+
+def _is_synthetic(checkpoint: Path) -> bool:
+    return bool(settings_of_checkpoint(checkpoint).facts.get("synthetic"))
 
 
 def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig:

@@ -11,23 +11,77 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BertConfig,
+    BertModel,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
     GenerationConfig,
     HubertConfig,
     HubertModel,
     PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    WhisperConfig,
+    WhisperForAudioClassification,
 )
+from transformers.audio_utils import mel_filter_bank
 
 from affectgpt_r1.errors import AffectGPTError, ConfigError
 from affectgpt_r1.io.untrusted_files import read_json
 from affectgpt_r1.policy.encoders import AudioEncoder, Encoders, VideoEncoder, WaveformNormalization
 from affectgpt_r1.policy.pretrained import build_part, local_weights, only_local, weights_missing
 from affectgpt_r1.policy.prompts import BOS_TOKEN, EOS_TOKEN, MEDIA_TOKENS
+
+
+def build_patch_encoders(
+    video: Mapping[str, Any], audio: Mapping[str, Any], weights: str | Path | None = None
+) -> tuple[Any, Any]:
+    """Build SigLIP's image encoder and Whisper's encoder, below ``encoder`` of what is returned for it.
+
+    Args:
+        video: Keywords of ``SiglipVisionConfig`` and :func:`~affectgpt_r1.policy.pretrained.build_part`.
+        audio: Keywords of ``WhisperConfig`` and ``build_part``.
+        weights: Folder whose subfolders hold pretrained weights.
+    """
+    # The classifier above Whisper's encoder is never used; HumanOmni's released file has its weights.
+    siglip = build_part("video_encoder", SiglipVisionModel, SiglipVisionConfig, video, weights)
+    whisper = build_part("audio_encoder", WhisperForAudioClassification, WhisperConfig, audio, weights)
+    if audio.get("pretrained") is not None:  # else drawn anew in each process, they would change the encoders' digest
+        for layer in (whisper.projector, whisper.classifier):
+            layer.requires_grad_(False).weight.zero_()
+            layer.bias.zero_()
+    return siglip, whisper
+
+
+def build_question_encoder(config: Mapping[str, Any], weights: str | Path | None = None) -> Any:
+    """Build BERT; ``config`` holds keywords of ``BertConfig`` and ``build_part``."""
+    return build_part("question_encoder", BertModel, BertConfig, config, weights)
+
+
+def mel_filters(num_mels: int, n_fft: int, rate: int) -> Tensor:
+    """Return Whisper's triangular filters ``(n_fft / 2 + 1, num_mels)`` over the power spectrum up to 8 kHz."""
+    filters = mel_filter_bank(n_fft // 2 + 1, num_mels, 0.0, 8000.0, rate, norm="slaney", mel_scale="slaney")
+    return torch.from_numpy(filters).float()
+
+
+def load_question_tokenizer(path: str | Path, weights: str | Path | None = None) -> Any:
+    """Load the tokenizer of a question encoder: a ``tokenizer.json``, a model folder or a hub id."""
+    source = local_weights(str(path), weights)
+    try:
+        if Path(path).suffix == ".json":
+            return PreTrainedTokenizerFast(tokenizer_file=str(path))
+        return AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, use_fast=True, local_files_only=only_local(source)
+        )
+    except BaseException as error:
+        if not _is_of_file(error):
+            raise
+        raise ConfigError(weights_missing("question_encoder.tokenizer", str(path), weights, error)) from error
 
 
 def build_encoders(
@@ -63,7 +117,7 @@ def build_language_model(
         weights: Folder whose subfolders hold pretrained weights.
         checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
-    settings = {"model_type": "qwen2", "vocab_size": vocab_size, **config}
+    settings = {"model_type": "qwen2", **config, "vocab_size": config.get("vocab_size") or vocab_size}
     model = build_part("language_model", AutoModelForCausalLM, AutoConfig.for_model, settings, weights)
     _check_family(model)
     if checkpointing:

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from affectgpt_r1.engine.base import Engine
 from affectgpt_r1.engine.reference import ReferenceEngine
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.policy.backbone import (
-    add_lora,
-    build_encoders,
-    build_language_model,
-    check_lora,
-    check_vocabulary,
-    load_tokenizer,
-)
-from affectgpt_r1.policy.encoders import Encoders, WaveformNormalization
-from affectgpt_r1.policy.fusion import Fusion
+from affectgpt_r1.policy.backbone import check_vocabulary, load_tokenizer
+from affectgpt_r1.policy.encoders import Encoders
+from affectgpt_r1.policy.families import FAMILIES, Family
+from affectgpt_r1.policy.fusion import MediaFusion
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
+
+log = logging.getLogger(__name__)
+
+DEFAULT_FAMILY = "affectgpt"
+SIZES = ("hidden_size", "d_model")  # keys by which a part's configuration names its width
 
 
 def build_policy(
     *,
     tokenizer: str,
     template: PromptTemplate,
+    family: str = DEFAULT_FAMILY,
     engine: str = "fast",
     share_prefix: bool = True,
     weights: str | None = None,
@@ -37,7 +38,8 @@ def build_policy(
 
     Args:
         tokenizer: A ``tokenizer.json``, a model folder or a hub id.
-        template: Question and target format.
+        template: Question and target format; the family words it.
+        family: Key of :data:`~affectgpt_r1.policy.families.FAMILIES`.
         engine: See :func:`build_engine`.
         share_prefix: See :func:`build_engine`.
         weights: Folder whose subfolders hold pretrained weights.
@@ -45,10 +47,11 @@ def build_policy(
     """
     loaded = load_tokenizer(tokenizer, weights)
     language_model, encoders, fusion = build_modules(
-        vocab_size=len(loaded), weights=weights, image=template.visual == "image", **modules
+        family=family, vocab_size=len(loaded), weights=weights, image=template.visual == "image", **modules
     )
     check_vocabulary(loaded, language_model)
-    template = dataclasses.replace(template, shown=fusion.shown)
+    values = {field.name: getattr(template, field.name) for field in dataclasses.fields(template)}
+    template = family_named(family).template(**{**values, "shown": fusion.shown})
     runner = build_engine(engine, language_model, share_prefix=share_prefix)
     return MultimodalPolicy(language_model, encoders, fusion, loaded, template, runner)
 
@@ -57,7 +60,7 @@ def build_engine(name: str, model: Any, *, share_prefix: bool = True) -> Engine:
     """Build what runs the language model.
 
     Args:
-        name: ``reference`` or ``fast``.
+        name: ``reference`` or ``fast``, which for sliding windows or attention sinks is ``reference`` as well.
         model: A transformers causal language model.
         share_prefix: Run a prompt once per clip in the update, not once per completion; of the fast engine.
 
@@ -66,6 +69,9 @@ def build_engine(name: str, model: Any, *, share_prefix: bool = True) -> Engine:
     """
     if name == "reference":
         return ReferenceEngine(model)
+    if name == "fast" and (reason := _beyond_fast(model)) is not None:
+        log.warning("model.engine=reference is used, since the language model has %s", reason)
+        return ReferenceEngine(model)
     if name == "fast":
         from affectgpt_r1.engine.fast import FastEngine  # here, so that the reference engine runs without its files
 
@@ -73,50 +79,49 @@ def build_engine(name: str, model: Any, *, share_prefix: bool = True) -> Engine:
     raise ConfigError(f"model.engine={name} is unknown: choose fast or reference")
 
 
-def build_modules(
-    *,
-    vocab_size: int | None,
-    language_model: Mapping[str, Any],
-    video_encoder: Mapping[str, Any],
-    audio_encoder: Mapping[str, Any],
-    waveform_normalization: WaveformNormalization,
-    fusion_hidden_size: int,
-    lora: Mapping[str, Any] | None,
-    fusion: str | Mapping[str, str] = "attention",
-    weights: str | None = None,
-    gradient_checkpointing: bool = False,
-    image: bool = False,
-) -> tuple[Any, Encoders, Fusion]:
-    """Build language model, encoders and fusion.
+def _beyond_fast(model: Any) -> str | None:
+    """Return what the fast engine's attention does not compute of a language model."""
+    attentions = [getattr(layer, "self_attn", None) for layer in model.model.layers]
+    everywhere = getattr(model.config, "sliding_window", None)  # of families whose layers do not tell
+    if any(getattr(attention, "sliding_window", everywhere) for attention in attentions):
+        return "sliding windows"
+    return "attention sinks" if any(hasattr(attention, "sinks") for attention in attentions) else None
+
+
+def build_modules(*, family: str = DEFAULT_FAMILY, **keywords: Any) -> tuple[Any, Encoders, MediaFusion]:
+    """Build language model, encoders and fusion of a model family.
 
     Args:
-        vocab_size: Size of the tokenizer, where ``language_model`` names no ``vocab_size``.
-        language_model: See :func:`~affectgpt_r1.policy.backbone.build_language_model`.
-        video_encoder: See :func:`~affectgpt_r1.policy.backbone.build_encoders`.
-        audio_encoder: See :func:`~affectgpt_r1.policy.backbone.build_encoders`.
-        waveform_normalization: See :class:`~affectgpt_r1.policy.encoders.AudioEncoder`.
-        fusion_hidden_size: Hidden size of the pre-fusion.
-        lora: Keywords of :func:`~affectgpt_r1.policy.backbone.add_lora`; None trains the whole language model.
-        fusion: See :class:`~affectgpt_r1.policy.fusion.Fusion`.
-        weights: Folder whose subfolders hold pretrained weights.
-        gradient_checkpointing: Compute activations again in the backward pass; slower, and needs less memory.
-        image: Read one still image in place of a video.
+        family: Key of :data:`~affectgpt_r1.policy.families.FAMILIES`.
+        keywords: Of its ``build_modules``.
     """
-    if lora is not None:
-        check_lora(lora)
-    encoders = build_encoders(video_encoder, audio_encoder, waveform_normalization, weights)
-    model = build_language_model(vocab_size, language_model, weights, checkpointing=gradient_checkpointing)
-    sizes = encoders.video.feature_size, encoders.audio.feature_size, fusion_hidden_size, model.config.hidden_size
-    media_fusion = Fusion(*sizes, fusion, image=image)
-    if lora is not None:
-        add_lora(model, **lora)
-    return model, encoders, media_fusion
+    build = family_named(family).build_modules
+    known = inspect.signature(build).parameters
+    if unknown := [name for name in keywords if name not in known and name in MODEL_KEYS]:
+        raise ConfigError(f"model.{unknown[0]} is not a key of the family {family}; leave it out")
+    return build(**keywords)
+
+
+def family_named(name: str) -> Family:
+    """Return a model family.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    if name not in FAMILIES:
+        raise ConfigError(f"model.family={name} is unknown: choose {' or '.join(FAMILIES)}")
+    return FAMILIES[name]
 
 
 def has_sizes(model: Mapping[str, Any]) -> bool:
     """Return whether a policy can be built without its weights: pretrained parts need not name their sizes."""
-    parts = [model[part] for part in ("language_model", "video_encoder", "audio_encoder")]
-    return all(part.get("pretrained") is None or "hidden_size" in part for part in parts)
+    parts = [model[part] for part in ("language_model", *family_of(model).parts)]
+    return all(part.get("pretrained") is None or any(size in part for size in SIZES) for part in parts)
+
+
+def family_of(model: Mapping[str, Any]) -> Family:
+    """Return the family that the keywords of a policy name; those of earlier versions name none."""
+    return family_named(model.get("family") or DEFAULT_FAMILY)
 
 
 # Arguments of the policy's builders that do not describe the policy.
@@ -129,7 +134,10 @@ NOT_MODEL = (
 MODEL_KEYS = tuple(
     name
     for name in dict.fromkeys(
-        (*inspect.signature(build_policy).parameters, *inspect.signature(build_modules).parameters)
+        (
+            *inspect.signature(build_policy).parameters,
+            *(name for family in FAMILIES.values() for name in inspect.signature(family.build_modules).parameters),
+        )
     )
     if name not in (*NOT_MODEL, "modules")
 )

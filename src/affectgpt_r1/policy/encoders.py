@@ -41,6 +41,16 @@ class VideoEncoder(nn.Module):
         """Return the size of a frame's features."""
         return int(self.model.config.projection_dim)
 
+    @property
+    def feature_bytes(self) -> int:
+        """Return the bytes of a frame's features."""
+        return 4 * self.feature_size
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Return all that the features depend on besides the weights and the media."""
+        return {} if self.scaling == (IMAGE_MEAN, IMAGE_STD) else {"image_scaling": self.scaling}
+
     def forward(self, frames: Tensor) -> Tensor:
         """Encode ``(B, F, 3, H, W)`` uint8 RGB to ``(B, F, feature_size)``."""
         pixels = (frames.flatten(0, 1).float() / 255.0 - self.mean) / self.std
@@ -61,6 +71,16 @@ class AudioEncoder(nn.Module):
         """Return the size of a window's features."""
         return int(self.model.config.hidden_size)
 
+    @property
+    def feature_bytes(self) -> int:
+        """Return the bytes of a window's features."""
+        return 4 * self.feature_size
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Return all that the features depend on besides the weights and the media."""
+        return {"waveform_normalization": self.normalization}
+
     def forward(self, waveforms: Tensor, *, policy_trains: bool = True) -> Tensor:
         """Encode ``(B, W, S)`` at 16 kHz to ``(B, W, feature_size)``."""
         # `joint` is as published: zero mean and unit variance over the full batch in training, and per clip at
@@ -77,9 +97,12 @@ class AudioEncoder(nn.Module):
 
 
 class Encoders(nn.Module):
-    """Both encoders, frozen unless ``stage=pretrain_encoders`` trains them."""
+    """Both encoders, frozen unless ``stage=pretrain_encoders`` trains them.
 
-    def __init__(self, video: VideoEncoder, audio: AudioEncoder) -> None:
+    Those of another model family have the same ``model``, ``settings`` and ``forward``, and features of other shapes.
+    """
+
+    def __init__(self, video: Any, audio: Any) -> None:
         super().__init__()
         self.video = video
         self.audio = audio
@@ -106,8 +129,12 @@ class Encoders(nn.Module):
     @property
     def settings(self) -> dict[str, object]:
         """Return all that the features depend on besides the weights and the media."""
-        scaling = {} if self.video.scaling == (IMAGE_MEAN, IMAGE_STD) else {"image_scaling": self.video.scaling}
-        return {"version": FEATURES_VERSION, "waveform_normalization": self.audio.normalization, **scaling}
+        return {"version": FEATURES_VERSION, **self.audio.settings, **self.video.settings}
+
+    @property
+    def feature_bytes(self) -> dict[str, int]:
+        """Return the bytes of the features of a frame and of a window of sound, as they are stored."""
+        return {"video": self.video.feature_bytes, "audio": self.audio.feature_bytes}
 
     def forward(self, batch: ClipBatch, *, policy_trains: bool = True) -> Mapping[str, Tensor]:
         """Return features by modality: those that the batch carries, or else those of its media.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,31 @@ class QueryPreFusion(nn.Module):
         return tokens
 
 
-class Fusion(nn.Module):
+class MediaFusion(nn.Module, ABC):
+    """What a policy asks of the fusion of a model family.
+
+    Attributes:
+        num_tokens: Media tokens of a clip by name; those in ``shown`` are in a prompt with every modality.
+    """
+
+    num_tokens: dict[str, int]
+
+    @abstractmethod
+    def forward(self, features: Mapping[str, Tensor], instructions: Sequence[str] = ()) -> dict[str, Tensor]:
+        """Return media tokens ``(N, Q, output_size)`` by name, of features by name and the ``N`` clips' questions."""
+
+    @property
+    @abstractmethod
+    def shown(self) -> tuple[str, ...]:
+        """Return the names in ``num_tokens`` that a prompt with every modality shows."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the floating type of the weights."""
+        return next(self.parameters()).dtype
+
+
+class Fusion(MediaFusion):
     """Media tokens of every modality, and with pre-fusion those of audio and video together.
 
     ``Q`` is 1 except for Q-Formers.
@@ -146,12 +171,13 @@ class Fusion(nn.Module):
         queries = {part: NUM_QUERIES[part] if kinds[part] == "qformer" else 1 for part in kinds}
         self.num_tokens: dict[str, int] = {**queries, "frame": queries["video"], "image": 1}
 
-    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: Mapping[str, Tensor], instructions: Sequence[str] = ()) -> dict[str, Tensor]:
         """Return media tokens ``(N, Q, output_size)`` by name.
 
         Args:
             features: ``"video" -> (N, F, video_size)`` of face crops or frames, ``"frame" -> (N, F, video_size)`` of
                 frames in addition to face crops, ``"audio" -> (N, W, audio_size)``; each where there is one.
+            instructions: Not read here.
 
         Returns:
             The given names whose part has tokens, and ``multi`` where video and audio are given; a model of still
@@ -171,11 +197,6 @@ class Fusion(nn.Module):
     def shown(self) -> tuple[str, ...]:
         """Return the parts that have tokens, among ``video``, ``audio`` and ``multi``."""
         return tuple(name for name in NUM_QUERIES if getattr(self, name) is not None)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Return the floating type of the weights."""
-        return next(self.parameters()).dtype
 
 
 def _pooling(part: str, kind: str, input_size: int, output_size: int) -> nn.Module | None:

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.backbone import merge_lora
-from affectgpt_r1.policy.build_policy import build_policy, has_sizes
+from affectgpt_r1.policy.build_policy import build_policy, family_of, has_sizes
 from affectgpt_r1.policy.frozen_weights import base_weights, check_base, weights_digest
 from affectgpt_r1.policy.hf_folder import (
     ADAPTER_FILE,
     ADAPTER_FOLDER,
     GENERATION_FILE,
     PROCESSOR_FILE,
+    QUESTION_TOKENIZER_FILE,
     SETTINGS_FILE,
     UNUSED,
     WEIGHTS_FILE,
@@ -103,6 +104,9 @@ def export_policy(
     else:
         _write_adapter(policy, model, folder / ADAPTER_FOLDER)
     tokenizer_files = [Path(name) for name in policy.tokenizer.save_pretrained(folder)]
+    if (question_tokenizer := getattr(policy.fusion, "question_tokenizer", None)) is not None:
+        tokenizer_files.append(folder / QUESTION_TOKENIZER_FILE)
+        question_tokenizer.backend_tokenizer.save(str(tokenizer_files[-1]))
     encoders = _write_multimodal(policy, model, folder / WEIGHTS_FILE)
     files = (WEIGHTS_FILE, ADAPTER_FILE) if kind == "adapter" else (WEIGHTS_FILE,)
     digests = {name: weights_digest(load_file(folder / name)) for name in files}
@@ -120,7 +124,7 @@ def export_policy(
     generation = {
         "do_sample": drawn is not None,
         "max_new_tokens": max_completion_length,
-        "eos_token_id": [policy.turn_ids[0], policy.tokenizer.eos_token_id],
+        "eos_token_id": list(policy.special_tokens.stop_ids),
         "pad_token_id": policy.tokenizer.pad_token_id,
     }
     if drawn is not None:
@@ -136,8 +140,8 @@ def _write_multimodal(policy: MultimodalPolicy, model: Mapping[str, Any], path: 
     weights |= {f"encoders.{name}": tensor for name, tensor in policy.encoders.state_dict().items()}
     save_file(_stored(weights), path)
     return {
-        "video_encoder": {**_architecture(policy.encoders.video.model), **model["video_encoder"]},
-        "audio_encoder": {**_architecture(policy.encoders.audio.model), **model["audio_encoder"]},
+        part: {**_architecture(policy.get_submodule(place)), **model[part]}
+        for part, place in family_of(model).parts.items()
     }
 
 

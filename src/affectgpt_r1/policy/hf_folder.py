@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.policy.build_policy import MODEL_KEYS, NOT_MODEL
+from affectgpt_r1.policy.build_policy import MODEL_KEYS, NOT_MODEL, family_of
 from affectgpt_r1.policy.frozen_weights import weights_digest
 from affectgpt_r1.policy.pretrained import NOT_ARCHITECTURE, check_pretrained_folder
 from affectgpt_r1.policy.prompts import PromptTemplate
@@ -26,7 +26,7 @@ ADAPTER_FILE = f"{ADAPTER_FOLDER}/adapter_model.safetensors"
 PROCESSOR_FILE = "preprocessor_config.json"
 GENERATION_FILE = "generation_config.json"
 UNUSED = ("ctc_loss_reduction",)  # keys of an encoder's architecture that nothing reads here
-ENCODERS = ("video_encoder", "audio_encoder")
+QUESTION_TOKENIZER_FILE = "question_tokenizer.json"  # of families that encode the question by itself
 # Text in `config.json` that loading does not follow
 WRITTEN_BY_TRANSFORMERS = ("architectures", "transformers_version", "_name_or_path")
 MOST_TOKENIZER_BYTES = 64 << 20
@@ -71,13 +71,16 @@ def read_exported(folder: Path) -> dict[str, Any]:
     if "question" not in settings["template"]:
         raise CheckpointError(f"{origin} lacks template.question; {AGAIN}")
     check_known(model, (*MODEL_KEYS, *NOT_MODEL), "model", origin)
-    for part in (*ENCODERS, "language_model"):
+    encoder_parts = family_of(model).parts
+    for part in (*encoder_parts, "language_model"):
         if not isinstance(model.get(part), Mapping):
             raise CheckpointError(f"{origin} lacks model.{part}, a mapping; {AGAIN}")
     encoders = {
         part: {**{key: value for key, value in model[part].items() if key not in UNUSED}, "pretrained": None}
-        for part in ENCODERS
+        for part in encoder_parts
     }
+    if (folder / QUESTION_TOKENIZER_FILE).is_file() and "question_encoder" in encoders:
+        encoders["question_encoder"]["tokenizer"] = str(folder / QUESTION_TOKENIZER_FILE)
     language_model = dict(model["language_model"])
     model = {**model, **encoders, "tokenizer": str(folder / "tokenizer.json")}
     if merged:

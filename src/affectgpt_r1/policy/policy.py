@@ -20,27 +20,18 @@ from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.policy.base import LogpsAndEntropies
 from affectgpt_r1.policy.dropout import disable_dropout
 from affectgpt_r1.policy.encoders import Encoders
-from affectgpt_r1.policy.fusion import Fusion
-from affectgpt_r1.policy.prompts import (
-    AUDIO_TOKEN,
-    FACE_TOKEN,
-    FRAME_TOKEN,
-    IMAGE_TOKEN,
-    MEDIA_TOKENS,
-    MULTI_TOKEN,
-    TURN,
-    PromptTemplate,
-)
+from affectgpt_r1.policy.fusion import MediaFusion
+from affectgpt_r1.policy.prompts import MEDIA_TOKENS, PromptTemplate
 from affectgpt_r1.types import ClipBatch, Phase, PrefixCache, Rollout, Sampling, TokenBatch
 
 
 class MultimodalPolicy(nn.Module):
-    """AffectGPT's architecture: a causal language model whose prompts hold media tokens.
+    """A causal language model whose prompts hold media tokens, as AffectGPT's and HumanOmni's do.
 
     Args:
         language_model: A transformers causal language model.
         encoders: Frozen encoders.
-        fusion: Projectors that yield the media tokens.
+        fusion: Projectors that yield the media tokens, of AffectGPT or of another model family.
         tokenizer: A transformers fast tokenizer that knows the media placeholders.
         template: Question and target format.
         engine: Runs the language model over prompts that hold the media already.
@@ -50,7 +41,7 @@ class MultimodalPolicy(nn.Module):
         self,
         language_model: Any,
         encoders: Encoders,
-        fusion: Fusion,
+        fusion: MediaFusion,
         tokenizer: Any,
         template: PromptTemplate,
         engine: Engine,
@@ -63,8 +54,10 @@ class MultimodalPolicy(nn.Module):
         self.template = template
         self.engine = engine
         self.media_ids: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in MEDIA_TOKENS}
-        self.turn_ids: list[int] = tokenizer.encode(TURN, add_special_tokens=False)
-        stop_ids = [self.turn_ids[0], tokenizer.eos_token_id]
+        self.turn_ids: list[int] = tokenizer.encode(template.closing, add_special_tokens=False)
+        known = tokenizer.get_vocab()
+        more = [known[token] for token in template.stop_tokens if token in known]
+        stop_ids = list(dict.fromkeys([self.turn_ids[0], tokenizer.eos_token_id, *more]))
         # A drawn placeholder would be taken for media in the next pass over the text.
         self.special_tokens = SpecialTokens(stop_ids, list(self.media_ids.values()), tokenizer.pad_token_id)
         self.prefill_ids: list[int] = tokenizer.encode(template.prefill, add_special_tokens=False)
@@ -113,20 +106,11 @@ class MultimodalPolicy(nn.Module):
         mask = torch.tensor([[1.0] * len(row) + [0.0] * (length - len(row)) for row in rows])
         return TokenBatch(ids.unsqueeze(1).to(self.device), mask.unsqueeze(1).to(self.device))
 
-    def _placeholders(self) -> dict[str, str]:
-        """Return the media's name by placeholder token."""
-        return {
-            FACE_TOKEN: "video",
-            FRAME_TOKEN: "frame" if self.template.visual == "both" else "video",
-            IMAGE_TOKEN: "image",
-            AUDIO_TOKEN: "audio",
-            MULTI_TOKEN: "multi",
-        }
-
     def prompt_ids(self, batch: ClipBatch, *, bos: bool = True) -> list[list[int]]:
         """Return the tokens of ``B`` prompts, with as many placeholders as the media have tokens."""
-        texts = [(self.tokenizer.bos_token if bos else "") + text for text in self.prompts(batch)]
-        for placeholder, name in self._placeholders().items():
+        opening = self.tokenizer.bos_token if bos and self.template.opens_with_bos else ""
+        texts = [opening + text for text in self.prompts(batch)]
+        for placeholder, name in self.template.placeholders().items():
             texts = [text.replace(placeholder, placeholder * self.fusion.num_tokens[name]) for text in texts]
         return [row + self.prefill_ids for row in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
@@ -171,8 +155,9 @@ class MultimodalPolicy(nn.Module):
         embed_tokens = self.engine.token_embedding()
         embeds = embed_tokens(ids.masked_fill(placeholders, 0))  # their own rows are never read, and may not exist
         # The media enter here and nowhere else: generation and log-probs both start from what this returns.
-        media = self.fusion(self.encoders(batch, policy_trains=self.training))  # by name, (B, tokens, D)
-        for placeholder, name in self._placeholders().items():
+        features = self.encoders(batch, policy_trains=self.training)
+        media = self.fusion(features, self.template.instructions(batch))  # by name, (B, tokens, D)
+        for placeholder, name in self.template.placeholders().items():
             where = ids == self.media_ids[placeholder]  # (B, P)
             if not where.any():
                 continue

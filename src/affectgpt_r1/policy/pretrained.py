@@ -29,8 +29,11 @@ HUB_SECONDS = 5.0
 # Keys of a `config.json` that name kernels or other files; transformers never follows `auto_map` here
 FOLLOWED = ("kernel_config", "transformers_weights")
 MOST_INDEX_BYTES = 32 << 20
-# Weights that only a training encoder would read; a published file may lack them
-UNUSED_WEIGHTS = ("masked_spec_embed",)
+# Weights that only a training encoder, or Whisper's classifier, would read; a published file may lack them
+UNUSED_WEIGHTS = (
+    "masked_spec_embed",
+    *(f"{layer}.{kind}" for layer in ("projector", "classifier") for kind in ("weight", "bias")),
+)
 
 
 def build_part(

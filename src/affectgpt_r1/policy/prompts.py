@@ -1,4 +1,4 @@
-"""The published prompt, and the target text that goes with it.
+"""AffectGPT's prompt, and the target text that goes with it; other model families word theirs in a subclass.
 
 AffectGPT names its input modes by what they hold, such as ``multiface_audio_face_text``; here the modalities of a clip,
 ``data.visual`` and the parts of ``model.fusion`` choose the same sentences.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy import questions
@@ -47,7 +48,16 @@ ANSWER_TEMPLATE = "<answer> {labels} </answer>"
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A question, and whether its answer opens with reasoning."""
+    """A question, and whether its answer opens with reasoning, in AffectGPT's wording.
+
+    The class variables, :meth:`placeholders` and :meth:`wording` are what another model family overrides.
+    """
+
+    closing: ClassVar[str] = TURN  # ends an answer; generation stops at its first token
+    stop_tokens: ClassVar[tuple[str, ...]] = ()  # stop generation too, where the tokenizer has them, as EOS does
+    opens_with_bos: ClassVar[bool] = True
+    think_template: ClassVar[str] = THINK_TEMPLATE
+    answer_template: ClassVar[str] = ANSWER_TEMPLATE
 
     question: str
     enable_thinking: bool = False  # the target has `<think> reason </think>` before the answer (`prompt=think`)
@@ -110,9 +120,29 @@ class PromptTemplate:
             ConfigError: The clip lacks what the question asks about.
         """
         said = f"{SUBTITLE_OPENING}{_harmless(subtitle)}{SUBTITLE_CLOSING}" if "text" in modalities else ""
-        kind = kind or self.kind
-        question = _harmless(questions.question(kind, reason, annotations)) if kind else self.question
+        return self.wording(modalities, said, self._instruction(kind, reason, annotations))
+
+    def wording(self, modalities: Sequence[Modality], said: str, question: str) -> str:
+        """Return the prompt of a clip's modalities, the sentence of what is said (``""`` for none) and a question."""
         return f"{OPENING}{self._media(modalities)}{said}{REQUEST}{question}{ASSISTANT}"
+
+    def placeholders(self) -> dict[str, str]:
+        """Return the name of the media by placeholder token."""
+        return {
+            FACE_TOKEN: "video",
+            FRAME_TOKEN: "frame" if self.visual == "both" else "video",
+            IMAGE_TOKEN: "image",
+            AUDIO_TOKEN: "audio",
+            MULTI_TOKEN: "multi",
+        }
+
+    def instructions(self, batch: ClipBatch) -> list[str]:
+        """Return the question of every clip without what is around it in the prompt."""
+        return [self._instruction(*asked) for asked in _asked(batch)]
+
+    def _instruction(self, kind: str, reason: str, annotations: Annotations | None) -> str:
+        kind = kind or self.kind
+        return _harmless(questions.question(kind, reason, annotations)) if kind else self.question
 
     def _media(self, modalities: Sequence[Modality]) -> str:
         """Return the sentences with placeholders, in the published order of each input mode."""
@@ -135,11 +165,11 @@ class PromptTemplate:
         return [_opened(adverb, FACES if self.visual == "face" else FRAMES)]
 
     def target(self, labels: EmotionSet, reason: str, kind: str = "", annotations: Annotations | None = None) -> str:
-        """Return the answer that SFT teaches, without the closing ``###``; one inside a reason would end it early."""
+        """Return the answer that SFT teaches, without its ``closing``; one inside a reason would end it early."""
         if kind or self.kind:
             return _harmless(questions.answer(kind or self.kind, labels, reason, annotations))
-        answer = ANSWER_TEMPLATE.format(labels=_harmless(", ".join(labels)))
-        return THINK_TEMPLATE.format(reason=_harmless(reason)) + answer if self.enable_thinking else answer
+        answer = self.answer_template.format(labels=_harmless(", ".join(labels)))
+        return self.think_template.format(reason=_harmless(reason)) + answer if self.enable_thinking else answer
 
     def phrases(self) -> list[str]:
         """Return the fixed parts of prompt and target, longest first; a small tokenizer may take each as one token."""

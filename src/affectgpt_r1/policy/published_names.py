@@ -49,8 +49,8 @@ QUERY_LAYERS: Mapping[str, str] = {
     "output_query.LayerNorm": "norm",
 }
 
-# Encoders that a checkpoint may repeat; they come from their own folders
-FROZEN_PREFIXES = ("visual_encoder.", "acoustic_encoder.")
+# Encoders that a checkpoint may repeat, which come from their own folders; and what Light-MER's distillation alone used
+FROZEN_PREFIXES = ("visual_encoder.", "acoustic_encoder.", "ot_hidden_proj.")
 FROZEN_SUFFIXES = (".position_ids",)
 
 

@@ -50,14 +50,29 @@ INPUT_MODES: Mapping[str, InputMode] = {
 }
 
 ALTERNATING = ("description", "ovlabel")  # the questions of `label_type: hybird`, as the released code spells it
-# What `configs/model/affectgpt_7b.yaml` builds, by the released code's names
-BACKBONES = {"llama_model": "Qwen25", "visual_encoder": "CLIP_VIT_LARGE", "acoustic_encoder": "HUBERT_LARGE"}
+# What files of `configs/model` build, by the released codes' names of language model, image and sound encoder
+BACKBONES: Mapping[str, tuple[str, str, str]] = {
+    "affectgpt_7b": ("Qwen25", "CLIP_VIT_LARGE", "HUBERT_LARGE"),
+    "affectgpt_qwen3_8b": ("Qwen3", "CLIP_VIT_LARGE", "HUBERT_LARGE"),
+    "light_mer": ("Qwen3_0.6B", "CLIP_VIT_BASE", "HUBERT_BASE"),
+}
+BACKBONE_KEYS = ("llama_model", "visual_encoder", "acoustic_encoder")
+# By the last part of `model.language_model.pretrained`
+CHOICES = {
+    "Qwen2.5-7B-Instruct": "affectgpt_7b",
+    "Qwen3-8B": "affectgpt_qwen3_8b",
+    "Qwen3-0.6B": "light_mer",
+}
 LORA_LAYER = re.compile(r"\.(\w+)\.lora_A\.default\.weight$")
 LORA_ALPHA, LORA_DROPOUT = 32, 0.05  # the same for every rank in the released code
 
 
 def published_settings(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any], mode: str | None, origin: str
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    mode: str | None,
+    origin: str,
+    choice: str = "affectgpt_7b",
 ) -> dict[str, Any]:
     """Return the dotted keys that a released checkpoint determines, and their values.
 
@@ -66,15 +81,14 @@ def published_settings(
         config: The file's own; kinds of fusion and LoRA's rank are also seen from the tensors.
         mode: The input mode, for a file that does not name one.
         origin: Name of the file in errors.
+        choice: Key of :data:`BACKBONES`, the model that is to take it.
 
     Raises:
         CheckpointError: The file names another backbone, contradicts itself or ``mode``, or was trained in a way that
             is not computed here.
     """
     model = _section(config, "model")
-    for key, name in BACKBONES.items():
-        if model.get(key, name) != name:
-            raise CheckpointError(f"{origin} was trained with {key}: {model[key]}; this package builds {name}")
+    _check_backbones(model, choice, origin)
     chosen = INPUT_MODES[_input_mode(config, mode, origin)]
     kinds = {part: _kind(part, tensors, model, origin) for part in NUM_QUERIES}
     for part in chosen.shown:
@@ -82,7 +96,8 @@ def published_settings(
     settings: dict[str, Any] = {
         "model.fusion": {part: kind if part in chosen.shown else "none" for part, kind in kinds.items()},
         "model.lora": _lora(tensors, model, origin),
-        "model.language_model.dtype": "float16",  # as the released code loads it; encoders are float32 there
+        # As the released codes load them; encoders are float32 there.
+        "model.language_model.dtype": "float16" if choice == "affectgpt_7b" else "bfloat16",
         "model.video_encoder.dtype": "float32",
         "data.visual": chosen.visual,
         "data.modalities": list(chosen.modalities),
@@ -92,6 +107,15 @@ def published_settings(
     if isinstance(frames, int):
         settings["data.num_frames"] = frames
     return settings | _question(config)
+
+
+def _check_backbones(model: Mapping[str, Any], choice: str, origin: str) -> None:
+    told = {key: model.get(key, name) for key, name in zip(BACKBONE_KEYS, BACKBONES[choice], strict=True)}
+    for key, name in zip(BACKBONE_KEYS, BACKBONES[choice], strict=True):
+        if told[key] != name:
+            fitting = [other for other, names in BACKBONES.items() if names == tuple(told.values())]
+            remedy = f"give model={fitting[0]}" if fitting else f"model={choice} builds {name}"
+            raise CheckpointError(f"{origin} was trained with {key}: {told[key]}; {remedy}")
 
 
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -43,6 +43,7 @@ class ModelSize:
     vocab_size: int  # rows of the output head
     activation_bytes: int  # of one activation
     media_tokens: int  # of a prompt with every modality
+    feature_bytes: Mapping[str, int]  # of the encoders' output for a frame (video) and for a window of sound (audio)
 
     @property
     def total(self) -> int:
@@ -111,6 +112,7 @@ def measure_model(vocab_size: int | None, *, image: bool = False, **model: Any) 
         vocab_size=config.vocab_size,
         activation_bytes=next(iter(language_model.parameters())).element_size(),
         media_tokens=sum(fusion.num_tokens[name] for name in fusion.shown),
+        feature_bytes=encoders.feature_bytes,
     )
 
 

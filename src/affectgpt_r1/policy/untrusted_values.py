@@ -11,11 +11,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.io.untrusted_files import read_json
 
-ARCHITECTURES = ("model.language_model", "model.video_encoder", "model.audio_encoder")
+ARCHITECTURES = ("model.language_model", "model.video_encoder", "model.audio_encoder", "model.question_encoder")
 # Keys of an architecture that may hold text. transformers follows others, such as the name of an attention kernel.
 ARCHITECTURE_TEXTS = (
     *("pretrained", "source_sha256", "dtype", "model_type", "hidden_act", "feat_extract_norm"),
     *("feat_extract_activation", "projection_hidden_act", "rope_type", "layer_types"),
+    *("activation_function", "tokenizer", "position_embedding_type"),
 )
 DTYPES = ("float32", "bfloat16", "float16")
 # Patterns of an architecture's keys, and their largest value: a larger one would be built until memory ends

@@ -86,3 +86,12 @@ class HasProcessState(Protocol):
     def load_process_state(self, state: Mapping[str, Any]) -> None:
         """Continue from the checkpoint's state of this process; keys may be missing in one of an older version."""
         ...
+
+
+def join_stage_and_data(stage: Stage, data: Any, accumulate_grad_batches: int) -> None:
+    """Tell the data module which batches a stage wants, and the stage how many make an optimizer step."""
+    if isinstance(stage, BufferedStage):
+        data.use_schedule(stage.schedule)
+        stage.accumulate_grad_batches = accumulate_grad_batches
+    if isinstance(stage, MixedStage):
+        data.use_supervised(stage.supervised_batch_size)

@@ -21,7 +21,7 @@ from affectgpt_r1.policy.checkpoint import check_fits, check_reference, policy_d
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.training import sanity_checks as checks
 from affectgpt_r1.training.accumulation import AccumulatedStep
-from affectgpt_r1.training.base import BufferedStage, MixedStage, Stage
+from affectgpt_r1.training.base import MixedStage, Stage, join_stage_and_data
 from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.training.log_values import pooled_over_ranks, train_log_name
 from affectgpt_r1.training.optim import OptimizerFactory
@@ -76,11 +76,7 @@ class AffectModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Tell the data module how many steps visit each batch, and let dropout differ between processes."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(self.stage, BufferedStage):
-            data.use_schedule(self.stage.schedule)
-            self.stage.accumulate_grad_batches = self.trainer.accumulate_grad_batches
-        if isinstance(self.stage, MixedStage):
-            data.use_supervised(self.stage.supervised_batch_size)
+        join_stage_and_data(self.stage, data, self.trainer.accumulate_grad_batches)
         if self.trainer.world_size > 1:
             checks.check_local_rows(len(data.splits.validation), self.trainer.world_size)
             torch.manual_seed(derive_seed(self.seed, self.global_rank))

@@ -37,6 +37,17 @@ def test_the_7b_plan_counts_the_papers_parameters(tmp_path, capsys):
     assert "40,370,176" in capsys.readouterr().out
 
 
+def test_the_plans_of_other_models_count_theirs(tmp_path, capsys):
+    omni = planned(tmp_path, "experiment=r1_omni/rlvr", "--tflops", "150")
+    assert omni["total_parameters"] == 1_373_177_925
+    assert omni["trainable_parameters"] == 494_032_768 + 148_963_523
+    assert omni["tokens_per_clip"]["media"] == 392 + 500
+    assert omni["feature_bytes_per_clip"] == 2 * (8 * 196 * 768 + 500 * 1280) == 3_688_448
+    light = planned(tmp_path, "experiment=demo/sft", "model=light_mer", "--tflops", "150")
+    # The published 854.93 M count CLIP's text half, its scale and the unused projector of stills, too.
+    assert light["total_parameters"] == 854_928_261 - 63_428_097 - (512 * 1024 + 1024)
+
+
 def test_nothing_is_allocated():
     before = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
     from omegaconf import OmegaConf
@@ -188,7 +199,7 @@ def test_clips_passes_and_stored_features(tmp_path, capsys, tiny_data_root):
     assert known["training_clips"] == 16 - round(0.032 * 16)
     assert known["passes"] == pytest.approx(300_000 * 3 * 4 / known["training_clips"])
     assert f"clips           16 in the training file, {known['passes']:.1f} passes" in capsys.readouterr().out
-    both = planned(tmp_path, "experiment=r1_omni/cold_start", "data.visual=both", *given)
+    both = planned(tmp_path, "experiment=r1_omni/on_affectgpt_cold_start", "data.visual=both", *given)
     assert both["feature_bytes_per_clip"] == 4 * (16 * 768 + 8 * 1024)
     assert both["training_clips"] == 14  # a tenth validates
     unknown = planned(tmp_path, "experiment=affectgpt/published", *given[:-1], f"paths.data={tmp_path}")

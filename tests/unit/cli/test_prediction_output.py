@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from affectgpt_r1.cli.predict import main
+from affectgpt_r1.data.media.subtitles import spoken
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.inference.load_policy import newest_checkpoint
 
@@ -17,8 +18,13 @@ from affectgpt_r1.inference.load_policy import newest_checkpoint
 def stub(monkeypatch):
     """In the policy's place, for what happens around it."""
     row = {"labels": ["happy"], "reasoning": "Smiles, 映画."}
-    answers = lambda path, subtitle: {"file": str(path), "said": subtitle, **row}  # noqa: E731
-    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda *args, **options: answers)
+
+    class Answers:
+        def rows(self, path, subtitle):
+            said = None if subtitle is None else spoken(subtitle.cues)
+            yield {"file": str(path), "name": path.stem, "said": said, **row}
+
+    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda *args, **options: Answers())
 
 
 @pytest.mark.parametrize("other", ["linked.mp4", "clip.srt", "best.ckpt", "said.srt"])
@@ -74,10 +80,11 @@ def test_files_of_one_name_keep_theirs_apart(stub, tmp_path: Path, capsys):
 def test_a_failure_to_answer_is_not_blamed_on_the_output(monkeypatch, tmp_path: Path):
     (tmp_path / "clip.mp4").write_bytes(b"")
 
-    def broken(path, subtitle):
-        raise FileNotFoundError(2, "No such file", "weights.pt")
+    class Broken:
+        def rows(self, path, subtitle):
+            raise FileNotFoundError(2, "No such file", "weights.pt")
 
-    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda *args, **options: broken)
+    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda *args, **options: Broken())
     with pytest.raises(FileNotFoundError, match=r"weights\.pt"):
         main([str(tmp_path / "clip.mp4"), "--output", str(tmp_path / "rows.jsonl")])
 

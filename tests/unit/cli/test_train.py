@@ -29,6 +29,8 @@ def test_the_last_lines_name_the_files_that_are_there(tmp_path, monkeypatch):
         "grpo done  best 0.813",
         "  run/checkpoints/best.ckpt  (try it: affectgpt-r1 predict FILE --checkpoint run/checkpoints/best.ckpt)",
     ]
+    config = compose_config("train", "experiment=demo/pretrain_encoders", f"paths.run={tmp_path}/run")
+    assert closing(config, {})[1] == "  run/checkpoints/best.ckpt  (its best weights)"
 
 
 def test_the_first_line_waits_for_neither_torch_nor_lightning():

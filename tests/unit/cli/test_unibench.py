@@ -114,7 +114,10 @@ def test_several_checkpoints(data, tmp_path, capsys):
     summary = run(data, predictions, "--checkpoint", "epoch_35")["unibench"]
 
     assert summary["mean"] == {"published": 1, "corrected": 0}
-    assert "epoch_30; the chosen one has 0.00" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "epoch_30; the chosen one has 0.00" in printed
+    assert "Chosen without: the one of --checkpoint." in printed
+    assert (summary["choice"]["mean"]["optimism"], summary["choice"]["by"]) == (1.0, "named")
     assert run(data, predictions, "--checkpoint", "35")["unibench"]["checkpoints"]["chosen"] == "epoch_35"
     for name in ("epoch_5", "epoch"):
         options = ("--checkpoint", name)

@@ -106,7 +106,7 @@ def test_a_released_checkpoint_becomes_one_of_ours(released, tmp_path, capsys):
     assert sum(one.numel() for one in ours.values()) == 40_370_176 + 14_042_372
     printed = capsys.readouterr().out
     assert f"{len(ours)} tensors, model.fusion=" in printed
-    assert "Without image_llama_proj, which its input mode does not use" in printed
+    assert "Without image_llama_proj, which this policy does not use" in printed
     assert written["imported"] == {"file": "checkpoint_000035_loss_0.3.pth", "epoch": 35}
     assert config["model"]["language_model"]["dtype"] == "float16"
     assert config["model"]["fusion"] == {"video": "attention", "audio": "attention", "multi": "attention"}

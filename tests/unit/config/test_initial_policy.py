@@ -77,7 +77,7 @@ def test_sft_may_teach_another_prompt_and_fewer_modalities_are_a_line(start, cap
     [
         *(("demo/sft", "demo/grpo"), ("smol/sft", "smol/grpo"), ("affectgpt_r1/cold_start", "affectgpt_r1/grpo")),
         *(
-            ("r1_omni/cold_start", "r1_omni/grpo"),
+            ("r1_omni/cold_start", "r1_omni/rlvr"),
             ("affectgpt_r1/cold_start", "affectgpt_rl/ablation"),
             ("demo/sft", "demo/ablation"),
         ),

@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from affectgpt_r1.config import instantiate as assembly
+from affectgpt_r1.config import threads as threads_module
+from affectgpt_r1.config.prepare_process import prepare_process
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.types import ClipBatch
 
@@ -103,11 +105,11 @@ def test_published_answers_are_drawn_and_the_same_at_a_rerun(tiny_policy, make_b
 )
 def test_threads_follow_the_models_size_unless_they_are_given(monkeypatch, hidden_size, given, threads):
     taken = []
-    monkeypatch.setattr(assembly, "OWN_THREADS", 7)
+    monkeypatch.setattr(threads_module, "OWN_THREADS", 7)
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
     config = {"seed": 1, "experiment_name": "t", "num_threads": given}
     config = OmegaConf.create(config | {"model": {"language_model": {"hidden_size": hidden_size}}})
-    assembly.prepare_process(config)
+    prepare_process(config)
     assert taken == [config.num_threads] == [threads]
 
 
@@ -117,4 +119,4 @@ def test_a_number_of_threads_that_is_none_is_refused(given):
     with pytest.raises(
         ConfigError, match=f"^num_threads={given}: give 1 or more, or null to let the model's size decide$"
     ):
-        assembly.prepare_process(config)
+        prepare_process(config)

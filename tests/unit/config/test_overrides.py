@@ -80,7 +80,11 @@ def test_null_leaves_out_a_group_that_a_run_can_do_without():
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", quoted[:-1])
     assert (config.logger, config.callbacks, config.trainer.max_steps) == ({}, {}, 1000)
-    with pytest.raises(ConfigError, match=r"model=null: there is no .*there are affectgpt_7b, smol, tiny"):
+    with pytest.raises(
+        ConfigError,
+        match=r"model=null: there is no .*there are affectgpt_7b, affectgpt_qwen3_8b, humanomni_05b, humanomni_tiny, "
+        "light_mer, smol, tiny",
+    ):
         check_overrides(quoted)
 
 

@@ -41,7 +41,12 @@ SHIPPED = {
     "reward": {
         *("emotion.lexicon.load_lexicon", "rewards.accuracy.AccuracyReward", "rewards.alignment.AlignmentReward"),
         *("rewards.dual.DualReward", "rewards.format.FormatReward", "rewards.perception.PerceptionReward"),
-        *("rewards.single_label.SingleLabelReward", "rewards.weighting.WeightedRewards"),
+        *(
+            "rewards.r1_omni_published.PublishedFormatReward",
+            "rewards.r1_omni_published.PublishedSingleLabelReward",
+            "rewards.single_label.SingleLabelReward",
+            "rewards.weighting.WeightedRewards",
+        ),
     },
     "stage": {
         *("emotion.lexicon.load_lexicon", "training.grpo.GRPOStage", "training.sft.SFTStage"),

@@ -15,9 +15,10 @@ import torch
 from affectgpt_r1.data.clip_reader import read_full_frames, read_pictures, resize_found_faces
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.layouts.manifest import ManifestRow
+from affectgpt_r1.data.media.faces import Person
 from affectgpt_r1.data.samplers import SampleKey
-from affectgpt_r1.inference import label_file as prediction
-from affectgpt_r1.inference.label_file import read_clip
+from affectgpt_r1.inference import read_file as prediction
+from affectgpt_r1.inference.read_file import read_clip
 from helpers.films import with_display_matrix
 
 SIZE = 24
@@ -110,7 +111,7 @@ def test_a_long_clip_is_sought_and_read_alike(write_wave, tmp_path: Path, rule: 
 
 def test_found_faces_have_the_channels_that_the_weights_saw(write_video, tmp_path: Path, monkeypatch):
     path = write_video(tmp_path / "clip.mp4")  # red on top
-    monkeypatch.setattr(prediction, "face_crops", lambda pictures: [picture[:16, :16] for picture in pictures])
+    monkeypatch.setattr(prediction, "track_people", lambda pictures: [Person(dict.fromkeys(range(3), (0, 0, 12, 12)))])
     for order, red in (("bgr", 0), ("rgb", 2)):
         settings = media(visual="face", channel_order=order, modalities=("video",))
         crops = read_clip(path, "", settings, "detect")[0].frames

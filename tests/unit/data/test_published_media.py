@@ -12,10 +12,11 @@ import torch
 from affectgpt_r1.data.clip_reader import read_full_frames
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
 from affectgpt_r1.data.layouts.manifest import ManifestRow
+from affectgpt_r1.data.media.faces import Person
 from affectgpt_r1.data.media.video import read_face_crops
 from affectgpt_r1.data.samplers import SampleKey
-from affectgpt_r1.inference import label_file as prediction
-from affectgpt_r1.inference.label_file import read_clip
+from affectgpt_r1.inference import read_file as prediction
+from affectgpt_r1.inference.read_file import read_clip
 from affectgpt_r1.types import Visual
 
 FIXTURES = Path(os.environ.get("AFFECTGPT_FIXTURES", "")) / "fixtures" / "affectgpt_media"
@@ -61,7 +62,9 @@ def test_predict_reads_what_the_published_loader_reads(expected, monkeypatch, na
     assert np.abs(sound.waveform.numpy() - expected[f"{name}/windows"]).max() <= 1e-6
     # A detector that finds OpenFace's crops, in RGB as pictures are, gives what the weights saw: their BGR.
     found = read_face_crops(FIXTURES / "openface_face" / name / f"{name}.npy", 8, "bgr")
-    monkeypatch.setattr(prediction, "face_crops", lambda pictures: list(found))
+    monkeypatch.setattr(prediction, "track_people", lambda pictures: [Person(dict.fromkeys(range(8), (0, 0, 9, 9)))])
+    crops = iter(found)
+    monkeypatch.setattr(prediction, "crop_face", lambda picture, box: next(crops))
     faces, _ = read_clip(FIXTURES / "video" / f"{name}.mp4", None, published("face"), "detect")
     assert np.array_equal(pixels(faces.frames), expected[f"{name}/face"])
 

@@ -20,6 +20,7 @@ KINDS = {
     "lora": {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": PROJECTIONS}},
     "lora on the head": {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "lm_head"]}},
     "grouped queries": {"language_model": {"num_key_value_heads": 2}},
+    "qwen3": {"language_model": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 24}},
     "untied": {"language_model": {"tie_word_embeddings": False}},
     "repeated prompts": {"share_prefix": False},
     "checkpointing": {"gradient_checkpointing": True},

@@ -20,6 +20,7 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 KINDS = {
     "qwen2": {"model_type": "qwen2"},
     "grouped": {"model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 12},
     "llama": {"model_type": "llama", "num_key_value_heads": 1},
     "biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "head_dim": 12},
     "stretched": {
@@ -154,7 +155,7 @@ def test_other_layers_run_by_their_own_modules(change):
 
 
 def test_other_families_and_adapters_switched_off_run_by_their_own_modules():
-    assert not supports_fused_decode(make_model(model_type="qwen3"))
+    assert not supports_fused_decode(make_model(model_type="mistral", sliding_window=None))
     model = make_model({"r": 2, "alpha": 2, "target_modules": ["q_proj"]})
     for module in model.modules():
         if hasattr(module, "lora_A"):

@@ -20,16 +20,19 @@ def language_model(family, key_heads):
         MistralForCausalLM,
         Qwen2Config,
         Qwen2ForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
     )
 
     torch.manual_seed(0)
     classes = {
         "llama": (LlamaConfig, LlamaForCausalLM),
         "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
         "mistral": (MistralConfig, MistralForCausalLM),
     }
     config, model = classes[family]
-    settings = {"sliding_window": None} if family == "mistral" else {}
+    settings = {"mistral": {"sliding_window": None}, "qwen3": {"head_dim": 6}}.get(family, {})
     return model(
         config(
             vocab_size=29,
@@ -66,7 +69,7 @@ def states_and_gradients(model, *, reuse):
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-@pytest.mark.parametrize(("family", "key_heads"), [("llama", 4), ("qwen2", 4), ("qwen2", 2)])
+@pytest.mark.parametrize(("family", "key_heads"), [("llama", 4), ("qwen2", 4), ("qwen2", 2), ("qwen3", 2)])
 def test_a_trimmed_last_layer_gives_the_states_and_gradients_of_a_full_one(family, key_heads, reuse):
     model = language_model(family, key_heads)
     use_prefix_attention(model)

@@ -175,7 +175,7 @@ def test_a_clip_of_the_data_folder_is_read_as_in_training(tiny_policy, tiny_data
 
 
 def test_the_probability_of_a_sample_is_that_of_its_tokens(tiny_policy, write_video, tmp_path):
-    from affectgpt_r1.inference.label_file import read_clip
+    from affectgpt_r1.inference.read_file import read_clip
 
     media = MediaSettings(num_frames=3, image_size=48, num_windows=2)
     predictor = Predictor(tiny_policy, media, Sampling(temperature=0.0, max_completion_length=1), LEXICON, "centre")

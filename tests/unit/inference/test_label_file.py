@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +14,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from affectgpt_r1 import __version__
 from affectgpt_r1.cli.predict import main
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.media.media_search import find_media
+from affectgpt_r1.data.media.subtitles import Cue
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError, MediaError
-from affectgpt_r1.inference.find_subtitles import subtitle_beside, subtitle_given
-from affectgpt_r1.inference.label_file import Predictor, predict_files, read_clip
+from affectgpt_r1.inference.find_subtitles import subtitle_beside, subtitle_file, subtitle_given
+from affectgpt_r1.inference.label_file import Predictor, predict_files
 from affectgpt_r1.inference.load_policy import config_of_checkpoint
+from affectgpt_r1.inference.read_file import GIVEN, ReadOptions, Said, read_clip, read_clips
 from affectgpt_r1.policy.hf_export import export_policy
 from affectgpt_r1.types import Sampling
 from helpers.films import add_subtitles
@@ -103,7 +108,7 @@ def test_a_subtitle_track_is_read_where_nothing_else_says_it(write_video, tmp_pa
     silent = MediaSettings(modalities=("video",), num_frames=3, image_size=48)
     assert read_clip(titled, None, silent, "centre")[1] == []
     (tmp_path / "titled.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nBeside.\n", "utf-8")
-    assert read_clip(titled, subtitle_beside(titled), MEDIA, "centre")[0].subtitle == "Beside."
+    assert next(read_clips(titled, subtitle_beside(titled), MEDIA, ReadOptions("centre"))).clip.subtitle == "Beside."
 
 
 def test_of_a_whole_films_text_the_beginning_is_read(write_video, tmp_path: Path):
@@ -133,7 +138,7 @@ def test_bad_files_do_not_stop_the_rest(predictor, write_video, tmp_path: Path):
     rows = list(predict_files(predictor, dict.fromkeys(files, ""), failures))
     assert [row["file"] for row in rows if row is not None] == [str(good)]
     assert {path.name for path in failures} == {"empty.mp4", "text.mp4"}
-    assert len(rows) == 3
+    assert rows.count(None) == 3
 
 
 def test_a_file_that_holds_less_than_its_header_promises_says_so(write_video, tmp_path: Path):
@@ -147,12 +152,29 @@ def test_a_file_that_holds_less_than_its_header_promises_says_so(write_video, tm
 
 def test_subtitles_from_text_file_or_neighbour(tmp_path: Path):
     (tmp_path / "clip.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nNever mind.\n", encoding="utf-8")
-    assert subtitle_beside(tmp_path / "clip.mp4") == "Never mind."
+    assert subtitle_beside(tmp_path / "clip.mp4") == Said((Cue(1.0, 2.0, "Never mind."),), "clip.srt")
     assert subtitle_beside(tmp_path / "other.mp4") is None
     (tmp_path / "DSC_1.SRT").write_bytes((tmp_path / "clip.srt").read_bytes())
-    assert subtitle_beside(tmp_path / "DSC_1.MP4") == "Never mind."
-    assert subtitle_given(str(tmp_path / "clip.srt")) == "Never mind."
-    assert subtitle_given("Yes.") == "Yes."
+    assert subtitle_beside(tmp_path / "DSC_1.MP4").source == "DSC_1.SRT"
+    assert subtitle_given(str(tmp_path / "clip.srt")) == subtitle_beside(tmp_path / "clip.mp4")
+    assert subtitle_given("Yes.") == Said((Cue(0.0, math.inf, "Yes."),), GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["clip.de.srt", "clip.en.srt"], "clip.en.srt"),
+        (["clip.zh-Hans.vtt", "clip.de.srt"], "clip.de.srt"),
+        (["clip.en.srt", "clip.vtt"], "clip.vtt"),
+        (["clip.ass", "clip.vtt"], "clip.vtt"),
+        (["clip.2.srt", "clip2.srt", "clip.srt.txt"], None),
+    ],
+)
+def test_of_several_subtitle_files_a_players_choice(tmp_path: Path, names, taken):
+    for name in names:
+        (tmp_path / name).write_text("")
+    found = subtitle_file(tmp_path / "clip.mp4")
+    assert (found and found.name) == taken
 
 
 def test_a_missing_checkpoint_is_named(write_video, tmp_path: Path, capsys):
@@ -182,8 +204,12 @@ def test_an_exported_folder_predicts_as_the_policy_does(predictor, exported: Pat
     path = write_video(tmp_path / "clip.mp4", sound=True)
     expected = predictor(path, "I am happy")
     main([str(path), "--checkpoint", str(exported), "--subtitle", "I am happy", "--faces", "centre",
-          "--output", str(tmp_path / "rows.jsonl")])  # fmt: skip
+          "--output", str(tmp_path / "rows.jsonl"), "--samples", "0"])  # fmt: skip
     row = json.loads((tmp_path / "rows.jsonl").read_text("utf-8"))
+    digest = hashlib.sha256((exported / "affectgpt_r1.json").read_bytes()).hexdigest()[:16]
+    assert row.pop("policy") == {
+        "checkpoint": str(exported), "digest": f"sha256:{digest}", "lexicon": "bundled", "version": __version__
+    }  # fmt: skip
     assert {**row, "seconds": 0} == {**expected, "seconds": 0}
 
 
@@ -204,14 +230,14 @@ def test_a_bad_subtitle_next_to_one_video_does_not_stop_the_rest(exported: Path,
 
 def test_an_interruption_keeps_what_is_answered(exported: Path, write_video, tmp_path: Path, monkeypatch, capsys):
     first, second = write_video(tmp_path / "a.mp4"), write_video(tmp_path / "b.mp4")
-    answer = Predictor.__call__
+    answer = Predictor.rows
 
     def interrupted(self, path, subtitle):
         if path == second:
             raise KeyboardInterrupt
         return answer(self, path, subtitle)
 
-    monkeypatch.setattr(Predictor, "__call__", interrupted)
+    monkeypatch.setattr(Predictor, "rows", interrupted)
     output = tmp_path / "new" / "folder" / "rows.jsonl"
     with pytest.raises(KeyboardInterrupt):
         main([str(first), str(second), "--checkpoint", str(exported), "--faces", "centre", "--output", str(output)])

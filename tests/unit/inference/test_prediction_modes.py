@@ -6,7 +6,8 @@ import pytest
 
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.inference.label_file import Predictor, read_clip
+from affectgpt_r1.inference.label_file import Predictor
+from affectgpt_r1.inference.read_file import read_clip
 from affectgpt_r1.policy.build_policy import build_policy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import Sampling
@@ -19,7 +20,7 @@ def settings(visual):
 
 
 def test_faces_frames_both_and_a_still_image_are_those_of_training(tmp_path, write_video, monkeypatch):
-    monkeypatch.setattr("affectgpt_r1.inference.label_file.centre_square", lambda picture: picture[:16, :16])
+    monkeypatch.setattr("affectgpt_r1.inference.read_file.centre_square", lambda picture: picture[:16, :16])
     path = write_video(tmp_path / "clip.mp4", sound=True)
     clips = {visual: read_clip(path, "Hello.", settings(visual), "centre")[0] for visual in VISUALS}
     assert clips["both"].frames.equal(clips["face"].frames)

@@ -13,6 +13,7 @@ from affectgpt_r1.data.feature_store import FeatureStore, store_features
 from affectgpt_r1.distributed.collectives import _to_host
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.inference.label_file import Predictor
+from affectgpt_r1.inference.read_file import Reading
 from affectgpt_r1.metrics.emotion_wheel import EmotionWheelScore
 from affectgpt_r1.policy.checkpoint import load_policy_weights, policy_digests
 from affectgpt_r1.policy.hf_export import export_policy, load_exported
@@ -150,7 +151,7 @@ def test_an_export_from_the_device_is_the_hosts(device, make_policy, tiny_config
 def test_a_video_is_answered_as_on_the_host(device, tiny_policy, make_batch, monkeypatch):
     batch = make_batch(1)
     clip = Clip("a", "What a day!", (), "", ("video", "audio", "text"), batch.frames[0], batch.waveforms[0])
-    monkeypatch.setattr("affectgpt_r1.inference.label_file.read_clip", lambda *_: (clip, []))
+    monkeypatch.setattr("affectgpt_r1.inference.label_file.read_clips", lambda *_: iter([Reading(clip, [])]))
     greedy = Sampling(temperature=0.0, max_completion_length=4)
     rows = [
         Predictor(policy.eval(), None, greedy, LEXICON)(Path("a.mp4"), "")

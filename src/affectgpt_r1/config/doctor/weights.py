@@ -14,6 +14,7 @@ from affectgpt_r1.config.instantiate import take_exported_model
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.backbone import load_tokenizer
+from affectgpt_r1.policy.build_policy import family_of
 from affectgpt_r1.policy.checkpoint import check_there
 from affectgpt_r1.policy.pretrained import (
     check_pretrained_folder,
@@ -24,21 +25,21 @@ from affectgpt_r1.policy.pretrained import (
 )
 
 GIB = 2**30
-_PARTS = ("language_model", "video_encoder", "audio_encoder")
 
 
 def look_at_weights(settings: dict[str, Any]) -> list[Finding]:
     """Check the folder of every pretrained part, and the tokenizer; nothing is fetched, and no weights are loaded."""
     model, findings = settings["model"], list[Finding]()
     weights = model.get("weights")
-    for part in _PARTS:
+    parts = ("language_model", *family_of(model).parts)
+    for part in parts:
         named = model.get(part) or {}
         if named.get("pretrained") is not None:
             with faults_of("weights", findings):
                 findings.append(_pretrained(part, named, weights))
     tokenizer = str(model["tokenizer"])
     source = Path(local_weights(tokenizer, weights))
-    is_part = any((model.get(part) or {}).get("pretrained") == tokenizer for part in _PARTS)
+    is_part = any((model.get(part) or {}).get("pretrained") == tokenizer for part in parts)
     if source.suffix == ".json" or source.is_dir():
         rendered = settings.get("synthetic") and source.suffix == ".json"
         with faults_of("tokenizer", findings, "affectgpt-r1 render" if rendered else ""):

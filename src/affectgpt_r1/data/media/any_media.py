@@ -23,15 +23,15 @@ from affectgpt_r1.data.media.audio import (
     SAMPLE_RATE,
     WindowRule,
     audio_windows,
-    average_channels,
     centred,
     check_sample_rate,
+    mix_down,
     resample,
     window_starts,
 )
 from affectgpt_r1.data.media.containers import MAX_LOST_FRACTION, Streams, audio_stream, opened, video_stream
 from affectgpt_r1.data.media.pictures import as_shown, squash
-from affectgpt_r1.data.media.video import Frames, uniform_indices
+from affectgpt_r1.data.media.video import FrameIndices, Frames, uniform_indices
 from affectgpt_r1.errors import MediaError
 
 LONG_SECONDS = 120.0  # of a longer file sound is read window by window, so that two hours take no more memory
@@ -40,7 +40,9 @@ SEEKS_EARLIER = (0, 5, 20, 80)  # seconds before a wanted frame where its key fr
 RESAMPLING_MARGIN = 0.1  # seconds around a window: the resampling filter must see no edge where the file has none
 
 
-def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | None = None) -> list[Frames]:
+def read_uniform_frames(
+    path: Path, streams: Streams, count: int, size: int | None = None, rule: FrameIndices = "floor"
+) -> list[Frames]:
     """Read ``count`` frames spread over the file by their place in presentation order.
 
     With a variable frame rate they are spread over the frames, not over the time, as by the training sets' reader.
@@ -50,6 +52,7 @@ def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | No
         streams: From :func:`~affectgpt_r1.data.media.containers.inspect`.
         count: Frames ``F``; a shorter file repeats its last.
         size: Height and width to squash each picture to, as published.
+        rule: See :func:`~affectgpt_r1.data.media.video.uniform_indices`.
 
     Returns:
         ``F`` pictures ``(H, W, 3)`` uint8 RGB as a player shows them: turned or mirrored as the file asks, with square
@@ -58,8 +61,8 @@ def read_uniform_frames(path: Path, streams: Streams, count: int, size: int | No
     Raises:
         MediaError: A frame cannot be decoded.
     """
-    wanted = [streams.picture_times[index] for index in uniform_indices(len(streams.picture_times), count)]
-    pictures = _pictures_at(path, wanted, size, may_seek=True)
+    wanted = [streams.picture_times[index] for index in uniform_indices(len(streams.picture_times), count, rule)]
+    pictures = _pictures_at(path, wanted, size, may_seek=True, is_part=streams.is_part)
     if len(pictures) < len(set(wanted)):
         pictures = _pictures_at(path, wanted, size, may_seek=False)  # some containers cannot seek, or seek wrongly
     if missing := [time for time in wanted if time not in pictures]:
@@ -76,25 +79,39 @@ def read_sound_windows(path: Path, streams: Streams, count: int, seconds: float,
         MediaError: The sound cannot be decoded, or too much of it is damaged.
     """
     duration = streams.sound_end - streams.sound_start
-    if duration <= LONG_SECONDS:
+    if duration <= LONG_SECONDS and not streams.is_part:
         with opened(path) as container:
-            stream = audio_stream(container)
+            stream = audio_stream(container, streams.audio_track)
             assert stream is not None
             waveform = _mono(path, _decoded(container.demux(stream)), stream)
         held, decoded = streams.sound_seconds, waveform.shape[0] / SAMPLE_RATE
         if decoded < held * (1 - MAX_LOST_FRACTION) - 0.1:
             raise MediaError(f"{path}: only {decoded:.1f} of {held:.1f} seconds of its sound can be decoded")
         return audio_windows(waveform, SAMPLE_RATE, count, seconds, rule)
-    samples = window_starts(round(duration * SAMPLE_RATE), SAMPLE_RATE, count, seconds, rule)
-    starts = [streams.sound_start + sample / SAMPLE_RATE for sample in samples]
+    starts = sound_window_starts(streams, count, seconds, rule)
     with opened(path) as container:
-        windows = torch.stack([_sound_between(path, container, start, seconds) for start in starts])
+        windows = torch.stack([_sound_between(path, container, streams, start, seconds) for start in starts])
     return centred(windows) if rule == "published" else windows
 
 
-def _sound_between(path: Path, container: av.container.InputContainer, start: float, seconds: float) -> Tensor:
+def sound_window_starts(streams: Streams, count: int, seconds: float, rule: WindowRule = "even") -> list[float]:
+    """Return where the windows of a file's sound start, in seconds of the file."""
+    samples = round(max(streams.sound_end - streams.sound_start, seconds) * SAMPLE_RATE)
+    starts = window_starts(samples, SAMPLE_RATE, count, seconds, rule)
+    return [streams.sound_start + start / SAMPLE_RATE for start in starts]
+
+
+def picture_seconds(streams: Streams, count: int) -> list[float]:
+    """Return the times of ``count`` uniform frames in seconds."""
+    times = streams.picture_times
+    return [times[index] * streams.time_base for index in uniform_indices(len(times), count)]
+
+
+def _sound_between(
+    path: Path, container: av.container.InputContainer, streams: Streams, start: float, seconds: float
+) -> Tensor:
     """Return a window ``(S,)`` from ``start``, or from where the sound resumes after a pause."""
-    stream = audio_stream(container)
+    stream = audio_stream(container, streams.audio_track)
     assert stream is not None
     begin = start - RESAMPLING_MARGIN
     frames: list[Any] = []
@@ -114,20 +131,23 @@ def _sound_between(path: Path, container: av.container.InputContainer, start: fl
 
 def _mono(path: Path, frames: Iterable[Any], stream: av.AudioStream) -> Tensor:
     check_sample_rate(path, stream.rate)
-    waveform = average_channels(frame for frame in frames if frame.layout.nb_channels <= MOST_CHANNELS)
+    waveform = mix_down(frame for frame in frames if frame.layout.nb_channels <= MOST_CHANNELS)
     if not np.isfinite(waveform).all():
         raise MediaError(f"{path}: the sound holds samples that are not finite")
     return resample(torch.from_numpy(waveform), stream.rate)
 
 
-def _pictures_at(path: Path, wanted: Sequence[int], size: int | None, *, may_seek: bool) -> dict[int, Frames]:
+def _pictures_at(
+    path: Path, wanted: Sequence[int], size: int | None, *, may_seek: bool, is_part: bool = False
+) -> dict[int, Frames]:
     """Return the pictures at the wanted times that are reached."""
     pictures: dict[int, Frames] = {}
     with opened(path) as container:
         stream = video_stream(container)
         assert stream is not None
         assert stream.time_base is not None
-        far, first = int(SEEK_SECONDS / stream.time_base), min(wanted)
+        far = int(SEEK_SECONDS / stream.time_base)
+        first = (stream.start_time or 0) if is_part else min(wanted)
         position = first
         frames = _decoded(container.demux(stream))  # one iterator: the last packet of a file gives several frames
         for time in sorted(set(wanted)):
@@ -142,7 +162,7 @@ def _pictures_at(path: Path, wanted: Sequence[int], size: int | None, *, may_see
             if size is None:
                 pictures[time] = as_shown(frame, stream.sample_aspect_ratio or Fraction(1))
             else:
-                pictures[time] = squash(frame, size)
+                pictures[time] = squash(frame, size, as_player=True)
             position = time
     return pictures
 

@@ -27,10 +27,14 @@ MOST_CHANNELS = 8  # a packet that claims more is damaged, and PyAV reads past i
 MAX_SAMPLES = 1 << 27  # held at once, 512 MiB: 23 minutes of stereo at 48 kHz; long files are read in parts
 
 
-def read_waveform(path: Path) -> tuple[NDArray[np.float32], int]:
+def read_waveform(path: Path, track: int | None = None) -> tuple[NDArray[np.float32], int]:
     """Read a sound file, or the sound of an mp4, as one channel.
 
-    Channels are averaged. The published loader averages two and has no rule for more; its sets are mono.
+    Two channels are averaged, as by the published loader, which has no rule for more; see :func:`mix_down`.
+
+    Args:
+        path: The file.
+        track: See :func:`~affectgpt_r1.data.media.containers.audio_stream`.
 
     Returns:
         Samples ``(N,)`` in [-1, 1], and the sample rate.
@@ -41,10 +45,12 @@ def read_waveform(path: Path) -> tuple[NDArray[np.float32], int]:
     """
     if not path.exists():
         raise MediaError(f"{path}: no such file")
-    channels, rate = _read_wav(path) if path.suffix.lower() == ".wav" else _read_track(path)
+    channels, rate = _read_wav(path) if path.suffix.lower() == ".wav" else _read_track(path, track)
     check_sample_rate(path, rate)
     if not channels.size:
         raise MediaError(f"{path}: the sound is empty")
+    if len(channels) > 2:  # FFmpeg knows which of them are in front
+        channels, rate = _read_track(path)
     waveform = channels.mean(axis=0, dtype=np.float32)
     if not np.isfinite(waveform).all():
         raise MediaError(f"{path}: the sound holds samples that are not finite")
@@ -58,8 +64,11 @@ def check_sample_rate(path: Path, rate: int) -> None:
         raise MediaError(f"{path}: its sound has {rate} samples per second; {lowest} to {highest} are read")
 
 
-def average_channels(frames: Iterable[av.AudioFrame]) -> NDArray[np.float32]:
+def mix_down(frames: Iterable[av.AudioFrame]) -> NDArray[np.float32]:
     """Return the samples ``(N,)`` of decoded frames; their number of channels may change, as in broadcasts.
+
+    Two channels are averaged. Of more, FFmpeg's matrix keeps the centre, which is what people say in a film, at its
+    level, takes the others from 3 dB below it, and leaves out the subwoofer.
 
     Raises:
         ValueError: A frame claims more than ``MOST_CHANNELS``, or there are more than ``MAX_SAMPLES``.
@@ -71,7 +80,9 @@ def average_channels(frames: Iterable[av.AudioFrame]) -> NDArray[np.float32]:
         if frame.layout.nb_channels > MOST_CHANNELS:
             raise ValueError(f"a packet claims {frame.layout.nb_channels} channels")
         if frame.layout.name != layout:
-            layout, planar = frame.layout.name, av.AudioResampler(format="fltp")
+            layout = frame.layout.name
+            is_surround = frame.layout.nb_channels > 2 and "ambisonic" not in layout
+            planar = av.AudioResampler(format="fltp", layout="mono" if is_surround else None)
         for piece in planar.resample(frame):
             pieces.append(piece.to_ndarray().mean(axis=0, dtype=np.float32))
             num_samples += piece.samples
@@ -136,9 +147,11 @@ def centred(windows: Tensor) -> Tensor:
     return windows - windows.mean(1, keepdim=True)
 
 
-def read_audio_windows(path: Path, count: int = 8, seconds: float = 2.0, rule: WindowRule = "even") -> Tensor:
+def read_audio_windows(
+    path: Path, count: int = 8, seconds: float = 2.0, rule: WindowRule = "even", track: int | None = None
+) -> Tensor:
     """Read a clip's sound as ``(W, S)`` float32 windows at 16 kHz; see :func:`read_waveform` for errors."""
-    waveform, rate = read_waveform(path)
+    waveform, rate = read_waveform(path, track)
     return audio_windows(resample(torch.from_numpy(waveform), rate), SAMPLE_RATE, count, seconds, rule)
 
 
@@ -180,9 +193,9 @@ def _read_wav(path: Path) -> tuple[NDArray[np.float32], int]:
         raise MediaError(f"{path}: cannot be read as sound: {error}") from error
 
 
-def _read_track(path: Path) -> tuple[NDArray[np.float32], int]:
+def _read_track(path: Path, track: int | None = None) -> tuple[NDArray[np.float32], int]:
     with opened(path) as container:
-        stream = audio_stream(container)
+        stream = audio_stream(container, track)
         if stream is None:
             raise MediaError(f"{path}: has no audio track")
-        return average_channels(container.decode(stream))[None], stream.rate
+        return mix_down(container.decode(stream))[None], stream.rate

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import av
 
 from affectgpt_r1.data.media.decoding_process import in_decoding_process
-from affectgpt_r1.data.media.subtitles import about_track, line_of_packet, text_track
+from affectgpt_r1.data.media.pictures import HDR
+from affectgpt_r1.data.media.subtitles import Cue, about_track, cue_of_packet, spoken, text_track
 from affectgpt_r1.errors import MediaError
 
 MAX_LOST_FRACTION = 0.1  # a file that lacks more of the promised frames, or of its sound, is damaged or cut short
@@ -35,6 +36,8 @@ _OPTIONS = {"format_whitelist": _FORMATS.replace(" ", ","), "protocol_whitelist"
 
 _JPEG = b"\xff\xd8\xff"
 
+_INTERLACED = range(2, 6)  # AVFieldOrder: top or bottom field first, coded or shown
+
 MAX_PIXELS = 1 << 26  # of a frame; twice those of 8K
 
 
@@ -45,8 +48,11 @@ class Streams(NamedTuple):
     sound_start: float  # of the first audio packet, in seconds; a recorded broadcast does not start at 0
     sound_end: float  # of the last audio packet; the start's equal without an audio track
     sound_seconds: float  # of all audio packets; less than from start to end where a call or a broadcast paused
-    text: str = ""  # of its subtitle track
+    cues: tuple[Cue, ...] = ()  # of its subtitle track
     notes: tuple[str, ...] = ()  # for the reader of an answer to it
+    time_base: float = 0.0  # seconds of a unit of picture_times
+    audio_track: int | None = None  # number among the sound tracks, from 1; None is the one that a player takes
+    is_part: bool = False  # see between
 
     @property
     def has_video(self) -> bool:
@@ -58,33 +64,62 @@ class Streams(NamedTuple):
         """Whether there is sound."""
         return self.sound_end > self.sound_start
 
+    @property
+    def text(self) -> str:
+        """What its subtitle track says."""
+        return spoken(self.cues)
+
+    @property
+    def start(self) -> float:
+        """Where picture or sound begins, in seconds."""
+        starts = [self.picture_times[0] * self.time_base] if self.has_video else []
+        return min([*starts, self.sound_start] if self.has_audio else starts)
+
+    @property
+    def end(self) -> float:
+        """Where picture and sound end, in seconds; the length of the last frame is not known."""
+        return max(self.sound_end, self.picture_times[-1] * self.time_base if self.has_video else 0.0)
+
+    def between(self, start: float, end: float) -> Streams:
+        """Return what the file holds from ``start`` to ``end`` seconds."""
+        sound_start, sound_end = max(self.sound_start, start), min(self.sound_end, end)
+        return self._replace(
+            picture_times=[time for time in self.picture_times if start <= time * self.time_base < end],
+            sound_start=sound_start,
+            sound_end=max(sound_start, sound_end),
+            sound_seconds=max(0.0, sound_end - sound_start),
+            cues=tuple(cue for cue in self.cues if cue.start < end and cue.end > start),
+            is_part=True,
+        )
+
 
 @in_decoding_process
-def inspect(path: Path, *, with_text: bool = False) -> Streams:
-    """Count the packets of a file's first video and first audio stream; a cover picture is not a video.
+def inspect(path: Path, *, with_text: bool = False, audio_track: str | None = None) -> Streams:
+    """Count the packets of a file's first video stream and of its sound track; a cover picture is not a video.
 
     Packets that the file marks as hidden, as a cut without encoding leaves them at its start, do not count.
 
     Args:
         path: The file.
         with_text: Read a subtitle track, too; see :func:`~affectgpt_r1.data.media.subtitles.text_track`.
+        audio_track: Number, from 1, or language of the sound track; None is the one that a player takes.
 
     Raises:
-        MediaError: FFmpeg cannot read it, it holds neither, or it is cut short.
+        MediaError: FFmpeg cannot read it, it holds neither, it is cut short, or has no such sound track.
     """
     times: list[int] = []
-    lines: list[str | None] = []
+    cues: list[Cue | None] = []
     num_pictures = 0
     sound_start, sound_end, sound_seconds = math.inf, 0.0, 0.0
     with opened(path) as container:
-        video, audio = video_stream(container), audio_stream(container)
+        video, audio = video_stream(container), audio_stream(container, audio_track)
         if video is None and audio is None:
             raise MediaError(f"{path}: has neither a video nor an audio stream")
         titles = text_track(container) if with_text else None
         for packet in container.demux([stream for stream in (video, audio, titles) if stream is not None]):
             num_pictures += packet.stream is video and packet.size > 0
             if packet.stream is titles and packet.size:
-                lines.append(line_of_packet(packet))
+                cues.append(cue_of_packet(packet))
             elif packet.pts is None or packet.is_discard:
                 continue
             elif packet.stream is video:
@@ -99,16 +134,23 @@ def inspect(path: Path, *, with_text: bool = False) -> Streams:
         if video is not None and _is_cut_short(video, times):
             raise MediaError(f"{path}: cut short: {len(times)} of {video.frames} frames are there")
         last_picture = float(times[-1] * (video.time_base or 0)) if times and video is not None else 0.0
-        about_text = about_track(container, lines) if with_text else ""
+        about_text = about_track(container, cues) if with_text else ""
+        about_streams = [*_about_pictures(video), *_about_sound(container, audio)]
+        time_base = float(video.time_base or 0) if video is not None else 0.0
+        track = list(container.streams.audio).index(audio) + 1 if audio is not None and audio_track else None
         about_length = _about_length(container, max(sound_end, last_picture))
     sound_start = min(sound_start, sound_end)
+    about_pauses = _about_pauses(sound_seconds, sound_end - sound_start)
+    about_ends = _about_ends(len(times), last_picture, sound_end)
     return Streams(
         picture_times=times,
         sound_start=sound_start,
         sound_end=sound_end,
         sound_seconds=sound_seconds,
-        text=" ".join(filter(None, lines)),
-        notes=tuple(filter(None, (about_text, about_length, _about_pauses(sound_seconds, sound_end - sound_start)))),
+        cues=tuple(cue for cue in cues if cue is not None),
+        notes=tuple(filter(None, (*about_streams, about_text, about_length, about_pauses, about_ends))),
+        time_base=time_base,
+        audio_track=track,
     )
 
 
@@ -163,17 +205,59 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
     return stream
 
 
-def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """Return the first stream that can be decoded: phones add a spatial track to the plain one.
+def audio_stream(container: av.container.InputContainer, track: str | int | None = None) -> av.AudioStream | None:
+    """Return the sound track that a player takes: the default one, else the first.
+
+    Those that cannot be decoded are left out: phones add a spatial track to the plain one.
+
+    Args:
+        container: The file.
+        track: Number, from 1, or language of another track.
 
     Raises:
-        ValueError: FFmpeg knows no decoder for any.
+        ValueError: FFmpeg knows no decoder for any, or there is no such track.
     """
     streams: Sequence[av.AudioStream] = container.streams.audio
-    stream = next((stream for stream in streams if stream.codec_context is not None), None)
-    if stream is None and streams:
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if streams and not known:
         raise ValueError("FFmpeg knows no decoder for its audio stream")
-    return stream
+    if track is None:
+        is_default = av.stream.Disposition.default
+        return min(known, key=lambda stream: not stream.disposition & is_default, default=None)
+    for number, stream in enumerate(streams, start=1):
+        if stream in known and str(track) in (str(number), stream.language):
+            return stream
+    named = ", ".join(f"{number} ({stream.language or 'no language'})" for number, stream in enumerate(streams, 1))
+    raise ValueError(f"it has no sound track {track}; its tracks: {named or 'none'}")
+
+
+def _about_pictures(video: av.VideoStream | None) -> Iterator[str]:
+    if video is None:
+        return
+    codec = video.codec_context
+    if codec.color_trc in HDR:
+        yield f"its pictures are HDR ({HDR[codec.color_trc]}) and are tone-mapped"
+    if codec.field_order in _INTERLACED:
+        yield "its pictures are interlaced and are deinterlaced"
+
+
+def _about_sound(container: av.container.InputContainer, audio: av.AudioStream | None) -> Iterator[str]:
+    if audio is None:
+        return
+    tracks = list(container.streams.audio)
+    if len(tracks) > 1:
+        language = f" ({audio.language})" if audio.language else ""
+        yield f"heard is sound track {tracks.index(audio) + 1} of {len(tracks)}{language}"
+    if audio.codec_context.layout.nb_channels > 2:
+        yield f"its {audio.codec_context.layout.name} sound is mixed down to one channel"
+
+
+def _about_ends(num_pictures: int, last_picture: float, sound_end: float) -> str:
+    if num_pictures == 1:
+        return "its picture is a single frame"
+    if num_pictures and sound_end > last_picture * (1 + MAX_LOST_FRACTION) + 1:
+        return f"its sound is longer than its pictures: {sound_end:.1f} s against {last_picture:.1f} s"
+    return ""
 
 
 def _span(packet: av.Packet[Any]) -> tuple[float, float]:

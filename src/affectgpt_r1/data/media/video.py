@@ -27,7 +27,8 @@ from affectgpt_r1.errors import ConfigError, MediaError
 Frames: TypeAlias = NDArray[np.uint8]
 ChannelOrder: TypeAlias = Literal["bgr", "rgb"]
 FaceResize: TypeAlias = Literal["antialias", "cv2"]
-FrameResize: TypeAlias = Literal["crop", "squash"]
+FrameResize: TypeAlias = Literal["crop", "squash", "bicubic", "pad"]
+FrameIndices: TypeAlias = Literal["floor", "middle"]
 
 _MOST_CROP_PIXELS = 1 << 22  # OpenFace writes 112 by 112
 UNVERIFIED_TAIL = 2  # frames at the end of a container's count that may not exist; decord must not be asked for them
@@ -164,20 +165,28 @@ DECODERS: dict[str, tuple[Callable[..., VideoDecoder], ...]] = {
 }
 
 
-def uniform_indices(num_frames: int, count: int = 8) -> list[int]:
-    """Return the indices of ``count`` frames spread over ``num_frames``, as AffectGPT publishes them.
+def uniform_indices(num_frames: int, count: int = 8, rule: FrameIndices = "floor") -> list[int]:
+    """Return the indices of ``count`` frames spread over ``num_frames``.
 
-    ``floor(arange(0, V, V / min(count, V)))``; a clip shorter than ``count`` repeats its last frame.
+    ``floor`` is AffectGPT's ``floor(arange(0, V, V / min(count, V)))``; a clip shorter than ``count`` repeats its last
+    frame. ``middle`` is HumanOmni's: of ``V - 1`` in equal segments, the middle of each.
 
     >>> uniform_indices(48), uniform_indices(3)
     ([0, 6, 12, 18, 24, 30, 36, 42], [0, 1, 2, 2, 2, 2, 2, 2])
+    >>> uniform_indices(133, rule="middle")
+    [8, 25, 41, 58, 74, 91, 107, 124]
     """
+    if rule == "middle":
+        # Half to even after adding 1e-6, as published: 24.5 is 25.
+        return [round((2 * index + 1) * (num_frames - 1) / (2 * count) + 1e-6) for index in range(count)]
     distinct = min(count, num_frames)
     indices = [index * num_frames // distinct for index in range(distinct)]
     return indices + indices[-1:] * (count - distinct)
 
 
-def read_frames(path: Path, count: int = 8, decoder: str = "auto", size: int | None = None) -> Frames:
+def read_frames(
+    path: Path, count: int = 8, decoder: str = "auto", size: int | None = None, rule: FrameIndices = "floor"
+) -> Frames:
     """Read ``count`` uniform frames of a video file as they are stored.
 
     Args:
@@ -185,6 +194,7 @@ def read_frames(path: Path, count: int = 8, decoder: str = "auto", size: int | N
         count: Frames ``F``.
         decoder: Key of ``DECODERS``.
         size: Height and width to squash each frame to as it is decoded, as published; None keeps its size.
+        rule: See :func:`uniform_indices`.
 
     Returns:
         ``(F, H, W, 3)`` uint8 RGB.
@@ -201,7 +211,7 @@ def read_frames(path: Path, count: int = 8, decoder: str = "auto", size: int | N
     for open_decoder in DECODERS[decoder]:
         try:
             reader = open_decoder(path) if size is None else open_decoder(path, size)
-            return reader.get_frames(uniform_indices(reader.num_frames, count))
+            return reader.get_frames(uniform_indices(reader.num_frames, count, rule))
         # decord is not packaged for every platform; PyAV reads there alone.
         except (MediaError, ImportError, OSError) as error:
             failure = error
@@ -257,6 +267,16 @@ def resize_frames(frames: Frames, size: int) -> Tensor:
 def squash_still(picture: Frames, size: int) -> Frames:
     """Scale one picture to ``(size, size, 3)`` by Pillow's bicubic filter, as the published loader reads stills."""
     return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def padded_square(picture: Frames) -> Frames:
+    """Return a picture in the middle of a grey square, as HumanOmni's training has it."""
+    height, width = picture.shape[:2]
+    edge = max(height, width)
+    square = np.full((edge, edge, 3), 127, np.uint8)
+    top, left = (edge - height) // 2, (edge - width) // 2
+    square[top : top + height, left : left + width] = picture
+    return square
 
 
 def channels_first(frames: Frames) -> Tensor:

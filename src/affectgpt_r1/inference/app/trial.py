@@ -20,7 +20,8 @@ from affectgpt_r1.data.media.containers import inspect
 from affectgpt_r1.data.media.video import Frames
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import MediaError
-from affectgpt_r1.inference.label_file import Predictor, read_clip
+from affectgpt_r1.inference.label_file import Predictor
+from affectgpt_r1.inference.read_file import read_clip
 from affectgpt_r1.types import Clip, UnreadableClip
 
 NUM_ALTERNATIVES = 16

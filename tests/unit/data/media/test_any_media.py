@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from affectgpt_r1.data.clip_reader import read_pictures
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.data.media.any_media import read_sound_windows, read_uniform_frames
-from affectgpt_r1.data.media.audio import average_channels
+from affectgpt_r1.data.media.audio import mix_down
 from affectgpt_r1.data.media.containers import inspect
 from affectgpt_r1.errors import MediaError
 from helpers.films import with_display_matrix
@@ -221,7 +221,12 @@ def test_channels_may_change_and_absurd_ones_are_refused():
         av.AudioFrame.from_ndarray(np.full((channels, 8), value, np.float32), format="fltp", layout=layout)
         for channels, value, layout in ((2, 0.5, "stereo"), (6, 0.25, "5.1"), (1, 1.0, "mono"))
     ]
-    assert average_channels(frames).tolist() == [0.5] * 8 + [0.25] * 8 + [1.0] * 8
+    for frame in frames:
+        frame.sample_rate = 16_000
+    mixed = mix_down(frames)
+    assert mixed[:8].tolist() == [0.5] * 8
+    assert mixed[8:16] == pytest.approx(0.25 * (1 + 2 * 0.5**0.5 + 2 * 0.5))  # all but the subwoofer
+    assert mixed[16:].tolist() == [1.0] * 8
     claimed = av.AudioFrame.from_ndarray(np.zeros((1, 128), np.float32), format="flt", layout="hexadecagonal")
     with pytest.raises(ValueError, match="16 channels"):
-        average_channels([claimed])
+        mix_down([claimed])
