@@ -11,7 +11,7 @@ import numpy as np
 from affectgpt_r1.data.media.any_media import read_uniform_frames
 from affectgpt_r1.data.media.containers import Streams, inspect
 from affectgpt_r1.data.media.decoding_process import in_decoding_process
-from affectgpt_r1.data.media.faces import centre_square, face_crops
+from affectgpt_r1.data.media.faces import centre_square, crop_face, track_people
 from affectgpt_r1.data.media.video import Frames, resize_faces
 from affectgpt_r1.errors import MediaError
 from affectgpt_r1.io.files import replacing
@@ -22,14 +22,15 @@ SIZE = 112  # pixels, as OpenFace writes
 
 
 class Crops(NamedTuple):
-    """How many frames of a video were searched, and in how many a face was found."""
+    """How many frames of a video were searched, in how many the person was found, and how many people were seen."""
 
     frames: int
     faces: int
+    people: int = 1
 
 
 def write_crops(video: Path, target: Path, count: int, faces: Faces, streams: Streams | None = None) -> Crops:
-    """Write the crops of ``count`` uniform frames as ``(T, 112, 112, 3)`` uint8 BGR; frames without a face have none.
+    """Write the crops of ``count`` uniform frames as ``(T, 112, 112, 3)`` uint8 BGR; of the most prominent person.
 
     Training reads 8 uniform ones of these. Where ``count`` is a multiple of 8 and each frame shows a face, they are
     the 8 uniform frames of the video.
@@ -49,12 +50,18 @@ def write_crops(video: Path, target: Path, count: int, faces: Faces, streams: St
     if not streams.has_video:
         raise MediaError(f"{video}: has no video stream")
     pictures = _pictures(video, streams, min(count, len(streams.picture_times)))
-    found = face_crops(pictures) if faces == "detect" else [centre_square(picture) for picture in pictures]
-    crops = [crop for crop in found if crop is not None]
+    num_people = 1
+    if faces == "detect":
+        people = track_people(pictures)  # not the largest face of each frame, which may be another's
+        boxes = people[0].boxes if people else {}
+        found = [crop_face(pictures[index], box) for index, box in sorted(boxes.items())]
+        crops, num_people = [crop for crop in found if crop is not None], len(people)
+    else:
+        crops = [centre_square(picture) for picture in pictures]
     if crops:
         with replacing(target, flush=False, elsewhere="choose another --output") as partial, partial.open("wb") as file:
             np.save(file, _published(crops))
-    return Crops(len(pictures), len(crops))
+    return Crops(len(pictures), len(crops), num_people)
 
 
 @in_decoding_process
