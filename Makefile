@@ -25,7 +25,7 @@ SWEEPS ?= reward reasoning penalty objective
 SFT_POLICIES := outputs/demo-no_think-seed1/sft/run.json outputs/demo-think-seed1/sft/run.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report figures doctor mlflow app lint test test-cpu test-device test-slow bench clean
+.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report figures doctor mlflow app lint test test-cpu test-device test-slow bench gpu-check clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -131,6 +131,10 @@ test-slow: | $(VENV)/.installed ## The slow tests
 
 bench: | $(VENV)/.installed ## Benchmarks; they print ratios
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/benchmarks
+
+gpu-check: | $(VENV)/.installed ## Check the paper's model on this machine's GPU: numbers, speed, memory (ARGS="--tiny" on a CPU)
+	mkdir -p outputs
+	$(BIN)/affectgpt-r1 gpu-check --json outputs/gpu-check.json $(ARGS)
 
 clean: ## Remove outputs and synthetic clips; .venv stays
 	rm -rf outputs $(DATA) .pytest_cache .mypy_cache .ruff_cache .hypothesis

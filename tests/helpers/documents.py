@@ -12,6 +12,7 @@ DOCUMENTS = (
     "README.md",
     "README.zh-CN.md",
     "docs/reproduce.md",
+    "docs/predict.md",
     "docs/data.md",
     "docs/metrics.md",
     "docs/models.md",

@@ -143,7 +143,7 @@ class Predictor:
         batch = self.policy.with_features(batch_to_device(collate([clip]), self.policy.device))
         rollout = self.policy.generate(batch, 1, self.sampling)
         completion = self._parsed(rollout, batch)
-        answer = {
+        answer: dict[str, Any] = {
             "labels": list(completion.labels),
             "reasoning": completion.reasoning,
             "answer": completion.answer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -78,7 +79,8 @@ def load_predictor(
         if lexicon or trained_lexicon == "bundled":
             raise
         raise LexiconError(f"{checkpoint} was trained with emotion.lexicon={trained_lexicon}: {error}") from error
-    provenance = {"synthetic": "trained on synthetic clips: says nothing about real people"} if synthetic else {}
+    mark = "trained on synthetic clips: says nothing about real people"
+    provenance: dict[str, Any] = {"synthetic": mark} if synthetic else {}
     provenance |= {
         "policy": {
             "checkpoint": str(checkpoint),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -196,9 +196,9 @@ def _seen(path: Path, media: MediaSettings, streams: Streams, options: ReadOptio
     times = [round(time, 3) for time in picture_seconds(streams, media.num_frames)]
     full_frames = read_full_frames(path, media, streams) if media.visual != "face" else None
     if full_frames is not None and media.visual != "both":
-        shown = times[len(times) // 2 :][:1] if media.visual == "image" else times
+        taken = times[len(times) // 2 :][:1] if media.visual == "image" else times
         # Whether people are in them is not asked here.
-        yield _Seen(full_frames, None, _about_light(full_frames), {}, [{"time": time} for time in shown], True)
+        yield _Seen(full_frames, None, _about_light(full_frames), {}, [{"time": time} for time in taken], True)
         return
     factor = PICTURES_OF_SPEECH if options.person == "speaking" and options.faces == "detect" else 1
     searched = read_pictures(path, dataclasses.replace(media, num_frames=factor * media.num_frames), streams)
@@ -210,21 +210,27 @@ def _seen(path: Path, media: MediaSettings, streams: Streams, options: ReadOptio
         about_faces = ["no face found: the middle of each frame replaces it"] if options.faces == "detect" else []
         crops = [centre_square(picture) for picture in pictures]
         facts = {"faces": 0} if options.faces == "detect" else {}
-        shown = [{"time": time} for time in times]
         notes = about_light + about_faces
-        yield _Seen(resize_found_faces(crops, media), full_frames, notes, facts, shown, has_face=False)
+        frames = resize_found_faces(crops, media)
+        yield _Seen(frames, full_frames, notes, facts, [{"time": time} for time in times], has_face=False)
     for number, person in chosen:
         boxes = {index // factor: box for index, box in person.boxes.items() if index % factor == 0}
         if not boxes:  # seen between the frames alone
             index, box = next(iter(person.boxes.items()))
             pictures, boxes = [*pictures], {index // factor: box}
             pictures[index // factor] = searched[index]
-        nearest = [min(boxes, key=lambda seen, index=index: abs(seen - index)) for index in range(len(pictures))]
+        nearest = [_nearest(boxes, index) for index in range(len(pictures))]
         notes = [*about_light, *_about_person(len(boxes), len(pictures), number, faces, options.person)]
         crops = [crop for index in nearest if (crop := crop_face(pictures[index], boxes[index])) is not None]
-        shown = [{"time": times[index], "box": _fractions(boxes[index], pictures[index])} for index in nearest]
+        shown: list[dict[str, Any]] = [
+            {"time": times[index], "box": _fractions(boxes[index], pictures[index])} for index in nearest
+        ]
         facts = {"faces": faces, "person": number}
         yield _Seen(resize_found_faces(crops, media), full_frames, notes, facts, shown, True)
+
+
+def _nearest(seen: Iterable[int], index: int) -> int:
+    return min(seen, key=lambda other: abs(other - index))
 
 
 def _chosen(

@@ -76,8 +76,8 @@ def as_player_decodes(frame: av.VideoFrame) -> av.VideoFrame:
     if frame.color_trc not in HDR:
         return frame
     scale = min(1.0, 2 * LONGEST_EDGE / max(frame.width, frame.height))  # of 8K in float64, 800 MB
-    size = {"width": max(2, round(frame.width * scale)), "height": max(2, round(frame.height * scale))}
-    signal = frame.to_ndarray(format="rgb48le", **size) / np.float32(65535)
+    width, height = max(2, round(frame.width * scale)), max(2, round(frame.height * scale))
+    signal = frame.to_ndarray(format="rgb48le", width=width, height=height).astype(np.float32) / np.float32(65535)
     return av.VideoFrame.from_ndarray(_tone_mapped(signal, HDR[frame.color_trc]), format="rgb24")
 
 
