@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -11,7 +11,7 @@ import numpy as np
 from affectgpt_r1.data.media.any_media import read_uniform_frames
 from affectgpt_r1.data.media.containers import Streams, inspect
 from affectgpt_r1.data.media.decoding_process import in_decoding_process
-from affectgpt_r1.data.media.faces import centre_square, crop_face, track_people
+from affectgpt_r1.data.media.faces import Box, centre_square, crop_face, find_faces, overlap, track_people
 from affectgpt_r1.data.media.video import Frames, resize_faces
 from affectgpt_r1.errors import MediaError
 from affectgpt_r1.io.files import replacing
@@ -19,6 +19,8 @@ from affectgpt_r1.io.files import replacing
 Faces: TypeAlias = Literal["detect", "centre", "none"]
 
 SIZE = 112  # pixels, as OpenFace writes
+LIKELY = 0.7  # probability of a face that is enough where the person's is known to be
+SAME_PLACE = 0.3  # overlap of two boxes of one person, frames apart
 
 
 class Crops(NamedTuple):
@@ -53,7 +55,7 @@ def write_crops(video: Path, target: Path, count: int, faces: Faces, streams: St
     num_people = 1
     if faces == "detect":
         people = track_people(pictures)  # not the largest face of each frame, which may be another's
-        boxes = people[0].boxes if people else {}
+        boxes = _followed(pictures, people[0].boxes) if people else {}
         found = [crop_face(pictures[index], box) for index, box in sorted(boxes.items())]
         crops, num_people = [crop for crop in found if crop is not None], len(people)
     else:
@@ -62,6 +64,21 @@ def write_crops(video: Path, target: Path, count: int, faces: Faces, streams: St
         with replacing(target, flush=False, elsewhere="choose another --output") as partial, partial.open("wb") as file:
             np.save(file, _published(crops))
     return Crops(len(pictures), len(crops), num_people)
+
+
+def _followed(pictures: Sequence[Frames], sure: Mapping[int, Box]) -> dict[int, Box]:
+    """Add less probable faces in the place where the person is in the nearest frame that surely shows them."""
+    boxes = dict(sure)
+    for index in set(range(len(pictures))) - set(sure):
+        nearest = sure[min(sure, key=lambda known: abs(known - index))]
+        edge = max(pictures[index].shape[:2]) // 4  # MTCNN misses faces that fill a picture
+        padded = np.pad(pictures[index], ((edge, edge), (edge, edge), (0, 0)), constant_values=127)
+        for box in find_faces(padded, LIKELY):
+            left, top, right, bottom = (side - edge for side in box)
+            if overlap((left, top, right, bottom), nearest) >= SAME_PLACE:
+                boxes[index] = (left, top, right, bottom)
+                break
+    return boxes
 
 
 @in_decoding_process
