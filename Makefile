@@ -13,8 +13,9 @@ EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment
 LEARNT := prompt.kind=% prompt.question=% model.% data.visual=% data.num_frames=% data.image_size=% data.channel_order=% data.window% data.num_windows=% data.frame_resize=% data.face_resize=%
 SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.lexicon=% paths.data=% logger=% num_threads=% $(LEARNT),$(ARGS))
 RUN := outputs/$(EXPERIMENT)
-# What the run's own keys add to its folder is kept in $$own: nothing, or +penalty-ratio; its control and comparison have it, too.
-FIND_RUN = run=$$($(TRAIN) experiment=$(1) $(ARGS) --cfg job --package paths.run) && experiment=$${run%/grpo*} && own=$${run\#\#*/grpo}
+# What the run's own keys add to its folder is kept in $$own: nothing, +penalty-ratio, or +chord; its control and comparison
+# have it, too.
+FIND_RUN = run=$$($(TRAIN) experiment=$(1) $(ARGS) --cfg job --package paths.run) && experiment=$${run%/*} && own=$$(basename "$$run" | sed -E 's/^grpo//; s/^([^+])/+\1/')
 # A control is compared with the GRPO run whose time it trained for; once that was trained again, so is the control.
 AGAIN := $(or $(filter overwrite=%,$(ARGS)),overwrite=outdated)
 SMOL_EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),smol-$(PROMPT)-seed$(SEED))
@@ -25,7 +26,7 @@ SWEEPS ?= reward reasoning penalty objective
 SFT_POLICIES := outputs/demo-no_think-seed1/sft/run.json outputs/demo-think-seed1/sft/run.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report figures doctor mlflow app lint test test-cpu test-device test-slow bench clean
+.PHONY: help setup demo-data encoders sft grpo control evaluate smol ablations report figures doctor mlflow app lint test test-cpu test-device test-slow bench gpu-check clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -131,6 +132,10 @@ test-slow: | $(VENV)/.installed ## The slow tests
 
 bench: | $(VENV)/.installed ## Benchmarks; they print ratios
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/benchmarks
+
+gpu-check: | $(VENV)/.installed ## Check the paper's model on this machine's GPU: numbers, speed, memory (ARGS="--tiny" on a CPU)
+	mkdir -p outputs
+	$(BIN)/affectgpt-r1 gpu-check --json outputs/gpu-check.json $(ARGS)
 
 clean: ## Remove outputs and synthetic clips; .venv stays
 	rm -rf outputs $(DATA) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -131,7 +131,13 @@ STARTS = {
     "evaluate": (
         evaluate,
         (
-            *(f"{RUN}/checkpoints/best.ckpt", f"{RUN}/run.json", "outputs/mlflow.db", "features/*/*/*.safetensors"),
+            *(
+                f"{RUN}/checkpoints/best.ckpt",
+                f"{RUN}/run.json",
+                "outputs/mlflow.db",
+                "features/*/*/features.f16",
+                "features/*/*/index.bin",
+            ),
             *("outputs/artifacts/*/*/artifacts/config/resolved.yaml",),
         ),
     ),
@@ -143,7 +149,12 @@ STARTS = {
         (
             *(f"{RUN}/checkpoints/last.ckpt", f"{RUN}/checkpoints/best.ckpt", f"{RUN}/mlflow_run_id"),
             *(f"{RUN}/.hydra/config.yaml", f"{RUN}/.hydra/start.json", f"{RUN}/.hydra/overrides.yaml", f"{RUN}/.lock"),
-            *("outputs/mlflow.db", "outputs/pretrain_encoders/checkpoints/best.ckpt", "features/*/*/*.safetensors"),
+            *(
+                "outputs/mlflow.db",
+                "outputs/pretrain_encoders/checkpoints/best.ckpt",
+                "features/*/*/features.f16",
+                "features/*/*/index.bin",
+            ),
             *("data/track2_train_mercaptionplus.csv", "data/tokenizer/tokenizer.json"),
         ),
     ),

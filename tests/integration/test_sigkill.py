@@ -20,11 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from affectgpt_r1.cli.train import train
+from affectgpt_r1.data.feature_store import FEATURES, INDEX
 from affectgpt_r1.rewards.format import FormatReward
 from helpers.configs import compose_config
 from helpers.killed_runs import TARGETS, Kill, calls_of, run_killed
@@ -77,9 +78,20 @@ def outcome_of(outputs: Path, experiment: str) -> Outcome:
     record["metrics"] = {name: value for name, value in record["metrics"].items() if not WALL_CLOCK.search(name)}
     status, metrics = tracked(outputs, (run / "mlflow_run_id").read_text().strip())
     answers = (run / "test" / "answers.jsonl").read_text()
-    files = (outputs / "features").rglob("*.safetensors")
-    features = {f"{file.name} {key}": value for file in files for key, value in load_file(file).items()}
+    features = stored_features(outputs / "features")
     return Outcome(last, best, record, status, metrics, answers, features)
+
+
+def stored_features(folder: Path) -> dict[str, Any]:
+    """Return the newest features of every clip, by the hash of its name."""
+    features = {}
+    for pack in sorted(folder.glob("*/*.pack")):
+        records = np.fromfile(pack / INDEX, np.uint64).reshape(-1, 4)
+        values = np.fromfile(pack / FEATURES, np.float16).reshape(len(records), -1)
+        features |= {
+            f"{key:x}": torch.from_numpy(row) for (key, *_, done), row in zip(records, values, strict=True) if done
+        }
+    return features
 
 
 def checkpoint_of(path: Path) -> dict[str, Any]:

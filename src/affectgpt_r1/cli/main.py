@@ -32,6 +32,7 @@ COMMANDS = {
     "app": "a page on this machine: try policies, compare answers, judge them: [--port N]",
     "report": "write the report on evaluated policies and ablation sweeps: --outputs outputs",
     "export": "write a Hugging Face folder: init_from=CKPT --output FOLDER [--kind adapter|merged]",
+    "gpu-check": "check the paper's model on this machine's GPU, in minutes: [--budget S] [--json FILE] [--tiny]",
     "convert": "make safetensors of weights, or a run of a released AffectGPT checkpoint: FOLDER|FILE|smol",
     "completion": 'completion by Tab in bash and zsh: eval "$(affectgpt-r1 completion)"',
 }
@@ -57,6 +58,7 @@ EXAMPLES = {
     "report": ("--outputs outputs",),
     "export": ("init_from=outputs/demo-no_think-seed1/grpo/checkpoints/best.ckpt --output my-model",),
     "convert": ("smol", "data/pretrained/chinese-hubert-large"),
+    "gpu-check": ("--json gpu.json", "--tiny"),
     "app": ("", "--port 7861"),
     "completion": ("",),
 }
@@ -80,6 +82,11 @@ REPLACED = {
     "convert-weights": Replacement("convert", ("--to", "safetensors")),
 }
 """Commands of earlier versions, which work for one more release."""
+
+
+def module_of(command: str) -> str:
+    """Return the name of a command's module."""
+    return f"affectgpt_r1.cli.{command.replace('-', '_')}"
 
 
 def usage() -> str:
@@ -148,7 +155,7 @@ def _run(command: str) -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         try:
-            import_module(f"affectgpt_r1.cli.{command.replace('-', '_')}").main()
+            import_module(module_of(command)).main()
         finally:  # help ends by SystemExit
             if {"-h", "--help"} & set(sys.argv[1:]):
                 print("\n".join(["", "examples:", *_examples(command)]), flush=True)

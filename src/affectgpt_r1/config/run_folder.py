@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 # Keys that do not tell one run from another
 WITHOUT_EFFECT = (
     *("paths", "logger", "callbacks", "hydra", "sweep", "experiment_name", "ckpt_path", "overwrite", "evaluate_after"),
-    *("num_threads", "data.num_workers", "data.eval_batch_size", "data.feature_store"),
+    *("num_threads", "data.num_workers", "data.eval_batch_size"),
+    *("data.feature_store", "data.manifests", "data.recheck"),
     *("trainer.log_every_n_steps", "trainer.default_root_dir", "trainer.enable_model_summary"),
 )
 

@@ -11,27 +11,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from affectgpt_r1.data.collate import batch_to_device, collate
 from affectgpt_r1.data.dataset import ClipDataset, MediaSettings
-from affectgpt_r1.data.feature_store import FeatureStore
+from affectgpt_r1.data.feature_store import ELSEWHERE, FeatureStore
 from affectgpt_r1.data.layouts.annotations import QuestionSet
 from affectgpt_r1.data.layouts.manifest import ManifestRow, listing
-from affectgpt_r1.data.layouts.mer import video_file
+from affectgpt_r1.data.layouts.mer import AUDIO_PLACES, FACE_PLACES, VIDEO_PLACES, video_file
 from affectgpt_r1.data.leakage import check_content, check_unseen
 from affectgpt_r1.data.media.audio import WindowRule
 from affectgpt_r1.data.media.video import ChannelOrder, FaceResize, FrameIndices, FrameResize
 from affectgpt_r1.data.media_index import MediaState, index_media
+from affectgpt_r1.data.packed_rows import FORMAT, PackedRows, pack_splits, read_packed_splits
 from affectgpt_r1.data.samplers import ClipSampler, GenerationBatchSampler, GenerationSchedule
-from affectgpt_r1.data.splits import LabelFile, SplitFiles, Splits, read_split_cues, read_splits
+from affectgpt_r1.data.splits import LabelFile, SplitFiles, Splits, content_digest, read_split_cues, read_splits
 from affectgpt_r1.data.supervised import MixedBatchSampler, MixedDataset, collate_mixed
 from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
+from affectgpt_r1.io.files import clear_write_errors
 from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
 
 log = logging.getLogger(__name__)
 
+KEPT_FROM = 4096  # lines of the training labels
 WORKER_TIMEOUT_SECONDS = 1800  # for a batch; decoders that do not end are stopped much earlier
 
 
@@ -63,6 +67,8 @@ class ClipDataModule(LightningDataModule):
         valence_range: See :class:`~affectgpt_r1.data.layouts.annotations.QuestionSet`.
         supervised_labels: Label file of the supervised part of a mixed loss; None takes the training clips.
         supervised_reasons: Reasons of these clips.
+        manifests: Folder of what :meth:`setup` keeps of a large data folder; None keeps nothing.
+        recheck: Read label files and look at media although what an earlier start found is kept.
 
     Raises:
         ConfigError: A value is unknown.
@@ -105,6 +111,8 @@ class ClipDataModule(LightningDataModule):
         valence_range: Sequence[float] | None = None,
         supervised_labels: str | None = None,
         supervised_reasons: str | None = None,
+        manifests: str | None = None,
+        recheck: bool = False,
     ) -> None:
         super().__init__()
         self.root = Path(root)
@@ -140,6 +148,7 @@ class ClipDataModule(LightningDataModule):
         self.val_fraction = val_fraction
         self.seen_labels = tuple(seen_labels)
         self.questions = QuestionSet(tuple(questions), valence_range)
+        self.manifests, self.recheck = manifests, recheck
         self._forget()
 
     def _forget(self) -> None:
@@ -159,7 +168,45 @@ class ClipDataModule(LightningDataModule):
             DataError: A file, a split or a clip's media cannot be used; says which row.
         """
         if not self.splits.train:
-            self.splits = self.read(refuse)
+            self.splits = self._read_kept() if self._is_kept() else self.read(refuse)
+
+    def _is_kept(self) -> bool:
+        """Return whether what :meth:`read` returns is kept: of a small folder it is read in less than a second."""
+        labels = self.root / self.files.train_labels
+        if self.manifests is None or self.files.cues or self.files.supervised_labels or not labels.is_file():
+            return False
+        with labels.open("rb") as file:
+            return sum(1 for _ in file) > KEPT_FROM
+
+    def _read_kept(self) -> Splits:
+        """Return what an earlier start, or another process of this run, kept; read and keep it where there is none."""
+        folder = Path(str(self.manifests)) / self._manifest_digest()
+        kept = None if self.recheck else read_packed_splits(folder)
+        if kept is not None:
+            log.info(
+                "Labels and media are as an earlier start found them, in %s; data.recheck=true looks again", folder
+            )
+            return Splits(*kept)
+        with clear_write_errors(folder, ELSEWHERE):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # one process reads, and the others wait for what it keeps
+            kept = None if self.recheck else read_packed_splits(folder)
+            if kept is None:
+                splits = self.read(refuse)
+                pack_splits(folder, splits[:3], self.media_identities(splits.rows()), ELSEWHERE)
+                kept = read_packed_splits(folder)
+                assert kept is not None
+                self._media_states = {}
+        return Splits(*kept)
+
+    def _manifest_digest(self) -> str:
+        places = {place.partition("/")[0] for place in (*VIDEO_PLACES, *AUDIO_PLACES, *FACE_PLACES)}
+        dates = [(place, path.stat().st_mtime_ns) for place in sorted(places) if (path := self.root / place).is_dir()]
+        seen = [[file, content_digest(self.root / file)] for file in self.seen_labels]
+        read_with = [self.val_fraction, self.subset, self.questions.kinds, self.questions.valence_range]
+        media = [self.media.modalities, self.media.visual]
+        identity = [FORMAT, str(self.root.resolve()), self.files.digest(self.root), dates, seen, read_with, media]
+        return hashlib.sha256(json.dumps(identity, default=list).encode()).hexdigest()[:16]
 
     def read(self, on_fault: OnFault) -> Splits:
         """Read label files and index media as :meth:`setup` does, and return the rows whose media are all present.
@@ -284,12 +331,15 @@ class ClipDataModule(LightningDataModule):
 
     def rows_without_features(self, store: FeatureStore, part: slice = slice(None)) -> list[ManifestRow]:
         """Return those of all splits' rows in ``part`` whose features are not stored, or are of other media."""
-        media, rows = self.media_identities, self.splits.rows()[part]
-        lacking = [
-            row
-            for row in rows
-            if not store.has(row.name, media[row.name]) and not store.is_unreadable(row.name, media[row.name])
-        ]
+        rows = self.splits.rows()[part]
+        if isinstance(rows, PackedRows):
+            names, identities = rows.names(), rows.identities()
+        else:
+            names = [row.name for row in rows]
+            identities = list(self.media_identities(rows).values())
+        missing = store.lacking(names, identities)
+        unreadable = store.unreadable([names[at] for at in missing], [identities[at] for at in missing])
+        lacking = [rows[at] for at in missing if names[at] not in unreadable]
         if store.damaged:
             log.warning(
                 "%d of %d stored features in %s are damaged, and their clips are encoded again: %s",
@@ -302,10 +352,16 @@ class ClipDataModule(LightningDataModule):
         """Media files of every clip on setup, by clip name."""
         return self._media_states
 
-    @property
-    def media_identities(self) -> dict[str, str]:
-        """Identity of every clip's media files on setup, by clip name."""
-        return {name: state.identity for name, state in self._media_states.items()}
+    def media_identities(self, rows: Sequence[ManifestRow]) -> dict[str, str]:
+        """Return the identity of every clip's media files when they were looked at, by clip name."""
+        if isinstance(self.splits.train, PackedRows) and not self._media_states:
+            every = self.splits.rows()
+            assert isinstance(every, PackedRows)
+            wanted = {row.name for row in rows}
+            return {
+                name: media for name, media in zip(every.names(), every.identities(), strict=True) if name in wanted
+            }
+        return {row.name: self._media_states[row.name].identity for row in rows}
 
     def media_loader(self, rows: Sequence[ManifestRow]) -> DataLoader[Any]:
         """Return the batches of :meth:`evaluation_loader` with decoded media, also where features are stored."""

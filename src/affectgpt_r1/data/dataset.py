@@ -89,7 +89,7 @@ class ClipDataset(Dataset[Clip | UnreadableClip]):
         on_unreadable: Literal["resample", "drop"] = "drop",
         questions: Sequence[str] = (),
     ) -> None:
-        self.rows = list(rows)
+        self.rows = rows
         self.root = root
         self.media = media
         self.seed = seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from affectgpt_r1.types import ClipBatch
 
 if TYPE_CHECKING:  # it imports Lightning, which takes `predict` seconds
     from affectgpt_r1.data.datamodule import ClipDataModule
+
+log = logging.getLogger(__name__)
 
 # Of a batch on the CPU: {"video": (B, F, D_video), "audio": (B, W, D_audio)}.
 Encode = Callable[[ClipBatch], Mapping[str, Tensor]]
@@ -39,9 +42,15 @@ def fill_feature_store(datamodule: ClipDataModule, prepare: Callable[[int], Enco
     own = UnreadableClips()
 
     def encode_part(part: slice) -> UnreadableClips:
-        if rows := datamodule.rows_without_features(store, part):
-            batches, media = datamodule.media_loader(rows), datamodule.media_identities
-            own.merge([store_features(store, batches, prepare(len(rows)), media)])
+        if lacking := datamodule.rows_without_features(store, part):
+            media = datamodule.media_identities(lacking)
+            store.reserve(len(lacking))
+            rows = [row for row in lacking if not store.take_over(row.name, media[row.name])]
+            if len(rows) < len(lacking):
+                log.info("%d features of an earlier version were copied", len(lacking) - len(rows))
+            if rows:
+                own.merge([store_features(store, datamodule.media_loader(rows), prepare(len(rows)), media)])
+            store.finish()
         return own
 
     total = UnreadableClips()

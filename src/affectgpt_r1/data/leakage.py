@@ -7,12 +7,12 @@ agree, then the contents where these agree.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from affectgpt_r1.data.layouts.manifest import ManifestRow, listing, read_table
-from affectgpt_r1.data.media_index import MediaState
+from affectgpt_r1.data.media_index import MediaState, in_threads
 from affectgpt_r1.errors import DataError, OnFault, refuse
 
 _OPENING = 4096
@@ -89,8 +89,12 @@ def same_clips(
     num_files = len(media[train[0].name].sizes) if train else 0
     for digest in (_digest_of_opening, _digest):
         for number in range(num_files):  # one file tells most clips apart
-            for row in (*train, *evaluation):
-                known[row.name] += (digest(media[row.name].files(root, row.name)[number]),)
+
+            def digest_of(row: ManifestRow, digest: Callable[[Path], bytes] = digest, number: int = number) -> bytes:
+                return digest(media[row.name].files(root, row.name)[number])
+
+            for row, value in in_threads(digest_of, (*train, *evaluation)):
+                known[row.name] += (value,)
             train, evaluation = _alike(train, evaluation, known)
     copies = _grouped(evaluation, known)
     # One name in both is :func:`~affectgpt_r1.data.layouts.manifest.check_disjoint`'s to refuse.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from affectgpt_r1.data.layouts.manifest import ManifestRow, listing
 from affectgpt_r1.data.layouts.mer import AUDIO_PLACES, FACE_PLACES, VIDEO_PLACES, name_forms
@@ -16,6 +18,11 @@ from affectgpt_r1.types import Modality, Visual
 
 _SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".wav", ".npy")  # that label files of other projects give with names
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+_TIMED, _SLOW_SECONDS = 64, 3e-4  # items that are asked about first, and what is slow for one
+_THREADS, _AT_ONCE = 32, 256
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 class MediaState(NamedTuple):
@@ -47,8 +54,11 @@ def index_media(
     wanted = [_present(root, places) for places in _wanted(modalities, visual)]
     states: dict[str, MediaState] = {}
     missing: list[tuple[ManifestRow, str]] = []
-    for row in rows:
-        files = [_first(root, row.name, places) for places in wanted]
+
+    def find(row: ManifestRow) -> list[tuple[str, os.stat_result] | None]:
+        return [_first(root, row.name, places) for places in wanted]
+
+    for row, files in in_threads(find, rows):
         present = [file for file in files if file is not None]
         if len(present) < len(wanted):
             lacking = [places[0] for places, file in zip(wanted, files, strict=True) if file is None]
@@ -67,6 +77,20 @@ def index_media(
             )
         )
     return states
+
+
+def in_threads(ask: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[tuple[Item, Answer]]:
+    """Ask a file system about many items, in order; by many threads at once where it takes long to answer."""
+    listed = list(items)
+    started = time.perf_counter()
+    for item in listed[:_TIMED]:
+        yield item, ask(item)
+    is_slow = time.perf_counter() - started > _SLOW_SECONDS * _TIMED
+    parts = [listed[start : start + _AT_ONCE] for start in range(_TIMED, len(listed), _AT_ONCE)]
+    # On a fast disk threads would mostly wait for each other.
+    with ThreadPoolExecutor(_THREADS if is_slow else 1) as pool:
+        for part, answers in zip(parts, pool.map(lambda part: [ask(item) for item in part], parts), strict=True):
+            yield from zip(part, answers, strict=True)
 
 
 def _misspelt(missing: Iterable[tuple[ManifestRow, str]]) -> str:

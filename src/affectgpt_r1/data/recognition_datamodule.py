@@ -44,6 +44,7 @@ class RecognitionDataModule(ClipDataModule):
     ) -> None:
         self.native, self.sets, self.fold = Path(root), tuple(sets), fold
         super().__init__(str(Path(prepared) / f"{'-'.join(sets)}-fold{fold}"), **options)
+        self.manifests = None  # of links that this writes at each start
 
     def read(self, on_fault: OnFault) -> Splits:
         """Link the clips, then read them as any data folder."""

@@ -20,6 +20,7 @@ from affectgpt_r1.data.layouts.manifest import (
     read_manifest,
 )
 from affectgpt_r1.data.leakage import known_overlap
+from affectgpt_r1.data.packed_rows import PackedRows
 from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
 from affectgpt_r1.types import Annotations
 
@@ -42,12 +43,12 @@ class SplitFiles:
         digest = hashlib.sha256()
         for file in filter(None, astuple(self)):
             digest.update(f"{file}\n".encode())
-            digest.update(_content_digest(root / file).digest())
+            digest.update(bytes.fromhex(content_digest(root / file)))
         return digest.hexdigest()
 
     def digests(self, root: Path) -> dict[str, str]:
         """Return the SHA-256 of each file that is named, by its field."""
-        return {name: _content_digest(root / file).hexdigest() for name, file in asdict(self).items() if file}
+        return {name: content_digest(root / file) for name, file in asdict(self).items() if file}
 
 
 class LabelFile(NamedTuple):
@@ -59,25 +60,40 @@ class LabelFile(NamedTuple):
     num_clips: int
 
 
-def _content_digest(path: Path) -> hashlib._Hash:
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a label file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     try:
-        return hashlib.sha256(path.read_bytes())
+        status = path.stat()
+        return _digest_once(path, status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read: {error.strerror}; set the data folder (paths.data) or the file's name"
         ) from error
 
 
+@cache
+def _digest_once(path: Path, *state: int) -> str:
+    """Return the SHA-256 of a file in ``state``, which a start asks for several times."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class Splits(NamedTuple):
     """Rows of each split; a clip is in one at most, but that clips to train on may be supervised as well."""
 
-    train: list[ManifestRow]
-    validation: list[ManifestRow]
-    test: list[ManifestRow]
+    train: Sequence[ManifestRow]
+    validation: Sequence[ManifestRow]
+    test: Sequence[ManifestRow]
     supervised: Sequence[ManifestRow] = ()
 
-    def rows(self) -> list[ManifestRow]:
+    def rows(self) -> Sequence[ManifestRow]:
         """Return the rows of every split, each clip once."""
+        if isinstance(self.train, PackedRows):
+            return self.train.joined(*(split for split in self[1:] if isinstance(split, PackedRows)))
         trained = {row.name for row in self.train} if self.supervised else set()
         supervised = [row for row in self.supervised if row.name not in trained]
         return [*self.train, *self.validation, *self.test, *supervised]

@@ -193,7 +193,7 @@ def _cut(said: str) -> tuple[str, list[str]]:
 
 def _seen(path: Path, media: MediaSettings, streams: Streams, options: ReadOptions) -> Iterator[_Seen]:
     """Yield the frames that ``data.visual`` asks for, for ``both`` the full ones as well, of each person asked for."""
-    times = [round(time, 3) for time in picture_seconds(streams, media.num_frames)]
+    times = [round(time, 3) for time in picture_seconds(streams, media.num_frames, media.frame_indices)]
     full_frames = read_full_frames(path, media, streams) if media.visual != "face" else None
     if full_frames is not None and media.visual != "both":
         taken = times[len(times) // 2 :][:1] if media.visual == "image" else times

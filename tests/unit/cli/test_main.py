@@ -5,9 +5,9 @@ from importlib import import_module
 
 import pytest
 
-from affectgpt_r1.cli.main import COMMANDS, EXAMPLES, main
+from affectgpt_r1.cli.main import COMMANDS, EXAMPLES, main, module_of
 
-MODULES = {command: import_module(f"affectgpt_r1.cli.{command.replace('-', '_')}") for command in COMMANDS}
+MODULES = {command: import_module(module_of(command)) for command in COMMANDS}
 
 
 def test_every_command_has_a_module_with_a_main():

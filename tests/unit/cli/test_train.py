@@ -17,6 +17,7 @@ def test_the_first_line_names_stage_length_folder_and_page(tmp_path, monkeypatch
     assert opening(config) == "grpo, seed 2: the wall time of other/run.json, in outputs/grpo"
     config = compose_config("train", "experiment=demo/sft", "debug=fast", f"paths.outputs={tmp_path}")
     assert opening(config) == "sft, seed 1: one batch of training and validation, in debug/demo-no_think-seed1/sft"
+    assert config.data.feature_store is None  # else one batch waits until every clip is encoded
 
 
 def test_the_last_lines_name_the_files_that_are_there(tmp_path, monkeypatch):

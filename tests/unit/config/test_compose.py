@@ -51,7 +51,7 @@ def test_a_misspelt_key_names_the_nearest(override, nearest):
 def test_a_misspelt_choice_names_the_nearest_and_lists_the_choices():
     assert error_of("stage=grop") == (
         f"stage=grop: there is no {CONFIGS}/stage/grop.yaml; "
-        "the nearest is grpo, and there are control, grpo, pretrain_encoders, sft"
+        "the nearest is grpo, and there are chord, control, grpo, pretrain_encoders, sft"
     )
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from affectgpt_r1.cli.convert import main
+from affectgpt_r1.config.instantiate import build_policy
 from affectgpt_r1.inference.load_policy import load_predictor
 from affectgpt_r1.policy.hf_export import load_exported
+from affectgpt_r1.training.sft import SFTStage
 from affectgpt_r1.types import Sampling
+from helpers.configs import compose_config
 from helpers.toy_humanomni import SHORT, toy_batch, toy_policy
 
 GREEDY = Sampling(temperature=0.0, max_completion_length=6)
@@ -123,6 +127,19 @@ def test_a_converted_folder_answers_a_video(released, convert, tmp_path, write_v
     assert isinstance(row["completion"], str)
 
 
+def test_a_converted_folder_trains_on(released, convert, tmp_path):
+    convert(released)
+    config = compose_config(
+        "train", "experiment=r1_omni/rlvr", "model=humanomni_tiny", f"init_from={tmp_path}/out", "trainer=cpu"
+    )
+    policy = build_policy(config).train()
+    assert config.model.family == "humanomni"
+    policy.disable_dropout()
+    SFTStage().training_step(policy, toy_batch(), seed=0).loss.backward()
+    moved = [name for name, param in policy.trainable_parameters().items() if param.grad is not None]
+    assert {name.partition(".")[0] for name in moved} == {"language_model", "fusion"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -150,8 +167,6 @@ def test_a_wrong_or_missing_tensor_is_named(released, convert, tmp_path, capsys,
     save_file(state, released / "model.safetensors")
     with pytest.raises(SystemExit):
         convert(released)
-    import re
-
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 

@@ -25,6 +25,7 @@ SHIPPED = {
             "callbacks.progress.PlainProgress",
             "callbacks.progress.progress_bar",
         ),
+        "callbacks.modality_faithfulness.ModalityFaithfulness",
         *("callbacks.unreadable_clips.UnreadableClipsMonitor", "callbacks.validation_kl.ValidationKL"),
     },
     "data": {
@@ -47,10 +48,12 @@ SHIPPED = {
             "rewards.single_label.SingleLabelReward",
             "rewards.weighting.WeightedRewards",
         ),
+        *("rewards.recall_precision.SetScoreReward", "rewards.repetition.RepetitionReward"),
     },
     "stage": {
         *("emotion.lexicon.load_lexicon", "training.grpo.GRPOStage", "training.sft.SFTStage"),
         *("training.pretrain_encoders.EncoderStage", "types.Sampling"),
+        *("training.chord.CHORDStage", "training.chord.MuSchedule"),
     },
     "trainer": {
         *("distributed.ddp.ddp_strategy", "distributed.fsdp.ShardedStrategy"),

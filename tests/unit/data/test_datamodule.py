@@ -99,6 +99,21 @@ def test_overlapping_splits_fail(root):
         ready(root, test_labels=None, validation_labels="track2_train_mercaptionplus.csv")
 
 
+def test_supervised_clips_are_read_encoded_once_and_never_evaluated(root):
+    (root / "more.csv").write_text("name,openset\nsample_00,happy\nsample_06,sad\n")
+    datamodule = ready(root, supervised_labels="more.csv", val_fraction=0.0)
+    assert names(datamodule.splits.supervised) == ["sample_00", "sample_06"]
+    assert len(datamodule.splits.rows()) == len(set(names(datamodule.splits.rows()))) == 12
+    assert datamodule.file_digests().keys() >= {"train_labels", "supervised_labels"}
+    assert [file.split for file in datamodule.label_files()] == ["train", "test", "supervised"]
+    datamodule.use_supervised(2)
+    batch = next(iter(datamodule.train_dataloader()))
+    assert (len(batch), sorted(batch.supervised.names)) == (3, ["sample_00", "sample_06"])
+    (root / "more.csv").write_text("name,openset\nsample_09,happy\n")
+    with pytest.raises(DataError, match=r"1 clips are in two splits: sample_09"):
+        ready(root, supervised_labels="more.csv")
+
+
 def test_names_without_media_fail_only_for_modalities_that_are_on(root):
     (root / "openface_face" / "sample_09" / "sample_09.npy").unlink()
     with pytest.raises(DataError, match=r"row 3 \(sample_09\): openface_face/sample_09/sample_09\.npy"):
@@ -201,7 +216,7 @@ def test_the_feature_store_fills_once_and_replaces_media(root, tmp_path):
     (batch,) = again.evaluation_loader(again.splits.test)
     assert batch.frames is None
     assert batch.names == media_batch.names
-    assert all(torch.equal(batch.features[key], value) for key, value in encode(media_batch).items())
+    assert all(torch.equal(batch.features[key], value.half().float()) for key, value in encode(media_batch).items())
 
 
 def test_damaged_features_are_all_encoded_again_and_counted_in_one_line(root, tmp_path, caplog):
@@ -209,22 +224,26 @@ def test_damaged_features_are_all_encoded_again_and_counted_in_one_line(root, tm
     datamodule = ready(root, **options)
     store = datamodule.open_feature_store("encoders")
     fill_feature_store(datamodule, lambda missing: encode)
-    contents = {path: path.read_bytes() for path in store.folder.rglob("*.safetensors")}
-    features = {path: store.read(path.stem) for path in contents}
-    for path in list(contents)[:3]:
-        path.write_bytes(contents[path][:100])
-    for path in list(contents)[3:5]:
-        path.write_bytes(bytes(len(contents[path])))
+    rows = datamodule.splits.rows()
+    features = {row.name: store.read(row.name) for row in rows}
+    (pack,) = store.folder.glob("*.pack")
+    content = bytearray((pack / "features.f16").read_bytes())
+    stride = len(content) // 12  # in the order of the rows
+    for slot in (1, 4, 5):
+        content[slot * stride + 3] ^= 1
+    (pack / "features.f16").write_bytes(content[: 10 * stride + 5])
+    lost = sorted(rows[slot].name for slot in (1, 4, 5, 10, 11))
     again, asked = ready(root, **options), []
-    again.open_feature_store("encoders")
+    store = again.open_feature_store("encoders")
     fill_feature_store(again, lambda missing: asked.append(missing) or encode)
     assert asked == [5]
     assert [record.message for record in caplog.records if "damaged" in record.message] == [
-        f"5 of 12 stored features in {store.folder} are damaged, and their clips are encoded again: "
-        + ", ".join(sorted(path.stem for path in list(contents)[:5]))
+        f"5 of 12 stored features in {store.folder} are damaged, and their clips are encoded again: " + ", ".join(lost)
     ]
-    for path, stored in features.items():
-        assert all(torch.equal(value, stored[key]) for key, value in store.read(path.stem).items())
+    for name, stored in features.items():
+        assert all(torch.equal(value, stored[key]) for key, value in store.read(name).items())
+    fill_feature_store(again, lambda missing: asked.append(missing))
+    assert asked == [5]
 
 
 def test_filling_fails_above_the_share_and_does_not_retry(root, tmp_path):

@@ -53,7 +53,7 @@ def test_two_processes_store_what_one_does_and_go_on_after_an_interruption(root,
     left = opened(root, shared)
     every = left.splits.rows()
     for row in every[0:6:2]:  # of the first process's six clips three were stored
-        left.features.write(row.name, alone.features.read(row.name), left.media_identities[row.name])
+        left.features.write(row.name, alone.features.read(row.name), left.media_identities([row])[row.name])
     run_two(fill, root, [shared, shared], tmp_path)
     assert results(tmp_path) == [([3], 0, 0), ([6], 0, 0)]
     for row in every:

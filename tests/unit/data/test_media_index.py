@@ -1,6 +1,7 @@
 """Index media files: what is found, what it costs, and what is missing."""
 
 import os
+import threading
 
 import pytest
 
@@ -102,3 +103,16 @@ def test_a_name_is_found_in_either_normal_form(root):
 def test_a_name_too_long_for_a_file_is_missing_with_its_row(root):
     with pytest.raises(DataError, match=r"1 media files are missing .*row 2 \(n{300}\)"):
         index_media(rows(["n" * 300]), root, ("video",), "frame")
+
+
+def test_a_slow_disk_is_asked_by_many_threads_in_order(monkeypatch):
+    monkeypatch.setattr(media_state, "_SLOW_SECONDS", -1.0)
+    monkeypatch.setattr(media_state, "_AT_ONCE", 8)
+    together = threading.Barrier(16, timeout=60)  # passes only where 16 wait at once
+
+    def ask(item: int) -> int:
+        if item >= 64 and item % 8 == 0:
+            together.wait()
+        return -item
+
+    assert list(media_state.in_threads(ask, range(64 + 32 * 8))) == [(item, -item) for item in range(64 + 32 * 8)]

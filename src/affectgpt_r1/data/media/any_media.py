@@ -101,10 +101,10 @@ def sound_window_starts(streams: Streams, count: int, seconds: float, rule: Wind
     return [streams.sound_start + start / SAMPLE_RATE for start in starts]
 
 
-def picture_seconds(streams: Streams, count: int) -> list[float]:
+def picture_seconds(streams: Streams, count: int, rule: FrameIndices = "floor") -> list[float]:
     """Return the times of ``count`` uniform frames in seconds."""
     times = streams.picture_times
-    return [times[index] * streams.time_base for index in uniform_indices(len(times), count)]
+    return [times[index] * streams.time_base for index in uniform_indices(len(times), count, rule)]
 
 
 def _sound_between(
