@@ -13,8 +13,9 @@ EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment
 LEARNT := prompt.kind=% prompt.question=% model.% data.visual=% data.num_frames=% data.image_size=% data.channel_order=% data.window% data.num_windows=% data.frame_resize=% data.face_resize=%
 SHARED := $(filter seed=% experiment_name=% prompt=% model=% emotion=% emotion.lexicon=% paths.data=% logger=% num_threads=% $(LEARNT),$(ARGS))
 RUN := outputs/$(EXPERIMENT)
-# What the run's own keys add to its folder is kept in $$own: nothing, or +penalty-ratio; its control and comparison have it, too.
-FIND_RUN = run=$$($(TRAIN) experiment=$(1) $(ARGS) --cfg job --package paths.run) && experiment=$${run%/grpo*} && own=$${run\#\#*/grpo}
+# What the run's own keys add to its folder is kept in $$own: nothing, +penalty-ratio, or +chord; its control and comparison
+# have it, too.
+FIND_RUN = run=$$($(TRAIN) experiment=$(1) $(ARGS) --cfg job --package paths.run) && experiment=$${run%/*} && own=$$(basename "$$run" | sed -E 's/^grpo//; s/^([^+])/+\1/')
 # A control is compared with the GRPO run whose time it trained for; once that was trained again, so is the control.
 AGAIN := $(or $(filter overwrite=%,$(ARGS)),overwrite=outdated)
 SMOL_EXPERIMENT := $(or $(lastword $(patsubst experiment_name=%,%,$(filter experiment_name=%,$(ARGS)))),smol-$(PROMPT)-seed$(SEED))

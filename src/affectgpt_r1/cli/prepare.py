@@ -73,6 +73,7 @@ def _files(written: Sequence[str]) -> str:
 
 def _wishes(options: argparse.Namespace) -> Wishes:
     from affectgpt_r1.data.prepare.extract import Extraction
+    from affectgpt_r1.data.prepare.filter_labels import Filters
     from affectgpt_r1.data.prepare.prepare_folder import Wishes
 
     columns = dict(pair.partition("=")[::2] for pair in options.columns)
@@ -84,6 +85,9 @@ def _wishes(options: argparse.Namespace) -> Wishes:
     for name in ("val_fraction", "test_fraction"):
         if not 0 <= getattr(options, name) < 0.5:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name)}: give a number from 0 to 0.5")
+    for name, most in (("agree", 1.0), ("min_faces", 1.0), ("trim", 0.49)):
+        if not 0 <= getattr(options, name) <= most:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name)}: give a number from 0 to {most}")
     if options.frames < 1 or options.workers < 1:
         raise ConfigError("--frames and --workers are at least 1")
     return Wishes(
@@ -96,6 +100,7 @@ def _wishes(options: argparse.Namespace) -> Wishes:
         val_fraction=options.val_fraction,
         test_fraction=options.test_fraction,
         extraction=Extraction(options.faces, options.frames, options.copy),
+        filters=Filters(options.agree, options.min_faces, options.trim),
     )
 
 
@@ -124,6 +129,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--modalities", help="such as video,text; by default those that half of the clips have")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="of the clips, to validate (%(default)s)")
     parser.add_argument("--test-fraction", type=float, default=0.1, help="of the clips, to test (%(default)s)")
+    filters = parser.add_argument_group("filters of machine-made labels; clips to evaluate with are not filtered")
+    filters.add_argument(
+        "--agree", type=float, default=0.0, metavar="F1",
+        help="--labels are several labellers' files: keep clips on which the first agrees with the others by this F1, "
+        "and with half of them in sentiment",
+    )  # fmt: skip
+    filters.add_argument("--min-faces", type=float, default=0.0, metavar="FRACTION", help="of the frames, with a face")
+    filters.add_argument(
+        "--trim", type=float, default=0.0, metavar="FRACTION", help="of the shortest and of the longest reasons"
+    )
     parser.add_argument("--copy", action="store_true", help="copy the videos instead of linking them")
     parser.add_argument(
         "--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes, at most (%(default)s)"

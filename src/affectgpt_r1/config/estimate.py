@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from affectgpt_r1.config.compose import resolved
 from affectgpt_r1.data.layouts.manifest import read_table
 from affectgpt_r1.policy.backbone import load_tokenizer
-from affectgpt_r1.policy.build_policy import family_of
+from affectgpt_r1.policy.build_policy import ENGINE_KEYS, family_of
 from affectgpt_r1.policy.pretrained import local_weights
 from affectgpt_r1.policy.size import (
     STAGES,
@@ -83,9 +83,7 @@ def estimate(
 
 def _measured(settings: dict[str, Any]) -> tuple[ModelSize, int, bool]:
     """Return the model on the meta device, a prompt's tokens with media, and whether its own tokenizer counted them."""
-    model = {
-        key: value for key, value in settings["model"].items() if key not in ("_target_", "engine", "share_prefix")
-    }
+    model = {key: value for key, value in settings["model"].items() if key not in ("_target_", *ENGINE_KEYS)}
     text, tokens, vocab_size, exact = _prompt(settings, model.pop("tokenizer"), model.get("weights"))
     size = measure_model(vocab_size, image=settings["data"]["visual"] == "image", **model)
     return size, tokens + size.media_tokens - text.count("Here>"), exact
@@ -106,6 +104,7 @@ def _workload(settings: dict[str, Any], prompt_tokens: int, gpus: int | None) ->
         share_prefix=model.get("share_prefix", True),
         accumulates=trainer["accumulate_grad_batches"] > 1,
         gpus=gpus,
+        attention=model.get("attention", "auto"),
         steps_per_generation=stage.get("steps_per_generation", 1),
     )
 

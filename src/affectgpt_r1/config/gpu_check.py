@@ -26,9 +26,10 @@ from torch.profiler import ProfilerActivity, profile
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.engine.fast import Decoder, prefill_prompts
+from affectgpt_r1.engine.fused_attention import AttentionKernel
 from affectgpt_r1.engine.varlen_attention import PackedLengths, attend_to_prefix
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.policy.build_policy import build_policy
+from affectgpt_r1.policy.build_policy import ENGINE_KEYS, build_policy
 from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.policy.size import Workload, measure_model, memory_gib
@@ -45,6 +46,7 @@ QUESTION = (
     "answer in <answer> </answer> tags."
 )
 SUBTITLE = "I did not expect to see you here again after all this time, really."
+KERNELS: tuple[AttentionKernel, ...] = ("flash", "plain", "flex")
 OFFSETS = (0, 50, 1000)  # that biases such as Qwen2's add to scaled attention logits
 TINY: dict[str, dict[str, int]] = {
     "language_model": {"vocab_size": 2048, "hidden_size": 112, "intermediate_size": 64, "num_hidden_layers": 3},
@@ -167,7 +169,7 @@ class GPUCheck:
         return trained, torch.optim.AdamW(trained, lr=1e-6, fused=self.device.type == "cuda")
 
     def _limit_memory(self, part: Part, work: Workload, kind: Any, name: str, peak: float) -> None:
-        model = {key: value for key, value in self._model.items() if key not in ("tokenizer", "engine", "share_prefix")}
+        model = {key: value for key, value in self._model.items() if key not in ("tokenizer", *ENGINE_KEYS)}
         planned = memory_gib(measure_model(None, **model), work, kind, "ddp")
         part.measured[f"{name}/peak_gib"], part.measured[f"{name}/planned_gib"] = peak, planned
         if self.device.type == "cuda":
@@ -187,27 +189,31 @@ class GPUCheck:
             halves = [value.bfloat16().requires_grad_() for value in inputs]
             query, key, value, prompt_key, prompt_value = halves
             doubles = [value.detach().double().requires_grad_() for value in halves]
-            output = attend_to_prefix(query, key, value, prompt_key, prompt_value, packed, own, size**-0.5)
             expected = _plain_attention(doubles, packed, own, size**-0.5)
             weights = torch.randn_like(expected)
-            pairs = [
-                (output, expected),
-                *zip(
-                    torch.autograd.grad(output, halves, weights.to(output.dtype)),
-                    torch.autograd.grad(expected, doubles, weights),
-                    strict=True,
-                ),
-            ]
-            names = ("output", "d query", "d key", "d value", "d prompt key", "d prompt value")
-            for name, (found, exact) in zip(names, pairs, strict=True):
-                error = _relative_error(found, exact)
-                # Gradients are products of rounded probabilities; at 1,000 they are differences of large numbers.
-                if name == "output" or offset == 0:
-                    part.limits.append(
-                        Limit(f"error of {name} at logits +{offset}", error, 0.005 if name == "output" else 0.02)
+            exact = torch.autograd.grad(expected, doubles, weights)
+            for kernel in KERNELS if self.device.type == "cuda" else KERNELS[:2]:
+                for _ in range(2):  # kernels are compiled in the first
+                    started = self._now()
+                    output = attend_to_prefix(
+                        query, key, value, prompt_key, prompt_value, packed, own, size**-0.5, kernel
                     )
-                else:
-                    part.measured[f"error of {name} at logits +{offset}"] = error
+                    found = torch.autograd.grad(output, halves, weights.to(output.dtype))
+                    seconds = self._now() - started
+                part.measured[f"{kernel}: milliseconds at logits +{offset}"] = 1e3 * seconds
+                self._limit_errors(
+                    part, f"{kernel}: error of", offset, [(output, expected), *zip(found, exact, strict=True)]
+                )
+
+    def _limit_errors(self, part: Part, what: str, offset: int, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        names = ("output", "d query", "d key", "d value", "d prompt key", "d prompt value")
+        for name, (found, exact) in zip(names, pairs, strict=True):
+            title, error = f"{what} {name} at logits +{offset}", _relative_error(found, exact)
+            # Gradients at large logits are differences of nearly equal numbers, in every kernel.
+            if name == "output" or offset == 0:
+                part.limits.append(Limit(title, error, 0.005 if name == "output" else 0.02))
+            else:
+                part.measured[title] = error
 
     def build(self, part: Part) -> None:
         """Build the model on the device."""
@@ -292,7 +298,18 @@ class GPUCheck:
             part.limits.append(Limit("tokens/s of the rollout", rate, 8000, at_most=False, is_aim=True))
             part.limits.append(Limit("seconds of a step", seconds, 8.0, is_aim=True))
         prompt = self._prompt_tokens(batch)
-        work = Workload(clips // micro_batches, generations, prompt, length, False, False, True, True, 1, micro_batches)
+        work = Workload(
+            clips // micro_batches,
+            generations,
+            prompt,
+            length,
+            False,
+            False,
+            True,
+            True,
+            1,
+            steps_per_generation=micro_batches,
+        )
         self._limit_memory(part, work, "grpo", f"{clips} clips", self._peak())
 
     @torch.no_grad()

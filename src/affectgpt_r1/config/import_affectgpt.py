@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from affectgpt_r1.config.compose import CONFIGS, resolved
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.io.files import replacing, write_text
-from affectgpt_r1.policy.build_policy import build_modules
+from affectgpt_r1.policy.build_policy import ENGINE_KEYS, build_modules
 from affectgpt_r1.policy.checkpoint import POLICY_PREFIX, check_tensors
 from affectgpt_r1.policy.published_names import our_name, our_names
 from affectgpt_r1.policy.published_settings import CHOICES, published_settings
@@ -74,9 +74,7 @@ def _settle(config: DictConfig, settings: Mapping[str, Any], origin: Path) -> No
 def _our_state(config: DictConfig, published: Published, origin: Path) -> dict[str, Any]:
     """Return the file's weights by our names, after their shapes were checked against the model's."""
     model = resolved(config)["model"]
-    modules = {
-        key: value for key, value in model.items() if key not in ("_target_", "tokenizer", "engine", "share_prefix")
-    }
+    modules = {key: value for key, value in model.items() if key not in ("_target_", "tokenizer", *ENGINE_KEYS)}
     with torch.device("meta"):
         language_model, _, fusion = build_modules(vocab_size=None, image=config.data.visual == "image", **modules)
     trained = {

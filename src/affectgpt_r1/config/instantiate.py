@@ -85,7 +85,7 @@ def take_exported_model(config: DictConfig) -> Path | None:
 
 
 # Keys of `model` that a run does not take from an exported folder
-KEPT_OF_RUN = ("engine", "share_prefix", "gradient_checkpointing", "weights")
+KEPT_OF_RUN = ("engine", "share_prefix", "attention", "gradient_checkpointing", "weights")
 
 
 def build_data(config: DictConfig) -> ClipDataModule:

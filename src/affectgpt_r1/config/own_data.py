@@ -18,6 +18,7 @@ from affectgpt_r1.policy.tokenizer import build_tokenizer
 VOCAB_SIZE = 2048
 EPOCHS = 30  # of SFT in the experiment to start with
 BATCH_SIZE = 16
+STAGES = (("doctor", "sft"), ("train", "sft"), ("train", "grpo"))
 
 
 def data_name(output: Path) -> str:
@@ -55,10 +56,10 @@ def write_configs(output: Path, prepared: Prepared) -> list[Path]:
 def commands(output: Path, prepared: Prepared) -> list[str]:
     """Return what to type next, one command for each stage."""
     name = data_name(output)
-    given = f"--config-dir {_quoted(output / 'configs')} experiment={name}"
-    lines = [f"doctor {given}/sft", f"train {given}/sft", f"train {given}/grpo"]
+    given = f"--config-dir {_quoted(output / 'configs')}"
+    lines = [f"{command} {given} experiment={name}/{stage}" for command, stage in STAGES]
     if prepared.splits["test"]:
-        lines.append(f"evaluate {given.replace(' experiment=', ' +experiment=')}/evaluate")
+        lines.append(f"evaluate {given} +experiment={name}/evaluate")
     lines.append(f"predict FILE --checkpoint outputs/{name}-seed1/grpo/checkpoints/best.ckpt")
     return [f"affectgpt-r1 {line}" for line in lines]
 

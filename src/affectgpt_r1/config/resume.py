@@ -23,7 +23,7 @@ APPLIED = (
     *("trainer", "optim", "judge"),
     *("data.num_workers", "data.eval_batch_size", "data.modality_dropout", "data.max_unreadable_fraction"),
     *("data.feature_store", "data.manifests", "data.recheck", "data.seen_labels", "data.test_labels"),
-    *("model.engine", "model.share_prefix", "model.gradient_checkpointing"),
+    *("model.engine", "model.share_prefix", "model.attention", "model.gradient_checkpointing"),
     *("stage.beta", "stage.kl_estimator", "stage.use_bias_correction_kl"),
     *("stage.epsilon", "stage.epsilon_high", "stage.delta", "stage.loss_type", "stage.importance_sampling_level"),
     *(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from affectgpt_r1.engine.base import Decoded, EmbeddedPrompts, LogpsAndEntropies, PrecomputedGrads, SpecialTokens
+from affectgpt_r1.engine.fused_attention import check_attention
 from affectgpt_r1.engine.fused_decoder import FusedDecoder, KVCache, supports_fused_decode
 from affectgpt_r1.engine.fused_layers import fuse_layers, trim_last_layer
 from affectgpt_r1.engine.fused_linear_logps import InputEmbedding, TokenLogps, fused_linear_logps
@@ -44,10 +45,13 @@ class FastEngine:
             names stay.
         share_prefix: Run each prompt once and share its states among its completions; off, the update repeats the
             prompt for each completion by the model's own attention. Both work under gradient checkpointing.
+        attention: What attends over packed sequences; see
+            :func:`~affectgpt_r1.engine.fused_attention.chosen_attention`.
     """
 
-    def __init__(self, model: Any, *, share_prefix: bool = True) -> None:
+    def __init__(self, model: Any, *, share_prefix: bool = True, attention: str = "auto") -> None:
         self.model = model
+        model.attention_kernel = check_attention(attention)
         self.share_prefix = share_prefix
         use_prefix_attention(model)
         trim_last_layer(model)
@@ -239,6 +243,8 @@ class Decoder:
 
 
 def _run(model: Any, embeds: Tensor, positions: Tensor, attention: PrefixAttention | KVCache) -> Tensor:
+    if isinstance(attention, PrefixAttention):
+        attention.kernel = getattr(model, "attention_kernel", "auto")
     states: Tensor = model.model(
         inputs_embeds=embeds.unsqueeze(0),
         # transformers passes a mask of four dimensions on as it is, and builds none: prefix attention reads no mask.

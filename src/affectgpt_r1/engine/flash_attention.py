@@ -14,7 +14,7 @@ from affectgpt_r1.engine.precision import exact_dtype, exact_matmul
 
 
 def attention_forward(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float, causal: bool, bias: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, causal: bool, bias: Tensor | None, plain: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return the output ``(n, H, q, d)`` and the log-normaliser ``(n, H, q)``.
 
@@ -25,9 +25,10 @@ def attention_forward(
         scale: Multiplies the scores.
         causal: Query ``i`` sees keys up to ``i``; needs ``q == k``.
         bias: ``(n, 1, 1, k)`` added to the scores.
+        plain: Multiply matrices on a CPU, too.
     """
     # The CPU has torch's fused kernel, which scaled_dot_product_attention calls, too, but without its normaliser.
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and not plain:
         output, normalizer = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=bias, scale=scale
         )
@@ -46,6 +47,7 @@ def attention_backward(
     scale: float,
     causal: bool,
     bias: Tensor | None,
+    plain: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value, from that of ``output`` and the inputs of the forward pass.
 
@@ -53,7 +55,7 @@ def attention_backward(
     """
     # p = exp(s - L) and the row term sum(do * o) are then those of the full softmax, and the gradients are exactly what
     # this part of the keys contributes to its own (Liu et al. 2023, ring attention).
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and not plain:
         gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             gradient, query, key, value, output, normalizer, 0.0, causal, attn_mask=bias, scale=scale
         )

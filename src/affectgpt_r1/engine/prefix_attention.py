@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from affectgpt_r1.engine.fused_attention import AttentionKernel
 from affectgpt_r1.engine.varlen_attention import PackedLengths, attend_causally, attend_last_tokens, attend_to_prefix
 from affectgpt_r1.errors import ConfigError
 
@@ -32,6 +33,7 @@ class PrefixAttention:
         prefilled: Whether the prompts' keys and values are in ``cache`` and the pass holds completions alone.
         keep: Whether a pass of prompts alone puts its keys and values into ``cache``.
         cache: ``(k, v)`` by layer, each ``(prompt tokens, KV heads, d)``.
+        kernel: What attends; see :func:`~affectgpt_r1.engine.fused_attention.chosen_attention`.
     """
 
     prompts: PackedLengths
@@ -39,6 +41,7 @@ class PrefixAttention:
     prefilled: bool = False
     keep: bool = False
     cache: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    kernel: AttentionKernel = "auto"
 
     @cached_property
     def read(self) -> Tensor | None:
@@ -66,7 +69,9 @@ class PrefixAttention:
                 self.cache[layer] = (key, value)
             return self._attend_in_prompts(query, key, value, scale)
         if self.prefilled:
-            return attend_to_prefix(query, key, value, *self.cache[layer], self.prompts, self.completions, scale)
+            return attend_to_prefix(
+                query, key, value, *self.cache[layer], self.prompts, self.completions, scale, self.kernel
+            )
         own = self.completions.total
         (prompt_query, own_query), (prompt_key, own_key), (prompt_value, own_value) = (
             torch.split(heads, [len(heads) - own, own]) for heads in (query, key, value)
@@ -75,7 +80,15 @@ class PrefixAttention:
             [
                 self._attend_in_prompts(prompt_query, prompt_key, prompt_value, scale),
                 attend_to_prefix(
-                    own_query, own_key, own_value, prompt_key, prompt_value, self.prompts, self.completions, scale
+                    own_query,
+                    own_key,
+                    own_value,
+                    prompt_key,
+                    prompt_value,
+                    self.prompts,
+                    self.completions,
+                    scale,
+                    self.kernel,
                 ),
             ]
         )
@@ -84,7 +97,7 @@ class PrefixAttention:
         # One query per prompt: a trimmed last layer. (Of prompts of one token each, both ways are the same.)
         if len(query) == self.prompts.count < self.prompts.total:
             return attend_last_tokens(query, key, value, self.prompts, scale)
-        return attend_causally(query, key, value, self.prompts, scale)
+        return attend_causally(query, key, value, self.prompts, scale, self.kernel)
 
 
 def packed_attention_forward(

@@ -14,6 +14,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from affectgpt_r1.engine.flash_attention import attention_backward, attention_forward
+from affectgpt_r1.engine.fused_attention import (
+    AttentionKernel,
+    Sequences,
+    SharedPrompts,
+    chosen_attention,
+    flash_attend,
+    flex_attend,
+)
 from affectgpt_r1.engine.precision import exact_matmul
 
 
@@ -42,6 +50,11 @@ class PackedLengths:
         self._padded_index = (self.cu_seqlens[:-1, None] + steps).clamp(max=max(self.total - 1, 0)).flatten()
         self._packed_index = self.kept.flatten().nonzero().squeeze(-1)
 
+    def bounds(self, per_sequence: int = 1) -> Sequences:
+        """Return where every ``per_sequence`` sequences begin, and the most tokens of so many."""
+        lengths = [sum(self.lengths[at : at + per_sequence]) for at in range(0, self.count, per_sequence)]
+        return Sequences(self.cu_seqlens[::per_sequence], max(lengths))
+
     def pad(self, packed: Tensor) -> Tensor:
         """Return ``(total, ...)`` as ``(n, max_seqlen, ...)``; the padding is arbitrary but finite."""
         padded = packed if self.equal else packed.index_select(0, self._padded_index)
@@ -68,7 +81,14 @@ class PackedLengths:
         return bias.masked_fill_(~self.kept, torch.finfo(dtype).min).view(self.count, 1, 1, self.max_seqlen)
 
 
-def attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
+def attend_causally(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: PackedLengths,
+    scale: float,
+    kernel: AttentionKernel = "auto",
+) -> Tensor:
     """Attend causally inside each packed sequence.
 
     Args:
@@ -77,11 +97,17 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, lengths: PackedLe
         value: ``(T, KV heads, d)``.
         lengths: Of the sequences.
         scale: Multiplies the scores.
+        kernel: See :func:`~affectgpt_r1.engine.fused_attention.chosen_attention`.
 
     Returns:
         ``(T, H, d)``.
     """
-    output: Tensor = _CausalAttention.apply(query, key, value, lengths, scale)
+    chosen = chosen_attention(kernel, query)
+    if chosen == "flex":
+        return flex_attend(query, key, value, lengths.sequences, None, scale)
+    if chosen == "flash" and query.device.type != "cpu":
+        return flash_attend(query, key, value, lengths.bounds(), None, scale)
+    output: Tensor = _CausalAttention.apply(query, key, value, lengths, scale, chosen == "plain")
     return output
 
 
@@ -105,6 +131,7 @@ def attend_to_prefix(
     prompts: PackedLengths,
     completions: PackedLengths,
     scale: float,
+    kernel: AttentionKernel = "auto",
 ) -> Tensor:
     """Attend from completions to their prompts, and causally to themselves.
 
@@ -117,12 +144,22 @@ def attend_to_prefix(
         prompts: Lengths of the ``B`` prompts.
         completions: Lengths of the ``N`` completions.
         scale: Multiplies the scores.
+        kernel: See :func:`~affectgpt_r1.engine.fused_attention.chosen_attention`.
 
     Returns:
         ``(T, H, d)``.
     """
+    chosen = chosen_attention(kernel, query)
+    per_prompt = completions.count // prompts.count
+    if chosen == "flex":
+        of_query = completions.sequences // per_prompt
+        shared = (prompt_key, prompt_value, prompts.sequences, of_query)
+        return flex_attend(query, key, value, completions.sequences, shared, scale)
+    if chosen == "flash" and query.device.type != "cpu":
+        held = SharedPrompts(prompt_key, prompt_value, prompts.bounds(), completions.bounds(per_prompt))
+        return flash_attend(query, key, value, completions.bounds(), held, scale)
     output: Tensor = _CompletionAttention.apply(
-        query, key, value, prompt_key, prompt_value, prompts, completions, scale
+        query, key, value, prompt_key, prompt_value, prompts, completions, scale, chosen == "plain"
     )
     return output
 
@@ -147,12 +184,12 @@ def _reduce_heads(gradient: Tensor, key_heads: int) -> Tensor:
 
 
 def _attend_to_self(
-    query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float
+    query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float, plain: bool
 ) -> tuple[Tensor, Tensor]:
     """Return output ``(n, H, L, d)`` and log-normaliser ``(n, H, L)``; ``query`` is padded, ``(n, L, H, d)``."""
     keys, values = (_expand_heads(lengths.pad(packed), query.shape[2]) for packed in (key, value))
     # The padding needs no mask: it is on the right, and causal attention sees what comes before.
-    return attention_forward(_heads_first(query), keys, values, scale=scale, causal=True, bias=None)
+    return attention_forward(_heads_first(query), keys, values, scale=scale, causal=True, bias=None, plain=plain)
 
 
 def _gradients_to_self(
@@ -164,6 +201,7 @@ def _gradients_to_self(
     normalizer: Tensor,
     lengths: PackedLengths,
     scale: float,
+    plain: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of :func:`_attend_to_self`: of the query padded, of key and value packed."""
     keys, values = (_expand_heads(lengths.pad(packed), query.shape[2]) for packed in (key, value))
@@ -177,6 +215,7 @@ def _gradients_to_self(
         scale=scale,
         causal=True,
         bias=None,
+        plain=plain,
     )
     to_key, to_value = (lengths.pack(_reduce_heads(padded, key.shape[1])) for padded in rest)
     return _heads_first(to_query), to_key, to_value
@@ -186,10 +225,12 @@ class _CausalAttention(torch.autograd.Function):
     """:func:`attend_causally`; it keeps packed tensors for the backward pass, not padded ones."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float) -> Tensor:
-        output, normalizer = _attend_to_self(lengths.pad(query), key, value, lengths, scale)
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: PackedLengths, scale: float, plain: bool
+    ) -> Tensor:
+        output, normalizer = _attend_to_self(lengths.pad(query), key, value, lengths, scale, plain)
         ctx.save_for_backward(query, key, value, output, normalizer)
-        ctx.lengths, ctx.scale = lengths, scale
+        ctx.lengths, ctx.scale, ctx.plain = lengths, scale, plain
         return lengths.pack(_heads_first(output))
 
     @staticmethod
@@ -200,9 +241,9 @@ class _CausalAttention(torch.autograd.Function):
         # Zeros: queries in the padding take part in the backward pass, and must not add to the keys' gradients.
         padded, padded_gradient = lengths.pad(query), lengths.pad_with_zeros(gradient)
         to_query, *others = _gradients_to_self(
-            padded_gradient, padded, key, value, output, normalizer, lengths, ctx.scale
+            padded_gradient, padded, key, value, output, normalizer, lengths, ctx.scale, ctx.plain
         )
-        return lengths.pack(to_query), *others, None, None
+        return lengths.pack(to_query), *others, None, None, None
 
 
 class _CompletionAttention(torch.autograd.Function):
@@ -219,6 +260,7 @@ class _CompletionAttention(torch.autograd.Function):
         prompts: PackedLengths,
         completions: PackedLengths,
         scale: float,
+        plain: bool,
     ) -> Tensor:
         padded, key_heads = completions.pad(query), key.shape[1]
         # Towards the prompt a group's completions, and the query heads of one key head, are one long list of queries:
@@ -231,8 +273,9 @@ class _CompletionAttention(torch.autograd.Function):
             scale=scale,
             causal=False,
             bias=bias,
+            plain=plain,
         )
-        to_self, self_normalizer = _attend_to_self(padded, key, value, completions, scale)
+        to_self, self_normalizer = _attend_to_self(padded, key, value, completions, scale, plain)
         to_prompt = _heads_first(_spread_groups(to_prompt, padded.shape))
         prompt_normalizer = _heads_first(_spread_groups(prompt_normalizer.unsqueeze(-1), padded.shape))[..., 0]
         # With log-normalisers L1 of the prompt's keys and L2 of the completion's own (see flash_attention):
@@ -241,7 +284,7 @@ class _CompletionAttention(torch.autograd.Function):
         output = to_prompt * (prompt_normalizer - normalizer).exp().unsqueeze(-1).to(to_prompt.dtype)
         output = output.addcmul_(to_self, (self_normalizer - normalizer).exp().unsqueeze(-1).to(to_self.dtype))
         ctx.save_for_backward(query, key, value, prompt_key, prompt_value, output, normalizer, bias)
-        ctx.prompts, ctx.completions, ctx.scale = prompts, completions, scale
+        ctx.prompts, ctx.completions, ctx.scale, ctx.plain = prompts, completions, scale, plain
         return completions.pack(_heads_first(output))
 
     @staticmethod
@@ -261,17 +304,16 @@ class _CompletionAttention(torch.autograd.Function):
             scale=ctx.scale,
             causal=False,
             bias=bias,
+            plain=ctx.plain,
         )
         to_self, *own_gradients = _gradients_to_self(
-            padded_gradient, padded, key, value, output, normalizer, completions, ctx.scale
+            padded_gradient, padded, key, value, output, normalizer, completions, ctx.scale, ctx.plain
         )
         return (
             completions.pack(to_self + _spread_groups(to_prompt, padded.shape)),
             *own_gradients,
             *(prompts.pack(_heads_first(padded)) for padded in prompt_gradients),
-            None,
-            None,
-            None,
+            *[None] * 4,
         )
 
 

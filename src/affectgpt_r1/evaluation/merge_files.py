@@ -41,11 +41,13 @@ def merge_files(
         chat: Extracts the labels of free text; None searches for the lexicon's words.
 
     Raises:
-        ConfigError: There is one file only, or one is given twice.
+        ConfigError: There is one file only, one is given twice, or ``output`` is one of them.
         DataError: A file cannot be read, has other clips than the first, or ``output`` has another suffix.
     """
     if len(paths) < 2 or len(set(paths)) < len(paths):
         raise ConfigError(f"merge takes two or more different files, not {', '.join(map(str, paths))}")
+    if output in paths:
+        raise ConfigError(f"--output {output} is one of the files that are merged: choose another")
     words = load_lexicon(lexicon)
     extract = text_extractor(words, chat)
     systems = [read_named_sets(path, extract) for path in paths]

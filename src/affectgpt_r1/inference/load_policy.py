@@ -111,6 +111,8 @@ def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy
         )
     data = resolved(config)["data"]
     media = read_media({key: data[key] for key in media_keys() if key in data}, checkpoint)
+    # Encoders that are not pretrained (encoders_from=null) were drawn from the run's seed; no checkpoint holds them.
+    torch.manual_seed(int(settings_of_checkpoint(checkpoint).facts.get("seed") or config.seed))
     return build_policy(config), media, answer_sampling(config), config.emotion.lexicon, _is_synthetic(checkpoint)
 
 

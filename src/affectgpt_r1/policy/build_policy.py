@@ -21,6 +21,7 @@ from affectgpt_r1.policy.prompts import PromptTemplate
 log = logging.getLogger(__name__)
 
 DEFAULT_FAMILY = "affectgpt"
+ENGINE_KEYS = ("engine", "share_prefix", "attention")  # of `model`, which change how it is run
 SIZES = ("hidden_size", "d_model")  # keys by which a part's configuration names its width
 
 
@@ -31,6 +32,7 @@ def build_policy(
     family: str = DEFAULT_FAMILY,
     engine: str = "fast",
     share_prefix: bool = True,
+    attention: str = "auto",
     weights: str | None = None,
     **modules: Any,
 ) -> MultimodalPolicy:
@@ -42,6 +44,7 @@ def build_policy(
         family: Key of :data:`~affectgpt_r1.policy.families.FAMILIES`.
         engine: See :func:`build_engine`.
         share_prefix: See :func:`build_engine`.
+        attention: See :func:`build_engine`.
         weights: Folder whose subfolders hold pretrained weights.
         modules: The other keywords of :func:`build_modules`.
     """
@@ -52,17 +55,18 @@ def build_policy(
     check_vocabulary(loaded, language_model)
     values = {field.name: getattr(template, field.name) for field in dataclasses.fields(template)}
     template = family_named(family).template(**{**values, "shown": fusion.shown})
-    runner = build_engine(engine, language_model, share_prefix=share_prefix)
+    runner = build_engine(engine, language_model, share_prefix=share_prefix, attention=attention)
     return MultimodalPolicy(language_model, encoders, fusion, loaded, template, runner)
 
 
-def build_engine(name: str, model: Any, *, share_prefix: bool = True) -> Engine:
+def build_engine(name: str, model: Any, *, share_prefix: bool = True, attention: str = "auto") -> Engine:
     """Build what runs the language model.
 
     Args:
         name: ``reference`` or ``fast``, which for sliding windows or attention sinks is ``reference`` as well.
         model: A transformers causal language model.
         share_prefix: Run a prompt once per clip in the update, not once per completion; of the fast engine.
+        attention: What attends over packed sequences: ``auto``, ``flash``, ``flex`` or ``plain``; of the fast engine.
 
     Raises:
         ConfigError: The name is unknown.
@@ -75,7 +79,7 @@ def build_engine(name: str, model: Any, *, share_prefix: bool = True) -> Engine:
     if name == "fast":
         from affectgpt_r1.engine.fast import FastEngine  # here, so that the reference engine runs without its files
 
-        return FastEngine(model, share_prefix=share_prefix)
+        return FastEngine(model, share_prefix=share_prefix, attention=attention)
     raise ConfigError(f"model.engine={name} is unknown: choose fast or reference")
 
 
@@ -127,7 +131,7 @@ def family_of(model: Mapping[str, Any]) -> Family:
 # Arguments of the policy's builders that do not describe the policy.
 NOT_MODEL = (
     *("tokenizer", "weights", "template", "vocab_size", "image"),
-    *("engine", "share_prefix", "gradient_checkpointing"),
+    *(*ENGINE_KEYS, "gradient_checkpointing"),
 )
 
 # Keys of ``model`` that belong to a policy: the arguments of its builders.

@@ -74,6 +74,7 @@ class Workload:
     share_prefix: bool
     accumulates: bool  # gradients of earlier batches wait for the optimizer's step while this one runs
     gpus: int
+    attention: str = "auto"  # of the engine; plain products hold scores, kernels for half precision do not
     steps_per_generation: int = 1  # batches that are sampled at once
 
 
@@ -188,8 +189,8 @@ def _activation_bytes(size: ModelSize, tokens: int, checkpointing: bool) -> floa
 
 
 def _score_bytes(size: ModelSize, work: Workload, stage: StageName) -> float:
-    if not work.share_prefix:
-        return 0.0  # torch's attention holds no scores
+    if not work.share_prefix or (work.attention != "plain" and size.activation_bytes < 4):
+        return 0.0  # fused attention holds no scores
     scores = _rows(work, stage) * size.num_heads * work.completion_tokens
     return COPIES * 4.0 * scores * max(work.completion_tokens, work.prompt_tokens)
 

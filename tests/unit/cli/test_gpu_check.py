@@ -17,10 +17,10 @@ def test_every_number_is_right_on_a_cpu(tmp_path, capsys):
     assert [part["name"] for part in found["parts"]] == list(NAMES) == list(PARTS)
     assert found["machine"]["torch"] == torch.__version__
     limits = [limit for part in found["parts"] for limit in part["limits"]]
-    assert len(limits) == 13
+    assert len(limits) == 21
     assert [limit for limit in limits if not limit["holds"]] == []
     printed = capsys.readouterr().out
-    assert "error of output at logits +1000" in printed
+    assert "flash: error of output at logits +1000" in printed
     assert printed.endswith("No number is wrong\n")
 
 

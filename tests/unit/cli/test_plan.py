@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -55,7 +56,7 @@ def test_nothing_is_allocated():
     from affectgpt_r1.config.compose import CONFIGS
 
     config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / "affectgpt_7b.yaml"), resolve=False)
-    for key in ("_target_", "tokenizer", "engine", "share_prefix"):
+    for key in ("_target_", "tokenizer", "engine", "share_prefix", "attention"):
         del config[key]
     size = measure_model(None, **{**config, "weights": None, "fusion": "qformer"})
     assert size.media_tokens == 32 + 8 + 16
@@ -65,7 +66,11 @@ def test_nothing_is_allocated():
 
 @pytest.fixture
 def size(tiny_config, tiny_policy):
-    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "engine", "share_prefix")}
+    modules = {
+        key: value
+        for key, value in tiny_config.items()
+        if key not in ("tokenizer", "engine", "share_prefix", "attention")
+    }
     return measure_model(len(tiny_policy.tokenizer), **modules)
 
 
@@ -97,7 +102,11 @@ def test_a_head_that_trains_holds_its_gradient_next_to_the_accumulated_one(size,
         return (held[1] - held[0]) * 2**30
 
     assert more(size) == pytest.approx(4 * size.vocab_size * size.hidden_size)
-    modules = {key: value for key, value in tiny_config.items() if key not in ("tokenizer", "engine", "share_prefix")}
+    modules = {
+        key: value
+        for key, value in tiny_config.items()
+        if key not in ("tokenizer", "engine", "share_prefix", "attention")
+    }
     adapted = {**modules, "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj"]}}
     assert more(measure_model(len(tiny_policy.tokenizer), **adapted)) == 0  # LoRA freezes the head
 
@@ -106,6 +115,14 @@ def test_checkpointing_trades_memory_for_operations(size):
     usual, saving = work(), work(gradient_checkpointing=True)
     assert memory_gib(size, saving, "sft", "ddp") < memory_gib(size, usual, "sft", "ddp")
     assert step_flops(size, saving, "sft") / step_flops(size, usual, "sft") == pytest.approx(4 / 3, rel=1e-6)
+
+
+def test_plain_attention_holds_scores_and_fused_attention_none(size):
+    half = dataclasses.replace(size, activation_bytes=2)
+    plain, fused = (memory_gib(half, work(attention=name), "sft", "ddp") for name in ("plain", "auto"))
+    scores = 2 * size.num_heads * 10 * 30  # of two answers: as many as the longer side has, each way
+    assert (plain - fused) * 2**30 == pytest.approx(4 * 4 * scores)
+    assert memory_gib(size, work(attention="plain"), "sft", "ddp") == memory_gib(size, work(), "sft", "ddp")
 
 
 def test_operations_are_six_a_parameter_and_token_when_all_train(size):
@@ -150,13 +167,12 @@ def test_the_papers_grpo_by_hand(tmp_path, capsys):
     states = 12 * (40_370_176 + 14_042_372)
     layer = 2 * (12 * 3584 + 4 * 512 + 4 * 18_944) + 4 * (6 * 3584 + 18_944)
     activations = tokens * (28 * 2 * 3584 + layer)
-    scores = 16 * (16 * 28 * 1024 * 1024)
     head = 16 * 2048 * 8192 + 8 * 16 * 1024 * 3584
     sharded = 2 * 7_615_616_512 + 4 * (40_370_176 + 14_042_372)
     full = weights + 4 * (40_370_176 + 14_042_372)
     expected = {"ddp": weights + states, "fsdp": full + (sharded + states) / 8}
     for strategy, held in expected.items():
-        gib = (held + activations + scores + head) / 2**30
+        gib = (held + activations + head) / 2**30
         assert result["memory_gib"]["grpo"][strategy] == pytest.approx(gib, abs=0.006)
     # Forward, again under checkpointing, for activations and for what trains; then sampling of the step's 16 clips at
     # once, whose arithmetic takes longer than to read the weights for it.

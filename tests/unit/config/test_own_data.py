@@ -40,7 +40,7 @@ def test_trainings_read_the_folder(prepared, stage):
     assert config.model.tokenizer == f"{output}/tokenizer/tokenizer.json"
     data = instantiate(config.data, "data")
     data.setup()
-    assert [[row.name for row in rows] for rows in data.splits] == list(done.splits.values())
+    assert {split: [row.name for row in getattr(data.splits, split)] for split in done.splits} == done.splits
     assert data.splits.train[1].reason == "A smile, the 2th."
     assert data.media.modalities == ("video", "audio")
 

@@ -99,6 +99,21 @@ def test_overlapping_splits_fail(root):
         ready(root, test_labels=None, validation_labels="track2_train_mercaptionplus.csv")
 
 
+def test_supervised_clips_are_read_encoded_once_and_never_evaluated(root):
+    (root / "more.csv").write_text("name,openset\nsample_00,happy\nsample_06,sad\n")
+    datamodule = ready(root, supervised_labels="more.csv", val_fraction=0.0)
+    assert names(datamodule.splits.supervised) == ["sample_00", "sample_06"]
+    assert len(datamodule.splits.rows()) == len(set(names(datamodule.splits.rows()))) == 12
+    assert datamodule.file_digests().keys() >= {"train_labels", "supervised_labels"}
+    assert [file.split for file in datamodule.label_files()] == ["train", "test", "supervised"]
+    datamodule.use_supervised(2)
+    batch = next(iter(datamodule.train_dataloader()))
+    assert (len(batch), sorted(batch.supervised.names)) == (3, ["sample_00", "sample_06"])
+    (root / "more.csv").write_text("name,openset\nsample_09,happy\n")
+    with pytest.raises(DataError, match=r"1 clips are in two splits: sample_09"):
+        ready(root, supervised_labels="more.csv")
+
+
 def test_names_without_media_fail_only_for_modalities_that_are_on(root):
     (root / "openface_face" / "sample_09" / "sample_09.npy").unlink()
     with pytest.raises(DataError, match=r"row 3 \(sample_09\): openface_face/sample_09/sample_09\.npy"):

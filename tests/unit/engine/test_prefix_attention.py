@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectgpt_r1.engine import flash_attention as flash
 from affectgpt_r1.engine.prefix_attention import PrefixAttention, packed_attention_forward
 from affectgpt_r1.engine.varlen_attention import PackedLengths
 from affectgpt_r1.errors import ConfigError
@@ -95,8 +94,7 @@ def test_one_softmax_over_prompt_and_completion(layout, heads, prefilled):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.float64, 1e-11)])
 def test_the_fused_and_the_plain_kernel(monkeypatch, layout, plain, dtype, tolerance):
     if plain:
-        monkeypatch.setattr("affectgpt_r1.engine.varlen_attention.attention_forward", flash.plain_attention_forward)
-        monkeypatch.setattr("affectgpt_r1.engine.varlen_attention.attention_backward", flash.plain_attention_backward)
+        monkeypatch.setattr("affectgpt_r1.engine.varlen_attention.chosen_attention", lambda *_: "plain")
     check(layout, 4, 2, dtype, tolerance)
 
 

@@ -86,6 +86,7 @@ def test_merged_files_are_scored_next_to_each_system(files, capsys, suffix):
         (["a.jsonl", "--output", "m.jsonl"], "merge takes two or more different files, not"),
         (["a.jsonl", "a.jsonl", "--output", "m.jsonl"], "merge takes two or more different files, not"),
         (["a.jsonl", "one.csv", "--output", "m.jsonl"], "do not answer the same clips: 1 are missing and 0 are not"),
+        (["a.jsonl", "b.csv", "--output", "b.csv"], "--output b.csv is one of the files that are merged: choose"),
         (["a.jsonl", "b.csv", "--output", "m.txt"], "the suffix is none of .jsonl, .csv and -openset.npz; rename it"),
         (["a.jsonl", "b.csv", "--output", "m.csv", "--json", "s.json"], "give --targets FILE as well"),
     ],

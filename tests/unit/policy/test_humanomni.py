@@ -31,7 +31,7 @@ def policy(tokenizer_file):
 
 def test_the_published_parameters():
     config = humanomni_config("humanomni_05b")
-    for key in ("tokenizer", "engine", "share_prefix"):
+    for key in ("tokenizer", "engine", "share_prefix", "attention"):
         del config[key]
     with torch.device("meta"):
         language_model, encoders, fusion = build_modules(vocab_size=None, **{**config, "weights": None})

@@ -44,7 +44,7 @@ class Person:
         """Return how likely a face is this person's: correlation with the last one, and half of the overlap with it."""
         last = self.boxes[max(self.boxes)]
         correlation = 0.0 if self._last is None else float((self._last * look).mean())
-        return max(0.0, correlation) + _overlap(last, box) / 2
+        return max(0.0, correlation) + overlap(last, box) / 2
 
     def add(self, index: int, box: Box, look: NDArray[np.float32]) -> None:
         """Add the face of a picture."""
@@ -108,8 +108,8 @@ def centre_square(picture: Frames) -> Frames:
     return np.ascontiguousarray(picture[top : top + size, left : left + size])
 
 
-def find_faces(picture: Frames) -> list[Box]:
-    """Return left, top, right and bottom of the faces of a picture, the largest first."""
+def find_faces(picture: Frames, least: float = LEAST_PROBABILITY) -> list[Box]:
+    """Return left, top, right and bottom of the faces of a picture that are as probable, the largest first."""
     step = -(-max(picture.shape[:2]) // LONGEST_EDGE)
     searched = np.ascontiguousarray(picture[::step, ::step])
     if min(searched.shape[:2]) < SMALLEST_FACE:
@@ -117,7 +117,7 @@ def find_faces(picture: Frames) -> list[Box]:
     boxes, probabilities = _detector().detect(searched)
     if boxes is None:
         return []
-    sure = [box for box, probability in zip(boxes, probabilities, strict=True) if probability >= LEAST_PROBABILITY]
+    sure = [box for box, probability in zip(boxes, probabilities, strict=True) if probability >= least]
     found = [tuple(float(edge) * step for edge in box) for box in sure]
     return [
         (left, top, right, bottom)
@@ -138,7 +138,7 @@ def crop_face(picture: Frames, box: Box) -> Frames | None:
     return centre_square(crop) if crop.size else None
 
 
-def _overlap(first: Box, second: Box) -> float:
+def overlap(first: Box, second: Box) -> float:
     """Return the intersection of two boxes over their union."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])

@@ -47,7 +47,8 @@ class Extracted:
     source: str  # its files and their state when they were read
     settings: str
     frames: int = 0  # that were searched for a face; 0 without pictures
-    faces: int = 0
+    faces: int = 0  # in how many the most prominent person was found
+    people: int = 0
     seconds: float = 0.0  # of sound; 0 without
     text: str = ""  # of a subtitle track inside
     fault: str = ""  # why it cannot be read
@@ -59,7 +60,7 @@ def extract(output: Path, clip: Clip, extraction: Extraction) -> Extracted:
     for stale in (wav, crops):
         stale.unlink(missing_ok=True)
     state = Extracted(clip.name, source_of(clip), settings_of(extraction))
-    frames = faces = 0
+    frames = faces = people = 0
     seconds, text = 0.0, ""
     try:
         if clip.video is not None:
@@ -69,14 +70,14 @@ def extract(output: Path, clip: Clip, extraction: Extraction) -> Extracted:
                 _place(clip.video, video, copy=extraction.copy)
                 frames = len(streams.picture_times)
                 if extraction.faces != "none":
-                    frames, faces = write_crops(clip.video, crops, extraction.frames, extraction.faces, streams)
+                    frames, faces, people = write_crops(clip.video, crops, extraction.frames, extraction.faces, streams)
             if streams.has_audio and clip.sound is None:
                 seconds = _write_sound(clip.video, wav)
         if clip.sound is not None:
             seconds = _write_sound(clip.sound, wav)
     except MediaError as error:
         return _replaced(state, fault=str(error))
-    return _replaced(state, frames=frames, faces=faces, seconds=round(seconds, 3), text=text)
+    return _replaced(state, frames=frames, faces=faces, people=people, seconds=round(seconds, 3), text=text)
 
 
 def extract_all(output: Path, clips: Sequence[Clip], extraction: Extraction, workers: int) -> Iterator[Extracted]:

@@ -79,8 +79,12 @@ class ClipFinder:
         """Return the clips that the cell may mean."""
         key = plain_name(cell.strip())
         number = key.removesuffix(".0")  # a spreadsheet takes 007 for a number
+        parts = place_key(cell).split("/")
+        below = (
+            self._of_place.get("/".join(parts[first:])) for first in range(len(parts))
+        )  # `predict` writes the full path
         return (
-            self._of_place.get(place_key(cell))
+            next(filter(None, below), None)
             or self._of_name.get(key)
             or (self._of_number.get(number.lstrip("0")) if number.isdigit() else None)
             or []

@@ -22,6 +22,7 @@ from affectgpt_r1.data.prepare.extract import (
     write_changed,
     write_record,
 )
+from affectgpt_r1.data.prepare.filter_labels import Filters, disagreements, unusual_lengths
 from affectgpt_r1.data.prepare.find_clips import Clip, find_clips, same_bytes
 from affectgpt_r1.data.prepare.label_tables import (
     SPEAKER,
@@ -60,6 +61,7 @@ class Wishes:
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     extraction: Extraction = field(default_factory=Extraction)
+    filters: Filters = field(default_factory=Filters)  # with agreement, ``tables`` are those of the labellers
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Plan:
     tables: Tables
     known: dict[str, Extracted]  # what an earlier run made, and is still true
     notes: list[str] = field(default_factory=list)
+    others: list[dict[str, str]] = field(default_factory=list)  # labels by other labellers than the first
 
     @property
     def to_do(self) -> list[Clip]:
@@ -112,8 +115,15 @@ def plan(wishes: Wishes) -> Plan:
         _check_output(wishes.data, wishes.output)
     clips = find_clips(wishes.data, wishes.output)
     found = [] if wishes.tables else find_tables(wishes.data, wishes.output)
-    tables = read_tables(clips, wishes.tables, found, wishes.columns)
+    labellers = wishes.tables if wishes.filters.agreement else ()
+    if wishes.filters.agreement and len(labellers) < 2:
+        raise ConfigError("--agree compares labellers: give two or more files by --labels, the one to keep first")
+    tables = read_tables(clips, wishes.tables[:1] if labellers else wishes.tables, found, wishes.columns)
     result = Plan(wishes, clips, tables, {})
+    for path in labellers[1:]:
+        other = read_tables(clips, [path], [], wishes.columns)
+        tables.used += [f"{line} (to compare)" for line in other.used]
+        result.others.append({name: fact.values.get(LABELS, "") for name, fact in other.facts.items()})
     for clip in clips:
         facts = tables.facts.setdefault(clip.name, Facts())
         _add_from_places(result, clip, facts)
@@ -247,8 +257,9 @@ def _said(found: Plan, state: Extracted) -> str:
 
 def _write(output: Path, found: Plan, prepared: Prepared, earlier: Mapping[str, str]) -> list[str]:
     """Draw the splits, and write every table that has changed."""
-    names = [clip.name for clip in found.clips if clip.name not in prepared.left_out]
     facts = found.facts
+    _filter(found, prepared)
+    names = [clip.name for clip in found.clips if clip.name not in prepared.left_out]
     labelled = [name for name in names if facts[name].values.get(LABELS)]
     prepared.unlabelled = [name for name in names if name not in set(labelled)]
     copies = same_bytes([clip for clip in found.clips if clip.name in set(labelled)])
@@ -278,7 +289,7 @@ def _write(output: Path, found: Plan, prepared: Prepared, earlier: Mapping[str, 
         SUBTITLES: (("name", "english"), list(said.items()) if prepared.has_subtitles else []),
         UNLABELLED: (("name",), [(name,) for name in prepared.unlabelled]),
         REPORT: (
-            ("name", "file", "split", "labels", "frames", "faces", "seconds", "characters", "left_out"),
+            ("name", "file", "split", "labels", "frames", "faces", "people", "seconds", "characters", "left_out"),
             [_report_row(found, prepared, clip, split_of) for clip in found.clips],
         ),
     }
@@ -294,6 +305,28 @@ def _write(output: Path, found: Plan, prepared: Prepared, earlier: Mapping[str, 
     return written
 
 
+def _filter(found: Plan, prepared: Prepared) -> None:
+    """Leave out clips whose labels a filter doubts, but none that a table or folder sets apart for evaluation."""
+    filters, facts = found.wishes.filters, found.facts
+    labels = {
+        clip.name: facts[clip.name].values[LABELS]
+        for clip in found.clips
+        if clip.name not in prepared.left_out
+        and facts[clip.name].values.get(LABELS)
+        and facts[clip.name].values.get(SPLIT, "train") == "train"
+    }
+    faults: dict[str, str] = {}
+    if filters.trim:
+        faults |= unusual_lengths({name: facts[name].values.get(FREE_TEXT, "") for name in labels}, filters.trim)
+    if filters.faces:
+        states = {name: prepared.states[name] for name in labels if prepared.states[name].frames}
+        unseen = {name: state for name, state in states.items() if state.faces < filters.faces * state.frames}
+        faults |= {name: f"a face in {state.faces} of {state.frames} frames" for name, state in unseen.items()}
+    if filters.agreement:
+        faults |= disagreements(labels, found.others, filters.agreement)
+    prepared.left_out |= faults
+
+
 def _report_row(found: Plan, prepared: Prepared, clip: Clip, split_of: Mapping[str, str]) -> tuple[str, ...]:
     state = prepared.states[clip.name]
     labels = found.facts[clip.name].values.get(LABELS, "")
@@ -303,7 +336,7 @@ def _report_row(found: Plan, prepared: Prepared, clip: Clip, split_of: Mapping[s
         str(clip.video or clip.sound),
         split_of.get(clip.name, ""),
         labels,
-        *map(str, (state.frames, state.faces, state.seconds, len(_said(found, state)))),
+        *map(str, (state.frames, state.faces, state.people, state.seconds, len(_said(found, state)))),
         left_out,
     )
 
@@ -375,7 +408,9 @@ def outcome(prepared: Prepared) -> list[str]:
         lines[0] += f", {len(prepared.unlabelled)} without labels ({UNLABELLED})"
     lines.append(f"modalities {', '.join(prepared.modalities)}; data.visual={prepared.visual}")
     if prepared.is_detected:
-        lines.append(f"a face in {faces:,} of {frames:,} frames ({faces / max(frames, 1):.1%})")
+        several = sum(state.people > 1 for state in states)
+        others = f"; several people in {counted(several, 'clip', 'clips')}, of whom one is cropped" if several else ""
+        lines.append(f"a face in {faces:,} of {frames:,} frames ({faces / max(frames, 1):.1%}){others}")
     if prepared.left_out:
         reasons = Counter(prepared.left_out.values())
         shown = "; ".join(f"{number} with {reason}" for reason, number in reasons.most_common(5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 from affectgpt_r1.data.prepare.extract import Extraction
+from affectgpt_r1.data.prepare.filter_labels import Filters
 from affectgpt_r1.data.prepare.prepare_folder import Wishes, describe, outcome, plan, prepare
 from affectgpt_r1.errors import ConfigError, DataError
 from helpers import own_folders
@@ -217,3 +219,32 @@ def test_outputs_that_would_mix_with_something_else(tmp_path, write_mp4):
         plan(Wishes(tmp_path / "data", tmp_path / "full"))
     with pytest.raises(ConfigError, match="holds the videos themselves"):
         plan(Wishes(tmp_path / "data", tmp_path))
+
+
+def test_machine_labels_are_kept_where_labellers_agree(tmp_path, write_mp4):
+    answers = {
+        "a": [("clip0", ["happy"]), ("clip1", ["happy"]), ("clip2", ["sad"]), ("clip3", ["calm"])],
+        "b": [("clip0", ["joyful"]), ("clip1", ["furious"]), ("clip2", ["sad", "happy"])],
+    }
+    for number in range(4):
+        write_mp4(tmp_path / "data" / f"clip{number}.mp4", 2, first_gray=number)
+    for labeller, rows in answers.items():
+        lines = [json.dumps({"file": f"data/{name}.mp4", "name": name, "openset": words}) for name, words in rows]
+        (tmp_path / f"{labeller}.jsonl").write_text("\n".join(lines))
+    tables = (tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    _, done = _prepared(tmp_path / "data", tmp_path / "out", tables=tables, filters=Filters(agreement=0.5))
+    assert done.left_out == {
+        "clip1": "labellers agree by F1 0.00",
+        "clip2": "most labellers do not find it negative",
+        "clip3": "no other labeller",
+    }
+    assert _table(tmp_path / "out" / "labels_train.csv") == {"clip0": "happy"}
+    with pytest.raises(ConfigError, match="--agree compares labellers"):
+        plan(Wishes(tmp_path / "data", tables=tables[:1], filters=Filters(agreement=0.5)))
+
+
+def test_clips_without_enough_faces_are_filtered_and_evaluation_clips_are_not(folders, tmp_path):
+    found = plan(Wishes(folders / "workbook", tmp_path, extraction=NO_FACES, filters=Filters(faces=0.5, trim=0.34)))
+    done = prepare(found, workers=1)
+    assert (done.splits["validation"], done.splits["test"]) == (["004"], ["005"])
+    assert done.left_out == dict.fromkeys(("001", "002", "003"), "a face in 0 of 12 frames")
