@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -132,7 +132,7 @@ class GPUCheck:
     def describe(self) -> dict[str, str]:
         """Return what the numbers were measured on."""
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
-        return {"device": name, "torch": torch.__version__, "transformers": transformers.__version__}
+        return {"device": name, "torch": torch.__version__, "transformers": version("transformers")}
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -132,5 +132,6 @@ def _labelled_rows(
                 "openset": list(answer.labels),
                 "reasoning": answer.reasoning,
                 "completion": answer.text,
+                **predictor.provenance,
                 **({} if confidence is None else {"confidence": confidence}),
             }

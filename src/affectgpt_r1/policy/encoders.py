@@ -19,6 +19,7 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)  # CLIP's channel standard devi
 AVERAGED_HIDDEN_LAYERS = 4  # AffectGPT averages HuBERT's last four hidden layers
 # Raised when the encoders compute other features from the same weights, so that stored features are not mistaken
 FEATURES_VERSION = 2
+STORED_BYTES = 2  # of a number in the feature store
 
 
 class VideoEncoder(nn.Module):
@@ -44,7 +45,7 @@ class VideoEncoder(nn.Module):
     @property
     def feature_bytes(self) -> int:
         """Return the bytes of a frame's features."""
-        return 4 * self.feature_size
+        return STORED_BYTES * self.feature_size
 
     @property
     def settings(self) -> dict[str, object]:
@@ -74,7 +75,7 @@ class AudioEncoder(nn.Module):
     @property
     def feature_bytes(self) -> int:
         """Return the bytes of a window's features."""
-        return 4 * self.feature_size
+        return STORED_BYTES * self.feature_size
 
     @property
     def settings(self) -> dict[str, object]:

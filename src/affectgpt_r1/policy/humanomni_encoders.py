@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.backbone import mel_filters
+from affectgpt_r1.policy.encoders import STORED_BYTES
 
 IMAGE_MEAN = IMAGE_STD = 0.5  # SigLIP's, of every channel
 SELECTED_LAYER = -2  # of SigLIP's hidden states: the last layer is never used
@@ -33,7 +34,7 @@ class PatchEncoder(nn.Module):
     def feature_bytes(self) -> int:
         """Return the bytes of a frame's features."""
         config = self.model.config
-        return int(config.hidden_size * (config.image_size // config.patch_size) ** 2 * self.model.dtype.itemsize)
+        return int(config.hidden_size * (config.image_size // config.patch_size) ** 2 * STORED_BYTES)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Encode ``(B, F, 3, H, W)`` uint8 RGB to ``(B, F, patches, hidden size)`` in the weights' type."""
@@ -71,7 +72,7 @@ class SoundEncoder(nn.Module):
     def feature_bytes(self) -> int:
         """Return the bytes of the sound's features."""
         config = self.model.config
-        return int(config.d_model * (config.max_source_positions // POOLED) * self.model.dtype.itemsize)
+        return int(config.d_model * (config.max_source_positions // POOLED) * STORED_BYTES)
 
     def forward(self, waveforms: Tensor, *, policy_trains: bool = True) -> Tensor:
         """Encode ``(B, 1, S)`` at 16 kHz to ``(B, positions // 3, hidden size)``; ``policy_trains`` is not read."""

@@ -209,14 +209,14 @@ def test_clips_passes_and_stored_features(tmp_path, capsys, tiny_data_root):
     root = tiny_data_root(tmp_path / "data", num_train=16)
     given = ("--tflops", "150", "--gpus", "4", f"paths.data={root}")
     known = planned(tmp_path, "experiment=affectgpt_r1/cold_start", *given)
-    # Eight frames of 768 numbers and eight windows of 1,024, in float32.
-    assert known["feature_bytes_per_clip"] == 4 * (8 * 768 + 8 * 1024) == 57_344
+    # Eight frames of 768 numbers and eight windows of 1,024, in 16 bits.
+    assert known["feature_bytes_per_clip"] == 2 * (8 * 768 + 8 * 1024) == 28_672
     assert known["clips"] == 16
     assert known["training_clips"] == 16 - round(0.032 * 16)
     assert known["passes"] == pytest.approx(300_000 * 3 * 4 / known["training_clips"])
     assert f"clips           16 in the training file, {known['passes']:.1f} passes" in capsys.readouterr().out
     both = planned(tmp_path, "experiment=r1_omni/on_affectgpt_cold_start", "data.visual=both", *given)
-    assert both["feature_bytes_per_clip"] == 4 * (16 * 768 + 8 * 1024)
+    assert both["feature_bytes_per_clip"] == 2 * (16 * 768 + 8 * 1024)
     assert both["training_clips"] == 14  # a tenth validates
     unknown = planned(tmp_path, "experiment=affectgpt/published", *given[:-1], f"paths.data={tmp_path}")
     assert (unknown["clips"], unknown["passes"], unknown["feature_bytes_per_clip"]) == (None, None, 0)

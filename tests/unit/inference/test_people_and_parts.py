@@ -59,6 +59,12 @@ def test_people_are_followed_by_place_and_after_a_cut_by_looks(detector):
     assert small.boxes == {0: RIGHT, 1: RIGHT, 2: mirrored[1]}
 
 
+def test_a_still_is_searched_once(detector):
+    detector([LEFT])
+    (person,) = track_people(pictures(1) * 4)
+    assert person.boxes == dict.fromkeys(range(4), LEFT)
+
+
 def test_whose_mouth_moves_speaks():
     shown = pictures()
     moving, still = (Person(dict.fromkeys(range(4), box)) for box in (LEFT, RIGHT))

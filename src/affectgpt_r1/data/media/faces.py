@@ -67,8 +67,10 @@ def track_people(pictures: Sequence[Frames]) -> list[Person]:
     A face is that of the person whose last one it overlaps most and looks most like; after a cut, looks alone decide.
     """
     people: list[Person] = []
+    boxes: list[Box] = []
     for index, picture in enumerate(pictures):
-        boxes = find_faces(picture)
+        if index == 0 or not np.array_equal(picture, pictures[index - 1]):  # a still is searched once
+            boxes = find_faces(picture)
         looks = [_look(picture, box) for box in boxes]
         pairs = [
             (person.likeness(box, look), number, face)
