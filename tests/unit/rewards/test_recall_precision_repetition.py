@@ -100,12 +100,12 @@ def test_an_ngram_of_one_word_is_refused():
 def test_mer_r1_normalises_recall_and_precision_by_themselves():
     stage = instantiate_stage(compose_config("train", "stage=grpo", "reward=mer_r1").stage)
     assert stage.config.multi_objective_aggregation == "normalize_then_sum"
-    assert stage.rewards.weights == {"recall": 1.0, "precision": 1.0, "format": 0.2}
+    assert stage.rewards.weights == dict.fromkeys(("recall", "precision", "format"), 1.0)
     texts = ["happy", "happy, sad, angry, calm", "sad", "happy, sad"]
     completions = [answer(f"<answer> {text} </answer>") for text in texts]
     scores = stage.rewards(completions=completions, targets=[("happy", "sad")] * 4)
     per_func = torch.stack(list(scores.rewards_per_func.values()), -1)[None]
-    advantages = objective_advantages(per_func, torch.tensor([1.0, 1.0, 0.2]))[0]
+    advantages = objective_advantages(per_func, torch.ones(3))[0]
     # By hand: recall 1/2, 1, 1/2, 1 and precision 1, 1/2, 1, 1 on every wheel that tells the words apart.
     recall, precision = per_func[0, :, 0], per_func[0, :, 1]
     total = sum((part - part.mean()) / (part.std() + 1e-4) for part in (recall, precision))
