@@ -115,7 +115,8 @@ def test_features_are_stored_from_the_device(device, tiny_policy, make_batch, tm
     expected = tiny_policy.encoders(batch)
     for row, name in enumerate(batch.names):
         for kind, values in store.read(name).items():
-            torch.testing.assert_close(values, expected[kind][row], rtol=1e-4, atol=1e-5)
+            # Stored in 16 bits: rounding to float16 changes a number by at most 2**-11 of it.
+            torch.testing.assert_close(values, expected[kind][row], rtol=1e-4 + 2**-11, atol=1e-5)
 
 
 def test_checkpoints_load_onto_the_device(device, make_policy, tmp_path):
