@@ -297,7 +297,10 @@ def test_a_sweep_composes_with_the_launchers(launcher, key):
 
 
 # File names: released folders lack what the synthetic one has.
-OWN_DEFAULTS = {("data=mercaption", "validation_labels"), ("data=mercaption", "test_labels")}
+OWN_DEFAULTS = {
+    *(("data=mercaption", "validation_labels"), ("data=mercaption", "test_labels")),
+    ("model=humanomni_05b", "family"),
+}
 
 
 def defaults_of(target: str) -> dict[str, Any]:

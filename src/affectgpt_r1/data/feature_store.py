@@ -119,7 +119,7 @@ class FeatureStore:
         """
         shapes = {key: tuple(value.shape) for key, value in sorted(features.items())}
         values = [features[key].detach().flatten().cpu() for key in shapes]
-        halves = torch.cat([value.to(torch.float16) for value in values])
+        halves = torch.cat([torch.zeros(0), *values]).to(torch.float16)  # of a clip of which only text is read: none
         if halves.isinf().any() and not any(value.isinf().any() for value in values):
             raise DataError(
                 f"{self.folder}: the features of {name!r} reach {max(float(value.abs().max()) for value in values):g}, "
@@ -342,7 +342,7 @@ def _write(path: Path, data: bytes, offset: int) -> None:
 
 
 def _padded(num_bytes: int) -> int:
-    return -(-num_bytes // 8) * 8
+    return max(8, -(-num_bytes // 8) * 8)
 
 
 def _checksum(data: bytes | bytearray, key: int, media: int) -> int:

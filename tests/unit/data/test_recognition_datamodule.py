@@ -89,7 +89,7 @@ def test_a_data_module_reads_both_sets(native, tmp_path):
     module.setup()
     assert module.digest() == digest
     assert module.root == tmp_path / "out" / "dfew-mafw-fold2"
-    assert [len(rows) for rows in module.splits] == [5, 1, 3]
+    assert [len(rows) for rows in module.splits] == [5, 1, 3, 0]  # none supervised
     batch = next(iter(module.test_dataloader()))
     assert batch.names == ("dfew_00004", "dfew_00005", "mafw_00003")
     assert batch.labels == (("neutral",), ("happy",), ("contemptuous",))

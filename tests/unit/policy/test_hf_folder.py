@@ -159,8 +159,9 @@ def test_what_export_does_not_write_is_refused_before_a_model_is_built(case, fol
 
 
 def test_the_folder_as_it_was_written_loads(folder):
-    policy, media, sampling, lexicon = _exported(folder, [])
+    policy, media, sampling, lexicon, is_synthetic = _exported(folder, [])
     assert (media.num_frames, sampling.max_completion_length, lexicon) == (4, 8, "bundled")
+    assert not is_synthetic
     assert policy.tokenizer("happy").input_ids
 
 

@@ -22,7 +22,8 @@ from affectgpt_r1.data.media import decoding_process, video
 from affectgpt_r1.data.media.decoding_process import in_decoding_process, stop_decoding_process
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import DataError, MediaError
-from affectgpt_r1.inference.label_file import predict_files, read_clip
+from affectgpt_r1.inference.label_file import predict_files
+from affectgpt_r1.inference.read_file import read_clip
 from affectgpt_r1.types import UnreadableClip
 from helpers.hostile_media import with_frame_count
 
@@ -236,11 +237,12 @@ def test_predict_goes_on_after_a_crash(tmp_path, write_mp4, monkeypatch):
     files = [write_mp4(tmp_path / f"{name}.mp4") for name in ("a", "bad", "b")]
     failures: dict[Path, str] = {}
 
-    def predictor(path, subtitle):
-        return {"frames": read_clip(path, subtitle, MEDIA, "centre")[0].frames.shape}
+    class Predictor:
+        def rows(self, path, subtitle):
+            yield {"frames": read_clip(path, subtitle, MEDIA, "centre")[0].frames.shape}
 
-    rows = list(predict_files(predictor, dict.fromkeys(files, ""), failures))
-    assert [row is None for row in rows] == [False, True, False]
+    rows = list(predict_files(Predictor(), dict.fromkeys(files, ""), failures))
+    assert [row is None for row in rows] == [False, True, True, False, True]  # None ends each file
     assert list(failures) == [files[1]]
     assert failures[files[1]].startswith(f"{files[1]}: its decoder crashed (SIGSEGV)")
     assert "\n" not in failures[files[1]]
