@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import track
 
 from affectgpt_r1.cli.command import PROGRAM, lazy, run_command
+from affectgpt_r1.cli.options import add_workers_option
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.io.clean_text import counted
 from affectgpt_r1.io.console import PlainConsole
@@ -64,9 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--frames", type=int, default=32, help="frames of a video that are searched (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="only count")
-    parser.add_argument(
-        "--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes, at most (%(default)s)"
-    )
+    add_workers_option(parser)
     return parser
 
 

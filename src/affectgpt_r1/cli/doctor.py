@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -13,9 +11,9 @@ from rich.text import Text
 
 from affectgpt_r1.cli.command import PROGRAM, lazy
 from affectgpt_r1.cli.composed_command import run_composed_command
+from affectgpt_r1.cli.options import add_printable_json_option, put_json
 from affectgpt_r1.io.clean_text import one_line, printable
 from affectgpt_r1.io.console import PlainConsole
-from affectgpt_r1.io.plain_json import json_text, write_json
 
 if TYPE_CHECKING:
     from affectgpt_r1.config.doctor.finding import Finding
@@ -24,7 +22,6 @@ examine = lazy("config.doctor.examine:examine")
 as_json = lazy("config.doctor.examine:as_json")
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
-STDOUT = Path("-")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,11 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def doctor(options: argparse.Namespace, config: DictConfig) -> list[Finding]:
     """Examine, and print the report or its JSON."""
     findings: list[Finding] = examine(config, options.decode)
-    if options.json == STDOUT:
-        sys.stdout.write(json_text(as_json(findings)))
-    else:
-        if options.json is not None:
-            write_json(options.json, as_json(findings), "choose another --json")
+    if not put_json(options, as_json(findings)):
         PlainConsole(soft_wrap=True, highlight=False).print(_screen(findings))
     return findings
 
@@ -85,12 +78,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="decode N clips besides those that look damaged, for 20 s at most; 0 decodes none (default: %(default)s)",
     )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        nargs="?",
-        const=STDOUT,
-        metavar="FILE",
-        help="print the report as JSON, or write it to FILE",
-    )
+    add_printable_json_option(parser, "the report")
     return parser

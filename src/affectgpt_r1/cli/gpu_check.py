@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from affectgpt_r1.cli.command import PROGRAM, lazy, run_command
+from affectgpt_r1.cli.options import add_printable_json_option, put_json
 from affectgpt_r1.io.clean_text import one_line
 from affectgpt_r1.io.console import PlainConsole
-from affectgpt_r1.io.plain_json import json_text, write_json
 
 if TYPE_CHECKING:
     from affectgpt_r1.config.gpu_check import GPUCheck, Part
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 start = lazy("config.gpu_check:GPUCheck")
 as_json = lazy("config.gpu_check:as_json")
 
-STDOUT = Path("-")
 PARTS = ("attention", "build", "sft", "grpo", "decoding", "baseline", "mismatch")
 
 
@@ -40,11 +37,8 @@ def gpu_check(options: argparse.Namespace) -> list[Part]:
     """Check, and print the table or its JSON."""
     check: GPUCheck = start(tiny=options.tiny, budget=options.budget)
     parts = check.run(options.only or ())
-    if options.json == STDOUT:
-        sys.stdout.write(json_text(as_json(check, parts)))
+    if put_json(options, as_json(check, parts)):
         return parts
-    if options.json is not None:
-        write_json(options.json, as_json(check, parts), "choose another --json")
     # One line a number, however narrow the terminal.
     console = PlainConsole(width=120, highlight=False)
     console.print(", ".join(f"{name} {version}" for name, version in check.describe().items()))
@@ -81,12 +75,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tiny", action="store_true", help="check the check: small shapes, on the CPU")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument(
-        "--json",
-        type=Path,
-        nargs="?",
-        const=STDOUT,
-        metavar="FILE",
-        help="print what was found as JSON, or write it to FILE",
-    )
+    add_printable_json_option(parser, "what was found")
     return parser

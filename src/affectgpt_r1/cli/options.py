@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ from rich.console import Console
 from affectgpt_r1.cli.command import lazy
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.io.console import PlainConsole
-from affectgpt_r1.io.plain_json import write_json
+from affectgpt_r1.io.plain_json import json_text, write_json
 
 if TYPE_CHECKING:
     from affectgpt_r1.emotion.chat_client import Chat
 
+STDOUT = Path("-")
 TABLE_WIDTH = 140  # of tables that are written to a file
 
 cached_chat = lazy("emotion.chat_client:CachedChat")
@@ -75,6 +77,28 @@ def save_json(options: argparse.Namespace, report: dict[str, Any]) -> None:
     """Write a report where ``--json`` says, if it does."""
     if options.json is not None:
         write_json(options.json, report, "choose another --json")
+
+
+def add_printable_json_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--json [FILE]``, for :func:`put_json`."""
+    told = f"print {what} as JSON, or write it to FILE"
+    parser.add_argument("--json", type=Path, nargs="?", const=STDOUT, metavar="FILE", help=told)
+
+
+def put_json(options: argparse.Namespace, report: Any) -> bool:
+    """Print a report, or write it, as ``--json`` asks; return whether it was printed in place of a table."""
+    if options.json == STDOUT:
+        sys.stdout.write(json_text(report))
+    elif options.json is not None:
+        write_json(options.json, report, "choose another --json")
+    return bool(options.json == STDOUT)
+
+
+def add_workers_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--workers``, by default one a core, eight at most."""
+    parser.add_argument(
+        "--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes, at most (%(default)s)"
+    )
 
 
 def report_console() -> Console:

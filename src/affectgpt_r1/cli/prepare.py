@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.progress import Progress
 
 from affectgpt_r1.cli.command import PROGRAM, lazy, run_command
+from affectgpt_r1.cli.options import add_workers_option
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.io.console import PlainConsole
 
@@ -140,9 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "--trim", type=float, default=0.0, metavar="FRACTION", help="of the shortest and of the longest reasons"
     )
     parser.add_argument("--copy", action="store_true", help="copy the videos instead of linking them")
-    parser.add_argument(
-        "--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes, at most (%(default)s)"
-    )
+    add_workers_option(parser)
     return parser
 
 

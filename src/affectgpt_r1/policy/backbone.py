@@ -51,7 +51,7 @@ def build_patch_encoders(
     # The classifier above Whisper's encoder is never used; HumanOmni's released file has its weights.
     siglip = build_part("video_encoder", SiglipVisionModel, SiglipVisionConfig, video, weights)
     whisper = build_part("audio_encoder", WhisperForAudioClassification, WhisperConfig, audio, weights)
-    if audio.get("pretrained") is not None:  # else drawn anew in each process, they would change the encoders' digest
+    if audio.get("pretrained") is not None:  # else drawn in each process, they would change the encoders' digest
         for layer in (whisper.projector, whisper.classifier):
             layer.requires_grad_(False).weight.zero_()
             layer.bias.zero_()

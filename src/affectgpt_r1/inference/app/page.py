@@ -252,6 +252,22 @@ def _words_field(table: AnswerTable) -> gr.Dropdown:
     )
 
 
+def _clip_and_answers() -> tuple[gr.Video, gr.HTML, gr.HTML]:
+    """Show a clip, what is said in it, and two answers without names."""
+    with gr.Row():
+        video = gr.Video(label="Clip", interactive=False, scale=1, min_width=220, height=300)
+        with gr.Column(scale=3):
+            return video, gr.HTML(elem_id="ag-said"), gr.HTML(elem_id="ag-pair")
+
+
+def _ranking_so_far(sources: Sources) -> None:
+    """Show the ranking of systems and the agreement of raters, computed when asked."""
+    with gr.Accordion("Ranking and agreement so far", open=False, elem_id="ag-standing-fold"):
+        standing = gr.HTML(elem_id="ag-standing")
+        refresh = gr.Button("Compute", elem_id="ag-refresh")
+    refresh.click(lambda: fragments.standing(judged_so_far(sources.judgements, sources.table)), None, standing)
+
+
 def _judge_tab(page: gr.Blocks, sources: Sources, remembered: gr.BrowserState) -> None:
     table, written = sources.table, sources.judgements
     if len(table.systems) < 2:
@@ -266,11 +282,7 @@ def _judge_tab(page: gr.Blocks, sources: Sources, remembered: gr.BrowserState) -
         start = gr.Button("Start, or continue", variant="primary", elem_id="ag-start")
     progress = gr.Markdown(elem_id="ag-progress")
     with gr.Column(visible=False) as judging:
-        with gr.Row():
-            video = gr.Video(label="Clip", interactive=False, scale=1, min_width=220, height=300)
-            with gr.Column(scale=3):
-                said = gr.HTML(elem_id="ag-said")
-                shown = gr.HTML(elem_id="ag-pair")
+        video, said, shown = _clip_and_answers()
         with gr.Row():
             labels = {"a1": "First is better (1)", "a2": "Second is better (2)", "same": "Both as good (s)",
                       "neither": "Neither fits (n)"}  # fmt: skip
@@ -279,9 +291,7 @@ def _judge_tab(page: gr.Blocks, sources: Sources, remembered: gr.BrowserState) -
             words = _words_field(table)
             save = gr.Button("Save words", min_width=110, scale=0, elem_id="ag-save")
         saved = gr.Markdown(elem_id="ag-saved")
-    with gr.Accordion("Ranking and agreement so far", open=False, elem_id="ag-standing-fold"):
-        standing = gr.HTML(elem_id="ag-standing")
-        refresh = gr.Button("Compute", elem_id="ag-refresh")
+    _ranking_so_far(sources)
 
     @lru_cache(maxsize=32)
     def pairs(systems: tuple[str, ...], person: str) -> list[Pair]:
@@ -332,7 +342,6 @@ def _judge_tab(page: gr.Blocks, sources: Sources, remembered: gr.BrowserState) -
     for key, button in buttons.items():
         button.click(prefer(key), [rater, chosen, place], parts, show_progress="hidden")
     save.click(save_words, [rater, chosen, place, words], saved, show_progress="hidden")
-    refresh.click(lambda: fragments.standing(judged_so_far(written, table)), None, standing)
     page.load(
         lambda person, systems: (person, *begin(person, systems)) if person else [gr.skip()] * (len(parts) + 4),
         [remembered, compared],
