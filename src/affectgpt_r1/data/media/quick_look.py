@@ -49,7 +49,11 @@ def quick_look(path: str) -> Look:
             case "wav" | "avi":
                 return Look(_doubt_about_riff(start, size))
             case "mp4" | "mov" | "m4v":
-                return Look(_doubt_about_boxes(descriptor, size))
+                # `prepare` links videos of other kinds by this name; decoders go by what a file holds.
+                if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+                    return Look(_doubt_about_riff(start, size))
+                is_matroska = start.startswith(b"\x1aE\xdf\xa3")
+                return Look("" if is_matroska else _doubt_about_boxes(descriptor, size))
         return Look()
     except OSError as error:
         return Look(error.strerror or str(error))

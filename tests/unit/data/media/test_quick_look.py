@@ -59,3 +59,14 @@ def test_a_wav_that_was_written_to_a_pipe_is_not_doubted(files):
     for length in (b"\0\0\0\0", b"\xff\xff\xff\xff"):
         path.write_bytes(content[:4] + length + content[8:])
         assert quick_look(str(path)) == Look()
+
+
+@pytest.mark.parametrize("kind", ["avi", "mkv"])
+def test_a_video_of_another_kind_under_the_name_of_an_mp4_is_not_doubted(tmp_path, write_mp4, kind):
+    content = write_mp4(tmp_path / f"clip.{kind}", 8).read_bytes()
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    assert quick_look(str(path)) == Look()
+    if kind == "avi":
+        path.write_bytes(content[:-100])
+        assert quick_look(str(path)).doubt == "the file is cut short"
