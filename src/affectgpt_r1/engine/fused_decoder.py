@@ -338,12 +338,13 @@ def _joined_weight(weights: Sequence[nn.Parameter]) -> Tensor:
     storages = {weight.untyped_storage().data_ptr() for weight in weights}
     if len(storages) == 1 and starts[1:] == ends[:-1]:  # joined before
         return first.detach().as_strided((rows, first.shape[1]), (first.shape[1], 1))
-    joined = torch.cat([weight.detach() for weight in weights])
     # Of weights that train, or share their memory with something else, the joined tensor is a copy for one rollout.
     own = all(weight.untyped_storage().nbytes() == weight.nbytes for weight in weights)
-    if own and not any(weight.requires_grad for weight in weights):
-        for weight, part in zip(weights, joined.split(list(map(len, weights))), strict=True):
-            weight.data = part
+    with torch.inference_mode(False), torch.no_grad():  # a part made in inference mode could never be trained through
+        joined = torch.cat([weight.detach() for weight in weights])
+        if own and not any(weight.requires_grad for weight in weights):
+            for weight, part in zip(weights, joined.split(list(map(len, weights))), strict=True):
+                weight.data = part
     return joined
 
 

@@ -218,7 +218,7 @@ class GraphDecoder:
         vocabulary = model.get_input_embeddings().weight.shape[0]
         banned = [token for token in tokens.banned_ids if token < vocabulary]
         self._banned = torch.tensor(banned, dtype=torch.long, device=device)
-        self._stops = torch.tensor(list(tokens.stop_ids), device=device)
+        self._stops = torch.tensor(list(tokens.stop_ids), dtype=torch.long, device=device)
         self._graph: Any = None
         self.captures = device.type == "cuda"
         self._is_warm = False
@@ -269,7 +269,8 @@ class GraphDecoder:
         if self.captures and self._graph is None and self._is_warm:
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
+                # Of this thread alone: the one that pins memory for the next batch allocates meanwhile.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     self.advance()
                 self._graph = graph
             except RuntimeError as error:

@@ -93,7 +93,9 @@ def test_joined_frozen_weights_are_parts_of_one_tensor_and_products_stay_equal()
     inputs = torch.randn(5, 112)
     with torch.no_grad():
         expected = torch.cat([module(inputs) for module in modules], -1)
-        join_weights(model)
+        with torch.inference_mode():
+            join_weights(model)
+        assert not mixer.q_proj.base_layer.weight.is_inference()
         address = mixer.q_proj.base_layer.weight.data_ptr()
         joined = _join_linears(modules)
         assert joined.weight.data_ptr() == mixer.q_proj.base_layer.weight.data_ptr() == address
@@ -223,7 +225,7 @@ def test_a_step_that_cannot_be_captured_runs_without_a_graph(monkeypatch, caplog
             decoder.advance()
 
     class Capture:
-        def __init__(self, graph):
+        def __init__(self, graph, capture_error_mode):
             log.append("captured")
 
         def __enter__(self):
@@ -233,7 +235,7 @@ def test_a_step_that_cannot_be_captured_runs_without_a_graph(monkeypatch, caplog
         def __exit__(self, *_):
             GraphDecoder.advance = self.before
 
-    def fail(graph):
+    def fail(graph, **_):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
