@@ -240,7 +240,9 @@ class GPUCheck:
 
     def demo(self, part: Part) -> None:
         """Draw and train with the demo's model here and on the CPU, from the same weights, in single precision."""
-        losses, drawn, clips = [], [], 2 if self.tiny else 8
+        losses: list[float] = []
+        drawn: list[Tensor] = []
+        clips = 2 if self.tiny else 8
         sampling = Sampling(max_completion_length=4 if self.tiny else 64)
         for device in ("cpu", self.device.type):
             policy = self._build("tiny.yaml")[0].to(device)
@@ -344,7 +346,8 @@ class GPUCheck:
     def decoding(self, part: Part) -> None:
         """Draw by a captured graph, and by the same steps without one; count what a step launches."""
         self.policy.eval()
-        batch, model, drawn = self._clips(2 if self.tiny else 16), self.policy.language_model, []
+        batch, model = self._clips(2 if self.tiny else 16), self.policy.language_model
+        drawn: list[Tensor] = []
         sampling = Sampling(max_completion_length=4 if self.tiny else 100)
         with self._mixed():
             prefill = prefill_prompts(model, self.policy.embed_prompts(batch))

@@ -350,7 +350,9 @@ def _joined_weight(weights: Sequence[nn.Parameter]) -> Tensor:
 
 def _low_rank(modules: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
     """Return the adapters of linear layers that are joined: ``down`` side by side, ``up`` as diagonal blocks."""
-    downs, ups, outs = [], [], [module.out_features for module in modules]
+    downs: list[Tensor] = []
+    ups: list[Tensor] = []
+    outs = [module.out_features for module in modules]
     for number, module in enumerate(modules):
         for name in module.active_adapters if hasattr(module, "lora_A") else ():
             if name in module.lora_A:

@@ -131,9 +131,9 @@ class StaticKVCache:
     def _part(self, query: Tensor, keys: Keys, scale: float) -> tuple[Tensor, Tensor]:
         """Return output ``(B, heads, q, d)`` and log-normaliser ``(B, heads, q)``."""
         if self._reads_lengths:
-            packed = (heads.flatten(0, 2).unsqueeze(1) for heads in (query, keys.key, keys.value))
+            rows, key, value = (heads.flatten(0, 2).unsqueeze(1) for heads in (query, keys.key, keys.value))
             output, normalizer, *_ = varlen_forward(
-                *packed, keys.queries, keys.keys, causal=False, scale=scale, key_lengths=keys.lengths
+                rows, key, value, keys.queries, keys.keys, causal=False, scale=scale, key_lengths=keys.lengths
             )
             return output.view(query.shape), normalizer.view(query.shape[:-1])
         if self._kernel == "flex":
