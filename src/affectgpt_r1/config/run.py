@@ -142,7 +142,7 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
                 log.info("MLflow, by `make mlflow`: %s", logger.link)
         if resumed is not None and trainer.is_global_zero:
             _log_changes(resumed, loggers)
-        policy = build_policy(config)
+        policy = build_policy(config, trainer.strategy.root_device)
         with totals.phase("data_seconds"):
             data = build_data(config)
             length = {}

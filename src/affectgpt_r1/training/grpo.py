@@ -272,7 +272,7 @@ class GRPOStage:
     def _sample(self, policy: Policy, batch: ClipBatch, seed: int) -> ScoredRollout:
         """Draw ``G`` completions of each of ``B`` clips, and reward them."""
         num_generations = self.config.num_generations
-        generator = torch.Generator(device=policy.device).manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         started = time.perf_counter()
         rollout = policy.generate(batch, num_generations, self.sampling, generator)
         seconds = time.perf_counter() - started  # it ends with texts, so an accelerator has been waited for
