@@ -56,7 +56,6 @@ from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.checkpoint import check_there, read_checkpoint
 from affectgpt_r1.tracking.mlflow_logger import Terminated, mlflow_loggers, status_of
 from affectgpt_r1.tracking.run_status import tracked_run
-from affectgpt_r1.training.base import MixedStage
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +148,7 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
             length = {}
             if stage is not None:
                 check_data(config, stage, data, lexicon)
-                learns_targets = getattr(stage, "rewards", None) is None or isinstance(stage, MixedStage)
+                learns_targets = getattr(stage, "rewards", None) is None or getattr(stage, "mu", None) is not None
                 check_prompts(policy, data, learns_targets=learns_targets and stage.answers)
                 length = schedule_length(config, trainer, stage, data)
         content = _content_digests(data, lexicon)
