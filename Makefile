@@ -106,7 +106,7 @@ report: | $(VENV)/.installed ## Write the report on the policies and sweeps to o
 	$(BIN)/python -m affectgpt_r1.cli.report $(ARGS)
 
 figures: evaluate ## Draw the README's picture, docs/clip.png, from the answers of the GRPO policy
-	$(BIN)/python -m affectgpt_r1.report.clip_picture --answers $(RUN)/predictions/grpo.jsonl
+	$(BIN)/python tests/tools/clip_picture.py --answers $(RUN)/predictions/grpo.jsonl
 
 doctor: | $(VENV)/.installed ## Say what a run lacks before it starts (ARGS="experiment=affectgpt/ov_merd paths.data=FOLDER")
 	$(BIN)/affectgpt-r1 doctor $(ARGS)
