@@ -190,10 +190,10 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
 
 def _log_best_checkpoint(config: DictConfig, trainer: L.Trainer, loggers: list[Any]) -> None:
     """List the best checkpoint among the MLflow run's logged models."""
-    best = Path(config.paths.run) / "checkpoints" / "best.ckpt"
-    if trainer.is_global_zero and best.is_file() and not config.debugging:
+    best, tracked = Path(config.paths.run) / "checkpoints" / "best.ckpt", mlflow_loggers(loggers)
+    if tracked and trainer.is_global_zero and best.is_file() and not config.debugging:
         step = int(read_checkpoint(best, mmap=True)["global_step"])
-        for logger in mlflow_loggers(loggers):
+        for logger in tracked:
             logger.log_checkpoint(best, step)
 
 
