@@ -35,8 +35,13 @@ setup: $(VENV)/.installed ## Install the package and its development tools into 
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet 'pip>=24.1'  # the one that comes with Python 3.11 takes a minute more to read what needs what
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]' --constraint constraints.txt  # Python compiles what is imported; pip would compile all of torch, 100 s
 	$(BIN)/python -m pip install --quiet --no-deps facenet-pytorch==2.6.0  # it asks for torch < 2.3, and works with today's
+	@touch $@
+
+$(VENV)/.compiled: $(VENV)/.installed  # what the tests import: once, before several processes would each compile it
+	-$(BIN)/pytest --collect-only -qq src tests > /dev/null
 	@touch $@
 
 demo-data: setup ## Render the synthetic clips and build their tokenizer (ARGS="noise=hard")
@@ -101,7 +106,7 @@ report: | $(VENV)/.installed ## Write the report on the policies and sweeps to o
 	$(BIN)/python -m affectgpt_r1.cli.report $(ARGS)
 
 figures: evaluate ## Draw the README's picture, docs/clip.png, from the answers of the GRPO policy
-	$(BIN)/python -m affectgpt_r1.report.clip_picture --answers $(RUN)/predictions/grpo.jsonl
+	$(BIN)/python tests/tools/clip_picture.py --answers $(RUN)/predictions/grpo.jsonl
 
 doctor: | $(VENV)/.installed ## Say what a run lacks before it starts (ARGS="experiment=affectgpt/ov_merd paths.data=FOLDER")
 	$(BIN)/affectgpt-r1 doctor $(ARGS)
@@ -118,13 +123,13 @@ lint: | $(VENV)/.installed ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: | $(VENV)/.installed ## All tests but the slow ones
+test: | $(VENV)/.compiled ## All tests but the slow ones
 	$(MAKE) --no-print-directory -j 2 test-cpu test-device
 
-test-cpu: | $(VENV)/.installed
+test-cpu: | $(VENV)/.compiled
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' src tests
 
-test-device: | $(VENV)/.installed  # in a process of its own: autograd's thread for the simulated device forbids forks
+test-device: | $(VENV)/.compiled  # in a process of its own: autograd's thread for the simulated device forbids forks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider $(wildcard tests/*/*_on_device.py tests/*/*/*_on_device.py)
 
 test-slow: | $(VENV)/.installed ## The slow tests

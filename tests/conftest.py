@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from hypothesis import settings
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 RATE = 16_000
 FPS = 8
 SIZE = 32
+
+settings.register_profile("fast", max_examples=40)  # of 100: every run draws others
+settings.load_profile("fast")
 
 
 @pytest.hookimpl(wrapper=True)

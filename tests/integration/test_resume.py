@@ -24,7 +24,8 @@ def uncut(run_stage, start, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("stop_at", [2, 5, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 4))])
+# test_lora_dropout_resumes_bit_equal stops at 2, too.
+@pytest.mark.parametrize("stop_at", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 3, 4))])
 def test_sft_resumes_bit_equal(run_stage, uncut, tmp_path, stop_at):
     """Epochs of three batches: 2 is mid-epoch, 3 an epoch's end, 4 and 5 are in the second epoch."""
     run_stage("sft", tmp_path, stop_at)
@@ -33,7 +34,7 @@ def test_sft_resumes_bit_equal(run_stage, uncut, tmp_path, stop_at):
     assert_equal_checkpoints(uncut("sft"), checkpoint_of(tmp_path))
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stop_at", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 2))])
 def test_grpo_resumes_bit_equal(run_stage, uncut, start, tmp_path, stop_at):
     """Epochs of two batches, KL to the reference and modality dropout on: every source of randomness is in play."""
     run_stage("grpo", tmp_path, stop_at, start, *GRPO)

@@ -72,7 +72,7 @@ class ValidationKL(pl.Callback):
         if not len(batch):
             return
         self._num_clips += len(batch)
-        generator = torch.Generator(device=policy.device).manual_seed(SEED + batch_idx)
+        generator = torch.Generator().manual_seed(SEED + batch_idx)
         completions = policy.generate(batch, 1, stage.sampling, generator).completions
         logps = policy.per_token_logps(batch, completions, stage.sampling.temperature)
         try:

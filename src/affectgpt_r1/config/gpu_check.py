@@ -25,8 +25,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from affectgpt_r1.config.compose import CONFIGS
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.engine.fast import Decoder, prefill_prompts
+from affectgpt_r1.engine.fast import prefill_prompts
 from affectgpt_r1.engine.fused_attention import AttentionKernel
+from affectgpt_r1.engine.graph_decoder import GraphDecoder
 from affectgpt_r1.engine.varlen_attention import PackedLengths, attend_to_prefix
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.build_policy import ENGINE_KEYS, build_policy
@@ -104,6 +105,7 @@ class GPUCheck:
         self._started = time.monotonic()
         self._model: dict[str, Any] = {}
         self.policy: MultimodalPolicy
+        self.tokens_per_second = 0.0  # of the graph decoder
 
     def run(self, only: Sequence[str] = ()) -> list[Part]:
         """Return what the parts found; a part that raises is wrong, and the next one runs."""
@@ -152,8 +154,9 @@ class GPUCheck:
         with torch.autocast(self.device.type, torch.bfloat16):
             yield
 
-    def _clips(self, count: int) -> ClipBatch:
-        encoders, names = self.policy.encoders, tuple(f"clip{number}" for number in range(count))
+    def _clips(self, count: int, policy: MultimodalPolicy | None = None) -> ClipBatch:
+        policy = policy or self.policy
+        encoders, names = policy.encoders, tuple(f"clip{number}" for number in range(count))
         sizes = {"video": encoders.video.feature_size, "audio": encoders.audio.feature_size}
         return ClipBatch(
             names,
@@ -161,7 +164,7 @@ class GPUCheck:
             (("happy", "calm"),) * count,
             ("because " * 40,) * count,
             (("video", "audio", "text"),) * count,
-            features={name: torch.randn(count, 8, size, device=self.device) for name, size in sizes.items()},
+            features={name: torch.randn(count, 8, size).to(policy.device) for name, size in sizes.items()},
         )
 
     def _trained(self) -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
@@ -215,27 +218,54 @@ class GPUCheck:
             else:
                 part.measured[title] = error
 
-    def build(self, part: Part) -> None:
-        """Build the model on the device."""
-        model: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / "affectgpt_7b.yaml"))
+    def _build(self, name: str) -> tuple[MultimodalPolicy, dict[str, Any]]:
+        """Build a policy of ``configs/model`` with random weights on the default device."""
+        model: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / name))
         del model["_target_"]
-        for name in TINY:
-            model[name].pop("pretrained")
-        if self.tiny:
-            for name, sizes in TINY.items():
-                model[name].update(sizes)
-            model["fusion_hidden_size"] = 16
+        for part in TINY:
+            model[part].pop("pretrained", None)
+            if self.tiny:
+                model[part].update(TINY[part])
         template = PromptTemplate(QUESTION, True)
-        started = self._now()
         with tempfile.TemporaryDirectory() as folder:
             tokenizer = Path(folder) / "tokenizer.json"
             build_tokenizer(["happy sad angry calm"] * 8, template.phrases(), 400, tokenizer)
             model.update(weights=None, tokenizer=str(tokenizer))
+            if self.tiny:
+                model["fusion_hidden_size"] = 16
             torch.manual_seed(0)
-            with torch.device(self.device):
-                self.policy = build_policy(**model, template=template)
-        self.policy.disable_dropout()
-        self._model = model
+            policy = build_policy(**model, template=template)
+        policy.disable_dropout()
+        return policy, model
+
+    def demo(self, part: Part) -> None:
+        """Draw and train with the demo's model here and on the CPU, from the same weights, in single precision."""
+        losses: list[float] = []
+        drawn: list[Tensor] = []
+        clips = 2 if self.tiny else 8
+        sampling = Sampling(max_completion_length=4 if self.tiny else 64)
+        for device in ("cpu", self.device.type):
+            policy = self._build("tiny.yaml")[0].to(device)
+            batch = self._clips(clips, policy)
+            drawn.append(policy.generate(batch, 4, sampling, torch.Generator().manual_seed(0)).completions.ids.cpu())
+            optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=1e-3)
+            for _ in range(2 if self.tiny else 30):
+                loss = SFTStage().training_step(policy.train(), batch, seed=1).loss
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                optimizer.step()
+            losses.append(float(loss.detach()))
+        length = min(ids.shape[-1] for ids in drawn)
+        differing = (drawn[0][..., :length] != drawn[1][..., :length]).double().mean()
+        # One number that falls on the border of two tokens changes the rest of its completion.
+        part.limits.append(Limit("tokens that differ from the CPU's", float(differing), 0.05))
+        part.limits.append(Limit("loss off the CPU's by", abs(losses[1] / losses[0] - 1), 0.02))
+
+    def build(self, part: Part) -> None:
+        """Build the model on the device."""
+        started = self._now()
+        with torch.device(self.device):
+            self.policy, self._model = self._build("affectgpt_7b.yaml")
         part.measured |= {"seconds": self._now() - started, "gib": self._peak()}
 
     def sft(self, part: Part) -> None:
@@ -314,32 +344,39 @@ class GPUCheck:
 
     @torch.no_grad()
     def decoding(self, part: Part) -> None:
-        """Count what one token of every completion costs."""
+        """Draw by a captured graph, and by the same steps without one; count what a step launches."""
         self.policy.eval()
-        batch = self._clips(2 if self.tiny else 16)
+        batch, model = self._clips(2 if self.tiny else 16), self.policy.language_model
+        drawn: list[Tensor] = []
+        sampling = Sampling(max_completion_length=4 if self.tiny else 100)
         with self._mixed():
-            prefill = prefill_prompts(self.policy.language_model, self.policy.embed_prompts(batch))
-            decoder = Decoder(self.policy.language_model, prefill, 8, 64)
-            rows = torch.arange(len(batch) * 8, device=self.device)
-            tokens = torch.randint(0, 400, (len(rows),), device=self.device)
+            prefill = prefill_prompts(model, self.policy.embed_prompts(batch))
+        endless = self.policy.special_tokens._replace(stop_ids=())
+        given = (prefill.states, prefill.attention.prompts, prefill.attention.cache, 8, sampling, endless)
+        for name in ("the same steps", "graph"):
+            started = self._now()
+            decoder = GraphDecoder(model, *given)
+            decoder.captures &= name == "graph"
+            drawn.append(decoder.generate(torch.Generator().manual_seed(0)).ids)
+            self.tokens_per_second = drawn[0].numel() / (self._now() - started)
+            part.measured[f"{name}: tokens/s"] = self.tokens_per_second
+        if self.device.type == "cuda":
+            part.limits.append(Limit("a step is captured", float(decoder.captures), 1.0, at_most=False))
+        part.limits.append(Limit("tokens that the graph changes", float((drawn[0] != drawn[1]).double().mean()), 0.0))
+        if self.device.type == "cuda":
+            decoder = GraphDecoder(model, *given)
             for _ in range(3):
-                decoder.advance(tokens, rows)
-            if self.device.type == "cuda":
-                with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
-                    decoder.advance(tokens, rows)
-                    self._now()
-                counts = {event.key: event.count for event in recorded.key_averages()}
-                launches = sum(count for name, count in counts.items() if "LaunchKernel" in name or "GraphL" in name)
-                part.limits.append(Limit("kernel launches a token", launches, 1000, is_aim=True))
-            started, steps = self._now(), 10
-            for _ in range(steps):
-                decoder.advance(tokens, rows)
-        part.measured["rows"] = len(rows)
-        part.measured["milliseconds a token"] = 1e3 * (self._now() - started) / steps
+                decoder.advance()
+            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
+                decoder.advance()
+                self._now()
+            counts = {event.key: event.count for event in recorded.key_averages()}
+            launches = sum(count for name, count in counts.items() if "LaunchKernel" in name)
+            part.limits.append(Limit("kernel launches a token", launches, 1000, is_aim=True))
 
     def baseline(self, part: Part) -> None:
         """Time transformers' generate on repeated prompts, and an update that repeats each prompt."""
-        clips, generations, length = (2, 2, 6) if self.tiny else (2, 8, 100)
+        clips, generations, length = (2, 2, 6) if self.tiny else (16, 8, 60)
         batch, model = self._clips(clips), self.policy.language_model
         self.policy.eval()
         with torch.no_grad(), self._mixed():
@@ -356,8 +393,13 @@ class GPUCheck:
                 pad_token_id=0,
             )
             seconds = self._now() - started
-        part.measured["transformers generate/tokens_per_second"] = clips * generations * length / seconds
-        drawn = ids[:, -length:].view(clips, generations, -1)
+        rate = clips * generations * length / seconds
+        part.measured["transformers generate/tokens_per_second"] = rate
+        if self.tokens_per_second and not self.tiny:
+            times = self.tokens_per_second / rate
+            part.limits.append(Limit("the graph's tokens/s by generate's", times, 5.0, at_most=False, is_aim=True))
+        batch = self._clips(2)
+        drawn = ids[: 2 * generations, -length:].view(2, generations, -1)
         completions = TokenBatch(drawn, torch.ones_like(drawn).float())
         self.policy.train()
         for shared in (True, False):
@@ -374,7 +416,7 @@ class GPUCheck:
         batch = self._clips(2)
         sampling = Sampling(max_completion_length=6 if self.tiny else 64)
         with self._mixed():
-            generator = torch.Generator(self.device).manual_seed(0)
+            generator = torch.Generator().manual_seed(0)
             rollout = self.policy.generate(batch, 4, sampling, generator)
             shared = self.policy.per_token_logps(batch, rollout.completions)
             with self._shared(False):
@@ -403,6 +445,7 @@ class GPUCheck:
 
 PARTS: dict[str, tuple[int, Callable[[GPUCheck, Part], None]]] = {
     "attention": (20, GPUCheck.attention),
+    "demo": (30, GPUCheck.demo),
     "build": (60, GPUCheck.build),
     "sft": (40, GPUCheck.sft),
     "grpo": (120, GPUCheck.grpo),

@@ -24,6 +24,7 @@ from affectgpt_r1.policy.checkpoint import check_sizes, encoder_digest, load_enc
 from affectgpt_r1.policy.hf_export import check_exported_sizes, load_exported_weights
 from affectgpt_r1.policy.hf_folder import is_exported, read_exported
 from affectgpt_r1.policy.policy import MultimodalPolicy
+from affectgpt_r1.policy.pretrained import weights_on
 from affectgpt_r1.policy.prompts import PromptTemplate
 from affectgpt_r1.types import ClipBatch, Sampling
 
@@ -35,10 +36,11 @@ log = logging.getLogger(__name__)
 SECONDS_BETWEEN_REPORTS = 20.0
 
 
-def build_policy(config: DictConfig) -> MultimodalPolicy:
+def build_policy(config: DictConfig, device: torch.device | None = None) -> MultimodalPolicy:
     """Build the policy with pretrained encoders and, if ``init_from`` names a checkpoint, trained weights.
 
-    Where it names an exported folder, the configuration takes the folder's ``model``.
+    Where it names an exported folder, the configuration takes the folder's ``model``. On a ``device`` no pretrained
+    part is held by the host.
     """
     exported = take_exported_model(config)
     template = PromptTemplate(
@@ -54,7 +56,10 @@ def build_policy(config: DictConfig) -> MultimodalPolicy:
         check_exported_sizes(build, exported)
     elif config.init_from is not None and has_sizes(config.model):
         check_sizes(build, config.init_from)
-    policy: MultimodalPolicy = build()
+    with weights_on(device):
+        policy: MultimodalPolicy = build()
+    if device is not None:
+        policy.to(device)
     if config.encoders_from is not None:
         load_encoder_weights(policy.encoders, config.encoders_from)
     if exported is not None:

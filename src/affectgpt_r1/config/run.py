@@ -56,7 +56,6 @@ from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.checkpoint import check_there, read_checkpoint
 from affectgpt_r1.tracking.mlflow_logger import Terminated, mlflow_loggers, status_of
 from affectgpt_r1.tracking.run_status import tracked_run
-from affectgpt_r1.training.base import MixedStage
 
 log = logging.getLogger(__name__)
 
@@ -143,13 +142,13 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
                 log.info("MLflow, by `make mlflow`: %s", logger.link)
         if resumed is not None and trainer.is_global_zero:
             _log_changes(resumed, loggers)
-        policy = build_policy(config)
+        policy = build_policy(config, trainer.strategy.root_device)
         with totals.phase("data_seconds"):
             data = build_data(config)
             length = {}
             if stage is not None:
                 check_data(config, stage, data, lexicon)
-                learns_targets = getattr(stage, "rewards", None) is None or isinstance(stage, MixedStage)
+                learns_targets = getattr(stage, "rewards", None) is None or getattr(stage, "mu", None) is not None
                 check_prompts(policy, data, learns_targets=learns_targets and stage.answers)
                 length = schedule_length(config, trainer, stage, data)
         content = _content_digests(data, lexicon)
@@ -191,10 +190,10 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
 
 def _log_best_checkpoint(config: DictConfig, trainer: L.Trainer, loggers: list[Any]) -> None:
     """List the best checkpoint among the MLflow run's logged models."""
-    best = Path(config.paths.run) / "checkpoints" / "best.ckpt"
-    if trainer.is_global_zero and best.is_file() and not config.debugging:
+    best, tracked = Path(config.paths.run) / "checkpoints" / "best.ckpt", mlflow_loggers(loggers)
+    if tracked and trainer.is_global_zero and best.is_file() and not config.debugging:
         step = int(read_checkpoint(best, mmap=True)["global_step"])
-        for logger in mlflow_loggers(loggers):
+        for logger in tracked:
             logger.log_checkpoint(best, step)
 
 

@@ -105,7 +105,7 @@ class FeatureStore:
                 "again"
             )
         values = torch.frombuffer(data, dtype=torch.float16).float()
-        return {key: values[start:end].view(shape) for key, (start, end, shape) in pack.parts.items()}
+        return {part: values.as_strided(*layout) for part, layout in pack.parts.items()}
 
     def reserve(self, num_clips: int) -> None:
         """Let the next clips be written into one new pack of so many."""
@@ -208,11 +208,13 @@ class _Pack:
         """
         self.folder = folder
         shapes = read_json(folder / LAYOUT)
-        self.parts: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        self.parts: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {}  # shape, strides, first number
         end = 0
-        for key, shape in shapes.items():
-            start, end = end, end + math.prod(shape)
-            self.parts[key] = (start, end, tuple(shape))
+        for key, sizes in shapes.items():
+            shape = tuple(sizes)
+            strides = tuple(math.prod(shape[dimension + 1 :]) for dimension in range(len(shape)))
+            self.parts[key] = (shape, strides, end)
+            end += math.prod(shape)
         self.stride = _padded(2 * end)
         index = (folder / INDEX).read_bytes()
         self.records = np.frombuffer(index[: len(index) // _RECORD.itemsize * _RECORD.itemsize], _RECORD).copy()
@@ -261,11 +263,11 @@ class _Contents(NamedTuple):
         return held
 
     def place(self, key: int) -> tuple[_Pack, int] | None:
-        position = int(self.keys.searchsorted(np.uint64(key)))
-        if position == len(self.keys) or int(self.keys[position]) != key:
+        position = self.keys.searchsorted(np.uint64(key))
+        if position == len(self.keys) or self.keys.item(position) != key:
             return None
-        pack, slot = divmod(int(self.places[position]), 1 << 32)
-        return self.packs[pack], slot
+        place = self.places.item(position)
+        return self.packs[place >> 32], place & 0xFFFFFFFF
 
 
 def _read_contents(folder: Path) -> _Contents:

@@ -1,7 +1,8 @@
 """The fast engine: each prompt runs once for all its completions, forward and backward, and nothing is padded.
 
-On the CPU it decodes with :class:`~affectgpt_r1.engine.fused_decoder.FusedDecoder`. Log-probs come from the hidden
-states without ever holding the logits of all tokens.
+It decodes with :class:`~affectgpt_r1.engine.fused_decoder.FusedDecoder` on the CPU and with
+:class:`~affectgpt_r1.engine.graph_decoder.GraphDecoder` on CUDA. Log-probs come from the hidden states without ever
+holding the logits of all tokens.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from torch.utils.checkpoint import checkpoint
 
 from affectgpt_r1.engine.base import Decoded, EmbeddedPrompts, LogpsAndEntropies, PrecomputedGrads, SpecialTokens
 from affectgpt_r1.engine.fused_attention import check_attention
-from affectgpt_r1.engine.fused_decoder import FusedDecoder, KVCache, supports_fused_decode
+from affectgpt_r1.engine.fused_decoder import (
+    FusedDecoder,
+    KVCache,
+    has_fused_layers,
+    join_weights,
+    supports_fused_decode,
+)
 from affectgpt_r1.engine.fused_layers import fuse_layers, trim_last_layer
 from affectgpt_r1.engine.fused_linear_logps import InputEmbedding, TokenLogps, fused_linear_logps
+from affectgpt_r1.engine.graph_decoder import GraphDecoder, decodes_by_graph
 from affectgpt_r1.engine.lm_head_sampling import chunked_lm_head
 from affectgpt_r1.engine.precision import head_logits
-from affectgpt_r1.engine.prefix_attention import PrefixAttention, use_prefix_attention
+from affectgpt_r1.engine.prefix_attention import CausalAttention, PrefixAttention, use_prefix_attention
 from affectgpt_r1.engine.reference import entropy_from_logits, selective_log_softmax
 from affectgpt_r1.engine.sampler import decode
 from affectgpt_r1.engine.varlen_attention import PackedLengths
@@ -44,7 +52,7 @@ class FastEngine:
         model: A transformers causal language model. Forward passes of its modules are replaced; its weights and their
             names stay.
         share_prefix: Run each prompt once and share its states among its completions; off, the update repeats the
-            prompt for each completion by the model's own attention. Both work under gradient checkpointing.
+            prompt for each completion. Both work under gradient checkpointing.
         attention: What attends over packed sequences; see
             :func:`~affectgpt_r1.engine.fused_attention.chosen_attention`.
     """
@@ -68,6 +76,8 @@ class FastEngine:
 
     def prefill(self, prompts: EmbeddedPrompts) -> Prefill:
         """See :class:`~affectgpt_r1.engine.base.Engine`."""
+        if prompts.embeds.device.type == "cuda" and has_fused_layers(self.model):
+            join_weights(self.model)
         return prefill_prompts(self.model, prompts)
 
     @torch.no_grad()
@@ -82,6 +92,14 @@ class FastEngine:
         ends: Callable[[Tensor], Tensor] | None = None,
     ) -> Decoded:
         """See :class:`~affectgpt_r1.engine.base.Engine`."""
+        prompts, limit = prefill.attention.prompts, sampling.max_completion_length
+        if decodes_by_graph(self.model, prefill.states, prompts, num_generations, limit):
+            # Without autocast: it decodes in the weights' own type.
+            with torch.autocast(prefill.states.device.type, enabled=False):
+                graphed = GraphDecoder(
+                    self.model, prefill.states, prompts, prefill.attention.cache, num_generations, sampling, tokens
+                )
+                return graphed.generate(generator, ends)
         decoder = Decoder(self.model, prefill, num_generations, sampling.max_completion_length)
         return decode(
             decoder.first,
@@ -156,16 +174,23 @@ def prefix_states(model: Any, prompts: EmbeddedPrompts | Prefill, completions: T
 
 
 def repeated_states(model: Any, prompts: EmbeddedPrompts, completions: TokenBatch) -> Tensor:
-    """:func:`prefix_states` by the model's own attention, the prompt repeated for each completion."""
+    """:func:`prefix_states` with the prompt repeated for each completion."""
     num_generations, length = completions.ids.shape[1:]
     ids, mask = completions.ids.flatten(0, 1), completions.mask.flatten(0, 1).long()
     embeds = torch.cat([prompts.embeds.repeat_interleave(num_generations, 0), prompts.embed_tokens(ids)], 1)
     full = torch.cat([prompts.mask.repeat_interleave(num_generations, 0), mask], 1)
-    positions = (full.cumsum(-1) - 1).clamp(min=0)  # left padding takes no position
-    states: Tensor = model.model(
-        inputs_embeds=embeds, attention_mask=full, position_ids=positions, use_cache=False
-    ).last_hidden_state
-    return states[:, -length - 1 : -1][mask.bool()]
+    if model.training and any(getattr(layer.self_attn, "attention_dropout", 0) for layer in model.model.layers):
+        # Only the model's own attention has dropout.
+        positions = (full.cumsum(-1) - 1).clamp(min=0)  # left padding takes no position
+        states: Tensor = model.model(
+            inputs_embeds=embeds, attention_mask=full, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        return states[:, -length - 1 : -1][mask.bool()]
+    lengths = PackedLengths(full.sum(-1).tolist(), full.device)
+    packed = _run(model, _packed(embeds, full), lengths.positions, CausalAttention(lengths))
+    # The prompt's last token predicts the first of its completion.
+    first = lengths.cu_seqlens[:-1] + (full.sum(-1) - mask.sum(-1)) - 1
+    return packed.index_select(0, (first.unsqueeze(-1) + torch.arange(length, device=full.device))[mask.bool()])
 
 
 def head_logps(
@@ -242,8 +267,10 @@ class Decoder:
         return states if self.head is not None else head_logits(self.model.lm_head, states)
 
 
-def _run(model: Any, embeds: Tensor, positions: Tensor, attention: PrefixAttention | KVCache) -> Tensor:
-    if isinstance(attention, PrefixAttention):
+def _run(
+    model: Any, embeds: Tensor, positions: Tensor, attention: PrefixAttention | CausalAttention | KVCache
+) -> Tensor:
+    if not isinstance(attention, KVCache):
         attention.kernel = getattr(model, "attention_kernel", "auto")
     states: Tensor = model.model(
         inputs_embeds=embeds.unsqueeze(0),
@@ -264,8 +291,12 @@ def _prompt_lengths(prompts: EmbeddedPrompts) -> PackedLengths:
 
 def _pack_prompts(prompts: EmbeddedPrompts) -> Tensor:
     """Return the prompts' embeddings ``(prompt tokens, D)`` without padding."""
-    kept = prompts.mask.flatten().nonzero().squeeze(-1)
-    flat = prompts.embeds.flatten(0, 1)
+    return _packed(prompts.embeds, prompts.mask)
+
+
+def _packed(padded: Tensor, mask: Tensor) -> Tensor:
+    kept = mask.flatten().nonzero().squeeze(-1)
+    flat = padded.flatten(0, 1)
     return flat if len(kept) == len(flat) else flat.index_select(0, kept)
 
 

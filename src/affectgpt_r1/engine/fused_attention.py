@@ -149,11 +149,22 @@ class _FlashAttention(torch.autograd.Function):
 
 
 def varlen_forward(
-    query: Tensor, key: Tensor, value: Tensor, queries: Sequences, keys: Sequences, *, causal: bool, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    queries: Sequences,
+    keys: Sequences,
+    *,
+    causal: bool,
+    scale: float,
+    key_lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return output ``(T, H, d)``, log-normaliser ``(H, T)``, and what the backward pass wants of the dropout."""
+    """Return output ``(T, H, d)``, log-normaliser ``(H, T)``, and what the backward pass wants of the dropout.
+
+    ``key_lengths`` ``(n,)`` int32 tells how many of each sequence's keys are read; None means all.
+    """
     output, normalizer, state, unused, _ = torch.ops.aten._flash_attention_forward(
-        query, key, value, *_bounds(queries, keys), 0.0, causal, False, scale=scale
+        query, key, value, *_bounds(queries, keys), 0.0, causal, False, scale=scale, seqused_k=key_lengths
     )
     return output, normalizer, state, unused
 

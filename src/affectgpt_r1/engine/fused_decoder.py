@@ -8,7 +8,7 @@ values as one matrix, gate and up as one, adapters merged.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -103,19 +103,30 @@ class KVCache:
         return keys[:, :, : self.length + 1], values[:, :, : self.length + 1]
 
 
+class AttendsStep(Protocol):
+    """Keys and values so far."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Add the newest keys and values; see :meth:`KVCache.attend`."""
+
+
 class FusedLinear(NamedTuple):
-    """``x @ weight + bias``."""
+    """``x @ weight + bias``, and ``x @ down @ up`` of adapters that are not merged."""
 
     weight: Tensor  # (in, out)
     bias: Tensor | None  # (out,)
+    low_rank: tuple[Tensor, Tensor] | None = None  # down (in, ranks), and up (ranks, out) with the adapters' scales
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return ``(m, out)`` of ``(m, in)``."""
-        return inputs @ self.weight if self.bias is None else torch.addmm(self.bias, inputs, self.weight)
+        output = inputs @ self.weight if self.bias is None else torch.addmm(self.bias, inputs, self.weight)
+        return output if self.low_rank is None else output.addmm_(inputs @ self.low_rank[0], self.low_rank[1])
 
     def add_to(self, states: Tensor, inputs: Tensor) -> None:
         """Add the product to ``states`` ``(m, out)`` in place."""
         states.addmm_(inputs, self.weight)
+        if self.low_rank is not None:
+            states.addmm_(inputs @ self.low_rank[0], self.low_rank[1])
         if self.bias is not None:
             states.add_(self.bias)
 
@@ -141,16 +152,19 @@ class FusedDecoder:
     """The layers of a causal language model, without gradient.
 
     Args:
-        model: A model that :func:`supports_fused_decode` accepts; it is not changed.
+        model: A model that :func:`has_fused_layers` accepts; its numbers are not changed.
         max_length: Most tokens of a prompt and its completion.
+        joined: Take weights as they lie, for a GPU: what is frozen is not copied, and adapters are not merged. Else
+            weights are copied into the layout that a CPU reads fastest.
     """
 
-    def __init__(self, model: Any, max_length: int) -> None:
+    def __init__(self, model: Any, max_length: int, *, joined: bool = False) -> None:
         body = model.model
         self._embed = model.get_input_embeddings()
         self._norm = body.norm
-        self._layers = [_copy_layer(layer) for layer in body.layers]
-        device = self._layers[0].attention_norm.device
+        self._layers = [_copy_layer(layer, _join_linears if joined else _copy_linears) for layer in body.layers]
+        device, self.dtype = self._layers[0].attention_norm.device, self._norm.weight.dtype
+        self.heads = self._layers[0].heads
         cosine, sine = body.rotary_emb(
             self._layers[0].attention_norm, torch.arange(max_length, device=device).unsqueeze(0)
         )
@@ -160,7 +174,7 @@ class FusedDecoder:
         signed = torch.cat([-sine[..., : self._half], sine[..., self._half :]], -1)
         self._cosine, self._sine = cosine[0].unsqueeze(1), signed[0].unsqueeze(1)  # (max_length, 1, d)
 
-    def advance(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+    def advance(self, tokens: Tensor, positions: Tensor, cache: AttendsStep) -> Tensor:
         """Return the states ``(m, D)`` after the ``(m,)`` newest tokens; their keys and values go to the cache."""
         states: Tensor = self._embed(tokens).clone()  # the residual stream, which is added to in place
         cosine, sine = self._cosine[positions], self._sine[positions]
@@ -186,20 +200,32 @@ class FusedDecoder:
 
 
 def supports_fused_decode(model: Any) -> bool:
-    """Return whether :class:`FusedDecoder` computes exactly what the model's own modules do, by their types."""
+    """Return whether to decode with copies of the weights: on a CPU, in single precision."""
     # On an accelerator, or of weights in half precision, copies are not worth their memory.
+    weight = model.model.norm.weight
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    return has_fused_layers(model)
+
+
+def has_fused_layers(model: Any) -> bool:
+    """Return whether :class:`FusedDecoder` computes exactly what the model's own modules do, by their types."""
     body = model.model
     family = next((name for name in FAMILIES if type(body).__name__ == f"{name}Model"), None)
-    if family is None or body.rotary_emb.rope_type not in POSITIONS or torch.is_autocast_enabled("cpu"):
+    if family is None or body.rotary_emb.rope_type not in POSITIONS:
         return False
     if len(body.layers) != body.config.num_hidden_layers or type(body.norm).__name__ != f"{family}RMSNorm":
         return False
-    if body.norm.weight.device.type != "cpu" or body.norm.weight.dtype != torch.float32:
-        return False
-    return all(_supports_layer(layer, family) for layer in body.layers)
+    return all(_supports_layer(layer, family, body.norm.weight.dtype) for layer in body.layers)
 
 
-def _supports_layer(layer: Any, family: str) -> bool:
+def trained_bytes(model: Any) -> int:
+    """Return the bytes of the weights that :class:`FusedDecoder` has to copy even where it joins them."""
+    linears = [getattr(part, "base_layer", part) for layer in model.model.layers for part in _linears(layer)]
+    return sum(part.weight.numel() * part.weight.element_size() for part in linears if part.weight.requires_grad)
+
+
+def _supports_layer(layer: Any, family: str, dtype: torch.dtype) -> bool:
     parts = {
         "DecoderLayer": [layer],
         "Attention": [layer.self_attn],
@@ -211,7 +237,8 @@ def _supports_layer(layer: Any, family: str) -> bool:
     if getattr(layer.self_attn, "sliding_window", None) or type(layer.mlp.act_fn).__name__ != "SiLUActivation":
         return False
     norms = [layer.input_layernorm, layer.post_attention_layernorm, *_head_norms(layer)]
-    return all(map(_supports_linear, _linears(layer))) and all(norm.weight.dtype == torch.float32 for norm in norms)
+    linear = all(_supports_linear(module, dtype) for module in _linears(layer))
+    return linear and all(norm.weight.dtype == dtype for norm in norms)
 
 
 def _head_norms(layer: Any) -> list[Any]:
@@ -225,18 +252,27 @@ def _linears(layer: Any) -> list[Any]:
     return [mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
 
 
-def _supports_linear(module: Any) -> bool:
-    """Return whether a module is linear and in single precision, alone or with plain LoRA adapters."""
-    if type(module).__module__ == "peft.tuners.lora.layer" and type(module).__name__ == "Linear":
-        if module.merged or module.disable_adapters or module.lora_variant or module.fan_in_fan_out:
-            return False
-        if any(module.lora_bias.values()):
+def _supports_linear(module: Any, dtype: torch.dtype) -> bool:
+    """Return whether a module is linear and in ``dtype``, alone or with plain LoRA adapters."""
+    if is_lora_linear(module):
+        if not has_plain_adapters(module):
             return False
         module = module.base_layer
-    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and module.weight.dtype == torch.float32
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and module.weight.dtype == dtype
 
 
-def _copy_layer(layer: Any) -> FusedDecoderLayer:
+def is_lora_linear(module: Any) -> bool:
+    """Return whether a module is PEFT's linear layer with adapters."""
+    return type(module).__module__ == "peft.tuners.lora.layer" and type(module).__name__ == "Linear"
+
+
+def has_plain_adapters(module: Any) -> bool:
+    """Return whether the adapters of PEFT's linear layer add ``scale * x A B`` to its output, and nothing else."""
+    other = module.merged or module.disable_adapters or module.lora_variant or module.fan_in_fan_out
+    return not other and not any(module.lora_bias.values())
+
+
+def _copy_layer(layer: Any, copy: Callable[[Sequence[Any]], FusedLinear]) -> FusedDecoderLayer:
     mixer = layer.self_attn
     query, key, value, output, gate, up, down = _linears(layer)
     size = mixer.head_dim
@@ -247,11 +283,11 @@ def _copy_layer(layer: Any) -> FusedDecoderLayer:
         mixer.scaling,
         layer.input_layernorm.variance_epsilon,
         layer.input_layernorm.weight,
-        _copy_linears([query, key, value]),
-        _copy_linears([output]),
+        copy([query, key, value]),
+        copy([output]),
         layer.post_attention_layernorm.weight,
-        _copy_linears([gate, up]),
-        _copy_linears([down]),
+        copy([gate, up]),
+        copy([down]),
         _copy_head_norms(layer, query.out_features // size, key.out_features // size),
     )
 
@@ -272,6 +308,60 @@ def _copy_linears(modules: Sequence[Any]) -> FusedLinear:
         columns.copy_(weight.t())
     biases = [module.bias.detach() for module in modules if module.bias is not None]
     return FusedLinear(fused, torch.cat(biases) if biases else None)
+
+
+def join_weights(model: Any) -> None:
+    """Let frozen weights that :class:`FusedDecoder` joins lie side by side, before a pass keeps them for gradients."""
+    for layer in model.model.layers:
+        query, key, value, _, gate, up, _ = _linears(layer)
+        for modules in ([query, key, value], [gate, up]):
+            weights = [getattr(module, "base_layer", module).weight for module in modules]
+            if not any(weight.requires_grad for weight in weights):
+                _joined_weight(weights)
+
+
+def _join_linears(modules: Sequence[Any]) -> FusedLinear:
+    """Join linear layers of the same input: weights that train are copied, frozen ones become parts of one tensor."""
+    bases = [getattr(module, "base_layer", module) for module in modules]
+    biases = [base.bias.detach() for base in bases if base.bias is not None]
+    bias = torch.cat(biases) if biases else None
+    return FusedLinear(_joined_weight([base.weight for base in bases]).t(), bias, _low_rank(modules))
+
+
+def _joined_weight(weights: Sequence[nn.Parameter]) -> Tensor:
+    """Return ``(sum of outs, in)`` of weights ``(out, in)``."""
+    first, rows = weights[0], sum(map(len, weights))
+    if len(weights) == 1:
+        return first.detach()
+    starts = [weight.data_ptr() for weight in weights]
+    ends = [start + weight.nbytes for start, weight in zip(starts, weights, strict=True)]
+    storages = {weight.untyped_storage().data_ptr() for weight in weights}
+    if len(storages) == 1 and starts[1:] == ends[:-1]:  # joined before
+        return first.detach().as_strided((rows, first.shape[1]), (first.shape[1], 1))
+    # Of weights that train, or share their memory with something else, the joined tensor is a copy for one rollout.
+    own = all(weight.untyped_storage().nbytes() == weight.nbytes for weight in weights)
+    with torch.inference_mode(False), torch.no_grad():  # a part made in inference mode could never be trained through
+        joined = torch.cat([weight.detach() for weight in weights])
+        if own and not any(weight.requires_grad for weight in weights):
+            for weight, part in zip(weights, joined.split(list(map(len, weights))), strict=True):
+                weight.data = part
+    return joined
+
+
+def _low_rank(modules: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
+    """Return the adapters of linear layers that are joined: ``down`` side by side, ``up`` as diagonal blocks."""
+    downs: list[Tensor] = []
+    ups: list[Tensor] = []
+    outs = [module.out_features for module in modules]
+    for number, module in enumerate(modules):
+        for name in module.active_adapters if hasattr(module, "lora_A") else ():
+            if name in module.lora_A:
+                weight = getattr(module, "base_layer", module).weight
+                up = module.lora_B[name].weight.detach().t() * module.scaling[name]
+                downs.append(module.lora_A[name].weight.detach().t().to(weight.dtype))
+                # Zeros for the other layers' outputs: one small product in place of one for each.
+                ups.append(F.pad(up, (sum(outs[:number]), sum(outs[number + 1 :]))).to(weight.dtype))
+    return (torch.cat(downs, 1), torch.cat(ups)) if downs else None
 
 
 def merged_weight(module: Any) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from affectgpt_r1.engine.fused_decoder import FAMILIES
+from affectgpt_r1.engine.fused_decoder import FAMILIES, has_plain_adapters, is_lora_linear
 from affectgpt_r1.engine.prefix_attention import PrefixAttention, packed_attention_forward
 
 
@@ -30,11 +30,16 @@ def fuse_layers(model: Any) -> None:
             module.forward = partial(_norm, module)
         elif name in [f"{family}MLP" for family in FAMILIES] and type(module.act_fn).__name__ == "SiLUActivation":
             module.forward = partial(_feed_forward, module)
+        elif is_lora_linear(module):
+            module.forward = partial(_adapted, module)
 
 
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
     if hidden_states.dtype == module.weight.dtype == torch.float32:
         return rms_norm(hidden_states, module.weight, module.variance_epsilon)
+    if hidden_states.device.type == "cuda" and hidden_states.dtype == module.weight.dtype:
+        with torch.autocast("cuda", enabled=False):  # one kernel, which rounds once, as in decoding
+            return F.rms_norm(hidden_states, module.weight.shape, module.weight, module.variance_epsilon)
     # In half precision the model's own code rounds where the model was trained to be rounded.
     output: Tensor = type(module).forward(module, hidden_states)
     return output
@@ -47,6 +52,26 @@ def _feed_forward(module: Any, hidden_states: Tensor) -> Tensor:
     if plain and gate.dtype == down.weight.dtype and not torch.is_autocast_enabled(gate.device.type):
         return gated_projection(gate, up, down.weight)
     output: Tensor = down(gated_silu(gate, up))
+    return output
+
+
+def _adapted(module: Any, inputs: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    """Return a linear layer's output with its adapters'; in half precision without PEFT's casts to single and back."""
+    device = inputs.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
+    output: Tensor
+    if dtype.itemsize >= 4 or not has_plain_adapters(module):
+        output = type(module).forward(module, inputs, *arguments, **options)
+        return output
+    output = module.base_layer(inputs, *arguments, **options)
+    for name in module.active_adapters:
+        if name in module.lora_A:
+            down = F.linear(module.lora_dropout[name](inputs).to(dtype), module.lora_A[name].weight.to(dtype))
+            up = module.lora_B[name].weight.to(dtype).t()
+            # x W + (alpha / r) (x A) B, added up in single precision and rounded once.
+            output = torch.addmm(output.flatten(0, -2), down.flatten(0, -2), up, alpha=module.scaling[name]).view_as(
+                output
+            )
     return output
 
 

@@ -64,7 +64,8 @@ def head_logits(head: Any, states: Tensor) -> Tensor:
             if head.weight.dtype.itemsize >= 4:
                 logits: Tensor = head(states)
                 return logits
-            rows = torch.split(head.weight, COLUMNS)
+            whole = _returns_single_precision(states, head.weight)
+            rows = [head.weight] if whole else torch.split(head.weight, COLUMNS)
             logits = torch.cat([exact_matmul(states, chunk.T) for chunk in rows], -1)
             bias = getattr(head, "bias", None)
             return logits if bias is None else logits + bias

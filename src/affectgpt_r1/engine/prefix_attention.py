@@ -100,6 +100,23 @@ class PrefixAttention:
         return attend_causally(query, key, value, self.prompts, scale, self.kernel)
 
 
+@dataclass
+class CausalAttention:
+    """Packed sequences of which each attends to itself alone.
+
+    Attributes:
+        lengths: Of the sequences.
+        kernel: What attends; see :func:`~affectgpt_r1.engine.fused_attention.chosen_attention`.
+    """
+
+    lengths: PackedLengths
+    kernel: AttentionKernel = "auto"
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """See :meth:`PrefixAttention.attend`."""
+        return attend_causally(query, key, value, self.lengths, scale, self.kernel)
+
+
 def packed_attention_forward(
     module: Any,
     query: Tensor,

@@ -34,10 +34,10 @@ class Head(Protocol):
         """As :func:`draw_tokens`, from ``(m, D)`` states."""
 
 
-def seeded_by_names(seed: int, names: Sequence[str], device: torch.device) -> torch.Generator:
-    """Return a generator on ``device`` whose draws depend on a seed and the clips of a batch alone."""
+def seeded_by_names(seed: int, names: Sequence[str]) -> torch.Generator:
+    """Return a generator whose draws depend on a seed and the clips of a batch alone, on any device."""
     digest = hashlib.sha256(repr((seed, tuple(names))).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -171,6 +171,12 @@ def integer_cumulative_sum(values: Tensor) -> Tensor:
     return counts.cumsum(-1).double() * (largest / FIXED_POINT)
 
 
+def draw_uniforms(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Draw float64 numbers in [0, 1) for a device, on the generator's: by default the CPU, whose numbers all share."""
+    source = torch.device("cpu") if generator is None else generator.device
+    return torch.rand(tuple(shape), dtype=torch.float64, generator=generator, device=source).to(device)
+
+
 def decode(
     first: Tensor,
     advance: Callable[[Tensor, Tensor], Tensor],
@@ -204,7 +210,7 @@ def decode(
         uniforms = None
         if sampling.temperature:
             # A number for every row, also for those that have ended: no row's tokens depend on another's length.
-            uniforms = torch.rand(count, dtype=torch.float64, generator=generator, device=device)[rows]
+            uniforms = draw_uniforms((count,), generator, device)[rows]
         drawn = draw(outputs, sampling, uniforms, banned)
         ids[rows, step], logps[rows, step], mask[rows, step] = drawn.ids, drawn.logps, 1.0
         ended = torch.isin(drawn.ids, stops)

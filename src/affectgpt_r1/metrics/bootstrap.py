@@ -119,9 +119,38 @@ def mean_difference_interval(
     """
     if not first or not second:
         raise ValueError("each method needs at least one training")
-    if any(not np.array_equal(first[0].relevant, counts.relevant) for counts in [*first, *second]):
-        raise ValueError("the two systems were not scored on the same clips in the same order: their targets differ")
+    _check_systems(first, second)
     return _interval(first, second, statistic, resamples, confidence, seed)
+
+
+def seeds_and_clips_interval(
+    first: Sequence[WheelCounts],
+    second: Sequence[WheelCounts],
+    statistic: Statistic = "f1",
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the interval of a mean difference by a hierarchical bootstrap, over the trainings and over the clips.
+
+    Training ``i`` of ``first`` and of ``second`` share a seed. Each resample draws as many seeds as there are, with
+    replacement, and the same clips of all of them. Of few seeds it is too narrow: their drawn variance is that of
+    ``n`` seeds times ``(n - 1) / n``.
+
+    Raises:
+        ValueError: The methods have fewer than two trainings or not equally many, or as for
+            :func:`mean_difference_interval`.
+    """
+    if len(first) != len(second) or len(first) < 2:
+        raise ValueError(f"seeds are paired, and at least two: there are {len(first)} trainings and {len(second)}")
+    _check_systems(first, second)
+    _check_resampling(first[0], statistic, resamples, confidence)
+    scores = [of_system[statistic] for of_system in _resampled_scores([*first, *second], resamples, seed)]
+    differences = np.stack(scores[: len(first)]) - np.stack(scores[len(first) :])  # (S, 1 + R)
+    drawn = np.random.default_rng([seed, 1]).integers(len(first), size=differences.shape)
+    drawn[:, 0] = np.arange(len(first))  # the estimate is of every seed once
+    return _percentiles(np.take_along_axis(differences, drawn, axis=0).mean(0), confidence)
 
 
 def _interval(
@@ -132,17 +161,26 @@ def _interval(
     confidence: float,
     seed: int,
 ) -> Interval:
-    if statistic not in STATISTICS:
-        raise ValueError(f"unknown statistic {statistic!r}: take one of {', '.join(STATISTICS)}")
-    if resamples < 1 or not 0 < confidence < 1:
-        raise ValueError(f"resamples={resamples} must be positive, confidence={confidence} between 0 and 1")
-    if not (first[0].relevant > 0).any():
-        raise ValueError("no clip counts: none of the targets maps onto a wheel")
+    _check_resampling(first[0], statistic, resamples, confidence)
     scores = [of_system[statistic] for of_system in _resampled_scores([*first, *second], resamples, seed)]
     values = np.mean(scores[: len(first)], axis=0)
     if second:
         values = values - np.mean(scores[len(first) :], axis=0)
     return _percentiles(values, confidence)
+
+
+def _check_systems(first: Sequence[WheelCounts], second: Sequence[WheelCounts]) -> None:
+    if any(not np.array_equal(first[0].relevant, counts.relevant) for counts in [*first, *second]):
+        raise ValueError("the two systems were not scored on the same clips in the same order: their targets differ")
+
+
+def _check_resampling(counts: WheelCounts, statistic: Statistic, resamples: int, confidence: float) -> None:
+    if statistic not in STATISTICS:
+        raise ValueError(f"unknown statistic {statistic!r}: take one of {', '.join(STATISTICS)}")
+    if resamples < 1 or not 0 < confidence < 1:
+        raise ValueError(f"resamples={resamples} must be positive, confidence={confidence} between 0 and 1")
+    if not (counts.relevant > 0).any():
+        raise ValueError("no clip counts: none of the targets maps onto a wheel")
 
 
 def mean_interval(values: Floats, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> Interval:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -90,11 +90,26 @@ class AudioEncoder(nn.Module):
             dims = (0, 1, 2) if self.normalization == "joint" and policy_trains else (1, 2)
             centred = waveforms - waveforms.mean(dims, keepdim=True)
             waveforms = centred / (centred.square().mean(dims, keepdim=True) + 1e-7).sqrt()
-        output = self.model(waveforms.flatten(0, 1).to(self.model.dtype), output_hidden_states=True)
+        with _tensor_cores(waveforms.device):
+            output = self.model(waveforms.flatten(0, 1).to(self.model.dtype), output_hidden_states=True)
         # transformers 5 leaves the encoder's closing norm out of hidden_states[-1]; the published features have it.
         layers = torch.stack([*output.hidden_states[1:-1], output.last_hidden_state][-AVERAGED_HIDDEN_LAYERS:])
         features: Tensor = layers.float().mean(0).mean(1)
         return features.reshape(*waveforms.shape[:2], features.shape[-1])
+
+
+@contextmanager
+def _tensor_cores(device: torch.device) -> Iterator[None]:
+    """Let CUDA multiply single precision by tensor cores (TF32), several times faster.
+
+    It rounds factors to 11 bits, as the feature store does features.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Encoders(nn.Module):

@@ -217,7 +217,7 @@ class MultimodalPolicy(nn.Module):
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         training = self.training
         if generator is None and sampling.seed is not None and sampling.temperature > 0:
-            generator = seeded_by_names(sampling.seed, batch.names, self.device)
+            generator = seeded_by_names(sampling.seed, batch.names)
         # A group that is drawn for an update leaves the prompts' pass, with its graph, in the rollout's prefix_cache:
         # the update continues it, if it would compute the same.
         keep = self.engine.reuses_prefill and self.samples_as_scored and self.encoders.frozen

@@ -8,7 +8,9 @@ import os
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,8 @@ def build_part(
     if pretrained is None or torch.get_default_device().type == "meta":
         try:
             config = config_class(**architecture)
-            return getattr(model_class, "from_config", model_class)(config).to(dtype)
+            with _default_dtype(dtype):  # not cast afterwards: a 7B model in single precision takes 30 GB
+                return getattr(model_class, "from_config", model_class)(config)
         except Exception as error:  # of sizes that do not go together: whatever transformers and torch come upon
             raise ConfigError(f"model.{part} cannot be built ({_first_line(error)}); correct its keys") from error
     source = local_weights(pretrained, weights)
@@ -79,6 +82,7 @@ def build_part(
             dtype=dtype,
             output_loading_info=True,
             local_files_only=local,
+            device_map=None if _device.get() is None else {"": _device.get()},
             adapter_kwargs={"local_files_only": local},  # an adapter is looked for by itself
         )
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
@@ -87,6 +91,32 @@ def build_part(
         raise ConfigError(f"model.{part}: {source} cannot be loaded ({_first_line(error)}); fetch it again") from error
     _check_loaded(part, source, model, report["missing_keys"], architecture)
     return model
+
+
+_device: ContextVar[torch.device | None] = ContextVar("device", default=None)
+
+
+@contextmanager
+def weights_on(device: torch.device | None) -> Iterator[None]:
+    """Load pretrained weights to a device, tensor by tensor, so that a process never holds them all on the host.
+
+    Fresh weights are drawn on the CPU as ever: they are small, and equal on every machine.
+    """
+    token = _device.set(device)
+    try:
+        yield
+    finally:
+        _device.reset(token)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def check_pretrained_folder(folder: Path) -> None:

@@ -33,6 +33,7 @@ _LABELS = {
         "mer_r1": "recall | precision",
         "chord_low": "CHORD, μ 0.1",
         "chord_high": "CHORD, μ 0.5",
+        "chord_cosine": "CHORD, μ 0.9 to 0.05",
     },
 }
 PENALTIES = ("inverse_gap", "ratio", "log_ratio")

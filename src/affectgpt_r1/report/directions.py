@@ -51,6 +51,7 @@ def judge_directions(sweeps: Mapping[str, Sweep]) -> list[Verdict]:
             _above(objective, "mer_r1", "accuracy", "recall and precision apart above accuracy (MER-R1)"),
             _above(objective, "chord_low", "accuracy", "supervision mixed in above GRPO alone (CHORD), μ 0.1"),
             _above(objective, "chord_high", "accuracy", "supervision mixed in above GRPO alone (CHORD), μ 0.5"),
+            _above(objective, "chord_cosine", "accuracy", "supervision mixed in above GRPO alone (CHORD), μ falling"),
         ]
     return verdicts
 

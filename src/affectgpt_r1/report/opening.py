@@ -82,7 +82,8 @@ def _certainty(name: str, sweep: Mapping[str, Any]) -> str:
 def _compared(name: str, pair: Mapping[str, Any]) -> str:
     clips, seeds = pair["clips"], pair["seeds"]
     difference = (clips or seeds)["difference"]
-    made = ((test, what) for test, what in ((clips, "over clips"), (seeds, "over seeds")) if test)
+    named = ((clips, "over clips"), (seeds, "over seeds"), (pair["both"], "over both"))
+    made = ((test, what) for test, what in named if test)
     bounds = ", ".join(f"{between(test['low'], test['high'], 100)} {what}" for test, what in made)
     names = f"{label(name, pair['first'])} minus {label(name, pair['second'])}"
     return f"{names}: {signed(100 * difference)} points, 95 % interval {bounds}: {_verdict(clips, seeds)}."

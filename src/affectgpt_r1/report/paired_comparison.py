@@ -7,7 +7,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.metrics.bootstrap import Interval, bootstrap_interval, mean_difference_interval
+from affectgpt_r1.metrics.bootstrap import (
+    Interval,
+    bootstrap_interval,
+    mean_difference_interval,
+    seeds_and_clips_interval,
+)
 from affectgpt_r1.metrics.functional.wheel_f1 import WheelCounts, wheel_counts
 from affectgpt_r1.report.queries import Answer, Sweep, Trial
 from affectgpt_r1.report.statistics import PairedTest, paired_t_test
@@ -19,6 +24,7 @@ CLIPS_TEST = (
 SEEDS_TEST = (
     "“Seeds” is the seed-paired t test and asks whether training again with other seeds would give the difference."
 )
+BOTH_TEST = "“Both” draws seeds and clips alike (hierarchical bootstrap); of so few seeds it is a little too narrow."
 _SAME_SCORE = 1e-6
 
 
@@ -27,6 +33,7 @@ class Comparison(NamedTuple):
 
     clips: Interval | None
     seeds: PairedTest | None
+    both: Interval | None
 
 
 def compare(sweep: Sweep, first: str, second: str) -> Comparison | None:
@@ -37,13 +44,17 @@ def compare(sweep: Sweep, first: str, second: str) -> Comparison | None:
     ours, theirs = sweep.of(first), sweep.of(second)
     if not ours or not theirs:
         return None
-    clips = None
+    pairs = list(_same_seeds(sweep, first, second))
+    clips = both = None
     if len({_names(trial) for trial in (*ours, *theirs)}) == 1:
         clips = mean_difference_interval([counts(trial) for trial in ours], [counts(trial) for trial in theirs])
-    return Comparison(clips, paired_t_test(list(_seed_differences(sweep, first, second))))
+        if len(pairs) > 1:
+            both = seeds_and_clips_interval([counts(pair[0]) for pair in pairs], [counts(pair[1]) for pair in pairs])
+    differences = [pair[0].metrics["test/f1"] - pair[1].metrics["test/f1"] for pair in pairs]
+    return Comparison(clips, paired_t_test(differences), both)
 
 
-def _seed_differences(sweep: Sweep, first: str, second: str) -> Iterator[float]:
+def _same_seeds(sweep: Sweep, first: str, second: str) -> Iterator[tuple[Trial, Trial]]:
     by_seed = [{trial.seed: trial for trial in sweep.trials if trial.choice == choice} for choice in (first, second)]
     single = [
         trials[0] if len(trials := sweep.of(choice)) == 1 and not trials[0].curves else None
@@ -52,9 +63,9 @@ def _seed_differences(sweep: Sweep, first: str, second: str) -> Iterator[float]:
     if all(single):
         return
     for seed in sorted({*by_seed[0], *by_seed[1]}):
-        pair = [trials.get(seed, fixed) for trials, fixed in zip(by_seed, single, strict=True)]
-        if pair[0] is not None and pair[1] is not None:
-            yield pair[0].metrics["test/f1"] - pair[1].metrics["test/f1"]
+        ours, theirs = (trials.get(seed, fixed) for trials, fixed in zip(by_seed, single, strict=True))
+        if ours is not None and theirs is not None:
+            yield ours, theirs
 
 
 def disagreement(trial: Trial) -> str | None:

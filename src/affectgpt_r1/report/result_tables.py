@@ -16,7 +16,7 @@ from affectgpt_r1.report.formats import (
     probability,
     signed,
 )
-from affectgpt_r1.report.paired_comparison import CLIPS_TEST, SEEDS_TEST
+from affectgpt_r1.report.paired_comparison import BOTH_TEST, CLIPS_TEST, SEEDS_TEST, Comparison
 from affectgpt_r1.report.summary import SYNTHETIC_NOTE
 
 TEXT_COLUMNS = frozenset({"setting", "source", "verdict", "values", "F1 per seed", "date", "commit", "MLflow run"})
@@ -60,7 +60,7 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
     scores = TextTable(
         f"{sweep}-scores",
         f"{title(sweep)}: scores{mark}",
-        (_first_column(sweep), "n", "F1", "F1 per seed", "difference", "clips", "seeds", "p"),
+        (_first_column(sweep), "n", "F1", "F1 per seed", "difference", "clips", "seeds", "p", "both"),
         tuple(_score_row(choice, name == content["baseline"]) for name, choice in choices.items()),
         (
             *synthetic,
@@ -68,8 +68,8 @@ def sweep_tables(summary: Mapping[str, Any], sweep: str) -> list[TextTable]:
             *_prompt(content),
             f"F1: greedy answers to {content['clips']:,} test clips with the weights of the best validation, "
             "which need not be the last; corpus F1, mean of five wheels at level 1, in points; mean ± 95 % t interval "
-            f"over n seeds. Difference: of F1 from the row “{_baseline(content)}”, with its 95 % interval by two "
-            f"tests, neither corrected for the number of rows. {CLIPS_TEST} {SEEDS_TEST}",
+            f"over n seeds. Difference: of F1 from the row “{_baseline(content)}”, with its 95 % interval by three "
+            f"tests, none corrected for the number of rows. {CLIPS_TEST} {SEEDS_TEST} {BOTH_TEST}",
         ),
     )
     answers = TextTable(
@@ -196,7 +196,7 @@ def _baseline(sweep: Mapping[str, Any]) -> str:
 def _score_row(choice: Mapping[str, Any], is_baseline: bool) -> tuple[str, ...]:
     f1 = choice["metrics"]["f1"]
     tests = choice["against_baseline"] or {}
-    clips, seeds = tests.get("clips"), tests.get("seeds")
+    clips, seeds, both = (tests.get(name) for name in Comparison._fields)
     either = clips or seeds
     return (
         choice["label"],
@@ -206,6 +206,7 @@ def _score_row(choice: Mapping[str, Any], is_baseline: bool) -> tuple[str, ...]:
         "baseline" if is_baseline else signed(100 * either["difference"]) if either else NOTHING,
         *(between(test["low"], test["high"], 100) if test else NOTHING for test in (clips, seeds)),
         probability(seeds["p"]) if seeds else NOTHING,
+        between(both["low"], both["high"], 100) if both else NOTHING,
     )
 
 

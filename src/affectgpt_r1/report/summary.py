@@ -13,7 +13,7 @@ from affectgpt_r1.report.cluster_wheels import cluster_scores
 from affectgpt_r1.report.curves import curve_figures
 from affectgpt_r1.report.directions import judge_directions
 from affectgpt_r1.report.opening import findings
-from affectgpt_r1.report.paired_comparison import compare, disagreement
+from affectgpt_r1.report.paired_comparison import Comparison, compare, disagreement
 from affectgpt_r1.report.published_results import PUBLISHED, PUBLISHED_NOTE
 from affectgpt_r1.report.queries import PAPERS_SWEEPS, SWEEPS, Sweep, Trial
 from affectgpt_r1.report.statistics import CONFIDENCE, mean_interval
@@ -72,7 +72,8 @@ def summarise_choice(sweep: Sweep, choice: str) -> dict[str, Any]:
 
     Returns:
         ``label``; ``metrics`` by name, each with ``values`` by seed, ``mean``, ``low``, ``high`` (None for one value)
-        and ``n``; ``against_baseline``: None, or the tests ``clips`` and ``seeds``, each None where it cannot be made.
+        and ``n``; ``against_baseline``: None, or the tests ``clips``, ``seeds`` and ``both``, None where they
+        cannot be made.
     """
     trials = sweep.of(choice)
     names = [name for name in trials[0].metrics if name.startswith(_PREFIX)]
@@ -102,17 +103,19 @@ def _pairs(sweep: Sweep) -> list[tuple[str, str]]:
 
 
 def _compared(sweep: Sweep, first: str, second: str) -> dict[str, Any]:
-    return {"first": first, "second": second, **(_tests(sweep, first, second) or {"clips": None, "seeds": None})}
+    tests = _tests(sweep, first, second) or dict.fromkeys(Comparison._fields)
+    return {"first": first, "second": second, **tests}
 
 
 def _tests(sweep: Sweep, first: str, second: str) -> dict[str, Any] | None:
     comparison = compare(sweep, first, second)
     if comparison is None:
         return None
-    clips, seeds = comparison
+    clips, seeds, both = comparison
     return {
         "clips": clips and {"difference": clips.estimate, "low": clips.low, "high": clips.high},
         "seeds": seeds and seeds._asdict(),
+        "both": both and {"difference": both.estimate, "low": both.low, "high": both.high},
     }
 
 

@@ -21,6 +21,7 @@ from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.base import Policy
 from affectgpt_r1.rewards.weighting import RewardScores, WeightedRewards
 from affectgpt_r1.training.advantages import group_advantages, objective_advantages, zero_std_groups
+from affectgpt_r1.training.chord import MuSchedule, mix_supervised
 from affectgpt_r1.training.completions import (
     answer_logs,
     answer_statistics,
@@ -57,6 +58,9 @@ class GRPOStage:
         rewards: The weighted rewards.
         lexicon: For the statistics of the answers.
         sampling: How completions are drawn; log-probs are taken at its temperature.
+        mu: Weight of a supervised loss that is mixed in (CHORD); None trains by GRPO alone.
+        supervised_batch_size: Labelled clips of each training batch, per process, where ``mu`` is set.
+        token_weighting: See :func:`~affectgpt_r1.training.chord.mix_supervised`.
         **options: See :class:`~affectgpt_r1.training.grpo_config.GRPOConfig`.
 
     Raises:
@@ -67,7 +71,17 @@ class GRPOStage:
     answers = True
     validation_logs = ()
 
-    def __init__(self, rewards: WeightedRewards, lexicon: Lexicon, sampling: Sampling, **options: Any) -> None:
+    def __init__(
+        self,
+        rewards: WeightedRewards,
+        lexicon: Lexicon,
+        sampling: Sampling,
+        *,
+        mu: MuSchedule | None = None,
+        supervised_batch_size: int = 1,
+        token_weighting: str = "none",
+        **options: Any,
+    ) -> None:
         if sampling.temperature <= 0:
             raise ConfigError("stage.sampling.temperature must be above 0: equal completions have no advantage")
         check_sampling(sampling)
@@ -75,6 +89,15 @@ class GRPOStage:
         self.lexicon = lexicon
         self.sampling = sampling
         self.config = GRPOConfig(**options)
+        if token_weighting not in ("none", "phi"):
+            raise ConfigError(f"stage.token_weighting={token_weighting} is unknown; choose none or phi")
+        if supervised_batch_size < 1:
+            raise ConfigError(f"stage.supervised_batch_size={supervised_batch_size} must be at least 1")
+        if mu is not None and self.config.loss_normalizer != "micro_batch":  # it would weigh the two losses differently
+            raise ConfigError("stage.loss_normalizer=accumulated_batch counts one loss's items; take micro_batch")
+        self.mu, self.token_weighting = mu, token_weighting
+        self.supervised_batch_size = 0 if mu is None else supervised_batch_size
+        self.global_step = 0  # optimizer step; the module sets it
         self.schedule = GenerationSchedule(self.config.steps_per_generation, self.config.num_iterations)
         self._num_visits = self.schedule.steps
         self.accumulate_grad_batches = 1  # of the Trainer; the module sets it
@@ -104,9 +127,11 @@ class GRPOStage:
         """Return the loss of one step, on a new rollout of the clips or, of an empty batch, on the buffer's next part.
 
         Raises:
-            ConfigError: An empty batch comes when the buffer has been visited to its end.
+            ConfigError: An empty batch comes when the buffer has been visited to its end, or no labelled clips come
+                where a supervised loss is mixed in.
         """
         config = self.config
+        supervised, batch = batch.supervised, dataclasses.replace(batch, supervised=None)
         if len(batch):
             self._buffer, self._visits = self._generate_and_score(policy, batch, seed), 0
         step = self._next_step(policy)
@@ -153,7 +178,11 @@ class GRPOStage:
         }
         if "policy_loss" in loss.logs:
             logs["policy_loss"] = dataclasses.replace(loss.logs["policy_loss"], weight=num_items)
-        return StageOutput(loss.loss, logs, step.records, num_items, generation_logs=step.logs.keys())
+        output = StageOutput(loss.loss, logs, step.records, num_items, generation_logs=step.logs.keys())
+        if self.mu is None:
+            return output
+        mu = self.mu(self.global_step)
+        return mix_supervised(output, policy, supervised, mu, token_weighting=self.token_weighting, phase=self.phase)
 
     def _with_faithfulness(
         self, policy: Policy, step: RolloutBuffer, per_token_logps: Tensor, loss: PolicyLoss, seed: int
@@ -243,7 +272,7 @@ class GRPOStage:
     def _sample(self, policy: Policy, batch: ClipBatch, seed: int) -> ScoredRollout:
         """Draw ``G`` completions of each of ``B`` clips, and reward them."""
         num_generations = self.config.num_generations
-        generator = torch.Generator(device=policy.device).manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         started = time.perf_counter()
         rollout = policy.generate(batch, num_generations, self.sampling, generator)
         seconds = time.perf_counter() - started  # it ends with texts, so an accelerator has been waited for

@@ -17,7 +17,7 @@ def test_every_number_is_right_on_a_cpu(tmp_path, capsys):
     assert [part["name"] for part in found["parts"]] == list(NAMES) == list(PARTS)
     assert found["machine"]["torch"] == torch.__version__
     limits = [limit for part in found["parts"] for limit in part["limits"]]
-    assert len(limits) == 21
+    assert len(limits) == 24
     assert [limit for limit in limits if not limit["holds"]] == []
     printed = capsys.readouterr().out
     assert "flash: error of output at logits +1000" in printed

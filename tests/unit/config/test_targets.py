@@ -52,8 +52,7 @@ SHIPPED = {
     },
     "stage": {
         *("emotion.lexicon.load_lexicon", "training.grpo.GRPOStage", "training.sft.SFTStage"),
-        *("training.pretrain_encoders.EncoderStage", "types.Sampling"),
-        *("training.chord.CHORDStage", "training.chord.MuSchedule"),
+        *("training.pretrain_encoders.EncoderStage", "training.chord.MuSchedule", "types.Sampling"),
     },
     "trainer": {
         *("distributed.ddp.ddp_strategy", "distributed.fsdp.ShardedStrategy"),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from affectgpt_r1.emotion import build_bundled, bundled
+from affectgpt_r1.emotion import bundled
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import LexiconError
+from tools import build_bundled
 
 LEXICON = load_lexicon("bundled")
-RESOURCES = Path(build_bundled.__file__).parent / "resources"
+RESOURCES = Path(bundled.__file__).parent / "resources"
 
 # Clusters of each wheel at level 1 and at level 2.
 SIZES = [(8, 48), (6, 25), (6, 43), (20, 36), (19, 41)]
@@ -108,7 +109,7 @@ def test_the_file_is_what_its_source_builds():
     assert (RESOURCES / "bundled.json").read_text(encoding="utf-8") == expected
 
 
-CHARTS = build_bundled.read_charts((RESOURCES / "charts.txt").read_text(encoding="utf-8"))
+CHARTS = build_bundled.read_charts((build_bundled.SOURCES / "charts.txt").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("wheel", [1, 2, 3])

@@ -11,6 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from affectgpt_r1.engine import fast as engine_fast
+from affectgpt_r1.engine import graph_decoder
+from affectgpt_r1.engine.fused_decoder import has_fused_layers
 from affectgpt_r1.types import Sampling, TokenBatch
 
 MIXED = (("video", "audio", "text"), ("video", "text"), ("audio",), ("text",))
@@ -73,14 +76,26 @@ def completions() -> TokenBatch:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
-def test_tokens_are_equal(policies, batch, sampling):
-    fast, reference = (policy.generate(batch, 3, sampling, generator(1)) for policy in policies)
-    assert torch.equal(fast.completions.ids, reference.completions.ids)
-    assert torch.equal(fast.completions.mask, reference.completions.mask)
-    assert torch.equal(fast.truncated, reference.truncated)
-    assert fast.texts == reference.texts
-    torch.testing.assert_close(fast.per_token_logps, reference.per_token_logps, atol=TOLERANCE, rtol=0)
-    assert reference.prefix_cache is None
+def test_tokens_are_equal(policies, batch, sampling, monkeypatch):
+    """Of the fast engine's decoder for CPUs, too, and of the one for CUDA, whose steps run here without a graph."""
+    policy, reference = policies
+    expected = reference.generate(batch, 3, sampling, generator(1))
+    rollouts, model = [policy.generate(batch, 3, sampling, generator(1))], policy.language_model
+    monkeypatch.setattr(graph_decoder, "SMALLEST_BUCKET", 4)  # completions of 14 tokens reach three buckets
+    monkeypatch.setattr(engine_fast, "decodes_by_graph", lambda model, *_: has_fused_layers(model))
+    assert has_fused_layers(model)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    for kernel in ("auto", "plain") if sampling is SAMPLINGS["sampled"] else ("auto",):
+        monkeypatch.setattr(model, "attention_kernel", kernel)
+        rollouts.append(policy.generate(batch, 3, sampling, generator(1)))
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    for rollout in rollouts:
+        assert torch.equal(rollout.completions.ids, expected.completions.ids)
+        assert torch.equal(rollout.completions.mask, expected.completions.mask)
+        assert torch.equal(rollout.truncated, expected.truncated)
+        assert rollout.texts == expected.texts
+        torch.testing.assert_close(rollout.per_token_logps, expected.per_token_logps, atol=TOLERANCE, rtol=0)
+    assert expected.prefix_cache is None
 
 
 def test_completions_end_at_many_lengths(policies, batch):

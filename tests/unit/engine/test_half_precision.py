@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from affectgpt_r1.engine import flash_attention as flash
-from affectgpt_r1.engine import precision
+from affectgpt_r1.engine import graph_decoder, precision
 from affectgpt_r1.engine import varlen_attention as group_attention
 from affectgpt_r1.engine.fused_decoder import KVCache
+from affectgpt_r1.engine.graph_decoder import StaticKVCache
 from affectgpt_r1.engine.precision import exact_matmul
-from affectgpt_r1.engine.prefix_attention import PrefixAttention, use_prefix_attention
+from affectgpt_r1.engine.prefix_attention import CausalAttention, PrefixAttention, use_prefix_attention
 from affectgpt_r1.engine.varlen_attention import PackedLengths, attend_causally, attend_last_tokens
 
 CPU = torch.device("cpu")
@@ -87,6 +88,20 @@ def some_decoded(states):
     return decoded(states, rows=[0, 2, 5])
 
 
+def in_a_graph(states):
+    """As :func:`decoded`, by the decoder for CUDA, whose attention reads two buckets."""
+    prompts, (query, key, value) = PackedLengths(PROMPTS, CPU), states
+    at, outputs = sum(PROMPTS), []
+    cache = StaticKVCache(prompts, {0: (key[:at], value[:at])}, HEADS, 3, 3, query.dtype, "auto")
+    for step in range(3):
+        cache.bucket = 2 if step < 2 else 3
+        cache.begin()
+        newest = slice(at + 6 * step, at + 6 * step + 6)
+        outputs.append(cache.attend(0, query[newest], key[newest], value[newest], SCALE))
+        cache.place.add_(1)
+    return torch.cat(outputs)
+
+
 def library(states):
     """The attention of a transformers layer that is given no packed attention."""
     query, key, value = (one.transpose(0, 1).unsqueeze(0) for one in states)
@@ -108,6 +123,8 @@ PATHS = {
     "ends": ends,
     "decoded": decoded,
     "some decoded": some_decoded,
+    "in a graph": in_a_graph,
+    "repeated": lambda states: CausalAttention(PackedLengths([*PROMPTS, *COMPLETIONS], CPU)).attend(0, *states, SCALE),
     "library": library,
 }
 
@@ -116,7 +133,8 @@ PATHS = {
 def kernels(request, monkeypatch):
     """The kernels of either device, on the CPU."""
     if request.param == "accelerator":
-        monkeypatch.setattr(group_attention, "chosen_attention", lambda *_: "plain")
+        for module in (group_attention, graph_decoder):
+            monkeypatch.setattr(module, "chosen_attention", lambda *_: "plain")
 
 
 @pytest.mark.usefixtures("kernels")

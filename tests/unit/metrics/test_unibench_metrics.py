@@ -84,7 +84,7 @@ def slow_sentiment(predictions, values, neutral):
     return waf, mean([p == g for p, g in zip(predicted, targets, strict=True)])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(basic_corpora)
 def test_hit_rate_equals_the_slow_loop(corpus):
     predictions, targets = map(list, zip(*corpus, strict=True))
@@ -123,7 +123,7 @@ def test_neutral_is_one_cluster_of_its_own():
     assert counts.relevant.tolist() == [[1] * 5]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(sentiment_corpora)
 def test_sentiment_equals_the_slow_loop(corpus):
     predictions, values = map(list, zip(*corpus, strict=True))
@@ -145,7 +145,7 @@ def test_sentiment_by_hand():
     assert float(scores.accuracy_corrected) == pytest.approx(2 / 5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(recall_corpora)
 def test_recall_equals_the_slow_loop(corpus):
     predictions, targets = map(list, zip(*corpus, strict=True))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from affectgpt_r1.emotion.bundled import load_bundled
 from affectgpt_r1.errors import ConfigError
-from affectgpt_r1.report.clip_picture import ABSENT, EXTRA, HIT, INK, choose_answer, draw_clip, main, wheel_scores
+from tools.clip_picture import ABSENT, EXTRA, HIT, INK, choose_answer, draw_clip, main, wheel_scores
 
 ANSWER = {"name": "clip", "target": ["gloomy", "surprised"], "openset": ["sad", "angry"], "f1": 0.5}
 

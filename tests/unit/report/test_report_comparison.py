@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from affectgpt_r1.emotion.lexicon import load_lexicon
-from affectgpt_r1.metrics.bootstrap import Interval, mean_difference_interval, paired_difference_interval
+from affectgpt_r1.metrics.bootstrap import (
+    Interval,
+    mean_difference_interval,
+    paired_difference_interval,
+    seeds_and_clips_interval,
+)
 from affectgpt_r1.metrics.functional.wheel_f1 import score_table, wheel_counts
 from affectgpt_r1.report import directions
 from affectgpt_r1.report.directions import judge_directions
@@ -68,14 +73,41 @@ def test_mean_difference_equals_resampling_clip_by_clip():
         mean_difference_interval(counts[0], [])
 
 
+def test_seeds_and_clips_equal_drawing_both_one_by_one():
+    ours, theirs = [[trial.answers for trial in seeds_of(c, s)] for c, s in (("a", 0.9), ("b", 0.5))]
+    ours, theirs = ([sorted(answers, key=lambda a: a.name) for answers in trials] for trials in (ours, theirs))
+    counts = [
+        [wheel_counts([a.openset for a in answers], [a.target for a in answers], LEXICON) for answers in trials]
+        for trials in (ours, theirs)
+    ]
+    interval = seeds_and_clips_interval(*counts, resamples=30, seed=5)
+    clips = np.random.default_rng(5).integers(60, size=(30, 60))
+    seeds = np.random.default_rng([5, 1]).integers(3, size=(3, 31))[:, 1:].T
+    draws = []
+    for rows, drawn in zip(clips, seeds, strict=True):
+        parts = [
+            f1([trials[s][i].openset for i in rows], [trials[s][i].target for i in rows])
+            for trials in (ours, theirs)
+            for s in drawn
+        ]
+        draws.append(np.mean(parts[:3]) - np.mean(parts[3:]))
+    assert (interval.low, interval.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1e-12)
+    assert interval.estimate == pytest.approx(mean_difference_interval(*counts, resamples=1).estimate, abs=1e-12)
+    same = seeds_and_clips_interval([counts[0][0]] * 2, [counts[1][0]] * 2, resamples=30)
+    assert same == pytest.approx(paired_difference_interval(counts[0][0], counts[1][0], resamples=30), abs=1e-12)
+    with pytest.raises(ValueError, match="3 trainings and 1"):
+        seeds_and_clips_interval(counts[0], counts[1][:1])
+
+
 def test_seeds_are_paired_and_a_single_policy_is_compared_with_each():
     start = make_trial("none", 1, 0.3)
     sweep = make_sweep("reward", [start, *seeds_of("dual", 0.9)])
-    clips, seeds = compare(sweep, "dual", "none")
+    clips, seeds, both = compare(sweep, "dual", "none")
     scores = [trial.metrics["test/f1"] for trial in sweep.of("dual")]
     assert seeds.n == 3
     assert seeds.difference == pytest.approx(np.mean(scores) - start.metrics["test/f1"], abs=1e-12)
     assert clips.estimate == pytest.approx(seeds.difference, abs=1e-12)
+    assert both.estimate == pytest.approx(seeds.difference, abs=1e-12)
     repeated = make_sweep("reward", [make_trial("none", s, 0.3, run_id="x") for s in (1, 2, 3)])
     assert len(repeated.of("none")) == 1
 
@@ -92,6 +124,7 @@ def test_policies_tested_on_other_clips_are_not_compared_by_clip():
     trials = [*seeds_of("ratio", 0.9), *seeds_of("none", 0.5, names=renamed)]
     comparison = compare(make_sweep("penalty", trials), "ratio", "none")
     assert comparison.clips is None
+    assert comparison.both is None
     assert comparison.seeds.n == 3
 
 
@@ -164,7 +197,9 @@ def no_loss(clips, seeds, monkeypatch):
     interval = clips and Interval(sum(clips) / 200, clips[0] / 100, clips[1] / 100)
     paired = seeds and PairedTest(sum(seeds) / 200, seeds[0] / 100, seeds[1] / 100, 0.05, 3)
     monkeypatch.setattr(
-        directions, "compare", lambda sweep, first, second: Comparison(interval, paired) if sweep.of(first) else None
+        directions,
+        "compare",
+        lambda sweep, first, second: Comparison(interval, paired, None) if sweep.of(first) else None,
     )
     trials = [*seeds_of("none", 0.7), *seeds_of("ratio", 0.7)]
     return verdicts(penalty=trials)["P2: no loss of F1 against no penalty"]

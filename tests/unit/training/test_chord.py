@@ -13,7 +13,7 @@ from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.rewards.weighting import WeightedRewards
-from affectgpt_r1.training.chord import CHORDStage, MuSchedule
+from affectgpt_r1.training.chord import MuSchedule
 from affectgpt_r1.training.grpo import GRPOStage
 from affectgpt_r1.training.sft import SFTStage, supervised_loss
 from affectgpt_r1.types import Sampling, TokenBatch
@@ -33,14 +33,13 @@ class LetterReward:
 def build():
     lexicon = load_lexicon("bundled")
 
-    def build(cls=CHORDStage, **changes):
+    def build(**changes):
         rewards = WeightedRewards(
             {"letters": LetterReward(), "format": FormatReward()}, {"letters": 1.0, "format": 0.2}
         )
         options = {"rewards": rewards, "lexicon": lexicon, "sampling": Sampling(max_completion_length=10)}
-        if cls is CHORDStage:
-            options |= {"mu": MuSchedule(0.3, 0.0), "supervised_batch_size": 2}
-        return cls(**{**options, "num_generations": 3, **changes})
+        options |= {"mu": MuSchedule(0.3, 0.0), "supervised_batch_size": 2, "num_generations": 3}
+        return GRPOStage(**options | changes)
 
     return build
 
@@ -105,7 +104,7 @@ def swift_chord_loss(policy, grpo_loss, batch, mu, *, phi):
 @pytest.mark.parametrize("token_weighting", ["none", "phi"])
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 def test_loss_and_gradients_are_the_published_mix(make_policy, make_batch, build, token_weighting, engine):
-    policy, stage, plain = make_policy(engine=engine), build(token_weighting=token_weighting), build(GRPOStage)
+    policy, stage, plain = make_policy(engine=engine), build(token_weighting=token_weighting), build(mu=None)
     for one in (stage, plain):
         one.prepare(policy)
     supervised = make_batch(2, seed=7)
@@ -131,7 +130,7 @@ def test_loss_and_gradients_are_the_published_mix(make_policy, make_batch, build
 
 
 def test_mu_of_zero_is_grpo_alone_and_needs_no_labelled_clips(tiny_policy, make_batch, build):
-    stage, plain, batch = build(mu=MuSchedule(0.0, 0.0)), build(GRPOStage), make_batch(2)
+    stage, plain, batch = build(mu=MuSchedule(0.0, 0.0)), build(mu=None), make_batch(2)
     ours, theirs = (one.training_step(tiny_policy, batch, seed=3) for one in (stage, plain))
     assert torch.equal(ours.loss, theirs.loss)
     assert "sft_loss" not in ours.logs
@@ -163,9 +162,18 @@ def test_a_schedule_that_cannot_be_is_refused():
 
 
 def test_the_configured_stage_takes_the_options_of_grpo():
-    stage = instantiate_stage(
-        compose_config("train", "experiment=demo/grpo", "stage=chord", "stage.mu.peak=0.5", "stage.mu.decay_steps=100",
-                       "stage.beta=0.04").stage
-    )  # fmt: skip
-    assert (stage.mu, stage.supervised_batch_size) == (MuSchedule(0.5, 0.02, 0, 100), 16)
-    assert (stage.config.beta, stage.config.loss_type) == (0.04, "bnpo")
+    chosen = ("experiment=affectgpt_r1/grpo", "stage=chord", "stage.mu.peak=0.5", "stage.mu.decay_steps=100")
+    config = compose_config("train", *chosen, "stage.beta=0.04")
+    stage = instantiate_stage(config.stage)
+    assert (stage.mu, stage.supervised_batch_size) == (MuSchedule(0.5, 0.02, 0, 100), config.data.batch_size)
+    assert (config.stage.name, stage.config.beta) == ("chord", 0.04)
+
+
+def test_the_demo_mixes_supervision_in_and_can_do_without():
+    mixed, plain = (compose_config("train", "experiment=demo/grpo", *more) for more in ((), ("stage.mu=null",)))
+    stage = instantiate_stage(mixed.stage)
+    assert (stage.mu, stage.supervised_batch_size) == (MuSchedule(0.9, 0.05, 0, 300), 16)
+    assert (stage.mu(0), stage.mu(150), stage.mu(300)) == pytest.approx((0.9, 0.475, 0.05))
+    assert (mixed.stage.name, plain.stage.name) == ("grpo", "grpo")
+    alone = instantiate_stage(plain.stage)
+    assert (alone.mu, alone.supervised_batch_size) == (None, 0)

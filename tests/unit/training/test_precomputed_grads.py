@@ -49,7 +49,7 @@ def inputs_of(seed, *, on_policy, truncated):
     truncated=st.booleans(),
     tokens_per_step=st.sampled_from([None, 50.0]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_token_losses_are_precomputed_up_to_one_factor(
     seed, loss_type, beta, kl_estimator, bias_correction, delta, on_policy, truncated, tokens_per_step
 ):

@@ -1,7 +1,7 @@
-"""Build ``resources/bundled.json`` from the hand-written ``resources/groups.txt`` and ``resources/charts.txt``.
+"""Build the package's ``bundled.json`` from the hand-written ``bundled_lexicon/groups.txt`` and ``charts.txt``.
 
-Run by hand, from a checkout with the ``dev`` extra: ``python -m affectgpt_r1.emotion.build_bundled``. Word forms come
-from lemminflect and from the regular suffixes -ly and -ness.
+Run by hand, with the ``dev`` extra: ``python tests/tools/build_bundled.py``. Word forms come from lemminflect and from
+the regular suffixes -ly and -ness.
 
 Three wheels are closed charts (Plutchik, Shaver and Parrott, Willcox): a chart's words have the place where it prints
 them, their near-synonyms follow them, and other words are not on that wheel. Two are open families of emotions (Geneva,
@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from affectgpt_r1.emotion import wheels
 from affectgpt_r1.emotion.wheels import NUM_WHEELS
 from affectgpt_r1.errors import LexiconError
 
 VERSION = "2.0"
 NUM_CHARTS = 3
-_RESOURCES = Path(__file__).parent / "resources"
+SOURCES = Path(__file__).parent / "bundled_lexicon"
 _HEADER = {
     "version": VERSION,
     "licence": "Apache-2.0.",
@@ -61,7 +62,7 @@ class Group(NamedTuple):
 def main() -> None:
     """Write the file and print what it holds."""
     content = build(read_source())
-    path = _RESOURCES / "bundled.json"
+    path = Path(wheels.__file__).parent / "resources" / "bundled.json"
     path.write_text(to_json(content), encoding="utf-8")
     forms = sum(len(word[1]) for word in content["words"].values())
     print(f"{path}: {len(content['groups'])} groups, {len(content['words'])} words, {forms} forms")
@@ -73,8 +74,8 @@ def read_source() -> list[Group]:
     Raises:
         LexiconError: A file is malformed; names line or word.
     """
-    charts = read_charts((_RESOURCES / "charts.txt").read_text(encoding="utf-8"))
-    return place_on_charts(read_groups((_RESOURCES / "groups.txt").read_text(encoding="utf-8")), charts)
+    charts = read_charts((SOURCES / "charts.txt").read_text(encoding="utf-8"))
+    return place_on_charts(read_groups((SOURCES / "groups.txt").read_text(encoding="utf-8")), charts)
 
 
 def read_charts(text: str) -> list[Chart]:

@@ -1,6 +1,6 @@
 """Draw the README's picture: what a policy saw, heard and read of a clip, its answer, and the wheel that scores it.
 
-``python -m affectgpt_r1.report.clip_picture`` reads what ``affectgpt-r1 evaluate`` and ``render`` wrote. It draws an
+``python tests/tools/clip_picture.py`` reads what ``affectgpt-r1 evaluate`` and ``render`` wrote. It draws an
 average answer, not the best one, on which one of the five wheels disagrees with the other four.
 """
 
