@@ -17,18 +17,18 @@ PHASES = {"encoders", "prefill", "decode", "reward", "reference", "forward", "ba
 
 
 def test_phases_make_up_the_step(run_stage, tmp_path):
-    rows = [row for row in logged_steps(run_stage("grpo", tmp_path, 4, *OPTIONS)) if row.get("time/step")]
+    rows = [row for row in logged_steps(run_stage("grpo", tmp_path, 4, *OPTIONS)) if row.get("system/time/step")]
     assert len(rows) == 4
-    times = [{name: float(row[f"time/{name}"] or 0) for name in PHASES} for row in rows]
+    times = [{name: float(row[f"system/time/{name}"] or 0) for name in PHASES} for row in rows]
     for row, seconds in zip(rows, times, strict=True):
-        assert sum(seconds.values()) <= float(row["time/step"])
+        assert sum(seconds.values()) <= float(row["system/time/step"])
         assert min(seconds["forward"], seconds["backward"], seconds["optimizer"]) > 0
         assert float(row["train/grad_norm"]) >= 0
         assert float(row["system/peak_memory_mib"]) > 100
         assert float(row["train/tokens_per_second"]) > 0
     assert [seconds["decode"] > 0 for seconds in times] == [True, False, True, False]
     generating = times[0]
-    assert sum(generating.values()) > 0.7 * float(rows[0]["time/step"])
+    assert sum(generating.values()) > 0.7 * float(rows[0]["system/time/step"])
 
 
 def test_a_loss_of_nan_stops_the_run(run_stage, tmp_path, monkeypatch):
@@ -57,5 +57,5 @@ def test_a_loss_that_depends_on_no_weight_stops_the_run(run_stage, tmp_path, mon
 
 def test_phases_are_not_timed_where_that_is_off(run_stage, tmp_path):
     (*_, row) = logged_steps(run_stage("grpo", tmp_path, 2, *OPTIONS, "callbacks.step_timer.phases=false"))
-    assert {"time/step", "system/peak_memory_mib", "train/tokens_per_second"} <= row.keys()
-    assert [name for name in row if name.startswith("time/")] == ["time/step"]
+    assert {"system/time/step", "system/peak_memory_mib", "train/tokens_per_second"} <= row.keys()
+    assert [name for name in row if name.startswith("system/time/")] == ["system/time/step"]

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 
 from affectgpt_r1.distributed.collectives import all_gather_objects
@@ -43,6 +44,12 @@ class ValidationKL(pl.Callback):
         if stage == "fit" and isinstance(trained_by, GRPOStage) and not policy.reference_state():
             weights = policy.trainable_parameters().items()
             self._reference = {name: weight.detach().to("cpu", copy=True) for name, weight in weights}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say so where nothing will be logged."""
+        assert isinstance(pl_module, AffectModule)
+        if self._reference and is_sharded(pl_module.policy):
+            rank_zero_info("val/kl is not logged: weights are sharded, and stage.beta=0 keeps no reference")
 
     def on_validation_batch_end(
         self,

@@ -9,12 +9,14 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from affectgpt_r1.emotion.parsing import parse_completion
 from affectgpt_r1.evaluation.tables import MEASURES, SYSTEMS, Summary, evaluation_tables, table_cells
 from affectgpt_r1.io.console import PlainConsole
 from affectgpt_r1.io.files import write_text
 from affectgpt_r1.io.plain_json import json_text, write_json
 from affectgpt_r1.io.untrusted_files import json_lines
 from affectgpt_r1.metrics.bootstrap import STATISTICS
+from affectgpt_r1.rewards.repetition import RepetitionReward
 from affectgpt_r1.tracking.mlflow_logger import TrackedMLFlowLogger, mlflow_loggers
 
 _TABLE_WIDTH = 160
@@ -76,9 +78,13 @@ def _log_on_judged_runs(tracked: TrackedMLFlowLogger, summary: Summary, predicti
 
 
 def _with_marks(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Add what a reader of traces filters by."""
+    """Add what a reader of traces filters by, with the rewards that follow from the words alone."""
     words = answer["openset"]
-    return {**answer, "words": len(words), "repeats_words": len(set(words)) < len(words), "empty": not words}
+    marks = {"words": len(words), "repeats_words": len(set(words)) < len(words), "empty": not words}
+    completion = parse_completion(answer["completion"], enable_thinking=False)
+    (repetition,) = RepetitionReward()(completions=[completion], targets=[()])
+    rewards = {"accuracy": answer["f1"], "format": answer.get("well_formed"), "repetition": repetition}
+    return {**answer, **marks, **{f"reward/{name}": score for name, score in rewards.items()}}
 
 
 def tables_text(summary: Summary) -> str:

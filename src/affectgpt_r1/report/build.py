@@ -25,7 +25,7 @@ def build_report(
 ) -> list[Path]:
     """Write ``report.html``, ``tables.md``, ``tables.tex`` and ``tables.json``, on evaluations and on sweeps.
 
-    MLflow gets copies as artifacts ``report/`` of each sweep's parent run and of each evaluated GRPO run.
+    MLflow gets copies as artifacts ``report/`` of each sweep's parent run and of each seed's evaluated GRPO run.
 
     Args:
         outputs: The folder that holds ``mlflow.db``.
@@ -62,7 +62,8 @@ def build_report(
 
 def _attach(outputs: Path, sweeps: Sequence[Sweep], files: Sequence[Path]) -> None:
     with open_runs(outputs, None) as source:
-        for run_id in dict.fromkeys(sweep.run_id for sweep in sweeps if sweep.run_id):
+        runs = [run_id for sweep in sweeps for run_id in (sweep.run_id, *sweep.other_seeds) if run_id]
+        for run_id in dict.fromkeys(runs):
             # MLflow would write wherever the database says; artifact_folder refuses a place outside of the outputs.
             artifact_folder(source.client.get_run(run_id).info.artifact_uri, outputs, f"MLflow run {run_id}")
             for file in files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -85,7 +86,7 @@ def _read_summary(file: Path) -> dict[str, Any]:
 
 
 def _read_experiment(source: Source, name: str, seeds: Mapping[int, tuple[Path, dict[str, Any]]], data: Path) -> Sweep:
-    trials, missing, run_ids = [], [], []
+    trials, missing, run_ids = [], [], defaultdict(list)
     compared = {system for _, summary in seeds.values() for system in summary["runs"]}
     for system in (system for system in SYSTEMS if system in compared):
         for seed, (folder, summary) in sorted(seeds.items()):
@@ -100,7 +101,7 @@ def _read_experiment(source: Source, name: str, seeds: Mapping[int, tuple[Path, 
             if run is None:
                 missing.append(f"{name}: {system}, seed {seed} has no run in MLflow, so no curves")
             else:
-                run_ids.append(str(run.data.tags.get("mlflow.parentRunId", run.info.run_id)))
+                run_ids[system].append(str(run.data.tags.get("mlflow.parentRunId", run.info.run_id)))
             trials.append(
                 Trial(
                     choice=system,
@@ -113,6 +114,7 @@ def _read_experiment(source: Source, name: str, seeds: Mapping[int, tuple[Path, 
                 )
             )
     clips, lacking = _clips(trials, data)
+    judged = list(run_ids.values())[-1] if run_ids else []  # the last system is what the others are compared with
     return Sweep(
         name=name,
         baseline=BASELINE,
@@ -120,8 +122,9 @@ def _read_experiment(source: Source, name: str, seeds: Mapping[int, tuple[Path, 
         trials=tuple(trials),
         clips=clips,
         missing=(*missing, *(f"{name}: {line}" for line in lacking)),
-        run_id=run_ids[-1] if run_ids else "",
+        run_id=judged[-1] if judged else "",
         command=trials[-1].command if trials else "",
+        other_seeds=tuple(judged[:-1]),
     )
 
 

@@ -94,7 +94,7 @@ class Sweep:
     """A sweep's finished trials in display order; ``missing`` says in words what is not there.
 
     An experiment's policies (SFT, control, GRPO) are a sweep as well. The report is attached to the MLflow run
-    ``run_id``, which ``command`` started.
+    ``run_id``, which ``command`` started, and to those of ``other_seeds``.
     """
 
     name: str
@@ -105,6 +105,7 @@ class Sweep:
     missing: tuple[str, ...]
     run_id: str = ""
     command: str = ""
+    other_seeds: tuple[str, ...] = ()
 
     @property
     def choices(self) -> tuple[str, ...]:

@@ -27,16 +27,17 @@ def log_checkpoint(client: Any, run: Any, checkpoint: Path, step: int, tags: Map
     inputs = [ColSpec("string", "video"), ColSpec("string", "subtitle", required=False)]
     signature = ModelSignature(Schema(inputs), Schema([ColSpec("string", "completion")]))
     name = f"{run.info.run_name}-step{step}"
+    load = f"affectgpt-r1 predict FILE --checkpoint {checkpoint}"
     model = client.create_logged_model(
         run.info.experiment_id,
         name=name.translate(_NOT_IN_NAMES),
         source_run_id=run.info.run_id,
         params={"checkpoint": str(checkpoint), "step": str(step)},
-        tags=dict(tags),
+        tags={**tags, "mlflow.note.content": f"```\n{load}\n```"},
         model_type=FLAVOR,
     )
     # Not pickled, and not a copy: what loads it is `affectgpt-r1 predict --checkpoint`.
-    flavor = {FLAVOR: {"checkpoint": str(checkpoint), "load": f"affectgpt-r1 predict FILE --checkpoint {checkpoint}"}}
+    flavor = {FLAVOR: {"checkpoint": str(checkpoint), "load": load}}
     described = Model(run_id=run.info.run_id, flavors=flavor, signature=signature, model_id=model.model_id)
     with TemporaryDirectory() as folder:
         described.save(str(Path(folder) / "MLmodel"))

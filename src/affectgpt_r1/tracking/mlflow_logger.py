@@ -289,7 +289,9 @@ class TrackedMLFlowLogger(MLFlowLogger):
         now = time.time_ns() // 1_000_000
         models = judged.outputs.model_outputs if judged.outputs else []
         model_id = models[-1].model_id if models else None
-        values = [Metric(name, value, now, step, model_id=model_id) for name, value in metrics.items()]
+        evaluated = self.experiment.get_run(self.run_id).inputs.dataset_inputs
+        of_data = {f"dataset_{key}": getattr(evaluated[0].dataset, key) for key in ("name", "digest") if evaluated}
+        values = [Metric(name, value, now, step, model_id=model_id, **of_data) for name, value in metrics.items()]
         self.experiment.log_batch(judged.info.run_id, metrics=values)
         self.experiment.set_tag(judged.info.run_id, "evaluation", self.run_id)
         log_answers(str(self._tracking_uri), judged.info.experiment_id, judged.info.run_id, answers)

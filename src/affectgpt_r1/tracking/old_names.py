@@ -17,9 +17,8 @@ METRICS = {
     "clusters_named_share": "clusters_named_fraction",
     "hacking/spray3_reward": "hacking/constant3_reward",
     "hacking/spray5_reward": "hacking/constant5_reward",
-    "time/towers": "time/encoders",
     "groups/skipped": "groups/filtered",
-    "train/step_time": "time/step",
+    "train/step_time": "system/time/step",
     "train/memory/peak_mib": "system/peak_memory_mib",
     "data/unreadable_clips": "train/unreadable_clips",
 }
@@ -46,8 +45,8 @@ def current_metric(name: str) -> str:
     >>> current_metric("val/answers/unmapped_share"), current_metric("val/f1")
     ('val/answers/unmapped_rate', 'val/f1')
     """
-    if name.startswith("train/time/"):
-        name = name.removeprefix("train/")
+    if name.removeprefix("train/").startswith("time/"):
+        name = f"system/{name.removeprefix('train/')}".replace("time/towers", "time/encoders")
     for old, new in METRICS.items():
         if name == old or name.endswith(f"/{old}"):
             return name.removesuffix(old) + new

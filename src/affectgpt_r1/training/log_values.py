@@ -16,12 +16,12 @@ from torch import Tensor
 from affectgpt_r1.distributed.collectives import all_gather, world_size
 from affectgpt_r1.types import LogValue
 
-_GROUPS = ("time/", "system/")  # of their own, next to train/ and val/, in MLflow's charts
+_SYSTEM = "system/"  # times and memory, which MLflow shows on a page of their own
 
 
 def train_log_name(name: str) -> str:
     """Return the name under which a training step's value is logged: ``train/<name>``, but for times and memory."""
-    return name if name.startswith(_GROUPS) else f"train/{name}"
+    return name if name.startswith(_SYSTEM) else f"train/{name}"
 
 
 def mean_of(values: Tensor, *, empty: float = math.nan) -> LogValue:

@@ -55,7 +55,12 @@ def test_times_are_summed_over_the_micro_batches_of_a_step(module):
     (logs,) = module.logged
     assert logs.pop("system/peak_memory_mib") > 20
     # Looks at the clock after the first, of each micro-batch: 5 and 6.
-    assert logs == {"time/step": 11.0, "time/forward": 2.0, "time/backward": 2.0, "time/optimizer": 1.0}
+    assert logs == {
+        "system/time/step": 11.0,
+        "system/time/forward": 2.0,
+        "system/time/backward": 2.0,
+        "system/time/optimizer": 1.0,
+    }
 
 
 def test_a_step_that_is_cut_between_its_micro_batches_keeps_its_seconds(module):
@@ -65,7 +70,7 @@ def test_a_step_that_is_cut_between_its_micro_batches_keeps_its_seconds(module):
     resumed.load_process_state(timer.process_state())
     resumed.on_fit_start(None, module)
     micro_batch(resumed, module, steps=True)
-    assert module.logged[0]["time/step"] == 11.0
+    assert module.logged[0]["system/time/step"] == 11.0
     older = StepTimer()
     older.load_process_state({"accumulated": {"seconds": {"step_time": 2.0}}})
     assert older.process_state() == {"seconds": {"step_time": 2.0}}
@@ -77,11 +82,11 @@ def test_a_phase_that_a_step_leaves_out_took_no_time(module):
     micro_batch(timer, module, steps=True)
     module.stage.phase = nullcontext
     micro_batch(timer, module, steps=True)
-    assert [logs["time/forward"] for logs in module.logged] == [1.0, 0.0]
+    assert [logs["system/time/forward"] for logs in module.logged] == [1.0, 0.0]
 
 
 def test_without_phases_the_steps_time_is_left(module):
     timer = StepTimer(phases=False)
     timer.on_fit_start(None, module)
     micro_batch(timer, module, steps=True)
-    assert module.logged[0].keys() == {"time/step", "system/peak_memory_mib"}
+    assert module.logged[0].keys() == {"system/time/step", "system/peak_memory_mib"}

@@ -130,8 +130,9 @@ def test_it_is_attached_to_the_grpo_run(report, evaluated):
 
 
 def test_seeds_are_pooled_and_what_is_missing_is_said(outputs, tmp_path):
-    for seed in (1, 2):
-        write_evaluation(outputs, seed)
+    runs = [write_evaluation(outputs, seed) for seed in (1, 2)]
+    (sweep,) = read_evaluations(outputs, tmp_path)
+    assert (sweep.run_id, sweep.other_seeds) == (runs[1]["grpo"], (runs[0]["grpo"],))
     (outputs / "demo-no_think-seed2" / "sft" / "mlflow_run_id").write_text("../../x\n")
     summary = json.loads((outputs / "demo-no_think-seed2" / "summary.json").read_text())
     del summary["runs"]["control"]

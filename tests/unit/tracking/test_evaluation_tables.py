@@ -107,9 +107,15 @@ def test_the_judged_run_shows_its_own_score(summary, logger, outputs):
     trained.keep_run_id()
     facts = {"stage": "grpo", "step": 275, "seed": 1, "git_commit": None, "finished": True}
     summary["runs"] = {"grpo": {"checkpoint": "demo/grpo/checkpoints/best.ckpt", **facts}}
-    row = {"name": "a", "target": ["happy"], "openset": ["glad", "glad"], "completion": "<script>alert(1)</script>"}
+    row = {
+        "name": "a",
+        "target": ["happy"],
+        "openset": ["glad", "glad"],
+        "completion": "<script>alert(1)</script> <answer> glad, glad </answer>",
+    }
     write_text(
-        outputs / "evaluation" / "predictions" / "grpo.jsonl", json_line({**row, "f1": 0.5, "without": {"audio": []}})
+        outputs / "evaluation" / "predictions" / "grpo.jsonl",
+        json_line({**row, "well_formed": False, "f1": 0.5, "without": {"audio": []}}),
     )
     for _ in range(2):  # the second evaluation replaces the traces of the first
         log_evaluation([logger], summary, outputs / "evaluation")
@@ -118,7 +124,9 @@ def test_the_judged_run_shows_its_own_score(summary, logger, outputs):
     assert judged.tags["evaluation"] == logger.run_id
     (trace,) = logger.experiment.search_traces([trained.experiment_id])
     found = {assessment.name: assessment.value for assessment in trace.info.assessments}
-    assert found == {"target": "happy", "f1": 0.5, "words": 2, "repeats_words": True, "empty": False}
+    rewards = {"reward/accuracy": 0.5, "reward/format": False, "reward/repetition": -0.5}
+    marks = {"words": 2, "repeats_words": True, "empty": False, "well_formed": False}
+    assert found == {"target": "happy", "f1": 0.5, **marks, **rewards}
     assert trace.info.trace_metadata["mlflow.sourceRun"] == trained.run_id
     assert trace.data.spans[0].outputs["labels"] == ["glad", "glad"]
 

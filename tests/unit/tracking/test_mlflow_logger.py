@@ -80,6 +80,7 @@ def test_the_checkpoint_is_a_logged_model_with_a_signature(logger, tmp_path):
     model = logger.experiment.get_logged_model(output.model_id)
     assert (model.name, model.status.value, output.step) == ("grpo-seed1-step275", "READY", 275)
     assert (model.params["checkpoint"], model.tags["stage"]) == (str(tmp_path / "best.ckpt"), "grpo")
+    assert f"predict FILE --checkpoint {tmp_path / 'best.ckpt'}" in model.tags["mlflow.note.content"]
     (file,) = logger.outputs.glob(f"artifacts/demo/models/{output.model_id}/artifacts/MLmodel")
     signature = yaml.safe_load(file.read_text("utf-8"))["signature"]
     assert [column["name"] for column in json.loads(signature["inputs"])] == ["video", "subtitle"]
