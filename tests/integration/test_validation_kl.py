@@ -4,7 +4,13 @@ import torch
 
 from helpers.runs import checkpoint_of, logged_steps
 
-OPTIONS = ("logger=csv", "trainer.val_check_interval=1", "optim.optimizer.lr=1e-2", "stage.entropy_coef=1")
+OPTIONS = (
+    "logger=csv",
+    "trainer.val_check_interval=1",
+    "optim.optimizer.lr=1e-2",
+    "stage.entropy_coef=1",
+    "stage.num_generations=2",
+)
 
 
 def test_beta_0_logs_kl_and_trains_as_without(run_stage, start, tmp_path):
