@@ -34,7 +34,7 @@ GRPO = (
     "stage.entropy_coef=0.01",
     *LORA,
 )
-STEPS_MORE = 9  # two epochs and more
+STEPS_MORE = 5  # an epoch and more
 
 
 @pytest.fixture(scope="module", autouse=True)
