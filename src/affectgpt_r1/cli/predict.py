@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.progress import Progress
@@ -29,10 +30,11 @@ formatter = lazy("inference.row_formats:formatter")
 folder_task = lazy("inference.label_folder:folder_task")
 unibench_tasks = lazy("inference.label_folder:unibench_tasks")
 label_folders = lazy("inference.label_folder:label_folders")
+compare_with_labels = lazy("inference.calibration:compare_with_labels")
 
 SUBTITLES = "subtitle_chieng.csv:english"
 OF_FILES = ("lexicon", "faces", "no_contributions", "person", "every", "audio_track", "require_person", "format")
-OF_DATA = ("names", "sets")
+OF_DATA = ("names", "sets", "calibrate")
 NUM_SAMPLES = 16
 
 
@@ -62,10 +64,20 @@ def _predict_data(options: argparse.Namespace) -> int:
     else:
         subtitle = SUBTITLES if options.subtitle is None else options.subtitle
         tasks = [folder_task(options.data, options.names, subtitle, options.output)]
-    predictor = load_predictor(options.checkpoint, options.set, device=options.device, num_samples=options.samples or 0)
+    targets = {row.name: row.labels for row in tasks[0].rows if row.labels} if options.names else {}
+    samples = options.samples if options.samples is not None else NUM_SAMPLES * options.calibrate
+    if options.calibrate and (len(targets) < len(tasks[0].rows) or not samples):
+        raise ConfigError("--calibrate needs --names FILE with labels of each clip (openset), and --samples above 0")
+    predictor = load_predictor(options.checkpoint, options.set, device=options.device, num_samples=samples)
+    if options.calibrate:
+        predictor = replace(predictor, calibration=None)
+    say = report_console().print
     num_unreadable: int = label_folders(
-        predictor, tasks, batch_size=options.batch_size, num_workers=options.num_workers, say=report_console().print
+        predictor, tasks, batch_size=options.batch_size, num_workers=options.num_workers, say=say
     )
+    if samples and len(targets) == len(tasks[0].rows):
+        policy = predictor.provenance["policy"]
+        compare_with_labels(tasks[0].output, targets, predictor.lexicon, policy, fit=options.calibrate, say=say)
     return num_unreadable
 
 
@@ -222,6 +234,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     data = parser.add_argument_group("options of --data")
     data.add_argument("--names", metavar="FILE", help="CSV file in ROOT with the column name, such as test labels")
+    data.add_argument(
+        "--calibrate", action="store_true", help="fit the confidence to the labels of --names (validation clips)"
+    )
     data.add_argument("--sets", nargs="+", help="of MER-UniBench, such as meld (default: those whose folder is there)")
     data.add_argument("--batch-size", type=int, default=32, help="clips that are answered at once (%(default)s)")
     data.add_argument("--num-workers", type=int, default=0, help="decoding processes (%(default)s)")

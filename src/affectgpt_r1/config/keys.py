@@ -10,10 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 
 from affectgpt_r1.config.renamed import CHOICES, new_key, new_override
 from affectgpt_r1.errors import ConfigError
@@ -29,6 +31,14 @@ OPEN = ("callbacks", "logger")  # mappings with any names
 WORDS_TOO = ("overwrite", "trainer.devices", "trainer.deterministic", "trainer.val_check_interval")
 
 _PACKAGE_LINE = re.compile(r"# @package ([\w.]+)")
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """OmegaConf's reading of numbers in the parser of C, which takes a tenth of the time."""
+
+    yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
+
+
 _HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
@@ -50,7 +60,7 @@ def config_items() -> tuple[tuple[str, Any, str], ...]:
 def _config_items() -> Iterator[tuple[str, Any, str]]:
     for path in sorted(CONFIGS.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        plain = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        plain = yaml.load(text, _Loader)
         group, choice = _group_of(path)
         if group:
             yield group, None, ""

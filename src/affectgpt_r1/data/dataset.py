@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from torch import Tensor
@@ -13,13 +13,15 @@ from torch.utils.data import Dataset
 
 from affectgpt_r1.data.clip_reader import read_faces, read_full_frames, read_sound
 from affectgpt_r1.data.feature_store import FeatureStore
-from affectgpt_r1.data.layouts.manifest import ManifestRow
 from affectgpt_r1.data.layouts.mer import audio_file, face_file, video_file
 from affectgpt_r1.data.media.audio import WindowRule
 from affectgpt_r1.data.media.video import DECODERS, ChannelOrder, FaceResize, FrameIndices, FrameResize
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import ConfigError, DataError, MediaError
 from affectgpt_r1.types import MODALITIES, Clip, Modality, UnreadableClip, Visual
+
+if TYPE_CHECKING:  # it imports pandas, and `predict` reads no manifest
+    from affectgpt_r1.data.layouts.manifest import ManifestRow
 
 MAX_RESAMPLES = 10  # clips that are drawn in place of an unreadable one before the dataset gives up, as published
 

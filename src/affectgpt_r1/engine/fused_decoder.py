@@ -343,7 +343,7 @@ def _joined_weight(weights: Sequence[nn.Parameter]) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():  # a part made in inference mode could never be trained through
         joined = torch.cat([weight.detach() for weight in weights])
         if own and not any(weight.requires_grad for weight in weights):
-            for weight, part in zip(weights, joined.split(list(map(len, weights))), strict=True):
+            for weight, part in zip(weights, torch.split(joined, list(map(len, weights))), strict=True):
                 weight.data = part
     return joined
 

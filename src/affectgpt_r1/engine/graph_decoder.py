@@ -155,10 +155,11 @@ def _in_one_softmax(grouped: Tensor, shared: Keys, own: Keys, scale: float) -> T
     parts = (grouped.flatten(2, 3), shared), (grouped.flatten(1, 2), own)
     scores = [exact_matmul(query, keys.key.transpose(-1, -2)).mul_(scale).add_(keys.bias) for query, keys in parts]
     joined = torch.cat([score.view(*grouped.shape[:-1], -1) for score in scores], -1)
-    weights = joined.softmax(-1).to(grouped.dtype).split([score.shape[-1] for score in scores], -1)
+    weights = torch.split(joined.softmax(-1).to(grouped.dtype), [score.shape[-1] for score in scores], -1)
     from_prompt = weights[0].flatten(2, 3) @ shared.value
     from_self = weights[1].flatten(1, 2) @ own.value
-    return from_prompt.view(grouped.shape) + from_self.view(grouped.shape)
+    result: Tensor = from_prompt.view(grouped.shape) + from_self.view(grouped.shape)
+    return result
 
 
 def _heads_first(padded: Tensor, dtype: torch.dtype) -> Tensor:
@@ -205,7 +206,7 @@ class GraphDecoder:
         self._head, self._sampling = model.lm_head, sampling
         self._layers = FusedDecoder(model, prompts.max_seqlen + limit, joined=True)
         heads, dtype = self._layers.heads, self._layers.dtype
-        kernel = getattr(model, "attention_kernel", "auto")
+        kernel: AttentionKernel = getattr(model, "attention_kernel", "auto")
         self.cache = StaticKVCache(prompts, cache, heads, num_generations, limit, dtype, kernel)
         self._first = states.detach().repeat_interleave(num_generations, 0)
         self._positions = prompts.seqlens.repeat_interleave(num_generations)
@@ -297,11 +298,11 @@ def decodes_by_graph(model: Any, states: Tensor, prompts: PackedLengths, num_gen
     )
     needed = per_token * (prompts.count * prompts.max_seqlen + rows * limit) + trained_bytes(model)
     needed += LOGIT_COPIES * 4 * rows * config.vocab_size
-    free = torch.cuda.mem_get_info(states.device)[0]
+    free: int = torch.cuda.mem_get_info(states.device)[0]
     free += torch.cuda.memory_reserved(states.device) - torch.cuda.memory_allocated(states.device)
     if needed > free:
         say_once(f"it needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free")
-    return needed <= free
+    return bool(needed <= free)
 
 
 @once

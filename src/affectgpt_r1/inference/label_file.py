@@ -18,6 +18,7 @@ from affectgpt_r1.emotion.extraction import extract_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.wheels import NUM_WHEELS
 from affectgpt_r1.errors import DataError, MediaError
+from affectgpt_r1.inference.calibration import Calibration, apply_calibration
 from affectgpt_r1.inference.read_file import Faces, ReadOptions, Said, read_clips
 from affectgpt_r1.metrics.functional.polarity import SIGNS, load_polarity
 from affectgpt_r1.policy.policy import MultimodalPolicy
@@ -42,6 +43,7 @@ class Predictor:
         options: How files are read; its ``faces`` is replaced.
         require_person: A file, or a part of it, without face and voice gets a row that is not answered.
         provenance: What each row says of the policy, above all else.
+        calibration: Turns the fractions of sampled answers into probabilities; None leaves them.
     """
 
     policy: MultimodalPolicy
@@ -54,6 +56,7 @@ class Predictor:
     options: ReadOptions = field(default_factory=ReadOptions)
     require_person: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     def __call__(self, path: Path, subtitle: str | Said | None = None) -> dict[str, Any]:
         """Return the first of :meth:`rows`, the only one unless ``options`` asks for parts or for each person."""
@@ -128,14 +131,15 @@ class Predictor:
 
     @torch.no_grad()
     def sampled_fractions(self, batch: ClipBatch) -> list[dict[str, Any]]:
-        """Return :func:`answer_fractions` of each clip of an embedded batch."""
+        """Return the ``confidence`` of each clip of an embedded batch: :func:`answer_fractions`, calibrated."""
         sampling = dataclasses.replace(self.sampling, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, seed=0)
         rollout = self.policy.generate(batch, self.num_samples, sampling)
         kind = self.policy.template.kind
         parsed = parse_rollout(rollout, batch.names, enable_thinking=self.policy.enable_thinking, kind=kind)
         answers = [completion.labels for completion in parsed]
         starts = range(0, len(answers), self.num_samples)
-        return [answer_fractions(answers[start : start + self.num_samples], self.lexicon) for start in starts]
+        counted = (answer_fractions(answers[start : start + self.num_samples], self.lexicon) for start in starts)
+        return [apply_calibration(fractions, self.calibration) for fractions in counted]
 
     @torch.no_grad()
     def _answer(self, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:

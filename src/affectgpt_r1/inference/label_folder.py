@@ -18,6 +18,7 @@ from affectgpt_r1.data.layouts.spoken_text import limited_subtitles
 from affectgpt_r1.data.media_index import index_media
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.data.unreadable import UnreadableClips
+from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import ConfigError, DataError
 from affectgpt_r1.inference.label_file import Predictor
 from affectgpt_r1.io.clean_text import json_line, printable
@@ -35,7 +36,9 @@ class FolderTask(NamedTuple):
 
 
 def folder_task(data: Path, names: str, subtitle: str, output: Path) -> FolderTask:
-    """Find the clips that a CSV file of a data folder names; ``subtitle`` is ``FILE:COLUMN`` in it, ``""`` for none.
+    """Find the clips that a CSV file of a data folder names, and their labels where it has some.
+
+    ``subtitle`` is ``FILE:COLUMN`` in the folder, ``""`` for none.
 
     Raises:
         ConfigError: ``output`` does not end in ``.jsonl``.
@@ -50,7 +53,11 @@ def folder_task(data: Path, names: str, subtitle: str, output: Path) -> FolderTa
     if lacking := [clip for clip in clips if clip not in said]:
         raise DataError(f"{data / file}: has no row for {len(lacking)} clips, such as {lacking[0]}")
     said = limited_subtitles(data / file, said, clips)
-    rows = [ManifestRow(clip, (), "", said[clip], row) for row, clip in zip(table.index, clips, strict=True)]
+    labels = [parse_labels(cell) for cell in table.get("openset", [""] * len(clips))]
+    rows = [
+        ManifestRow(clip, words, "", said[clip], row)
+        for row, clip, words in zip(table.index, clips, labels, strict=True)
+    ]
     return FolderTask(output, data, rows)
 
 

@@ -22,6 +22,7 @@ from affectgpt_r1.config.untrusted_config import read_media
 from affectgpt_r1.data.dataset import MediaSettings
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import CheckpointError, ConfigError, LexiconError
+from affectgpt_r1.inference.calibration import read_calibration
 from affectgpt_r1.inference.label_file import Predictor
 from affectgpt_r1.inference.read_file import Faces, ReadOptions
 from affectgpt_r1.io.clean_text import printable
@@ -89,9 +90,21 @@ def load_predictor(
             "version": __version__,
         }
     }
-    given = options or ReadOptions()
+    calibration, why_not = read_calibration(provenance["policy"]) if num_samples else (None, "")
+    if why_not:
+        print(printable(why_not), file=sys.stderr)
     return Predictor(
-        policy, media, sampling, chosen, faces, contributions, num_samples, given, require_person, provenance
+        policy,
+        media,
+        sampling,
+        chosen,
+        faces=faces,
+        contributions=contributions,
+        num_samples=num_samples,
+        options=options or ReadOptions(),
+        require_person=require_person,
+        provenance=provenance,
+        calibration=calibration,
     )
 
 
@@ -102,6 +115,7 @@ def _digest(checkpoint: Path) -> str:
 
 def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str, bool]:
     config = config_of_checkpoint(checkpoint, changes)
+    facts = settings_of_checkpoint(checkpoint).facts
     set_threads(config)
     tokenizer = Path(config.model.tokenizer)
     if tokenizer.suffix == ".json" and not tokenizer.is_file():
@@ -112,8 +126,8 @@ def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy
     data = resolved(config)["data"]
     media = read_media({key: data[key] for key in media_keys() if key in data}, checkpoint)
     # Encoders that are not pretrained (encoders_from=null) were drawn from the run's seed; no checkpoint holds them.
-    torch.manual_seed(int(settings_of_checkpoint(checkpoint).facts.get("seed") or config.seed))
-    return build_policy(config), media, answer_sampling(config), config.emotion.lexicon, _is_synthetic(checkpoint)
+    torch.manual_seed(int(facts.get("seed") or config.seed))
+    return build_policy(config), media, answer_sampling(config), config.emotion.lexicon, bool(facts.get("synthetic"))
 
 
 def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str, bool]:
@@ -122,11 +136,8 @@ def _exported(folder: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, M
     processor, sampling = read_processor(folder), read_sampling(folder)
     lexicon = str(processor.pop("lexicon", "bundled"))
     media = read_media(processor, folder / "preprocessor_config.json")
-    return load_exported(folder), media, sampling, lexicon, _is_synthetic(folder)
-
-
-def _is_synthetic(checkpoint: Path) -> bool:
-    return bool(settings_of_checkpoint(checkpoint).facts.get("synthetic"))
+    synthetic = bool(settings_of_checkpoint(folder).facts.get("synthetic"))
+    return load_exported(folder), media, sampling, lexicon, synthetic
 
 
 def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig:

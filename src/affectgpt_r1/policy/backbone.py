@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -178,6 +176,8 @@ def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: 
         dropout: Dropout on the adapters' input.
         target_modules: Names of the linear layers.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # here: it costs a policy without adapters 2 s to import
+
     # Injection keeps the module tree: the rest of the policy need not know whether LoRA is on.
     model.requires_grad_(False)
     try:
@@ -194,6 +194,8 @@ def add_lora(model: Any, *, r: int, alpha: int, dropout: float, target_modules: 
 
 def merge_lora(model: Any) -> None:
     """Add the adapters to the layers that they adapt, and remove them."""
+    from peft.tuners.lora import LoraLayer
+
     # An adapter on one of two tied layers belongs to that layer alone: they are untied first.
     inputs, head = model.get_input_embeddings(), model.lm_head
     bases = [layer.get_base_layer() if isinstance(layer, LoraLayer) else layer for layer in (inputs, head)]

@@ -58,8 +58,8 @@ class GRPOStage:
         rewards: The weighted rewards.
         lexicon: For the statistics of the answers.
         sampling: How completions are drawn; log-probs are taken at its temperature.
-        mu: Weight of a supervised loss that is mixed in (CHORD); None trains by GRPO alone.
-        supervised_batch_size: Labelled clips of each training batch, per process, where ``mu`` is set.
+        mu: Weight of a supervised loss that is mixed in (CHORD); None, or a peak of 0, trains by GRPO alone.
+        supervised_batch_size: Labelled clips of each training batch, per process, where a loss is mixed in.
         token_weighting: See :func:`~affectgpt_r1.training.chord.mix_supervised`.
         **options: See :class:`~affectgpt_r1.training.grpo_config.GRPOConfig`.
 
@@ -93,10 +93,13 @@ class GRPOStage:
             raise ConfigError(f"stage.token_weighting={token_weighting} is unknown; choose none or phi")
         if supervised_batch_size < 1:
             raise ConfigError(f"stage.supervised_batch_size={supervised_batch_size} must be at least 1")
-        if mu is not None and self.config.loss_normalizer != "micro_batch":  # it would weigh the two losses differently
-            raise ConfigError("stage.loss_normalizer=accumulated_batch counts one loss's items; take micro_batch")
-        self.mu, self.token_weighting = mu, token_weighting
-        self.supervised_batch_size = 0 if mu is None else supervised_batch_size
+        self.mu = mu if mu is not None and mu.peak > 0 else None
+        if self.mu is not None and self.config.loss_normalizer != "micro_batch":  # else the mix depends on the split
+            raise ConfigError(
+                "stage.loss_normalizer=accumulated_batch counts one loss's items; take micro_batch, or stage.mu.peak=0"
+            )
+        self.token_weighting = token_weighting
+        self.supervised_batch_size = 0 if self.mu is None else supervised_batch_size
         self.global_step = 0  # optimizer step; the module sets it
         self.schedule = GenerationSchedule(self.config.steps_per_generation, self.config.num_iterations)
         self._num_visits = self.schedule.steps

@@ -52,6 +52,24 @@ def test_answers_are_those_of_the_clips_as_training_reads_them(predictor, tiny_d
     assert "a.jsonl: 4 of 4 clips are answered" in capsys.readouterr().out
 
 
+def test_confidence_is_fitted_to_the_labels_of_the_clips(
+    predictor, tiny_data_root, tmp_path: Path, monkeypatch, capsys
+):
+    root, sampled = tiny_data_root(tmp_path / "data"), {"samples": 2, "labels": {"happy": 0.5}, "clusters": {}}
+    sampled["clusters"] = {"wheel1": {"joy": 0.5}}
+    monkeypatch.setattr(Predictor, "sampled_fractions", lambda _, batch: [sampled] * len(batch))
+    policy = {"checkpoint": str(tmp_path / "best.ckpt"), "digest": "sha256:12", "lexicon": "bundled"}
+    asked = replace(predictor, num_samples=2, provenance={"policy": policy})
+    monkeypatch.setattr("affectgpt_r1.cli.predict.load_predictor", lambda *args, **options: asked)
+    arguments = ["--data", str(root), "--names", "test.csv", "--output", str(tmp_path / "a.jsonl"), "--calibrate"]
+    main(arguments)
+    assert "expected calibration error: words 0.250, clusters 0.250" in capsys.readouterr().out  # right in 1 of 4
+    assert json.loads((tmp_path / "best.calibration.json").read_text("utf-8"))["clips"] == 4
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--samples", "0"])
+    assert "--calibrate needs --names FILE with labels of each clip" in capsys.readouterr().err
+
+
 def test_what_is_said_comes_from_the_file_that_is_named(predictor, tiny_data_root, tmp_path: Path, monkeypatch):
     root, said = tiny_data_root(tmp_path / "data"), []
     embed = predictor.policy.embed_prompts

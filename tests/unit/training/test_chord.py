@@ -130,7 +130,9 @@ def test_loss_and_gradients_are_the_published_mix(make_policy, make_batch, build
 
 
 def test_mu_of_zero_is_grpo_alone_and_needs_no_labelled_clips(tiny_policy, make_batch, build):
-    stage, plain, batch = build(mu=MuSchedule(0.0, 0.0)), build(mu=None), make_batch(2)
+    stage, plain, batch = build(mu=MuSchedule(0.5, 0.0, 0, 1)), build(mu=None), make_batch(2)
+    stage.global_step = 1
+    assert build(mu=MuSchedule(0.0, 0.5)).supervised_batch_size == 0
     ours, theirs = (one.training_step(tiny_policy, batch, seed=3) for one in (stage, plain))
     assert torch.equal(ours.loss, theirs.loss)
     assert "sft_loss" not in ours.logs
@@ -145,7 +147,7 @@ def test_a_batch_without_labelled_clips_is_refused(tiny_policy, make_batch, buil
     ("changes", "message"),
     [
         ({"token_weighting": "psi"}, "stage.token_weighting=psi is unknown; choose none or phi"),
-        ({"loss_normalizer": "accumulated_batch"}, "counts one loss's items; take micro_batch"),
+        ({"loss_normalizer": "accumulated_batch"}, "counts one loss's items; take micro_batch, or stage.mu.peak=0"),
         ({"supervised_batch_size": 0}, "stage.supervised_batch_size=0 must be at least 1"),
     ],
 )
@@ -170,7 +172,7 @@ def test_the_configured_stage_takes_the_options_of_grpo():
 
 
 def test_the_demo_mixes_supervision_in_and_can_do_without():
-    mixed, plain = (compose_config("train", "experiment=demo/grpo", *more) for more in ((), ("stage.mu=null",)))
+    mixed, plain = (compose_config("train", "experiment=demo/grpo", *more) for more in ((), ("stage.mu.peak=0",)))
     stage = instantiate_stage(mixed.stage)
     assert (stage.mu, stage.supervised_batch_size) == (MuSchedule(0.9, 0.05, 0, 300), 16)
     assert (stage.mu(0), stage.mu(150), stage.mu(300)) == pytest.approx((0.9, 0.475, 0.05))

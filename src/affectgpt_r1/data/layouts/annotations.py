@@ -10,11 +10,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
 from affectgpt_r1.types import Annotations, EmotionSet
+
+if TYPE_CHECKING:  # not needed to answer, and it takes `predict` half a second
+    import pandas as pd
 
 LABEL_COLUMNS = ("openset", "discrete")  # open vocabulary, or one label per clip (MER's track 1)
 

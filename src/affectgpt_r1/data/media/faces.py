@@ -71,7 +71,7 @@ def track_people(pictures: Sequence[Frames]) -> list[Person]:
     for index, picture in enumerate(pictures):
         if index == 0 or not np.array_equal(picture, pictures[index - 1]):  # a still is searched once
             boxes = find_faces(picture)
-        looks = [_look(picture, box) for box in boxes]
+        looks = [look(picture, box) for box in boxes]
         pairs = [
             (person.likeness(box, look), number, face)
             for number, person in enumerate(people)
@@ -149,7 +149,7 @@ def overlap(first: Box, second: Box) -> float:
     return shared / max(areas - shared, 1e-9)
 
 
-def _look(picture: Frames, box: Box) -> NDArray[np.float32]:
+def look(picture: Frames, box: Box) -> NDArray[np.float32]:
     """Return a small picture of a face and what is around it, hair and collar, of mean 0 and variance 1."""
     crop = crop_face(picture, box)
     assert crop is not None

@@ -66,6 +66,7 @@ def find_sources(options: argparse.Namespace) -> Sources:
         device=options.device,
         faces=options.faces or "detect",
         contributions=True,
+        num_samples=16,
     )
     return Sources(
         policies=find_policies(outputs, [path.resolve() for path in options.checkpoint]),
