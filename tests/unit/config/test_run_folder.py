@@ -107,17 +107,16 @@ def test_what_changes_no_weight_does_not_tell_runs_apart(composed, override):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "said", "finished"),
     [
-        ("optim.optimizer.lr=0.5", "optim.optimizer.lr=0.002 (here 0.5)"),
-        ("seed=2", "seed=1 (here 2)"),
-        ("paths.data=/data/own", "data.root=<root>/data/synthetic (here /data/own)"),
-        ("+optim.optimizer.eps=0.1", "optim.optimizer.eps=null (here 0.1)"),
-        ("model.lora={r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj]}", "model.lora"),
-        ("trainer.devices=2", "trainer.devices=1 (here 2)"),
+        ("optim.optimizer.lr=0.5", "optim.optimizer.lr=0.002 (here 0.5)", True),
+        ("seed=2", "seed=1 (here 2)", False),
+        ("paths.data=/data/own", "data.root=<root>/data/synthetic (here /data/own)", True),
+        ("+optim.optimizer.eps=0.1", "optim.optimizer.eps=null (here 0.1)", False),
+        ("model.lora={r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj]}", "model.lora", True),
+        ("trainer.devices=2", "trainer.devices=1 (here 2)", False),
     ],
 )
-@pytest.mark.parametrize("finished", [True, False])
 def test_another_run_is_refused_with_the_key_and_the_remedies(composed, override, said, finished):
     leave(composed(), finished=finished)
     message = refused(composed(override))
@@ -255,8 +254,7 @@ def test_a_run_whose_removal_was_killed_does_not_pass_for_finished(composed, mon
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:40], lambda content: b"\0\xff" * 99])
-@pytest.mark.parametrize("name", [".hydra/config.yaml", ".hydra/start.json"])
-@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(("name", "finished"), [(".hydra/config.yaml", True), (".hydra/start.json", False)])
 def test_a_damaged_file_is_named_and_the_checkpoint_still_continues(composed, name, damage, finished, tmp_path):
     folder = leave(composed(), finished=finished)
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
