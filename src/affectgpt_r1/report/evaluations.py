@@ -86,7 +86,8 @@ def _read_summary(file: Path) -> dict[str, Any]:
 
 
 def _read_experiment(source: Source, name: str, seeds: Mapping[int, tuple[Path, dict[str, Any]]], data: Path) -> Sweep:
-    trials, missing, run_ids = [], [], defaultdict(list)
+    trials, missing = [], []
+    run_ids: defaultdict[str, list[str]] = defaultdict(list)
     compared = {system for _, summary in seeds.values() for system in summary["runs"]}
     for system in (system for system in SYSTEMS if system in compared):
         for seed, (folder, summary) in sorted(seeds.items()):

@@ -3,6 +3,7 @@ import json
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
+from affectgpt_r1.data.splits import LabelFile
 from affectgpt_r1.evaluation.log_evaluation import evaluation_metrics, log_evaluation, tables_text
 from affectgpt_r1.evaluation.tables import comparison_table, evaluation_tables, modality_table
 from affectgpt_r1.io.clean_text import json_line
@@ -117,11 +118,16 @@ def test_the_judged_run_shows_its_own_score(summary, logger, outputs):
         outputs / "evaluation" / "predictions" / "grpo.jsonl",
         json_line({**row, "well_formed": False, "f1": 0.5, "without": {"audio": []}}),
     )
+    trained.log_checkpoint(run / "checkpoints" / "best.ckpt", 275)
+    logger.log_data("ab" * 32, synthetic=True, files=[LabelFile("test", outputs / "test.csv", "ab" * 32, 600)])
     for _ in range(2):  # the second evaluation replaces the traces of the first
         log_evaluation([logger], summary, outputs / "evaluation")
     judged = logger.experiment.get_run(trained.run_id).data
     assert (judged.metrics["test/f1"], judged.metrics["test/num_clips"]) == (0.87, 600.0)
     assert judged.tags["evaluation"] == logger.run_id
+    (output,) = logger.experiment.get_run(trained.run_id).outputs.model_outputs
+    scores = logger.experiment.get_logged_model(output.model_id).metrics
+    assert {metric.dataset_name for metric in scores if metric.key == "test/f1"} == {"test.csv"}
     (trace,) = logger.experiment.search_traces([trained.experiment_id])
     found = {assessment.name: assessment.value for assessment in trace.info.assessments}
     rewards = {"reward/accuracy": 0.5, "reward/format": False, "reward/repetition": -0.5}

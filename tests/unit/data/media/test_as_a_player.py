@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -158,3 +159,36 @@ def test_what_is_odd_about_lengths_is_noted(write_video, tmp_path: Path):
     assert inspect(single).notes == ("its picture is a single frame",)
     short = write_video(tmp_path / "short.mp4", [0.0, 0.1, 0.2], sound=True)
     assert [note.partition(":")[0] for note in inspect(short).notes] == ["its sound is longer than its pictures"]
+
+
+@pytest.fixture
+def strangers() -> Path:
+    """Return the folder of films and sound that nobody of this project made."""
+    spec = importlib.util.find_spec("gradio")
+    folder = Path(spec.origin).parent / "media_assets" if spec and spec.origin else Path()
+    if not (folder / "videos" / "b.mp4").is_file():
+        pytest.skip("its files come with gradio (extra app), which is not installed")
+    return folder
+
+
+def test_frames_of_a_strangers_film_are_those_of_decoding_it_whole(strangers):
+    film = strangers / "videos" / "b.mp4"
+    with av.open(str(film)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    pictures = read_uniform_frames(film, inspect(film), 4)
+    for picture, index in zip(pictures, (0, 37, 75, 112), strict=True):  # of 150
+        assert np.abs(picture.astype(int) - frames[index]).mean() < 0.5
+
+
+def test_levels_of_a_strangers_sound_are_those_of_decoding_it_whole(strangers):
+    path = strangers / "audio" / "cate_blanch.mp3"
+    with av.open(str(path)) as container:
+        mono = av.AudioResampler("flt", "mono", 16_000)  # FFmpeg's own
+        frames = [part for frame in container.decode(audio=0) for part in mono.resample(frame)]
+    sound = np.concatenate([frame.to_ndarray()[0] for frame in frames])
+    streams = inspect(path)
+    windows = read_sound_windows(path, streams, 4, 1.0)
+    for window, start in zip(windows, sound_window_starts(streams, 4, 1.0), strict=True):
+        begin = round((start - streams.sound_start) * 16_000)
+        level = np.sqrt((sound[begin : begin + 16_000] ** 2).mean())
+        assert 20 * np.log10(float(window.square().mean().sqrt()) / level) == pytest.approx(0.0, abs=0.25)  # of filters
