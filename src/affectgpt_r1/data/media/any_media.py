@@ -149,6 +149,7 @@ def _pictures_at(
         far = int(SEEK_SECONDS / stream.time_base)
         first = (stream.start_time or 0) if is_part else min(wanted)
         position = first
+        may_seek = may_seek and container.format.name != "ogg"  # it ends up between key frames, at green pictures
         frames = _decoded(container.demux(stream))  # one iterator: the last packet of a file gives several frames
         for time in sorted(set(wanted)):
             if may_seek and time - position > far:
