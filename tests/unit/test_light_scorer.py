@@ -19,7 +19,7 @@ REFUSED = [
     IMPORTED_AS.get(name, name)
     for line in PROJECT["optional-dependencies"]["train"]
     for name in [re.split(r"[^\w-]", line)[0].lower().replace("-", "_")]
-]
+] + ["pyarrow"]  # MLflow brings it, and pandas would load it
 
 WITHOUT_TRAIN = """
 import sys

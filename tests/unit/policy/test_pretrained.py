@@ -59,7 +59,7 @@ def grpo_stage():
     from affectgpt_r1.rewards.weighting import RewardScores
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", overrides=["experiment=demo/grpo", "stage.num_generations=2"])
+        config = compose("train", overrides=["experiment=demo/grpo", "stage.num_generations=2", "stage.mu.peak=0"])
     stage = instantiate_stage(config.stage)
     stage.rewards = lambda completions, targets: RewardScores(
         torch.arange(float(len(completions))), {"number": torch.arange(float(len(completions)))}
