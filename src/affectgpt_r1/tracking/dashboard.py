@@ -15,6 +15,8 @@ HOST, PORT = "127.0.0.1", 5000
 _VIEW = "runs"  # name of the stored view that the links open
 _KIND_TAG, _VIEW_TAG = "mlflow.experimentKind", f"mlflow.sharedViewState.{_VIEW}"
 _DIGEST_CHARACTERS = 16
+# Without a schema the page of a data set says in large letters that there is none.
+_SCHEMA = {"mlflow_colspec": [{"name": name, "type": "string", "required": True} for name in ("name", "labels")]}
 _COLUMNS = (
     *("metrics.`test/f1`", "metrics.`val/f1`", "metrics.`val/kl`", "metrics.`train/reward`", "metrics.`train/loss`"),
     *("tags.`stage`", "tags.`baseline`", "params.`seed`", "tags.`hardware`"),
@@ -58,6 +60,7 @@ def dataset_input(file: LabelFile) -> Any:
         digest=file.digest[:_DIGEST_CHARACTERS],
         source_type="local",
         source=json.dumps({"uri": str(file.path)}),
+        schema=json.dumps(_SCHEMA),
         profile=json.dumps({"num_clips": file.num_clips}),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", file.split)])

@@ -56,6 +56,7 @@ class AffectModule(L.LightningModule):
         self.answer_sampling, self.seed = answer_sampling, seed
         self.val_score = EmotionWheelScore(lexicon)
         self.validation, self.accumulated = ValidationRecord(), AccumulatedStep()
+        self._step_logs: dict[str, float] = {}  # of the current optimizer step
         stage.prepare(policy)
         checks.check_trainable(self.named_parameters(), type(stage).__name__)
         checks.check_full_precision(self.named_parameters())
@@ -113,9 +114,15 @@ class AffectModule(L.LightningModule):
         self.accumulated.has_stepped = True
 
     def on_train_batch_end(self, outputs: Any, batch: ClipBatch, batch_idx: int) -> None:
-        """Begin the next optimizer step where this one is done."""
-        if self.accumulated.has_stepped:
-            self.accumulated = AccumulatedStep()
+        """Give the loggers an optimizer step's values, every ``log_every_n_steps``, and begin the next step."""
+        if not self.accumulated.has_stepped:
+            return
+        trainer, logs = self.trainer, self._step_logs
+        self.accumulated, self._step_logs = AccumulatedStep(), {}
+        if trainer.global_step % trainer.log_every_n_steps == 0 or trainer.should_stop:
+            for logger in trainer.loggers:  # steps are counted from 0, as Lightning does
+                logger.log_metrics({**logs, "epoch": self.current_epoch}, step=trainer.global_step - 1)
+                logger.save()
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
         """Decode greedily and count; return the ``completions``, on which callbacks may look."""
@@ -142,9 +149,11 @@ class AffectModule(L.LightningModule):
         check_reference(checkpoint["reference"], self.policy, "ckpt_path")
 
     def log_train(self, values: Mapping[str, LogValue | Tensor]) -> None:
-        """Log values that are the same in every process; ``sync_dist`` would reduce each by itself."""
+        """Log values of an optimizer step that are the same in every process."""
+        # Not self.log, which makes a torchmetrics object of every value at every step: a twelfth of the demo's step.
         logs = {train_log_name(name): float(value) for name, value in values.items()}
-        self.log_dict(logs, on_step=True, on_epoch=False, batch_size=1)
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in logs.items()})
+        self._step_logs |= logs
 
     def _remedy(self) -> str:
         return checks.divergence_remedy(Path(self.trainer.default_root_dir), has_kl=isinstance(self.stage, GRPOStage))

@@ -70,6 +70,8 @@ def test_label_files_are_data_sets_of_the_run(logger, tmp_path):
         "ab" * 8,
         '{"num_clips": 600}',
     )
+    columns = json.loads(used.dataset.schema)["mlflow_colspec"]
+    assert [(column["name"], column["type"]) for column in columns] == [("name", "string"), ("labels", "string")]
     assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "train")]
     assert _run(logger).data.tags["data"] == "train.csv (train, 600 clips)"
 
