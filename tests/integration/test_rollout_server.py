@@ -22,11 +22,13 @@ from helpers.runs import assert_equal_checkpoints, checkpoint_of, logged_steps
 from helpers.vllm_stub import serving
 
 STEPS = 4
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
+SIZES = {
+    **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2},
+    **{"num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": False},
+}
 LORA = "model.lora={r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj, v_proj]}"
 OPTIONS = (
     *("init_from=null", "stage.num_generations=3", "prompt.max_completion_length=8", "rollout=vllm"),
-    LORA,
     *("callbacks.last_checkpoint.every_n_steps=1", "rollout.server.pause=0", "optim.optimizer.lr=1e-2"),
     *("callbacks.validation_kl.max_clips=0", "logger=csv"),
 )
@@ -46,7 +48,7 @@ def language_model(workspace, tmp_path_factory):
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(workspace / "data/tokenizer/tokenizer.json"))
     torch.manual_seed(3)
-    config = Qwen2Config(**SIZES, vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=512)
+    config = Qwen2Config(**SIZES, vocab_size=len(tokenizer))
     model = Qwen2ForCausalLM(config)
     folder = tmp_path_factory.mktemp("qwen2")
     model.save_pretrained(folder)
@@ -58,20 +60,17 @@ def language_model(workspace, tmp_path_factory):
 def run(run_stage, language_model):
     """``run(folder, url, number, *overrides)``: GRPO with completions of the server there."""
     folder, _ = language_model
-    model = model_override(folder)
+    model = model_overrides(folder)
 
     def train(run_folder, url, number, *overrides):
-        return run_stage("grpo", run_folder, number, *OPTIONS, model, f"rollout.server.url={url}", *overrides)
+        return run_stage("grpo", run_folder, number, *OPTIONS, *model, f"rollout.server.url={url}", *overrides)
 
     return train
 
 
-def model_override(folder):
-    sizes = ", ".join(f"{name}: {value}" for name, value in SIZES.items())
-    return (
-        f"model.language_model={{{sizes}, num_hidden_layers: 2, max_position_embeddings: 512, "
-        f"tie_word_embeddings: false, pretrained: '{folder}'}}"
-    )
+def model_overrides(folder):
+    sizes = (f"model.language_model.{name}={value}" for name, value in SIZES.items())
+    return (*sizes, f"+model.language_model.pretrained={folder}", LORA)
 
 
 def test_a_run_outlives_its_server(run, language_model, tmp_path):
@@ -116,7 +115,7 @@ def test_what_a_server_cannot_do_is_refused_at_the_start(run_stage, run, tmp_pat
 @contextmanager
 def vllm_server(python, folder, url):
     """Start vLLM by the command, and stop it by SIGTERM."""
-    arguments = ["experiment=demo/grpo", LORA, model_override(folder), f"rollout.server.url={url}", "--python", python]
+    arguments = ["experiment=demo/grpo", *model_overrides(folder), f"rollout.server.url={url}", "--python", python]
     options = "--enforce-eager --max-model-len 512 --max-num-seqs 16"
     program = [sys.executable, "-c", "from affectgpt_r1.cli.main import main; main()", "rollout-server"]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
