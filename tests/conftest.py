@@ -30,7 +30,7 @@ settings.load_profile("fast")
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the tests of it where a shell runs them in the background: it starts them with SIGINT ignored."""
+    """Let Ctrl-C reach the tests where a shell runs them in the background: it starts them with SIGINT ignored."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -15,7 +15,7 @@ choices_of = lazy("config.keys:choices_of")
 config_keys = lazy("config.keys:config_keys")
 
 HYDRA = ("train", "evaluate", "render")
-COMPOSED = (*HYDRA, "plan", "doctor", "export")
+COMPOSED = (*HYDRA, "plan", "doctor", "export", "rollout-server")
 """Commands that take overrides."""
 
 # Bash ends a word at `=` (COMP_WORDBREAKS), zsh does not; where it does, what is before it must not be repeated.

@@ -29,6 +29,7 @@ from affectgpt_r1.config.instantiate import (
     build_data,
     build_policy,
     checkpoint_to_resume,
+    connect_rollouts,
     encode_clips,
     take_exported_model,
 )
@@ -50,6 +51,7 @@ from affectgpt_r1.config.run_record import write_record
 from affectgpt_r1.config.value_ranges import check_ranges
 from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.distributed.collectives import destroy_process_group_on_exit
+from affectgpt_r1.distributed.fsdp import ShardedStrategy
 from affectgpt_r1.emotion.lexicon import lexicon_digest, load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import ConfigError
@@ -143,6 +145,8 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
         if resumed is not None and trainer.is_global_zero:
             _log_changes(resumed, loggers)
         policy = build_policy(config, trainer.strategy.root_device)
+        if trains:
+            connect_rollouts(config, policy, sharded=isinstance(trainer.strategy, ShardedStrategy))
         with totals.phase("data_seconds"):
             data = build_data(config)
             length = {}

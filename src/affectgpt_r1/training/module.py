@@ -23,7 +23,7 @@ from affectgpt_r1.training import sanity_checks as checks
 from affectgpt_r1.training.accumulation import AccumulatedStep
 from affectgpt_r1.training.base import MixedStage, Stage, join_stage_and_data
 from affectgpt_r1.training.grpo import GRPOStage
-from affectgpt_r1.training.log_values import pooled_over_ranks, train_log_name
+from affectgpt_r1.training.log_values import log_step, pooled_over_ranks, show_callbacks
 from affectgpt_r1.training.optim import OptimizerFactory
 from affectgpt_r1.training.random_state import derive_seed
 from affectgpt_r1.training.validation import ValidationRecord
@@ -56,7 +56,6 @@ class AffectModule(L.LightningModule):
         self.answer_sampling, self.seed = answer_sampling, seed
         self.val_score = EmotionWheelScore(lexicon)
         self.validation, self.accumulated = ValidationRecord(), AccumulatedStep()
-        self._step_logs: dict[str, float] = {}  # of the current optimizer step
         stage.prepare(policy)
         checks.check_trainable(self.named_parameters(), type(stage).__name__)
         checks.check_full_precision(self.named_parameters())
@@ -114,15 +113,10 @@ class AffectModule(L.LightningModule):
         self.accumulated.has_stepped = True
 
     def on_train_batch_end(self, outputs: Any, batch: ClipBatch, batch_idx: int) -> None:
-        """Give the loggers an optimizer step's values, every ``log_every_n_steps``, and begin the next step."""
-        if not self.accumulated.has_stepped:
-            return
-        trainer, logs = self.trainer, self._step_logs
-        self.accumulated, self._step_logs = AccumulatedStep(), {}
-        if trainer.global_step % trainer.log_every_n_steps == 0 or trainer.should_stop:
-            for logger in trainer.loggers:  # steps are counted from 0, as Lightning does
-                logger.log_metrics({**logs, "epoch": self.current_epoch}, step=trainer.global_step - 1)
-                logger.save()
+        """Give an optimizer step's values to the loggers where it is done, and begin the next step."""
+        if self.accumulated.has_stepped:
+            log_step(self.trainer, self.accumulated.values)
+            self.accumulated = AccumulatedStep()
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
         """Decode greedily and count; return the ``completions``, on which callbacks may look."""
@@ -150,10 +144,7 @@ class AffectModule(L.LightningModule):
 
     def log_train(self, values: Mapping[str, LogValue | Tensor]) -> None:
         """Log values of an optimizer step that are the same in every process."""
-        # Not self.log, which makes a torchmetrics object of every value at every step: a twelfth of the demo's step.
-        logs = {train_log_name(name): float(value) for name, value in values.items()}
-        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in logs.items()})
-        self._step_logs |= logs
+        self.accumulated.values |= show_callbacks(self.trainer, values)
 
     def _remedy(self) -> str:
         return checks.divergence_remedy(Path(self.trainer.default_root_dir), has_kl=isinstance(self.stage, GRPOStage))
