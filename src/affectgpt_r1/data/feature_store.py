@@ -214,7 +214,7 @@ class _Pack:
         self.stride = _padded(2 * sum(sizes))
         # One buffer for all reads: to allocate it and its views anew would take as long as the read.
         self._buffer = np.zeros(self.stride, np.uint8)
-        parts = torch.from_numpy(self._buffer.view("<f2"))[: sum(sizes)].split(sizes)
+        parts = torch.split(torch.from_numpy(self._buffer.view("<f2"))[: sum(sizes)], sizes)
         self.halves = {key: part.view(*shape) for (key, shape), part in zip(shapes.items(), parts, strict=True)}
         index = (folder / INDEX).read_bytes()
         self.records = np.frombuffer(index[: len(index) // _RECORD.itemsize * _RECORD.itemsize], _RECORD).copy()
@@ -224,7 +224,7 @@ class _Pack:
 
     def read(self, slot: int) -> bool:
         """Read a clip's features into :attr:`halves`, and return whether they are what was written."""
-        size = os.preadv(self._descriptor, [self._buffer], slot * self.stride)
+        size = os.preadv(self._descriptor, [self._buffer.data], slot * self.stride)
         key, media, checksum, done = self.records[slot].tolist()
         return done == 1 and size == self.stride and _checksum(self._buffer, key, media) == checksum
 
