@@ -158,7 +158,7 @@ def _compare_tab(page: gr.Blocks, sources: Sources) -> None:
     with gr.Row():
         first = gr.Dropdown(systems, value=start, label="System", min_width=140, elem_id="ag-first")
         second = gr.Dropdown(systems, value=rest[-1], label="against", min_width=140, elem_id="ag-second")
-        order = gr.Dropdown(list(ORDERS), value=ORDERS[1], label="Order", min_width=210, elem_id="ag-order")
+        order = gr.Dropdown(list(ORDERS), value=ORDERS[1], label="Order", scale=2, min_width=210, elem_id="ag-order")
         kind = gr.Dropdown(list(KINDS), value=KINDS[0], label="Show", min_width=140, elem_id="ag-kind")
         clusters = [ANY, *table.lexicon.clusters(WHEEL)]
         cluster = gr.Dropdown(clusters, value=ANY, label="Cluster", min_width=140, elem_id="ag-cluster")
