@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -27,6 +28,12 @@ SIZE = 32
 
 settings.register_profile("fast", max_examples=40)  # of 100: every run draws others
 settings.load_profile("fast")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the tests where a shell runs them in the background: it starts them with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -62,7 +62,7 @@ class WriteError(AffectGPTError):
 
 
 class TrainingError(AffectGPTError):
-    """Training that cannot continue: the loss is infinite or NaN."""
+    """Training that cannot continue: the loss is infinite or NaN, or the rollout server has gone."""
 
 
 def shortened(text: str) -> str:

@@ -62,8 +62,8 @@ def test_sft_on_two_processes_is_that_of_one(run_stage, run_on_two, kept_gradien
 
 
 def test_grpo_on_two_processes_is_that_of_one(run_stage, run_on_two, kept_gradients, rollout_by_name, start, tmp_path):
-    """With sharded weights; test_accumulation.py does the same with DDP."""
-    options = (*PLAIN, start, "stage.beta=0.04", "stage.num_generations=4", "stage.loss_type=dapo")
+    """With sharded weights and a supervised loss mixed in; test_accumulation.py takes DDP, and GRPO alone."""
+    options = (*PLAIN, start, "stage.beta=0.04", "stage.num_generations=4", "stage.loss_type=dapo", "stage.mu.peak=0.5")
     alone = run_stage("grpo", tmp_path / "alone", 2, *options, "data.batch_size=4")
     together = run_on_two("grpo", tmp_path / "fsdp", 2, *options, "data.batch_size=2", "trainer=fsdp")
     assert_equal_gradients(alone, together, 2)

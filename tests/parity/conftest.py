@@ -69,6 +69,10 @@ class RecordedPolicy:
     _scores_reference: bool = field(default=False, init=False)
 
     @property
+    def samples_elsewhere(self) -> bool:
+        return "importance_sampling_ratio" in self.inputs
+
+    @property
     def device(self) -> torch.device:
         return torch.device("cpu")
 
@@ -253,7 +257,10 @@ class Parity:
         kept = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "ref_per_token_logps")
         chosen = {name: inputs[name][rows] for name in kept}
         if steps != (1, 1):
-            chosen["old_per_token_logps"] = inputs["sampling_logps"][rows]
+            chosen["old_per_token_logps"] = inputs.get("old_logps", inputs["sampling_logps"])[rows]
+        trainer.use_vllm = "importance_sampling_ratio" in inputs
+        if trainer.use_vllm:
+            chosen["importance_sampling_ratio"] = inputs["importance_sampling_ratio"][rows]
         trainer._metrics["train"].clear()
         trainer.model.zero_grad()
         loss = trainer._compute_loss(trainer.model, {**chosen, "num_items_in_batch": inputs["num_items_in_batch"]})

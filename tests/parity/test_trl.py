@@ -101,6 +101,26 @@ def test_options(parity, captured, options, level):
     compare(parity, captured["group"], 2, 2, {}, importance_sampling_level=level, **options)
 
 
+@pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+@pytest.mark.parametrize("loss_type", ["grpo", "cispo"])
+def test_samples_of_another_program(parity, captured, loss_type, mode):
+    """The tokens were drawn under log-probs that differ by 0.3 nats; the weights are those of TRL's generation."""
+    low, high = 0.8, 1.3
+    inputs = dict(captured["group"])
+    old, mask = inputs["sampling_logps"], inputs["completion_mask"]
+    noise = 0.3 * torch.randn(old.shape, generator=torch.Generator().manual_seed(8), dtype=old.dtype)
+    difference = noise * mask
+    ratio = (difference.sum(-1, keepdim=True) if mode.startswith("sequence") else difference).exp()
+    outside = (ratio < low) | (ratio > high)
+    assert 0 < outside.sum() < outside.numel()
+    ratio = ratio.clamp(low, high) if mode.endswith("truncate") else ratio.masked_fill(outside, 0.0)
+    inputs |= {"old_logps": old, "sampling_logps": old - noise, "importance_sampling_ratio": ratio}
+    names = ("vllm_importance_sampling_mode", "vllm_importance_sampling_clip_min", "vllm_importance_sampling_clip_max")
+    switches = dict(zip(names, (mode, low, high), strict=True))
+    for steps in (1, 2):
+        compare(parity, inputs, steps, steps, switches, loss_type=loss_type, beta=0.04)
+
+
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize("micro_batches", [[0, 1, 2, 3], [0, 1, 2]], ids=["full", "rest"])
 def test_accumulated_gradients(parity, captured, loss_type, micro_batches):

@@ -33,6 +33,7 @@ COMMANDS = {
     "report": "write the report on evaluated policies and ablation sweeps: --outputs outputs",
     "export": "write a Hugging Face folder: init_from=CKPT --output FOLDER [--kind adapter|merged]",
     "gpu-check": "check the paper's model on this machine's GPU, in minutes: [--budget S] [--json FILE] [--tiny]",
+    "rollout-server": "start vLLM, in its own environment, for training with rollout=vllm: experiment=NAME",
     "convert": "make safetensors of weights, or a run of a released AffectGPT checkpoint: FOLDER|FILE|smol",
     "completion": 'completion by Tab in bash and zsh: eval "$(affectgpt-r1 completion)"',
 }
@@ -59,6 +60,7 @@ EXAMPLES = {
     "export": ("init_from=outputs/demo-no_think-seed1/grpo/checkpoints/best.ckpt --output my-model",),
     "convert": ("smol", "data/pretrained/chinese-hubert-large"),
     "gpu-check": ("--json gpu.json", "--tiny"),
+    "rollout-server": ("--requirements vllm.txt", "experiment=affectgpt_r1/grpo --python vllm-env/bin/python"),
     "app": ("", "--port 7861"),
     "completion": ("",),
 }

@@ -18,6 +18,7 @@ from affectgpt_r1.data.collate import batch_to_device
 from affectgpt_r1.data.fill_feature_store import Encode, fill_feature_store
 from affectgpt_r1.data.layouts.annotations import QuestionSet
 from affectgpt_r1.data.unreadable import UnreadableClips
+from affectgpt_r1.engine.vllm_client import VLLMClient
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.build_policy import has_sizes
 from affectgpt_r1.policy.checkpoint import check_sizes, encoder_digest, load_encoder_weights, load_policy_weights
@@ -67,6 +68,30 @@ def build_policy(config: DictConfig, device: torch.device | None = None) -> Mult
     elif config.init_from is not None:
         load_policy_weights(policy, config.init_from)
     return policy
+
+
+def rollout_client(config: DictConfig, *, sharded: bool) -> VLLMClient | None:
+    """Return a client of the server of ``rollout=vllm``, which answers; None for ``rollout=local``.
+
+    Raises:
+        ConfigError: The stage samples nothing, or what trains cannot be sent to a server.
+        TrainingError: The server does not answer.
+    """
+    if config.rollout.server is None:
+        return None
+    if "sampling" not in config.stage:
+        raise ConfigError(f"rollout=vllm: stage={config.stage.name} samples no completions; leave rollout= out")
+    if sharded:
+        raise ConfigError("rollout=vllm: adapters that trainer=fsdp shards are not sent; give trainer=gpu or ddp")
+    name = config.model.language_model.get("pretrained")
+    if name is None:
+        raise ConfigError(
+            "rollout=vllm serves pretrained weights, and model.language_model.pretrained is null: choose a model= that "
+            "names them, with model.lora, or rollout=local"
+        )
+    client: VLLMClient = instantiate(config.rollout.server, "rollout", model=name)
+    client.served_length()
+    return client
 
 
 def take_exported_model(config: DictConfig) -> Path | None:

@@ -20,7 +20,7 @@ from affectgpt_r1.policy.checkpoint import read_checkpoint
 # Keys, or groups of keys, that may change
 APPLIED = (
     *("experiment_name", "synthetic", "match_wall_time", "evaluate_after", "sweep", "num_threads", "train"),
-    *("trainer", "optim", "judge"),
+    *("trainer", "optim", "judge", "rollout"),
     *("data.num_workers", "data.eval_batch_size", "data.modality_dropout", "data.max_unreadable_fraction"),
     *("data.feature_store", "data.manifests", "data.recheck", "data.seen_labels", "data.test_labels"),
     *("model.engine", "model.share_prefix", "model.attention", "model.gradient_checkpointing"),
@@ -43,6 +43,8 @@ APPLIED = (
         "stage.log_mel_weight",
     ),
     *("stage.mu", "stage.token_weighting"),
+    *("stage.vllm_importance_sampling_correction", "stage.vllm_importance_sampling_mode"),
+    *("stage.vllm_importance_sampling_clip_max", "stage.vllm_importance_sampling_clip_min"),
     "stage.mode",  # the best checkpoint compares the direction itself
 )
 

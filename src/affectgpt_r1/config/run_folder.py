@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 # Keys that do not tell one run from another
 WITHOUT_EFFECT = (
     *("paths", "logger", "callbacks", "hydra", "sweep", "experiment_name", "ckpt_path", "overwrite", "evaluate_after"),
-    *("num_threads", "data.num_workers", "data.eval_batch_size"),
+    *("num_threads", "data.num_workers", "data.eval_batch_size", "rollout"),
     *("data.feature_store", "data.manifests", "data.recheck"),
     *("trainer.log_every_n_steps", "trainer.default_root_dir", "trainer.enable_model_summary"),
 )
@@ -57,7 +57,7 @@ CONFIG_FILE, OVERRIDES_FILE, START_FILE = ".hydra/config.yaml", ".hydra/override
 # All that `overwrite=true` removes, in this order: after a kill in between, what is left does not pass for a finished
 # run. A folder may hold something else as well.
 MADE_BY_RUNS = (
-    *("run.json", "checkpoints", "completions", "csv", "test", ".hydra", "unreadable_clips.csv"),
+    *("run.json", "checkpoints", "completions", "csv", "test", "rollout", ".hydra", "unreadable_clips.csv"),
     *("nonfinite_step_*.jsonl", "lightning_logs", "mlflow_run_id"),
 )
 

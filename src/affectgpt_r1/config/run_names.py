@@ -26,7 +26,7 @@ HASH_CHARACTERS = 8
 TOKENIZER = "tokenizer/tokenizer.json"  # below a data folder
 RENDERED_TOKENIZER = f"data/synthetic/{TOKENIZER}"  # below paths.root
 
-PLACES = ("paths", "logger", "callbacks", "hydra")  # groups that say where a run is kept and shown
+PLACES = ("paths", "logger", "callbacks", "hydra", "rollout")  # groups that say where a run is kept, shown and sampled
 
 # Keys that say how a run is started and on what machine; a second stage should find the first one all the same
 NOT_IN_NAMES = (

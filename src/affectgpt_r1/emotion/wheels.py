@@ -65,7 +65,8 @@ class Lexicon:
 
     def __contains__(self, word: object) -> bool:
         """Return whether ``word`` has a cluster on any wheel at level 1."""
-        return isinstance(word, str) and any(self.masks(word))
+        entry = self.entries.get(_normalise(word)) if isinstance(word, str) else None
+        return entry is not None and any(entry.level1)
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -50,6 +50,11 @@ class Engine(Protocol):
     """Runs a policy's language model over prompts that hold the media already."""
 
     @property
+    def samples_elsewhere(self) -> bool:
+        """Whether another program runs :meth:`generate`: its log-probs differ from those of a pass here."""
+        ...
+
+    @property
     def reuses_prefill(self) -> bool:
         """Whether :meth:`logps_and_entropies` can continue what :meth:`prefill` computed."""
         ...

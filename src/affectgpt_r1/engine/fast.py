@@ -57,6 +57,8 @@ class FastEngine:
             :func:`~affectgpt_r1.engine.fused_attention.chosen_attention`.
     """
 
+    samples_elsewhere = False
+
     def __init__(self, model: Any, *, share_prefix: bool = True, attention: str = "auto") -> None:
         self.model = model
         model.attention_kernel = check_attention(attention)

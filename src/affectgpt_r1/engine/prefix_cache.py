@@ -14,7 +14,7 @@ from affectgpt_r1.types import ClipBatch, PrefixCache
 
 def keep_prefill(prefill: Any, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> PrefixCache:
     """Keep a pass over clips with trainable weights."""
-    return PrefixCache(prefill, batch, _fingerprints(weights))
+    return PrefixCache(prefill, batch, fingerprints(weights))
 
 
 def take_prefill(cache: PrefixCache, batch: ClipBatch, weights: Iterable[nn.Parameter]) -> Any | None:
@@ -35,7 +35,7 @@ def is_valid(cache: PrefixCache, batch: ClipBatch, weights: Iterable[nn.Paramete
     """Return whether the clips and the trainable weights are those of the kept pass."""
     names = [field.name for field in dataclasses.fields(ClipBatch) if field.name != "unreadable"]
     same = all(_same(getattr(cache.batch, name), getattr(batch, name)) for name in names)
-    return same and list(cache.weights) == _fingerprints(weights)
+    return same and list(cache.weights) == fingerprints(weights)
 
 
 def repeats_exactly(module: nn.Module) -> bool:
@@ -49,7 +49,7 @@ def repeats_exactly(module: nn.Module) -> bool:
     )
 
 
-def _fingerprints(weights: Iterable[nn.Parameter]) -> Sequence[tuple[int, int, float]]:
+def fingerprints(weights: Iterable[nn.Parameter]) -> Sequence[tuple[int, int, float]]:
     """Return address, version and first element of every weight."""
     weights = list(weights)
     if not weights:

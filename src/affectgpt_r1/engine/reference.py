@@ -39,6 +39,7 @@ class ReferenceEngine:
     """
 
     reuses_prefill = False
+    samples_elsewhere = False
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,7 @@ def _digest(checkpoint: Path) -> str:
 
 
 def _trained(checkpoint: Path, changes: Sequence[str]) -> tuple[MultimodalPolicy, MediaSettings, Sampling, str, bool]:
-    config = config_of_checkpoint(checkpoint, changes)
-    facts = settings_of_checkpoint(checkpoint).facts
+    config, facts = _config_and_facts(checkpoint, changes)
     set_threads(config)
     tokenizer = Path(config.model.tokenizer)
     if tokenizer.suffix == ".json" and not tokenizer.is_file():
@@ -149,6 +148,10 @@ def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig
         CheckpointError: There is no such file, it does not say how it was trained, or a pair contradicts that.
         ConfigError: A pair has no ``=``, or its key does not exist.
     """
+    return _config_and_facts(checkpoint, changes)[0]
+
+
+def _config_and_facts(checkpoint: Path, changes: Sequence[str]) -> tuple[DictConfig, Mapping[str, Any]]:
     if not checkpoint.is_file():
         raise CheckpointError(
             f"{checkpoint}: no such file; --checkpoint names OUTPUT/checkpoints/best.ckpt of a training run, or a "
@@ -163,7 +166,7 @@ def config_of_checkpoint(checkpoint: Path, changes: Sequence[str]) -> DictConfig
     config.init_from, config.ckpt_path = str(checkpoint), None
     for note in notes:
         print(printable(note), file=sys.stderr)
-    return config
+    return config, settings.facts
 
 
 def _composed(changes: Sequence[str]) -> DictConfig:

@@ -124,7 +124,8 @@ def read_clips(
             continue  # a pause of both
         heard = said._replace(cues=tuple(cue for cue in said.cues if cue.start < end and cue.end > start))
         span = {"start": round(start, 3), "end": round(end, 3)}
-        for reading in _readings(path, heard, media, options, part):
+        without_text = "nothing is said in this part" if said.cues and not heard.cues else WITHOUT_TEXT
+        for reading in _readings(path, heard, media, options, part, without_text):
             answered = True
             yield dataclasses.replace(reading, facts={**span, **reading.facts})
     if not answered:
@@ -142,7 +143,12 @@ def _recorded(streams: Streams, subtitle: str) -> dict[Modality, bool]:
 
 
 def _readings(
-    path: Path, said: Said, media: MediaSettings, options: ReadOptions, streams: Streams
+    path: Path,
+    said: Said,
+    media: MediaSettings,
+    options: ReadOptions,
+    streams: Streams,
+    without_text: str = WITHOUT_TEXT,
 ) -> Iterator[Reading]:
     subtitle, about_cut = _cut(spoken(said.cues))
     recorded = _recorded(streams, subtitle)
@@ -169,7 +175,7 @@ def _readings(
     if own := [kind for kind in lacking if kind != "text"]:
         about_lack.append(f"answered without {' and '.join(own)}, which the file does not have")
     if "text" in lacking:
-        about_lack.append(f"answered without text: {WITHOUT_TEXT}")
+        about_lack.append(f"answered without text: {without_text}")
     for seen in _seen(path, media, streams, options) if "video" in kept else (None,):
         clip = Clip(path.name, subtitle, (), "", kept, waveform=waveform)
         if seen is None:

@@ -24,7 +24,7 @@ _NPY_HEADER = re.compile(
 
 def has_control_character(name: str) -> bool:
     """Return whether a name holds a line break, NUL or another control character."""
-    return _CONTROL.search(name) is not None
+    return not name.isprintable() and _CONTROL.search(name) is not None
 
 
 def parse_json(text: str) -> Any:

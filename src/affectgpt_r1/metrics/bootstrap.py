@@ -241,10 +241,11 @@ def _resample(num_clips: int, resamples: int, seed: int) -> Iterator[Floats]:
     """Yield how often each resample draws each clip: chunks of ``(R, N)``."""
     generator = np.random.default_rng(seed)
     chunk = max(1, _WEIGHTS_AT_ONCE // num_clips)
+    once = np.ones(num_clips)  # counts are floats then, without a conversion
     for start in range(0, resamples, chunk):
         # 32 bits: the same draws as with 64, a sixth faster.
         drawn = generator.integers(num_clips, size=(min(chunk, resamples - start), num_clips), dtype=np.uint32)
         weights = np.empty(drawn.shape)
         for row, clips in zip(weights, drawn, strict=True):
-            row[:] = np.bincount(clips, minlength=num_clips)
+            row[:] = np.bincount(clips, once, num_clips)
         yield weights

@@ -20,7 +20,7 @@ def frequent_words(targets: Sequence[EmotionSet], num_words: int) -> EmotionSet:
     ('sad', 'angry')
     """
     spelling = {word: word.strip().lower() for word in set(chain.from_iterable(targets))}
-    counts = Counter(chain.from_iterable({spelling[word] for word in target} for target in targets))
+    counts = Counter(chain.from_iterable(set(map(spelling.__getitem__, target)) for target in targets))
     return tuple(word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:num_words])
 
 

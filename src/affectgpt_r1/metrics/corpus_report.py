@@ -46,7 +46,7 @@ def corpus_report(
     expected = code_sets(targets, lexicon)
     counts = corpus_counts(code_sets(predictions, lexicon), expected, lexicon)
     of_constant = {
-        kind: corpus_counts(code_sets([words] * len(targets), lexicon), expected, lexicon)
+        kind: corpus_counts(code_sets([words], lexicon).repeated(len(targets)), expected, lexicon)
         for kind, words in constant.items()
     }
     figures = dict(_figures(counts))

@@ -85,8 +85,9 @@ def label_notes(labels: Sequence[EmotionSet], lexicon: Lexicon, what: str) -> li
 def _separator_notes(words: Counter[str], lexicon: Lexicon, what: str) -> list[str]:
     """Look for labels that hold several words: split by another mark, more of their parts would be in the lexicon."""
     notes = []
+    everything = "".join(words)
     for mark, name in _SEPARATORS.items():
-        if not any(mark in word for word in words):
+        if mark not in everything:
             continue
         joined = Counter({word: count for word, count in words.items() if mark in word.strip()})
         parts = [part.strip() for word in joined for part in word.split(mark)]

@@ -28,6 +28,11 @@ class Policy(Protocol):
         ...
 
     @property
+    def samples_elsewhere(self) -> bool:
+        """Whether another program samples, whose log-probs differ from those of an update's pass."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         ...

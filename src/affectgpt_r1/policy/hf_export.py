@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from affectgpt_r1.engine.served import peft_name
 from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.policy.backbone import merge_lora
 from affectgpt_r1.policy.build_policy import build_policy, family_of, has_sizes
@@ -155,7 +156,7 @@ def _write_adapter(policy: MultimodalPolicy, model: Mapping[str, Any], folder: P
     """Write the adapter as peft does."""
     folder.mkdir(exist_ok=True)
     adapter = {name: tensor for name, tensor in policy.language_model.state_dict().items() if "lora_" in name}
-    save_file(_stored({_peft_name(name): tensor for name, tensor in adapter.items()}), folder / Path(ADAPTER_FILE).name)
+    save_file(_stored({peft_name(name): tensor for name, tensor in adapter.items()}), folder / Path(ADAPTER_FILE).name)
     _write(folder / "adapter_config.json", _adapter_config(model))
 
 
@@ -196,7 +197,7 @@ def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
     check_base(settings.get("digests", {}).get(BASE), policy.language_model, str(folder))
     if adapted:
         adapter = read_tensors(folder, ADAPTER_FILE)
-        names = {_peft_name(name): name for name in policy.language_model.state_dict()}
+        names = {peft_name(name): name for name in policy.language_model.state_dict()}
         state |= {f"language_model.{names.get(name, name)}": tensor for name, tensor in adapter.items()}
     expected = {name: tensor for name, tensor in policy.state_dict().items() if not name.startswith("language_model.")}
     expected |= {name: tensor for name, tensor in policy.state_dict().items() if adapted and "lora_" in name}
@@ -207,10 +208,6 @@ def load_exported_weights(policy: MultimodalPolicy, folder: Path) -> None:
             raise CheckpointError(f"{folder}: {name} does not fit the exported settings; export it again")
     check_finite(state, folder)
     policy.load_state_dict(state, strict=False)
-
-
-def _peft_name(name: str) -> str:
-    return f"base_model.model.{name.replace('.default', '')}"
 
 
 def read_sampling(folder: Path) -> Sampling:

@@ -77,6 +77,11 @@ class MultimodalPolicy(nn.Module):
         return self.template.bos_at_inference
 
     @property
+    def samples_elsewhere(self) -> bool:
+        """See :class:`~affectgpt_r1.policy.base.Policy`."""
+        return self.engine.samples_elsewhere
+
+    @property
     def device(self) -> torch.device:
         """See :class:`~affectgpt_r1.policy.base.Policy`."""
         parameter: Tensor = next(self.language_model.parameters())

@@ -15,6 +15,8 @@ HOST, PORT = "127.0.0.1", 5000
 _VIEW = "runs"  # name of the stored view that the links open
 _KIND_TAG, _VIEW_TAG = "mlflow.experimentKind", f"mlflow.sharedViewState.{_VIEW}"
 _DIGEST_CHARACTERS = 16
+# Without a schema the page of a data set says in large letters that there is none.
+_SCHEMA = {"mlflow_colspec": [{"name": name, "type": "string", "required": True} for name in ("name", "labels")]}
 _COLUMNS = (
     *("metrics.`test/f1`", "metrics.`val/f1`", "metrics.`val/kl`", "metrics.`train/reward`", "metrics.`train/loss`"),
     *("tags.`stage`", "tags.`baseline`", "params.`seed`", "tags.`hardware`"),
@@ -49,6 +51,15 @@ def run_link(experiment_id: str, run_id: str, port: int = PORT) -> str:
     return f"{base_url(port)}experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
+def code(text: str) -> str:
+    """Return text as code in a sentence of Markdown; it may hold backquotes.
+
+    >>> code("ls"), code("a `b`")
+    ('`ls`', '`` a `b` ``')
+    """
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
 def dataset_input(file: LabelFile) -> Any:
     """Return a label file as MLflow lists it among a run's data sets."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -58,6 +69,7 @@ def dataset_input(file: LabelFile) -> Any:
         digest=file.digest[:_DIGEST_CHARACTERS],
         source_type="local",
         source=json.dumps({"uri": str(file.path)}),
+        schema=json.dumps(_SCHEMA),
         profile=json.dumps({"num_clips": file.num_clips}),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", file.split)])

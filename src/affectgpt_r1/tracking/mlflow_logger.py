@@ -25,7 +25,7 @@ from affectgpt_r1.io.clean_text import json_line
 from affectgpt_r1.io.files import write_text
 from affectgpt_r1.io.plain_json import finite_or_none, json_text
 from affectgpt_r1.tracking.artifacts import artifact_folder
-from affectgpt_r1.tracking.dashboard import dataset_input, run_link
+from affectgpt_r1.tracking.dashboard import code, dataset_input, run_link
 from affectgpt_r1.tracking.database import DATABASE_NAME, ensure_database, ensure_experiment, locked
 from affectgpt_r1.tracking.killed_runs import LOCK_FILE, mark_killed, process_tags
 from affectgpt_r1.tracking.logged_models import link_prompt, log_checkpoint
@@ -104,7 +104,8 @@ class TrackedMLFlowLogger(MLFlowLogger):
         folder = Path(folder).resolve()
         command = command_line()
         provenance = {"experiment": experiment_name, "stage": stage, "command": command, "hardware": hardware()}
-        self._description = f"```\n{command}\n```" + (f"\nFolder: `{run_folder}`" if run_folder else "")
+        # Not a block of code: its lines are never wrapped, and push the run's tags and data off the page.
+        self._description = f"Command: {code(command)}" + (f"\n\nFolder: {code(str(run_folder))}" if run_folder else "")
         super().__init__(
             experiment_name=experiment_name,
             run_name=run_name,
@@ -115,6 +116,8 @@ class TrackedMLFlowLogger(MLFlowLogger):
         )
         self._folder, self._artifact_root = folder, folder / "artifacts"
         self._run_folder = None if run_folder is None else Path(run_folder)
+        self._artifacts: Path | None = None  # of the run
+        self._tables: list[dict[str, str]] | None = None  # that its page shows
         self.status_is_set_outside = False
 
     @property
@@ -236,9 +239,11 @@ class TrackedMLFlowLogger(MLFlowLogger):
         # truncates after some 130 tables and then cannot parse. So we write the file and keep the tag short.
         cells = [[round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in rows]
         self.log_text(json_line(finite_or_none({"columns": columns, "data": cells})), path)
-        shown = json.loads(self.experiment.get_run(self.run_id).data.tags.get(_TABLES_TAG, "[]"))
-        shown = [table for table in shown if table["path"] != path] + [{"path": path, "type": "table"}]
-        self.experiment.set_tag(self.run_id, _TABLES_TAG, json.dumps(shown[-_TABLES_SHOWN:]))
+        if self._tables is None:
+            self._tables = json.loads(self.experiment.get_run(self.run_id).data.tags.get(_TABLES_TAG, "[]"))
+        shown = [table for table in self._tables if table["path"] != path] + [{"path": path, "type": "table"}]
+        self._tables = shown[-_TABLES_SHOWN:]
+        self.experiment.set_tag(self.run_id, _TABLES_TAG, json.dumps(self._tables))
 
     @rank_zero_only
     def log_text(self, text: str, path: str) -> None:
@@ -246,8 +251,10 @@ class TrackedMLFlowLogger(MLFlowLogger):
         from mlflow.utils.file_utils import local_file_uri_to_path
 
         # MLflow's own log_text leaves half a file on a full disk.
-        folder = local_file_uri_to_path(self.experiment.get_run(self.run_id).info.artifact_uri)
-        write_text(Path(folder) / path, text, flush=False)  # no fsync: some hundred tables per run
+        client = self.experiment
+        if self._artifacts is None:  # to read a run takes longer than to write a table
+            self._artifacts = Path(local_file_uri_to_path(client.get_run(self.run_id).info.artifact_uri))
+        write_text(self._artifacts / path, text, flush=False)  # no fsync: some hundred tables per run
 
     @rank_zero_only
     def log_checkpoint(self, checkpoint: Path, step: int) -> None:

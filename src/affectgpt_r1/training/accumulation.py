@@ -20,6 +20,7 @@ class AccumulatedStep:
     num_batches: int = 0
     num_items: float = 0.0  # what their losses were divided by, summed; the step's gradients are divided by it
     logs: dict[str, LogValue] = field(default_factory=dict)  # pooled
+    values: dict[str, float] = field(default_factory=dict)  # of the whole step, as they are logged
     has_stepped: bool = False  # the optimizer has used the gradients
 
     @property

@@ -39,6 +39,7 @@ from affectgpt_r1.training.losses import (
     faithfulness_loss,
     grpo_loss,
     precompute_policy_grads,
+    sampling_correction,
     token_mean,
 )
 from affectgpt_r1.training.masked_modality import mask_one_each
@@ -138,6 +139,7 @@ class GRPOStage:
         if len(batch):
             self._buffer, self._visits = self._generate_and_score(policy, batch, seed), 0
         step = self._next_step(policy)
+        corrects = config.vllm_importance_sampling_correction and policy.samples_elsewhere
 
         with self.phase("forward"):
             per_token_logps, entropies = policy.logps_and_entropies(
@@ -145,7 +147,7 @@ class GRPOStage:
                 step.completions,
                 self.sampling.temperature,
                 entropy_gradient=config.entropy_coef != 0.0,
-                precomputed_grads=precompute_policy_grads(config, step),
+                precomputed_grads=precompute_policy_grads(config, step, corrects=corrects),
                 prefix_cache=step.prefix_cache,
             )
             # pi_old is the policy that sampled. Where no update lies between, that is the present policy: the ratio
@@ -153,6 +155,10 @@ class GRPOStage:
             old_per_token_logps = step.old_per_token_logps
             if old_per_token_logps is None:
                 old_per_token_logps = per_token_logps.detach()
+            correction = None
+            if corrects:
+                sampled = step.sampling_per_token_logps
+                correction = sampling_correction(old_per_token_logps, sampled, step.completion_mask, config)
             loss = grpo_loss(
                 per_token_logps,
                 old_per_token_logps,
@@ -161,6 +167,7 @@ class GRPOStage:
                 step.completion_mask,
                 config,
                 entropies=entropies,
+                importance_sampling_ratio=correction,
                 max_completion_length=self.sampling.max_completion_length,
                 tokens_per_step=step.tokens_per_step,
             )

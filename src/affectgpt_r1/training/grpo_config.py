@@ -14,6 +14,7 @@ KLEstimator: TypeAlias = Literal["k1", "k2", "k3"]
 RewardScale: TypeAlias = Literal["group", "batch", "none"]
 RewardAggregation: TypeAlias = Literal["sum_then_normalize", "normalize_then_sum"]
 LossNormalizer: TypeAlias = Literal["micro_batch", "accumulated_batch"]
+SamplingCorrection: TypeAlias = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 CHOICES: dict[str, Any] = {
     "loss_type": LossType,
@@ -22,6 +23,7 @@ CHOICES: dict[str, Any] = {
     "scale_rewards": RewardScale,
     "multi_objective_aggregation": RewardAggregation,
     "loss_normalizer": LossNormalizer,
+    "vllm_importance_sampling_mode": SamplingCorrection,
 }
 
 
@@ -63,6 +65,13 @@ class GRPOConfig:
     faithfulness_coef: float = 0.0
     faithfulness_margin: float = 0.5
 
+    # Where a server samples (rollout=vllm): weigh tokens by exp(logp_old - logp_sampling), see
+    # losses.sampling_correction. Weights are cut to the bounds, or (_mask) set to 0 outside of them.
+    vllm_importance_sampling_correction: bool = True
+    vllm_importance_sampling_mode: SamplingCorrection = "token_truncate"
+    vllm_importance_sampling_clip_max: float | None = 3.0
+    vllm_importance_sampling_clip_min: float | None = None
+
     def __post_init__(self) -> None:
         """Check every value."""
         for key, choices in CHOICES.items():
@@ -80,8 +89,14 @@ class GRPOConfig:
         if self.truncated_leave_baseline and not self.mask_truncated_completions:
             raise ConfigError("stage.truncated_leave_baseline needs stage.mask_truncated_completions=true")
 
+    @property
+    def corrects_sequences(self) -> bool:
+        """Whether completions have one importance weight each, and not their tokens."""
+        return self.vllm_importance_sampling_mode.startswith("sequence")
+
     def _check_ranges(self) -> None:
         """Refuse numbers that would flip a term's sign or make it NaN."""
+        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
         ranges = {
             "epsilon": (0 <= self.epsilon <= 1, "between 0 and 1"),
             "epsilon_high": (self.epsilon_high is None or self.epsilon_high >= 0, "0 or more, or null"),
@@ -90,6 +105,11 @@ class GRPOConfig:
             "faithfulness_coef": (0 <= self.faithfulness_coef < math.inf, "0 or more"),
             "faithfulness_margin": (0 < self.faithfulness_margin < math.inf, "above 0"),
             "entropy_coef": (math.isfinite(self.entropy_coef), "finite"),
+            "vllm_importance_sampling_clip_max": (high is None or high > 0, "above 0, or null"),
+            "vllm_importance_sampling_clip_min": (
+                low is None or 0 <= low < (math.inf if high is None else high),
+                "0 or more and below vllm_importance_sampling_clip_max, or null",
+            ),
         }
         for key, (fits, allowed) in ranges.items():
             if not fits:  # NaN fits no comparison

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any, Literal
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -22,6 +23,23 @@ _SYSTEM = "system/"  # times and memory, which MLflow shows on a page of their o
 def train_log_name(name: str) -> str:
     """Return the name under which a training step's value is logged: ``train/<name>``, but for times and memory."""
     return name if name.startswith(_SYSTEM) else f"train/{name}"
+
+
+def show_callbacks(trainer: L.Trainer, values: Mapping[str, LogValue | Tensor]) -> dict[str, float]:
+    """Let callbacks see an optimizer step's values, and return them under the names that loggers get."""
+    # Not self.log, which makes a torchmetrics object of every value at every step: a twelfth of the demo's step.
+    logs = {train_log_name(name): float(value) for name, value in values.items()}
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in logs.items()})
+    return logs
+
+
+def log_step(trainer: L.Trainer, values: Mapping[str, float]) -> None:
+    """Give an optimizer step's values to the loggers, every ``log_every_n_steps``."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning declares it nowhere; 0: never
+    if every and (trainer.global_step % every == 0 or trainer.should_stop):
+        for logger in trainer.loggers:  # steps are counted from 0, as Lightning does
+            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step - 1)
+            logger.save()
 
 
 def mean_of(values: Tensor, *, empty: float = math.nan) -> LogValue:

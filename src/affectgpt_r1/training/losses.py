@@ -33,6 +33,7 @@ def grpo_loss(
     config: GRPOConfig,
     *,
     entropies: Tensor,
+    importance_sampling_ratio: Tensor | None = None,
     max_completion_length: int = 1,
     tokens_per_step: Tensor | float | None = None,
 ) -> PolicyLoss:
@@ -46,6 +47,7 @@ def grpo_loss(
         completion_mask: ``(..., C)``, 1 on tokens that the loss counts.
         config: Which loss.
         entropies: ``(..., C)`` in nats, with gradient where ``entropy_coef`` is not 0.
+        importance_sampling_ratio: Of :func:`sampling_correction`; None where the policy itself has sampled.
         max_completion_length: See :func:`aggregate`.
         tokens_per_step: See :func:`aggregate`.
 
@@ -69,6 +71,9 @@ def grpo_loss(
         "entropy": token_mean(entropies.detach(), completion_mask),
         **_clip_logs(ratio, advantage, completion_mask, config),
     }
+    if importance_sampling_ratio is not None:  # before KL, as in TRL
+        per_token_loss = per_token_loss * importance_sampling_ratio
+        logs |= _correction_logs(importance_sampling_ratio, completion_mask)
     if config.beta != 0.0:
         kl = kl_penalty(per_token_logps, ref_per_token_logps, ratio, config)
         per_token_loss = per_token_loss + config.beta * kl
@@ -89,17 +94,21 @@ def grpo_loss(
     return PolicyLoss(loss, logs, items)
 
 
-def precompute_policy_grads(config: GRPOConfig, step: RolloutBuffer) -> PrecomputedGrads | None:
+def precompute_policy_grads(
+    config: GRPOConfig, step: RolloutBuffer, *, corrects: bool = False
+) -> PrecomputedGrads | None:
     """Return the gradients of :func:`grpo_loss` in log-probs, as a function of these.
 
     Args:
         config: Which loss.
         step: The completions.
+        corrects: Whether :func:`sampling_correction` weighs the tokens.
 
     Returns:
         None where a token's gradient depends on other tokens, on entropies or on a second pass.
     """
     needs_more = config.top_entropy_quantile < 1 or config.entropy_coef != 0 or config.faithfulness_coef != 0
+    needs_more |= corrects and config.corrects_sequences
     if config.importance_sampling_level == "sequence" or needs_more:
         return None
     mask, tokens = step.completion_mask, step.completions.mask.bool()  # (B, G, C)
@@ -111,12 +120,16 @@ def precompute_policy_grads(config: GRPOConfig, step: RolloutBuffer) -> Precompu
     length = lengths.expand_as(mask)[tokens]
     old = None if step.old_per_token_logps is None else step.old_per_token_logps[tokens]
     reference = None if step.ref_per_token_logps is None else step.ref_per_token_logps[tokens]
+    sampling = step.sampling_per_token_logps[tokens] if corrects else None
 
     def precomputed_grads(logps: Tensor, rows: slice) -> Tensor:
         with torch.enable_grad():
             own = logps.detach().requires_grad_()
-            ratio = (own - (logps if old is None else old[rows])).exp()
+            before = logps if old is None else old[rows]
+            ratio = (own - before).exp()
             losses = policy_term(ratio, advantage[rows], own, config)
+            if sampling is not None:
+                losses = losses * sampling_correction(before, sampling[rows], torch.ones_like(before), config)
             if config.beta != 0.0:
                 losses = losses + config.beta * kl_penalty(
                     own, None if reference is None else reference[rows], ratio, config
@@ -132,6 +145,27 @@ def importance_ratio(log_ratio: Tensor, mask: Tensor, level: ImportanceSamplingL
         # GSPO (Zheng et al. 2025): the geometric mean over tokens, s = (pi(y) / pi_old(y))^(1 / |y|).
         log_ratio = (log_ratio * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1.0)
     return log_ratio.exp()
+
+
+def sampling_correction(old: Tensor, sampling: Tensor, mask: Tensor, config: GRPOConfig) -> Tensor:
+    """Return the importance weight of each token ``(..., C)``, or in ``sequence_*`` modes of each completion.
+
+    Another program has sampled, by kernels and rounding of its own: the tokens are those of mu, not of pi_old. Weights
+    w = pi_old / mu correct this, and their bounds keep the variance finite (Yao et al. 2025; TRL's formula).
+
+    Args:
+        old: ``(..., C)`` log-probs of the weights that sampled, by the update's own pass.
+        sampling: ``(..., C)`` log-probs under which the tokens were drawn.
+        mask: ``(..., C)``, 1 on tokens that count.
+        config: Mode and bounds.
+    """
+    log_ratio = (old - sampling).detach() * mask
+    ratio = (log_ratio.sum(-1, keepdim=True) if config.corrects_sequences else log_ratio).exp()
+    low, high = config.vllm_importance_sampling_clip_min, config.vllm_importance_sampling_clip_max
+    low, high = -torch.inf if low is None else low, torch.inf if high is None else high
+    if config.vllm_importance_sampling_mode.endswith("_truncate"):
+        return ratio.clamp(low, high)
+    return ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
 
 
 def policy_term(ratio: Tensor, advantage: Tensor, per_token_logps: Tensor, config: GRPOConfig) -> Tensor:
@@ -292,6 +326,16 @@ def _clip_logs(ratio: Tensor, advantage: Tensor, mask: Tensor, config: GRPOConfi
         "clip_ratio/high_mean": token_mean(high, mask),
         "clip_ratio/high_max": extreme("max", _completion_means(high, mask)),
         "clip_ratio/region_mean": token_mean(low | high, mask),
+    }
+
+
+def _correction_logs(ratio: Tensor, mask: Tensor) -> dict[str, LogValue]:
+    """Return mean and extremes over tokens, or over completions where there is one weight each."""
+    weights = ratio.flatten() if ratio.shape[-1] == 1 else ratio[mask.bool()]
+    return {
+        "sampling/importance_sampling_ratio/mean": token_mean(ratio, mask),
+        "sampling/importance_sampling_ratio/min": extreme("min", weights),
+        "sampling/importance_sampling_ratio/max": extreme("max", weights),
     }
 
 

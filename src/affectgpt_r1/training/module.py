@@ -23,7 +23,7 @@ from affectgpt_r1.training import sanity_checks as checks
 from affectgpt_r1.training.accumulation import AccumulatedStep
 from affectgpt_r1.training.base import MixedStage, Stage, join_stage_and_data
 from affectgpt_r1.training.grpo import GRPOStage
-from affectgpt_r1.training.log_values import pooled_over_ranks, train_log_name
+from affectgpt_r1.training.log_values import log_step, pooled_over_ranks, show_callbacks
 from affectgpt_r1.training.optim import OptimizerFactory
 from affectgpt_r1.training.random_state import derive_seed
 from affectgpt_r1.training.validation import ValidationRecord
@@ -113,8 +113,9 @@ class AffectModule(L.LightningModule):
         self.accumulated.has_stepped = True
 
     def on_train_batch_end(self, outputs: Any, batch: ClipBatch, batch_idx: int) -> None:
-        """Begin the next optimizer step where this one is done."""
+        """Give an optimizer step's values to the loggers where it is done, and begin the next step."""
         if self.accumulated.has_stepped:
+            log_step(self.trainer, self.accumulated.values)
             self.accumulated = AccumulatedStep()
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
@@ -142,9 +143,8 @@ class AffectModule(L.LightningModule):
         check_reference(checkpoint["reference"], self.policy, "ckpt_path")
 
     def log_train(self, values: Mapping[str, LogValue | Tensor]) -> None:
-        """Log values that are the same in every process; ``sync_dist`` would reduce each by itself."""
-        logs = {train_log_name(name): float(value) for name, value in values.items()}
-        self.log_dict(logs, on_step=True, on_epoch=False, batch_size=1)
+        """Log values of an optimizer step that are the same in every process."""
+        self.accumulated.values |= show_callbacks(self.trainer, values)
 
     def _remedy(self) -> str:
         return checks.divergence_remedy(Path(self.trainer.default_root_dir), has_kl=isinstance(self.stage, GRPOStage))

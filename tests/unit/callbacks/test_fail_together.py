@@ -15,9 +15,8 @@ from affectgpt_r1.callbacks.fail_together import FailTogether
 from affectgpt_r1.tracking.mlflow_logger import Terminated
 
 WAITING = """
-import signal, sys
+import sys
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in a shell's background
 print("ready", flush=True)
 sys.stdin.read()
 """

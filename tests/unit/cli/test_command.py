@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import re
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+import affectgpt_r1
 from affectgpt_r1.cli import main as cli
-from affectgpt_r1.cli.command import run_command
+from affectgpt_r1.cli.command import lazy, run_command
 from affectgpt_r1.cli.composed_command import run_composed_command
 from affectgpt_r1.cli.convert import main as convert
 from affectgpt_r1.cli.export import main as export
@@ -296,3 +299,18 @@ def test_an_interruption_and_a_closed_pipe_are_no_tracebacks(raised, code: int, 
         with pytest.raises(SystemExit) as stopped:
             cli.main(["score"])
     assert stopped.value.code == code
+
+
+def test_what_a_command_imports_is_not_searched_for_garbage(tmp_path, monkeypatch):
+    (tmp_path / "heavy.py").write_text(
+        "import gc; collects = gc.isenabled(); answer = str; kept = [[] for _ in range(1000)]"
+    )
+    monkeypatch.setattr(affectgpt_r1, "__path__", [str(tmp_path)])
+    before = gc.get_freeze_count()
+    try:
+        assert lazy("heavy:answer")() == ""
+        module = sys.modules.pop("affectgpt_r1.heavy")
+        assert (module.collects, gc.isenabled()) == (False, True)
+        assert gc.get_freeze_count() >= before + 1000
+    finally:
+        gc.unfreeze()

@@ -50,6 +50,7 @@ SHIPPED = {
         ),
         *("rewards.recall_precision.SetScoreReward", "rewards.repetition.RepetitionReward"),
     },
+    "rollout": {"engine.vllm_client.VLLMClient"},
     "stage": {
         *("emotion.lexicon.load_lexicon", "training.grpo.GRPOStage", "training.sft.SFTStage"),
         *("training.pretrain_encoders.EncoderStage", "training.chord.MuSchedule", "types.Sampling"),

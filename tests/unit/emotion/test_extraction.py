@@ -232,3 +232,14 @@ def test_what_an_emer_like_text_states_counts_and_not_its_reasons():
     assert extract_labels(text, BUNDLED).labels == ("worried",)
     vague = text.replace("worried", "negative")
     assert extract_labels(vague, BUNDLED).labels == ("anger", "surprise")
+
+
+def test_speech_counts_where_nothing_else_names_an_emotion():
+    said = 'The subtitle is "I am so afraid that they will come."'
+    assert extract_labels(said, BUNDLED).labels == ("afraid",)
+    assert extract_labels(f"{said} She sounds calm.", BUNDLED).labels == ("calm",)
+
+
+def test_no_clear_sign_is_negated():
+    found = extract_labels("He is attentive, with no clear signs of happiness or sadness.", BUNDLED)
+    assert (found.labels, found.negated) == (("attentive",), ("no clear signs of happiness", "or sadness"))

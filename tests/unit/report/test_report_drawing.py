@@ -111,7 +111,12 @@ def test_long_curves_are_averaged_over_equal_stretches():
 def test_one_shared_step_is_no_curve_and_what_nobody_logged_is_named():
     assert band_of(sweep_with({1: 0.1, 2: 0.2}, {2: 0.1, 3: 0.2}), "dual", QUANTITY) is None
     assert band_of(sweep_with({1: 0.1}), "other", QUANTITY) is None
-    assert "KL to the starting policy" in curve_figures(sweep_with({1: 0.1, 2: 0.2}))[1]
+    sweep = sweep_with({1: 0.1, 2: 0.2})
+    assert "KL to the starting policy" in curve_figures(sweep)[1]
+    sweep.trials[0].curves["val/kl"] = {1: 0.1, 2: 0.2}  # at beta 0 the validation alone has it
+    figures, absent = curve_figures(sweep)
+    assert figures[-1]["title"] == "KL to the starting policy (validation)"
+    assert not [title for title in absent if title.startswith("KL")]
 
 
 def test_a_flat_curve_is_drawn():

@@ -133,6 +133,12 @@ def test_seeds_are_pooled_and_what_is_missing_is_said(outputs, tmp_path):
     runs = [write_evaluation(outputs, seed) for seed in (1, 2)]
     (sweep,) = read_evaluations(outputs, tmp_path)
     assert (sweep.run_id, sweep.other_seeds) == (runs[1]["grpo"], (runs[0]["grpo"],))
+    files = build_report(outputs, tmp_path / "report", data=tmp_path)
+    for seed, run in enumerate(runs, start=1):  # the report of both seeds is on the page of each
+        attached = outputs / "artifacts" / f"demo-no_think-seed{seed}" / run["grpo"] / "artifacts" / "report"
+        assert {file.name: file.read_bytes() for file in attached.iterdir()} == {
+            file.name: file.read_bytes() for file in files
+        }
     (outputs / "demo-no_think-seed2" / "sft" / "mlflow_run_id").write_text("../../x\n")
     summary = json.loads((outputs / "demo-no_think-seed2" / "summary.json").read_text())
     del summary["runs"]["control"]

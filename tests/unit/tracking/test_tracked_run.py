@@ -64,13 +64,9 @@ def _status(logger):
 
 @pytest.fixture(autouse=True)
 def handlers_are_restored():
-    # A shell's background jobs, such as a CI run, start with SIGINT ignored.
-    outside = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
-    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    signal.signal(signal.SIGINT, outside)
-    assert after == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affectgpt_r1.training.grpo_config import GRPOConfig
-from affectgpt_r1.training.losses import aggregate, grpo_loss, kl_estimate, top_entropy_mask
+from affectgpt_r1.training.losses import aggregate, grpo_loss, kl_estimate, sampling_correction, top_entropy_mask
 
 RATIOS = torch.tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 1.0]], dtype=torch.float64)
 OLD = torch.tensor([[-1.0, -2.0, -0.5], [-0.1, -3.0, -1.0]], dtype=torch.float64)
@@ -50,6 +51,49 @@ def test_only_the_side_that_the_advantage_pushes_to_counts_as_clipped(advantage,
     _, result = policy_loss(advantages=torch.full((2,), advantage, dtype=torch.float64))
     assert float(result.logs["clip_ratio/low_mean"]) == pytest.approx(low)
     assert float(result.logs["clip_ratio/high_mean"]) == pytest.approx(high)
+
+
+# exp(old - sampling) is 4, 1/2 and, not counted, 8 in the first completion, and 1, 2, 1/8 in the second.
+CORRECTED = {
+    "token_truncate": [[3.0, 0.5], [1.0, 2.0, 0.25]],
+    "token_mask": [[0.0, 0.5], [1.0, 2.0, 0.0]],
+    "sequence_truncate": [[2.0], [0.25]],
+    "sequence_mask": [[2.0], [0.25]],
+}
+
+
+@pytest.mark.parametrize("mode", CORRECTED)
+def test_weights_of_tokens_that_another_program_drew(mode):
+    ratios = torch.tensor([[4.0, 0.5, 8.0], [1.0, 2.0, 0.125]], dtype=torch.float64)
+    config = GRPOConfig(vllm_importance_sampling_mode=mode, vllm_importance_sampling_clip_min=0.25, loss_type="bnpo")
+    weights = sampling_correction(OLD, OLD - ratios.log(), MASK, config)
+    assert weights.shape == ((2, 1) if mode.startswith("sequence") else (2, 3))
+    rows = [
+        [value for value, kept in zip(row, mask, strict=False) if kept] for row, mask in zip(weights, MASK, strict=True)
+    ]
+    for row, expected in zip(rows, CORRECTED[mode], strict=True):
+        assert row == pytest.approx(expected, abs=1e-12)
+    logps = OLD + RATIOS.log()
+    reference = logps + math.log(2)
+    config = dataclasses.replace(config, beta=0.5)
+    entropies = torch.zeros_like(OLD)
+    loss = grpo_loss(
+        logps, OLD, reference, ADVANTAGES, MASK, config, entropies=entropies, importance_sampling_ratio=weights
+    )
+    # Without weights the tokens lose -2.4, -1.0 and 1.5, 0.8, 1.0; KL is not weighed.
+    losses = [[-2.4, -1.0], [1.5, 0.8, 1.0]]
+    by_token = [row * 3 if len(row) == 1 else row for row in CORRECTED[mode]]
+    policy = sum(w * value for ws, row in zip(by_token, losses, strict=True) for w, value in zip(ws, row, strict=False))
+    assert loss.loss.item() == pytest.approx(policy / 5 + 0.5 * (2 - math.log(2) - 1), abs=1e-12)
+    flat = [value for row in CORRECTED[mode] for value in row]
+    logs = {name: float(value) for name, value in loss.logs.items() if name.startswith("sampling/")}
+    assert logs == pytest.approx(
+        {
+            "sampling/importance_sampling_ratio/mean": sum(flat) / len(flat),
+            "sampling/importance_sampling_ratio/min": min(flat),
+            "sampling/importance_sampling_ratio/max": max(flat),
+        }
+    )
 
 
 def test_upper_clip_range_alone():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from affectgpt_r1.engine.base import mean_loss_grads
 from affectgpt_r1.training.grpo_config import GRPOConfig
-from affectgpt_r1.training.losses import grpo_loss, precompute_policy_grads
+from affectgpt_r1.training.losses import grpo_loss, precompute_policy_grads, sampling_correction
 from affectgpt_r1.training.sft import masked_mean
 from affectgpt_r1.types import TokenBatch
 
@@ -32,6 +32,7 @@ def inputs_of(seed, *, on_policy, truncated):
         per_token_logps=logps.requires_grad_(),
         completions=TokenBatch(torch.zeros_like(mask), scored.double()),
         old_per_token_logps=None if on_policy else old.detach(),
+        sampling_per_token_logps=(logps + 0.4 * torch.randn(N, C, generator=generator) * scored).detach(),
         ref_per_token_logps=reference.detach(),
         advantages=advantages,
         completion_mask=mask,
@@ -48,10 +49,11 @@ def inputs_of(seed, *, on_policy, truncated):
     on_policy=st.booleans(),
     truncated=st.booleans(),
     tokens_per_step=st.sampled_from([None, 50.0]),
+    correction=st.sampled_from([None, "token_truncate", "token_mask"]),
 )
 @settings(max_examples=30, deadline=None)
 def test_token_losses_are_precomputed_up_to_one_factor(
-    seed, loss_type, beta, kl_estimator, bias_correction, delta, on_policy, truncated, tokens_per_step
+    seed, loss_type, beta, kl_estimator, bias_correction, delta, on_policy, truncated, tokens_per_step, correction
 ):
     options = GRPOConfig(
         loss_type=loss_type,
@@ -60,24 +62,29 @@ def test_token_losses_are_precomputed_up_to_one_factor(
         use_bias_correction_kl=bias_correction,
         delta=delta,
         epsilon_high=0.3,
+        vllm_importance_sampling_mode=correction or "token_truncate",
+        vllm_importance_sampling_clip_max=1.2,
     )
     scored, inputs = inputs_of(seed, on_policy=on_policy, truncated=truncated)
     logps = inputs.per_token_logps
+    old = logps.detach() if on_policy else inputs.old_per_token_logps
+    weights = sampling_correction(old, inputs.sampling_per_token_logps, inputs.completion_mask, options)
     loss = grpo_loss(
         logps,
-        logps.detach() if on_policy else inputs.old_per_token_logps,
+        old,
         inputs.ref_per_token_logps,
         inputs.advantages,
         inputs.completion_mask,
         options,
         entropies=torch.zeros_like(logps),
+        importance_sampling_ratio=weights if correction else None,
         max_completion_length=10,
         tokens_per_step=tokens_per_step,
     ).loss
     expected = torch.autograd.grad(loss, inputs.per_token_logps)[0]
     assert not expected[~scored].any()
     expected = expected[scored]
-    precomputed_grads = precompute_policy_grads(options, inputs)
+    precomputed_grads = precompute_policy_grads(options, inputs, corrects=correction is not None)
     logps = inputs.per_token_logps.detach()[scored]
     middle = len(logps) // 2
     precomputed = torch.cat(
@@ -96,6 +103,13 @@ def test_token_losses_are_precomputed_up_to_one_factor(
 def test_losses_that_join_tokens_or_read_entropies_are_not_precomputed(options):
     _, inputs = inputs_of(0, on_policy=True, truncated=False)
     assert precompute_policy_grads(GRPOConfig(**options), inputs) is None
+
+
+def test_weights_of_completions_are_not_precomputed():
+    _, inputs = inputs_of(0, on_policy=True, truncated=False)
+    options = GRPOConfig(vllm_importance_sampling_mode="sequence_mask")
+    assert precompute_policy_grads(options, inputs, corrects=True) is None
+    assert precompute_policy_grads(options, inputs) is not None
 
 
 def test_the_mean_is_precomputed():

@@ -70,14 +70,13 @@ def cluster_table(lexicon: Lexicon, level: int) -> ClusterTable:
     shifts = list(accumulate(sizes[:-1], initial=0))
     num_lanes = max(1, -(-sum(sizes) // _LANE))
     rows, numbers = RowIndex(), [0]
-    row_of_number = {0: _UNKNOWN}
+    row_of_masks = {(0,) * NUM_WHEELS: _UNKNOWN}
     for form, entry in lexicon.entries.items():
         masks = entry.level1 if level == LEVELS[0] else entry.level2
         # Words of the same clusters share a row.
-        number = sum(mask << shift for mask, shift in zip(masks, shifts, strict=True))
-        rows[form] = row_of_number.setdefault(number, len(numbers))
+        rows[form] = row_of_masks.setdefault(masks, len(numbers))
         if rows[form] == len(numbers):
-            numbers.append(number)
+            numbers.append(sum(mask << shift for mask, shift in zip(masks, shifts, strict=True)))
     fields = [((1 << size) - 1) << shift for size, shift in zip(sizes, shifts, strict=True)]
     return ClusterTable(rows, _lanes(numbers, num_lanes), _lanes(fields, num_lanes))
 

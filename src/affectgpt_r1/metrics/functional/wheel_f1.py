@@ -98,6 +98,11 @@ class CodedSets(NamedTuple):
     words: WordSets
     clusters: tuple[Bits, ...]  # by level
 
+    def repeated(self, times: int) -> CodedSets:
+        """Return the sets ``times`` times."""
+        words = WordSets(*(np.tile(part, times) for part in self.words))
+        return CodedSets(words, tuple(np.tile(bits, times) for bits in self.clusters))
+
 
 def code_sets(sets: Sequence[EmotionSet], lexicon: Lexicon) -> CodedSets:
     """Look every word up once."""

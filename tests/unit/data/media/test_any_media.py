@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from affectgpt_r1.data.clip_reader import read_pictures
 from affectgpt_r1.data.dataset import MediaSettings
+from affectgpt_r1.data.media import any_media
 from affectgpt_r1.data.media.any_media import read_sound_windows, read_uniform_frames
 from affectgpt_r1.data.media.audio import mix_down
 from affectgpt_r1.data.media.containers import inspect
@@ -66,6 +67,19 @@ def test_two_hours_are_sought_not_decoded(write_video, tmp_path: Path):
 def test_a_broadcast_without_an_index_is_sought_by_its_key_frames(write_video, tmp_path: Path, codec: str):
     path = write_video(tmp_path / "long.ts", [float(index) for index in range(200)], codec=codec)
     assert brightness(frames_of(path)) == pytest.approx([0, 25, 50, 75, 100, 125, 150, 175], abs=4)
+
+
+def test_no_film_in_ogg_is_sought(write_video, tmp_path: Path, monkeypatch):
+    """A seek ends between key frames, where Theora, which nothing here encodes, gives green pictures."""
+    monkeypatch.setattr(any_media, "_frames_near", lambda *arguments: None)  # a seek that finds nothing
+    reached = {}
+    for suffix in ("ogv", "webm"):
+        path = write_video(tmp_path / f"long.{suffix}", [index / 10 for index in range(100)], codec="libvpx")
+        times = inspect(path).picture_times
+        pictures = any_media._pictures_at(path, [times[0], times[-1]], None, may_seek=True)
+        reached[suffix] = brightness(pictures.values())
+    assert reached["ogv"] == pytest.approx([0, 99], abs=2)
+    assert reached["webm"] == pytest.approx([0], abs=2)
 
 
 def test_a_fifth_of_a_second_repeats_its_last_frame(write_video, tmp_path: Path):
