@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -184,8 +185,16 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """Simulate an accelerator, for tests in files of their own: ``*_on_device.py``."""
+    """Simulate an accelerator, for tests in files of their own: ``*_on_device.py``.
+
+    With ``AFFECTGPT_TEST_DEVICE=cuda`` it is the GPU, as `gpu-check` runs them.
+    """
     from helpers.simulated_device import simulated_device
+
+    if os.environ.get("AFFECTGPT_TEST_DEVICE") == "cuda":
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # convolutions are compared in single precision
+        yield torch.device("cuda", 0)
+        return
 
     with simulated_device(monkeypatch.setattr) as device:
         yield device

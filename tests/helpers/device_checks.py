@@ -15,7 +15,7 @@ from affectgpt_r1.policy.policy import MultimodalPolicy
 from affectgpt_r1.training.optim import build_optimizer
 from affectgpt_r1.training.sanity_checks import gradient_norm
 from affectgpt_r1.types import ClipBatch, Rollout
-from helpers.simulated_device import SimulatedTensor, host_alone
+from helpers.simulated_device import NAME, host_alone
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj"]}
 
@@ -24,9 +24,19 @@ def on_device(policy: MultimodalPolicy, device: torch.device) -> MultimodalPolic
     return copy.deepcopy(policy).to(device)
 
 
+def generator_on(device: torch.device) -> torch.Generator:
+    """A generator of the device; of the CPU for a GPU, whose own draws other numbers."""
+    return torch.Generator("cpu" if device.type == "cuda" else device)
+
+
+def needs_simulation(device: torch.device) -> None:
+    if device.type != NAME:
+        pytest.skip(f"looks into the simulation, which {device} is not")
+
+
 def assert_same(ours: Tensor, theirs: Tensor, tolerance: float = 2e-5) -> None:
-    assert isinstance(ours, SimulatedTensor)
-    assert not isinstance(theirs, SimulatedTensor)
+    assert ours.device.type != "cpu"
+    assert theirs.device.type == "cpu"
     torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=tolerance)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 start = lazy("config.gpu_check:GPUCheck")
 as_json = lazy("config.gpu_check:as_json")
 
-PARTS = ("attention", "demo", "build", "sft", "grpo", "decoding", "baseline", "mismatch")
+PARTS = ("attention", "demo", "device-tests", "build", "sft", "grpo", "decoding", "baseline", "mismatch")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,15 +8,20 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from omegaconf import OmegaConf
@@ -261,6 +266,39 @@ class GPUCheck:
         part.limits.append(Limit("tokens that differ from the CPU's", float(differing), 0.05))
         part.limits.append(Limit("loss off the CPU's by", abs(losses[1] / losses[0] - 1), 0.02))
 
+    def device_tests(self, part: Part) -> None:
+        """Run the tests that compare a device with the CPU, in a process of their own; with ``tiny`` a file of them."""
+        root = Path(__file__).resolve().parents[3]
+        files = sorted(root.glob("tests/unit/*/test_*_on_device.py"))
+        if not files or find_spec("pytest") is None:
+            part.skipped = f"not run: {'pytest is not installed' if files else 'no tests here'}"
+            return
+        files = files[:1] if self.tiny else files  # of the engine
+        environment = {**os.environ, "AFFECTGPT_TEST_DEVICE": "" if self.tiny else "cuda", "PYTEST_ADDOPTS": ""}
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / "tests.xml"
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}"]
+            left = max(1.0, self.budget - (time.monotonic() - self._started))
+            run = subprocess.run(
+                [*command, *map(str, files)],
+                cwd=root,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=left,
+            )
+            if not report.is_file():
+                raise RuntimeError((run.stderr or run.stdout).strip().rpartition("\n")[2] or "pytest failed")
+            (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
+        failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        part.measured |= {"tests": int(suite.get("tests", 0)), "skipped": int(suite.get("skipped", 0))}
+        part.limits.append(Limit("tests that fail", failed, 0))
+        part.limits.append(Limit("tests", part.measured["tests"], 1, at_most=False))
+        for case in suite.iter("testcase"):
+            if case.find("failure") is not None or case.find("error") is not None:
+                part.measured[f"failed: {case.get('name')}"] = 1.0
+
     def build(self, part: Part) -> None:
         """Build the model on the device."""
         started = self._now()
@@ -446,6 +484,7 @@ class GPUCheck:
 PARTS: dict[str, tuple[int, Callable[[GPUCheck, Part], None]]] = {
     "attention": (20, GPUCheck.attention),
     "demo": (30, GPUCheck.demo),
+    "device-tests": (60, GPUCheck.device_tests),
     "build": (60, GPUCheck.build),
     "sft": (40, GPUCheck.sft),
     "grpo": (120, GPUCheck.grpo),

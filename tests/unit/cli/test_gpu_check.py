@@ -17,7 +17,7 @@ def test_every_number_is_right_on_a_cpu(tmp_path, capsys):
     assert [part["name"] for part in found["parts"]] == list(NAMES) == list(PARTS)
     assert found["machine"]["torch"] == torch.__version__
     limits = [limit for part in found["parts"] for limit in part["limits"]]
-    assert len(limits) == 24
+    assert len(limits) == 26
     assert [limit for limit in limits if not limit["holds"]] == []
     printed = capsys.readouterr().out
     assert "flash: error of output at logits +1000" in printed
@@ -38,6 +38,24 @@ def test_a_wrong_number_and_a_failure_are_named_and_the_others_run(monkeypatch, 
     printed = capsys.readouterr().out
     assert "RuntimeError: no kernel" in printed
     assert printed.endswith("Wrong: attention, decoding\n")
+
+
+def test_an_installed_wheel_has_no_tests_to_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gpu_check, "__file__", str(tmp_path / "lib/site-packages/affectgpt_r1/config/gpu_check.py"))
+    monkeypatch.setitem(PARTS, "build", (1, lambda check, part: None))
+    main(["--tiny", "--only", "device-tests"])
+    assert "not run: no tests here" in capsys.readouterr().out
+
+
+def test_a_failing_test_is_named(monkeypatch, tmp_path):
+    file = tmp_path / "tests/unit/engine/test_mine_on_device.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("def test_it():\n    assert False\n")
+    monkeypatch.setattr(gpu_check, "__file__", str(tmp_path / "src/affectgpt_r1/config/gpu_check.py"))
+    part = Part("device-tests")
+    gpu_check.GPUCheck(tiny=True, budget=60.0).device_tests(part)
+    assert part.is_wrong
+    assert part.measured == {"tests": 1, "skipped": 0, "failed: test_it": 1.0}
 
 
 def test_a_part_without_time_is_skipped_and_not_wrong(monkeypatch):

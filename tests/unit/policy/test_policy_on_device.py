@@ -19,13 +19,22 @@ from affectgpt_r1.policy.checkpoint import load_policy_weights, policy_digests
 from affectgpt_r1.policy.hf_export import export_policy, load_exported
 from affectgpt_r1.training.random_state import capture_random_state, restore_random_state
 from affectgpt_r1.types import Clip, Sampling
-from helpers.device_checks import LORA, assert_same, assert_same_gradients, assert_same_rollout, on_device
+from helpers.device_checks import (
+    LORA,
+    assert_same,
+    assert_same_gradients,
+    assert_same_rollout,
+    generator_on,
+    needs_simulation,
+    on_device,
+)
 from helpers.simulated_device import MixedDevicesError, waits
 
 LEXICON = load_lexicon("bundled")
 
 
 def test_what_the_device_refuses(device):
+    needs_simulation(device)
     ours, host = torch.arange(6.0, device=device).view(2, 3), torch.ones(2, 3)
     refused = [
         lambda: ours + host,
@@ -61,9 +70,7 @@ def test_what_the_device_refuses(device):
 def test_generation_draws_the_same_tokens(device, tiny_policy, make_batch, sampling):
     ours, batch = on_device(tiny_policy, device), make_batch(2)
     drawn = [
-        one.eval().generate(
-            batch_to_device(batch, one.device), 3, sampling, torch.Generator(one.device).manual_seed(11)
-        )
+        one.eval().generate(batch_to_device(batch, one.device), 3, sampling, generator_on(one.device).manual_seed(11))
         for one in (ours, tiny_policy)
     ]
     assert_same_rollout(*drawn)
@@ -76,7 +83,7 @@ def test_the_reference_engine_computes_the_same(device, make_policy, make_batch)
     for copy in (ours, policy):
         clips = batch_to_device(batch, copy.device)
         sampling = Sampling(max_completion_length=6)
-        rollouts.append(copy.generate(clips, 3, sampling, torch.Generator(copy.device).manual_seed(11)))
+        rollouts.append(copy.generate(clips, 3, sampling, generator_on(copy.device).manual_seed(11)))
         logps.append(copy.per_token_logps(clips, rollouts[-1].completions))
         logps[-1].sum().backward()
     assert_same_rollout(*rollouts)
@@ -96,6 +103,7 @@ def test_a_forced_answer_is_the_same(device, make_policy, make_batch):
 
 def test_decoding_waits_once_a_token(device, tiny_policy, make_batch):
     """The host must learn which rows have ended; anything more would keep a GPU idle."""
+    needs_simulation(device)
     ours, batch = on_device(tiny_policy, device).eval(), batch_to_device(make_batch(2), device)
 
     def waited(length: int) -> int:
