@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -194,3 +196,16 @@ def test_20_000_clips_stay_usable(serve, sources_of, visit):
     print(f"20,000 clips: next in {turned:.2f} s, search in {searched:.2f} s")
     assert turned < 3
     assert searched < 10
+
+
+def test_other_sites_send_nothing(serve, sources_of):
+    at = urlsplit(serve(sources_of(NAMES))).netloc
+    body = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhi\r\n--x--\r\n'
+    statuses = []
+    for headers in ({"Origin": f"http://{at}"}, {"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        connection = HTTPConnection(at)
+        connection.request(
+            "POST", "/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x", **headers}
+        )
+        statuses.append(connection.getresponse().status)
+    assert statuses == [200, 403, 403]

@@ -20,7 +20,11 @@ COMPOSED = (*HYDRA, "plan", "doctor", "export", "rollout-server")
 
 # Bash ends a word at `=` (COMP_WORDBREAKS), zsh does not; where it does, what is before it must not be repeated.
 SCRIPT = """\
-[ -n "$ZSH_VERSION" ] && autoload -Uz bashcompinit && bashcompinit
+if [ -n "$ZSH_VERSION" ]; then
+  autoload -Uz compinit bashcompinit
+  command -v compdef >/dev/null || compinit
+  bashcompinit
+fi
 _affectgpt_r1() {
   local IFS=$'\\n' line="${COMP_LINE:0:$COMP_POINT}"
   COMPREPLY=($(affectgpt-r1 completion --line "$line" 2>/dev/null))

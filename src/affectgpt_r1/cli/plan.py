@@ -42,11 +42,14 @@ def render(result: dict[str, Any]) -> str:
     rows.append(f"{'total':<16}{result['total_parameters']:>16,}{result['trainable_parameters']:>16,}")
     rows += ["", f"GiB per GPU, {result['gpus']} in all; without fragmentation and communication buffers"]
     strategies = list(result["memory_gib"]["sft"])
-    rows.append(f"{'':<8}" + "".join(f"{strategy:>12}" for strategy in strategies))
+    rows.append(f"{'':<10}" + "".join(f"{strategy:>12}" for strategy in strategies))
+    memory = {**result["memory_gib"], "validation": result["validation"]["memory_gib"]}
     rows += [
-        f"{stage:<8}" + "".join(f"{values[strategy]:>12.1f}" for strategy in strategies)
-        for stage, values in result["memory_gib"].items()
+        f"{stage:<10}" + "".join(f"{values[strategy]:>12.1f}" for strategy in strategies)
+        for stage, values in memory.items()
     ]
+    if lent := result["validation"]["lent_reference_gib"]:
+        rows.append(f"beta is 0: {lent:.2f} GiB of validation's are the first weights, for val/kl; else on the CPU")
     return "\n".join([*rows, "", *_time_lines(result)])
 
 
@@ -64,8 +67,25 @@ def _time_lines(result: dict[str, Any]) -> list[str]:
         f"time            {result['seconds_per_step']:.2f} s per step{hours} if every answer has "
         f"{result['answer_tokens']} tokens, at "
         f"{result['tflops']} TFLOP/s ({origin}) and {result['bandwidth']:.0f} GB/s of memory per GPU",
-        "                Media decoding, validation and the launching of kernels, token by token, come on top.",
+        *_answering_lines(result["rollout"], result["validation"]),
+        "                Media decoding comes on top.",
     ]
+
+
+def _answering_lines(rollout: dict[str, Any] | None, validation: dict[str, Any]) -> list[str]:
+    """Say how long it takes to sample a rollout, and to answer the validation clips."""
+    lines = []
+    if rollout is not None:
+        launches = rollout["launches_per_token"]
+        counted = "" if launches is None else f", {launches:,} kernels a token"
+        lines.append(
+            f"rollout         {rollout['seconds']:.1f} s for {rollout['rows']} rows at once{counted}, if the longest "
+            f"has {rollout['longest_answer']} tokens"
+        )
+    clips, seconds = validation["clips"], validation["seconds"]
+    of = "1,000 clips" if clips is None else f"{clips:,} clips"
+    seconds = validation["seconds_per_1000_clips"] if seconds is None else seconds
+    return [*lines, f"validation      {seconds / 60:.1f} minutes for {of}, {validation['batch']} at once, as long"]
 
 
 def _data_lines(result: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from affectgpt_r1.policy.backbone import load_tokenizer
 from affectgpt_r1.policy.build_policy import ENGINE_KEYS, family_of
 from affectgpt_r1.policy.pretrained import local_weights
 from affectgpt_r1.policy.size import (
+    GIB,
     STAGES,
     STRATEGIES,
     ModelSize,
@@ -24,7 +25,10 @@ from affectgpt_r1.policy.size import (
     Workload,
     measure_model,
     memory_gib,
+    rollout_seconds,
     step_seconds,
+    validation_gib,
+    validation_seconds,
 )
 
 NOMINAL_SUBTITLE = "I did not expect to see you here again after all this time, really."
@@ -62,9 +66,13 @@ def estimate(
     rate, measured = (tflops, False) if tflops is not None else (measured_tflops(), True)
     if bandwidth is None:
         bandwidth = measured_bandwidth() if measured else USUAL_BANDWIDTH
-    usual = dataclasses.replace(work, completion_tokens=answer_tokens or work.completion_tokens)
+    usual = dataclasses.replace(
+        work, completion_tokens=answer_tokens or work.completion_tokens, longest_completion=work.completion_tokens
+    )
     clips_per_step = work.batch_size * work.gpus * accumulated
     seconds = step_seconds(size, usual, kind, tflops=rate, bandwidth=bandwidth) * accumulated
+    data = _data(settings["data"], size, steps * clips_per_step if steps > 0 else None)
+    rates = {"tflops": rate, "bandwidth": bandwidth}
     return {
         "experiment": settings["experiment_name"],
         "stage": stage["name"],
@@ -73,11 +81,37 @@ def estimate(
         "tflops_measured_here": measured,
         "bandwidth": round(bandwidth, 1),
         "answer_tokens": usual.completion_tokens,
-        **_data(settings["data"], size, steps * clips_per_step if steps > 0 else None),
+        **data,
         "clips_per_step": clips_per_step,
         "steps": steps if steps > 0 else None,
         "seconds_per_step": seconds,
         "hours": seconds * steps / 3600 if steps > 0 else None,
+        "rollout": _rollout(size, usual, rates) if kind == "grpo" else None,
+        "validation": _validation(size, usual, kind, data["validation_clips"], rates),
+    }
+
+
+def _rollout(size: ModelSize, work: Workload, rates: dict[str, float]) -> dict[str, Any]:
+    return {
+        "rows": work.batch_size * work.steps_per_generation * work.num_generations,
+        "launches_per_token": size.launches,
+        "longest_answer": work.longest,
+        "seconds": rollout_seconds(size, work, **rates),
+    }
+
+
+def _validation(
+    size: ModelSize, work: Workload, kind: StageName, clips: int | None, rates: dict[str, float]
+) -> dict[str, Any]:
+    """Return batch, memory, and seconds of each process to answer all clips, where their number is known, and 1,000."""
+    lends = kind == "grpo" and not work.keeps_reference
+    return {
+        "clips": clips,
+        "batch": work.eval_batch_size,
+        "seconds": None if clips is None else validation_seconds(size, work, -(-clips // work.gpus), **rates),
+        "seconds_per_1000_clips": validation_seconds(size, work, 1000, **rates),
+        "memory_gib": {strategy: round(validation_gib(size, work, kind, strategy), 2) for strategy in STRATEGIES},
+        "lent_reference_gib": 4 * size.total_trainable / GIB if lends else 0.0,
     }
 
 
@@ -85,7 +119,7 @@ def _measured(settings: dict[str, Any]) -> tuple[ModelSize, int, bool]:
     """Return the model on the meta device, a prompt's tokens with media, and whether its own tokenizer counted them."""
     model = {key: value for key, value in settings["model"].items() if key not in ("_target_", *ENGINE_KEYS)}
     text, tokens, vocab_size, exact = _prompt(settings, model.pop("tokenizer"), model.get("weights"))
-    size = measure_model(vocab_size, image=settings["data"]["visual"] == "image", **model)
+    size = measure_model(vocab_size, image=settings["data"]["visual"] == "image", count_launches=True, **model)
     return size, tokens + size.media_tokens - text.count("Here>"), exact
 
 
@@ -106,6 +140,7 @@ def _workload(settings: dict[str, Any], prompt_tokens: int, gpus: int | None) ->
         gpus=gpus,
         attention=model.get("attention", "auto"),
         steps_per_generation=stage.get("steps_per_generation", 1),
+        eval_batch_size=settings["data"]["eval_batch_size"],
     )
 
 
@@ -139,9 +174,14 @@ def _data(data: dict[str, Any], size: ModelSize, drawn: int | None) -> dict[str,
     counts = {"video": frames, "audio": data["num_windows"]}
     val_fraction = data.get("val_fraction", VAL_FRACTION) if data["validation_labels"] is None else 0.0
     train = None if clips is None else min(clips - round(val_fraction * clips), data["subset"] or clips)
+    validation = None if clips is None else round(val_fraction * clips)
+    if data["validation_labels"] is not None:
+        file = Path(data["root"]) / data["validation_labels"]
+        validation = len(read_table(file)) if file.is_file() else None
     return {
         "clips": clips,
         "training_clips": train,
+        "validation_clips": validation,
         "passes": drawn / train if train and drawn else None,
         "feature_bytes_per_clip": 0
         if data["feature_store"] is None

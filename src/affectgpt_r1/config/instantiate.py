@@ -18,7 +18,7 @@ from affectgpt_r1.data.collate import batch_to_device
 from affectgpt_r1.data.fill_feature_store import Encode, fill_feature_store
 from affectgpt_r1.data.layouts.annotations import QuestionSet
 from affectgpt_r1.data.unreadable import UnreadableClips
-from affectgpt_r1.engine.served import ServedEngine
+from affectgpt_r1.engine.vllm_client import VLLMClient
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.build_policy import has_sizes
 from affectgpt_r1.policy.checkpoint import check_sizes, encoder_digest, load_encoder_weights, load_policy_weights
@@ -70,15 +70,15 @@ def build_policy(config: DictConfig, device: torch.device | None = None) -> Mult
     return policy
 
 
-def connect_rollouts(config: DictConfig, policy: MultimodalPolicy, *, sharded: bool) -> None:
-    """Let the server of ``rollout=vllm`` draw a policy's completions; ``rollout=local`` changes nothing.
+def rollout_client(config: DictConfig, *, sharded: bool) -> VLLMClient | None:
+    """Return a client of the server of ``rollout=vllm``, which answers; None for ``rollout=local``.
 
     Raises:
         ConfigError: The stage samples nothing, or what trains cannot be sent to a server.
         TrainingError: The server does not answer.
     """
     if config.rollout.server is None:
-        return
+        return None
     if "sampling" not in config.stage:
         raise ConfigError(f"rollout=vllm: stage={config.stage.name} samples no completions; leave rollout= out")
     if sharded:
@@ -89,8 +89,9 @@ def connect_rollouts(config: DictConfig, policy: MultimodalPolicy, *, sharded: b
             "rollout=vllm serves pretrained weights, and model.language_model.pretrained is null: choose a model= that "
             "names them, with model.lora, or rollout=local"
         )
-    client = instantiate(config.rollout.server, "rollout", model=name)
-    policy.engine = ServedEngine(policy.engine, policy.language_model, client, Path(config.rollout.folder))
+    client: VLLMClient = instantiate(config.rollout.server, "rollout", model=name)
+    client.served_length()
+    return client
 
 
 def take_exported_model(config: DictConfig) -> Path | None:

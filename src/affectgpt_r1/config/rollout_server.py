@@ -102,7 +102,8 @@ def serve(config: DictConfig, command: Sequence[str], say: Callable[[str], None]
         if probe.connect_ex((listens.hostname, listens.port or 8000)) == 0:
             raise ConfigError(f"{client.url} is in use: stop what listens there, or give rollout.server.url=")
     try:
-        process = subprocess.Popen(command, env={**os.environ, **SWITCHES}, start_new_session=True)
+        # To standard error: standard output has the command and the line that it is ready.
+        process = subprocess.Popen(command, env={**os.environ, **SWITCHES}, stdout=2, start_new_session=True)
     except OSError as error:
         raise ConfigError(
             f"--python {command[0]} cannot be run ({error.strerror}): make vLLM's environment from the file that "

@@ -29,8 +29,8 @@ from affectgpt_r1.config.instantiate import (
     build_data,
     build_policy,
     checkpoint_to_resume,
-    connect_rollouts,
     encode_clips,
+    rollout_client,
     take_exported_model,
 )
 from affectgpt_r1.config.preflight import check_data, check_prompts, check_settings, check_trains, schedule_length
@@ -54,6 +54,7 @@ from affectgpt_r1.distributed.collectives import destroy_process_group_on_exit
 from affectgpt_r1.distributed.fsdp import ShardedStrategy
 from affectgpt_r1.emotion.lexicon import lexicon_digest, load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
+from affectgpt_r1.engine.served import ServedEngine
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.policy.checkpoint import check_there, read_checkpoint
 from affectgpt_r1.tracking.mlflow_logger import Terminated, mlflow_loggers, status_of
@@ -144,9 +145,11 @@ def _run(config: DictConfig, evaluate_test_split: EvaluateTestSplit) -> dict[str
                 log.info("MLflow, by `make mlflow`: %s", logger.link)
         if resumed is not None and trainer.is_global_zero:
             _log_changes(resumed, loggers)
+        is_sharded = isinstance(trainer.strategy, ShardedStrategy)
+        client = rollout_client(config, sharded=is_sharded) if trains else None  # before weights are loaded
         policy = build_policy(config, trainer.strategy.root_device)
-        if trains:
-            connect_rollouts(config, policy, sharded=isinstance(trainer.strategy, ShardedStrategy))
+        if client is not None:
+            policy.engine = ServedEngine(policy.engine, policy.language_model, client, Path(config.rollout.folder))
         with totals.phase("data_seconds"):
             data = build_data(config)
             length = {}

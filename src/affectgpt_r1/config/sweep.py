@@ -64,7 +64,10 @@ def run_trial(config: DictConfig, train: Callable[[DictConfig], dict[str, float]
             log.info("%s is finished: MLflow run %s", trial.run_name, run_id)
     entry = {"choice": trial.choice, "seed": trial.seed, "config_hash": trial.config_hash, "run_id": run_id}
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # else nobody leads a sweep
-        write_text(Path(HydraConfig.get().runtime.output_dir) / TRIAL_FILE, json.dumps(entry))
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        write_text(folder / TRIAL_FILE, json.dumps(entry))
+        if parent := runs.find_sweep(trial.sweep):
+            runs.describe(parent, read_entries(folder.parent))
     return runs.score(run_id)
 
 

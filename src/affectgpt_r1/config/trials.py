@@ -18,7 +18,7 @@ HASH_CHARACTERS = 16
 
 WITHOUT_EFFECT = (
     *("paths", "logger", "callbacks", "sweep", "experiment_name", "ckpt_path", "num_threads"),
-    *("strict_init", "overwrite", "debugging", "train"),  # `train` by is_untrained
+    *("rollout", "strict_init", "overwrite", "debugging", "train"),  # `train` by is_untrained
 )
 BY_CONTENT = ("init_from", "encoders_from")
 TRAINING_ONLY = ("seed", "stage", "optim", "trainer", "reward", "judge", "penalty", "match_wall_time")

@@ -53,7 +53,7 @@ class ClipDataModule(LightningDataModule):
         subtitles: Subtitle file; not read when the text modality is off.
         modalities: See :class:`~affectgpt_r1.data.dataset.MediaSettings`, as of the following up to ``empty_subtitle``.
         batch_size: Clips of a training batch, per process.
-        eval_batch_size: Clips of any other batch.
+        eval_batch_size: Clips of any other batch; what a GPU's memory does not take at once is answered in parts.
         num_workers: Worker processes of each loader.
         seed: Seed of order, modality dropout and resamples.
         subset: Train on this many clips only, the same ones everywhere.

@@ -96,16 +96,14 @@ class FeatureStore:
             damaged = " undamaged" if key in contents.damaged else ""
             raise DataError(f"{self.folder}: holds no{damaged} features of {name!r}; fill the feature store first")
         pack, slot = place
-        data = pack.read(slot)
-        if not pack.is_whole(slot, data):
+        if not pack.read(slot):
             pack.forget(slot)
             self._is_current = False
             raise DataError(
                 f"{pack.folder / FEATURES}: the features of {name!r} are damaged; the same command encodes its clip "
                 "again"
             )
-        values = torch.frombuffer(data, dtype=torch.float16).float()
-        return {part: values.as_strided(*layout) for part, layout in pack.parts.items()}
+        return {part: halves.float() for part, halves in pack.halves.items()}
 
     def reserve(self, num_clips: int) -> None:
         """Let the next clips be written into one new pack of so many."""
@@ -197,7 +195,11 @@ class FeatureStore:
 
 
 class _Pack:
-    """A pack's index in memory, and its features on disk."""
+    """A pack's index in memory, and its features on disk; only one thread may read it.
+
+    Attributes:
+        halves: The features that were read last, by modality.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open a pack.
@@ -208,29 +210,23 @@ class _Pack:
         """
         self.folder = folder
         shapes = read_json(folder / LAYOUT)
-        self.parts: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {}  # shape, strides, first number
-        end = 0
-        for key, sizes in shapes.items():
-            shape = tuple(sizes)
-            strides = tuple(math.prod(shape[dimension + 1 :]) for dimension in range(len(shape)))
-            self.parts[key] = (shape, strides, end)
-            end += math.prod(shape)
-        self.stride = _padded(2 * end)
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        self.stride = _padded(2 * sum(sizes))
+        # One buffer for all reads: to allocate it and its views anew would take as long as the read.
+        self._buffer = np.zeros(self.stride, np.uint8)
+        parts = torch.split(torch.from_numpy(self._buffer.view("<f2"))[: sum(sizes)], sizes)
+        self.halves = {key: part.view(*shape) for (key, shape), part in zip(shapes.items(), parts, strict=True)}
         index = (folder / INDEX).read_bytes()
         self.records = np.frombuffer(index[: len(index) // _RECORD.itemsize * _RECORD.itemsize], _RECORD).copy()
         # Read by calls, not by a memory map, which would end the process where a disk fails.
         self._descriptor = os.open(folder / FEATURES, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
 
-    def read(self, slot: int) -> bytearray:
-        data = bytearray(self.stride)
-        size = os.preadv(self._descriptor, [data], slot * self.stride)
-        return data if size == self.stride else data[:size]
-
-    def is_whole(self, slot: int, data: bytearray) -> bool:
-        """Return whether a clip's features are what was written."""
+    def read(self, slot: int) -> bool:
+        """Read a clip's features into :attr:`halves`, and return whether they are what was written."""
+        size = os.preadv(self._descriptor, [self._buffer.data], slot * self.stride)
         key, media, checksum, done = self.records[slot].tolist()
-        return done == 1 and len(data) == self.stride and bool(_checksum(data, key, media) == checksum)
+        return done == 1 and size == self.stride and _checksum(self._buffer, key, media) == checksum
 
     def forget(self, slot: int) -> None:
         """Take a clip's features out."""
@@ -240,7 +236,7 @@ class _Pack:
     def check(self) -> list[int]:
         """Take out damaged clips, in memory alone, and return their slots."""
         stored = np.flatnonzero(self.records["done"]).tolist()
-        damaged = [slot for slot in stored if not self.is_whole(slot, self.read(slot))]
+        damaged = [slot for slot in stored if not self.read(slot)]
         self.records["done"][damaged] = 0
         return damaged
 
@@ -278,7 +274,7 @@ def _read_contents(folder: Path) -> _Contents:
             pack = _Pack(path)
         except FileNotFoundError:
             continue  # no clip was written yet
-        except (ValueError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, TypeError, AttributeError, RuntimeError, MemoryError, OSError) as error:
             log.warning("%s: damaged, and its clips are encoded again: %s", path, error)
             continue
         state = _state(path)
@@ -347,7 +343,7 @@ def _padded(num_bytes: int) -> int:
     return max(8, -(-num_bytes // 8) * 8)
 
 
-def _checksum(data: bytes | bytearray, key: int, media: int) -> int:
+def _checksum(data: bytes | NDArray[np.uint8], key: int, media: int) -> int:
     """Return a sum of a clip's features and its record, against damage by a disk, not by an attacker."""
     # Of 64-bit words: a CRC-32 would take longer than the read.
     total = int(np.add.reduce(np.frombuffer(data, "<u8")))

@@ -291,18 +291,32 @@ def decodes_by_graph(model: Any, states: Tensor, prompts: PackedLengths, num_gen
     if not has_fused_layers(model):
         say_once(f"the layers of {type(model).__name__} are not computed by it, or not as they are set up")
         return False
-    config, rows = model.config, len(states) * num_generations
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = (
-        2 * config.num_hidden_layers * config.num_key_value_heads * size * model.model.norm.weight.element_size()
-    )
-    needed = per_token * (prompts.count * prompts.max_seqlen + rows * limit) + trained_bytes(model)
-    needed += LOGIT_COPIES * 4 * rows * config.vocab_size
-    free: int = torch.cuda.mem_get_info(states.device)[0]
-    free += torch.cuda.memory_reserved(states.device) - torch.cuda.memory_allocated(states.device)
+    needed = decoding_bytes(model, prompts.count, prompts.max_seqlen, num_generations, limit)
+    free = free_bytes(states.device)
     if needed > free:
         say_once(f"it needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free")
     return bool(needed <= free)
+
+
+def decoding_bytes(model: Any, prompts: int, prompt_length: int, num_generations: int, limit: int) -> int:
+    """Return what a :class:`GraphDecoder` allocates for ``prompts`` prompts."""
+    rows = prompts * num_generations
+    kept = cache_bytes(model) * (prompts * prompt_length + rows * limit) + trained_bytes(model)
+    return kept + LOGIT_COPIES * 4 * rows * int(model.config.vocab_size)
+
+
+def cache_bytes(model: Any) -> int:
+    """Return the bytes of a token's keys and values."""
+    config = model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width: int = next(model.parameters()).element_size()
+    return 2 * int(config.num_hidden_layers * config.num_key_value_heads * size) * width
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory of a CUDA device that this process may still use."""
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 @once

@@ -80,7 +80,8 @@ def _log_on_judged_runs(tracked: TrackedMLFlowLogger, summary: Summary, predicti
 def _with_marks(answer: Mapping[str, Any]) -> dict[str, Any]:
     """Add what a reader of traces filters by, with the rewards that follow from the words alone."""
     words = answer["openset"]
-    marks = {"words": len(words), "repeats_words": len(set(words)) < len(words), "empty": not words}
+    # MLflow paints true green and false red.
+    marks = {"words": len(words), "has_words": bool(words), "all_distinct": len(set(words)) == len(words)}
     completion = parse_completion(answer["completion"], enable_thinking=False)
     (repetition,) = RepetitionReward()(completions=[completion], targets=[()])
     rewards = {"accuracy": answer["f1"], "format": answer.get("well_formed"), "repetition": repetition}

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from affectgpt_r1.engine.base import EmbeddedPrompts, Engine, PrecomputedGrads, SpecialTokens, mean_loss_grads
+from affectgpt_r1.engine.base import Decoded, EmbeddedPrompts, Engine, PrecomputedGrads, SpecialTokens, mean_loss_grads
+from affectgpt_r1.engine.decode_parts import decode_in_parts, prompts_at_once
 from affectgpt_r1.engine.prefix_cache import keep_prefill, repeats_exactly, take_prefill
 from affectgpt_r1.engine.sampler import cut_rows, seeded_by_names, stop_string_test
 from affectgpt_r1.errors import ConfigError, DataError
@@ -232,20 +233,31 @@ class MultimodalPolicy(nn.Module):
         try:
             with self.phase("prefill"), torch.set_grad_enabled(keep):
                 prompts = self.embed_prompts(batch, bos=self.template.bos_at_inference)
-                prefill = self.engine.prefill(prompts)
             # A completion may not outgrow the model's positions: those of a clip with a long prompt are cut below.
             room = (self._num_positions - prompts.mask.sum(1)).repeat_interleave(num_generations)  # (B * G,)
             longest = min(sampling.max_completion_length, int(room.max()))
-            cache = keep_prefill(prefill, batch, self.trainable_parameters().values()) if keep else None
-            with self.phase("decode"), torch.no_grad():
-                decoded = self.engine.generate(
-                    prefill,
-                    num_generations,
-                    dataclasses.replace(sampling, max_completion_length=longest),
-                    self.special_tokens,
-                    generator=generator,
-                    ends=stop_string_test(self.tokenizer, sampling.stop_strings),
-                )
+            caches: list[PrefixCache | None] = []
+
+            def decode(part: EmbeddedPrompts) -> Decoded:
+                with self.phase("prefill"), torch.set_grad_enabled(keep):
+                    prefill = self.engine.prefill(part)
+                caches.append(keep_prefill(prefill, batch, self.trainable_parameters().values()) if keep else None)
+                with self.phase("decode"), torch.no_grad():
+                    return self.engine.generate(
+                        prefill,
+                        num_generations,
+                        dataclasses.replace(sampling, max_completion_length=longest),
+                        self.special_tokens,
+                        generator=generator,
+                        ends=stop_string_test(self.tokenizer, sampling.stop_strings),
+                    )
+
+            # Answers to several clips are independent of each other; what is drawn goes by the order of all rows.
+            if num_generations == 1 and not sampling.temperature:
+                at_once = prompts_at_once(self.language_model, prompts, longest)
+                decoded = decode_in_parts(decode, prompts, at_once, self.special_tokens.pad_id)
+            else:
+                decoded = decode(prompts)
         finally:
             self.train(training)
         if int(room.min()) < longest:
@@ -257,7 +269,7 @@ class MultimodalPolicy(nn.Module):
             decoded.per_token_logps.view(shape),
             [texts[row : row + num_generations] for row in range(0, len(texts), num_generations)],
             decoded.truncated.view(shape[:2]),
-            cache,
+            caches[0],
         )
 
     def _decode_texts(self, ids: Tensor, mask: Tensor) -> list[str]:

@@ -69,10 +69,14 @@ def _certainty(name: str, sweep: Mapping[str, Any]) -> str:
         parts.append(
             f"That pair was chosen after the fact, as the best of {len(sweep['choices'])}: its interval is too narrow."
         )
+    hacked: dict[str, list[str]] = {}
     for alarm in sweep["alarms"]:
+        where = hacked.setdefault(label(name, alarm["choice"]), [])
+        where.append(f"seed {alarm['seed']} from step {alarm['step']}")
+    for choice, seeds in hacked.items():
         parts.append(
-            f"{label(name, alarm['choice'])}, seed {alarm['seed']}: from step {alarm['step']} the reward rose while F1 "
-            "on the validation clips fell, the mark of reward hacking."
+            f"{choice}, {', '.join(seeds)}: the reward rose while F1 on the validation clips fell, the mark of reward "
+            "hacking."
         )
     if sweep["synthetic"]:
         parts.append("The clips are rendered: nothing is said on recorded people.")

@@ -51,6 +51,15 @@ def run_link(experiment_id: str, run_id: str, port: int = PORT) -> str:
     return f"{base_url(port)}experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
+def code(text: str) -> str:
+    """Return text as code in a sentence of Markdown; it may hold backquotes.
+
+    >>> code("ls"), code("a `b`")
+    ('`ls`', '`` a `b` ``')
+    """
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
 def dataset_input(file: LabelFile) -> Any:
     """Return a label file as MLflow lists it among a run's data sets."""
     from mlflow.entities import Dataset, DatasetInput, InputTag

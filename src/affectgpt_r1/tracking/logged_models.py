@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from affectgpt_r1.tracking.dashboard import code
+
 FLAVOR = "affectgpt_r1"
 
 
@@ -33,7 +35,7 @@ def log_checkpoint(client: Any, run: Any, checkpoint: Path, step: int, tags: Map
         name=name.translate(_NOT_IN_NAMES),
         source_run_id=run.info.run_id,
         params={"checkpoint": str(checkpoint), "step": str(step)},
-        tags={**tags, "mlflow.note.content": f"```\n{load}\n```"},
+        tags={**tags, "mlflow.note.content": code(load)},
         model_type=FLAVOR,
     )
     # Not pickled, and not a copy: what loads it is `affectgpt-r1 predict --checkpoint`.

@@ -25,7 +25,7 @@ from affectgpt_r1.io.clean_text import json_line
 from affectgpt_r1.io.files import write_text
 from affectgpt_r1.io.plain_json import finite_or_none, json_text
 from affectgpt_r1.tracking.artifacts import artifact_folder
-from affectgpt_r1.tracking.dashboard import dataset_input, run_link
+from affectgpt_r1.tracking.dashboard import code, dataset_input, run_link
 from affectgpt_r1.tracking.database import DATABASE_NAME, ensure_database, ensure_experiment, locked
 from affectgpt_r1.tracking.killed_runs import LOCK_FILE, mark_killed, process_tags
 from affectgpt_r1.tracking.logged_models import link_prompt, log_checkpoint
@@ -104,7 +104,8 @@ class TrackedMLFlowLogger(MLFlowLogger):
         folder = Path(folder).resolve()
         command = command_line()
         provenance = {"experiment": experiment_name, "stage": stage, "command": command, "hardware": hardware()}
-        self._description = f"```\n{command}\n```" + (f"\nFolder: `{run_folder}`" if run_folder else "")
+        # Not a block of code: its lines are never wrapped, and push the run's tags and data off the page.
+        self._description = f"Command: {code(command)}" + (f"\n\nFolder: {code(str(run_folder))}" if run_folder else "")
         super().__init__(
             experiment_name=experiment_name,
             run_name=run_name,

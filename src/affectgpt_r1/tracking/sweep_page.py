@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from affectgpt_r1.tracking.dashboard import code
+
 log = logging.getLogger(__name__)
 
 CURVES = ("val/f1", "val/kl", "train/reward", "train/frac_reward_zero_std", "train/entropy")
@@ -16,13 +18,14 @@ _COLUMNS = {"test/f1": "test F1", "test/precision": "precision", "test/recall": 
 _PER_CALL = 1000
 
 
-def describe_sweep(client: Any, run_id: str, trials: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table into the description of a sweep's parent run, and log the mean curve of each choice on it.
+def describe_sweep(client: Any, run_id: str, trials: Sequence[Mapping[str, Any]], *, curves: bool = False) -> None:
+    """Write the outcome and the table of its trials into the description of a sweep's parent run.
 
     Args:
         client: MLflow's.
         run_id: The parent run.
         trials: ``choice``, ``seed`` and ``run_id`` of each, in display order.
+        curves: Log the scores and the mean curve of each choice on the parent, too; once, or its curves double.
     """
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
@@ -33,9 +36,14 @@ def describe_sweep(client: Any, run_id: str, trials: Sequence[Mapping[str, Any]]
             runs[trial["choice"]][trial["run_id"]] = client.get_run(trial["run_id"])
         except MlflowException as error:
             log.warning("The sweep's page lacks %s, seed %s: %s", trial["choice"], trial["seed"], error)
-    is_synthetic = client.get_run(run_id).data.tags.get("affectgpt.synthetic") == "true"
-    kind = "**Synthetic clips.** " if is_synthetic else ""
-    client.set_tag(run_id, "mlflow.note.content", kind + _table(runs))
+    tags = client.get_run(run_id).data.tags
+    kind = "**Synthetic clips.** " if tags.get("affectgpt.synthetic") == "true" else ""
+    described = (
+        _table(runs, tags.get("affectgpt.baseline", "")) if runs else "No trial has ended; they are its child runs."
+    )
+    client.set_tag(run_id, "mlflow.note.content", f"{kind}{described}\n\nCommand: {code(tags.get('command', ''))}")
+    if not curves:
+        return
     now = time.time_ns() // 1_000_000
     metrics = []
     for choice, of_choice in runs.items():
@@ -57,14 +65,23 @@ def _mean_curve(client: Any, run_ids: Iterable[str], name: str) -> dict[int, flo
     return {step: fmean(curve[step] for curve in curves) for step in sorted(steps)}
 
 
-def _table(runs: Mapping[str, Mapping[str, Any]]) -> str:
+def _table(runs: Mapping[str, Mapping[str, Any]], baseline: str) -> str:
+    scores = {choice: _values(of_choice.values(), "test/f1") for choice, of_choice in runs.items()}
+    tested = [choice for choice, values in scores.items() if values]
+    # First, for MLflow folds a description after its first lines.
+    best = max(tested, key=lambda choice: fmean(scores[choice]), default=None)
+    said = [f"highest test F1: **{best}** {_mean_and_deviation(scores[best])}"] if best else []
+    if baseline in tested and baseline != best:
+        said.append(f"baseline {baseline} {_mean_and_deviation(scores[baseline])}")
     head = ["choice", "seeds", *_COLUMNS.values()]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for choice, of_choice in runs.items():
         cells = [_mean_and_deviation(_values(of_choice.values(), name)) for name in _COLUMNS]
-        rows.append([choice, str(len(of_choice)), *cells])
+        # MLflow's page sets cells without space between them.
+        rows.append([choice, str(len(of_choice)), *(cell and f"&emsp;{cell}" for cell in cells)])
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join(["Mean over seeds ± standard deviation; each row is the runs below this one.", "", *lines])
+    title = "; ".join([*said, "mean over seeds ± standard deviation"])
+    return "\n".join([f"{title[0].upper()}{title[1:]}; each row is child runs.", "", *lines])
 
 
 def _values(runs: Iterable[Any], name: str) -> list[float]:

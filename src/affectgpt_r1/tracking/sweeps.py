@@ -19,7 +19,7 @@ from affectgpt_r1.io.plain_json import json_text
 from affectgpt_r1.tracking.artifacts import artifact_folder
 from affectgpt_r1.tracking.database import ensure_database, ensure_experiment
 from affectgpt_r1.tracking.killed_runs import mark_killed, process_tags
-from affectgpt_r1.tracking.mlflow_logger import RunStatus
+from affectgpt_r1.tracking.mlflow_logger import RunStatus, hardware
 from affectgpt_r1.tracking.provenance import command_line, git_tags
 from affectgpt_r1.tracking.sweep_page import describe_sweep
 
@@ -84,14 +84,17 @@ class SweepRuns:
 
         ``baseline`` is the choice that the others are compared with.
         """
+        from mlflow.tracking.context.registry import resolve_tags
+
         tags = {
             **{KIND: "sweep", SWEEP: name, BASELINE: baseline, "affectgpt.synthetic": str(synthetic).lower()},
-            **{"command": command_line(), **git_tags()},
+            **{"stage": "sweep", "baseline": baseline, "hardware": hardware(), "command": command_line(), **git_tags()},
             **process_tags(self._locks / f"{sweep_lock(name)}.lock", self._outputs),
         }
         run_id = self.find_sweep(name)
         if run_id is None:
-            run = self._client.create_run(self._experiment_id, tags=tags, run_name=name)
+            run = self._client.create_run(self._experiment_id, tags=resolve_tags(tags), run_name=name)
+            self.describe(str(run.info.run_id), [])
             return str(run.info.run_id)
         self._folder_of(run_id)
         self._client.update_run(run_id, status="RUNNING")
@@ -120,6 +123,10 @@ class SweepRuns:
         """Return whether :meth:`log_clips` was called for this run."""
         return (self._folder_of(run_id) / "clips" / "clips.json").is_file()
 
+    def describe(self, run_id: str, trials: Sequence[Mapping[str, Any]]) -> None:
+        """Write the table of the trials that are done into the page of a sweep that is running."""
+        describe_sweep(self._client, run_id, trials)
+
     def close_sweep(self, run_id: str, trials: Sequence[Mapping[str, Any]], status: RunStatus) -> None:
         """Write ``trials.json`` and the parent run's final status.
 
@@ -131,7 +138,7 @@ class SweepRuns:
         """
         if trials:
             self._client.log_text(run_id, json_text(trials), "trials.json")
-            describe_sweep(self._client, run_id, trials)
+            describe_sweep(self._client, run_id, trials, curves=True)
         self._client.set_terminated(run_id, status)
 
     def _folder_of(self, run_id: str) -> Path:

@@ -35,7 +35,7 @@ def show_callbacks(trainer: L.Trainer, values: Mapping[str, LogValue | Tensor]) 
 
 def log_step(trainer: L.Trainer, values: Mapping[str, float]) -> None:
     """Give an optimizer step's values to the loggers, every ``log_every_n_steps``."""
-    every = trainer.log_every_n_steps  # 0: never
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning declares it nowhere; 0: never
     if every and (trainer.global_step % every == 0 or trainer.should_stop):
         for logger in trainer.loggers:  # steps are counted from 0, as Lightning does
             logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step - 1)

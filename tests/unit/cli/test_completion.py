@@ -1,6 +1,7 @@
 """Completion by Tab: in Python, and as bash asks for it."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -38,3 +39,10 @@ def test_bash_replaces_only_what_follows_the_equals_sign(tmp_path):
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, env=env, check=True)
     assert (done.stdout, done.stderr) == ("<demo/grpo >", "")
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_without_its_own_completion_takes_the_script():
+    asked = f"{SCRIPT}\nprint -r -- $_comps[affectgpt-r1]"
+    done = subprocess.run(["zsh", "-f", "-c", asked], capture_output=True, text=True, check=True)
+    assert (done.stdout.split()[-2:], done.stderr) == (["-F", "_affectgpt_r1"], "")

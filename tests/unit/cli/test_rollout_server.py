@@ -100,7 +100,7 @@ def test_the_server_ends_with_the_command(tmp_path, capfd):
         serve(config, server_command(config, str(python)), stop)
     ready = f"Ready at http://127.0.0.1:{port}: train with rollout=vllm in another terminal; Ctrl-C stops this"
     assert said == [ready]
-    assert capfd.readouterr().out == "serves 1 1\n"
+    assert capfd.readouterr().err == "serves 1 1\n"
     assert signal.getsignal(signal.SIGTERM) is before
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from affectgpt_r1.engine import graph_decoder
 from affectgpt_r1.engine.base import SpecialTokens
@@ -16,27 +13,11 @@ from affectgpt_r1.engine.fused_layers import fuse_layers
 from affectgpt_r1.engine.graph_decoder import GraphDecoder, StaticKVCache, decodes_by_graph, say_once
 from affectgpt_r1.engine.varlen_attention import PackedLengths
 from affectgpt_r1.policy.backbone import add_lora, build_language_model
+from affectgpt_r1.policy.launches import CountedLaunches, count_token, launches_per_token
 from affectgpt_r1.types import Sampling
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-VIEWS = {
-    *("view", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "t", "detach", "alias"),
-    *("split", "split_with_sizes", "as_strided", "unbind", "empty", "empty_like", "device", "promote_types"),
-}
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
-
-
-class CountedLaunches(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
-        self.counts[operation._schema.name.partition("::")[2]] += 1
-        return operation(*arguments, **(options or {}))
-
-    def total(self) -> int:
-        return sum(count for name, count in self.counts.items() if name not in VIEWS)
 
 
 def make_model(layers=2, dtype="bfloat16", model_type="qwen2"):
@@ -51,39 +32,12 @@ def make_model(layers=2, dtype="bfloat16", model_type="qwen2"):
     return model
 
 
-def on_fake_cuda(model):
-    """Replace weights by ones without data, of the kind that CUDA's have."""
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    tensors[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device=CUDA)
-
-
 def test_a_token_of_28_layers_with_adapters_takes_at_most_1000_kernels():
     """Counted as CUDA would dispatch them; the modules' own passes take 2,720."""
-    model = make_model(layers=28)
-    prompts = PackedLengths([400, 390], CPU)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        on_fake_cuda(model)
-        for name, tensor in list(vars(prompts).items()):
-            if isinstance(tensor, torch.Tensor):
-                setattr(prompts, name, torch.empty(tensor.shape, dtype=tensor.dtype, device=CUDA))
-        keys = torch.empty(prompts.total, 2, 8, dtype=torch.bfloat16, device=CUDA)
-        states = torch.empty(2, 112, dtype=torch.bfloat16, device=CUDA)
-        decoder = GraphDecoder(
-            model,
-            states,
-            prompts,
-            dict.fromkeys(range(28), (keys, keys)),
-            4,
-            Sampling(max_completion_length=200),
-            SpecialTokens([2047, 3], [5, 6, 7], 0),
-        )
-        with CountedLaunches() as counted:
-            decoder.advance()
+    counted = count_token(make_model(layers=28))
     assert counted.counts["_flash_attention_forward"] == counted.counts["_fused_rms_norm"] - 1 == 2 * 28
     assert 2 * 28 < counted.total() <= 1000
+    assert launches_per_token(make_model(layers=28)) == counted.total()  # what `plan` says, from two layers
 
 
 def test_joined_frozen_weights_are_parts_of_one_tensor_and_products_stay_equal():

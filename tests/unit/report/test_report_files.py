@@ -127,6 +127,8 @@ def test_json_holds_what_mlflow_holds(report, swept):
     assert summary["sweeps"]["reward"]["choices"]["none"]["metrics"]["f1"]["n"] == 1
     assert summary["sweeps"]["reward"]["choices"]["none"]["against_baseline"]["seeds"]["n"] == 3
     assert summary["sweeps"]["reward"]["alarms"] == [{"choice": "accuracy", "seed": 2, "step": "30"}]
+    (finding,) = [finding for finding in summary["findings"] if finding["anchor"] == "reward"]
+    assert "ccuracy, seed 2 from step 30: the reward rose while F1 on the validation clips fell" in finding["certainty"]
     assert [sweep["prompts"] for sweep in summary["sweeps"].values()] == [
         ["think"],
         ["no_think", "think"],

@@ -131,7 +131,7 @@ def test_the_judged_run_shows_its_own_score(summary, logger, outputs):
     (trace,) = logger.experiment.search_traces([trained.experiment_id])
     found = {assessment.name: assessment.value for assessment in trace.info.assessments}
     rewards = {"reward/accuracy": 0.5, "reward/format": False, "reward/repetition": -0.5}
-    marks = {"words": 2, "repeats_words": True, "empty": False, "well_formed": False}
+    marks = {"words": 2, "all_distinct": False, "has_words": True, "well_formed": False}
     assert found == {"target": "happy", "f1": 0.5, **marks, **rewards}
     assert trace.info.trace_metadata["mlflow.sourceRun"] == trained.run_id
     assert trace.data.spans[0].outputs["labels"] == ["glad", "glad"]

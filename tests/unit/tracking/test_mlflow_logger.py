@@ -51,7 +51,7 @@ def test_tags_tell_code_data_and_command(logger):
     assert tags["mlflow.runName"] == "grpo-seed1"
     assert "synthetic" in tags["mlflow.note.content"]
     assert "600 clips" in tags["mlflow.note.content"]
-    assert tags["mlflow.note.content"].endswith(f"```\n{tags['command']}\n```\nFolder: `{logger.save_dir}`")
+    assert tags["mlflow.note.content"].endswith(f"Command: `{tags['command']}`\n\nFolder: `{logger.save_dir}`")
     assert re.fullmatch(r"\d+ (CPU cores|x .+)", tags["hardware"])
     assert tags["command"]
     assert {key: tags[key] for key in ("git_commit", "git_dirty")} == git_tags()
@@ -59,7 +59,7 @@ def test_tags_tell_code_data_and_command(logger):
 
 def test_real_data_are_not_called_synthetic(logger):
     logger.log_data(digest="1", synthetic=False)
-    assert _run(logger).data.tags["mlflow.note.content"].startswith("```\n")
+    assert _run(logger).data.tags["mlflow.note.content"].startswith("Command: `")
 
 
 def test_label_files_are_data_sets_of_the_run(logger, tmp_path):

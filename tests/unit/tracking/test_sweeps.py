@@ -71,6 +71,10 @@ def test_a_sweep_has_one_parent_run_however_often_it_starts(runs):
     assert runs.find_sweep("reasoning") is None
 
 
+def page(runs, run_id):
+    return runs._client.get_run(run_id).data.tags["mlflow.note.content"]
+
+
 def test_the_parents_page_has_the_table_and_the_curves(runs):
     sweep = runs.open_sweep("penalty", baseline="none", synthetic=True)
     trials = []
@@ -79,10 +83,16 @@ def test_the_parents_page_has_the_table_and_the_curves(runs):
         for step in (5, 10):
             runs._client.log_metric(run, "val/f1", score + step / 100, step=step)
         trials.append({"choice": choice, "seed": seed, "config_hash": "a", "run_id": run})
+    command = "\n\nCommand: `" + runs._client.get_run(sweep).data.tags["command"] + "`"
+    assert page(runs, sweep) == f"**Synthetic clips.** No trial has ended; they are its child runs.{command}"
+    runs.describe(sweep, trials[:2])  # while it is running
+    assert page(runs, sweep).startswith("**Synthetic clips.** Highest test F1: **none** 0.600 ± 0.141; mean over seeds")
+    assert runs._client.get_run(sweep).data.metrics == {}
     runs.close_sweep(sweep, trials, "FINISHED")
     parent = runs._client.get_run(sweep).data
-    assert "Synthetic clips" in parent.tags["mlflow.note.content"]
-    assert "| none | 2 | 0.600 ± 0.141 |  |  |  |\n| ratio | 1 | 0.250 |" in parent.tags["mlflow.note.content"]
+    assert "| none | 2 | &emsp;0.600 ± 0.141 |  |  |  |\n| ratio | 1 | &emsp;0.250 |" in page(runs, sweep)
+    assert [parent.tags[name] for name in ("stage", "baseline")] == ["sweep", "none"]
+    assert page(runs, sweep).endswith(command)
     assert parent.metrics["test/f1/none"] == pytest.approx(0.6)
     curve = [(point.step, point.value) for point in runs._client.get_metric_history(sweep, "val/f1/none")]
     assert curve == [(5, pytest.approx(0.65)), (10, pytest.approx(0.7))]

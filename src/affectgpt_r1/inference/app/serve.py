@@ -10,11 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from starlette.middleware import Middleware
+
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import ConfigError
 from affectgpt_r1.inference.app.answer_files import read_answers
 from affectgpt_r1.inference.app.judging import JudgementFiles
 from affectgpt_r1.inference.app.page import Sources, build_page, launch_options, read_subtitles_of
+from affectgpt_r1.inference.app.same_origin import LOOPBACK, SameOrigin
 from affectgpt_r1.inference.app.trial import find_policies
 from affectgpt_r1.inference.load_policy import load_predictor
 
@@ -45,6 +48,7 @@ def launch(sources: Sources, host: str, port: int, megabytes: float, *, block: b
         server_port=port,
         max_file_size=round(megabytes * 1e6),
         allowed_paths=served_folders(sources.data),
+        app_kwargs={"middleware": [Middleware(SameOrigin, loopback_only=host in LOOPBACK)]},
         prevent_thread_lock=not block,
         **launch_options(),
     )
