@@ -122,11 +122,12 @@ def predictor(tiny_policy):
 
 def test_a_long_file_is_answered_part_by_part(write_video, tmp_path: Path, predictor):
     path = write_video(tmp_path / "talk.mkv", [index / 4 for index in range(20)], sound=True)  # 5 s, 2 s of sound
-    said = Said((Cue(0.5, 1.5, "Early."), Cue(2.5, 4.5, "Late.")), "talk.srt")
+    said = Said((Cue(0.5, 1.5, "Early."), Cue(2.5, 3.5, "Late.")), "talk.srt")
     options = ReadOptions("centre", every=2.0)
     readings = list(read_clips(path, said, MEDIA, options))
     assert [(one.facts["start"], one.facts["end"]) for one in readings] == [(0.0, 2.0), (2.0, 4.0), (4.0, 4.751)]
-    assert [one.clip.subtitle for one in readings] == ["Early.", "Late.", "Late."]
+    assert [one.clip.subtitle for one in readings] == ["Early.", "Late.", ""]
+    assert readings[2].notes[-1] == "answered without text: nothing is said in this part"
     assert [frame["time"] for frame in readings[1].evidence["frames"]] == [2.0, 2.5, 3.0, 3.5]
     assert "audio" not in readings[2].clip.modalities
     rows = predictor(options=options, faces="centre").rows(path, said)
