@@ -20,7 +20,7 @@ _SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".wav", ".npy")  # that label files
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 _TIMED, _SLOW_SECONDS = 64, 3e-4  # items that are asked about first, and what is slow for one
-_THREADS, _AT_ONCE = 128, 256  # threads that wait for a disk cost next to nothing
+_THREADS, _AT_ONCE = 32, 256
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
