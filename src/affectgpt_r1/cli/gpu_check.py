@@ -14,7 +14,8 @@ from affectgpt_r1.io.clean_text import one_line
 from affectgpt_r1.io.console import PlainConsole
 
 if TYPE_CHECKING:
-    from affectgpt_r1.config.gpu_check import GPUCheck, Part
+    from affectgpt_r1.config.check_parts import Part
+    from affectgpt_r1.config.gpu_check import GPUCheck
 
 start = lazy("config.gpu_check:GPUCheck")
 as_json = lazy("config.gpu_check:as_json")

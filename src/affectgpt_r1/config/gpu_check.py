@@ -8,27 +8,24 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from affectgpt_r1.config.check_parts import Limit, Part
 from affectgpt_r1.config.compose import CONFIGS
+from affectgpt_r1.config.device_tests import device_test_files, run_device_tests
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.engine.fast import prefill_prompts
 from affectgpt_r1.engine.fused_attention import AttentionKernel
@@ -59,39 +56,6 @@ TINY: dict[str, dict[str, int]] = {
     "video_encoder": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
     "audio_encoder": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
 }
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A measured number, and what it must be; an aim that is missed makes nothing wrong."""
-
-    name: str
-    value: float
-    bound: float
-    at_most: bool = True
-    is_aim: bool = False
-
-    @property
-    def holds(self) -> bool:
-        """Whether the number is within its bound; NaN never is."""
-        return self.value <= self.bound if self.at_most else self.value >= self.bound
-
-
-@dataclass
-class Part:
-    """What a part of the check found."""
-
-    name: str
-    limits: list[Limit] = field(default_factory=list)
-    measured: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    skipped: str = ""
-    error: str = ""
-
-    @property
-    def is_wrong(self) -> bool:
-        """Whether it failed, or a number that is not an aim is out of bounds."""
-        return bool(self.error) or any(not limit.holds and not limit.is_aim for limit in self.limits)
 
 
 class GPUCheck:
@@ -268,36 +232,17 @@ class GPUCheck:
 
     def device_tests(self, part: Part) -> None:
         """Run the tests that compare a device with the CPU, in a process of their own; with ``tiny`` a file of them."""
-        root = Path(__file__).resolve().parents[3]
-        files = sorted(root.glob("tests/unit/*/test_*_on_device.py"))
+        files = device_test_files()
         if not files or find_spec("pytest") is None:
             part.skipped = f"not run: {'pytest is not installed' if files else 'no tests here'}"
             return
         files = files[:1] if self.tiny else files  # of the engine
-        environment = {**os.environ, "AFFECTGPT_TEST_DEVICE": "" if self.tiny else "cuda", "PYTEST_ADDOPTS": ""}
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder) / "tests.xml"
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}"]
-            left = max(1.0, self.budget - (time.monotonic() - self._started))
-            run = subprocess.run(
-                [*command, *map(str, files)],
-                cwd=root,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=left,
-            )
-            if not report.is_file():
-                raise RuntimeError((run.stderr or run.stdout).strip().rpartition("\n")[2] or "pytest failed")
-            (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
-        failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-        part.measured |= {"tests": int(suite.get("tests", 0)), "skipped": int(suite.get("skipped", 0))}
-        part.limits.append(Limit("tests that fail", failed, 0))
-        part.limits.append(Limit("tests", part.measured["tests"], 1, at_most=False))
-        for case in suite.iter("testcase"):
-            if case.find("failure") is not None or case.find("error") is not None:
-                part.measured[f"failed: {case.get('name')}"] = 1.0
+        left = max(1.0, self.budget - (time.monotonic() - self._started))
+        suite = run_device_tests(files, "" if self.tiny else "cuda", left)
+        part.measured |= {"tests": suite.tests, "skipped": suite.skipped}
+        part.limits.append(Limit("tests that fail", len(suite.failed), 0))
+        part.limits.append(Limit("tests", suite.tests, 1, at_most=False))
+        part.measured |= {f"failed: {name}": 1.0 for name in suite.failed}
 
     def build(self, part: Part) -> None:
         """Build the model on the device."""

@@ -7,8 +7,9 @@ import torch
 
 from affectgpt_r1.cli.gpu_check import PARTS as NAMES
 from affectgpt_r1.cli.gpu_check import main
-from affectgpt_r1.config import gpu_check
-from affectgpt_r1.config.gpu_check import PARTS, Limit, Part
+from affectgpt_r1.config import device_tests, gpu_check
+from affectgpt_r1.config.check_parts import Limit, Part
+from affectgpt_r1.config.gpu_check import PARTS
 
 
 def test_every_number_is_right_on_a_cpu(tmp_path, capsys):
@@ -41,7 +42,7 @@ def test_a_wrong_number_and_a_failure_are_named_and_the_others_run(monkeypatch, 
 
 
 def test_an_installed_wheel_has_no_tests_to_run(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(gpu_check, "__file__", str(tmp_path / "lib/site-packages/affectgpt_r1/config/gpu_check.py"))
+    monkeypatch.setattr(device_tests, "_ROOT", tmp_path)
     monkeypatch.setitem(PARTS, "build", (1, lambda check, part: None))
     main(["--tiny", "--only", "device-tests"])
     assert "not run: no tests here" in capsys.readouterr().out
@@ -51,7 +52,7 @@ def test_a_failing_test_is_named(monkeypatch, tmp_path):
     file = tmp_path / "tests/unit/engine/test_mine_on_device.py"
     file.parent.mkdir(parents=True)
     file.write_text("def test_it():\n    assert False\n")
-    monkeypatch.setattr(gpu_check, "__file__", str(tmp_path / "src/affectgpt_r1/config/gpu_check.py"))
+    monkeypatch.setattr(device_tests, "_ROOT", tmp_path)
     part = Part("device-tests")
     gpu_check.GPUCheck(tiny=True, budget=60.0).device_tests(part)
     assert part.is_wrong
