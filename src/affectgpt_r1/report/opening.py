@@ -48,7 +48,8 @@ def _provenance(sweep: Mapping[str, Any]) -> str:
     steps = max((run["steps"] or 0 for run in runs), default=0)
     count = len({run["run_id"] for run in runs})
     named = f"seed{'s' if ',' in seeds else ''} {seeds}"
-    text = f"{count} runs, {named}, up to {steps:,} steps; commits {commits}; ended on {dates}."
+    known = (f", up to {steps:,} steps" * (steps > 0), f"; commits {commits}", f"; ended on {dates}" * bool(dates))
+    text = f"{count} runs, {named}{''.join(known)}."  # of runs that MLflow lacks, steps and dates are unknown
     return f"{text} Command: {sweep['command']}" if sweep["command"] else text
 
 

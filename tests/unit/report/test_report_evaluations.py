@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from affectgpt_r1.errors import ConfigError, DataError
+from affectgpt_r1.report import opening
 from affectgpt_r1.report.build import build_report
 from affectgpt_r1.report.evaluations import read_evaluations
 from helpers.evaluated_outputs import write_evaluation
@@ -173,6 +174,11 @@ def test_texts_of_strangers_are_shown_and_their_paths_are_not_followed(outputs, 
     assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2  # the answer's word and its completion
     assert "<bdi>../../secret</bdi>" in html
     assert "sft, seed 1 has no run in MLflow" in html
+
+
+def test_steps_and_dates_that_mlflow_does_not_know_are_left_out():
+    runs = [{"run_id": seed, "seed": seed, "git_commit": "unknown", "date": "", "steps": None} for seed in (1, 2)]
+    assert opening._provenance({"runs": runs, "command": ""}) == "2 runs, seeds 1, 2; commits unknown."
 
 
 RUN = '{"experiment": "x", "runs": {"sft": {"seed": 1, "checkpoint": "x/sft/checkpoints/best.ckpt"}}, "sft": %s}'
