@@ -212,7 +212,7 @@ class _Pack:
         shapes = read_json(folder / LAYOUT)
         sizes = [math.prod(shape) for shape in shapes.values()]
         self.stride = _padded(2 * sum(sizes))
-        # One buffer for all reads: to allocate it and its views anew would take as long as the read.
+        # One buffer for all reads: to allocate it and its views each time would take as long as the read.
         self._buffer = np.zeros(self.stride, np.uint8)
         parts = torch.split(torch.from_numpy(self._buffer.view("<f2"))[: sum(sizes)], sizes)
         self.halves = {key: part.view(*shape) for (key, shape), part in zip(shapes.items(), parts, strict=True)}
