@@ -138,6 +138,23 @@ def test_failing_run_is_recorded_as_failed(workspace):
     assert record.info.status == "FAILED"
 
 
+def test_an_answer_loads_no_library_that_only_training_needs(trained):
+    """Lightning with torchmetrics, matplotlib and SciPy's statistics would take a fifth of the first answer's time."""
+    workspace, _ = trained
+    refused = ("lightning", "torchmetrics", "matplotlib", "mlflow", "pandas")
+
+    def refuse():
+        forget_modules("affectgpt_r1", *refused)
+        sys.modules.update(dict.fromkeys(refused))  # an import of one is an error
+
+    clip = sorted((workspace / "data" / "video").glob("*.mp4"))[0]
+    checkpoint = workspace / "outputs/cli/grpo/checkpoints/best.ckpt"
+    options = ("--checkpoint", str(checkpoint), "--faces", "centre", "--samples", "2")
+    done = run_command("predict", str(clip), *options, prepare=refuse)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["name"] == clip.stem
+
+
 def test_csv_logging_works_without_mlflow(workspace):
     def forget_mlflow():
         forget_modules("affectgpt_r1", "mlflow")

@@ -73,7 +73,7 @@ def _table(row: Row) -> str:
     ]
     lines += [f"may also be: {', '.join(others)}"] if others else []
     for modality, drop in row.get("contributions", {}).items():
-        change = f"{abs(drop['per_token']):.1f} nats per token {'less' if drop['per_token'] >= 0 else 'more'} likely"
+        change = f"{abs(drop['per_token']):.2f} nats per token {'less' if drop['per_token'] >= 0 else 'more'} likely"
         lines.append(f"without {modality}: {', '.join(drop['labels_without']) or 'nothing'}; the answer is {change}")
     lines += [*row["notes"], *filter(None, [row.get("synthetic")])]
     first = f"{printable(row['name']):{NAME_WIDTH}}  {printable(said)}"

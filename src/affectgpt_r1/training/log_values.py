@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from affectgpt_r1.distributed.collectives import all_gather, world_size
 from affectgpt_r1.types import LogValue
+
+if TYPE_CHECKING:
+    import lightning as L  # slow to load, and `predict` needs this module without it
 
 _SYSTEM = "system/"  # times and memory, which MLflow shows on a page of their own
 

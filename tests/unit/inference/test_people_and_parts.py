@@ -192,7 +192,7 @@ def test_rows_as_json_lines_csv_and_a_table():
         "file                          emotions",
         "clip                          happy 75%, proud 0%  (positive)",
         "- may also be: calm 50%",
-        "- without video: nothing; the answer is 0.5 nats per token less likely",
+        "- without video: nothing; the answer is 0.50 nats per token less likely",
         "- dark",
         "- short",
         "- trained on synthetic clips",
