@@ -52,6 +52,23 @@ def test_try_a_real_video_a_broken_one_and_a_clip(serve, sources_of, policy, vis
     assert SCRIPT in page.locator("#ag-tried .ag-trial >> nth=0").inner_text()
 
 
+def test_a_recording_of_the_camera_is_answered(serve, sources_of, policy, visit):
+    page = visit(serve(sources_of(NAMES, policy)), permissions=["camera", "microphone"])
+    video = page.locator("#ag-try-video")
+    video.get_by_label("Capture from camera").click()
+    video.get_by_role("button", name="Click to Access Webcam").click()
+
+    video.get_by_label("start recording").click()
+    page.wait_for_timeout(3000)
+    video.get_by_label("start recording").click()  # which says "Stop" now
+    video.get_by_label("Trim video to selection").wait_for()
+    page.locator("#ag-try").click()
+
+    page.wait_for_selector("#ag-tried .ag-trial")
+    assert page.locator("#ag-tried .ag-frames:not(.wide) img").count() == 3
+    assert page.locator("#ag-tried .ag-sound rect").count() == 2
+
+
 def test_an_upload_over_the_limit_is_refused(serve, sources_of, policy, visit, tmp_path):
     page = visit(serve(sources_of(NAMES, policy), 0.01))
     large = tmp_path / "large.mp4"

@@ -29,6 +29,7 @@ class VLLMStub(ThreadingHTTPServer):
         adapters: Models by name.
         dies_after: Completion requests that are answered; the next one closes the server, as a kill would.
         answers: Status and text by path, given in place of the server's own; each once.
+        lost: Paths that do what they are asked and whose answer does not arrive; each once.
     """
 
     daemon_threads = True
@@ -37,9 +38,11 @@ class VLLMStub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.model, self.name, self.max_length = model.eval(), name, max_length
         self.adapters: dict[str, Any] = {}
+        self.folders: dict[str, str] = {}
         self.asked: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.answers: dict[str, list[tuple[int, str]]] = {}
+        self.lost: list[str] = []
         self.dies_after: int | None = None
         self.lock = threading.Lock()
 
@@ -54,21 +57,27 @@ class VLLMStub(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def answer(self, path: str, body: dict[str, Any]) -> Any:
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """Return status and answer, as vLLM 0.32 gives them."""
         if path == "/v1/models":
-            return {"data": [{"id": self.name, "max_model_len": self.max_length}]}
+            cards = [{"id": name, "root": root, "max_model_len": None} for name, root in self.folders.items()]
+            return 200, {"data": [{"id": self.name, "root": "", "max_model_len": self.max_length}, *cards]}
         if path == "/v1/load_lora_adapter":
             from peft import PeftModel
 
+            if body["lora_name"] in self.folders:
+                return 400, {"error": {"message": f"The lora adapter '{body['lora_name']}' has already been loaded."}}
             model = PeftModel.from_pretrained(copy.deepcopy(self.model), body["lora_path"])
-            self.adapters[body["lora_name"]] = model.eval()
+            self.adapters[body["lora_name"]], self.folders[body["lora_name"]] = model.eval(), body["lora_path"]
         elif path == "/v1/unload_lora_adapter":
-            del self.adapters[body["lora_name"]]
+            if body["lora_name"] not in self.folders:
+                return 404, {"error": {"message": f"The lora adapter '{body['lora_name']}' cannot be found."}}
+            del self.adapters[body["lora_name"]], self.folders[body["lora_name"]]
         elif path == "/reset_prefix_cache":
-            return {"success": True}
+            return 200, {"success": True}
         elif path == "/v1/completions":
-            return {"choices": complete(self.adapters.get(body["model"], self.model), body)}
-        return {}
+            return 200, {"choices": complete(self.adapters.get(body["model"], self.model), body)}
+        return 200, {}
 
 
 def complete(model: Any, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -119,7 +128,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.asked.append(self.path)
             self.server.bodies.append(body)
             given = self.server.answers.get(self.path)
-            status, text = given.pop(0) if given else (200, json.dumps(self.server.answer(self.path, body)))
+            status, answer = given.pop(0) if given else self.server.answer(self.path, body)
+            if self.path in self.server.lost:
+                self.server.lost.remove(self.path)
+                return
+        text = answer if isinstance(answer, str) else json.dumps(answer)
         self.send_response(status)
         self.end_headers()
         self.wfile.write(text.encode())

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from affectgpt_r1.engine import served
+from affectgpt_r1.engine.vllm_client import VLLMClient
 from affectgpt_r1.errors import ConfigError, TrainingError
 from affectgpt_r1.rewards.format import FormatReward
 from affectgpt_r1.training.module import AffectModule
@@ -22,8 +23,8 @@ from helpers.runs import assert_equal_checkpoints, checkpoint_of, logged_steps
 from helpers.vllm_stub import serving
 
 STEPS = 4
-SIZES = {
-    **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2},
+SIZES = {  # heads of 32 dimensions: vLLM's attention on CPUs takes no smaller ones
+    **{"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2},
     **{"num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": False},
 }
 LORA = "model.lora={r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj, v_proj]}"
@@ -151,6 +152,8 @@ def test_vllm_itself(run, language_model, tmp_path, monkeypatch):
         url = f"http://127.0.0.1:{port}"
     with vllm_server(python, folder, url) as server:
         uncut = checkpoint_of(run(tmp_path / "uncut", url, STEPS))
+        adapters = [name for name in VLLMClient(url, str(folder))._folders() if name.startswith(served.ADAPTER)]
+        assert [name.rpartition("-")[2] for name in adapters] == [str(STEPS + 1)]  # the last of as many
 
         def kill_in_the_third_step(module, batch, batch_idx):
             if module.global_step == 2:
@@ -167,7 +170,7 @@ def test_vllm_itself(run, language_model, tmp_path, monkeypatch):
     for row in rows:
         assert float(row["train/sampling/sampling_logp_difference/max"]) < 1e-3
         assert float(row["train/sampling/importance_sampling_ratio/max"]) == pytest.approx(1.0, abs=1e-3)
-    assert any(abs(float(row["train/loss"])) > 1e-3 for row in rows)
+        assert float(row["train/grad_norm"]) > 1e-2  # the loss is 0 where all completions are equally long
     assert checkpoint_of(tmp_path / "cut")["global_step"] == 2
     with vllm_server(python, folder, url):
         resumed = checkpoint_of(run(tmp_path / "cut", url, STEPS, "ckpt_path=last"))

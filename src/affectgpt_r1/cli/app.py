@@ -29,6 +29,8 @@ def app(options: argparse.Namespace) -> None:
         raise ConfigError(f"--max-upload {options.max_upload}: give megabytes, above 0")
     if options.host not in LOOPBACK:
         print(f"anybody who reaches {options.host} can use this page and see its clips", file=sys.stderr)
+    # Before Gradio and torch are imported, which takes many seconds on a busy machine.
+    print(f"affectgpt-r1 app: starting, with the runs of {options.outputs} ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="affectgpt-r1-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # read when Gradio is imported
         serve(options)

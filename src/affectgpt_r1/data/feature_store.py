@@ -213,20 +213,22 @@ class _Pack:
         sizes = [math.prod(shape) for shape in shapes.values()]
         self.stride = _padded(2 * sum(sizes))
         # One buffer for all reads: to allocate it and its views each time would take as long as the read.
-        self._buffer = np.zeros(self.stride, np.uint8)
-        parts = torch.split(torch.from_numpy(self._buffer.view("<f2"))[: sum(sizes)], sizes)
+        self._words = np.zeros(self.stride // 8, "<u8")
+        self._buffers = [self._words.view(np.uint8).data]
+        parts = torch.split(torch.from_numpy(self._words.view("<f2"))[: sum(sizes)], sizes)
         self.halves = {key: part.view(*shape) for (key, shape), part in zip(shapes.items(), parts, strict=True)}
         index = (folder / INDEX).read_bytes()
         self.records = np.frombuffer(index[: len(index) // _RECORD.itemsize * _RECORD.itemsize], _RECORD).copy()
         # Read by calls, not by a memory map, which would end the process where a disk fails.
         self._descriptor = os.open(folder / FEATURES, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
+        self._advise("RANDOM")
 
     def read(self, slot: int) -> bool:
         """Read a clip's features into :attr:`halves`, and return whether they are what was written."""
-        size = os.preadv(self._descriptor, [self._buffer.data], slot * self.stride)
-        key, media, checksum, done = self.records[slot].tolist()
-        return done == 1 and size == self.stride and _checksum(self._buffer, key, media) == checksum
+        size = os.preadv(self._descriptor, self._buffers, slot * self.stride)
+        key, media, checksum, done = self.records.item(slot)
+        return bool(done == 1 and size == self.stride and _checksum(self._words, key, media) == checksum)
 
     def forget(self, slot: int) -> None:
         """Take a clip's features out."""
@@ -236,9 +238,16 @@ class _Pack:
     def check(self) -> list[int]:
         """Take out damaged clips, in memory alone, and return their slots."""
         stored = np.flatnonzero(self.records["done"]).tolist()
+        self._advise("SEQUENTIAL")
         damaged = [slot for slot in stored if not self.read(slot)]
+        self._advise("RANDOM")
         self.records["done"][damaged] = 0
         return damaged
+
+    def _advise(self, order: str) -> None:
+        """Tell the system in which order clips are read, so that it reads ahead, or no more than is asked for."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(self._descriptor, 0, 0, getattr(os, f"POSIX_FADV_{order}"))
 
 
 class _Contents(NamedTuple):
@@ -325,7 +334,7 @@ class _Writer:
         data = data.ljust(pack.stride, b"\0")
         record = pack.records[slot : slot + 1]
         record["key"], record["media"], record["done"] = key, media, 1
-        record["sum"] = _checksum(data, key, media)
+        record["sum"] = _checksum(np.frombuffer(data, "<u8"), key, media)
         _write(self.folder / FEATURES, data, slot * pack.stride)
         _write(self.folder / INDEX, record.tobytes(), slot * _RECORD.itemsize)
         self._next += 1
@@ -343,11 +352,10 @@ def _padded(num_bytes: int) -> int:
     return max(8, -(-num_bytes // 8) * 8)
 
 
-def _checksum(data: bytes | NDArray[np.uint8], key: int, media: int) -> int:
+def _checksum(words: NDArray[np.uint64], key: int, media: int) -> int:
     """Return a sum of a clip's features and its record, against damage by a disk, not by an attacker."""
     # Of 64-bit words: a CRC-32 would take longer than the read.
-    total = int(np.add.reduce(np.frombuffer(data, "<u8")))
-    return (total + 3 * key + 5 * media + len(data)) % 2**64
+    return (int(np.add.reduce(words)) + 3 * key + 5 * media + words.nbytes) % 2**64
 
 
 def _hash(text: str) -> int:

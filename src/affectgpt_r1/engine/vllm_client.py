@@ -6,12 +6,12 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
@@ -27,6 +27,11 @@ RESTART = (
 )
 _OPENER = build_opener(ProxyHandler({}))  # the server is on this machine or next to it, never behind a proxy
 _MOST_SHOWN = 300  # characters of a server's answer in a message
+T = TypeVar("T")
+
+
+class _RefusedError(TrainingError):
+    """A server would say the same again."""
 
 
 class ServedCompletion(NamedTuple):
@@ -73,10 +78,7 @@ class VLLMClient:
             TrainingError: It does not answer.
         """
         self._ask("/health")
-        try:
-            served = {str(card["id"]): int(card["max_model_len"] or 0) for card in self._json("/v1/models")["data"]}
-        except (LookupError, TypeError, ValueError) as error:
-            raise self._not_vllm("/v1/models", error) from error
+        served = self._models(lambda card: int(card["max_model_len"] or 0))
         if self.model not in served:
             raise ConfigError(
                 f"rollout=vllm: the server at {self.url} serves {', '.join(served)}, and this run trains adapters of "
@@ -86,12 +88,21 @@ class VLLMClient:
 
     def load_adapter(self, name: str, folder: str, previous: str | None) -> None:
         """Let the server read an adapter, forget the previous one, and drop what it has cached of prompts."""
-        self._ask("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+        # Where an attempt took longer than `timeout` and worked all the same, vLLM refuses the next one.
+        try:
+            self._ask("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+        except _RefusedError:
+            if self._folders().get(name) != folder:
+                raise
         # Keys and values of a prompt depend on the adapter; its new name alone should tell them apart.
         if self._json("/reset_prefix_cache", {}) != {"success": True}:
             log.warning("%s has not emptied its prefix cache: other requests are running", self.url)
         if previous is not None:
-            self._ask("/v1/unload_lora_adapter", {"lora_name": previous})
+            try:
+                self._ask("/v1/unload_lora_adapter", {"lora_name": previous})
+            except _RefusedError:
+                if previous in self._folders():
+                    raise
 
     def complete_all(self, bodies: Sequence[Mapping[str, Any]]) -> list[list[ServedCompletion]]:
         """Ask for the completions of several prompts at once.
@@ -125,6 +136,16 @@ class VLLMClient:
             raise self._not_vllm("/v1/completions", f"{len(completions)} of {body['n']} completions")
         return completions
 
+    def _folders(self) -> dict[str, str]:
+        """Return the folder that each model or adapter was loaded from, by the name it is served by."""
+        return self._models(lambda card: str(card["root"]))
+
+    def _models(self, value: Callable[[Any], T]) -> dict[str, T]:
+        try:
+            return {str(card["id"]): value(card) for card in self._json("/v1/models")["data"]}
+        except (LookupError, TypeError, ValueError) as error:
+            raise self._not_vllm("/v1/models", error) from error
+
     def _json(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         answer = self._ask(path, body)
         try:
@@ -136,6 +157,7 @@ class VLLMClient:
         """Return the answer to a question; a body makes it a POST."""
         data = None if body is None else json.dumps(body).encode()
         request = Request(self.url.rstrip("/") + path, data, {"Content-Type": "application/json"})
+        failures: list[str] = []  # the first one is often the cause of what follows
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.pause * 2 ** (attempt - 1))
@@ -145,14 +167,15 @@ class VLLMClient:
                     return answer
             except HTTPError as error:
                 failure = f"answered {path} by {error.code} ({_shown(error.read())})"
-                if error.code < HTTPStatus.INTERNAL_SERVER_ERROR:  # it would say the same again
-                    raise TrainingError(f"rollout=vllm: the server at {self.url} {failure}. {RESTART}") from error
+                if error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise _RefusedError(f"rollout=vllm: the server at {self.url} {failure}. {RESTART}") from error
             except TimeoutError:
                 failure = f"did not answer {path} within {self.timeout:g} s (rollout.server.timeout)"
             except (OSError, HTTPException) as error:
                 failure = f"cannot be reached ({getattr(error, 'reason', error)})"
+            failures += [failure] if failure not in failures else []
         times = f", asked {self.retries + 1} times" if self.retries else ""
-        raise TrainingError(f"rollout=vllm: the server at {self.url} {failure}{times}. {RESTART}")
+        raise TrainingError(f"rollout=vllm: the server at {self.url} {', then '.join(failures)}{times}. {RESTART}")
 
     def _not_vllm(self, path: str, fault: object) -> TrainingError:
         return TrainingError(

@@ -20,9 +20,9 @@ from affectgpt_r1.evaluation.compare import Answers, answer_lines, decode_answer
 from affectgpt_r1.io.files import write_text
 from affectgpt_r1.metrics.emotion_wheel import EmotionWheelScore
 from affectgpt_r1.metrics.functional.recognition import CLASSES, single_label_scores
-from affectgpt_r1.policy.checkpoint import load_policy_weights
+from affectgpt_r1.policy.checkpoint import load_policy_weights, read_checkpoint
 from affectgpt_r1.policy.policy import MultimodalPolicy
-from affectgpt_r1.tracking.mlflow_logger import mlflow_loggers
+from affectgpt_r1.tracking.mlflow_logger import TrackedMLFlowLogger, mlflow_loggers
 from affectgpt_r1.training.completions import answer_statistics
 
 
@@ -52,8 +52,10 @@ def evaluate_test_split(
         policy.load_state_dict(weights, strict=False)
         data.trainer = None  # else its sampler would yield this rank's share of the clips
     best = Path(config.paths.run) / "checkpoints" / "best.ckpt"
+    step = trainer.global_step
     if best.is_file():
         load_policy_weights(policy, best)
+        step = int(read_checkpoint(best, mmap=True)["global_step"])
     device = trainer.strategy.root_device
     policy.to(device).eval()
     lexicon = load_lexicon(config.emotion.lexicon)
@@ -71,7 +73,11 @@ def evaluate_test_split(
     text = answer_lines(answers, lexicon)
     write_text(Path(config.paths.run) / "test" / "answers.jsonl", text)
     for logger in loggers:
-        logger.log_metrics(metrics, step=trainer.global_step)
+        if isinstance(logger, TrackedMLFlowLogger):
+            # At the step of the weights, as `evaluate` does: MLflow shows the value of the highest step.
+            logger.log_test_metrics(metrics, step)
+        else:
+            logger.log_metrics(metrics, step=trainer.global_step)
         logger.save()
     for tracked in mlflow_loggers(loggers):
         tracked.log_text(text, "test/answers.jsonl")

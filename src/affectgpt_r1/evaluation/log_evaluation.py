@@ -69,7 +69,10 @@ def _system_metrics(system: Mapping[str, Any]) -> dict[str, float]:
 def _log_on_judged_runs(tracked: TrackedMLFlowLogger, summary: Summary, predictions: Path) -> None:
     """Log each system's scores on the run that trained it, and its answers as traces."""
     for name, run in summary["runs"].items():
-        metrics = {f"test/{key}": value for key, value in _system_metrics(summary[name]).items()}
+        # By the names of training's own test: else the run's page would show each of them twice.
+        groups = dict.fromkeys(MEASURES, "test/answers")
+        scores = _system_metrics(summary[name])
+        metrics = {f"{groups.get(key, 'test')}/{key}": value for key, value in scores.items()}
         metrics["test/num_clips"] = float(summary["num_clips"])
         file = predictions / f"{name}.jsonl"
         answers = (_with_marks(row) for _, row in json_lines(file)) if file.is_file() else ()

@@ -27,6 +27,7 @@ from affectgpt_r1.types import Clip, Modality
 Faces: TypeAlias = Literal["detect", "centre"]
 
 WITHOUT_TEXT = "give what is said by --subtitle, as an .srt next to the file, or as a text track inside it"
+OTHER_PERSON = "--person chooses another, or each"
 GIVEN, TRACK = "--subtitle", "a track inside the file"  # sources of what is said, else a file's name
 PICTURES_OF_SPEECH = 3  # times as many pictures tell who speaks
 DARK = 12  # of 255, the mean of the pictures
@@ -261,7 +262,7 @@ def _about_person(seen: int, number: int, person: int, faces: int, which: str) -
         passing = " (of a passer-by?)" if seen == 1 < number - 1 else ""
         notes.append(f"a face in {seen} of {number} frames{passing}, repeated for the others")
     if faces > 1 and which == "largest":
-        notes.append(f"{faces} faces: answered for the largest; --person chooses another, or each")
+        notes.append(f"{faces} faces: answered for the largest; {OTHER_PERSON}")
     if faces > 1 and which == "speaking":
         notes.append(f"{faces} faces: answered for number {person}, whose mouth moves most")
     return notes

@@ -212,12 +212,13 @@ class TrackedMLFlowLogger(MLFlowLogger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Log params by dotted key; on a resumed run changed ones go to an artifact, for MLflow params never change.
 
-        Paths inside the run's folder are left out: they differ between any two runs, so that MLflow's view of two
-        runs would open on them.
+        The run's name and paths inside its folder are left out: they differ between any two runs, so that MLflow's view
+        of two runs would open on them.
         """
         from mlflow.entities import Param
 
         flat = flatten_config(params if isinstance(params, Mapping) else vars(params))
+        flat = {key: value for key, value in flat.items() if key.rpartition(".")[2] != "run_name"}
         if self._run_folder is not None:
             own = (str(self._run_folder), f"{self._run_folder}{os.sep}")
             flat = {key: value for key, value in flat.items() if value != own[0] and not value.startswith(own[1])}
@@ -228,6 +229,20 @@ class TrackedMLFlowLogger(MLFlowLogger):
         changed = {key: [logged[key], value] for key, value in flat.items() if logged.get(key, value) != value}
         if changed:
             self.log_text(json_text(changed), "config/changed_params.json")
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics, ``val/f1`` before ``val/hacking/...``: MLflow compares runs by the one that was logged first."""
+        # The epoch says least, so it comes last.
+        depths = {name: name.count("/") or sys.maxsize for name in metrics}
+        super().log_metrics({name: metrics[name] for name in sorted(metrics, key=depths.__getitem__)}, step)
+
+    @rank_zero_only
+    def log_test_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log how this run's best checkpoint, of ``step``, answered the test clips; its logged model gets them, too."""
+        run = self.experiment.get_run(self.run_id)
+        tested = [used for used in run.inputs.dataset_inputs if any(tag.value == "test" for tag in used.tags)]
+        self._log_of_model(run, metrics, step, tested)
 
     @rank_zero_only
     def log_table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], path: str) -> None:
@@ -282,7 +297,6 @@ class TrackedMLFlowLogger(MLFlowLogger):
             step: The step of the checkpoint that was judged.
             answers: See :func:`~affectgpt_r1.tracking.traces.log_answers`.
         """
-        from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
         run_id = read_run_id(run_folder)
@@ -293,13 +307,7 @@ class TrackedMLFlowLogger(MLFlowLogger):
         if judged is None or HASH_TAG in judged.data.tags:  # a sweep's trial was judged as it ended
             log.info("%s: its MLflow run is not in this database, or is a trial; its page stays as it is", run_folder)
             return
-        now = time.time_ns() // 1_000_000
-        models = judged.outputs.model_outputs if judged.outputs else []
-        model_id = models[-1].model_id if models else None
-        evaluated = self.experiment.get_run(self.run_id).inputs.dataset_inputs
-        of_data = {f"dataset_{key}": getattr(evaluated[0].dataset, key) for key in ("name", "digest") if evaluated}
-        values = [Metric(name, value, now, step, model_id=model_id, **of_data) for name, value in metrics.items()]
-        self.experiment.log_batch(judged.info.run_id, metrics=values)
+        self._log_of_model(judged, metrics, step, self.experiment.get_run(self.run_id).inputs.dataset_inputs)
         self.experiment.set_tag(judged.info.run_id, "evaluation", self.run_id)
         log_answers(str(self._tracking_uri), judged.info.experiment_id, judged.info.run_id, answers)
 
@@ -315,6 +323,17 @@ class TrackedMLFlowLogger(MLFlowLogger):
             return
         error = None if status in ("success", "finished") else sys.exc_info()[1]
         self.end("FAILED" if status == "failed" and error is None else status_of(error))
+
+    def _log_of_model(self, run: Any, metrics: Mapping[str, float], step: int, datasets: Sequence[Any]) -> None:
+        """Log metrics on a run, on its newest logged model, and as those of the first of the data sets."""
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        models = run.outputs.model_outputs if run.outputs else []
+        model_id = models[-1].model_id if models else None
+        of_data = {f"dataset_{key}": getattr(datasets[0].dataset, key) for key in ("name", "digest") if datasets}
+        values = [Metric(name, value, now, step, model_id=model_id, **of_data) for name, value in metrics.items()]
+        self.experiment.log_batch(run.info.run_id, metrics=values)
 
     def _reopen(self, run_id: str) -> None:
         from mlflow.exceptions import MlflowException

@@ -105,6 +105,51 @@ def test_adapters_follow_each_change_under_a_new_name(policy, server, make_batch
     assert server.asked.count("/v1/completions") == 12
 
 
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+
+
+def test_adapters_whose_loading_was_not_heard_of_are_used(policy, server, make_batch, tmp_path):
+    serve(policy, server, tmp_path, retries=1)
+    batch = make_batch(1)
+    for number in range(2):
+        move_adapters(policy, number)
+        server.lost += [LOAD, UNLOAD][: number + 1]  # the server has done it, and refuses to do it again
+        rollout = policy.generate(batch, 2, SAMPLED, torch.Generator().manual_seed(number))
+        with torch.no_grad():
+            scored = policy.per_token_logps(batch, rollout.completions)
+        torch.testing.assert_close(rollout.per_token_logps, scored, atol=TOLERANCE, rtol=0)
+    assert server.lost == []
+    assert (server.asked.count(LOAD), server.asked.count(UNLOAD)) == (4, 2)
+    assert server.folders == {path.name: str(path) for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("path", [LOAD, UNLOAD])
+def test_adapters_that_the_server_refuses_stop_the_run(policy, server, make_batch, tmp_path, path):
+    serve(policy, server, tmp_path)
+    policy.generate(make_batch(1), 2, SAMPLED, torch.Generator().manual_seed(1))
+    move_adapters(policy)
+    server.answers[path] = [(400, "rank 4 is too high")]
+    with pytest.raises(TrainingError, match=rf"answered {path} by 400 \(rank 4 is too high\)\. Start it again"):
+        policy.generate(make_batch(1), 2, SAMPLED, torch.Generator().manual_seed(1))
+
+
+def test_other_adapters_of_that_name_are_not_used(server, tmp_path):
+    server.folders["rollout-policy-1"] = "/another/run"
+    with pytest.raises(TrainingError, match=r"by 400 \(.*'rollout-policy-1' has already been loaded.*\)\. Start it again"):
+        client_of(server).load_adapter("rollout-policy-1", str(tmp_path), None)
+
+
+def test_the_first_of_several_failures_is_told(policy, server, make_batch, tmp_path):
+    serve(policy, server, tmp_path, retries=1)
+    server.answers["/v1/completions"] = [(500, "EngineCore encountered an issue"), (503, "shutting down")]
+    with pytest.raises(TrainingError) as caught:
+        policy.generate(make_batch(1), 2, SAMPLED, torch.Generator().manual_seed(1))
+    assert str(caught.value) == (
+        f"rollout=vllm: the server at {server.url} answered /v1/completions by 500 (EngineCore encountered an issue), "
+        f"then answered /v1/completions by 503 (shutting down), asked 2 times. {RESTART}"
+    )
+
+
 def test_greedy_completions_are_drawn_once(policy, server, make_batch, tmp_path):
     move_adapters(policy)
     batch = make_batch(2)

@@ -155,6 +155,32 @@ def test_a_trial_shows_what_the_policy_saw_and_might_have_said(tiny_policy, writ
     assert html.count("&lt;script&gt;") >= 2  # the file's name and what is said
 
 
+def test_confidence_names_the_words_of_the_answer_first(tiny_policy, write_video, tmp_path):
+    tiny_policy.eval()
+    media = MediaSettings(num_frames=3, image_size=48, num_windows=2)
+    predictor = Predictor(tiny_policy, media, Sampling(temperature=0.0, max_completion_length=6), LEXICON, "centre")
+    tried = try_file(predictor, write_video(tmp_path / "clip.mp4", sound=True), "", 0)
+    many = {"sad": 0.5, **{f"word{number}": 0.1 for number in range(9)}, "happy": 0.0625}
+    confidence = {"samples": 16, "labels": many, "clusters": {"wheel1": {"sadness": 0.5}}, "calibrated": True}
+
+    def shown(**changes):
+        row = tried.row | {"labels": ["Happy", "proud"], "confidence": confidence | changes}
+        return fragments.trial("sft", tried._replace(row=row), LEXICON, "face", "cpu").replace(
+            "\N{NO-BREAK SPACE}", " "
+        )
+
+    html = shown()
+    order = ["<strong>happy</strong></bdi> 6 %", "<strong>proud</strong></bdi> not sampled", "<bdi>sad</bdi> 50 %"]
+    places = [html.index(text) for text in order]
+    assert places == sorted(places)
+    assert "answered without text: write it into “What is said”" in html  # and not by an option of `predict`
+    assert html.count("word4") == 1
+    assert "word5" not in html  # eight words
+    assert "Sectors: sadness 50 %" in html
+    assert "The probability that people name it, too, from 16 sampled answers" in html
+    assert "The fraction of 16 sampled answers that name it; not calibrated" in shown(calibrated=False)
+
+
 def test_a_clip_of_the_data_folder_is_read_as_in_training(tiny_policy, tiny_data_root, tmp_path):
     tiny_policy.eval()
     media = MediaSettings(num_frames=3, image_size=48, num_windows=2)
@@ -213,8 +239,13 @@ def test_a_port_that_is_taken_and_a_folder_that_is_missing_are_refused(tmp_path)
 
 
 def test_the_command_listens_on_this_machine_unless_told(capsys, monkeypatch):
-    served = []
-    monkeypatch.setattr(command, "serve", served.append)
+    served, said = [], []
+
+    def serve(options):
+        served.append(options)
+        said.append(capsys.readouterr().err)
+
+    monkeypatch.setattr(command, "serve", serve)
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
 
     command.main([])
@@ -224,7 +255,8 @@ def test_the_command_listens_on_this_machine_unless_told(capsys, monkeypatch):
 
     assert [options.host for options in served] == ["127.0.0.1", "0.0.0.0"]
     errors = capsys.readouterr().err
-    assert "anybody who reaches 0.0.0.0 can use this page" in errors
+    assert said[0] == "affectgpt-r1 app: starting, with the runs of outputs ...\n"  # before the slow imports
+    assert "anybody who reaches 0.0.0.0 can use this page" in said[1]
     assert "--max-upload 0.0: give megabytes, above 0" in errors
 
 

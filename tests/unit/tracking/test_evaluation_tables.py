@@ -124,6 +124,8 @@ def test_the_judged_run_shows_its_own_score(summary, logger, outputs):
         log_evaluation([logger], summary, outputs / "evaluation")
     judged = logger.experiment.get_run(trained.run_id).data
     assert (judged.metrics["test/f1"], judged.metrics["test/num_clips"]) == (0.87, 600.0)
+    assert judged.metrics["test/answers/format_rate"] == 0.985
+    assert not {"test/format_rate", "test/words_per_answer"} & judged.metrics.keys()
     assert judged.tags["evaluation"] == logger.run_id
     (output,) = logger.experiment.get_run(trained.run_id).outputs.model_outputs
     scores = logger.experiment.get_logged_model(output.model_id).metrics

@@ -38,6 +38,25 @@ def test_paths_inside_the_runs_folder_are_not_params(logger, read_artifact):
     assert yaml.safe_load(read_artifact("config/resolved.yaml")) == config
 
 
+def test_two_runs_are_compared_by_what_was_set_and_by_the_score(logger):
+    logger.log_config({"seed": 1, "logger": {"mlflow": {"run_name": "grpo-seed1", "stage": "grpo"}}})
+    logger.log_metrics({"epoch": 0.0, "val/hacking/constant3_reward": 0.5, "val/kl": 0.1, "val/f1": 0.3}, step=1)
+    data = _run(logger).data
+    assert data.params == {"seed": "1", "logger.mlflow.stage": "grpo"}
+    assert list(data.metrics) == ["val/kl", "val/f1", "val/hacking/constant3_reward", "epoch"]
+
+
+def test_test_metrics_are_those_of_the_logged_model(logger, tmp_path):
+    files = [LabelFile(split, tmp_path / f"{split}.csv", "ab" * 32, 600) for split in ("train", "test")]
+    logger.log_data("1", synthetic=True, files=files)
+    logger.log_checkpoint(tmp_path / "best.ckpt", 10)
+    logger.log_test_metrics({"test/f1": 0.4}, 10)
+    (output,) = _run(logger).outputs.model_outputs
+    (score,) = logger.experiment.get_logged_model(output.model_id).metrics
+    assert (score.key, score.value, score.step, score.dataset_name) == ("test/f1", 0.4, 10, "test.csv")
+    assert _run(logger).data.metrics == {"test/f1": 0.4}
+
+
 def test_key_that_mlflow_refuses_is_replaced():
     assert flatten_config({"a,b": {"c=d": 1}}) == {"a_b.c_d": "1"}
 

@@ -27,6 +27,7 @@ _SEEN: Mapping[Visual, str] = {
 }
 _LONGEST_EDGE = 320
 _MOST_CHIPS = 40
+_MOST_SURE = 8  # words
 
 
 def _environment() -> Environment:
@@ -83,6 +84,7 @@ def trial(policy: str, tried: Trial, lexicon: Lexicon, visual: Visual, device: s
             "seen_kind": _SEEN[visual],
             "pictures": [_jpeg(picture) for picture in tried.pictures] if visual != "frame" else [],
             "sound": _drawn(tried.sound),
+            "sure": _sure(row["confidence"], row["labels"]) if row.get("confidence") else None,
             "alternatives": tried.alternatives,
             "number": sum(times for _, times, _ in tried.alternatives),
         })
@@ -152,6 +154,23 @@ def coloured(drawing: dict[str, Any]) -> dict[str, Any]:
     for index, sector in enumerate(sectors):
         sector["hue"] = _hue(index, len(sectors))
     return drawing
+
+
+def _sure(confidence: Mapping[str, Any], answered: Iterable[str]) -> dict[str, Any]:
+    """Return how sure the policy is of words, those of its answer first, and of sectors of the drawn wheel."""
+    named = confidence["labels"]
+    own = list(dict.fromkeys(word.strip().lower() for word in answered))[:_MOST_SURE]
+    others = [word for word in named if word not in own][: max(0, _MOST_SURE - len(own))]
+    return {
+        **{key: confidence[key] for key in ("samples", "calibrated")},
+        "words": [(word, _percent(named.get(word)), word in own) for word in [*own, *others]],
+        "sectors": [(name, _percent(part)) for name, part in confidence["clusters"][f"wheel{WHEEL}"].items()],
+    }
+
+
+def _percent(fraction: float | None) -> str:
+    # Without a break in it. A word of the greedy answer may be in no sampled one.
+    return "not sampled" if fraction is None else f"{100 * fraction:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _hue(index: int, number: int) -> int:

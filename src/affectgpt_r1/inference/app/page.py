@@ -34,6 +34,8 @@ MOST_ROWS = 200  # of the list in Compare; every clip is reached by its number
 NONE, ANY = "none", "any"
 _SUBTITLES = "subtitle_chieng.csv"
 _SYNTHETIC = "Clips and labels are synthetic: rendered by this repository, with exact labels."
+# Gradio asks for 1920 x 1440, which a busy machine encodes so late that seconds of it are one byte when they end.
+_CAMERA = {"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}}
 _TEMPLATES = files("affectgpt_r1.inference.app") / "templates"
 
 
@@ -107,7 +109,10 @@ def _try_tab(sources: Sources, predictors: Callable[[str], Predictor]) -> None:
         with gr.Column(scale=2, min_width=280):
             clip = gr.Dropdown(sources.clips(), value=None, label="A clip of the data folder", elem_id="ag-try-clip")
             video = gr.Video(
-                label="Video: drop a file, or record", sources=["upload", "webcam"], elem_id="ag-try-video"
+                label="Video: drop a file, or record",
+                sources=["upload", "webcam"],
+                webcam_options=gr.WebcamOptions(constraints=_CAMERA),
+                elem_id="ag-try-video",
             )
             subtitle = gr.Textbox(label="What is said", info="empty: a subtitle track of the file, if it has one")
             first = gr.Dropdown(choices, value=choices[0], label="Policy", elem_id="ag-try-policy")

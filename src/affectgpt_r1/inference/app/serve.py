@@ -29,7 +29,6 @@ def serve(options: argparse.Namespace) -> None:
         ConfigError: The port is taken, or a folder does not exist.
     """
     check_port(options.host, options.port)
-    print(f"affectgpt-r1 app: reading {options.outputs} ...", file=sys.stderr)
     sources = find_sources(options)
     print(
         f"{len(sources.policies)} policies; {len(sources.table.names):,} clips answered by "
@@ -49,9 +48,13 @@ def launch(sources: Sources, host: str, port: int, megabytes: float, *, block: b
         max_file_size=round(megabytes * 1e6),
         allowed_paths=served_folders(sources.data),
         app_kwargs={"middleware": [Middleware(SameOrigin, loopback_only=host in LOOPBACK)]},
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
+        quiet=True,  # else it advises to share the page by a public link
         **launch_options(),
     )
+    if block:
+        print(f"open {page.local_url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        page.block_thread()
     return page
 
 

@@ -21,11 +21,15 @@ from affectgpt_r1.data.media.video import Frames
 from affectgpt_r1.data.samplers import SampleKey
 from affectgpt_r1.errors import MediaError
 from affectgpt_r1.inference.label_file import Predictor
-from affectgpt_r1.inference.read_file import read_clip
+from affectgpt_r1.inference.read_file import OTHER_PERSON, WITHOUT_TEXT, read_clip
 from affectgpt_r1.types import Clip, UnreadableClip
 
 NUM_ALTERNATIVES = 16
 _NUM_BARS = 300
+_ON_THE_PAGE = {  # what `predict` advises by its options
+    WITHOUT_TEXT: "write it into “What is said”, or choose a file with a subtitle track",
+    OTHER_PERSON: "affectgpt-r1 predict --person chooses another, or each",
+}
 
 
 class Sound(NamedTuple):
@@ -77,7 +81,7 @@ def try_clip(predictor: Predictor, data: Path, name: str, subtitle: str, number:
 
 
 def _tried(predictor: Predictor, clip: Clip, row: dict[str, Any], video: Path, audio: Path, number: int) -> Trial:
-    row = row | {"subtitle": clip.subtitle}
+    row = row | {"subtitle": clip.subtitle, "notes": [_on_the_page(note) for note in row["notes"]]}
     pictures = []
     if "video" in clip.modalities:
         try:
@@ -91,6 +95,12 @@ def _tried(predictor: Predictor, clip: Clip, row: dict[str, Any], video: Path, a
         _sound(predictor, audio) if "audio" in clip.modalities else None,
         _sampled(predictor, clip, number),
     )
+
+
+def _on_the_page(note: str) -> str:
+    for advice, here in _ON_THE_PAGE.items():
+        note = note.replace(advice, here)
+    return note
 
 
 def _sampled(predictor: Predictor, clip: Clip, number: int) -> list[tuple[str, int, float]]:
