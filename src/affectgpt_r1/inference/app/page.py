@@ -252,7 +252,7 @@ def _words_field(table: AnswerTable) -> gr.Dropdown:
         multiselect=True,
         allow_custom_value=True,
         label="Your own words for this clip (optional)",
-        info="as many as fit; words of the wheel are completed, others are allowed",
+        info="as many as fit: choose a word of the wheel from the list; Enter takes what is typed",
         elem_id="ag-words",
     )
 
