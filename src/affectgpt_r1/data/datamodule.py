@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,7 +170,8 @@ class ClipDataModule(LightningDataModule):
             DataError: A file, a split or a clip's media cannot be used; says which row.
         """
         if not self.splits.train:
-            self.splits = self._read_kept() if self._is_kept() else self.read(refuse)
+            with _no_garbage_collection():
+                self.splits = self._read_kept() if self._is_kept() else self.read(refuse)
 
     def _is_kept(self) -> bool:
         """Return whether what :meth:`read` returns is kept: of a small folder it is read in less than a second."""
@@ -417,6 +420,18 @@ class ClipDataModule(LightningDataModule):
             # Its own generator: an iterator that drew from the global one would change a resumed run.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep a million new tuples, none of which is garbage, from being searched again and again as they are made."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class OVMERDataModule(ClipDataModule):

@@ -55,18 +55,19 @@ def index_media(
     states: dict[str, MediaState] = {}
     missing: list[tuple[ManifestRow, str]] = []
 
-    def find(row: ManifestRow) -> list[tuple[str, os.stat_result] | None]:
-        return [_first(root, row.name, places) for places in wanted]
+    folder, kinds = str(root), range(len(wanted))
 
+    def find(row: ManifestRow) -> list[tuple[str, os.stat_result] | None]:
+        return [_first(folder, row.name, places) for places in wanted]
+
+    # Short: while one thread computes, those whose answers have come wait for the interpreter.
     for row, files in in_threads(find, rows):
-        present = [file for file in files if file is not None]
-        if len(present) < len(wanted):
-            lacking = [places[0] for places, file in zip(wanted, files, strict=True) if file is None]
-            missing += [(row, place.format(row.name)) for place in lacking]
+        if None in files:
+            missing += [(row, wanted[kind][0].format(row.name)) for kind in kinds if files[kind] is None]
             continue
-        statuses = [status for _, status in present]
-        sizes = tuple(status.st_size for status in statuses)
-        states[row.name] = MediaState(tuple(place for place, _ in present), sizes, _identity(statuses))
+        found = [file for file in files if file is not None]
+        sizes = tuple([status.st_size for _, status in found])
+        states[row.name] = MediaState(tuple([place for place, _ in found]), sizes, _identity(found))
     if missing:
         listed = listing(f"row {row.row} ({row.name}): {file}" for row, file in missing)
         on_fault(
@@ -120,24 +121,27 @@ def _present(root: Path, places: Sequence[str]) -> list[str]:
     return [place for place in places if (root / place.partition("/")[0]).is_dir()] or [places[0]]
 
 
-def _first(root: Path, name: str, places: Sequence[str]) -> tuple[str, os.stat_result] | None:
+def _first(folder: str, name: str, places: Sequence[str]) -> tuple[str, os.stat_result] | None:
+    forms = name_forms(name)
     for place in places:
-        for form in name_forms(name):
+        for form in forms:
+            path = place.format(form)
             try:
-                status = os.stat(f"{root}/{place.format(form)}")
+                status = os.stat(f"{folder}/{path}")
             except OSError as error:
                 if error.errno not in ABSENT:
                     raise
                 continue
-            escaped = place.format(form).replace("{", "{{").replace("}", "}}")  # str.format leaves it as it is
-            return (place if form == name else escaped), status
+            if form == name:
+                return place, status
+            return path.replace("{", "{{").replace("}", "}}"), status  # str.format leaves it as it is
     return None
 
 
-def _identity(statuses: Sequence[os.stat_result]) -> str:
+def _identity(found: Sequence[tuple[str, os.stat_result]]) -> str:
     """Hash size, time of change and inode: a copy that keeps the older file's date has another inode."""
     # A hash of the content would tell more, but would read every file at each start.
-    if not statuses:
+    if not found:
         return ""
-    seen = [(status.st_size, status.st_mtime_ns, status.st_ino) for status in statuses]
+    seen = [(status.st_size, status.st_mtime_ns, status.st_ino) for _, status in found]
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]

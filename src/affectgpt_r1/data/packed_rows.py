@@ -90,7 +90,8 @@ def pack_splits(
 ) -> None:
     """Write the rows of all splits, and the identities of their media, to a folder, in place of what it holds."""
     rows = [row for split in splits for row in split]
-    lines = [json.dumps(_fields(row), ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for row in rows]
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    lines = [encode(_fields(row)).encode() + b"\n" for row in rows]
     shutil.rmtree(folder, ignore_errors=True)  # what stays of it makes the next line fail
     with replacing(folder, flush=False, elsewhere=elsewhere) as partial:
         partial.mkdir(parents=True)

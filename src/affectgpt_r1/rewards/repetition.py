@@ -29,7 +29,7 @@ class RepetitionReward:
     def __call__(self, *, completions: Sequence[Completion], targets: Sequence[EmotionSet]) -> list[float | None]:
         """Return a number in [-1, 0] for each completion."""
         return [
-            -min(1.0, _repeated(completion.labels) + _copied(completion, self.copied_ngram))
+            0.0 - min(1.0, _repeated(completion.labels) + _copied(completion, self.copied_ngram))  # no -0.0 in tables
             for completion in completions
         ]
 

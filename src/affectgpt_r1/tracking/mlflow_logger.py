@@ -44,6 +44,7 @@ _RUN_ID_FILE = "mlflow_run_id"
 _TABLES_TAG = "mlflow.loggedArtifacts"
 _TABLES_SHOWN = 80  # MLflow cuts a tag at 8,000 characters and then cannot parse its own list of tables
 _PARAMS_PER_CALL = 100
+_SCORES = ("val/f1", "train/reward")
 
 
 class Terminated(SystemExit):
@@ -232,10 +233,9 @@ class TrackedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics, ``val/f1`` before ``val/hacking/...``: MLflow compares runs by the one that was logged first."""
-        # The epoch says least, so it comes last.
-        depths = {name: name.count("/") or sys.maxsize for name in metrics}
-        super().log_metrics({name: metrics[name] for name in sorted(metrics, key=depths.__getitem__)}, step)
+        """Log metrics, the scores before the others: MLflow compares two runs by the one that was logged first."""
+        order = sorted(metrics, key=lambda name: (name not in _SCORES, name.count("/") or sys.maxsize))  # epoch last
+        super().log_metrics({name: metrics[name] for name in order}, step)
 
     @rank_zero_only
     def log_test_metrics(self, metrics: Mapping[str, float], step: int) -> None:

@@ -39,7 +39,7 @@ class SweepRuns:
         uri = ensure_database(Path(outputs))
         self._experiment_id = ensure_experiment(uri, experiment_name, Path(outputs) / "artifacts")
         self._client: Any = MlflowClient(uri)
-        self._locks, self._outputs = Path(locks), Path(outputs)
+        self._locks, self._outputs, self._experiment = Path(locks), Path(outputs), experiment_name
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -88,7 +88,8 @@ class SweepRuns:
 
         tags = {
             **{KIND: "sweep", SWEEP: name, BASELINE: baseline, "affectgpt.synthetic": str(synthetic).lower()},
-            **{"stage": "sweep", "baseline": baseline, "hardware": hardware(), "command": command_line(), **git_tags()},
+            **{"experiment": self._experiment, "stage": "sweep", "baseline": baseline},
+            **{"hardware": hardware(), "command": command_line(), **git_tags()},
             **process_tags(self._locks / f"{sweep_lock(name)}.lock", self._outputs),
         }
         run_id = self.find_sweep(name)

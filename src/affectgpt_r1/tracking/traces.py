@@ -32,9 +32,10 @@ def log_answers(uri: str, experiment_id: str, run_id: str, answers: Iterable[Map
     spans = []
     for place, answer in enumerate(islice(answers, MOST_TRACES)):
         # MLflow lists the newest first: a millisecond less for each keeps them in their order.
-        info = _trace_info(experiment_id, run_id, answer, started - place * 1_000_000)
+        at = started - place * 1_000_000
+        info = _trace_info(experiment_id, run_id, answer, at)
         client.start_trace(info)
-        spans.append(_span(info.trace_id, answer, started))
+        spans.append(_span(info.trace_id, answer, at))  # later, its place would be shown as the time that it took
     if spans:
         client.store.log_spans(experiment_id, spans)  # in one transaction
     return len(spans)

@@ -161,7 +161,12 @@ def test_confidence_names_the_words_of_the_answer_first(tiny_policy, write_video
     predictor = Predictor(tiny_policy, media, Sampling(temperature=0.0, max_completion_length=6), LEXICON, "centre")
     tried = try_file(predictor, write_video(tmp_path / "clip.mp4", sound=True), "", 0)
     many = {"sad": 0.5, **{f"word{number}": 0.1 for number in range(9)}, "happy": 0.0625}
-    confidence = {"samples": 16, "labels": many, "clusters": {"wheel1": {"sadness": 0.5}}, "calibrated": True}
+    confidence = {
+        "samples": 16,
+        "labels": many,
+        "clusters": {"wheel1": {"joy": 0.4, "sadness": 0.5}},
+        "calibrated": True,
+    }
 
     def shown(**changes):
         row = tried.row | {"labels": ["Happy", "proud"], "confidence": confidence | changes}
@@ -176,7 +181,7 @@ def test_confidence_names_the_words_of_the_answer_first(tiny_policy, write_video
     assert "answered without text: write it into “What is said”" in html  # and not by an option of `predict`
     assert html.count("word4") == 1
     assert "word5" not in html  # eight words
-    assert "Sectors: sadness 50 %" in html
+    assert "Sectors: sadness 50 %, joy 40 %" in html
     assert "The probability that people name it, too, from 16 sampled answers" in html
     assert "The fraction of 16 sampled answers that name it; not calibrated" in shown(calibrated=False)
 
@@ -221,10 +226,17 @@ def test_policies_are_found_grpo_first(tmp_path):
     for run in ("mine/sft", "mine/grpo", "mine/control"):
         (tmp_path / run / "checkpoints").mkdir(parents=True)
         (tmp_path / run / "checkpoints" / "best.ckpt").touch()
+    shutil.copytree(tmp_path / "mine" / "control", tmp_path / "ablations" / "73249f2a")
+    (tmp_path / "ablations" / "73249f2a" / ".hydra").mkdir()
+    (tmp_path / "ablations" / "73249f2a" / ".hydra" / "overrides.yaml").write_text(
+        "- penalty=ratio\n- seed=2\n- ablation=penalty\n- trainer.max_steps=9\n", "utf-8"
+    )
 
     found = find_policies(tmp_path, [tmp_path.parent / "exported"])
 
-    assert list(found) == [str(tmp_path.parent / "exported"), "mine/grpo", "mine/sft", "mine/control"]
+    others = {"mine/control", "ablations/73249f2a (penalty=ratio seed=2)"}
+    assert list(found)[:3] == [str(tmp_path.parent / "exported"), "mine/grpo", "mine/sft"]
+    assert set(list(found)[3:]) == others
 
 
 def test_a_port_that_is_taken_and_a_folder_that_is_missing_are_refused(tmp_path):

@@ -116,7 +116,9 @@ def test_the_judged_run_shows_its_own_score(summary, logger, outputs):
     }
     write_text(
         outputs / "evaluation" / "predictions" / "grpo.jsonl",
-        json_line({**row, "well_formed": False, "f1": 0.5, "without": {"audio": []}}),
+        "".join(
+            json_line({**row, "name": name, "well_formed": False, "f1": 0.5, "without": {"audio": []}}) for name in "ab"
+        ),
     )
     trained.log_checkpoint(run / "checkpoints" / "best.ckpt", 275)
     logger.log_data("ab" * 32, synthetic=True, files=[LabelFile("test", outputs / "test.csv", "ab" * 32, 600)])
@@ -130,13 +132,14 @@ def test_the_judged_run_shows_its_own_score(summary, logger, outputs):
     (output,) = logger.experiment.get_run(trained.run_id).outputs.model_outputs
     scores = logger.experiment.get_logged_model(output.model_id).metrics
     assert {metric.dataset_name for metric in scores if metric.key == "test/f1"} == {"test.csv"}
-    (trace,) = logger.experiment.search_traces([trained.experiment_id])
+    trace, second = logger.experiment.search_traces([trained.experiment_id])
     found = {assessment.name: assessment.value for assessment in trace.info.assessments}
     rewards = {"reward/accuracy": 0.5, "reward/format": False, "reward/repetition": -0.5}
     marks = {"words": 2, "all_distinct": False, "has_words": True, "well_formed": False}
     assert found == {"target": "happy", "f1": 0.5, **marks, **rewards}
     assert trace.info.trace_metadata["mlflow.sourceRun"] == trained.run_id
     assert trace.data.spans[0].outputs["labels"] == ["glad", "glad"]
+    assert second.data.spans[0].start_time_ns // 1_000_000 == second.info.request_time  # else it seems to take time
 
 
 def test_files_and_artifacts(summary, logger, read_artifact, tmp_path):

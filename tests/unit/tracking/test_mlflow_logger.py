@@ -43,7 +43,7 @@ def test_two_runs_are_compared_by_what_was_set_and_by_the_score(logger):
     logger.log_metrics({"epoch": 0.0, "val/hacking/constant3_reward": 0.5, "val/kl": 0.1, "val/f1": 0.3}, step=1)
     data = _run(logger).data
     assert data.params == {"seed": "1", "logger.mlflow.stage": "grpo"}
-    assert list(data.metrics) == ["val/kl", "val/f1", "val/hacking/constant3_reward", "epoch"]
+    assert list(data.metrics) == ["val/f1", "val/kl", "val/hacking/constant3_reward", "epoch"]
 
 
 def test_test_metrics_are_those_of_the_logged_model(logger, tmp_path):

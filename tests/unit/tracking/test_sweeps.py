@@ -65,7 +65,7 @@ def test_a_sweep_has_one_parent_run_however_often_it_starts(runs):
     runs.close_sweep(first, [], "FINISHED")  # nothing was run: the list that was there stays
     run = runs._client.get_run(first)
     assert (run.info.status, run.data.tags["affectgpt.baseline"]) == ("FINISHED", "accuracy_format")
-    assert run.data.tags[SWEEP] == "reward"
+    assert (run.data.tags[SWEEP], run.data.tags["experiment"]) == ("reward", "ablations")
     assert json.loads(Path(runs._client.download_artifacts(first, "trials.json")).read_text()) == trials
     assert runs.find_sweep("reward") == first
     assert runs.find_sweep("reasoning") is None

@@ -161,10 +161,12 @@ def _sure(confidence: Mapping[str, Any], answered: Iterable[str]) -> dict[str, A
     named = confidence["labels"]
     own = list(dict.fromkeys(word.strip().lower() for word in answered))[:_MOST_SURE]
     others = [word for word in named if word not in own][: max(0, _MOST_SURE - len(own))]
+    # A curve that was fitted to few clips may fall.
+    sectors = sorted(confidence["clusters"][f"wheel{WHEEL}"].items(), key=lambda sector: -sector[1])
     return {
         **{key: confidence[key] for key in ("samples", "calibrated")},
         "words": [(word, _percent(named.get(word)), word in own) for word in [*own, *others]],
-        "sectors": [(name, _percent(part)) for name, part in confidence["clusters"][f"wheel{WHEEL}"].items()],
+        "sectors": [(name, _percent(part)) for name, part in sectors],
     }
 
 

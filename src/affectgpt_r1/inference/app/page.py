@@ -36,6 +36,8 @@ _SUBTITLES = "subtitle_chieng.csv"
 _SYNTHETIC = "Clips and labels are synthetic: rendered by this repository, with exact labels."
 # Gradio asks for 1920 x 1440, which a busy machine encodes so late that seconds of it are one byte when they end.
 _CAMERA = {"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}}
+# Else what is chosen or typed while an earlier choice is at work is lost.
+_LATEST: dict[str, Any] = {"trigger_mode": "always_last"}
 _TEMPLATES = files("affectgpt_r1.inference.app") / "templates"
 
 
@@ -145,7 +147,7 @@ def _try_tab(sources: Sources, predictors: Callable[[str], Predictor]) -> None:
             columns.append(fragments.trial(name, tried, predictor.lexicon, predictor.media.visual, device))
         return f'<div class="ag-answers">{"".join(columns)}</div>'
 
-    clip.input(choose_clip, clip, [video, subtitle])
+    clip.input(choose_clip, clip, [video, subtitle], **_LATEST)
     # What was said in another clip must not be taken for what is said in this file.
     for changed in (video.upload, video.stop_recording, video.clear):
         changed(lambda: (None, ""), None, [clip, subtitle])
@@ -215,16 +217,17 @@ def _compare_tab(page: gr.Blocks, sources: Sources) -> None:
 
     clip_parts = [position, shown, video]
     everything = [names, count, listed, *clip_parts]
+    latest: dict[str, Any] = {**_LATEST, "show_progress": "hidden"}
     for component in filters[:-1]:
-        component.input(filtered, filters, everything, show_progress="hidden")
-    search.submit(filtered, filters, everything, show_progress="hidden")
-    search.blur(filtered, filters, everything, show_progress="hidden")
+        component.input(filtered, filters, everything, **latest)
+    search.submit(filtered, filters, everything, **latest)
+    search.blur(filtered, filters, everything, **latest)
     page.load(filtered, filters, everything, show_progress="hidden")
     where = [names, position, first, second]
     back.click(lambda found, place, *pair: at(found, place - 1, *pair), where, clip_parts, show_progress="hidden")
     forward.click(lambda found, place, *pair: at(found, place + 1, *pair), where, clip_parts, show_progress="hidden")
-    position.submit(at, where, clip_parts, show_progress="hidden")
-    listed.select(selected, [names, first, second], clip_parts, show_progress="hidden")
+    position.submit(at, where, clip_parts, **latest)
+    listed.select(selected, [names, first, second], clip_parts, **latest)
 
 
 def _listed_rows(table: AnswerTable, names: Sequence[str], one: str, other: str) -> list[list[str]]:
@@ -252,7 +255,7 @@ def _words_field(table: AnswerTable) -> gr.Dropdown:
         multiselect=True,
         allow_custom_value=True,
         label="Your own words for this clip (optional)",
-        info="as many as fit; words of the wheel are completed, others are allowed",
+        info="as many as fit: choose a word of the wheel from the list; Enter takes what is typed",
         elem_id="ag-words",
     )
 

@@ -148,5 +148,16 @@ def find_policies(outputs: Path, named: Sequence[Path] = ()) -> dict[str, Path]:
 
 
 def _called(path: Path, outputs: Path) -> str:
-    shown = path.relative_to(outputs) if path.is_relative_to(outputs) else path
-    return shown.as_posix().removesuffix("/checkpoints/best.ckpt")
+    shown = (path.relative_to(outputs) if path.is_relative_to(outputs) else path).as_posix()
+    choices = _swept(path.parent.parent / ".hydra" / "overrides.yaml")
+    return shown.removesuffix("/checkpoints/best.ckpt") + (f" ({choices})" if choices else "")
+
+
+def _swept(overrides: Path) -> str:
+    """Return what a sweep chose for a trial, whose folder is named by a digest; nothing for other runs."""
+    if not overrides.is_file():
+        return ""
+    lines = overrides.read_text("utf-8", errors="replace").splitlines()
+    given = [line.removeprefix("- ") for line in lines]
+    places = [place for place, override in enumerate(given) if override.startswith("ablation=")]
+    return " ".join(given[: places[0]]) if places else ""  # Hydra lists what it sweeps over first
