@@ -89,3 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(SCRIPT if options.line is None else "\n".join(complete(options.line, COMMANDS)))
 
     run_command(parser, work, arguments)
+
+
+if __name__ == "__main__":
+    main()

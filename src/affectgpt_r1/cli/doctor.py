@@ -80,3 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_printable_json_option(parser, "the report")
     return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -78,3 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
     add_printable_json_option(parser, "what was found")
     return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -189,3 +189,7 @@ def _complaint(command: str) -> str:
         return usage()
     nearest = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
     return f"{PROGRAM}: there is no command {command!r}; the nearest is {nearest!r}\n\n{usage()}"
+
+
+if __name__ == "__main__":
+    main()

@@ -61,3 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="print vLLM's command, and start nothing")
     return parser
+
+
+if __name__ == "__main__":
+    main()

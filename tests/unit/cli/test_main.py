@@ -2,16 +2,21 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from inspect import getsource
 
 import pytest
 
 from affectgpt_r1.cli.main import COMMANDS, EXAMPLES, main, module_of
 
+ENDING = '\n\nif __name__ == "__main__":\n    main()\n'
 MODULES = {command: import_module(module_of(command)) for command in COMMANDS}
 
 
 def test_every_command_has_a_module_with_a_main():
     assert [command for command in COMMANDS if not callable(MODULES[command].main)] == []
+    # `python -m` would do nothing, in silence.
+    ended = [command for command in COMMANDS if getsource(MODULES[command]).endswith(ENDING)]
+    assert ended == list(COMMANDS)
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
