@@ -52,7 +52,7 @@ from affectgpt_r1.config.value_ranges import check_ranges
 from affectgpt_r1.data.datamodule import ClipDataModule
 from affectgpt_r1.distributed.collectives import destroy_process_group_on_exit
 from affectgpt_r1.distributed.fsdp import ShardedStrategy
-from affectgpt_r1.emotion.lexicon import lexicon_digest, load_lexicon
+from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.engine.served import ServedEngine
 from affectgpt_r1.errors import ConfigError
@@ -232,7 +232,7 @@ def _content_digests(data: ClipDataModule, lexicon: Lexicon) -> dict[str, str]:
     files = {
         "data.cues_file" if name == "cues" else f"data.{name}": digest for name, digest in data.file_digests().items()
     }
-    return {**files, "emotion.lexicon": lexicon_digest(lexicon)}
+    return {**files, "emotion.lexicon": lexicon.digest}
 
 
 def _say_how_to_continue(config: DictConfig) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from affectgpt_r1.config.compose import instantiate, resolved
-from affectgpt_r1.emotion.lexicon import lexicon_digest, load_lexicon
+from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.policy.checkpoint import read_checkpoint, state_digest
 
 HASH_CHARACTERS = 16
@@ -73,7 +73,7 @@ def config_hash(config: DictConfig) -> str:
         "config": {key: value for key, value in plain.items() if key not in ignored},
         "initial": None if config.init_from is None else checkpoint_digest(config.init_from),
         "data": instantiate(config.data, "data").digest(),
-        "lexicon": lexicon_digest(load_lexicon(config.emotion.lexicon)),
+        "lexicon": load_lexicon(config.emotion.lexicon).digest,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:HASH_CHARACTERS]
 

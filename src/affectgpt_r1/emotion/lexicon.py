@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from affectgpt_r1.emotion.published_lexicon import read_published
 from affectgpt_r1.emotion.wheels import Lexicon
 from affectgpt_r1.errors import LexiconError
 
-__all__ = ["PUBLISHED_VERSIONS", "ROOT_VARIABLE", "Lexicon", "lexicon_digest", "load_lexicon"]
+__all__ = ["PUBLISHED_VERSIONS", "ROOT_VARIABLE", "Lexicon", "load_lexicon"]
 
 PUBLISHED_VERSIONS = ("mer2025", "mer2026")
 ROOT_VARIABLE = "AFFECTGPT_WHEELS"
@@ -40,12 +39,6 @@ def load_lexicon(spec: str | Path) -> Lexicon:
             "or an existing folder with wheel1.xlsx to wheel5.xlsx, synonym.xlsx and format.csv"
         )
     return read_published(folder, name=folder.name)
-
-
-def lexicon_digest(lexicon: Lexicon) -> str:
-    """Return a digest of every word's clusters."""
-    content = repr((lexicon.cluster_names, sorted(lexicon.entries.items())))
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _published_folder(version: str) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 NUM_WHEELS = 5
@@ -20,13 +22,29 @@ class Entry(NamedTuple):
     level2: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lexicon:
     """Word forms, their base forms, and their clusters on five wheels at two levels. Words match without case."""
 
     name: str  # in reports
     cluster_names: tuple[tuple[tuple[str, ...], ...], ...] = field(repr=False)  # [level - 1][wheel - 1][bit]
-    entries: Mapping[str, Entry] = field(repr=False, hash=False)  # by word form, in lower case
+    entries: Mapping[str, Entry] = field(repr=False)  # by word form, in lower case
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of every word's clusters."""
+        content = repr((self.cluster_names, sorted(self.entries.items())))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    # By digests: tables are cached by lexicon, which a run loads several times, and to compare all entries at each use
+    # would take ten times as long as to score a batch.
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Lexicon):
+            return NotImplemented
+        return self is other or (self.name == other.name and self.digest == other.digest)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     def masks(self, word: str, level: int = 1) -> tuple[int, ...]:
         """Return the cluster bit of ``word`` on each wheel, 0 where it has none, at level 1 (inner ring) or 2."""

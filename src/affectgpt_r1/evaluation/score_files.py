@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from affectgpt_r1 import __version__
 from affectgpt_r1.emotion.chat_extraction import text_extractor
 from affectgpt_r1.emotion.extraction import Extraction
-from affectgpt_r1.emotion.lexicon import Lexicon, lexicon_digest, load_lexicon
+from affectgpt_r1.emotion.lexicon import Lexicon, load_lexicon
 from affectgpt_r1.emotion.parsing import parse_labels
 from affectgpt_r1.errors import DataError
 from affectgpt_r1.io.clean_text import counted
@@ -170,7 +170,7 @@ def _report(
 
 def provenance(lexicon: Lexicon) -> dict[str, str]:
     """Return what figures depend on: the package's ``version``, and the ``lexicon_digest`` of all words' clusters."""
-    return {"version": __version__, "lexicon_digest": lexicon_digest(lexicon)}
+    return {"version": __version__, "lexicon_digest": lexicon.digest}
 
 
 def empty_wheel_note(where: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 import affectgpt_r1.cli.score
-from affectgpt_r1.emotion.lexicon import lexicon_digest, load_lexicon
+from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.metrics.corpus_report import corpus_report
 from affectgpt_r1.metrics.functional.wheel_f1 import score_table
 
@@ -38,7 +38,7 @@ def test_scores_intervals_and_baselines(files, capsys):
     low, high = report["intervals"]["mean_level1"]["f1"]
     assert low < mean["f1"] < high
     assert report["samples"] == 3
-    assert (report["version"], report["lexicon_digest"]) == (affectgpt_r1.__version__, lexicon_digest(lexicon))
+    assert (report["version"], report["lexicon_digest"]) == (affectgpt_r1.__version__, lexicon.digest)
     assert report["unmapped_rate"] == pytest.approx(1 / 4)
     baselines = report["baselines"]
     assert baselines["constant"]["words"] == ["happy", "sad", "angry"]

@@ -1,6 +1,7 @@
 """A small lexicon folder in the published layout, complete and damaged; the cache; where a lexicon is looked up."""
 
 import csv
+import dataclasses
 import logging
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from affectgpt_r1.emotion import published_lexicon as published
 from affectgpt_r1.emotion.lexicon import load_lexicon
 from affectgpt_r1.errors import LexiconError
+from affectgpt_r1.metrics.functional.cluster_table import cluster_table
 
 WHEEL = [
     (" Joy ", "Glad", "Cheery"),
@@ -124,6 +126,22 @@ def test_pickle_and_hash(folder):
     assert hash(pickle.loads(pickle.dumps(lexicon))) == hash(lexicon)
     with pytest.raises(AttributeError):
         lexicon.name = "other"
+
+
+def test_equal_lexicons_share_tables_without_a_look_at_every_word(folder):
+    class Words(dict):
+        def __eq__(self, other):
+            raise AssertionError("compared word by word")
+
+        __hash__ = None
+
+    first, second = (
+        dataclasses.replace(lexicon, entries=Words(lexicon.entries)) for lexicon in map(load_lexicon, [folder] * 2)
+    )
+    other = dataclasses.replace(first, entries=Words(list(first.entries.items())[1:]))
+    assert (first == second, first == other, first == first.name) == (True, False, False)
+    assert cluster_table(first, 1) is cluster_table(second, 1)
+    assert cluster_table(first, 1) is not cluster_table(other, 1)
 
 
 def _truncate(folder):
