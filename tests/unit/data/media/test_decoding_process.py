@@ -126,7 +126,7 @@ def test_a_decoder_that_does_not_end_is_stopped(tmp_path, monkeypatch):
     started = time.monotonic()
     with pytest.raises(MediaError, match=r"a\.mp4: decoding it did not end within 0 s"):
         read(tmp_path / "a.mp4", "loop")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # left alone, it never ends
     assert read(tmp_path, "give", value=5) == 5
 
 
