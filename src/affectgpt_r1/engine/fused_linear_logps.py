@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from affectgpt_r1.engine import chunk_sizes
 from affectgpt_r1.engine import vocabulary_chunks as chunks
 from affectgpt_r1.engine.base import PrecomputedGrads
+from affectgpt_r1.engine.freed_memory import FROM_SYSTEM, return_freed_memory
 from affectgpt_r1.engine.precision import exact_dtype
 
 GRAD_TOLERANCE = 1e-6  # of the largest gradient
@@ -142,7 +143,7 @@ def _walk(
     logps = chosen.new_empty(len(ids))
     normalizers, entropies = torch.empty_like(chosen), torch.empty_like(logps)
     keep = precomputed_grads is not None
-    precomputed, to_weight = (torch.empty_like(chosen), torch.zeros_like(weight)) if keep else (None, None)
+    precomputed, to_weight = (torch.empty_like(chosen), _zero_gradient(weight)) if keep else (None, None)
     blocks = chunks.row_slices(len(ids), min(chunk_sizes.ROWS, chunks.kept_rows(weight)) if keep else chunk_sizes.ROWS)
     buffer = chunks.scratch(weight, blocks[0].stop if blocks else 0, keep=keep)
     for rows in blocks:
@@ -177,6 +178,13 @@ def _walk(
     )
 
 
+def _zero_gradient(weight: Tensor) -> Tensor:
+    """Return zeros as large as the weight, at least in single precision."""
+    if weight.device.type == "cpu" and weight.nbytes >= FROM_SYSTEM:
+        return_freed_memory()
+    return torch.zeros_like(weight, dtype=exact_dtype(weight.dtype))
+
+
 def _scaled(to_weight: Tensor, precomputed: Tensor, gradient: Tensor) -> Tensor | None:
     """Return ``to_weight`` times the factor between the gradients and those precomputed; None if there is none."""
     gradient, precomputed = gradient.squeeze(-1), precomputed.squeeze(-1)
@@ -206,8 +214,7 @@ def _gradients_by_logits(
     gradient = gradient * scale
     entropy_gradient = None if entropy_gradient is None else entropy_gradient * scale
     to_states = (weight[ids] * gradient) if of_states else None
-    exact = exact_dtype(weight.dtype)
-    to_weight = torch.zeros_like(weight, dtype=exact) if of_weight else None
+    to_weight = _zero_gradient(weight) if of_weight else None
     if to_weight is not None:
         to_weight.index_add_(0, ids, states * gradient)
     blocks = chunks.row_slices(len(ids), chunk_sizes.ROWS)
