@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from affectgpt_r1.config.library_errors import explain_library_error
 from affectgpt_r1.io.clean_text import cut, guard_standard_error, message, printable
+from affectgpt_r1.io.garbage_collection import no_garbage_collection
 
 PROGRAM = "affectgpt-r1"
 
@@ -40,14 +41,11 @@ def _imported(module: str) -> ModuleType:
     """Import a module without searching torch and transformers for garbage, which takes a quarter of the CPU time."""
     if module in sys.modules:
         return sys.modules[module]
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        return import_module(module)
-    finally:
-        gc.freeze()  # neither now nor when the process ends
-        if was_enabled:
-            gc.enable()
+    with no_garbage_collection():
+        try:
+            return import_module(module)
+        finally:
+            gc.freeze()  # neither now nor when the process ends
 
 
 def run_command(

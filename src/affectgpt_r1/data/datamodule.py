@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +31,7 @@ from affectgpt_r1.data.splits import LabelFile, SplitFiles, Splits, content_dige
 from affectgpt_r1.data.supervised import MixedBatchSampler, MixedDataset, collate_mixed
 from affectgpt_r1.errors import ConfigError, DataError, OnFault, refuse
 from affectgpt_r1.io.files import clear_write_errors
+from affectgpt_r1.io.garbage_collection import no_garbage_collection
 from affectgpt_r1.types import MODALITIES, ClipBatch, Modality, Visual
 
 log = logging.getLogger(__name__)
@@ -170,7 +169,7 @@ class ClipDataModule(LightningDataModule):
             DataError: A file, a split or a clip's media cannot be used; says which row.
         """
         if not self.splits.train:
-            with _no_garbage_collection():
+            with no_garbage_collection():  # of a million tuples
                 self.splits = self._read_kept() if self._is_kept() else self.read(refuse)
 
     def _is_kept(self) -> bool:
@@ -420,18 +419,6 @@ class ClipDataModule(LightningDataModule):
             # Its own generator: an iterator that drew from the global one would change a resumed run.
             generator=torch.Generator().manual_seed(self.seed),
         )
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Keep a million new tuples, none of which is garbage, from being searched again and again as they are made."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class OVMERDataModule(ClipDataModule):
